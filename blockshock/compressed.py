@@ -1,0 +1,116 @@
+"""Compressed24: the kept values of a 2:4 matrix and their positions, in plain torch, on any device and dtype.
+
+Per group of four: two values, and four bits (two 2-bit positions, the lower first). In bf16 that is 9/16 of the dense
+bytes. Compression reads the mask and never looks for zeros, so kept zeros, −0.0 and NaN survive bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from blockshock.blocks import row_blocks
+from blockshock.errors import InputError, MaskError
+from blockshock.masks import DenseMask, Mask
+from blockshock.weights import WeightSource
+
+_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory seen as integers, so that values of any dtype move bit for bit and on every device."""
+    return tensor.view(_INTEGER[tensor.itemsize])
+
+
+def kept_columns(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+    """Positions 0–3 of the two kept of each four, in order, as int64 (R, K/4, 2).
+
+    Raises:
+        MaskError: a group does not keep exactly two; row (counted from ``first_row``) and group are named.
+    """
+    grouped = mask_RK.unflatten(1, (-1, 4))
+    wrong = (grouped.sum(-1) != 2).nonzero()
+    if len(wrong):
+        row, group = wrong[0].tolist()
+        raise MaskError(f"not 2:4: row {first_row + row}, group {group} keeps {int(grouped[row, group].sum())} of 4")
+    low = grouped.byte().argmax(-1)
+    high = 3 - grouped.flip(-1).byte().argmax(-1)
+    return torch.stack((low, high), dim=-1)
+
+
+class Compressed24(torch.nn.Module):
+    """A 2:4 matrix (N, K) as kept values (N, K/2) and packed positions (N, ⌈K/8⌉), two groups a byte.
+
+    Buffers: ``values_NJ`` in the matrix's dtype, ``positions`` uint8. Rows are independent, so any row block can be
+    compressed, refreshed or decompressed alone.
+    """
+
+    values_NJ: torch.Tensor
+    positions: torch.Tensor
+
+    def __init__(self, N: int, K: int, dtype: torch.dtype, device: torch.device | str) -> None:
+        super().__init__()
+        self.N, self.K = N, K
+        self.register_buffer("values_NJ", torch.empty(N, K // 2, dtype=dtype, device=device))
+        self.register_buffer("positions", torch.empty(N, math.ceil(K / 8), dtype=torch.uint8, device=device))
+
+    @classmethod
+    def from_tensor(cls, w_NK: torch.Tensor, mask: Mask | torch.Tensor) -> Compressed24:
+        """Compress a matrix of any dtype of 1, 2, 4 or 8 bytes. What the mask drops is lost."""
+        mask = DenseMask(mask) if isinstance(mask, torch.Tensor) else mask
+        if tuple(w_NK.shape) != (mask.N, mask.K):
+            raise MaskError(f"matrix {tuple(w_NK.shape)} and mask ({mask.N}, {mask.K}) differ in shape")
+        packed = cls(mask.N, mask.K, w_NK.dtype, w_NK.device)
+        for start, stop in row_blocks(mask.N, mask.K * w_NK.itemsize, block_bytes=16 << 20):
+            packed.write_rows(start, w_NK[start:stop], mask.rows(start, stop))
+        return packed
+
+    @classmethod
+    def from_source(cls, source: WeightSource, columns: slice, mask: Mask) -> Compressed24:
+        """Compress the given columns of a source under the mask of those columns, in row blocks."""
+        packed = cls(mask.N, mask.K, source.dtype, source.device)
+        for start, stop in row_blocks(mask.N, source.K * source.dtype.itemsize, block_bytes=16 << 20):
+            packed.write_rows(start, source.rows(start, stop)[:, columns], mask.rows(start, stop))
+        return packed
+
+    def write_rows(self, start: int, w_RK: torch.Tensor, mask_RK: torch.Tensor) -> None:
+        """Compress rows [start, start + R) in place."""
+        where = kept_columns(mask_RK, first_row=start)
+        values = bits(w_RK.contiguous()).unflatten(1, (-1, 4)).gather(2, where).flatten(1)
+        stop = start + len(w_RK)
+        bits(self.values_NJ)[start:stop] = values
+        nibbles = (where[..., 0] | where[..., 1] << 2).to(torch.uint8)
+        if nibbles.shape[1] % 2:
+            nibbles = torch.nn.functional.pad(nibbles, (0, 1))
+        self.positions[start:stop] = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
+
+    def where(self, start: int, stop: int) -> torch.Tensor:
+        """Positions 0–3 of the kept values of rows [start, stop), int64 (rows, K/4, 2)."""
+        packed = self.positions[start:stop]
+        nibbles = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)[:, : self.K // 4].long()
+        return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
+
+    def decompress(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows [start, stop) as a dense tensor (rows, K) with zeros where the mask drops."""
+        stop = self.N if stop is None else stop
+        kept = bits(self.values_NJ)[start:stop].unflatten(1, (-1, 2))
+        dense = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
+        return dense.scatter_(2, self.where(start, stop), kept).flatten(1).view(self.values_NJ.dtype)
+
+    def refresh(self, values_NJ: torch.Tensor) -> None:
+        """Write new kept values (N, K/2) under the same mask.
+
+        Raises:
+            InputError: shape or dtype differ from what is stored.
+        """
+        if values_NJ.shape != self.values_NJ.shape or values_NJ.dtype != self.values_NJ.dtype:
+            raise InputError(
+                f"refresh takes {self.values_NJ.dtype} {tuple(self.values_NJ.shape)}, "
+                f"got {values_NJ.dtype} {tuple(values_NJ.shape)}"
+            )
+        self.values_NJ.copy_(values_NJ)
+
+    @property
+    def nbytes(self) -> int:
+        return self.values_NJ.nbytes + self.positions.nbytes

@@ -1,0 +1,83 @@
+"""What hardware and software this is, without touching a GPU: no CUDA context is made in the calling process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe() -> dict[str, Any]:
+    """Machine info for a saved run: GPUs, driver, libraries, link, CPU and commit. Absent things are None."""
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "nccl": _nccl_version(),
+        "cusparselt": torch.backends.cusparselt.version(),
+        "gpus": gpus(),
+        "driver": next(iter(_query("driver_version")), None),
+        "interconnect": interconnect(),
+        "cpu": cpu_name(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "git_commit": git_commit(),
+    }
+
+
+def gpus() -> list[str]:
+    """Name and memory of each NVIDIA GPU that nvidia-smi shows."""
+    return _query("name,memory.total")
+
+
+def interconnect() -> str | None:
+    """How GPU 0 reaches GPU 1, in nvidia-smi's words (NV18, PIX, SYS, …), or None with fewer than two GPUs."""
+    for line in _command("nvidia-smi", "topo", "-m").splitlines():
+        cells = line.replace("\x1b[4m", "").replace("\x1b[0m", "").split()
+        if len(cells) > 2 and cells[0] == "GPU0" and cells[1] == "X":
+            return cells[2] if cells[2].startswith(("NV", "P", "S", "N")) and not cells[2][0].isdigit() else None
+    return None
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package is in, with ``+`` when the work tree differs."""
+    folder = str(Path(__file__).parent)
+    commit = _command("git", "-C", folder, "rev-parse", "--short=12", "HEAD").strip()
+    changed = _command("git", "-C", folder, "status", "--porcelain", "--untracked-files=no").strip()
+    return commit + ("+" if changed else "") if commit else None
+
+
+def _nccl_version() -> str | None:
+    if not torch.distributed.is_nccl_available():
+        return None
+    return ".".join(map(str, torch.cuda.nccl.version()))
+
+
+def _query(fields: str) -> list[str]:
+    out = _command("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
+    return [line.strip() for line in out.splitlines() if line.strip()]
+
+
+def _command(*words: str) -> str:
+    """Standard output of a command; empty when it is missing, fails, or takes over 20 s."""
+    if shutil.which(words[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout

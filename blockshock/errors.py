@@ -1,0 +1,21 @@
+"""The errors that users of the package meet. Each is also the built-in type that fits it best."""
+
+
+class BlockShockError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InputError(BlockShockError, ValueError):
+    """A tensor, a shape, a dtype or a device that the called code cannot take."""
+
+
+class MaskError(BlockShockError, ValueError):
+    """A mask that is not what it must be: 2:4, complementary, transposable, or of the right shape."""
+
+
+class UnknownName(BlockShockError, ValueError):
+    """A name that no registry holds; the message suggests the nearest and lists the choices."""
+
+
+class KernelUnavailable(BlockShockError, RuntimeError):
+    """A kernel that cannot run here; the message says why, in words a user can act on."""

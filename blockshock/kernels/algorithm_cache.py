@@ -1,0 +1,64 @@
+"""Searched algorithms, remembered in the process and in the user's cache folder.
+
+A file lock makes one process search while the others wait for its answer, so that all ranks run the same algorithm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/blockshock``, by default ``~/.cache/blockshock``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blockshock"
+
+
+class AlgorithmCache:
+    """A JSON file of key → list of integers, shared by all processes of a user."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._known: dict[str, list[int]] = {}
+
+    def get(self, key: str, search: Callable[[], list[int]]) -> list[int]:
+        """The remembered answer for ``key``, or ``search()``, remembered. An unwritable folder is no error."""
+        if key not in self._known:
+            self._known[key] = self._get_shared(key, search)
+        return self._known[key]
+
+    def _get_shared(self, key: str, search: Callable[[], list[int]]) -> list[int]:
+        path = cache_folder() / f"{self._name}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_suffix(".lock"))
+            lock.acquire()
+        except OSError:
+            return search()
+        try:
+            stored = self._read(path)
+            if key not in stored:
+                stored[key] = search()
+                self._write(path, stored)
+            return stored[key]
+        finally:
+            lock.release()
+
+    def _read(self, path: Path) -> dict[str, list[int]]:
+        try:
+            stored = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return stored if isinstance(stored, dict) else {}
+
+    def _write(self, path: Path, stored: dict[str, list[int]]) -> None:
+        temporary = path.with_suffix(f".{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(stored, indent=1, sort_keys=True))
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)

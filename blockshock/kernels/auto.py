@@ -1,0 +1,81 @@
+"""The fastest kernel for a shape, a mask and a device, found by measuring each candidate once."""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock import timing
+from blockshock.blocks import generator
+from blockshock.errors import KernelUnavailable
+from blockshock.kernels.base import KERNELS, Agree, Half, Kernel, build_kernel
+from blockshock.masks import Mask
+
+_fastest: dict[tuple[object, ...], str] = {}
+
+
+@KERNELS.register("auto")
+class Auto(Kernel):
+    """Whichever available kernel is fastest; measured once in a process for each shape, mask, dtype and device.
+
+    Args:
+        search: as of ``cusparselt``.
+    """
+
+    def __init__(self, search: bool = True) -> None:
+        self.search = search
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if self._specs(device, dtype):
+            return None
+        return f"no sparse kernel can run {dtype} on {device.type}: `python -m blockshock doctor` says why"
+
+    def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
+        return None
+
+    def _specs(self, device: torch.device, dtype: torch.dtype) -> list[str]:
+        """Kernels that hold a compressed half here; those that only exist to be right come last."""
+        cusparselt = "cusparselt" if self.search else "cusparselt:search=no"
+        specs = [
+            cusparselt if name == "cusparselt" else name for name in KERNELS.names() if name not in ("auto", "dense")
+        ]
+        return sorted(
+            (spec for spec in specs if build_kernel(spec).unavailable(device, dtype) is None),
+            key=lambda spec: not build_kernel(spec).contender,
+        )
+
+    def _candidates(self, half: Half) -> list[str]:
+        fit = [
+            spec
+            for spec in self._specs(half.device, half.dtype)
+            if build_kernel(spec).unsuitable(half.N, half.K, half.dtype, half.mask) is None
+        ]
+        if not fit:
+            raise KernelUnavailable(f"no sparse kernel takes N = {half.N}, K = {half.K}, {half.dtype} on {half.device}")
+        contenders = [spec for spec in fit if build_kernel(spec).contender]
+        return contenders or fit[:1]
+
+    def resolve(self, half: Half, tokens: int, agree: Agree) -> Kernel:
+        candidates = self._candidates(half)
+        if len(candidates) == 1:
+            return build_kernel(candidates[0])
+        tile = None if half.mask.tile is None else str(half.mask.tile.tolist())
+        key = (half.device, half.dtype, half.N, half.K, tokens, tile, tuple(candidates))
+        if key not in _fastest:
+            seconds = agree([_median_seconds(build_kernel(spec), half, tokens) for spec in candidates])
+            _fastest[key] = candidates[seconds.index(min(seconds))]
+        return build_kernel(_fastest[key])
+
+    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return max(build_kernel(name).weight_bytes(N, K, itemsize) for name in ("gathered", "cusparselt"))
+
+    def build_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return max(build_kernel(name).build_bytes(N, K, itemsize) for name in ("gathered", "cusparselt"))
+
+
+def _median_seconds(kernel: Kernel, half: Half, tokens: int) -> float:
+    stream = generator(half.device, half.source.seed, 4)
+    x_BK = torch.randn(tokens, half.K, device=half.device, generator=stream).to(half.dtype)
+    packed = kernel.pack(half)
+    mode = "cuda_graph" if half.device.type == "cuda" else "sync"
+    protocol = timing.Protocol(mode, rounds=15, warmup=3)
+    return timing.percentile(timing.time_call(lambda: packed(x_BK), half.device, protocol), 50)

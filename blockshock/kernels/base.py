@@ -1,0 +1,132 @@
+"""What a kernel is: it packs one half of W once, and the packing multiplies.
+
+A kernel is one file in this folder with one class registered in KERNELS; nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from blockshock.compressed import bits, kept_columns
+from blockshock.errors import InputError, KernelUnavailable
+from blockshock.masks import Mask
+from blockshock.registry import Registry
+from blockshock.weights import WeightSource
+
+Agree = Callable[[list[float]], list[float]]
+"""Turns this rank's measured seconds into those that all ranks decide by."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """One 2:4 half of W, or of a column shard of W: the source, its columns, and the mask of those columns."""
+
+    source: WeightSource
+    columns: slice
+    mask: Mask
+
+    @property
+    def N(self) -> int:
+        return self.mask.N
+
+    @property
+    def K(self) -> int:
+        return self.mask.K
+
+    @property
+    def device(self) -> torch.device:
+        return self.source.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def dense(self) -> torch.Tensor:
+        """The half as a dense (N, K) tensor with zeros where the mask drops."""
+        return self.source.gather(self.columns, self.mask)
+
+    def kept_values(self, start: int, stop: int) -> torch.Tensor:
+        """Kept values of rows [start, stop) in column order, (rows, K/2)."""
+        rows = self.source.rows(start, stop)[:, self.columns].contiguous()
+        where = kept_columns(self.mask.rows(start, stop), first_row=start)
+        return bits(rows).unflatten(1, (-1, 4)).gather(2, where).flatten(1).view(self.dtype)
+
+
+class Packed(nn.Module):
+    """A half in a kernel's own format. Holds the weights as buffers and nothing else of size.
+
+    Attributes:
+        algorithm: what the kernel chose to run, for the record.
+    """
+
+    algorithm: str = ""
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        """x @ Wᵀ (+ bias): (B, K) → (B, N)."""
+        raise NotImplementedError
+
+    def refresh(self, values_NJ: torch.Tensor) -> None:
+        """Write new kept values (N, K/2), in column order, under the same mask."""
+        raise NotImplementedError
+
+
+class Kernel:
+    """A way to multiply by a 2:4 half.
+
+    Attributes:
+        device_types, dtypes: where it can run at all, and what it multiplies.
+        contender: timed by default and a candidate of ``auto``; False for kernels that exist to be right.
+    """
+
+    device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16, torch.float32)
+    contender: ClassVar[bool] = True
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """None, or one sentence that says why this kernel cannot run on that device and dtype."""
+        if device.type not in self.device_types:
+            return f"needs a {' or '.join(self.device_types)} device, this is {device.type}"
+        if dtype not in self.dtypes:
+            return f"multiplies {', '.join(map(str, self.dtypes))}, not {dtype}"
+        return None
+
+    def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
+        """None, or one sentence that says why this kernel cannot take that shape (and that mask, when given)."""
+        return None
+
+    def check(self, half: Half) -> None:
+        """Raises KernelUnavailable or InputError, with the reason, unless ``pack`` can take this half here."""
+        if reason := self.unavailable(half.device, half.dtype):
+            raise KernelUnavailable(f"kernel {type(self).__name__.lower()}: {reason}")
+        if reason := self.unsuitable(half.N, half.K, half.dtype, half.mask):
+            raise InputError(f"kernel {type(self).__name__.lower()}: {reason}")
+
+    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
+        """Pack a half. ``check`` it first: this assumes that it passed."""
+        raise NotImplementedError
+
+    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+        """Bytes that the packing of a (N, K) half holds."""
+        raise NotImplementedError
+
+    def build_bytes(self, N: int, K: int, itemsize: int) -> int:
+        """Bytes held at most while packing, the packing included and one row block left out."""
+        return self.weight_bytes(N, K, itemsize)
+
+    def resolve(self, half: Half, tokens: int, agree: Agree) -> Kernel:
+        """The kernel that will run; itself, for all but ``auto``."""
+        return self
+
+
+KERNELS: Registry[type[Kernel]] = Registry("kernel")
+
+
+def build_kernel(spec: str) -> Kernel:
+    """The kernel that a spec such as ``gathered`` or ``cusparselt:search=no`` names."""
+    kind, parameters = KERNELS.resolve(spec)
+    return kind(**parameters)

@@ -1,0 +1,114 @@
+"""NVIDIA's cuSPARSELt: the sparse tensor cores, with the algorithm searched once for each GPU, shape and dtype.
+
+The packed tensor is [kept values, row-major | metadata], and the metadata depends on the mask alone when no kept
+value is zero, so new values under the same mask are written in place and nothing is compressed again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from blockshock.kernels.algorithm_cache import AlgorithmCache
+from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
+from blockshock.masks import Mask
+from blockshock.stages import copied, stage
+
+DEFAULT = (0, 1, -1)
+"""Algorithm, split-k and split-k mode that torch uses when it is not told otherwise."""
+
+_algorithms = AlgorithmCache("cusparselt")
+
+
+class PackedCusparselt(Packed):
+    packed: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, half: Half, bias: torch.Tensor | None, search: bool) -> None:
+        super().__init__()
+        self.N, self.K, self._search = half.N, half.K, search
+        self.register_buffer("packed", torch._cslt_compress(half.dense()))
+        self.register_buffer("bias", bias)
+        self._chosen: dict[int, tuple[int, int, int]] = {}
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        tokens = len(x_BK)
+        with stage("layout"):
+            if tokens % 8:
+                x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % 8)))
+        algorithm, split_k, split_k_mode = self._algorithm(x_BK)
+        with stage("matmul"):
+            y_BN = torch._cslt_sparse_mm(
+                self.packed,
+                x_BK.t(),
+                bias=self.bias,
+                transpose_result=True,
+                alg_id=algorithm,
+                split_k=split_k,
+                split_k_mode=split_k_mode,
+            )
+        return y_BN[:tokens]
+
+    def _algorithm(self, x_BK: torch.Tensor) -> tuple[int, int, int]:
+        tokens = len(x_BK)
+        if tokens not in self._chosen:
+            self._chosen[tokens] = self._find(x_BK) if self._search else DEFAULT
+            self.algorithm = "algorithm {}, split_k {}, split_k_mode {}".format(*self._chosen[tokens])
+        return self._chosen[tokens]
+
+    def _find(self, x_BK: torch.Tensor) -> tuple[int, int, int]:
+        def search() -> list[int]:
+            mm_search = torch._C._cusparselt.mm_search  # type: ignore[attr-defined]
+            return list(mm_search(self.packed, x_BK.t(), self.bias, None, None, True)[:3])
+
+        key = f"{library_key(x_BK.device)} N{self.N} K{self.K} B{len(x_BK)} {x_BK.dtype} bias={self.bias is not None}"
+        algorithm, split_k, split_k_mode = _algorithms.get(key, search)
+        return algorithm, split_k, split_k_mode
+
+    def refresh(self, values_NJ: torch.Tensor) -> None:
+        self.packed.view(-1)[: values_NJ.numel()].copy_(values_NJ.reshape(-1))
+
+
+def library_key(device: torch.device) -> str:
+    """The GPU and the library versions that a searched algorithm is good for."""
+    gpu, library = torch.cuda.get_device_name(device), torch.backends.cusparselt.version()
+    return f"{gpu} cuSPARSELt {library} torch {torch.__version__}"
+
+
+@KERNELS.register("cusparselt")
+class Cusparselt(Kernel):
+    """CUDA devices of compute capability 8.0 and up, bf16 and fp16, any mask. Stores 9/16 of dense bytes.
+
+    Args:
+        search: use the fastest algorithm that cuSPARSELt's own search finds; otherwise torch's default one.
+    """
+
+    device_types = ("cuda",)
+    dtypes = (torch.bfloat16, torch.float16)
+
+    def __init__(self, search: bool = True) -> None:
+        self.search = search
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if reason := super().unavailable(device, dtype):
+            return reason
+        if not torch.backends.cusparselt.is_available():
+            return "this torch was built without cuSPARSELt: install a CUDA build of torch"
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            return f"2:4 tensor cores start at compute capability 8.0, this GPU has {major}.{minor}"
+        return None
+
+    def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
+        if N % 16 or K % 16:
+            return f"needs N and K to be multiples of 16, got N = {N}, K = {K}"
+        return None
+
+    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
+        return PackedCusparselt(half, bias, self.search)
+
+    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return N * K // 2 * itemsize + N * K // 8
+
+    def build_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return self.weight_bytes(N, K, itemsize) + N * K * itemsize

@@ -1,0 +1,73 @@
+"""torch's CUTLASS 2:4 product, which exists for compute capability 8.x alone."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+from torch.sparse import SparseSemiStructuredTensorCUTLASS
+
+from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
+from blockshock.masks import Mask
+from blockshock.stages import copied, stage
+
+
+class PackedCutlass(Packed):
+    """``packed`` (N, K/2) kept values, ``meta`` their positions in CUTLASS's order."""
+
+    packed: torch.Tensor
+    meta: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        sparse = SparseSemiStructuredTensorCUTLASS.from_dense(half.dense())
+        self.register_buffer("packed", sparse.packed)
+        self.register_buffer("meta", sparse.meta)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        tokens = len(x_BK)
+        with stage("layout"):
+            if tokens % 8:
+                x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % 8)))
+        with stage("matmul"):
+            if self.bias is None:
+                y_NB = torch._sparse_semi_structured_mm(self.packed, self.meta, x_BK.t())
+            else:
+                y_NB = torch._sparse_semi_structured_addmm(self.bias, self.packed, self.meta, x_BK.t())
+        return y_NB.t()[:tokens]
+
+    def refresh(self, values_NJ: torch.Tensor) -> None:
+        self.packed.copy_(values_NJ)
+
+
+@KERNELS.register("cutlass")
+class Cutlass(Kernel):
+    """CUDA devices of compute capability 8.x; N a multiple of 32 and K of 64. Stores 9/16 of dense bytes."""
+
+    device_types = ("cuda",)
+    dtypes = (torch.bfloat16, torch.float16)
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if reason := super().unavailable(device, dtype):
+            return reason
+        major, minor = torch.cuda.get_device_capability(device)
+        if major != 8:
+            return (
+                f"torch has CUTLASS 2:4 for compute capability 8.x only, this GPU has {major}.{minor}: use cusparselt"
+            )
+        return None
+
+    def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
+        if N % 32 or K % 64:
+            return f"needs N to be a multiple of 32 and K of 64, got N = {N}, K = {K}"
+        return None
+
+    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
+        return PackedCutlass(half, bias)
+
+    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return N * K // 2 * itemsize + N * K // 8
+
+    def build_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return self.weight_bytes(N, K, itemsize) + N * K * itemsize

@@ -1,0 +1,44 @@
+"""Compressed24 decompressed block by block and multiplied: slow, right, and possible anywhere."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from blockshock.blocks import row_blocks
+from blockshock.compressed import Compressed24
+from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
+from blockshock.stages import stage
+
+
+class PackedReference(Packed):
+    bias: torch.Tensor | None
+
+    def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight = Compressed24.from_source(half.source, half.columns, half.mask)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        with stage("matmul"):
+            y_BN = x_BK.new_empty(len(x_BK), self.weight.N)
+            for start, stop in row_blocks(self.weight.N, self.weight.K * x_BK.itemsize):
+                bias = None if self.bias is None else self.bias[start:stop]
+                y_BN[:, start:stop] = F.linear(x_BK, self.weight.decompress(start, stop), bias)
+            return y_BN
+
+    def refresh(self, values_NJ: torch.Tensor) -> None:
+        self.weight.refresh(values_NJ)
+
+
+@KERNELS.register("reference")
+class Reference(Kernel):
+    """Any device, dtype and mask. Stores kept values and 4 bits per group: 9/16 of dense bytes in bf16."""
+
+    contender = False
+
+    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
+        return PackedReference(half, bias)
+
+    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return N * (K // 2 * itemsize + -(-K // 8))

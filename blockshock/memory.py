@@ -1,0 +1,51 @@
+"""Memory of a device as a rank sees it: what is free, what a block of code held at most, what a case needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU)."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def _kilobytes(path: Path, field: str) -> int:
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) << 10
+    raise OSError(f"{path} has no field {field}")
+
+
+@contextmanager
+def peak_bytes(device: torch.device) -> Iterator[list[int]]:
+    """Bytes held at most inside the block beyond those held before it, as the one element of a list.
+
+    On CUDA what torch's allocator handed out; on a CPU the growth of the process's resident set.
+    """
+    peak: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
+    before = _kilobytes(_STATUS, "VmRSS")
+    yield peak
+    peak.append(max(_kilobytes(_STATUS, "VmHWM") - before, 0))
+
+
+def gib(size: int) -> str:
+    """``size`` bytes for a reader."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.2f} MiB"

@@ -1,0 +1,123 @@
+"""What a method is: one row of the result table, a linear layer spread over a group of ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from blockshock.collectives import Group
+from blockshock.errors import InputError
+from blockshock.masks import Mask
+from blockshock.registry import Registry
+from blockshock.stages import copied, stage
+from blockshock.weights import WeightSource
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The layer a method is to compute.
+
+    Attributes:
+        source: W and the bias.
+        mask: of the first half, for methods that split W; None for the others.
+        kernel: spec of the kernel, for methods that choose one.
+        tokens: rows of X that the layer will meet, for kernels that are chosen by measuring.
+    """
+
+    source: WeightSource
+    mask: Mask | None = None
+    kernel: str = "auto"
+    tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """N, K and bytes an element of a layer, and the number of ranks: all that a memory estimate needs."""
+
+    N: int
+    K: int
+    itemsize: int
+    ranks: int
+
+
+@dataclass(frozen=True)
+class WeightEstimate:
+    """Bytes that one rank holds of the weights in steady state, and at most while building."""
+
+    steady: int
+    building: int
+
+
+class Method(nn.Module):
+    """A linear layer y = x Wᵀ + bias whose replicated input and output are (B, K) and (B, N) on every rank.
+
+    A subclass says what it stores, how it multiplies (``partial``) and how the ranks agree (``combine``).
+
+    Attributes:
+        picks: which of "mask" and "kernel" the user picks for this method.
+        roundings: roundings to the working dtype between exact products and y, for the error bound.
+    """
+
+    picks: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, layer: Layer, group: Group) -> None:
+        super().__init__()
+        self.N, self.K, self.dtype, self.device = (
+            layer.source.N,
+            layer.source.K,
+            layer.source.dtype,
+            layer.source.device,
+        )
+        self.group = group
+
+    @classmethod
+    def check(cls, shape: Shape) -> None:
+        """Raises InputError if this method cannot lay out such a layer over so many ranks."""
+
+    @classmethod
+    def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
+        """Weight bytes a rank holds, by arithmetic."""
+        raise NotImplementedError
+
+    @property
+    def roundings(self) -> int:
+        return 1
+
+    @property
+    def algorithm(self) -> str:
+        """The kernel and algorithm that ran, for the record."""
+        return "dense"
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        self._check_input(x_BK)
+        part = self.partial(x_BK)
+        with stage("layout"):
+            part = part if part.is_contiguous() else copied(part.contiguous())
+        with stage("reduce"):
+            return self.combine(part)
+
+    def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
+        """What this rank computes by itself."""
+        raise NotImplementedError
+
+    def combine(self, part: torch.Tensor) -> torch.Tensor:
+        """y (B, N) on every rank, from every rank's part."""
+        return part
+
+    def weight_bytes(self) -> int:
+        """Bytes of the storages behind all parameters and buffers, each storage once."""
+        tensors = [*self.parameters(), *self.buffers()]
+        local = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}.values())
+
+    def _check_input(self, x_BK: torch.Tensor) -> None:
+        if x_BK.ndim != 2 or x_BK.shape[1] != self.K or x_BK.shape[0] == 0:
+            raise InputError(f"x must be (B, {self.K}) with B > 0, got {tuple(x_BK.shape)}")
+        if x_BK.dtype != self.dtype or x_BK.device.type != self.device.type:
+            raise InputError(f"x must be {self.dtype} on {self.device.type}, got {x_BK.dtype} on {x_BK.device.type}")
+
+
+METHODS: Registry[type[Method]] = Registry("method")

@@ -1,0 +1,129 @@
+"""Block-Shock: W = W⁰ + W¹, two complementary 2:4 halves, each on its own rank; an all-reduce adds their outputs.
+
+With G = 2k ranks, rank r holds half r % 2 of column shard r // 2; one all-reduce sums all. With G = 1 both halves
+are on one device. masked_split_dense is the same split with the zeros multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from blockshock.blocks import row_blocks
+from blockshock.collectives import Group, shard, slowest_of_ranks, sum_over_ranks
+from blockshock.errors import InputError
+from blockshock.kernels import Half, Packed, build_kernel
+from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate
+from blockshock.weights import WeightSource
+
+
+@METHODS.register("block_shock")
+class BlockShock(Method):
+    """2:4 halves in a sparse kernel's format.
+
+    Stores N·K/(2·shards) kept values a half, and their positions where the kernel needs them. Forward moves B·N
+    elements in one all-reduce, as row tensor parallelism does. The bias joins one half's product.
+    """
+
+    picks: ClassVar[tuple[str, ...]] = ("kernel", "mask")
+
+    def __init__(self, layer: Layer, group: Group) -> None:
+        super().__init__(layer, group)
+        assert layer.mask is not None
+        self.mask = layer.mask
+        which, self.columns = self._place()
+        halves = list(self._halves(layer.source, which))
+        kernels = [build_kernel(self._kernel(layer.kernel)) for _ in halves]
+        chosen = [
+            kernel.resolve(half, layer.tokens, lambda seconds: slowest_of_ranks(seconds, self.device, group))
+            for kernel, half in zip(kernels, halves, strict=True)
+        ]
+        for kernel, half in zip(chosen, halves, strict=True):
+            kernel.check(half)
+        has_bias = group.rank() == 0
+        self.halves = nn.ModuleList(
+            kernel.pack(half, layer.source.bias if has_bias and index == 0 else None)
+            for index, (kernel, half) in enumerate(zip(chosen, halves, strict=True))
+        )
+        self._names = [type(kernel).__name__.lower() for kernel in chosen]
+
+    @classmethod
+    def _kernel(cls, picked: str) -> str:
+        return picked
+
+    def _place(self) -> tuple[tuple[int, ...], slice]:
+        """The halves and the columns of this rank."""
+        ranks, rank = self.group.size(), self.group.rank()
+        if ranks == 1:
+            return (0, 1), slice(0, self.K)
+        self.check(Shape(self.N, self.K, self.dtype.itemsize, ranks))
+        return (rank % 2,), shard(self.K, rank // 2, ranks // 2, "K", multiple=4)
+
+    def _halves(self, source: WeightSource, which: tuple[int, ...]) -> Iterator[Half]:
+        for half in which:
+            mask = self.mask if half == 0 else self.mask.complement()
+            yield Half(source, self.columns, mask.columns(self.columns.start, self.columns.stop))
+
+    @classmethod
+    def check(cls, shape: Shape) -> None:
+        if shape.ranks > 1 and shape.ranks % 2:
+            raise InputError(
+                f"two halves need 1 rank or an even number, got {shape.ranks}: "
+                f"try --ranks {shape.ranks - 1} or {shape.ranks + 1}"
+            )
+        shard(shape.K, 0, max(shape.ranks // 2, 1), "K", multiple=4)
+
+    @classmethod
+    def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
+        halves, shards = (2, 1) if shape.ranks == 1 else (1, shape.ranks // 2)
+        pack = build_kernel(cls._kernel(kernel))
+        size = shape.N, shape.K // shards, shape.itemsize
+        steady = halves * pack.weight_bytes(*size)
+        return WeightEstimate(steady, steady - pack.weight_bytes(*size) + pack.build_bytes(*size))
+
+    @property
+    def roundings(self) -> int:
+        return 2
+
+    @property
+    def algorithm(self) -> str:
+        halves = zip(self._names, self.packings(), strict=True)
+        return "; ".join(dict.fromkeys(f"{name} {packed.algorithm}".strip() for name, packed in halves))
+
+    def packings(self) -> list[Packed]:
+        return [half for half in self.halves if isinstance(half, Packed)]
+
+    def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
+        x_BS = x_BK[:, self.columns]
+        part_BN, *others = [half(x_BS) for half in self.halves]
+        for other_BN in others:
+            part_BN = part_BN + other_BN
+        return part_BN
+
+    def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
+        return sum_over_ranks(part_BN, self.group)
+
+    def refresh(self, source: WeightSource) -> None:
+        """Write the values of new weights of the same shape under the same masks; nothing is compressed again."""
+        if (source.N, source.K, source.dtype) != (self.N, self.K, self.dtype):
+            raise InputError(
+                f"refresh takes {self.dtype} weights ({self.N}, {self.K}), got {source.dtype} ({source.N}, {source.K})"
+            )
+        which, _ = self._place()
+        for half, packed in zip(self._halves(source, which), self.packings(), strict=True):
+            blocks = row_blocks(self.N, self.K * self.dtype.itemsize)
+            packed.refresh(torch.cat([half.kept_values(start, stop) for start, stop in blocks]))
+
+
+@METHODS.register("masked_split_dense")
+class MaskedSplitDense(BlockShock):
+    """The ablation: the same halves stored dense, with their zeros multiplied. Stores N·K/shards a half."""
+
+    picks = ("mask",)
+
+    @classmethod
+    def _kernel(cls, picked: str) -> str:
+        return "dense"

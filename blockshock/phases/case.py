@@ -1,0 +1,135 @@
+"""One case: a method on a layer, with what it takes to build both on a rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from blockshock import memory
+from blockshock.errors import InputError
+from blockshock.kernels import build_kernel
+from blockshock.masks import check_2to4, check_complementary
+from blockshock.methods import METHODS, Layer, Method, Shape
+from blockshock.patterns import build_mask
+from blockshock.weights import WeightSource
+from blockshock.workloads import build_workload
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the result table at one point of the grid.
+
+    Attributes:
+        method, kernel, mask, workload: specs; kernel and mask are None where the method does not pick one.
+        N, K, B: out-features, in-features, rows of X.
+        dtype: a name in DTYPES.
+        seed: of weights, inputs and masks.
+        keep_full_weight: also hold all of W on every rank, as a naive implementation does.
+    """
+
+    method: str
+    kernel: str | None
+    mask: str | None
+    workload: str
+    N: int
+    K: int
+    B: int
+    dtype: str
+    seed: int = 0
+    keep_full_weight: bool = False
+
+    @property
+    def id(self) -> str:
+        """Stable from run to run: ``block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16``."""
+        picks = [self.method, self.kernel, self.mask, self.workload, f"N{self.N}", f"K{self.K}", f"B{self.B}"]
+        return "-".join(pick for pick in [*picks, self.dtype] if pick)
+
+    @property
+    def label(self) -> str:
+        """The method with what was picked for it."""
+        return " ".join(pick for pick in (self.method, self.kernel, self.mask) if pick)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    def shape(self, ranks: int) -> Shape:
+        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks)
+
+
+@dataclass
+class Built:
+    """A case on this rank: the method, its input, and what building it took."""
+
+    method: Method
+    source: WeightSource
+    x_BK: torch.Tensor
+    building_bytes: int
+    group: dist.ProcessGroup
+
+
+def this_device() -> torch.device:
+    """The device that this rank is bound to."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def build(case: Case) -> Built:
+    """Build the method and draw its input on this rank."""
+    device, group = this_device(), dist.group.WORLD
+    assert group is not None
+    workload = build_workload(case.workload)
+    source = workload.weights(case.N, case.K, case.torch_dtype, device, case.seed)
+    x_BK = workload.inputs(case.B, case.K, case.torch_dtype, device, case.seed, case.N)
+    mask = None if case.mask is None else build_mask(case.mask, source)
+    if mask is not None:
+        check_2to4(mask)
+        check_complementary(mask, mask.complement())
+    layer = Layer(source, mask, case.kernel or "auto", case.B)
+    with memory.peak_bytes(device) as peak:
+        method = METHODS.get(case.method)(layer, group)
+        if case.keep_full_weight:
+            method.register_buffer("full_weight_NK", source.gather(slice(None)))
+    return Built(method, source, x_BK, peak[0], group)
+
+
+def obstacle(case: Case) -> str | None:
+    """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size."""
+    device, ranks = this_device(), dist.get_world_size()
+    try:
+        METHODS.get(case.method).check(case.shape(ranks))
+        reason = _kernel_obstacle(case, device)
+    except InputError as error:
+        reason = f"{case.method}: {error}"
+    if reason:
+        return reason
+    ranks_here = 1 if device.type == "cuda" else ranks
+    needed, free = estimate_bytes(case, ranks) * ranks_here, memory.free_bytes(device)
+    if needed > free:
+        return (
+            f"needs about {memory.gib(needed)} on {device}, {memory.gib(free)} are free: "
+            "lower --N or --B, or add ranks with --ranks"
+        )
+    return None
+
+
+def _kernel_obstacle(case: Case, device: torch.device) -> str | None:
+    if case.kernel is None or case.mask is None:
+        return None
+    kernel = build_kernel(case.kernel)
+    source = build_workload(case.workload).weights(case.N, case.K, case.torch_dtype, device, case.seed)
+    mask = build_mask(case.mask, source)
+    reason = kernel.unavailable(device, case.torch_dtype) or kernel.unsuitable(case.N, case.K, case.torch_dtype, mask)
+    return reason and f"kernel {case.kernel}: {reason}"
+
+
+def estimate_bytes(case: Case, ranks: int) -> int:
+    """Bytes a rank holds at most: weights while building, X, a few outputs, float64 blocks of the reference."""
+    shape = case.shape(ranks)
+    weights = METHODS.get(case.method).estimate(shape, case.kernel or "auto").building
+    full = case.N * case.K * shape.itemsize if case.keep_full_weight else 0
+    activations = case.B * (2 * case.K + 4 * case.N) * shape.itemsize + case.B * case.K * 16
+    return weights + full + activations + (2 << 30 if shape.N * shape.K * 8 > 1 << 30 else 4 * shape.N * shape.K * 8)

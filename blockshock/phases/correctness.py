@@ -1,0 +1,63 @@
+"""Phase 0: is the output right? Against float64, between ranks, and between two runs with one seed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from blockshock.accuracy import ErrorSums, compare
+from blockshock.compressed import bits
+from blockshock.phases.case import Built, Case, build
+
+
+@dataclass
+class CorrectnessResult:
+    """What one rank found.
+
+    Attributes:
+        errors: over this rank's share of the output features.
+        same_on_ranks: this rank's output has the bits of rank 0's.
+        same_again: a second layer, built and run from the same seed, gives the same bits.
+        seconds: of the two forward passes, by the host clock, device synchronised.
+        algorithm: kernel and algorithm that ran.
+    """
+
+    errors: ErrorSums
+    same_on_ranks: bool
+    same_again: bool
+    seconds: list[float]
+    algorithm: str
+
+
+@torch.inference_mode()
+def run(case: Case) -> CorrectnessResult:
+    """Build, run and check the case on this rank; all ranks call it together."""
+    built = build(case)
+    y_BN, first = _forward(built)
+    errors = compare(y_BN, built.x_BK, built.source, built.method.roundings, built.group.rank(), built.group.size())
+    rank0_BN = y_BN.clone()
+    dist.broadcast(rank0_BN, 0, group=built.group)
+    same_on_ranks, algorithm = _same_bits(rank0_BN, y_BN), built.method.algorithm
+    del built, rank0_BN
+    again_BN, second = _forward(build(case))
+    return CorrectnessResult(errors, same_on_ranks, _same_bits(again_BN, y_BN), [first, second], algorithm)
+
+
+def _forward(built: Built) -> tuple[torch.Tensor, float]:
+    _synchronize(built.x_BK.device)
+    start = time.perf_counter()
+    y_BN = built.method(built.x_BK)
+    _synchronize(built.x_BK.device)
+    return y_BN, time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.equal(bits(a.contiguous()), bits(b.contiguous()))

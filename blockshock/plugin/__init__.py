@@ -1,0 +1,127 @@
+"""The pytest side: options, cases, the session's ranks, what is saved with a run, and the comparison at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockshock import environment
+from blockshock.phases.case import Case, obstacle
+from blockshock.plugin import cases, options
+from blockshock.plugin.clock import clock
+from blockshock.plugin.options import Settings
+from blockshock.plugin.records import describe_case, group_name
+from blockshock.ranks import Ranks
+from blockshock.registry import extensions
+from blockshock.report.comparison import print_comparison
+
+SETTINGS = pytest.StashKey[Settings]()
+RECORDS = pytest.StashKey[list[dict[str, Any]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SETTINGS] = options.resolve(config)
+    config.stash[RECORDS] = []
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    settings = config.stash[SETTINGS]
+    where = ", ".join(environment.gpus()) if settings.device == "cuda" else environment.cpu_name()
+    how = f"timing {settings.timing}, seed {settings.seed}"
+    return f"blockshock: {settings.ranks} {settings.device} ranks ({where}), {how}"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    settings = metafunc.config.stash[SETTINGS]
+    for phase, fixture in enumerate(("correctness_case", "forward_case")):
+        if fixture in metafunc.fixturenames:
+            found = cases.grid(settings) + (cases.cover(settings) if phase == 0 else [])
+            metafunc.parametrize(fixture, _parameters(found, phase, settings))
+
+
+def _parameters(found: list[Case], phase: int, settings: Settings) -> list[Any]:
+    gpu_marks = [pytest.mark.gpu2] if settings.device == "cuda" and settings.ranks > 1 else []
+    marked = [
+        pytest.param(
+            case, id=case.id, marks=[*gpu_marks, pytest.mark.benchmark(timer=clock, group=group_name(phase, case))]
+        )
+        for case in found
+    ]
+    if not gpu_marks:
+        why = "needs two CUDA GPUs and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU ranks"
+        marked.append(pytest.param(None, id="two-gpus", marks=[pytest.mark.gpu2, pytest.mark.skip(reason=why)]))
+    return marked
+
+
+@pytest.fixture(scope="session")
+def settings(pytestconfig: pytest.Config) -> Settings:
+    """What the options resolved to."""
+    return pytestconfig.stash[SETTINGS]
+
+
+@pytest.fixture(scope="session")
+def ranks(settings: Settings) -> Iterator[Ranks]:
+    """The session's group of ranks; started at the first use, started anew after a failure."""
+    with Ranks.spawn(settings.ranks, settings.device, timeout=settings.rank_timeout, preload=extensions()) as group:
+        yield group
+
+
+class Row:
+    """One row of the result table: runs its case on the ranks and saves what they measured."""
+
+    def __init__(self, request: pytest.FixtureRequest, settings: Settings, ranks: Ranks) -> None:
+        self._request, self._settings, self._ranks = request, settings, ranks
+
+    def run(self, function: Any, case: Case, *args: object) -> list[Any]:
+        """One result per rank. Skips the test, with the reason, when the case cannot run here."""
+        for reason in self._ranks.run(obstacle, case):
+            if reason:
+                pytest.skip(reason)
+        return self._ranks.run(function, case, *args)
+
+    def save(self, phase: int, case: Case, samples: list[float], info: dict[str, Any]) -> None:
+        """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
+        info = {**describe_case(phase, case, self._settings), **info}
+        benchmark = self._request.getfixturevalue("benchmark")
+        benchmark.extra_info.update(info)
+        for name, value in info.items():
+            self._request.node.user_properties.append((name, value))
+        self._request.config.stash[RECORDS].append({"group": group_name(phase, case), "extra_info": info})
+        clock.replay(benchmark, samples or [0.0])
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, benchmark: Any, settings: Settings, ranks: Ranks) -> Row:
+    """Runs a case and saves its row."""
+    return Row(request, settings, ranks)
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info["blockshock"] = environment.describe()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    records = config.stash[RECORDS]
+    if not records:
+        return
+    terminalreporter.section("Block-Shock: comparison")
+    print_comparison(records, file=sys.stdout, width=terminalreporter._tw.fullwidth)
+    if saved := _saved_run(config):
+        terminalreporter.line(f"Saved: {saved}")
+
+
+def _saved_run(config: pytest.Config) -> Path | None:
+    if not (config.getoption("benchmark_autosave") or config.getoption("benchmark_save")):
+        return None
+    folder = Path(config.getoption("benchmark_storage").removeprefix("file://"))
+    return max(folder.glob("*/*.json"), key=lambda path: path.stat().st_mtime, default=None)

@@ -1,0 +1,125 @@
+"""Which cases a run covers: the grid, and every pair of choices on small layers."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from blockshock.kernels import KERNELS, build_kernel
+from blockshock.methods import METHODS
+from blockshock.patterns import MASKS, build_mask
+from blockshock.phases.case import DTYPES, Case
+from blockshock.plugin.options import Settings
+from blockshock.weights import GeneratedWeights
+from blockshock.workloads import WORKLOADS, build_workload
+
+COVER_SHAPES = {
+    "cpu": ((256, 256), (128, 384), (1536, 384), (384, 1536)),
+    "cuda": ((1024, 1024), (512, 1536), (1536, 384), (384, 1536)),
+}
+COVER_TOKENS = (1, 7, 16)
+_COMPLETIONS = 30
+
+Choice = tuple[Any, ...]
+"""((method, kernel), mask, dtype, workload, (N, K), B)"""
+
+
+def grid(settings: Settings) -> list[Case]:
+    """Every asked-for method, kernel and mask, for each workload, dtype, size and B."""
+    cases = []
+    for spec, dtype in itertools.product(settings.workloads, settings.dtypes):
+        workload = build_workload(spec)
+        tokens = [B for B in settings.tokens if (workload.most_tokens or B) >= B]
+        for (N, K), B in itertools.product(workload.shapes or settings.sizes, tokens):
+            for method, kernel, mask in _rows(settings.methods, settings.kernels, settings.masks):
+                cases.append(Case(method, kernel, mask, spec, N, K, B, dtype, settings.seed, settings.keep_full_weight))
+    return cases
+
+
+def _rows(
+    methods: tuple[str, ...], kernels: tuple[str, ...], masks: tuple[str, ...]
+) -> Iterator[tuple[str, str | None, str | None]]:
+    for method in methods:
+        picks = METHODS.get(method).picks
+        for kernel in kernels if "kernel" in picks else (None,):
+            for mask in masks if "mask" in picks else (None,):
+                yield method, kernel, mask
+
+
+def cover(settings: Settings) -> list[Case]:
+    """Small cases beyond the grid: every pair of choices that applies together, or their full product."""
+    if settings.cover == "grid":
+        return []
+    kernels = tuple(name for name in KERNELS.names() if settings.device in KERNELS.get(name).device_types)
+    rows = list(dict.fromkeys((method, kernel) for method, kernel, _ in _rows(METHODS.names(), kernels, ("1100",))))
+    factors: list[list[Any]] = [
+        list(rows),
+        [None, *MASKS.names()],
+        list(DTYPES),
+        list(WORKLOADS.names()),
+        list(COVER_SHAPES[settings.device]),
+        list(COVER_TOKENS),
+    ]
+    seen: set[str] = {case.id for case in grid(settings)}
+    chosen = _product(factors) if settings.cover == "product" else _pairs(factors)
+    cases = [_case(choice, settings.seed) for choice in chosen]
+    return [case for case in cases if not (case.id in seen or seen.add(case.id))]  # type: ignore[func-returns-value]
+
+
+def _case(choice: Choice, seed: int = 0) -> Case:
+    (method, kernel), mask, dtype, workload, (N, K), B = choice
+    return Case(method, kernel, mask, workload, N, K, B, dtype, seed)
+
+
+def _applies(choice: Choice) -> bool:
+    case = _case(choice)
+    shapes = build_workload(case.workload).shapes
+    if ("mask" in METHODS.get(case.method).picks) != (case.mask is not None):
+        return False
+    if shapes is not None and (case.N, case.K) not in shapes:
+        return False
+    if case.kernel is None or case.mask is None:
+        return True
+    kernel = build_kernel(case.kernel)
+    mask = build_mask(case.mask, GeneratedWeights(case.N, case.K, case.torch_dtype, "cpu"))
+    return case.torch_dtype in kernel.dtypes and kernel.unsuitable(case.N, case.K, case.torch_dtype, mask) is None
+
+
+def _product(factors: list[list[Any]]) -> list[Choice]:
+    return [choice for choice in itertools.product(*factors) if _applies(choice)]
+
+
+def _pairs(factors: list[list[Any]]) -> list[Choice]:
+    """Choices in which each pair of values that can go together does so at least once.
+
+    Greedy: each pair still missing is completed in the way, of a few random ones, that covers most missing pairs.
+    Seeded, so that the ids of the tests stay.
+    """
+    stream = random.Random(24)
+    missing = {
+        ((i, a), (j, b))
+        for i, j in itertools.combinations(range(len(factors)), 2)
+        for a, b in itertools.product(factors[i], factors[j])
+    }
+    chosen = []
+    for pair in sorted(missing, key=str):
+        if pair not in missing:
+            continue
+        fixed = dict(pair)
+        tries = [
+            tuple(fixed.get(index, stream.choice(values)) for index, values in enumerate(factors))
+            for _ in range(_COMPLETIONS)
+        ]
+        fitting = [choice for choice in tries if _applies(choice)]
+        missing.discard(pair)
+        if fitting:
+            best = max(fitting, key=lambda choice: len(missing & _pairs_of(choice)))
+            missing -= _pairs_of(best)
+            chosen.append(best)
+    return chosen
+
+
+def _pairs_of(choice: Choice) -> set[tuple[tuple[int, Any], tuple[int, Any]]]:
+    return set(itertools.combinations(enumerate(choice), 2))

@@ -1,0 +1,202 @@
+"""The command-line options, and the settings they resolve to. A wrong value is a usage error that names the choices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from blockshock import timing
+from blockshock.errors import BlockShockError
+from blockshock.kernels import KERNELS, build_kernel
+from blockshock.masks import check_shape
+from blockshock.methods import METHODS
+from blockshock.patterns import MASKS
+from blockshock.phases.case import DTYPES
+from blockshock.workloads import WORKLOADS, build_workload
+
+DEFAULT_N = {"cpu": "512,1024", "cuda": "4096,8192,16384,40960"}
+DEFAULT_B = {"cpu": "16,64", "cuda": "16,64,256,1024"}
+DEFAULT_ROUNDS = {"cpu": 20, "cuda": 100}
+DEFAULT_WARMUP = {"cpu": 2, "cuda": 10}
+DEFAULT_TIMING = {"cpu": "sync", "cuda": "cuda_graph"}
+COVERS = ("grid", "pairs", "product")
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("blockshock", "Block-Shock: what to run, and how to time it")
+
+    def option(name: str, text: str, metavar: str | None = None, **kwargs: object) -> None:
+        extra = {} if "action" in kwargs else {"metavar": metavar}
+        group.addoption(name, help=text, **extra, **kwargs)  # type: ignore[arg-type]
+
+    cpu, cuda = "cpu", "cuda"
+    option(
+        "--N",
+        f"sizes, N or N×K: 4096,8192x14336. Default on a CPU {DEFAULT_N[cpu]}, on GPUs {DEFAULT_N[cuda]}",
+        "N,NxK",
+    )
+    option("--B", f"rows of X. Default on a CPU {DEFAULT_B[cpu]}, on GPUs {DEFAULT_B[cuda]}", "B,B")
+    option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
+    option("--methods", f"of {', '.join(METHODS.names())}. Default all", "M,M")
+    option("--kernels", f"for block_shock, of {', '.join(KERNELS.names())}. Default auto and the fast ones", "K,K")
+    option("--masks", f"of {', '.join(MASKS.names())}. Default 1100", "M,M")
+    option("--workloads", f"of {', '.join(WORKLOADS.names())}; gaussian:std=0.5. Default gaussian,recorded", "W,W")
+    option("--ranks", "processes, one a GPU. Default 2", "G", type=int, default=2)
+    option(
+        "--device",
+        "where ranks run; auto is cuda with two or more GPUs, else cpu",
+        choices=["auto", cpu, cuda],
+        default="auto",
+    )
+    option("--timing", "how phase 1 is timed. Default cuda_graph on GPUs, sync on a CPU", choices=timing.MODES)
+    option(
+        "--rounds",
+        f"timed rounds. Default {DEFAULT_ROUNDS[cpu]} on a CPU, {DEFAULT_ROUNDS[cuda]} on GPUs",
+        "R",
+        type=int,
+    )
+    option("--warmup-rounds", f"before them. Default {DEFAULT_WARMUP[cpu]} and {DEFAULT_WARMUP[cuda]}", "R", type=int)
+    option("--seed", "of weights, inputs and masks. Default 0", "S", type=int, default=0)
+    option(
+        "--cover",
+        "phase 0 also runs every pair of method, kernel, mask, dtype, workload and shape on small "
+        "layers (pairs, the default), their full product, or nothing but the grid",
+        choices=COVERS,
+        default="pairs",
+    )
+    option("--warm-l2", "do not flush the L2 cache before each round", action="store_true")
+    option("--no-search", "cuSPARSELt runs its default algorithm, not the searched one", action="store_true")
+    option("--keep-full-weight", "every rank also holds all of W", action="store_true")
+    option(
+        "--rank-timeout",
+        "seconds without an answer after which the ranks' stacks are shown and the ranks restarted. Default 300",
+        "S",
+        type=float,
+        default=300.0,
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the options resolved to. ``None`` lists were not asked for: the defaults fit the case at hand."""
+
+    device: str
+    ranks: int
+    sizes: tuple[tuple[int, int], ...]
+    tokens: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    methods: tuple[str, ...]
+    kernels: tuple[str, ...]
+    masks: tuple[str, ...]
+    workloads: tuple[str, ...]
+    timing: str
+    rounds: int
+    warmup: int
+    flush: bool
+    seed: int
+    cover: str
+    keep_full_weight: bool
+    rank_timeout: float
+
+
+def resolve(config: pytest.Config) -> Settings:
+    """Settings from the command line.
+
+    Raises:
+        pytest.UsageError: a value is wrong; the message names it and the choices.
+    """
+    get = config.getoption
+    ranks = _positive("--ranks", get("--ranks"))
+    device = _device(get("--device"), ranks)
+    mode = get("--timing") or DEFAULT_TIMING[device]
+    if device == "cpu" and mode.startswith("cuda"):
+        raise pytest.UsageError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
+    rounds, warmup = get("--rounds"), get("--warmup-rounds")
+    return Settings(
+        device=device,
+        ranks=ranks,
+        sizes=tuple(_size(text) for text in _split(get("--N") or DEFAULT_N[device])),
+        tokens=tuple(_positive("--B", text) for text in _split(get("--B") or DEFAULT_B[device])),
+        dtypes=_choices("--dtype", get("--dtype") or "bf16", lambda name: _dtype(name)),
+        methods=_choices("--methods", get("--methods") or ",".join(METHODS.names()), METHODS.resolve, METHODS.names()),
+        kernels=_kernels(get("--kernels"), device, search=not get("--no-search")),
+        masks=_choices("--masks", get("--masks") or "1100", lambda spec: MASKS.resolve(spec, skip=1), MASKS.names()),
+        workloads=_choices("--workloads", get("--workloads") or "gaussian,recorded", build_workload, WORKLOADS.names()),
+        timing=mode,
+        rounds=DEFAULT_ROUNDS[device] if rounds is None else _positive("--rounds", rounds),
+        warmup=DEFAULT_WARMUP[device] if warmup is None else _positive("--warmup-rounds", warmup, least=0),
+        flush=not get("--warm-l2"),
+        seed=_positive("--seed", get("--seed"), least=0),
+        cover=get("--cover"),
+        keep_full_weight=get("--keep-full-weight"),
+        rank_timeout=float(_positive("--rank-timeout", get("--rank-timeout"))),
+    )
+
+
+def _device(asked: str, ranks: int) -> str:
+    gpus = torch.cuda.device_count()
+    if asked == "auto":
+        return "cuda" if gpus >= max(ranks, 2) else "cpu"
+    if asked == "cuda" and ranks > gpus:
+        raise pytest.UsageError(
+            f"--ranks {ranks} needs {ranks} CUDA GPUs, this machine has {gpus}: "
+            + (f"choose --ranks {gpus} or fewer, or --device cpu" if gpus else "choose --device cpu")
+        )
+    return asked
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _positive(option: str, value: str | int, least: int = 1) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        raise pytest.UsageError(f"{option} takes whole numbers, got {value!r}") from None
+    if number < least:
+        raise pytest.UsageError(f"{option} must be at least {least}, got {value}")
+    return number
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(-?\d+)(?:[x×](-?\d+))?", text)
+    if not match:
+        raise pytest.UsageError(f"--N takes N or N×K, as in 4096 or 8192x14336; got {text!r}")
+    N, K = int(match[1]), int(match[2] or match[1])
+    try:
+        check_shape(N, K)
+    except BlockShockError as error:
+        raise pytest.UsageError(f"--N {text}: {error}") from None
+    return N, K
+
+
+def _dtype(name: str) -> None:
+    if name not in DTYPES:
+        raise pytest.UsageError(f"--dtype: no dtype is named {name!r}. Choices: {', '.join(DTYPES)}")
+
+
+def _choices(
+    option: str, text: str, check: Callable[[str], object], everything: Sequence[str] = tuple(DTYPES)
+) -> tuple[str, ...]:
+    """The specs of a list, each checked; ``all`` stands for everything."""
+    specs = list(everything) if text.strip() == "all" else _split(text)
+    if not specs:
+        raise pytest.UsageError(f"{option} is empty. Choices: all, {', '.join(everything)}")
+    for spec in specs:
+        try:
+            check(spec)
+        except BlockShockError as error:
+            raise pytest.UsageError(f"{option}: {error}") from None
+    return tuple(dict.fromkeys(specs))
+
+
+def _kernels(text: str | None, device: str, search: bool) -> tuple[str, ...]:
+    fit = [name for name in KERNELS.names() if device in KERNELS.get(name).device_types]
+    default = ["auto", *(name for name in fit if KERNELS.get(name).contender and name != "auto")]
+    specs = _choices("--kernels", text or ",".join(default), build_kernel, tuple(fit))
+    return specs if search else tuple(f"{spec}:search=no" if spec in ("auto", "cusparselt") else spec for spec in specs)

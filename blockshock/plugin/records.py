@@ -1,0 +1,74 @@
+"""What a benchmark saves beside its samples: the numbers of each phase, with their units in their names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from blockshock import timing
+from blockshock.accuracy import Accuracy
+from blockshock.phases.case import Case
+from blockshock.phases.forward import ForwardResult
+from blockshock.plugin.options import Settings
+
+
+def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
+    """The part of extra_info that says what was run."""
+    return {
+        "phase": phase,
+        "label": case.label,
+        **asdict(case),
+        "device": settings.device,
+        "ranks": settings.ranks,
+    }
+
+
+def group_name(phase: int, case: Case) -> str:
+    """One group of the comparison: what can be compared line by line."""
+    return f"phase {phase} {case.workload} N={case.N} K={case.K} B={case.B} {case.dtype}"
+
+
+def describe_accuracy(accuracy: Accuracy, same_on_ranks: bool, same_again: bool, algorithm: str) -> dict[str, Any]:
+    """Phase 0: errors against float64 and what they are compared with."""
+    return {**asdict(accuracy), "same_on_ranks": same_on_ranks, "same_again": same_again, "algorithm": algorithm}
+
+
+def describe_forward(case: Case, settings: Settings, per_rank: list[ForwardResult]) -> dict[str, Any]:
+    """Phase 1: the slowest rank's times, what they amount to, and the memory of the fullest rank."""
+    info: dict[str, Any] = {
+        "timing": settings.timing,
+        "l2_flushed": settings.flush,
+        "warmup_rounds": settings.warmup,
+        "weight_bytes": max(result.weight_bytes for result in per_rank),
+        "estimated_weight_bytes": max(result.estimated_weight_bytes for result in per_rank),
+        "building_peak_bytes": max(result.building_bytes for result in per_rank),
+        "steady_peak_bytes": max(result.steady_bytes for result in per_rank),
+        "layout_copied_bytes": max(result.copied_bytes for result in per_rank),
+        "algorithm": " | ".join(dict.fromkeys(result.algorithm for result in per_rank)),
+    }
+    samples = timing.slowest([result.samples for result in per_rank])
+    if not samples:
+        return info
+    p50 = timing.percentile(samples, 50)
+    info |= _percentiles("", samples)
+    info["tokens_per_s"] = case.B / p50
+    info["dense_equivalent_tflops"] = 2 * case.B * case.N * case.K / p50 / 1e12
+    info["weight_gb_per_s"] = info["weight_bytes"] / p50 / 1e9
+    info["stages"] = {name: _percentiles("", times) for name, times in _slowest_by_name(per_rank, "stages").items()}
+    total = sum(stage["p50_ms"] for stage in info["stages"].values())
+    info["communication_share"] = info["stages"].get("reduce", {"p50_ms": 0.0})["p50_ms"] / total if total else 0.0
+    info["alone"] = {name: _percentiles("", times) for name, times in _slowest_by_name(per_rank, "alone").items()}
+    if per_rank[0].eager_samples:
+        eager = timing.slowest([result.eager_samples for result in per_rank])
+        info |= _percentiles("cuda_events_", eager)
+        info["launch_overhead_ms"] = info["cuda_events_p50_ms"] - info["p50_ms"]
+    return info
+
+
+def _percentiles(prefix: str, samples: list[float]) -> dict[str, float]:
+    return {f"{prefix}p{percent}_ms": timing.percentile(samples, percent) * 1e3 for percent in (50, 95)}
+
+
+def _slowest_by_name(per_rank: list[ForwardResult], field: str) -> dict[str, list[float]]:
+    names = getattr(per_rank[0], field)
+    return {name: timing.slowest([getattr(result, field)[name] for result in per_rank]) for name in names}

@@ -1,0 +1,121 @@
+"""Named things a user can pick on the command line, and the way to add one's own.
+
+Every registry maps a name to an entry; ``gaussian:std=0.5:mean=1`` picks the entry ``gaussian`` with parameters.
+An entry added outside this package (in a ``conftest.py``, say) is remembered with the file that added it, so that
+rank processes can load the same file before they look the name up.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from blockshock.errors import InputError, UnknownName
+
+Entry = TypeVar("Entry")
+
+_extensions: dict[str, str] = {}
+
+
+def extensions() -> list[tuple[str, str]]:
+    """(module name, file) of every module outside this package that registered something."""
+    return list(_extensions.items())
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """``"gaussian:std=0.5:mean=1"`` → ``("gaussian", {"std": 0.5, "mean": 1})``.
+
+    Raises:
+        InputError: a parameter is not of the form ``name=value``.
+    """
+    name, *pairs = spec.strip().split(":")
+    parameters = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals and value):
+            raise InputError(f"{spec!r}: {pair!r} is not of the form name=value, as in gaussian:std=0.5")
+        parameters[key] = _literal(value)
+    return name, parameters
+
+
+def _literal(text: str) -> Any:
+    if text in ("yes", "no"):
+        return text == "yes"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+class Registry(Generic[Entry]):
+    """Entries of one kind (``"mask"``, ``"method"``, …), by name and in the order in which they were added."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """A decorator that adds an entry. A name holds no comma, colon, bracket, slash or blank, and is taken once."""
+        if not name or set(name) & set(",:[]=/ ") or name in self._entries:
+            state = "is taken" if name in self._entries else "is empty or holds one of , : [ ] = / or a blank"
+            raise InputError(f"cannot register the {self.kind} {name!r}: the name {state}")
+
+        def add(entry: Entry) -> Entry:
+            self._entries[name] = entry
+            self._remember_origin(entry)
+            return entry
+
+        return add
+
+    def _remember_origin(self, entry: Entry) -> None:
+        module = sys.modules.get(getattr(entry, "__module__", ""))
+        if module is not None and module.__name__.split(".")[0] != "blockshock" and module.__file__:
+            _extensions[module.__name__] = module.__file__
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
+    def get(self, name: str) -> Entry:
+        """The entry of that name.
+
+        Raises:
+            UnknownName: there is none; the message suggests the nearest and lists the choices.
+        """
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UnknownName(f"no {self.kind} is named {name!r}.{hint} Choices: {', '.join(self._entries)}")
+        return self._entries[name]
+
+    def resolve(self, spec: str, skip: int = 0) -> tuple[Entry, dict[str, Any]]:
+        """The entry and the parameters that a spec such as ``gaussian:std=0.5`` picks.
+
+        Args:
+            skip: how many leading positional parameters of the entry are not the user's to set.
+
+        Raises:
+            UnknownName: no such entry.
+            InputError: the entry takes no parameter of that name.
+        """
+        name, parameters = parse_spec(spec)
+        entry = self.get(name)
+        known = list(inspect.signature(entry).parameters)[skip:]  # type: ignore[arg-type]
+        for key in parameters:
+            if key not in known:
+                raise InputError(
+                    f"{spec!r}: the {self.kind} {name!r} takes {', '.join(known) or 'no parameter'}, not {key!r}"
+                )
+        return entry, parameters
+
+    def load_package(self, package: str) -> None:
+        """Import every module of a package, so that each can register what it holds: a new entry is a new file."""
+        path = importlib.import_module(package).__path__
+        for module in sorted(pkgutil.iter_modules(path), key=lambda m: m.name):
+            importlib.import_module(f"{package}.{module.name}")

@@ -1,0 +1,94 @@
+"""The comparison at the end of a run: one table per phase, workload and point, one line per method, best first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import IO, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Info = dict[str, Any]
+
+
+def print_comparison(records: list[dict[str, Any]], file: IO[str], width: int | None = None) -> None:
+    """Print the tables.
+
+    Args:
+        records: ``{"group": …, "extra_info": …}`` of each benchmark, as pytest-benchmark saves them.
+        width: of the terminal, in characters; narrower than 120 is widened, so that no column is lost in a log.
+    """
+    console = Console(file=file, width=max(width or 120, 120), highlight=False)
+    groups: dict[str, list[Info]] = defaultdict(list)
+    for record in records:
+        groups[record["group"]].append(record["extra_info"])
+    checked = {name: rows for name, rows in groups.items() if rows[0]["phase"] == 0}
+    # The small cases that cover pairs of choices have a group each: a table of one line compares nothing.
+    single = [row for rows in checked.values() if len(rows) == 1 for row in rows]
+    for name, rows in groups.items():
+        if name in checked and len(rows) == 1:
+            continue
+        console.print(_accuracy_table(name, rows) if name in checked else _time_table(name, rows))
+    if single:
+        worst = max(single, key=lambda row: row["error_ratio"])
+        console.print(
+            f"phase 0, {len(single)} small cases beside the grid: largest error {worst['error_ratio']:.2f} × the dense "
+            f"product's ({worst['label']}, {worst['workload']}, N={worst['N']}, K={worst['K']}, {worst['dtype']})\n"
+        )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(columns[0], no_wrap=True)
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _accuracy_table(name: str, rows: list[Info]) -> Table:
+    table = _table(name, "method", "relative error", "÷ dense's", "max error", "of bound", "same bits")
+    for row in sorted(rows, key=lambda row: row["error_ratio"]):
+        table.add_row(
+            row["label"],
+            f"{row['relative_error']:.2e}",
+            f"{row['error_ratio']:.2f}",
+            f"{row['max_error']:.2e}",
+            f"{row['of_bound']:.3f}",
+            "yes" if row["same_on_ranks"] and row["same_again"] else "NO",
+        )
+    return table
+
+
+def _time_table(name: str, rows: list[Info]) -> Table:
+    timed = [row for row in rows if "p50_ms" in row]
+    where = "" if not timed else f", {timed[0]['ranks']} {timed[0]['device'].upper()} ranks, {timed[0]['timing']}"
+    table = _table(
+        f"{name}{where}",
+        "method",
+        "p50 ms",
+        "p95 ms",
+        "÷ tp row",
+        "÷ single",
+        "TFLOP/s",
+        "reduce",
+        "MiB/rank",
+        "eager ms",
+    )
+    medians = {row["label"]: row["p50_ms"] for row in timed}
+    for row in sorted(timed, key=lambda row: row["p50_ms"]):
+        table.add_row(
+            row["label"],
+            f"{row['p50_ms']:.4f}",
+            f"{row['p95_ms']:.4f}",
+            *(_ratio(row["p50_ms"], medians.get(base)) for base in ("dense_tp_row", "dense_single")),
+            f"{row['dense_equivalent_tflops']:.2f}",
+            f"{row['communication_share']:.0%}",
+            f"{row['weight_bytes'] / 2**20:.1f}",
+            f"{row['cuda_events_p50_ms']:.4f}" if "cuda_events_p50_ms" in row else "–",
+        )
+    return table
+
+
+def _ratio(value: float, base: float | None) -> str:
+    return "–" if not base else f"{value / base:.2f}"

@@ -1,0 +1,190 @@
+"""Timing a call on its device. All times are in seconds.
+
+Before each round the L2 cache is flushed (unless asked not to) and the ranks are aligned on the device. Modes:
+
+- ``sync``: host clock around the call and a device synchronisation. The only mode on a CPU.
+- ``cuda_events``: device events around an eager call into an idle device. Includes launch overhead.
+- ``cuda_graph``: device events around the replay of the captured call. What a compiled or captured model pays.
+- ``none``: the call runs once, untimed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from blockshock.stages import recording
+
+MODES = ("sync", "cuda_events", "cuda_graph", "none")
+FLUSH_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
+"""More than the last-level cache of the devices this suite knows (an H200 has 60 MB of L2)."""
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a call is timed.
+
+    Attributes:
+        mode: one of MODES.
+        rounds, warmup: timed rounds, and untimed ones before them.
+        flush: flush the L2 cache before each round.
+        align: brings all ranks to the same point, on the device where there is one.
+    """
+
+    mode: str
+    rounds: int
+    warmup: int
+    flush: bool = True
+    align: Call = lambda: None
+
+
+def capture(call: Call) -> torch.cuda.CUDAGraph:
+    """The call as a CUDA graph. It runs three times first, so that lazy set-up stays out of the capture."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        call()
+    return graph
+
+
+class Prologue:
+    """What precedes every round. On CUDA it is one graph, so that the host is never late with the call itself."""
+
+    def __init__(self, device: torch.device, protocol: Protocol) -> None:
+        self._cuda = device.type == "cuda"
+        buffer = torch.empty(FLUSH_BYTES[device.type] if protocol.flush else 0, dtype=torch.uint8, device=device)
+
+        def prepare() -> None:
+            buffer.zero_()
+            protocol.align()
+
+        self._graph = capture(prepare) if self._cuda else None
+        self._run = self._graph.replay if self._graph else prepare
+
+    def __call__(self, drain: bool) -> None:
+        self._run()
+        if drain and self._cuda:
+            torch.cuda.synchronize()
+
+
+def time_call(call: Call, device: torch.device, protocol: Protocol) -> list[float]:
+    """Seconds of each round of ``call``; empty in mode ``none``, which runs it once."""
+    if protocol.mode == "none":
+        call()
+        return []
+    prologue = Prologue(device, protocol)
+    if protocol.mode == "sync":
+        return _host_rounds(call, device, prologue, protocol)
+    if protocol.mode == "cuda_graph":
+        return _device_rounds(capture(call).replay, prologue, protocol, drain=False)
+    return _device_rounds(call, prologue, protocol, drain=True)
+
+
+def _host_rounds(call: Call, device: torch.device, prologue: Prologue, protocol: Protocol) -> list[float]:
+    samples = []
+    for _ in range(protocol.warmup + protocol.rounds):
+        prologue(drain=True)
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        samples.append(time.perf_counter() - start)
+    return samples[protocol.warmup :]
+
+
+def _device_rounds(launch: Call, prologue: Prologue, protocol: Protocol, drain: bool) -> list[float]:
+    # Without a drain the host runs ahead of the device during the prologue, so no launch is ever waited for.
+    events = []
+    for _ in range(protocol.warmup + protocol.rounds):
+        prologue(drain)
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        launch()
+        end.record()
+        events.append((start, end))
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) * 1e-3 for start, end in events[protocol.warmup :]]
+
+
+@dataclass
+class StageTimes:
+    """Seconds of each round by stage name, and the bytes that layout copies wrote in one pass."""
+
+    seconds: dict[str, list[float]]
+    copied_bytes: int
+
+
+def time_stages(call: Call, device: torch.device, protocol: Protocol) -> StageTimes:
+    """A second, instrumented series of rounds. Its marks cost a little, so the headline never comes from it."""
+    if protocol.mode == "none":
+        return StageTimes({}, 0)
+    prologue = Prologue(device, protocol)
+    if protocol.mode == "cuda_graph":
+        return _graph_stages(call, prologue, protocol)
+    return _eager_stages(call, device, prologue, protocol)
+
+
+def _graph_stages(call: Call, prologue: Prologue, protocol: Protocol) -> StageTimes:
+    def mark() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True, external=True)
+        event.record()
+        return event
+
+    capture(call)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"), recording(mark) as recorder:
+        call()
+    rounds = []
+    for _ in range(protocol.warmup + protocol.rounds):
+        prologue(drain=False)
+        graph.replay()
+        torch.cuda.synchronize()
+        rounds.append(recorder.seconds(lambda start, end: start.elapsed_time(end) * 1e-3))
+    return StageTimes(_by_name(rounds[protocol.warmup :]), recorder.copied_bytes)
+
+
+def _eager_stages(call: Call, device: torch.device, prologue: Prologue, protocol: Protocol) -> StageTimes:
+    def device_mark() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    on_device = device.type == "cuda"
+    rounds = []
+    for _ in range(protocol.warmup + protocol.rounds):
+        prologue(drain=True)
+        with recording(device_mark if on_device else time.perf_counter) as recorder:
+            call()
+        if on_device:
+            torch.cuda.synchronize()
+            rounds.append(recorder.seconds(lambda start, end: start.elapsed_time(end) * 1e-3))
+        else:
+            rounds.append(recorder.seconds(lambda start, end: end - start))
+    return StageTimes(_by_name(rounds[protocol.warmup :]), recorder.copied_bytes)
+
+
+def _by_name(rounds: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {name: [stages[name] for stages in rounds] for name in (rounds[0] if rounds else {})}
+
+
+def slowest(per_rank: list[list[float]]) -> list[float]:
+    """Of each round the time of the slowest rank."""
+    return [max(times) for times in zip(*per_rank, strict=True)]
+
+
+def percentile(samples: list[float], percent: int) -> float:
+    """The given percentile, linearly interpolated; of one sample, that sample."""
+    if len(samples) == 1:
+        return samples[0]
+    return statistics.quantiles(samples, n=100, method="inclusive")[percent - 1]

@@ -1,0 +1,106 @@
+"""Where W comes from: seeded row blocks or a tensor, handed out by rows, never materialised whole unless asked.
+
+Exact zeros are nudged to ± the smallest normal number of the dtype, because compressors that look at values take a
+kept zero for a dropped one. Every method and the float64 reference read the same nudged rows.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.blocks import generator, row_blocks, seeded_rows
+from blockshock.errors import InputError
+from blockshock.masks import Mask, check_shape
+
+
+def nudge_zeros(w: torch.Tensor) -> torch.Tensor:
+    """``w`` with each exact zero replaced by the smallest normal number of its dtype, of the zero's sign."""
+    tiny = torch.full((), torch.finfo(w.dtype).tiny, dtype=w.dtype, device=w.device)
+    return torch.where(w == 0, torch.copysign(tiny, w), w)
+
+
+class WeightSource:
+    """W of one linear layer, by rows.
+
+    Attributes:
+        N, K: out-features and in-features.
+        dtype, device: of what ``rows`` returns.
+        seed: what seeded masks over these weights derive from.
+        bias: (N,) tensor, or None.
+    """
+
+    def __init__(
+        self, N: int, K: int, dtype: torch.dtype, device: torch.device | str, seed: int, bias: torch.Tensor | None
+    ) -> None:
+        check_shape(N, K)
+        self.N, self.K, self.dtype, self.device, self.seed = N, K, dtype, torch.device(device), seed
+        if bias is not None and tuple(bias.shape) != (N,):
+            raise InputError(f"bias must have shape ({N},), got {tuple(bias.shape)}")
+        self.bias = None if bias is None else bias.to(self.device, dtype)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of W, (stop - start, K), contiguous, without exact zeros."""
+        raise NotImplementedError
+
+    def gather(self, columns: slice, mask: Mask | None = None, rows: slice | None = None) -> torch.Tensor:
+        """A new tensor of the given columns and rows of W, zero where the mask (of those columns) drops.
+
+        Made in row blocks: nothing larger than the result, and one block, is ever held.
+        """
+        first, last, _ = (rows or slice(None)).indices(self.N)
+        left, right, _ = columns.indices(self.K)
+        out = torch.empty(last - first, right - left, dtype=self.dtype, device=self.device)
+        for start, stop in row_blocks(last - first, self.K * self.dtype.itemsize):
+            block = self.rows(first + start, first + stop)[:, columns]
+            out[start:stop] = block if mask is None else block.where(mask.rows(first + start, first + stop), 0)
+        return out
+
+
+class GeneratedWeights(WeightSource):
+    """Normal weights of standard deviation 1/√K, so that outputs have the scale of inputs; the same for one seed."""
+
+    def __init__(
+        self, N: int, K: int, dtype: torch.dtype, device: torch.device | str, seed: int = 0, with_bias: bool = False
+    ) -> None:
+        super().__init__(N, K, dtype, device, seed, bias=None)
+        if with_bias:
+            self.bias = torch.randn(N, device=self.device, generator=generator(self.device, seed, 3)).to(dtype)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return seeded_rows(start, stop, self.N, self._block)
+
+    def _block(self, index: int, rows: int) -> torch.Tensor:
+        stream = generator(self.device, self.seed, 0, index)
+        w = torch.randn(rows, self.K, device=self.device, generator=stream) * self.K**-0.5
+        return nudge_zeros(w.to(self.dtype))
+
+
+class TensorWeights(WeightSource):
+    """The weights of a layer that exists: a (N, K) tensor, on the device where it lies.
+
+    Raises:
+        InputError: the tensor is not a floating-point matrix, or holds NaN or inf (the first row is named).
+    """
+
+    def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None = None, seed: int = 0) -> None:
+        if w_NK.ndim != 2 or not w_NK.is_floating_point():
+            raise InputError(f"W must be a floating-point (N, K) matrix, got {w_NK.dtype} {tuple(w_NK.shape)}")
+        check_finite(w_NK, "W")
+        N, K = w_NK.shape
+        super().__init__(N, K, w_NK.dtype, w_NK.device, seed, bias)
+        self._w_NK = w_NK
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return nudge_zeros(self._w_NK[start:stop])
+
+
+def check_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raises InputError, naming the first bad row, if a matrix holds NaN or inf."""
+    for start, stop in row_blocks(len(tensor), tensor[0].numel() * tensor.itemsize if len(tensor) else 1):
+        bad = (~torch.isfinite(tensor[start:stop])).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            value = tensor[start + row, column].item()
+            raise InputError(
+                f"{name} holds {value} at row {start + row}, column {column}: only finite values can be compared"
+            )

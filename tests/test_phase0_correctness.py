@@ -1,0 +1,23 @@
+"""Phase 0: every method against the float64 reference, between ranks, and between two runs with one seed."""
+
+import pytest
+
+from blockshock.accuracy import Accuracy, ErrorSums
+from blockshock.phases import correctness
+from blockshock.phases.case import Case
+from blockshock.plugin import Row
+from blockshock.plugin.records import describe_accuracy
+from blockshock.timing import slowest
+
+
+@pytest.mark.correctness
+def test_forward_is_right(correctness_case: Case, row: Row) -> None:
+    per_rank = row.run(correctness.run, correctness_case)
+    accuracy = Accuracy.of(sum((result.errors for result in per_rank), ErrorSums()))
+    same_on_ranks = all(result.same_on_ranks for result in per_rank)
+    same_again = all(result.same_again for result in per_rank)
+    info = describe_accuracy(accuracy, same_on_ranks, same_again, per_rank[0].algorithm)
+    row.save(0, correctness_case, slowest([result.seconds for result in per_rank]), info)
+    assert accuracy.failure() is None, accuracy.failure()
+    assert same_on_ranks, "the ranks' outputs differ in their bits"
+    assert same_again, "two runs with one seed differ in their bits"
