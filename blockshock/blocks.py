@@ -28,7 +28,8 @@ def seeded_rows(start: int, stop: int, total: int, make_block: Callable[[int, in
         make_block: ``(block index, rows in it) → tensor (rows, …)``; must not depend on anything else.
     """
     pieces = []
-    for block in range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)):
+    first_block = start // BLOCK_ROWS
+    for block in range(first_block, max(-(-stop // BLOCK_ROWS), first_block + 1)):
         first = block * BLOCK_ROWS
         rows = make_block(block, min(BLOCK_ROWS, total - first))
         pieces.append(rows[max(start - first, 0) : stop - first])

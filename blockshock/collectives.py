@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock.errors import InputError
+from blockshock.stages import copied, stage
 
 Group = dist.ProcessGroup
 
@@ -31,19 +32,22 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
 
 
 def sum_over_ranks(part: torch.Tensor, group: Group) -> torch.Tensor:
-    """The sum of all ranks' contiguous parts, written over ``part``."""
+    """The sum of all ranks' contiguous parts, written over ``part``: the stage ``reduce``."""
     if group.size() > 1:
-        dist.all_reduce(part, group=group)
+        with stage("reduce"):
+            dist.all_reduce(part, group=group)
     return part
 
 
 def gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
-    """All ranks' (B, S) feature shards as one (G, B, S) tensor, in rank order."""
+    """All ranks' (B, S) feature shards side by side in rank order, (B, G·S): the stages ``reduce`` and ``layout``."""
     if group.size() == 1:
-        return part_BS.unsqueeze(0)
-    out = part_BS.new_empty(group.size() * part_BS.shape[0], part_BS.shape[1])
-    _all_gather(out, part_BS, group=group)
-    return out.unflatten(0, (group.size(), -1))
+        return part_BS
+    with stage("reduce"):
+        gathered = part_BS.new_empty(group.size() * part_BS.shape[0], part_BS.shape[1])
+        _all_gather(gathered, part_BS, group=group)
+    with stage("layout"):
+        return copied(torch.cat(gathered.chunk(group.size()), dim=1))
 
 
 def slowest_of_ranks(seconds: list[float], device: torch.device, group: Group) -> list[float]:

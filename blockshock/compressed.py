@@ -69,6 +69,9 @@ class Compressed24(torch.nn.Module):
     @classmethod
     def from_source(cls, source: WeightSource, columns: slice, mask: Mask) -> Compressed24:
         """Compress the given columns of a source under the mask of those columns, in row blocks."""
+        width = len(range(*columns.indices(source.K)))
+        if (source.N, width) != (mask.N, mask.K):
+            raise MaskError(f"matrix ({source.N}, {width}) and mask ({mask.N}, {mask.K}) differ in shape")
         packed = cls(mask.N, mask.K, source.dtype, source.device)
         for start, stop in row_blocks(mask.N, source.K * source.dtype.itemsize, block_bytes=16 << 20):
             packed.write_rows(start, source.rows(start, stop)[:, columns], mask.rows(start, stop))

@@ -54,11 +54,14 @@ def cpu_name() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package is in, with ``+`` when the work tree differs."""
+    """The commit of the checkout this package is in, with ``+`` when the work tree differs.
+
+    Outside a checkout, what the environment variable GIT_COMMIT says.
+    """
     folder = str(Path(__file__).parent)
     commit = _command("git", "-C", folder, "rev-parse", "--short=12", "HEAD").strip()
     changed = _command("git", "-C", folder, "status", "--porcelain", "--untracked-files=no").strip()
-    return commit + ("+" if changed else "") if commit else None
+    return commit + ("+" if changed else "") if commit else os.environ.get("GIT_COMMIT")
 
 
 def _nccl_version() -> str | None:

@@ -49,7 +49,7 @@ class TiledMask(Mask):
     """A tile repeated over (N, K): costs the tile's few bytes, whatever N and K."""
 
     def __init__(self, tile: torch.Tensor, N: int, K: int) -> None:
-        if tile.ndim != 2 or tile.dtype != torch.bool or K % tile.shape[1]:
+        if tile.ndim != 2 or tile.dtype != torch.bool or not tile.numel() or K % tile.shape[1]:
             raise MaskError(
                 f"a tile is a boolean (P, Q) tensor with Q dividing K = {K}; got {tile.dtype} {tuple(tile.shape)}"
             )

@@ -63,18 +63,21 @@ class Prologue:
 
     def __init__(self, device: torch.device, protocol: Protocol) -> None:
         self._cuda = device.type == "cuda"
-        buffer = torch.empty(FLUSH_BYTES[device.type] if protocol.flush else 0, dtype=torch.uint8, device=device)
+        # Owned by the prologue: a captured graph does not keep the tensors alive that it writes to.
+        self._buffer = torch.empty(FLUSH_BYTES[device.type] if protocol.flush else 0, dtype=torch.uint8, device=device)
+        self._align = protocol.align
+        self._graph = capture(self._prepare) if self._cuda else None
 
-        def prepare() -> None:
-            buffer.zero_()
-            protocol.align()
-
-        self._graph = capture(prepare) if self._cuda else None
-        self._run = self._graph.replay if self._graph else prepare
+    def _prepare(self) -> None:
+        self._buffer.zero_()
+        self._align()
 
     def __call__(self, drain: bool) -> None:
-        self._run()
-        if drain and self._cuda:
+        if self._graph is None:
+            self._prepare()
+            return
+        self._graph.replay()
+        if drain:
             torch.cuda.synchronize()
 
 

@@ -87,11 +87,11 @@ class TensorWeights(WeightSource):
             raise InputError(f"W must be a floating-point (N, K) matrix, got {w_NK.dtype} {tuple(w_NK.shape)}")
         check_finite(w_NK, "W")
         N, K = w_NK.shape
-        super().__init__(N, K, w_NK.dtype, w_NK.device, seed, bias)
-        self._w_NK = w_NK
+        super().__init__(N, K, w_NK.dtype, w_NK.device, seed, None if bias is None else bias.detach())
+        self._w_NK = w_NK.detach()
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        return nudge_zeros(self._w_NK[start:stop])
+        return nudge_zeros(self._w_NK[start:stop]).contiguous()
 
 
 def check_finite(tensor: torch.Tensor, name: str) -> None:

@@ -13,7 +13,7 @@ from blockshock.timing import slowest
 @pytest.mark.correctness
 def test_forward_is_right(correctness_case: Case, row: Row) -> None:
     per_rank = row.run(correctness.run, correctness_case)
-    accuracy = Accuracy.of(sum((result.errors for result in per_rank), ErrorSums()))
+    accuracy = Accuracy.of(sum((result.errors for result in per_rank), ErrorSums()), per_rank[0].roundings)
     same_on_ranks = all(result.same_on_ranks for result in per_rank)
     same_again = all(result.same_again for result in per_rank)
     info = describe_accuracy(accuracy, same_on_ranks, same_again, per_rank[0].algorithm)

@@ -77,11 +77,14 @@ def kill_rank_1(number: int) -> None:
     if dist.get_rank() == 1:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.kill(os.getpid(), number)
-    dist.barrier()
+    time.sleep(60)
 
 
-def exit_rank_1(code: int) -> None:
+def exit_rank_1(code: int, child_seconds: float) -> None:
+    """Exit, but leave a forked process, which holds all pipes of the rank open."""
     if dist.get_rank() == 1:
+        if os.fork() == 0:
+            time.sleep(child_seconds)
         os._exit(code)
     dist.barrier()
 
@@ -158,19 +161,22 @@ def test_error_while_the_other_rank_waits(ranks: Ranks) -> None:
     assert ranks.starts == starts + 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV], ids=lambda number: number.name)
 def test_killed_rank_names_the_signal(ranks: Ranks, number: signal.Signals) -> None:
     ranks.run(own_pid)
     began = time.monotonic()
     with pytest.raises(RankError, match=f"rank 1 was killed by {number.name}") as caught:
         ranks.run(kill_rank_1, number)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 2
     assert ("in kill_rank_1" in str(caught.value)) == (number == signal.SIGSEGV)
 
 
 def test_exited_rank_names_the_code(ranks: Ranks) -> None:
+    ranks.run(own_pid)
+    began = time.monotonic()
     with pytest.raises(RankError, match="rank 1 ended with exit code 7"):
-        ranks.run(exit_rank_1, 7)
+        ranks.run(exit_rank_1, 7, child_seconds=4)
+    assert time.monotonic() - began < 3
 
 
 def test_rank_killed_between_calls(ranks: Ranks) -> None:
@@ -196,7 +202,10 @@ def test_timeout_shows_the_stacks() -> None:
 def test_interrupted_call(ranks: Ranks) -> None:
     ranks.run(own_pid)
     pids = ranks.pids
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    for pid in pids:
+        os.kill(pid, signal.SIGINT)
+    assert ranks.run(own_pid) == pids  # an interrupt is for the caller alone
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         ranks.run(sleep_on_rank_1, 60)
     wait_until_gone(pids)
@@ -262,6 +271,7 @@ def test_second_group_and_its_end(
 ) -> None:
     ranks.run(own_pid)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     group = Ranks.spawn(2, timeout=60)  # started here, so that the ranks inherit the captured output
     assert [result.item() for result in group.run(all_reduce, torch.tensor(1.0))] == [3.0, 3.0]
     assert [result.item() for result in ranks.run(all_reduce, torch.tensor(1.0))] == [3.0, 3.0]
@@ -284,6 +294,7 @@ def test_second_group_and_its_end(
 
 
 SCRIPT = textwrap.dedent("""
+    import ctypes
     import sys
     import threading
     import time
@@ -293,11 +304,14 @@ SCRIPT = textwrap.dedent("""
     from blockshock.ranks import Ranks
 
 
-    def stall():
+    def stall(in_native_code):
         if dist.get_rank() == 0:
             print("stalled", flush=True)
             dist.barrier()
-        time.sleep(600)
+        elif in_native_code:
+            ctypes.PyDLL(None).sleep(600)  # keeps the interpreter lock
+        else:
+            time.sleep(600)
 
 
     def main():
@@ -309,7 +323,7 @@ SCRIPT = textwrap.dedent("""
         else:
             groups.append(Ranks.spawn(2))
         if "return" not in sys.argv:
-            groups[0].run(stall)
+            groups[0].run(stall, "native" in sys.argv)
 
 
     if __name__ == "__main__":
@@ -332,33 +346,38 @@ def run_script(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-# Ranks started by a thread that has ended have no help from the kernel.
 @pytest.mark.parametrize(
-    ("number", "starter"), [(signal.SIGTERM, "main"), (signal.SIGKILL, "thread"), (signal.SIGINT, "main")]
+    ("number", "arguments"),
+    [(signal.SIGTERM, ["native"]), (signal.SIGKILL, ["thread"]), (signal.SIGINT, [])],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "-".join(value),
 )
-def test_no_rank_outlives_a_signalled_parent(tmp_path: Path, number: signal.Signals, starter: str) -> None:
-    with run_script(tmp_path, starter) as parent:
+def test_no_rank_outlives_its_parent(tmp_path: Path, number: signal.Signals, arguments: list[str]) -> None:
+    with run_script(tmp_path, *arguments) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "stalled\n"
-        assert len(session(parent.pid)) >= 3
-        if number == signal.SIGINT:
-            os.killpg(parent.pid, number)  # as Ctrl-C in a terminal does
-        else:
-            parent.send_signal(number)
-        _, errors = parent.communicate(timeout=10)
-        wait_until_gone(session(parent.pid))
-    assert parent.returncode == -number
-    assert errors.count("KeyboardInterrupt") == (1 if number == signal.SIGINT else 0)
+        end_script(parent, number)
 
 
-def test_no_rank_outlives_a_parent_killed_at_start_up(tmp_path: Path) -> None:
-    with run_script(tmp_path, "main") as parent:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_no_rank_outlives_a_parent_that_ends_at_start_up(tmp_path: Path, number: signal.Signals) -> None:
+    with run_script(tmp_path) as parent:
         deadline = time.monotonic() + 30
         while len(session(parent.pid)) < 4 and time.monotonic() < deadline:  # the parent, its tracker, 2 ranks
             time.sleep(0.01)
-        parent.kill()
-        parent.communicate(timeout=15)
-        wait_until_gone(session(parent.pid))
+        end_script(parent, number)
+
+
+def end_script(parent: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Send a signal to a script, or SIGINT to its ranks as well, as a terminal does; check that all of them end."""
+    assert len(session(parent.pid)) == 4
+    if number == signal.SIGINT:
+        os.killpg(parent.pid, number)
+    else:
+        parent.send_signal(number)
+    assert parent.wait(timeout=10) == -number
+    wait_until_gone(session(parent.pid))
+    _, errors = parent.communicate(timeout=10)
+    assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == (number == signal.SIGINT)
 
 
 def test_parent_that_does_not_close_ends_cleanly(tmp_path: Path) -> None:

@@ -34,14 +34,10 @@ class Auto(Kernel):
 
     def _specs(self, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Kernels that hold a compressed half here; those that only exist to be right come last."""
-        cusparselt = "cusparselt" if self.search else "cusparselt:search=no"
-        specs = [
-            cusparselt if name == "cusparselt" else name for name in KERNELS.names() if name not in ("auto", "dense")
-        ]
-        return sorted(
-            (spec for spec in specs if build_kernel(spec).unavailable(device, dtype) is None),
-            key=lambda spec: not build_kernel(spec).contender,
-        )
+        names = [name for name in KERNELS.names() if KERNELS.get(name).sparse and KERNELS.get(name) is not Auto]
+        specs = [f"{name}:search=no" if name == "cusparselt" and not self.search else name for name in names]
+        available = [spec for spec in specs if build_kernel(spec).unavailable(device, dtype) is None]
+        return sorted(available, key=lambda spec: not build_kernel(spec).contender)
 
     def _candidates(self, half: Half) -> list[str]:
         fit = [

@@ -80,11 +80,13 @@ class Kernel:
 
     Attributes:
         device_types, dtypes: where it can run at all, and what it multiplies.
+        sparse: holds the half compressed; False for the ablation.
         contender: timed by default and a candidate of ``auto``; False for kernels that exist to be right.
     """
 
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16, torch.float32)
+    sparse: ClassVar[bool] = True
     contender: ClassVar[bool] = True
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -11,12 +11,14 @@ from torch.nn import functional as F
 
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
+from blockshock.kernels.cusparselt_search import DEFAULT, Searcher
 from blockshock.masks import Mask
 from blockshock.stages import copied, stage
 
-DEFAULT = (0, 1, -1)
-"""Algorithm, split-k and split-k mode that torch uses when it is not told otherwise."""
+TOKENS_MULTIPLE = 8
+"""Rows of X that the product takes; others are padded with zeros."""
 
+_searcher = Searcher()
 _algorithms = AlgorithmCache("cusparselt")
 
 
@@ -34,8 +36,8 @@ class PackedCusparselt(Packed):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         tokens = len(x_BK)
         with stage("layout"):
-            if tokens % 8:
-                x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % 8)))
+            if tokens % TOKENS_MULTIPLE:
+                x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % TOKENS_MULTIPLE)))
         algorithm, split_k, split_k_mode = self._algorithm(x_BK)
         with stage("matmul"):
             y_BN = torch._cslt_sparse_mm(
@@ -53,16 +55,16 @@ class PackedCusparselt(Packed):
         tokens = len(x_BK)
         if tokens not in self._chosen:
             self._chosen[tokens] = self._find(x_BK) if self._search else DEFAULT
-            self.algorithm = "algorithm {}, split_k {}, split_k_mode {}".format(*self._chosen[tokens])
+            name = "algorithm {}, split_k {}, split_k_mode {}".format(*self._chosen[tokens])
+            self.algorithm = "default algorithm" if self._chosen[tokens] == DEFAULT else name
         return self._chosen[tokens]
 
     def _find(self, x_BK: torch.Tensor) -> tuple[int, int, int]:
-        def search() -> list[int]:
-            mm_search = torch._C._cusparselt.mm_search  # type: ignore[attr-defined]
-            return list(mm_search(self.packed, x_BK.t(), self.bias, None, None, True)[:3])
-
-        key = f"{library_key(x_BK.device)} N{self.N} K{self.K} B{len(x_BK)} {x_BK.dtype} bias={self.bias is not None}"
-        algorithm, split_k, split_k_mode = _algorithms.get(key, search)
+        tokens, bias = len(x_BK), self.bias is not None
+        key = f"{library_key(x_BK.device)} N{self.N} K{self.K} B{tokens} {x_BK.dtype} bias={bias}"
+        algorithm, split_k, split_k_mode = _algorithms.get(
+            key, lambda: _searcher.search(self.N, self.K, tokens, x_BK.dtype, bias, x_BK.device)
+        )
         return algorithm, split_k, split_k_mode
 
     def refresh(self, values_NJ: torch.Tensor) -> None:
@@ -111,4 +113,5 @@ class Cusparselt(Kernel):
         return N * K // 2 * itemsize + N * K // 8
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return self.weight_bytes(N, K, itemsize) + N * K * itemsize
+        # The search holds a dense half and a packing of its own on the same GPU.
+        return 2 * self.weight_bytes(N, K, itemsize) + N * K * itemsize

@@ -33,6 +33,7 @@ class PackedDense(Packed):
 class Dense(Kernel):
     """Any device, dtype and mask. Stores all N·K elements of the half."""
 
+    sparse = False
     contender = False
 
     def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:

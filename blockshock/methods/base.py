@@ -58,7 +58,7 @@ class Method(nn.Module):
 
     Attributes:
         picks: which of "mask" and "kernel" the user picks for this method.
-        roundings: roundings to the working dtype between exact products and y, for the error bound.
+        roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
     """
 
     picks: ClassVar[tuple[str, ...]] = ()
@@ -94,17 +94,17 @@ class Method(nn.Module):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         self._check_input(x_BK)
         part = self.partial(x_BK)
-        with stage("layout"):
-            part = part if part.is_contiguous() else copied(part.contiguous())
-        with stage("reduce"):
-            return self.combine(part)
+        if not part.is_contiguous():
+            with stage("layout"):
+                part = copied(part.contiguous())
+        return self.combine(part)
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         """What this rank computes by itself."""
         raise NotImplementedError
 
     def combine(self, part: torch.Tensor) -> torch.Tensor:
-        """y (B, N) on every rank, from every rank's part."""
+        """y (B, N) on every rank, from every rank's part: the stage ``reduce``."""
         return part
 
     def weight_bytes(self) -> int:

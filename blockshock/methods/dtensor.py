@@ -72,7 +72,7 @@ class DTensorRow(_DTensorParallel):
 
     @property
     def roundings(self) -> int:
-        return 3
+        return self.group.size() + 1  # it adds the bias after the sum
 
     def _shards(self, layer: Layer, group: Group) -> tuple[torch.Tensor, Placement, torch.Tensor | None, Placement]:
         columns = shard(self.K, group.rank(), group.size(), "K")

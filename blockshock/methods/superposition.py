@@ -86,7 +86,7 @@ class BlockShock(Method):
 
     @property
     def roundings(self) -> int:
-        return 2
+        return max(self.group.size(), 2)
 
     @property
     def algorithm(self) -> str:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from blockshock.collectives import Group, gather_features, shard, sum_over_ranks
 from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate
-from blockshock.stages import copied, stage
+from blockshock.stages import stage
 
 
 class TensorParallel(Method):
@@ -39,7 +39,7 @@ class RowParallel(TensorParallel):
 
     @property
     def roundings(self) -> int:
-        return 2 if self.group.size() > 1 else 1
+        return self.group.size()
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("matmul"):
@@ -71,8 +71,4 @@ class ColumnParallel(TensorParallel):
             return F.linear(x_BK, self.w_SK, self.bias)
 
     def combine(self, part_BS: torch.Tensor) -> torch.Tensor:
-        y_GBS = gather_features(part_BS, self.group)
-        if len(y_GBS) == 1:
-            return part_BS
-        with stage("layout"):
-            return copied(y_GBS.transpose(0, 1).flatten(1))
+        return gather_features(part_BS, self.group)

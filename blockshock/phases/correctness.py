@@ -19,6 +19,7 @@ class CorrectnessResult:
 
     Attributes:
         errors: over this rank's share of the output features.
+        roundings: of an output element to the dtype, by the method's arithmetic.
         same_on_ranks: this rank's output has the bits of rank 0's.
         same_again: a second layer, built and run from the same seed, gives the same bits.
         seconds: of the two forward passes, by the host clock, device synchronised.
@@ -26,6 +27,7 @@ class CorrectnessResult:
     """
 
     errors: ErrorSums
+    roundings: int
     same_on_ranks: bool
     same_again: bool
     seconds: list[float]
@@ -37,13 +39,15 @@ def run(case: Case) -> CorrectnessResult:
     """Build, run and check the case on this rank; all ranks call it together."""
     built = build(case)
     y_BN, first = _forward(built)
-    errors = compare(y_BN, built.x_BK, built.source, built.method.roundings, built.group.rank(), built.group.size())
+    roundings, algorithm = built.method.roundings, built.method.algorithm
+    errors = compare(y_BN, built.x_BK, built.source, roundings, built.group.rank(), built.group.size())
     rank0_BN = y_BN.clone()
     dist.broadcast(rank0_BN, 0, group=built.group)
-    same_on_ranks, algorithm = _same_bits(rank0_BN, y_BN), built.method.algorithm
+    same_on_ranks = _same_bits(rank0_BN, y_BN)
     del built, rank0_BN
     again_BN, second = _forward(build(case))
-    return CorrectnessResult(errors, same_on_ranks, _same_bits(again_BN, y_BN), [first, second], algorithm)
+    same_again = _same_bits(again_BN, y_BN)
+    return CorrectnessResult(errors, roundings, same_on_ranks, same_again, [first, second], algorithm)
 
 
 def _forward(built: Built) -> tuple[torch.Tensor, float]:

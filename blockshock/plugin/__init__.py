@@ -14,7 +14,7 @@ from blockshock.phases.case import Case, obstacle
 from blockshock.plugin import cases, options
 from blockshock.plugin.clock import clock
 from blockshock.plugin.options import Settings
-from blockshock.plugin.records import describe_case, group_name
+from blockshock.plugin.records import COVER_GROUP, describe_case, group_name
 from blockshock.ranks import Ranks
 from blockshock.registry import extensions
 from blockshock.report.comparison import print_comparison
@@ -44,22 +44,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     settings = metafunc.config.stash[SETTINGS]
     for phase, fixture in enumerate(("correctness_case", "forward_case")):
         if fixture in metafunc.fixturenames:
-            found = cases.grid(settings) + (cases.cover(settings) if phase == 0 else [])
-            metafunc.parametrize(fixture, _parameters(found, phase, settings))
+            parameters = [_parameter(case, group_name(phase, case), settings) for case in cases.grid(settings)]
+            if phase == 0:
+                parameters += [_parameter(case, COVER_GROUP, settings) for case in cases.cover(settings)]
+            metafunc.parametrize(fixture, parameters + _two_gpu_reminder(settings))
 
 
-def _parameters(found: list[Case], phase: int, settings: Settings) -> list[Any]:
-    gpu_marks = [pytest.mark.gpu2] if settings.device == "cuda" and settings.ranks > 1 else []
-    marked = [
-        pytest.param(
-            case, id=case.id, marks=[*gpu_marks, pytest.mark.benchmark(timer=clock, group=group_name(phase, case))]
-        )
-        for case in found
-    ]
-    if not gpu_marks:
-        why = "needs two CUDA GPUs and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU ranks"
-        marked.append(pytest.param(None, id="two-gpus", marks=[pytest.mark.gpu2, pytest.mark.skip(reason=why)]))
-    return marked
+def _parameter(case: Case, group: str, settings: Settings) -> Any:
+    marks = [pytest.mark.benchmark(timer=clock, group=group)]
+    if settings.on_gpus:
+        marks.append(pytest.mark.gpu2)
+    return pytest.param(case, id=case.id, marks=marks)
+
+
+def _two_gpu_reminder(settings: Settings) -> list[Any]:
+    """Where there are no two GPUs, one skipped test that says so, for those who ask for ``-m gpu2``."""
+    if settings.on_gpus:
+        return []
+    why = "needs two CUDA GPUs, and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU ranks"
+    return [pytest.param(None, id="two-gpus", marks=[pytest.mark.gpu2, pytest.mark.skip(reason=why)])]
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +98,7 @@ class Row:
         benchmark.extra_info.update(info)
         for name, value in info.items():
             self._request.node.user_properties.append((name, value))
-        self._request.config.stash[RECORDS].append({"group": group_name(phase, case), "extra_info": info})
+        self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
         clock.replay(benchmark, samples or [0.0])
 
 

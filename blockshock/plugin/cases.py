@@ -52,7 +52,11 @@ def cover(settings: Settings) -> list[Case]:
     """Small cases beyond the grid: every pair of choices that applies together, or their full product."""
     if settings.cover == "grid":
         return []
-    kernels = tuple(name for name in KERNELS.names() if settings.device in KERNELS.get(name).device_types)
+    kernels = tuple(
+        name
+        for name in KERNELS.names()
+        if KERNELS.get(name).sparse and settings.device in KERNELS.get(name).device_types
+    )
     rows = list(dict.fromkeys((method, kernel) for method, kernel, _ in _rows(METHODS.names(), kernels, ("1100",))))
     factors: list[list[Any]] = [
         list(rows),

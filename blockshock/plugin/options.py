@@ -102,6 +102,11 @@ class Settings:
     keep_full_weight: bool
     rank_timeout: float
 
+    @property
+    def on_gpus(self) -> bool:
+        """Whether this run is the two-GPU one that ``-m gpu2`` selects."""
+        return self.device == "cuda" and self.ranks > 1
+
 
 def resolve(config: pytest.Config) -> Settings:
     """Settings from the command line.

@@ -11,6 +11,8 @@ from blockshock.phases.case import Case
 from blockshock.phases.forward import ForwardResult
 from blockshock.plugin.options import Settings
 
+COVER_GROUP = "phase 0 pairs of choices on small layers"
+
 
 def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
     """The part of extra_info that says what was run."""

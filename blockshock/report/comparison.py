@@ -23,19 +23,32 @@ def print_comparison(records: list[dict[str, Any]], file: IO[str], width: int | 
     groups: dict[str, list[Info]] = defaultdict(list)
     for record in records:
         groups[record["group"]].append(record["extra_info"])
-    checked = {name: rows for name, rows in groups.items() if rows[0]["phase"] == 0}
-    # The small cases that cover pairs of choices have a group each: a table of one line compares nothing.
-    single = [row for rows in checked.values() if len(rows) == 1 for row in rows]
     for name, rows in groups.items():
-        if name in checked and len(rows) == 1:
-            continue
-        console.print(_accuracy_table(name, rows) if name in checked else _time_table(name, rows))
-    if single:
-        worst = max(single, key=lambda row: row["error_ratio"])
-        console.print(
-            f"phase 0, {len(single)} small cases beside the grid: largest error {worst['error_ratio']:.2f} × the dense "
-            f"product's ({worst['label']}, {worst['workload']}, N={worst['N']}, K={worst['K']}, {worst['dtype']})\n"
-        )
+        if rows[0]["phase"] == 1:
+            console.print(_time_table(name, rows))
+        elif len({_point(row) for row in rows}) == 1:
+            console.print(_accuracy_table(name, rows))
+        else:
+            _print_worst(console, name, rows)
+
+
+def _point(row: Info) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("workload", "N", "K", "B", "dtype"))
+
+
+def _print_worst(console: Console, name: str, rows: list[Info]) -> None:
+    """For cases that cannot be compared line by line: how many there are, and the least accurate."""
+    worst = max(rows, key=lambda row: row["error_ratio"])
+    workload, N, K, B, dtype = _point(worst)
+    console.print(f"[bold]{name}[/bold]: {len(rows)}")
+    console.print(
+        f"  largest error {worst['error_ratio']:.2f} × dense's: {worst['label']}, {workload} {N}×{K} B={B} {dtype}"
+    )
+    console.print(f"  same bits between ranks and runs: {sum(_same_bits(row) for row in rows)}\n")
+
+
+def _same_bits(row: Info) -> bool:
+    return bool(row["same_on_ranks"] and row["same_again"])
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -55,7 +68,7 @@ def _accuracy_table(name: str, rows: list[Info]) -> Table:
             f"{row['error_ratio']:.2f}",
             f"{row['max_error']:.2e}",
             f"{row['of_bound']:.3f}",
-            "yes" if row["same_on_ranks"] and row["same_again"] else "NO",
+            "yes" if _same_bits(row) else "NO",
         )
     return table
 
