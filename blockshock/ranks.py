@@ -306,7 +306,7 @@ def _main(rank: int, join: Callable[[], None], pipe: Connection[Any, Any], stack
         ctypes.CDLL(None).prctl(1, ctypes.c_ulong(signal.SIGKILL))  # 1 is PR_SET_PDEATHSIG
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    descriptor = os.open(stacks, os.O_WRONLY | os.O_CREAT)
+    descriptor = os.open(stacks, os.O_WRONLY | os.O_CREAT, 0o600)
     faulthandler.enable(descriptor)
     faulthandler.register(signal.SIGUSR1, descriptor)
     try:
@@ -343,7 +343,7 @@ def _join(
     for name, path in preload:
         _load(name, path)
     backend = "gloo" if bound is None else "nccl"
-    dist.init_process_group(backend, store, limit, size, rank, device_id=bound)
+    dist.init_process_group(backend, init_method=store, timeout=limit, world_size=size, rank=rank, device_id=bound)
     # A first collective, waited for, so that no call pays for setting up the communicator.
     dist.all_reduce(torch.zeros(1, device=bound))
     if bound is not None:

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,10 @@ def raise_while_rank_0_waits() -> None:
     dist.barrier()
 
 
-def kill_rank_1(number: int) -> None:
+def crash_rank_1() -> None:
     if dist.get_rank() == 1:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGSEGV)
     time.sleep(60)
 
 
@@ -161,29 +162,27 @@ def test_error_while_the_other_rank_waits(ranks: Ranks) -> None:
     assert ranks.starts == starts + 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV], ids=lambda number: number.name)
-def test_killed_rank_names_the_signal(ranks: Ranks, number: signal.Signals) -> None:
+def test_crashed_rank_names_the_signal_and_shows_its_stack(ranks: Ranks) -> None:
     ranks.run(own_pid)
     began = time.monotonic()
-    with pytest.raises(RankError, match=f"rank 1 was killed by {number.name}") as caught:
-        ranks.run(kill_rank_1, number)
-    assert time.monotonic() - began < 2
-    assert ("in kill_rank_1" in str(caught.value)) == (number == signal.SIGSEGV)
+    with pytest.raises(RankError, match=r"(?s)rank 1 was killed by SIGSEGV.*in crash_rank_1"):
+        ranks.run(crash_rank_1)
+    assert time.monotonic() - began < 4
 
 
 def test_exited_rank_names_the_code(ranks: Ranks) -> None:
     ranks.run(own_pid)
     began = time.monotonic()
     with pytest.raises(RankError, match="rank 1 ended with exit code 7"):
-        ranks.run(exit_rank_1, 7, child_seconds=4)
-    assert time.monotonic() - began < 3
+        ranks.run(exit_rank_1, 7, child_seconds=8)
+    assert time.monotonic() - began < 6
 
 
-def test_rank_killed_between_calls(ranks: Ranks) -> None:
+def test_killed_rank_names_the_signal(ranks: Ranks) -> None:
     ranks.run(own_pid)
-    os.kill(ranks.pids[0], signal.SIGTERM)
+    os.kill(ranks.pids[0], signal.SIGKILL)
     wait_until_gone(ranks.pids[:1])
-    with pytest.raises(RankError, match="rank 0 was killed by SIGTERM"):
+    with pytest.raises(RankError, match="rank 0 was killed by SIGKILL"):
         ranks.run(own_pid)
 
 
@@ -192,7 +191,7 @@ def test_timeout_shows_the_stacks() -> None:
         began = time.monotonic()
         with pytest.raises(RankTimeout, match="no answer within 2 s from rank 1\n") as caught:
             group.run(sleep_on_rank_1, 60)
-        assert 2 <= time.monotonic() - began < 6
+        assert 2 <= time.monotonic() - began < 8
         before, _, stack = str(caught.value).partition("\nrank 1:\n")
         assert "in sleep_on_rank_1" in stack
         assert "in sleep_on_rank_1" not in before
@@ -271,6 +270,7 @@ def test_second_group_and_its_end(
 ) -> None:
     ranks.run(own_pid)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(blockshock.ranks, "STOP_SECONDS", 30.0)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     group = Ranks.spawn(2, timeout=60)  # started here, so that the ranks inherit the captured output
     assert [result.item() for result in group.run(all_reduce, torch.tensor(1.0))] == [3.0, 3.0]
@@ -283,7 +283,7 @@ def test_second_group_and_its_end(
     assert len(pids) == 2
     assert len(list(tmp_path.iterdir())) == 1
     group.close()
-    assert time.monotonic() - began < 3, "the ranks had to be killed"
+    assert time.monotonic() - began < 30, "the ranks had to be killed"
     assert not any(map(lives, pids))
     assert group.pids == []
     assert list(tmp_path.iterdir()) == []
@@ -331,19 +331,25 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
-def run_script(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start SCRIPT as the leader of a new session, to which its ranks then belong as well."""
+@contextmanager
+def run_script(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start SCRIPT as the leader of a new session, to which its ranks then belong as well; kill what is left of it."""
     path = folder / "script.py"
     path.write_text(SCRIPT)
     root = Path(blockshock.ranks.__file__).parents[1]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(path), *arguments],
         env=os.environ | {"PYTHONPATH": str(root), "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as parent:
+        try:
+            yield parent
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +361,7 @@ def test_no_rank_outlives_its_parent(tmp_path: Path, number: signal.Signals, arg
     with run_script(tmp_path, *arguments) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "stalled\n"
-        end_script(parent, number)
+        end_script(parent, number, seconds=5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
@@ -364,10 +370,10 @@ def test_no_rank_outlives_a_parent_that_ends_at_start_up(tmp_path: Path, number:
         deadline = time.monotonic() + 30
         while len(session(parent.pid)) < 4 and time.monotonic() < deadline:  # the parent, its tracker, 2 ranks
             time.sleep(0.01)
-        end_script(parent, number)
+        end_script(parent, number, seconds=30)  # the ranks see it once they have imported torch
 
 
-def end_script(parent: subprocess.Popen[str], number: signal.Signals) -> None:
+def end_script(parent: subprocess.Popen[str], number: signal.Signals, seconds: float) -> None:
     """Send a signal to a script, or SIGINT to its ranks as well, as a terminal does; check that all of them end."""
     assert len(session(parent.pid)) == 4
     if number == signal.SIGINT:
@@ -375,14 +381,14 @@ def end_script(parent: subprocess.Popen[str], number: signal.Signals) -> None:
     else:
         parent.send_signal(number)
     assert parent.wait(timeout=10) == -number
-    wait_until_gone(session(parent.pid))
+    wait_until_gone(session(parent.pid), seconds)
     _, errors = parent.communicate(timeout=10)
     assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == (number == signal.SIGINT)
 
 
 def test_parent_that_does_not_close_ends_cleanly(tmp_path: Path) -> None:
     with run_script(tmp_path, "return") as parent:
-        output, errors = parent.communicate(timeout=30)
+        output, errors = parent.communicate(timeout=60)
     assert (parent.returncode, output, errors) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 

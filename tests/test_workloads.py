@@ -125,7 +125,7 @@ def test_mlp_is_layer_normalised_unless_told_not_to() -> None:
     assert torch.equal(normed, inputs("transformer_mlp:act=relu", 400, 2000))
     assert moments(normed.square().mean(1))[0] == pytest.approx(0.5, rel=0.01)
     assert moments(plain.square().mean(1))[0] == pytest.approx((1.5**2 + 0.3**2) / 2, rel=0.05)
-    assert plain.mean(1).std() > 5 * normed.mean(1).std()
+    assert plain.mean(1).std() > 0.1 > 0.01 > normed.mean(1).std()
 
 
 @pytest.mark.parametrize("act", ["tanh", "GELU"])

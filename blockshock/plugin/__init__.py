@@ -118,7 +118,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not records:
         return
     terminalreporter.section("Block-Shock: comparison")
-    print_comparison(records, file=sys.stdout, width=terminalreporter._tw.fullwidth)
+    print_comparison(records, file=sys.stdout)
     if saved := _saved_run(config):
         terminalreporter.line(f"Saved: {saved}")
 

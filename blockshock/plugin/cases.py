@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from blockshock.kernels import KERNELS, build_kernel
@@ -79,16 +80,23 @@ def _case(choice: Choice, seed: int = 0) -> Case:
 
 def _applies(choice: Choice) -> bool:
     case = _case(choice)
-    shapes = build_workload(case.workload).shapes
     if ("mask" in METHODS.get(case.method).picks) != (case.mask is not None):
         return False
-    if shapes is not None and (case.N, case.K) not in shapes:
+    workload = build_workload(case.workload)
+    if workload.shapes is not None and (case.N, case.K) not in workload.shapes:
+        return False
+    if workload.most_tokens is not None and workload.most_tokens < case.B:
         return False
     if case.kernel is None or case.mask is None:
         return True
-    kernel = build_kernel(case.kernel)
-    mask = build_mask(case.mask, GeneratedWeights(case.N, case.K, case.torch_dtype, "cpu"))
-    return case.torch_dtype in kernel.dtypes and kernel.unsuitable(case.N, case.K, case.torch_dtype, mask) is None
+    return _kernel_takes(case.kernel, case.mask, case.N, case.K, case.dtype)
+
+
+@cache
+def _kernel_takes(kernel_spec: str, mask_spec: str, N: int, K: int, dtype_name: str) -> bool:
+    kernel, dtype = build_kernel(kernel_spec), DTYPES[dtype_name]
+    mask = build_mask(mask_spec, GeneratedWeights(N, K, dtype, "cpu"))
+    return dtype in kernel.dtypes and kernel.unsuitable(N, K, dtype, mask) is None
 
 
 def _product(factors: list[list[Any]]) -> list[Choice]:
@@ -98,8 +106,8 @@ def _product(factors: list[list[Any]]) -> list[Choice]:
 def _pairs(factors: list[list[Any]]) -> list[Choice]:
     """Choices in which each pair of values that can go together does so at least once.
 
-    Greedy: each pair still missing is completed in the way, of a few random ones, that covers most missing pairs.
-    Seeded, so that the ids of the tests stay.
+    Greedy: each pair still missing is completed in the way, of a few random ones, that covers most missing pairs; and
+    in the first way there is, where none of those applies. Seeded, so that the ids of the tests stay.
     """
     stream = random.Random(24)
     missing = {
@@ -116,7 +124,10 @@ def _pairs(factors: list[list[Any]]) -> list[Choice]:
             tuple(fixed.get(index, stream.choice(values)) for index, values in enumerate(factors))
             for _ in range(_COMPLETIONS)
         ]
-        fitting = [choice for choice in tries if _applies(choice)]
+        everything = itertools.product(*([fixed[i]] if i in fixed else values for i, values in enumerate(factors)))
+        fitting = [choice for choice in tries if _applies(choice)] or list(
+            itertools.islice(filter(_applies, everything), 1)
+        )
         missing.discard(pair)
         if fitting:
             best = max(fitting, key=lambda choice: len(missing & _pairs_of(choice)))

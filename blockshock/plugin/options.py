@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from blockshock import timing
-from blockshock.errors import BlockShockError
+from blockshock.errors import BlockShockError, UnknownName
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.masks import check_shape
 from blockshock.methods import METHODS
@@ -75,8 +76,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--rank-timeout",
         "seconds without an answer after which the ranks' stacks are shown and the ranks restarted. Default 300",
         "S",
-        type=float,
-        default=300.0,
+        type=int,
+        default=300,
     )
 
 
@@ -100,7 +101,7 @@ class Settings:
     seed: int
     cover: str
     keep_full_weight: bool
-    rank_timeout: float
+    rank_timeout: int
 
     @property
     def on_gpus(self) -> bool:
@@ -115,22 +116,31 @@ def resolve(config: pytest.Config) -> Settings:
         pytest.UsageError: a value is wrong; the message names it and the choices.
     """
     get = config.getoption
+
+    def given(option: str, default: str) -> str:
+        # An empty string, from an unset variable of a script say, was given: it must not turn into the default.
+        text = get(option)
+        return default if text is None else text
+
     ranks = _positive("--ranks", get("--ranks"))
     device = _device(get("--device"), ranks)
     mode = get("--timing") or DEFAULT_TIMING[device]
     if device == "cpu" and mode.startswith("cuda"):
         raise pytest.UsageError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
+    tokens = tuple(dict.fromkeys(_positive("--B", text) for text in _split("--B", given("--B", DEFAULT_B[device]))))
+    workloads = _choices("--workloads", given("--workloads", "gaussian,recorded"), build_workload, WORKLOADS.names())
+    _check_tokens(workloads, tokens)
     rounds, warmup = get("--rounds"), get("--warmup-rounds")
     return Settings(
         device=device,
         ranks=ranks,
-        sizes=tuple(_size(text) for text in _split(get("--N") or DEFAULT_N[device])),
-        tokens=tuple(_positive("--B", text) for text in _split(get("--B") or DEFAULT_B[device])),
-        dtypes=_choices("--dtype", get("--dtype") or "bf16", lambda name: _dtype(name)),
-        methods=_choices("--methods", get("--methods") or ",".join(METHODS.names()), METHODS.resolve, METHODS.names()),
+        sizes=tuple(dict.fromkeys(_size(text) for text in _split("--N", given("--N", DEFAULT_N[device])))),
+        tokens=tokens,
+        dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
+        methods=_choices("--methods", given("--methods", "all"), METHODS.resolve, METHODS.names()),
         kernels=_kernels(get("--kernels"), device, search=not get("--no-search")),
-        masks=_choices("--masks", get("--masks") or "1100", lambda spec: MASKS.resolve(spec, skip=1), MASKS.names()),
-        workloads=_choices("--workloads", get("--workloads") or "gaussian,recorded", build_workload, WORKLOADS.names()),
+        masks=_choices("--masks", given("--masks", "1100"), lambda spec: MASKS.resolve(spec, skip=1), MASKS.names()),
+        workloads=workloads,
         timing=mode,
         rounds=DEFAULT_ROUNDS[device] if rounds is None else _positive("--rounds", rounds),
         warmup=DEFAULT_WARMUP[device] if warmup is None else _positive("--warmup-rounds", warmup, least=0),
@@ -138,7 +148,7 @@ def resolve(config: pytest.Config) -> Settings:
         seed=_positive("--seed", get("--seed"), least=0),
         cover=get("--cover"),
         keep_full_weight=get("--keep-full-weight"),
-        rank_timeout=float(_positive("--rank-timeout", get("--rank-timeout"))),
+        rank_timeout=_positive("--rank-timeout", get("--rank-timeout")),
     )
 
 
@@ -154,8 +164,11 @@ def _device(asked: str, ranks: int) -> str:
     return asked
 
 
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _split(option: str, text: str, choices: str = "whole numbers above 0") -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise pytest.UsageError(f"{option} is empty. Choices: {choices}")
+    return parts
 
 
 def _positive(option: str, value: str | int, least: int = 1) -> int:
@@ -180,18 +193,25 @@ def _size(text: str) -> tuple[int, int]:
     return N, K
 
 
+def _check_tokens(workloads: tuple[str, ...], tokens: tuple[int, ...]) -> None:
+    """Raises pytest.UsageError if every workload has fewer tokens than the smallest B: nothing would run."""
+    most = {spec: build_workload(spec).most_tokens for spec in workloads}
+    if all(limit is not None and limit < min(tokens) for limit in most.values()):
+        limits = ", ".join(f"{spec} has {limit}" for spec, limit in most.items())
+        raise pytest.UsageError(f"--B {min(tokens)} is more tokens than any of --workloads has: {limits}")
+
+
 def _dtype(name: str) -> None:
     if name not in DTYPES:
-        raise pytest.UsageError(f"--dtype: no dtype is named {name!r}. Choices: {', '.join(DTYPES)}")
+        near = difflib.get_close_matches(name, DTYPES, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownName(f"no dtype is named {name!r}.{hint} Choices: {', '.join(DTYPES)}")
 
 
-def _choices(
-    option: str, text: str, check: Callable[[str], object], everything: Sequence[str] = tuple(DTYPES)
-) -> tuple[str, ...]:
+def _choices(option: str, text: str, check: Callable[[str], object], everything: Sequence[str]) -> tuple[str, ...]:
     """The specs of a list, each checked; ``all`` stands for everything."""
-    specs = list(everything) if text.strip() == "all" else _split(text)
-    if not specs:
-        raise pytest.UsageError(f"{option} is empty. Choices: all, {', '.join(everything)}")
+    choices = f"all, {', '.join(everything)}"
+    specs = list(everything) if text.strip() == "all" else _split(option, text, choices)
     for spec in specs:
         try:
             check(spec)
@@ -203,5 +223,5 @@ def _choices(
 def _kernels(text: str | None, device: str, search: bool) -> tuple[str, ...]:
     fit = [name for name in KERNELS.names() if device in KERNELS.get(name).device_types]
     default = ["auto", *(name for name in fit if KERNELS.get(name).contender and name != "auto")]
-    specs = _choices("--kernels", text or ",".join(default), build_kernel, tuple(fit))
+    specs = _choices("--kernels", ",".join(default) if text is None else text, build_kernel, tuple(fit))
     return specs if search else tuple(f"{spec}:search=no" if spec in ("auto", "cusparselt") else spec for spec in specs)

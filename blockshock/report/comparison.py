@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import IO, Any
 
@@ -10,22 +11,24 @@ from rich.console import Console
 from rich.table import Table
 
 Info = dict[str, Any]
+WIDTH = 1000
+"""Of the console, more than any table needs: rich cuts columns that do not fit, a terminal or a log loses none."""
 
 
-def print_comparison(records: list[dict[str, Any]], file: IO[str], width: int | None = None) -> None:
+def print_comparison(records: list[dict[str, Any]], file: IO[str]) -> None:
     """Print the tables.
 
     Args:
         records: ``{"group": …, "extra_info": …}`` of each benchmark, as pytest-benchmark saves them.
-        width: of the terminal, in characters; narrower than 120 is widened, so that no column is lost in a log.
     """
-    console = Console(file=file, width=max(width or 120, 120), highlight=False)
+    console = Console(file=file, width=WIDTH, highlight=False)
     groups: dict[str, list[Info]] = defaultdict(list)
     for record in records:
         groups[record["group"]].append(record["extra_info"])
     for name, rows in groups.items():
         if rows[0]["phase"] == 1:
-            console.print(_time_table(name, rows))
+            timed = [row for row in rows if "p50_ms" in row]
+            console.print(_time_table(name, timed) if timed else f"[bold]{name}[/bold]: {len(rows)} ran untimed\n")
         elif len({_point(row) for row in rows}) == 1:
             console.print(_accuracy_table(name, rows))
         else:
@@ -38,13 +41,19 @@ def _point(row: Info) -> tuple[Any, ...]:
 
 def _print_worst(console: Console, name: str, rows: list[Info]) -> None:
     """For cases that cannot be compared line by line: how many there are, and the least accurate."""
-    worst = max(rows, key=lambda row: row["error_ratio"])
+    worst = max(rows, key=_error)
     workload, N, K, B, dtype = _point(worst)
     console.print(f"[bold]{name}[/bold]: {len(rows)}")
     console.print(
         f"  largest error {worst['error_ratio']:.2f} × dense's: {worst['label']}, {workload} {N}×{K} B={B} {dtype}"
     )
     console.print(f"  same bits between ranks and runs: {sum(_same_bits(row) for row in rows)}\n")
+
+
+def _error(row: Info) -> float:
+    """What to rank by: NaN, of an output that holds one, is the worst."""
+    ratio: float = row["error_ratio"]
+    return math.inf if math.isnan(ratio) else ratio
 
 
 def _same_bits(row: Info) -> bool:
@@ -61,7 +70,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _accuracy_table(name: str, rows: list[Info]) -> Table:
     table = _table(name, "method", "relative error", "÷ dense's", "max error", "of bound", "same bits")
-    for row in sorted(rows, key=lambda row: row["error_ratio"]):
+    for row in sorted(rows, key=_error):
         table.add_row(
             row["label"],
             f"{row['relative_error']:.2e}",
@@ -73,11 +82,9 @@ def _accuracy_table(name: str, rows: list[Info]) -> Table:
     return table
 
 
-def _time_table(name: str, rows: list[Info]) -> Table:
-    timed = [row for row in rows if "p50_ms" in row]
-    where = "" if not timed else f", {timed[0]['ranks']} {timed[0]['device'].upper()} ranks, {timed[0]['timing']}"
+def _time_table(name: str, timed: list[Info]) -> Table:
     table = _table(
-        f"{name}{where}",
+        f"{name}, {timed[0]['ranks']} {timed[0]['device'].upper()} ranks, {timed[0]['timing']}",
         "method",
         "p50 ms",
         "p95 ms",

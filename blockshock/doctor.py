@@ -1,0 +1,250 @@
+"""What can this machine run? ``python -m blockshock doctor`` looks, and says what to do about the rest.
+
+A check takes its name and returns a Finding; if it raises, what it looked at is broken. Kernels and collectives, which
+may crash or hang, run in ranks. What may not be importable is imported by the check that would say so.
+"""
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["ok", "missing", "broken", "n.a."]
+STYLES = {"ok": "green", "missing": "bold red", "broken": "bold red", "n.a.": "dim"}
+PACKAGES = (
+    "pytest>=8.3", "pytest-benchmark>=5.1", "pytest-json-report>=1.5", "pytest-timeout>=2.3", "pytest-xdist>=3.6",
+    "hypothesis>=6.115", "safetensors>=0.4.5", "filelock>=3.16", "rich>=13.9", "numpy>=2.0",
+)  # fmt: skip
+PIP = "python -m pip install"
+CUDA_BUILD = "install a CUDA build of torch: pytorch.org/get-started"
+RANKS = {  # device: name of the check, what to do if its ranks do not start
+    "cuda": ("NCCL ranks", "NCCL_DEBUG=INFO shows why; containers need --ipc=host"),
+    "cpu": ("gloo ranks", "unset GLOO_SOCKET_IFNAME, or set it to a name that `ip link` lists"),
+}
+RANK_SECONDS, WIDTH = 120, 100
+Look = Callable[..., "Finding"]  # a check, or look_into bound to its list
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, how it is, what was found, and what the user can do about it."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def main() -> int:
+    """Examine this machine and print what was found; return 0 if the main job would run, else 1."""
+    try:
+        from rich import box, console, table, text
+    except Exception as error:
+        print("The main job would not run, and its report needs rich:", check_packages("packages").remedy or error)
+        return 1
+    findings: list[Finding] = []
+    screen = console.Console(markup=False, emoji=False, highlight=False)
+    with warnings.catch_warnings(), screen.status("Looking ...") as status:
+        warnings.simplefilter("ignore")
+        device = examine(partial(look_into, findings, lambda name: status.update(f"Looking at {name} ...")))
+    runs, ending = conclude(findings, device)
+    columns = [table.Column(name, overflow="fold") for name in ("check", "state", "found", "what to do")]
+    rows = table.Table(*columns, box=box.SIMPLE_HEAD)
+    for one in findings:
+        rows.add_row(one.name, text.Text(one.state, STYLES[one.state]), one.found, one.remedy)
+    screen.print(rows, text.Text(ending, "bold"), width=min(screen.width, WIDTH))
+    return 0 if runs else 1
+
+
+def look_into(
+    findings: list[Finding], progress: Callable[[str], None], name: str, remedy: str, check: Look, *args: object
+) -> Finding:
+    """Add the finding of ``check(name, *args)``. What it raises is one too: missing, of a module, or broken."""
+    progress(name)
+    try:
+        finding = check(name, *args)
+    except (Exception, SystemExit) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+        finding = Finding(name, "missing" if isinstance(error, ModuleNotFoundError) else "broken", first, remedy)
+    findings.append(finding)
+    return finding
+
+
+def examine(look: Look) -> str:
+    """Look at everything; return the device that the main job would choose."""
+    look("Python", "install Python 3.11 or newer", check_version, platform.python_version(), "3.11")
+    look("packages", "", check_packages)
+    look("results folder", "make it writable, or run elsewhere", check_folder, Path("benchmark_results"))
+    if look("torch", f'{PIP} --force-reinstall "torch>=2.11"', check_torch).state != "ok":
+        look("GPUs and ranks", "", lambda name: Finding(name, "n.a.", "not checked: they need torch"))
+        return "cpu"
+    import torch
+
+    gpus = torch.cuda.device_count()
+    look("cache folder", "set XDG_CACHE_HOME to a writable folder", check_cache)
+    look("driver", "", check_fact, "driver", "no answer from nvidia-smi", "run it to see why; reinstall the driver")
+    look("GPUs", "unset CUDA_VISIBLE_DEVICES, or install a driver for this CUDA", check_gpus, gpus)
+    look("GPU link", "", check_fact, "interconnect", "needs 2 GPUs" if gpus < 2 else "nvidia-smi does not say")
+    for library in ("CUDA", "NCCL", "cuSPARSELt"):
+        look(library, CUDA_BUILD, check_fact, library.lower(), "torch was built without it", CUDA_BUILD)
+    device = "cuda" if gpus > 1 else "cpu"
+    for where in ("cuda", "cpu") if gpus == 1 else (device,):
+        look(f"kernels on {where}", RANKS[where][1], check_kernels, where, gpus, look)
+    for where, (name, remedy) in RANKS.items():
+        look(name, remedy, check_ranks, where, gpus)
+    return device
+
+
+def conclude(findings: list[Finding], device: str) -> tuple[bool, str]:
+    """Whether the main job would run on its device, and the sentence that says so."""
+    needed = ("Python", "packages", "results folder", "torch", f"kernels on {device}", RANKS[device][0])
+    states = {finding.name: finding.state for finding in findings if finding.name in needed}
+    if all(states.get(name) == "ok" for name in needed):
+        return True, f"The main job runs here: 2 {'CUDA ranks (NCCL)' if device == 'cuda' else 'CPU ranks (gloo)'}."
+    bad = sorted({"missing", "broken"} & set(states.values()))
+    return False, f"The main job would not run: fix the lines marked {' or '.join(bad)}."
+
+
+def numbers(version: str) -> list[int]:
+    """The numbers of a version, for comparing: [2, 11, 0, 130] of 2.11.0+cu130."""
+    return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def check_version(name: str, version: str, least: str) -> Finding:
+    if numbers(version) < numbers(least):
+        raise RuntimeError(f"{version} is too old: it takes {least}")
+    return Finding(name, "ok", version)
+
+
+def check_torch(name: str) -> Finding:
+    import torch
+
+    return check_version(name, torch.__version__, "2.11")
+
+
+def check_packages(name: str) -> Finding:
+    fine, wrong, install = list[str](), list[str](), PIP
+    for requirement in PACKAGES:
+        package, least = requirement.split(">=")
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = "missing"
+        lacks = numbers(version) < numbers(least)
+        (wrong if lacks else fine).append(f"{package} {version}")
+        install += f' "{requirement}"' if lacks else ""
+    return Finding(name, "missing", ", ".join(wrong), install) if wrong else Finding(name, "ok", ", ".join(fine))
+
+
+def check_folder(name: str, folder: Path) -> Finding:
+    """Make a file that vanishes at once, in the folder or in what it would be made in."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    with tempfile.TemporaryFile(dir=there):
+        return Finding(name, "ok", f"{folder} {'is writable' if there == folder else 'can be made'}")
+
+
+def check_cache(name: str) -> Finding:
+    from blockshock.kernels.algorithm_cache import cache_folder
+
+    return check_folder(name, cache_folder())
+
+
+@cache
+def facts() -> dict[str, Any]:
+    from blockshock import environment
+
+    return environment.describe()
+
+
+def check_fact(name: str, key: str, absent: str, remedy: str = "") -> Finding:
+    """One of ``environment.describe()``; if there is none, it is missing where an NVIDIA driver seems to be."""
+    if value := facts()[key]:
+        return Finding(name, "ok", str(value))
+    wanted = remedy and shutil.which("nvidia-smi")
+    return Finding(name, "missing", absent, remedy) if wanted else Finding(name, "n.a.", absent)
+
+
+def check_gpus(name: str, gpus: int) -> Finding:
+    """``gpus`` are those that torch can use, nvidia-smi shows those that are there."""
+    there = facts()["gpus"]
+    found = ", ".join(f"{count} x {gpu}" for gpu, count in Counter(there).items()) or f"{gpus or 'none'}"
+    if gpus < len(there):
+        found = f"torch can use {gpus} of {found}"
+    if gpus == 0 and there and facts()["cuda"]:
+        raise RuntimeError(found)
+    return Finding(name, "ok" if gpus else "n.a.", found + ("" if gpus > 1 else ": the main job runs on CPU ranks"))
+
+
+def check_kernels(name: str, device: str, gpus: int, look: Look) -> Finding:
+    """Look at each kernel, on a rank that is started anew after a crash; one that is sparse has to be right."""
+    from blockshock.kernels import KERNELS
+    from blockshock.ranks import Ranks
+
+    right = []
+    with Ranks.spawn(1, device, RANK_SECONDS) as ranks:
+
+        def check_kernel(*call: str) -> Finding:
+            return ranks.run(multiply, *call)[0]
+
+        for kernel in KERNELS.names():
+            if gpus and device not in KERNELS.get(kernel).device_types:
+                continue  # the turn of the GPU says more
+            finding = look(f"kernel {kernel}", f"leave {kernel} out of --kernels", check_kernel, kernel, device)
+            if finding.state == "ok" and KERNELS.get(kernel).sparse:
+                right.append(kernel)
+    if not right:
+        return Finding(name, "broken", "no sparse kernel multiplies right", "see the line of each kernel")
+    return Finding(name, "ok", f"sparse and right: {', '.join(right)}")
+
+
+def multiply(name: str, kernel: str, device: str) -> Finding:
+    """Multiply by both halves of a small W and compare the sum with float64; a rank calls it."""
+    import torch
+
+    from blockshock.accuracy import Accuracy, compare
+    from blockshock.kernels import Half, build_kernel
+    from blockshock.patterns import pattern_mask
+    from blockshock.weights import GeneratedWeights
+
+    source, mask = GeneratedWeights(256, 256, torch.bfloat16, device), pattern_mask("1100", 256, 256, device)
+    x_BK, chosen = source.rows(0, 16), build_kernel(kernel)
+    if reason := chosen.unavailable(source.device, source.dtype):
+        return Finding(name, "n.a.", reason)
+    halves = [Half(source, slice(0, 256), one) for one in (mask, mask.complement())]
+    first, second = (chosen.resolve(half, len(x_BK), lambda seconds: seconds).pack(half)(x_BK) for half in halves)
+    accuracy = Accuracy.of(compare(first + second, x_BK, source, roundings=2, index=0, count=1), roundings=2)
+    if failure := accuracy.failure():
+        raise ArithmeticError(failure)
+    return Finding(name, "ok", f"right on {device}, {accuracy.error_ratio:.2f} x dense's error")
+
+
+def check_ranks(name: str, device: str, gpus: int) -> Finding:
+    from blockshock.ranks import Ranks
+
+    if device == "cuda" and gpus < 2:
+        return Finding(name, "n.a.", "needs 2 GPUs")
+    with Ranks.spawn(2, device, RANK_SECONDS) as ranks:
+        sums = ranks.run(sum_of_numbers, device)
+    if sums != [3, 3]:
+        raise ArithmeticError(f"an all-reduce of 1 and 2 gives {sums}")
+    return Finding(name, "ok", "2 ranks, all-reduce right")
+
+
+def sum_of_numbers(device: str) -> int:
+    """The sum of the ranks' numbers, counted from 1; all ranks call it together."""
+    import torch
+
+    number = torch.tensor(torch.distributed.get_rank() + 1, device=device)
+    torch.distributed.all_reduce(number)
+    return int(number)

@@ -1,0 +1,232 @@
+"""The command line: what the options resolve to, and what is said of wrong values."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from blockshock.kernels import KERNELS
+from blockshock.methods import METHODS
+from blockshock.patterns import MASKS
+from blockshock.phases import case as case_module
+from blockshock.plugin import Row, options
+from blockshock.plugin.cases import grid
+from blockshock.plugin.options import Settings
+from blockshock.workloads import WORKLOADS
+
+pytest_plugins = ["pytester"]
+Resolve = Callable[..., Settings]
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    _say_gpus(monkeypatch, 0)
+
+
+def _say_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.fixture
+def resolve(pytester: pytest.Pytester) -> Resolve:
+    """The settings of a command line, as pytest parses it with the plugin loaded."""
+
+    def settings(*arguments: str) -> Settings:
+        return options.resolve(pytester.parseconfig("-p", "blockshock.plugin", *arguments))
+
+    return settings
+
+
+CPU_DEFAULTS = Settings(
+    device="cpu",
+    ranks=2,
+    sizes=((512, 512), (1024, 1024)),
+    tokens=(16, 64),
+    dtypes=("bf16",),
+    methods=METHODS.names(),
+    kernels=("auto", "gathered"),
+    masks=("1100",),
+    workloads=("gaussian", "recorded"),
+    timing="sync",
+    rounds=20,
+    warmup=2,
+    flush=True,
+    seed=0,
+    cover="pairs",
+    keep_full_weight=False,
+    rank_timeout=300,
+)
+GPU_DEFAULTS = replace(
+    CPU_DEFAULTS,
+    device="cuda",
+    sizes=tuple((N, N) for N in (4096, 8192, 16384, 40960)),
+    tokens=(16, 64, 256, 1024),
+    kernels=("auto", "cusparselt", "cutlass", "gathered"),
+    timing="cuda_graph",
+    rounds=100,
+    warmup=10,
+)
+
+
+def test_defaults_fit_a_cpu(resolve: Resolve) -> None:
+    assert resolve() == CPU_DEFAULTS
+    assert not resolve().on_gpus
+
+
+def test_defaults_fit_two_gpus(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
+    _say_gpus(monkeypatch, 2)
+    assert resolve() == GPU_DEFAULTS
+    assert resolve().on_gpus
+    assert not resolve("--device=cuda", "--ranks=1").on_gpus
+    assert resolve("--device=cpu") == CPU_DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ranks", "device"), [(1, 1, "cpu"), (1, 2, "cpu"), (2, 1, "cuda"), (2, 4, "cpu"), (8, 4, "cuda")]
+)
+def test_auto_takes_gpus_where_two_and_one_a_rank_are_there(
+    gpus: int, ranks: int, device: str, resolve: Resolve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _say_gpus(monkeypatch, gpus)
+    assert resolve(f"--ranks={ranks}").device == device
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        (["--N", "64, 128x256,256×64"], {"sizes": ((64, 64), (128, 256), (256, 64))}),
+        (["--N", "64,64x64,64"], {"sizes": ((64, 64),)}),
+        (["--B", "1,7,1"], {"tokens": (1, 7)}),
+        (["--dtype", "fp32,bf16,fp32"], {"dtypes": ("fp32", "bf16")}),
+        (["--dtype", "all"], {"dtypes": ("bf16", "fp16", "fp32")}),
+        (["--methods", "block_shock, dense_single"], {"methods": ("block_shock", "dense_single")}),
+        (["--methods", "all"], {}),
+        (["--kernels", "reference,cusparselt:search=no"], {"kernels": ("reference", "cusparselt:search=no")}),
+        (["--masks", "all"], {"masks": MASKS.names()}),
+        (["--workloads", "all"], {"workloads": WORKLOADS.names()}),
+        (["--workloads", "gaussian:std=0.5:mean=1"], {"workloads": ("gaussian:std=0.5:mean=1",)}),
+        (["--no-search"], {"kernels": ("auto:search=no", "gathered")}),
+        (["--no-search", "--kernels=reference,cusparselt"], {"kernels": ("reference", "cusparselt:search=no")}),
+        (["--timing", "none"], {"timing": "none"}),
+        (["--rounds=3", "--warmup-rounds=0"], {"rounds": 3, "warmup": 0}),
+        (["--seed=7", "--warm-l2", "--keep-full-weight"], {"seed": 7, "flush": False, "keep_full_weight": True}),
+        (["--ranks=4", "--cover=grid", "--rank-timeout=5"], {"ranks": 4, "cover": "grid", "rank_timeout": 5}),
+    ],
+    ids=" ".join,
+)
+def test_options_resolve(arguments: list[str], changed: dict[str, Any], resolve: Resolve) -> None:
+    assert resolve(*arguments) == replace(CPU_DEFAULTS, **changed)
+
+
+def test_all_kernels_are_those_of_the_device(resolve: Resolve) -> None:
+    assert resolve("--kernels=all").kernels == tuple(
+        name for name in KERNELS.names() if "cpu" in KERNELS.get(name).device_types
+    )
+
+
+WRONG = [
+    ("--N=abc", ["--N takes N or N×K, as in 4096 or 8192x14336", "'abc'"]),
+    ("--N=64x", ["'64x'"]),
+    ("--N=1e3", ["'1e3'"]),
+    ("--N=0", ["--N 0", "must be positive"]),
+    ("--N=-64", ["--N -64", "must be positive"]),
+    ("--N=64x-64", ["--N 64x-64", "must be positive"]),
+    ("--N=64,66", ["--N 66", "K must be a multiple of 4", "the nearest are 64 and 68"]),
+    ("--N=64x50", ["--N 64x50", "the nearest are 48 and 52"]),
+    ("--N=,", ["--N is empty"]),
+    ("--N=", ["--N is empty"]),
+    ("--B=0", ["--B must be at least 1, got 0"]),
+    ("--B=-4", ["--B must be at least 1, got -4"]),
+    ("--B=4,x", ["--B takes whole numbers, got 'x'"]),
+    ("--B=", ["--B is empty"]),
+    ("--B=513 --workloads=recorded", ["--B 513", "recorded has 512"]),
+    ("--dtype=float16", ["--dtype: no dtype is named 'float16'. Did you mean 'fp16'?", "Choices: bf16, fp16, fp32"]),
+    ("--dtype=int8", ["'int8'. Choices: bf16, fp16, fp32"]),
+    ("--dtype=", ["--dtype is empty. Choices: all, bf16, fp16, fp32"]),
+    ("--methods=block_shok", ["--methods", "'block_shok'. Did you mean 'block_shock'?", "Choices: dense_single, "]),
+    ("--methods=dense_single:x=1", ["--methods", "'dense_single:x=1'", "not 'x'"]),
+    ("--methods=,", ["--methods is empty. Choices: all, dense_single, "]),
+    ("--kernels=gatherd", ["--kernels", "'gatherd'. Did you mean 'gathered'?", "Choices: auto, "]),
+    ("--kernels=cusparselt:serach=no", ["--kernels", "takes search, not 'serach'"]),
+    ("--kernels=", ["--kernels is empty. Choices: all, auto, "]),
+    ("--masks=tile_magnitud", ["--masks", "'tile_magnitud'. Did you mean 'tile_magnitude'?", "Choices: 1100, "]),
+    ("--masks=tile:rows=2", ["--masks", "the mask 'tile' takes no parameter, not 'rows'"]),
+    ("--masks=", ["--masks is empty. Choices: all, 1100, "]),
+    ("--workloads=gausian", ["--workloads", "'gausian'. Did you mean 'gaussian'?", "Choices: gaussian, "]),
+    ("--workloads=gaussian:sdt=1", ["--workloads", "takes mean, std, not 'sdt'"]),
+    ("--workloads=gaussian:std", ["--workloads", "'std' is not of the form name=value"]),
+    ("--workloads=transformer_mlp:act=tanh", ["--workloads", "act is one of gelu, ", "got 'tanh'"]),
+    ("--workloads=", ["--workloads is empty. Choices: all, gaussian, "]),
+    ("--timing=cuda_graph", ["--timing cuda_graph needs --device cuda", "choose sync or none"]),
+    ("--timing=cuda_events", ["--timing cuda_events needs --device cuda"]),
+    ("--timing=wall", ["--timing", "'wall'", "cuda_graph"]),
+    ("--device=cuda", ["--ranks 2 needs 2 CUDA GPUs, this machine has 0", "choose --device cpu"]),
+    ("--device=gpu", ["--device", "'gpu'", "auto", "cpu", "cuda"]),
+    ("--ranks=0", ["--ranks must be at least 1, got 0"]),
+    ("--ranks=two", ["--ranks", "'two'"]),
+    ("--rounds=0", ["--rounds must be at least 1, got 0"]),
+    ("--warmup-rounds=-1", ["--warmup-rounds must be at least 0, got -1"]),
+    ("--seed=-1", ["--seed must be at least 0, got -1"]),
+    ("--seed=1.5", ["--seed", "'1.5'"]),
+    ("--cover=triples", ["--cover", "'triples'", "grid", "pairs", "product"]),
+    ("--rank-timeout=0", ["--rank-timeout must be at least 1, got 0"]),
+    ("--rank-timeout=inf", ["--rank-timeout", "'inf'"]),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), WRONG, ids=[line for line, _ in WRONG])
+def test_wrong_values_are_usage_errors_that_name_them_and_the_choices(
+    line: str, said: list[str], resolve: Resolve
+) -> None:
+    with pytest.raises(pytest.UsageError) as error:
+        resolve(*line.split())
+    message = str(error.value)
+    assert [part for part in said if part not in message] == [], message
+
+
+def test_more_ranks_than_gpus_says_how_many_there_are(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
+    _say_gpus(monkeypatch, 2)
+    wanted = "--ranks 4 needs 4 CUDA GPUs, this machine has 2: choose --ranks 2 or fewer, or --device cpu"
+    with pytest.raises(pytest.UsageError, match=wanted):
+        resolve("--device=cuda", "--ranks=4")
+
+
+def test_a_usage_error_ends_pytest_with_status_4_and_no_traceback(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "blockshock.plugin", "--masks=magntiude", str(tmp_path)],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--masks: no mask is named 'magntiude'. Did you mean 'magnitude'?" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_odd_number_of_ranks_skips_what_needs_pairs_and_says_so(
+    resolve: Resolve, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    settings = resolve("--ranks=3", "--N=96", "--workloads=gaussian")
+    monkeypatch.setattr(case_module, "this_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: settings.ranks)
+    three_ranks = cast(Any, SimpleNamespace(run=lambda function, *args: [function(*args)] * settings.ranks))
+    row, reasons = Row(request, settings, three_ranks), {}
+    for case in grid(settings):
+        try:
+            row.run(str, case)
+        except pytest.skip.Exception as skip:
+            reasons[case.method] = str(skip)
+    why = "two halves need 1 rank or an even number, got 3: try --ranks 2 or 4"
+    assert reasons == {method: f"{method}: {why}" for method in ("block_shock", "masked_split_dense")}

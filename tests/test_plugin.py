@@ -1,0 +1,243 @@
+"""Real pytest runs of the two phases, small: what is saved, shown, skipped and survived."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import blockshock.plugin  # noqa: F401  # loaded before pytester notes what is: torch cannot be loaded twice
+from blockshock.accuracy import Accuracy
+
+pytest_plugins = ["pytester"]
+ROOT = Path(__file__).parent.parent
+PHASES = ("test_phase0_correctness.py", "test_phase1_forward.py")
+SMALL = ["--device=cpu", "--N=64", "--B=4", "--rounds=3", "--warmup-rounds=1", "--cover=grid", "--workloads=cubed"]
+POINT = "cubed-N64-K64-B4-bf16"
+
+USERS_OWN = """
+import torch
+from blockshock.methods import METHODS
+from blockshock.patterns import MASKS, pattern_mask
+from blockshock.workloads import WORKLOADS, Workload
+
+@WORKLOADS.register("cubed")
+class Cubed(Workload):
+    def draw(self, B, K, stream): return torch.randn(B, K, generator=stream, device=stream.device) ** 3
+
+@MASKS.register("middle")
+def middle(source):
+    return pattern_mask("0110", source.N, source.K, source.device)
+
+@METHODS.register("mine")
+class Mine(METHODS.get("dense_single")):
+    def partial(self, x_BK): return torch.nn.functional.linear(x_BK, self.w_NK, self.bias)
+
+@METHODS.register("wrong")
+class Wrong(METHODS.get("dense_single")):
+    def partial(self, x_BK): return super().partial(x_BK) * 1.1
+
+@METHODS.register("raises")
+class Raises(METHODS.get("dense_single")):
+    def partial(self, x_BK): raise RuntimeError("a fault of its own")
+"""
+DESCRIBED = {
+    *("phase", "label", "method", "kernel", "mask", "workload", "N", "K", "B", "dtype"),
+    *("seed", "keep_full_weight", "device", "ranks", "algorithm"),
+}
+CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again"}
+TIMED = {
+    *("timing", "l2_flushed", "warmup_rounds", "weight_bytes", "estimated_weight_bytes"),
+    *("building_peak_bytes", "steady_peak_bytes", "layout_copied_bytes", "p50_ms", "p95_ms", "tokens_per_s"),
+    *("dense_equivalent_tflops", "weight_gb_per_s", "stages", "communication_share", "alone"),
+}
+MACHINE = {
+    *("torch", "cuda", "nccl", "cusparselt", "gpus", "driver", "interconnect"),
+    *("cpu", "cpu_cores", "python", "git_commit"),
+}
+
+
+class Run(NamedTuple):
+    """A finished pytest."""
+
+    status: int
+    output: str
+
+
+def suite(folder: Path, conftest: str) -> Path:
+    """The two phases in a folder of their own, with what a user adds to conftest.py."""
+    (folder / "tests").mkdir()
+    for name in PHASES:
+        shutil.copy(ROOT / "tests" / name, folder / "tests")
+    shutil.copy(ROOT / "pytest.ini", folder)
+    (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text() + conftest)
+    return folder
+
+
+def run_pytest(folder: Path, *arguments: str) -> Run:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    done = subprocess.run(
+        # Without hypothesis's plugin, whose import takes as long as a small run.
+        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *SMALL, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return Run(done.returncode, done.stdout)
+
+
+class Story(NamedTuple):
+    """A run of both phases in which one method gives a wrong result, and another raises halfway."""
+
+    folder: Path
+    run: Run
+    saved: dict[str, Any]
+    rows: dict[str, dict[str, Any]]  # the saved benchmarks by name
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder = suite(tmp_path_factory.mktemp("story"), USERS_OWN)
+    methods = "--methods=dense_single,wrong,raises,mine,masked_split_dense"
+    once = f"--deselect=tests/{PHASES[1]}::test_forward[raises-{POINT}]"  # one restart of the ranks will do
+    run = run_pytest(folder, methods, "--masks=middle", once, "--benchmark-save=first", "--json-report")
+    files = list(folder.glob("benchmark_results/*/0001_first.json"))
+    assert len(files) == 1, run.output
+    saved = json.loads(files[0].read_text())
+    return Story(folder, run, saved, {row["name"]: row for row in saved["benchmarks"]})
+
+
+def test_a_failure_loses_no_result_and_the_next_test_gets_a_working_group(story: Story) -> None:
+    assert story.run.status == pytest.ExitCode.TESTS_FAILED
+    assert re.search(r"^=+ 2 failed, 7 passed, 2 skipped, 1 deselected", story.run.output, re.MULTILINE)
+    assert "RuntimeError: a fault of its own" in story.run.output
+    assert "relative error" in story.run.output
+    passed = [f"{name}-{POINT}" for name in ("dense_single", "mine", "masked_split_dense-middle")]
+    wanted = [f"test_forward_is_right[{name}]" for name in passed] + [f"test_forward[{name}]" for name in passed]
+    wanted += [f"{test}[wrong-{POINT}]" for test in ("test_forward_is_right", "test_forward")]
+    assert sorted(story.rows) == sorted(wanted)
+
+
+def test_a_users_own_workload_mask_and_method_run_on_the_ranks(story: Story) -> None:
+    mine, split = (
+        story.rows[f"test_forward_is_right[{name}-{POINT}]"]["extra_info"]
+        for name in ("mine", "masked_split_dense-middle")
+    )
+    assert (mine["workload"], split["mask"]) == ("cubed", "middle")
+    assert mine["error_ratio"] <= 2
+    assert 0 < split["relative_error"] < 0.01
+
+
+def test_saved_rows_describe_themselves(story: Story) -> None:
+    assert {row["group"] for row in story.rows.values()} == {
+        f"phase {phase} cubed N=64 K=64 B=4 bf16" for phase in "01"
+    }
+    for name, row in story.rows.items():
+        measured = TIMED if name.startswith("test_forward[") else CHECKED
+        assert set(row["extra_info"]) == DESCRIBED | measured
+    assert set(story.saved["machine_info"]["blockshock"]) == MACHINE
+
+
+def test_every_sample_is_saved_and_sums_up_as_shown(story: Story) -> None:
+    timed = {name: row for name, row in story.rows.items() if name.startswith("test_forward[")}
+    assert len(timed) == 4
+    for row in timed.values():
+        stats, info = row["stats"], row["extra_info"]
+        data = stats["data"]
+        assert (len(data), stats["rounds"], stats["iterations"]) == (3, 3, 1)
+        assert (stats["min"], stats["median"]) == (min(data), statistics.median(data))
+        assert info["p50_ms"] == pytest.approx(stats["median"] * 1e3)
+        assert info["p95_ms"] == pytest.approx(np.percentile(data, 95) * 1e3)
+
+
+def test_the_comparison_ends_the_run(story: Story) -> None:
+    tables = story.run.output.partition(" Block-Shock: comparison ")[2]
+    assert re.search(r"phase 0 cubed N=64 K=64 B=4 bf16 *\n", tables)
+    assert "phase 1 cubed N=64 K=64 B=4 bf16, 2 CPU ranks, sync" in tables
+    for label in ("dense_single", "mine", "wrong", "masked_split_dense middle"):
+        assert len(re.findall(rf"^ *{label}  ", tables, re.MULTILINE)) == 2
+    assert re.search(r"^Saved: benchmark_results/\S+/0001_first\.json$", tables, re.MULTILINE)
+
+
+def test_the_json_report_holds_the_numbers_of_each_test(story: Story) -> None:
+    report = json.loads((story.folder / ".report.json").read_text())
+    for name, row in story.rows.items():
+        (test,) = [test for test in report["tests"] if test["nodeid"].endswith(f"::{name}")]
+        properties = {key: value for entry in test["user_properties"] for key, value in entry.items()}
+        assert properties == row["extra_info"]
+
+
+def test_a_run_compares_with_the_saved_one(story: Story) -> None:
+    run = run_pytest(story.folder, "-m", "bench", "--ranks=1", "--methods=mine", "--benchmark-compare=0001")
+    assert run.status == pytest.ExitCode.OK, run.output
+    assert re.search(rf"^test_forward\[mine-{POINT}\] \(0001_first\) ", run.output, re.MULTILINE)
+    assert re.search(rf"^test_forward\[mine-{POINT}\] \(NOW\) ", run.output, re.MULTILINE)
+
+
+def test_workers_share_phase_0_and_refuse_to_time(tmp_path: Path) -> None:
+    methods = "--methods=dense_tp_row,mine"
+    run = run_pytest(suite(tmp_path, USERS_OWN), "-n2", "-m", "correctness or bench", methods, "--json-report")
+    assert run.status == pytest.ExitCode.OK, run.output
+    why = "timing beside other workers measures them too: run `pytest -m bench` without -n"
+    assert f"SKIPPED [3] tests/{PHASES[1]}:" in run.output
+    assert why in run.output
+    assert re.search(r"^=+ 2 passed, 4 skipped", run.output, re.MULTILINE)
+    report = json.loads((tmp_path / ".report.json").read_text())
+    assert report["summary"]["passed"] == 2
+
+
+def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    """Run the two phases in this process, which must not start ranks."""
+    suite(pytester.path, conftest="")
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *SMALL, "--workloads=gaussian", *arguments)
+
+
+def test_gpu2_without_two_gpus_is_skipped_with_what_to_do(pytester: pytest.Pytester) -> None:
+    result = run_here(pytester, "-m", "gpu2")
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(skipped=2, deselected=16)
+    result.stdout.fnmatch_lines(
+        ["SKIPPED*: needs two CUDA GPUs, and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU*"]
+    )
+
+
+def test_ids_are_collected_as_documented(pytester: pytest.Pytester) -> None:
+    asked = ["--N=8192", "--B=64", "--methods=block_shock", "--kernels=cusparselt"]
+    case = "block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16"
+    lines = run_here(pytester, "--collect-only", "-q", *asked).outlines
+    for name, test in zip(PHASES, ("test_forward_is_right", "test_forward"), strict=True):
+        assert f"tests/{name}::{test}[{case}]" in lines
+
+
+def test_samples_become_the_rounds_of_a_benchmark_to_the_last_bit(pytester: pytest.Pytester) -> None:
+    samples = [[3e-6, 1e-6, 2.7e-6], [0.1, 0.2, 0.3, 1e-7, 1e3], [0.125]]
+    pytester.makepyfile(f"""
+        import pytest
+        from blockshock.plugin.clock import clock
+
+        @pytest.mark.benchmark(timer=clock)
+        @pytest.mark.parametrize("samples", {samples!r}, ids=str)
+        def test_replay(samples, benchmark):
+            clock.replay(benchmark, samples)
+    """)
+    result = pytester.runpytest_inprocess("--benchmark-json=saved.json", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=len(samples))
+    rows = json.loads((pytester.path / "saved.json").read_text())["benchmarks"]
+    assert [row["stats"]["data"] for row in rows] == samples
+    for row, data in zip(rows, samples, strict=True):
+        stats = row["stats"]
+        assert (stats["min"], stats["max"], stats["rounds"]) == (min(data), max(data), len(data))
+        assert stats["median"] == statistics.median(data)
