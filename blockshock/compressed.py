@@ -88,18 +88,15 @@ class Compressed24(torch.nn.Module):
             nibbles = torch.nn.functional.pad(nibbles, (0, 1))
         self.positions[start:stop] = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
 
-    def where(self, start: int, stop: int) -> torch.Tensor:
-        """Positions 0–3 of the kept values of rows [start, stop), int64 (rows, K/4, 2)."""
-        packed = self.positions[start:stop]
-        nibbles = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1)[:, : self.K // 4].long()
-        return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
-
     def decompress(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows [start, stop) as a dense tensor (rows, K) with zeros where the mask drops."""
-        stop = self.N if stop is None else stop
-        kept = bits(self.values_NJ)[start:stop].unflatten(1, (-1, 2))
-        dense = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
-        return dense.scatter_(2, self.where(start, stop), kept).flatten(1).view(self.values_NJ.dtype)
+        rows = slice(start, self.N if stop is None else stop)
+        return _expand(self.values_NJ[rows], self.positions[rows])
+
+    def decompress_columns(self, start: int, stop: int) -> torch.Tensor:
+        """Columns [start, stop) as a dense tensor (N, columns); start is a multiple of eight."""
+        values = self.values_NJ[:, start // 2 : stop // 2].contiguous()
+        return _expand(values, self.positions[:, start // 8 : -(-stop // 8)])
 
     def refresh(self, values_NJ: torch.Tensor) -> None:
         """Write new kept values (N, K/2) under the same mask.
@@ -117,3 +114,11 @@ class Compressed24(torch.nn.Module):
     @property
     def nbytes(self) -> int:
         return self.values_NJ.nbytes + self.positions.nbytes
+
+
+def _expand(values_RJ: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The dense (R, K) rows of kept values (R, K/2) and their packed positions (R, ⌈K/8⌉)."""
+    nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : values_RJ.shape[1] // 2].long()
+    kept = bits(values_RJ).unflatten(1, (-1, 2))
+    dense = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
+    return dense.scatter_(2, torch.stack((nibbles & 3, nibbles >> 2), dim=-1), kept).flatten(1).view(values_RJ.dtype)

@@ -26,7 +26,6 @@ PACKAGES = (
     "pytest>=8.3", "pytest-benchmark>=5.1", "pytest-json-report>=1.5", "pytest-timeout>=2.3", "pytest-xdist>=3.6",
     "hypothesis>=6.115", "safetensors>=0.4.5", "filelock>=3.16", "rich>=13.9", "numpy>=2.0",
 )  # fmt: skip
-PIP = "python -m pip install"
 CUDA_BUILD = "install a CUDA build of torch: pytorch.org/get-started"
 RANKS = {  # device: name of the check, what to do if its ranks do not start
     "cuda": ("NCCL ranks", "NCCL_DEBUG=INFO shows why; containers need --ipc=host"),
@@ -59,11 +58,13 @@ def main() -> int:
         warnings.simplefilter("ignore")
         device = examine(partial(look_into, findings, lambda name: status.update(f"Looking at {name} ...")))
     runs, ending = conclude(findings, device)
-    columns = [table.Column(name, overflow="fold") for name in ("check", "state", "found", "what to do")]
-    rows = table.Table(*columns, box=box.SIMPLE_HEAD)
+    rows = table.Table("check", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    rows.add_column("found", overflow="fold")
+    rows.add_column("what to do", overflow="fold", max_width=26)
     for one in findings:
         rows.add_row(one.name, text.Text(one.state, STYLES[one.state]), one.found, one.remedy)
-    screen.print(rows, text.Text(ending, "bold"), width=min(screen.width, WIDTH))
+    screen.width = min(screen.width, WIDTH) if screen.is_terminal else WIDTH
+    screen.print(rows, text.Text(ending, "bold"))
     return 0 if runs else 1
 
 
@@ -75,8 +76,9 @@ def look_into(
     try:
         finding = check(name, *args)
     except (Exception, SystemExit) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
-        finding = Finding(name, "missing" if isinstance(error, ModuleNotFoundError) else "broken", first, remedy)
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        found = re.sub(r"^\[.*?\] *", "", first)[:92]  # without a leading [Errno 2] or [enforce fail at FILE:LINE]
+        finding = Finding(name, "missing" if isinstance(error, ModuleNotFoundError) else "broken", found, remedy)
     findings.append(finding)
     return finding
 
@@ -86,7 +88,7 @@ def examine(look: Look) -> str:
     look("Python", "install Python 3.11 or newer", check_version, platform.python_version(), "3.11")
     look("packages", "", check_packages)
     look("results folder", "make it writable, or run elsewhere", check_folder, Path("benchmark_results"))
-    if look("torch", f'{PIP} --force-reinstall "torch>=2.11"', check_torch).state != "ok":
+    if look("torch", 'python -m pip install --force-reinstall "torch>=2.11"', check_torch).state != "ok":
         look("GPUs and ranks", "", lambda name: Finding(name, "n.a.", "not checked: they need torch"))
         return "cpu"
     import torch
@@ -134,7 +136,7 @@ def check_torch(name: str) -> Finding:
 
 
 def check_packages(name: str) -> Finding:
-    fine, wrong, install = list[str](), list[str](), PIP
+    fine, wrong, install = list[str](), list[str](), "python -m pip install"
     for requirement in PACKAGES:
         package, least = requirement.split(">=")
         try:
@@ -162,9 +164,7 @@ def check_cache(name: str) -> Finding:
 
 @cache
 def facts() -> dict[str, Any]:
-    from blockshock import environment
-
-    return environment.describe()
+    return dict(importlib.import_module("blockshock.environment").describe())
 
 
 def check_fact(name: str, key: str, absent: str, remedy: str = "") -> Finding:
@@ -200,7 +200,7 @@ def check_kernels(name: str, device: str, gpus: int, look: Look) -> Finding:
         for kernel in KERNELS.names():
             if gpus and device not in KERNELS.get(kernel).device_types:
                 continue  # the turn of the GPU says more
-            finding = look(f"kernel {kernel}", f"leave {kernel} out of --kernels", check_kernel, kernel, device)
+            finding = look(f"kernel {kernel}", "choose other --kernels", check_kernel, kernel, device)
             if finding.state == "ok" and KERNELS.get(kernel).sparse:
                 right.append(kernel)
     if not right:

@@ -40,6 +40,10 @@ class Mask:
             raise MaskError(f"columns [{start}, {stop}) cut a group of four: both ends must be multiples of 4")
         return self if (start, stop) == (0, self.K) else Columns(self, start, stop)
 
+    def transposed(self) -> Mask:
+        """The (K, N) mask of the transposed matrix; it is 2:4 only if this one is transposable."""
+        return Transposed(self)
+
     def dense(self) -> torch.Tensor:
         """The whole mask as one boolean tensor (N, K)."""
         return self.rows(0, self.N)
@@ -64,6 +68,10 @@ class TiledMask(Mask):
     def complement(self) -> Mask:
         assert self.tile is not None
         return TiledMask(~self.tile, self.N, self.K)
+
+    def transposed(self) -> Mask:
+        assert self.tile is not None
+        return super().transposed() if self.N % self.tile.shape[0] else TiledMask(self.tile.T, self.K, self.N)
 
     def columns(self, start: int, stop: int) -> Mask:
         assert self.tile is not None
@@ -116,6 +124,19 @@ class Columns(Mask):
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return self._mask.rows(start, stop)[:, self._columns]
+
+
+class Transposed(Mask):
+    def __init__(self, mask: Mask) -> None:
+        super().__init__(mask.K, mask.N)
+        self._mask = mask
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        blocks = row_blocks(self._mask.N, self._mask.K)
+        return torch.cat([self._mask.rows(first, last)[:, start:stop] for first, last in blocks]).T
+
+    def transposed(self) -> Mask:
+        return self._mask
 
 
 def check_shape(N: int, K: int) -> None:

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -24,6 +25,7 @@ FLUSH_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
 """More than the last-level cache of the devices this suite knows (an H200 has 60 MB of L2)."""
 
 Call = Callable[[], object]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,20 @@ def _eager_stages(call: Call, device: torch.device, prologue: Prologue, protocol
 
 def _by_name(rounds: list[dict[str, float]]) -> dict[str, list[float]]:
     return {name: [stages[name] for stages in rounds] for name in (rounds[0] if rounds else {})}
+
+
+def host_seconds(call: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+    """What a call returns, and its seconds by the host clock, with the device synchronised before and after."""
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    synchronize()
+    start = time.perf_counter()
+    result = call()
+    synchronize()
+    return result, time.perf_counter() - start
 
 
 def slowest(per_rank: list[list[float]]) -> list[float]:

@@ -32,14 +32,13 @@ class WeightSource:
     def __init__(
         self, N: int, K: int, dtype: torch.dtype, device: torch.device | str, seed: int, bias: torch.Tensor | None
     ) -> None:
-        check_shape(N, K)
         self.N, self.K, self.dtype, self.device, self.seed = N, K, dtype, torch.device(device), seed
         if bias is not None and tuple(bias.shape) != (N,):
             raise InputError(f"bias must have shape ({N},), got {tuple(bias.shape)}")
         self.bias = None if bias is None else bias.to(self.device, dtype)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of W, (stop - start, K), contiguous, without exact zeros."""
+        """Rows [start, stop) of W, (stop - start, K), without exact zeros."""
         raise NotImplementedError
 
     def gather(self, columns: slice, mask: Mask | None = None, rows: slice | None = None) -> torch.Tensor:
@@ -56,12 +55,37 @@ class WeightSource:
         return out
 
 
+class TransposedWeights(WeightSource):
+    """Wᵀ of the given columns of another source, (columns, N), without a bias; for products that contract over N."""
+
+    def __init__(self, source: WeightSource, columns: slice = slice(None)) -> None:
+        self._source, self._columns = source, range(source.K)[columns]
+        super().__init__(len(self._columns), source.N, source.dtype, source.device, source.seed, bias=None)
+
+    def _columns_of(self, rows: slice) -> slice:
+        kept = self._columns[rows]
+        return slice(kept.start, kept.stop)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        # A view: the product with it then is the one that backward runs, not contiguous, over the same memory.
+        return self._source.gather(self._columns_of(slice(start, stop))).T
+
+    def gather(self, columns: slice, mask: Mask | None = None, rows: slice | None = None) -> torch.Tensor:
+        # One pass over the source's rows; the inherited way would make them anew for each block of columns.
+        out = self._source.gather(self._columns_of(rows or slice(None)), rows=columns).T.contiguous()
+        if mask is not None:
+            for start, stop in row_blocks(len(out), out.shape[1] * out.itemsize):
+                out[start:stop].masked_fill_(~mask.rows(start, stop), 0)
+        return out
+
+
 class GeneratedWeights(WeightSource):
     """Normal weights of standard deviation 1/√K, so that outputs have the scale of inputs; the same for one seed."""
 
     def __init__(
         self, N: int, K: int, dtype: torch.dtype, device: torch.device | str, seed: int = 0, with_bias: bool = False
     ) -> None:
+        check_shape(N, K)
         super().__init__(N, K, dtype, device, seed, bias=None)
         if with_bias:
             self.bias = torch.randn(N, device=self.device, generator=generator(self.device, seed, 3)).to(dtype)
@@ -87,6 +111,7 @@ class TensorWeights(WeightSource):
             raise InputError(f"W must be a floating-point (N, K) matrix, got {w_NK.dtype} {tuple(w_NK.shape)}")
         check_finite(w_NK, "W")
         N, K = w_NK.shape
+        check_shape(N, K)
         super().__init__(N, K, w_NK.dtype, w_NK.device, seed, None if bias is None else bias.detach())
         self._w_NK = w_NK.detach()
 

@@ -223,7 +223,7 @@ def test_faulty_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (raising.state, raising.found) == ("broken", "no such packing")
     assert (dying.state, dying.found) == ("broken", "rank 0 was killed by SIGSEGV")
     assert (wrong.state, wrong.found[:15]) == ("broken", "relative error ")
-    assert wrong.remedy == "leave wrong out of --kernels"
+    assert wrong.remedy == "choose other --kernels"
     assert (together.name, together.state) == ("all", "ok")
     assert together.found == "sparse and right: gathered, reference"
 

@@ -66,7 +66,7 @@ def test_one_seed_one_matrix(dtype: torch.dtype) -> None:
     assert first.bias is not None
     assert again.bias is not None
     assert other.bias is not None
-    assert first.rows(0, 512).dtype == first.bias.dtype == dtype
+    assert first.rows(0, 512).dtype == first.gather(slice(None)).dtype == first.bias.dtype == dtype
     assert torch.equal(first.bias, again.bias)
     assert not torch.equal(first.bias, other.bias)
 
@@ -106,9 +106,10 @@ def test_zeros_are_nudged_to_the_smallest_normal_number_of_their_sign(dtype: tor
     assert w[0, 0] == 0
 
 
-def test_generated_weights_hold_no_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+@every_dtype
+def test_generated_weights_hold_no_zeros(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.zeros(shape))
-    assert (GeneratedWeights(4, 8, torch.bfloat16, CPU).rows(0, 4) == torch.finfo(torch.bfloat16).tiny).all()
+    assert (GeneratedWeights(4, 8, dtype, CPU).rows(0, 4) == torch.finfo(dtype).tiny).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -152,6 +153,7 @@ def test_bias_holds_one_value_a_row(shape: tuple[int, ...]) -> None:
 def test_bias_comes_in_the_dtype_of_the_weights() -> None:
     bias = TensorWeights(torch.ones(4, 8).bfloat16(), torch.nn.Parameter(torch.arange(4.0))).bias
     assert bias is not None
+    assert bias.dtype == torch.bfloat16
     assert not bias.requires_grad
     assert torch.equal(bias, torch.arange(4).bfloat16())
 

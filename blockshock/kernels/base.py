@@ -12,11 +12,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from blockshock.blocks import row_blocks
 from blockshock.compressed import bits, kept_columns
-from blockshock.errors import InputError, KernelUnavailable
-from blockshock.masks import Mask
+from blockshock.errors import InputError, KernelUnavailable, MaskError
+from blockshock.masks import Mask, check_transposable
 from blockshock.registry import Registry
-from blockshock.weights import WeightSource
+from blockshock.weights import TransposedWeights, WeightSource
 
 Agree = Callable[[list[float]], list[float]]
 """Turns this rank's measured seconds into those that all ranks decide by."""
@@ -50,6 +51,10 @@ class Half:
         """The half as a dense (N, K) tensor with zeros where the mask drops."""
         return self.source.gather(self.columns, self.mask)
 
+    def transposed(self) -> Half:
+        """The half of Wᵀ: 2:4 only if the mask is transposable."""
+        return Half(TransposedWeights(self.source, self.columns), slice(0, self.N), self.mask.transposed())
+
     def kept_values(self, start: int, stop: int) -> torch.Tensor:
         """Kept values of rows [start, stop) in column order, (rows, K/2)."""
         rows = self.source.rows(start, stop)[:, self.columns].contiguous()
@@ -62,17 +67,37 @@ class Packed(nn.Module):
 
     Attributes:
         algorithm: what the kernel chose to run, for the record.
+        transposed: for kernels that cannot contract over N, a packing of Wᵀ that does it for them.
+        product_stage: the stage that the product counts as; ``grad_x`` in a packing of Wᵀ.
     """
 
-    algorithm: str = ""
+    transposed: Packed | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.algorithm, self.product_stage = "", "matmul"
+        self.transposed = None
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
-        """x @ Wᵀ (+ bias): (B, K) → (B, N)."""
+        """x @ Wᵀ (+ bias): (B, K) → (B, N). Stages ``layout`` and ``matmul``."""
         raise NotImplementedError
+
+    def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        """grad_y @ W: (B, N) → (B, K), for a contiguous grad_y. Stages ``layout`` and ``grad_x``."""
+        assert self.transposed is not None, "packed for the forward pass alone"
+        grad_x_BK: torch.Tensor = self.transposed(grad_y_BN)
+        return grad_x_BK
 
     def refresh(self, values_NJ: torch.Tensor) -> None:
         """Write new kept values (N, K/2), in column order, under the same mask."""
         raise NotImplementedError
+
+    def refresh_from(self, half: Half) -> None:
+        """Write the values of another half with the same mask, here and in the packing of Wᵀ."""
+        blocks = row_blocks(half.N, half.K * half.dtype.itemsize)
+        self.refresh(torch.cat([half.kept_values(start, stop) for start, stop in blocks]))
+        if self.transposed is not None:
+            self.transposed.refresh_from(half.transposed())
 
 
 class Kernel:
@@ -108,9 +133,32 @@ class Kernel:
         if reason := self.unsuitable(half.N, half.K, half.dtype, half.mask):
             raise InputError(f"kernel {type(self).__name__.lower()}: {reason}")
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
-        """Pack a half. ``check`` it first: this assumes that it passed."""
+    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        """Pack a half. ``check`` it first: this assumes that it passed.
+
+        Args:
+            backward: ``grad_input`` will be asked for, so that what it needs beside the packing is packed too.
+        """
         raise NotImplementedError
+
+    def pack_transposed(self, half: Half) -> Packed:
+        """A packing of Wᵀ, whose product is grad_y @ W: in this kernel's format, or dense if the mask forbids that."""
+        transposed = half.transposed()
+        kernel: Kernel = self
+        try:
+            check_transposable(half.mask)
+            if self.unsuitable(transposed.N, transposed.K, transposed.dtype, transposed.mask):
+                kernel = build_kernel("dense")
+        except MaskError:
+            kernel = build_kernel("dense")
+        packed = kernel.pack(transposed)
+        packed.product_stage = "grad_x"
+        packed.algorithm = "" if kernel is self else "dense, for the mask is not transposable"
+        return packed
+
+    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
+        """Bytes held for the backward pass beside the packing, at most; 0 for kernels that contract over N too."""
+        return 0
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         """Bytes that the packing of a (N, K) half holds."""

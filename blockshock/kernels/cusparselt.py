@@ -39,7 +39,7 @@ class PackedCusparselt(Packed):
             if tokens % TOKENS_MULTIPLE:
                 x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % TOKENS_MULTIPLE)))
         algorithm, split_k, split_k_mode = self._algorithm(x_BK)
-        with stage("matmul"):
+        with stage(self.product_stage):
             y_BN = torch._cslt_sparse_mm(
                 self.packed,
                 x_BK.t(),
@@ -106,8 +106,13 @@ class Cusparselt(Kernel):
             return f"needs N and K to be multiples of 16, got N = {N}, K = {K}"
         return None
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
-        return PackedCusparselt(half, bias, self.search)
+    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        packed = PackedCusparselt(half, bias, self.search)
+        packed.transposed = self.pack_transposed(half) if backward else None
+        return packed
+
+    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return N * K * itemsize
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return N * K // 2 * itemsize + N * K // 8

@@ -30,7 +30,7 @@ class PackedCutlass(Packed):
         with stage("layout"):
             if tokens % 8:
                 x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % 8)))
-        with stage("matmul"):
+        with stage(self.product_stage):
             if self.bias is None:
                 y_NB = torch._sparse_semi_structured_mm(self.packed, self.meta, x_BK.t())
             else:
@@ -63,8 +63,13 @@ class Cutlass(Kernel):
             return f"needs N to be a multiple of 32 and K of 64, got N = {N}, K = {K}"
         return None
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
-        return PackedCutlass(half, bias)
+    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        packed = PackedCutlass(half, bias)
+        packed.transposed = self.pack_transposed(half) if backward else None
+        return packed
+
+    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return N * K * itemsize
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return N * K // 2 * itemsize + N * K // 8

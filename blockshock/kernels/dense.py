@@ -21,8 +21,15 @@ class PackedDense(Packed):
         self.register_buffer("bias", bias)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
-        with stage("matmul"):
+        with stage(self.product_stage):
             return F.linear(x_BK, self.w_NK, self.bias)
+
+    def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        with stage("grad_x"):
+            return grad_y_BN @ self.w_NK
+
+    def refresh_from(self, half: Half) -> None:
+        self.w_NK.copy_(half.dense())
 
     def refresh(self, values_NJ: torch.Tensor) -> None:
         for start, stop in row_blocks(self.mask.N, self.mask.K):
@@ -36,7 +43,7 @@ class Dense(Kernel):
     sparse = False
     contender = False
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
+    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         return PackedDense(half, bias)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:

@@ -46,6 +46,12 @@ class RowPattern:
         # Slices, not an index tensor: nothing is copied from the host, so that a CUDA graph can capture it.
         return torch.stack([x_BGQ[..., column] for column in self.kept], dim=-1).flatten(1)
 
+    def scatter_add(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
+        """Add a product over the kept columns to those columns of x: the transpose of ``gather``."""
+        x_BGQ = x_BK.unflatten(1, (-1, self.width))
+        for position, column in enumerate(self.kept):
+            x_BGQ[..., column] += part_BJ[:, position :: len(self.kept)]
+
 
 def _aligned_pairs(x_BK: torch.Tensor) -> bool:
     return x_BK.stride(1) == 1 and x_BK.stride(0) % 2 == 0 and x_BK.storage_offset() % 2 == 0
@@ -61,6 +67,8 @@ def row_patterns(tile: torch.Tensor) -> list[RowPattern]:
 
 class PackedGathered(Packed):
     """``values``: per row pattern, the kept values of its rows, (rows with that pattern, K/2)."""
+
+    values_0: torch.Tensor
 
     def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -99,6 +107,24 @@ class PackedGathered(Packed):
         with stage("matmul"):
             return F.linear(x_BJ, self.get_buffer(f"values_{index}"), getattr(self, f"bias_{index}"))
 
+    def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        grad_x_BK = grad_y_BN.new_zeros(len(grad_y_BN), 2 * self.values_0.shape[1])
+        for index, pattern in enumerate(self.patterns):
+            grad_BR = self._rows_of_pattern(grad_y_BN, pattern)
+            with stage("grad_x"):
+                part_BJ = grad_BR @ self.get_buffer(f"values_{index}")
+            with stage("layout"):
+                pattern.scatter_add(copied(part_BJ), grad_x_BK)
+        return grad_x_BK
+
+    def _rows_of_pattern(self, grad_y_BN: torch.Tensor, pattern: RowPattern) -> torch.Tensor:
+        """The columns of grad_y that belong to the output features of a pattern."""
+        if len(self.patterns) == 1:
+            return grad_y_BN
+        with stage("layout"):
+            grad_BNP = grad_y_BN.unflatten(1, (-1, self.period))
+            return copied(torch.stack([grad_BNP[..., row] for row in pattern.rows], dim=-1).flatten(1))
+
     def refresh(self, values_NJ: torch.Tensor) -> None:
         self._write(values_NJ, 0)
 
@@ -119,7 +145,7 @@ class Gathered(Kernel):
             return f"takes tiles of at most {MOST_PATTERNS} distinct rows; this one has {distinct}"
         return None
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
+    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         return PackedGathered(half, bias)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:

@@ -27,6 +27,13 @@ class PackedReference(Packed):
                 y_BN[:, start:stop] = F.linear(x_BK, self.weight.decompress(start, stop), bias)
             return y_BN
 
+    def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        with stage("grad_x"):
+            grad_x_BK = grad_y_BN.new_empty(len(grad_y_BN), self.weight.K)
+            for start, stop in row_blocks(self.weight.K, self.weight.N * grad_y_BN.itemsize, multiple=8):
+                grad_x_BK[:, start:stop] = grad_y_BN @ self.weight.decompress_columns(start, stop)
+            return grad_x_BK
+
     def refresh(self, values_NJ: torch.Tensor) -> None:
         self.weight.refresh(values_NJ)
 
@@ -37,7 +44,7 @@ class Reference(Kernel):
 
     contender = False
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None) -> Packed:
+    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         return PackedReference(half, bias)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:

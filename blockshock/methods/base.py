@@ -25,22 +25,25 @@ class Layer:
         mask: of the first half, for methods that split W; None for the others.
         kernel: spec of the kernel, for methods that choose one.
         tokens: rows of X that the layer will meet, for kernels that are chosen by measuring.
+        backward: the layer will be differentiated, so that what backward needs is packed too.
     """
 
     source: WeightSource
     mask: Mask | None = None
     kernel: str = "auto"
     tokens: int = 64
+    backward: bool = False
 
 
 @dataclass(frozen=True)
 class Shape:
-    """N, K and bytes an element of a layer, and the number of ranks: all that a memory estimate needs."""
+    """N, K and bytes an element of a layer, the number of ranks, and whether backward runs: for memory estimates."""
 
     N: int
     K: int
     itemsize: int
     ranks: int
+    backward: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class WeightEstimate:
 class Method(nn.Module):
     """A linear layer y = x Wᵀ + bias whose replicated input and output are (B, K) and (B, N) on every rank.
 
-    A subclass says what it stores, how it multiplies (``partial``) and how the ranks agree (``combine``).
+    A subclass says what it stores, how it multiplies (``partial``) and how the ranks agree (``enter``, ``combine``).
 
     Attributes:
         picks: which of "mask" and "kernel" the user picks for this method.
@@ -87,17 +90,26 @@ class Method(nn.Module):
         return 1
 
     @property
+    def grad_roundings(self) -> int:
+        """The same of an element of grad_X."""
+        return 1
+
+    @property
     def algorithm(self) -> str:
         """The kernel and algorithm that ran, for the record."""
         return "dense"
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         self._check_input(x_BK)
-        part = self.partial(x_BK)
+        part = self.partial(self.enter(x_BK))
         if not part.is_contiguous():
             with stage("layout"):
                 part = copied(part.contiguous())
         return self.combine(part)
+
+    def enter(self, x_BK: torch.Tensor) -> torch.Tensor:
+        """What of the replicated input this rank multiplies; in backward, grad_X whole again on every rank."""
+        return x_BK
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         """What this rank computes by itself."""

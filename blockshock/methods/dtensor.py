@@ -8,6 +8,7 @@ input sharding cannot be told apart from outside: all that is not the product co
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +27,31 @@ class _StagedLinear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with stage("matmul"):
             return super().forward(x)
+
+
+def _waited(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.wait() if isinstance(tensor, AsyncCollectiveTensor) else tensor
+
+
+class _WaitForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: torch.Tensor) -> torch.Tensor:
+        return _waited(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return grad
+
+
+class _WaitBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        with stage("reduce"):
+            return _waited(grad)
 
 
 @cache
@@ -58,8 +84,10 @@ class _DTensorParallel(TensorParallel):
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("reduce"):
-            y_BN = self.linear(x_BK)
-            return y_BN.wait() if isinstance(y_BN, AsyncCollectiveTensor) else y_BN
+            if not x_BK.requires_grad:
+                return _waited(self.linear(x_BK))
+            y_BN: torch.Tensor = _WaitForward.apply(self.linear(_WaitBackward.apply(x_BK)))
+            return y_BN
 
 
 @METHODS.register("dtensor_row")
@@ -85,6 +113,10 @@ class DTensorRow(_DTensorParallel):
 @METHODS.register("dtensor_col")
 class DTensorColumn(_DTensorParallel):
     """``ColwiseParallel`` with replicated input and output."""
+
+    @property
+    def grad_roundings(self) -> int:
+        return self.group.size()
 
     @classmethod
     def check(cls, shape: Shape) -> None:

@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from blockshock.blocks import row_blocks
-from blockshock.collectives import Group, shard, slowest_of_ranks, sum_over_ranks
+from blockshock.autograd import product
+from blockshock.collectives import Group, replicated, shard, slowest_of_ranks, sum_over_ranks
 from blockshock.errors import InputError
 from blockshock.kernels import Half, Packed, build_kernel
 from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate
@@ -45,7 +45,7 @@ class BlockShock(Method):
             kernel.check(half)
         has_bias = group.rank() == 0
         self.halves = nn.ModuleList(
-            kernel.pack(half, layer.source.bias if has_bias and index == 0 else None)
+            kernel.pack(half, layer.source.bias if has_bias and index == 0 else None, layer.backward)
             for index, (kernel, half) in enumerate(zip(chosen, halves, strict=True))
         )
         self._names = [type(kernel).__name__.lower() for kernel in chosen]
@@ -81,24 +81,31 @@ class BlockShock(Method):
         halves, shards = (2, 1) if shape.ranks == 1 else (1, shape.ranks // 2)
         pack = build_kernel(cls._kernel(kernel))
         size = shape.N, shape.K // shards, shape.itemsize
-        steady = halves * pack.weight_bytes(*size)
-        return WeightEstimate(steady, steady - pack.weight_bytes(*size) + pack.build_bytes(*size))
+        packed = pack.weight_bytes(*size) + (pack.backward_bytes(*size) if shape.backward else 0)
+        return WeightEstimate(halves * packed, halves * packed - pack.weight_bytes(*size) + pack.build_bytes(*size))
 
     @property
     def roundings(self) -> int:
         return max(self.group.size(), 2)
 
     @property
+    def grad_roundings(self) -> int:
+        return max(self.group.size(), 2)
+
+    @property
     def algorithm(self) -> str:
         halves = zip(self._names, self.packings(), strict=True)
-        return "; ".join(dict.fromkeys(f"{name} {packed.algorithm}".strip() for name, packed in halves))
+        return "; ".join(dict.fromkeys(_describe(name, packed) for name, packed in halves))
 
     def packings(self) -> list[Packed]:
         return [half for half in self.halves if isinstance(half, Packed)]
 
+    def enter(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return replicated(x_BK, self.group)
+
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         x_BS = x_BK[:, self.columns]
-        part_BN, *others = [half(x_BS) for half in self.halves]
+        part_BN, *others = [product(x_BS, packed) for packed in self.packings()]
         for other_BN in others:
             part_BN = part_BN + other_BN
         return part_BN
@@ -114,8 +121,13 @@ class BlockShock(Method):
             )
         which, _ = self._place()
         for half, packed in zip(self._halves(source, which), self.packings(), strict=True):
-            blocks = row_blocks(self.N, self.K * self.dtype.itemsize)
-            packed.refresh(torch.cat([half.kept_values(start, stop) for start, stop in blocks]))
+            packed.refresh_from(half)
+
+
+def _describe(name: str, packed: Packed) -> str:
+    """The kernel, what it chose, and how it goes backward where that is another packing."""
+    backward = "" if packed.transposed is None else f"backward {packed.transposed.algorithm or name}"
+    return ", ".join(filter(None, [f"{name} {packed.algorithm}".strip(), backward]))
 
 
 @METHODS.register("masked_split_dense")

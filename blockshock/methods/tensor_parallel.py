@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from blockshock.collectives import Group, gather_features, shard, sum_over_ranks
+from blockshock.autograd import linear
+from blockshock.collectives import Group, gather_features, own_features, replicated, shard, sum_over_ranks
 from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate
-from blockshock.stages import stage
 
 
 class TensorParallel(Method):
@@ -24,13 +23,14 @@ class TensorParallel(Method):
 class RowParallel(TensorParallel):
     """Shards of W along K, one a rank; partial outputs are summed.
 
-    Stores w_NK[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce. The bias joins rank 0's product.
+    Stores w_NK[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce, backward gathers B·K of grad_X. The
+    bias joins rank 0's product.
     """
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.columns = shard(self.K, group.rank(), group.size(), "K")
-        self.w_NS = nn.Parameter(layer.source.gather(self.columns))
+        columns = shard(self.K, group.rank(), group.size(), "K")
+        self.w_NS = nn.Parameter(layer.source.gather(columns))
         self.register_buffer("bias", layer.source.bias if group.rank() == 0 else None)
 
     @classmethod
@@ -41,9 +41,11 @@ class RowParallel(TensorParallel):
     def roundings(self) -> int:
         return self.group.size()
 
-    def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        with stage("matmul"):
-            return F.linear(x_BK[:, self.columns], self.w_NS, self.bias)
+    def enter(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return own_features(x_BK, self.group)
+
+    def partial(self, x_BS: torch.Tensor) -> torch.Tensor:
+        return linear(x_BS, self.w_NS, self.bias)
 
     def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(part_BN, self.group)
@@ -53,7 +55,8 @@ class RowParallel(TensorParallel):
 class ColumnParallel(TensorParallel):
     """Shards of W along N, one a rank; output features are gathered.
 
-    Stores w_NK[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N) order.
+    Stores w_NK[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)
+    order; backward all-reduces B·K elements of grad_X.
     """
 
     def __init__(self, layer: Layer, group: Group) -> None:
@@ -66,9 +69,15 @@ class ColumnParallel(TensorParallel):
     def check(cls, shape: Shape) -> None:
         shard(shape.N, 0, shape.ranks, "N")
 
+    @property
+    def grad_roundings(self) -> int:
+        return self.group.size()
+
+    def enter(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return replicated(x_BK, self.group)
+
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        with stage("matmul"):
-            return F.linear(x_BK, self.w_SK, self.bias)
+        return linear(x_BK, self.w_SK, self.bias)
 
     def combine(self, part_BS: torch.Tensor) -> torch.Tensor:
         return gather_features(part_BS, self.group)

@@ -57,8 +57,8 @@ class Case:
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
 
-    def shape(self, ranks: int) -> Shape:
-        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks)
+    def shape(self, ranks: int, backward: bool = False) -> Shape:
+        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks, backward)
 
 
 @dataclass
@@ -77,8 +77,8 @@ def this_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
-def build(case: Case) -> Built:
-    """Build the method and draw its input on this rank."""
+def build(case: Case, backward: bool = False) -> Built:
+    """Build the method, with frozen weights, and draw its input on this rank."""
     device, group = this_device(), dist.group.WORLD
     assert group is not None
     workload = build_workload(case.workload)
@@ -88,15 +88,15 @@ def build(case: Case) -> Built:
     if mask is not None:
         check_2to4(mask)
         check_complementary(mask, mask.complement())
-    layer = Layer(source, mask, case.kernel or "auto", case.B)
+    layer = Layer(source, mask, case.kernel or "auto", case.B, backward)
     with memory.peak_bytes(device) as peak:
-        method = METHODS.get(case.method)(layer, group)
+        method = METHODS.get(case.method)(layer, group).requires_grad_(False)
         if case.keep_full_weight:
             method.register_buffer("full_weight_NK", source.gather(slice(None)))
     return Built(method, source, x_BK, peak[0], group)
 
 
-def obstacle(case: Case) -> str | None:
+def obstacle(case: Case, backward: bool = False) -> str | None:
     """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size."""
     device, ranks = this_device(), dist.get_world_size()
     try:
@@ -107,7 +107,7 @@ def obstacle(case: Case) -> str | None:
     if reason:
         return reason
     ranks_here = 1 if device.type == "cuda" else ranks
-    needed, free = estimate_bytes(case, ranks) * ranks_here, memory.free_bytes(device)
+    needed, free = estimate_bytes(case, ranks, backward) * ranks_here, memory.free_bytes(device)
     if needed > free:
         return (
             f"needs about {memory.gib(needed)} on {device}, {memory.gib(free)} are free: "
@@ -126,10 +126,11 @@ def _kernel_obstacle(case: Case, device: torch.device) -> str | None:
     return reason and f"kernel {case.kernel}: {reason}"
 
 
-def estimate_bytes(case: Case, ranks: int) -> int:
+def estimate_bytes(case: Case, ranks: int, backward: bool = False) -> int:
     """Bytes a rank holds at most: weights while building, X, a few outputs, float64 blocks of the reference."""
-    shape = case.shape(ranks)
+    shape = case.shape(ranks, backward)
     weights = METHODS.get(case.method).estimate(shape, case.kernel or "auto").building
     full = case.N * case.K * shape.itemsize if case.keep_full_weight else 0
     activations = case.B * (2 * case.K + 4 * case.N) * shape.itemsize + case.B * case.K * 16
+    activations *= 3 if backward else 1
     return weights + full + activations + (2 << 30 if shape.N * shape.K * 8 > 1 << 30 else 4 * shape.N * shape.K * 8)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
+from blockshock import timing
 from blockshock.accuracy import ErrorSums, compare
 from blockshock.compressed import bits
 from blockshock.phases.case import Built, Case, build
@@ -43,25 +43,17 @@ def run(case: Case) -> CorrectnessResult:
     errors = compare(y_BN, built.x_BK, built.source, roundings, built.group.rank(), built.group.size())
     rank0_BN = y_BN.clone()
     dist.broadcast(rank0_BN, 0, group=built.group)
-    same_on_ranks = _same_bits(rank0_BN, y_BN)
+    same_on_ranks = same_bits(rank0_BN, y_BN)
     del built, rank0_BN
     again_BN, second = _forward(build(case))
-    same_again = _same_bits(again_BN, y_BN)
+    same_again = same_bits(again_BN, y_BN)
     return CorrectnessResult(errors, roundings, same_on_ranks, same_again, [first, second], algorithm)
 
 
 def _forward(built: Built) -> tuple[torch.Tensor, float]:
-    _synchronize(built.x_BK.device)
-    start = time.perf_counter()
-    y_BN = built.method(built.x_BK)
-    _synchronize(built.x_BK.device)
-    return y_BN, time.perf_counter() - start
+    return timing.host_seconds(lambda: built.method(built.x_BK), built.x_BK.device)
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors hold the same bits, whatever their strides."""
     return torch.equal(bits(a.contiguous()), bits(b.contiguous()))

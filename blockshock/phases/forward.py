@@ -13,14 +13,15 @@ from blockshock.phases.case import Case, build
 
 
 @dataclass
-class ForwardResult:
+class TimingResult:
     """What one rank measured. Times in seconds, sizes in bytes.
 
     Attributes:
-        samples: of each round, in the mode asked for.
+        samples: of each round of what the phase times, in the mode asked for.
         eager_samples: the same by device events around eager calls; empty unless the mode is cuda_graph.
         stages, copied_bytes: from a second, instrumented series.
-        alone: samples of the rank's own part and of the collective, each run by itself; empty where one is missing.
+        alone: samples of pieces run by themselves: the rank's own ``partial`` and the collective that combines
+            (phase 1, where there are both), the ``forward`` pass (phase 2).
         weight_bytes, estimated_weight_bytes: counted from storage, and by arithmetic.
         building_bytes, steady_bytes: memory held at most while building; and while running, weights included.
         algorithm: kernel and algorithm that ran.
@@ -39,7 +40,7 @@ class ForwardResult:
 
 
 @torch.inference_mode()
-def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> ForwardResult:
+def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingResult:
     """Build and time the case on this rank; all ranks call it together."""
     built = build(case)
     device, method, x_BK = built.x_BK.device, built.method, built.x_BK
@@ -54,7 +55,7 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Forward
     eager = timing.Protocol("cuda_events", rounds, warmup, flush, protocol.align)
     stages = timing.time_stages(call, device, protocol)
     estimate = METHODS.get(case.method).estimate(case.shape(built.group.size()), case.kernel or "auto")
-    return ForwardResult(
+    return TimingResult(
         samples=samples,
         eager_samples=timing.time_call(call, device, eager) if mode == "cuda_graph" else [],
         stages=stages.seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,26 @@ from blockshock.phases.case import Case, obstacle
 from blockshock.plugin import cases, options
 from blockshock.plugin.clock import clock
 from blockshock.plugin.options import Settings
-from blockshock.plugin.records import COVER_GROUP, describe_case, group_name
+from blockshock.plugin.records import cover_group, describe_case, group_name
 from blockshock.ranks import Ranks
 from blockshock.registry import extensions
 from blockshock.report.comparison import print_comparison
 
 SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
+CASES = {
+    "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
+    "forward_case": ("phase 1", cases.forward_grid, None),
+    "gradient_case": ("phase 2 grad_X", cases.backward_grid, cases.cover),
+    "backward_case": ("phase 2", cases.backward_grid, None),
+}
+"""Of each fixture that a phase's test takes: what its groups are called, its grid, and the small cases beside it."""
+
+timed_alone = pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ,
+    reason="timing beside other workers measures them too: run `pytest -m bench` without -n",
+)
+"""For tests that time something."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,12 +56,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     settings = metafunc.config.stash[SETTINGS]
-    for phase, fixture in enumerate(("correctness_case", "forward_case")):
-        if fixture in metafunc.fixturenames:
-            parameters = [_parameter(case, group_name(phase, case), settings) for case in cases.grid(settings)]
-            if phase == 0:
-                parameters += [_parameter(case, COVER_GROUP, settings) for case in cases.cover(settings)]
-            metafunc.parametrize(fixture, parameters + _two_gpu_reminder(settings))
+    for fixture in CASES.keys() & set(metafunc.fixturenames):
+        title, grid, cover = CASES[fixture]
+        on_grid = grid(settings)
+        parameters = [_parameter(case, group_name(title, case), settings) for case in on_grid]
+        if cover is not None:
+            parameters += [_parameter(case, cover_group(title), settings) for case in cover(settings, on_grid)]
+        metafunc.parametrize(fixture, parameters + _two_gpu_reminder(settings))
 
 
 def _parameter(case: Case, group: str, settings: Settings) -> Any:
@@ -84,9 +99,9 @@ class Row:
     def __init__(self, request: pytest.FixtureRequest, settings: Settings, ranks: Ranks) -> None:
         self._request, self._settings, self._ranks = request, settings, ranks
 
-    def run(self, function: Any, case: Case, *args: object) -> list[Any]:
+    def run(self, function: Any, case: Case, *args: object, backward: bool = False) -> list[Any]:
         """One result per rank. Skips the test, with the reason, when the case cannot run here."""
-        for reason in self._ranks.run(obstacle, case):
+        for reason in self._ranks.run(obstacle, case, backward):
             if reason:
                 pytest.skip(reason)
         return self._ranks.run(function, case, *args)

@@ -27,14 +27,23 @@ Choice = tuple[Any, ...]
 """((method, kernel), mask, dtype, workload, (N, K), B)"""
 
 
-def grid(settings: Settings) -> list[Case]:
+def forward_grid(settings: Settings) -> list[Case]:
     """Every asked-for method, kernel and mask, for each workload, dtype, size and B."""
+    return _grid(settings, settings.masks)
+
+
+def backward_grid(settings: Settings) -> list[Case]:
+    """The same with the masks of the training phases, transposable ones unless others were asked for."""
+    return _grid(settings, settings.training_masks)
+
+
+def _grid(settings: Settings, masks: tuple[str, ...]) -> list[Case]:
     cases = []
     for spec, dtype in itertools.product(settings.workloads, settings.dtypes):
         workload = build_workload(spec)
         tokens = [B for B in settings.tokens if (workload.most_tokens or B) >= B]
         for (N, K), B in itertools.product(workload.shapes or settings.sizes, tokens):
-            for method, kernel, mask in _rows(settings.methods, settings.kernels, settings.masks):
+            for method, kernel, mask in _rows(settings.methods, settings.kernels, masks):
                 cases.append(Case(method, kernel, mask, spec, N, K, B, dtype, settings.seed, settings.keep_full_weight))
     return cases
 
@@ -49,8 +58,8 @@ def _rows(
                 yield method, kernel, mask
 
 
-def cover(settings: Settings) -> list[Case]:
-    """Small cases beyond the grid: every pair of choices that applies together, or their full product."""
+def cover(settings: Settings, grid: list[Case]) -> list[Case]:
+    """Small cases beside the grid: every pair of choices that applies together, or their full product."""
     if settings.cover == "grid":
         return []
     kernels = tuple(
@@ -67,7 +76,7 @@ def cover(settings: Settings) -> list[Case]:
         list(COVER_SHAPES[settings.device]),
         list(COVER_TOKENS),
     ]
-    seen: set[str] = {case.id for case in grid(settings)}
+    seen: set[str] = {case.id for case in grid}
     chosen = _product(factors) if settings.cover == "product" else _pairs(factors)
     cases = [_case(choice, settings.seed) for choice in chosen]
     return [case for case in cases if not (case.id in seen or seen.add(case.id))]  # type: ignore[func-returns-value]

@@ -44,7 +44,7 @@ def add_options(parser: pytest.Parser) -> None:
     option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
     option("--methods", f"of {', '.join(METHODS.names())}. Default all", "M,M")
     option("--kernels", f"for block_shock, of {', '.join(KERNELS.names())}. Default auto and the fast ones", "K,K")
-    option("--masks", f"of {', '.join(MASKS.names())}. Default 1100", "M,M")
+    option("--masks", f"of {', '.join(MASKS.names())}. Default 1100; tile in phase 2", "M,M")
     option("--workloads", f"of {', '.join(WORKLOADS.names())}; gaussian:std=0.5. Default gaussian,recorded", "W,W")
     option("--ranks", "processes, one a GPU. Default 2", "G", type=int, default=2)
     option(
@@ -93,6 +93,7 @@ class Settings:
     methods: tuple[str, ...]
     kernels: tuple[str, ...]
     masks: tuple[str, ...]
+    training_masks: tuple[str, ...]
     workloads: tuple[str, ...]
     timing: str
     rounds: int
@@ -122,6 +123,9 @@ def resolve(config: pytest.Config) -> Settings:
         text = get(option)
         return default if text is None else text
 
+    def masks(default: str) -> tuple[str, ...]:
+        return _choices("--masks", given("--masks", default), lambda spec: MASKS.resolve(spec, skip=1), MASKS.names())
+
     ranks = _positive("--ranks", get("--ranks"))
     device = _device(get("--device"), ranks)
     mode = get("--timing") or DEFAULT_TIMING[device]
@@ -139,7 +143,8 @@ def resolve(config: pytest.Config) -> Settings:
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
         methods=_choices("--methods", given("--methods", "all"), METHODS.resolve, METHODS.names()),
         kernels=_kernels(get("--kernels"), device, search=not get("--no-search")),
-        masks=_choices("--masks", given("--masks", "1100"), lambda spec: MASKS.resolve(spec, skip=1), MASKS.names()),
+        masks=masks("1100"),
+        training_masks=masks("tile"),
         workloads=workloads,
         timing=mode,
         rounds=DEFAULT_ROUNDS[device] if rounds is None else _positive("--rounds", rounds),

@@ -8,10 +8,13 @@ from typing import Any
 from blockshock import timing
 from blockshock.accuracy import Accuracy
 from blockshock.phases.case import Case
-from blockshock.phases.forward import ForwardResult
+from blockshock.phases.forward import TimingResult
 from blockshock.plugin.options import Settings
 
-COVER_GROUP = "phase 0 pairs of choices on small layers"
+
+def cover_group(title: str) -> str:
+    """The group of the small cases beside the grid, which are not comparable line by line."""
+    return f"{title} pairs of choices on small layers"
 
 
 def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
@@ -25,9 +28,9 @@ def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
     }
 
 
-def group_name(phase: int, case: Case) -> str:
+def group_name(title: str, case: Case) -> str:
     """One group of the comparison: what can be compared line by line."""
-    return f"phase {phase} {case.workload} N={case.N} K={case.K} B={case.B} {case.dtype}"
+    return f"{title} {case.workload} N={case.N} K={case.K} B={case.B} {case.dtype}"
 
 
 def describe_accuracy(accuracy: Accuracy, same_on_ranks: bool, same_again: bool, algorithm: str) -> dict[str, Any]:
@@ -35,8 +38,21 @@ def describe_accuracy(accuracy: Accuracy, same_on_ranks: bool, same_again: bool,
     return {**asdict(accuracy), "same_on_ranks": same_on_ranks, "same_again": same_again, "algorithm": algorithm}
 
 
-def describe_forward(case: Case, settings: Settings, per_rank: list[ForwardResult]) -> dict[str, Any]:
-    """Phase 1: the slowest rank's times, what they amount to, and the memory of the fullest rank."""
+def describe_gradient(
+    by_loss: dict[str, Accuracy], same_on_ranks: bool, same_again: bool, algorithm: str
+) -> dict[str, Any]:
+    """Phase 2: errors of grad_X of each loss, those of the worst first."""
+    worst = max(by_loss.values(), key=lambda accuracy: accuracy.error_ratio / accuracy.error_ratio_limit)
+    losses = {loss: asdict(accuracy) for loss, accuracy in by_loss.items()}
+    return {**describe_accuracy(worst, same_on_ranks, same_again, algorithm), "losses": losses}
+
+
+def describe_timing(case: Case, settings: Settings, per_rank: list[TimingResult], products: int = 1) -> dict[str, Any]:
+    """Phases 1 and 2: the slowest rank's times, what they amount to, and the memory of the fullest rank.
+
+    Args:
+        products: matrix products of B·N·K that a dense layer would need for what was timed.
+    """
     info: dict[str, Any] = {
         "timing": settings.timing,
         "l2_flushed": settings.flush,
@@ -54,12 +70,14 @@ def describe_forward(case: Case, settings: Settings, per_rank: list[ForwardResul
     p50 = timing.percentile(samples, 50)
     info |= _percentiles("", samples)
     info["tokens_per_s"] = case.B / p50
-    info["dense_equivalent_tflops"] = 2 * case.B * case.N * case.K / p50 / 1e12
+    info["dense_equivalent_tflops"] = products * 2 * case.B * case.N * case.K / p50 / 1e12
     info["weight_gb_per_s"] = info["weight_bytes"] / p50 / 1e9
     info["stages"] = {name: _percentiles("", times) for name, times in _slowest_by_name(per_rank, "stages").items()}
     total = sum(stage["p50_ms"] for stage in info["stages"].values())
     info["communication_share"] = info["stages"].get("reduce", {"p50_ms": 0.0})["p50_ms"] / total if total else 0.0
     info["alone"] = {name: _percentiles("", times) for name, times in _slowest_by_name(per_rank, "alone").items()}
+    if "forward" in info["alone"]:
+        info["backward_p50_ms"] = info["p50_ms"] - info["alone"]["forward"]["p50_ms"]
     if per_rank[0].eager_samples:
         eager = timing.slowest([result.eager_samples for result in per_rank])
         info |= _percentiles("cuda_events_", eager)
@@ -71,6 +89,6 @@ def _percentiles(prefix: str, samples: list[float]) -> dict[str, float]:
     return {f"{prefix}p{percent}_ms": timing.percentile(samples, percent) * 1e3 for percent in (50, 95)}
 
 
-def _slowest_by_name(per_rank: list[ForwardResult], field: str) -> dict[str, list[float]]:
+def _slowest_by_name(per_rank: list[TimingResult], field: str) -> dict[str, list[float]]:
     names = getattr(per_rank[0], field)
     return {name: timing.slowest([getattr(result, field)[name] for result in per_rank]) for name in names}

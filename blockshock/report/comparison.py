@@ -26,13 +26,15 @@ def print_comparison(records: list[dict[str, Any]], file: IO[str]) -> None:
     for record in records:
         groups[record["group"]].append(record["extra_info"])
     for name, rows in groups.items():
-        if rows[0]["phase"] == 1:
-            timed = [row for row in rows if "p50_ms" in row]
-            console.print(_time_table(name, timed) if timed else f"[bold]{name}[/bold]: {len(rows)} ran untimed\n")
-        elif len({_point(row) for row in rows}) == 1:
-            console.print(_accuracy_table(name, rows))
-        else:
-            _print_worst(console, name, rows)
+        timed, checked = ([row for row in rows if key in row] for key in ("p50_ms", "error_ratio"))
+        if not timed and not checked:
+            console.print(f"[bold]{name}[/bold]: {len(rows)} ran untimed\n")
+        if timed:
+            console.print(_time_table(name, timed))
+        if len({_point(row) for row in checked}) == 1:
+            console.print(_accuracy_table(name, checked))
+        elif checked:
+            _print_worst(console, name, checked)
 
 
 def _point(row: Info) -> tuple[Any, ...]:

@@ -1,0 +1,117 @@
+"""Phase 2: backward with frozen weights. Is grad_X right, and how long do forward and backward take together?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from blockshock import memory, timing
+from blockshock.accuracy import ErrorSums, compare
+from blockshock.blocks import generator
+from blockshock.collectives import aligner
+from blockshock.methods import METHODS
+from blockshock.phases.case import Built, Case, build
+from blockshock.phases.correctness import same_bits
+from blockshock.phases.forward import TimingResult
+from blockshock.weights import TransposedWeights
+from blockshock.workloads import LOSSES, TARGETS
+
+
+@dataclass
+class GradientResult:
+    """What one rank found of grad_X.
+
+    Attributes:
+        errors: by loss, over this rank's share of the input features.
+        roundings: of an element of grad_X to the dtype, by the method's arithmetic.
+        same_on_ranks: this rank's gradients have the bits of rank 0's.
+        same_again: a second layer, built and run from the same seed, gives the same bits.
+        seconds: of forward and backward of all losses in the two runs, by the host clock, device synchronised.
+        algorithm: kernel and algorithm that ran.
+    """
+
+    errors: dict[str, ErrorSums]
+    roundings: int
+    same_on_ranks: bool
+    same_again: bool
+    seconds: list[float]
+    algorithm: str
+
+
+def check(case: Case) -> GradientResult:
+    """grad_X of each loss against float64; all ranks call it together.
+
+    The reference is the product of W with the grad_y that the method's own output led to: what the output was, phase
+    0 has judged.
+    """
+    built = build(case, backward=True)
+    gradients, first = _all_gradients(built, case.seed)
+    transposed, roundings = TransposedWeights(built.source), built.method.grad_roundings
+    errors = {
+        loss: compare(grad_x_BK, grad_y_BN, transposed, roundings, built.group.rank(), built.group.size())
+        for loss, (grad_x_BK, grad_y_BN) in gradients.items()
+    }
+    ours = torch.stack([grad_x_BK for grad_x_BK, _ in gradients.values()])
+    rank0 = ours.clone()
+    dist.broadcast(rank0, 0, group=built.group)
+    algorithm = built.method.algorithm
+    del built, transposed, gradients
+    gradients, second = _all_gradients(build(case, backward=True), case.seed)
+    again = torch.stack([grad_x_BK for grad_x_BK, _ in gradients.values()])
+    return GradientResult(errors, roundings, same_bits(rank0, ours), same_bits(again, ours), [first, second], algorithm)
+
+
+def _all_gradients(built: Built, seed: int) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], float]:
+    """grad_X and grad_Y by loss, and the seconds that took."""
+    return timing.host_seconds(
+        lambda: {loss: _gradients(built, loss, seed) for loss in LOSSES.names()}, built.x_BK.device
+    )
+
+
+def _gradients(built: Built, loss: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """grad_X and grad_Y of a loss against a normal target."""
+    x_BK = built.x_BK.detach().requires_grad_()
+    y_BN = built.method(x_BK)
+    y_BN.retain_grad()
+    target_BN = TARGETS.get("normal")(y_BN.detach(), generator(x_BK.device, seed, 6))
+    LOSSES.get(loss)(y_BN, target_BN).backward()  # type: ignore[no-untyped-call]
+    assert x_BK.grad is not None
+    assert y_BN.grad is not None
+    return x_BK.grad.contiguous(), y_BN.grad.contiguous()
+
+
+def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingResult:
+    """Build and time forward and backward together, and forward by itself; all ranks call it together."""
+    built = build(case, backward=True)
+    device, method = built.x_BK.device, built.method
+    x_BK = built.x_BK.detach().requires_grad_()
+    grad_y_BN = torch.randn(case.B, case.N, device=device, generator=generator(device, case.seed, 7)).to(
+        case.torch_dtype
+    )
+
+    def forward() -> torch.Tensor:
+        y_BN: torch.Tensor = method(x_BK)
+        return y_BN
+
+    def both() -> torch.Tensor:
+        return torch.autograd.grad(forward(), x_BK, grad_y_BN)[0]
+
+    with memory.peak_bytes(device) as steady:
+        both()
+    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
+    samples, stages = timing.time_call(both, device, protocol), timing.time_stages(both, device, protocol)
+    shape = case.shape(built.group.size(), backward=True)
+    return TimingResult(
+        samples=samples,
+        eager_samples=[],
+        stages=stages.seconds,
+        copied_bytes=stages.copied_bytes,
+        alone={"forward": timing.time_call(forward, device, protocol)},
+        weight_bytes=method.weight_bytes(),
+        estimated_weight_bytes=METHODS.get(case.method).estimate(shape, case.kernel or "auto").steady,
+        building_bytes=built.building_bytes,
+        steady_bytes=method.weight_bytes() + steady[0],
+        algorithm=method.algorithm,
+    )

@@ -1,0 +1,37 @@
+"""Phase 2: backward with frozen weights; grad_X against float64, and both passes timed."""
+
+import pytest
+
+from blockshock.accuracy import Accuracy, ErrorSums
+from blockshock.phases import backward
+from blockshock.phases.case import Case
+from blockshock.plugin import Row, timed_alone
+from blockshock.plugin.options import Settings
+from blockshock.plugin.records import describe_gradient, describe_timing
+from blockshock.timing import slowest
+
+
+@pytest.mark.correctness
+def test_gradient_is_right(gradient_case: Case, row: Row) -> None:
+    per_rank = row.run(backward.check, gradient_case, backward=True)
+    by_loss = {
+        loss: Accuracy.of(sum((result.errors[loss] for result in per_rank), ErrorSums()), per_rank[0].roundings)
+        for loss in per_rank[0].errors
+    }
+    same_on_ranks = all(result.same_on_ranks for result in per_rank)
+    same_again = all(result.same_again for result in per_rank)
+    seconds = slowest([result.seconds for result in per_rank])
+    row.save(2, gradient_case, seconds, describe_gradient(by_loss, same_on_ranks, same_again, per_rank[0].algorithm))
+    for loss, accuracy in by_loss.items():
+        assert accuracy.failure() is None, f"{loss}: {accuracy.failure()}"
+    assert same_on_ranks, "the ranks' gradients differ in their bits"
+    assert same_again, "two runs with one seed differ in their bits"
+
+
+@pytest.mark.bench
+@timed_alone
+def test_backward(backward_case: Case, row: Row, settings: Settings) -> None:
+    protocol = settings.timing, settings.rounds, settings.warmup, settings.flush
+    per_rank = row.run(backward.run, backward_case, *protocol, backward=True)
+    info = describe_timing(backward_case, settings, per_rank, products=2)
+    row.save(2, backward_case, slowest([result.samples for result in per_rank]), info)
