@@ -11,7 +11,8 @@ from blockshock import doctor
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the arguments name; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m blockshock", description="Block-Shock, beside pytest.")
+    description = "What Block-Shock does beside its tests, which run with pytest."
+    parser = argparse.ArgumentParser(prog="python -m blockshock", description=description)
     commands = parser.add_subparsers(title="commands", dest="command", metavar="command", required=True)
     commands.add_parser(
         "doctor",

@@ -74,8 +74,9 @@ class TransposedWeights(WeightSource):
         # One pass over the source's rows; the inherited way would make them anew for each block of columns.
         out = self._source.gather(self._columns_of(rows or slice(None)), rows=columns).T.contiguous()
         if mask is not None:
+            first, _, _ = (rows or slice(None)).indices(self.N)
             for start, stop in row_blocks(len(out), out.shape[1] * out.itemsize):
-                out[start:stop].masked_fill_(~mask.rows(start, stop), 0)
+                out[start:stop].masked_fill_(~mask.rows(first + start, first + stop), 0)
         return out
 
 

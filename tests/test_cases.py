@@ -28,6 +28,7 @@ SETTINGS = Settings(
     methods=("dense_single", "block_shock", "masked_split_dense"),
     kernels=("auto", "reference"),
     masks=("1100", "random"),
+    training_masks=("tile",),
     workloads=("gaussian", "gaussian:std=0.5"),
     timing="sync",
     rounds=3,
@@ -45,6 +46,10 @@ every_device = pytest.mark.parametrize("device", ["cpu", "cuda"])
 
 def ids(found: list[Case]) -> list[str]:
     return [case.id for case in found]
+
+
+def cover(settings: Settings) -> list[Case]:
+    return cases.cover(settings, cases.forward_grid(settings))
 
 
 def choice_pairs(found: list[Case]) -> set[frozenset[tuple[str, object]]]:
@@ -66,16 +71,16 @@ def test_ids_read_as_documented() -> None:
 
 def test_ids_are_those_of_the_layer_whatever_it_is_run_with() -> None:
     changed = replace(SETTINGS, ranks=4, timing="none", rounds=9, warmup=9, flush=False, seed=7, keep_full_weight=True)
-    assert ids(cases.grid(changed)) == ids(cases.grid(SETTINGS))
-    assert ids(cases.cover(changed)) == ids(cases.cover(SETTINGS))
+    assert ids(cases.forward_grid(changed)) == ids(cases.forward_grid(SETTINGS))
+    assert ids(cover(changed)) == ids(cover(SETTINGS))
 
 
-@pytest.mark.parametrize("cover", ["grid", "pairs", "product"])
+@pytest.mark.parametrize("beside", ["grid", "pairs", "product"])
 @every_device
-def test_ids_are_unique(cover: str, device: str) -> None:
+def test_ids_are_unique(beside: str, device: str) -> None:
     # The grid holds cases of the cover, too: none is run twice.
-    small = replace(SETTINGS, device=device, cover=cover, sizes=cases.COVER_SHAPES[device], tokens=cases.COVER_TOKENS)
-    found = ids(cases.grid(small) + cases.cover(small))
+    small = replace(SETTINGS, device=device, cover=beside, sizes=cases.COVER_SHAPES[device], tokens=cases.COVER_TOKENS)
+    found = ids(cases.forward_grid(small) + cover(small))
     assert len(found) == len(set(found))
 
 
@@ -91,19 +96,25 @@ def test_the_grid_is_every_choice_that_a_method_picks() -> None:
         for B in (4, 16)
         for dtype in ("bf16", "fp32")
     }
-    found = cases.grid(SETTINGS)
+    found = cases.forward_grid(SETTINGS)
     assert (set(found), len(found)) == (wanted, 7 * 2 * 2 * 2 * 2)
 
 
+def test_the_grid_of_the_training_phases_differs_in_its_masks_alone() -> None:
+    found = cases.backward_grid(SETTINGS)
+    assert {case.mask for case in found} == {None, "tile"}
+    assert cases.backward_grid(replace(SETTINGS, training_masks=SETTINGS.masks)) == cases.forward_grid(SETTINGS)
+
+
 def test_cases_carry_the_seed_and_whether_all_of_w_is_kept() -> None:
-    found = cases.grid(replace(SETTINGS, seed=7, keep_full_weight=True))
+    found = cases.forward_grid(replace(SETTINGS, seed=7, keep_full_weight=True))
     assert {(case.seed, case.keep_full_weight) for case in found} == {(7, True)}
-    assert {case.seed for case in cases.cover(replace(SETTINGS, seed=7))} == {7}
+    assert {case.seed for case in cover(replace(SETTINGS, seed=7))} == {7}
 
 
 def test_the_recorded_workload_has_its_own_shapes_and_no_more_tokens_than_it_holds() -> None:
     settings = replace(SETTINGS, workloads=("recorded", "gaussian"), tokens=(16, 512, 513), dtypes=("bf16",))
-    found = cases.grid(settings)
+    found = cases.forward_grid(settings)
     recorded = {(case.N, case.K, case.B) for case in found if case.workload == "recorded"}
     others = {(case.N, case.K, case.B) for case in found if case.workload == "gaussian"}
     assert recorded == {(N, K, B) for N, K in ((1536, 384), (384, 1536)) for B in (16, 512)}
@@ -116,7 +127,7 @@ def test_pairs_are_all_those_of_the_product_in_far_fewer_cases(
     device: str, tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cases, "_COMPLETIONS", tries)
-    pairs, product = (cases.cover(replace(SETTINGS, device=device, cover=cover)) for cover in ("pairs", "product"))
+    pairs, product = (cover(replace(SETTINGS, device=device, cover=asked)) for asked in ("pairs", "product"))
     assert choice_pairs(pairs) == choice_pairs(product)
     assert set(ids(pairs)) < set(ids(product))
     if tries > 1:
@@ -125,7 +136,7 @@ def test_pairs_are_all_those_of_the_product_in_far_fewer_cases(
 
 @every_device
 def test_the_cover_reaches_everything_that_has_a_name_and_runs_on_the_device(device: str) -> None:
-    found = cases.cover(replace(SETTINGS, device=device))
+    found = cover(replace(SETTINGS, device=device))
     fit = {name for name in KERNELS.names() if device in KERNELS.get(name).device_types}
     assert {case.method for case in found} == set(METHODS.names())
     assert {case.kernel for case in found} - {None} == {name for name in fit if KERNELS.get(name).sparse}
@@ -135,7 +146,7 @@ def test_the_cover_reaches_everything_that_has_a_name_and_runs_on_the_device(dev
 
 
 def test_the_cover_holds_only_cases_that_can_run() -> None:
-    for case in cases.cover(replace(SETTINGS, device="cuda", cover="product")):
+    for case in cover(replace(SETTINGS, device="cuda", cover="product")):
         assert (case.mask is not None) == ("mask" in METHODS.get(case.method).picks)
         assert (case.kernel is not None) == ("kernel" in METHODS.get(case.method).picks)
         assert case.workload != "recorded" or (case.N, case.K) in ((1536, 384), (384, 1536))
@@ -151,13 +162,13 @@ def test_the_cover_asks_no_workload_for_more_tokens_than_it_has(monkeypatch: pyt
             raise NotImplementedError
 
     monkeypatch.setitem(WORKLOADS._entries, "short", Short)
-    assert {case.B for case in cases.cover(SETTINGS) if case.workload == "short"} == {1}
+    assert {case.B for case in cover(SETTINGS) if case.workload == "short"} == {1}
 
 
 def test_the_cover_is_the_same_again_and_in_another_process() -> None:
-    found = ids(cases.cover(SETTINGS))
-    assert ids(cases.cover(SETTINGS)) == found
-    code = "import test_cases as t; print(*t.ids(t.cases.cover(t.SETTINGS)), sep='\\n')"
+    found = ids(cover(SETTINGS))
+    assert ids(cover(SETTINGS)) == found
+    code = "import test_cases as t; print(*t.ids(t.cover(t.SETTINGS)), sep='\\n')"
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -165,4 +176,4 @@ def test_the_cover_is_the_same_again_and_in_another_process() -> None:
 
 
 def test_cover_grid_adds_nothing() -> None:
-    assert cases.cover(replace(SETTINGS, cover="grid")) == []
+    assert cover(replace(SETTINGS, cover="grid")) == []

@@ -19,7 +19,7 @@ from blockshock.methods import METHODS
 from blockshock.patterns import MASKS
 from blockshock.phases import case as case_module
 from blockshock.plugin import Row, options
-from blockshock.plugin.cases import grid
+from blockshock.plugin.cases import forward_grid
 from blockshock.plugin.options import Settings
 from blockshock.workloads import WORKLOADS
 
@@ -56,6 +56,7 @@ CPU_DEFAULTS = Settings(
     methods=METHODS.names(),
     kernels=("auto", "gathered"),
     masks=("1100",),
+    training_masks=("tile",),
     workloads=("gaussian", "recorded"),
     timing="sync",
     rounds=20,
@@ -112,7 +113,8 @@ def test_auto_takes_gpus_where_two_and_one_a_rank_are_there(
         (["--methods", "block_shock, dense_single"], {"methods": ("block_shock", "dense_single")}),
         (["--methods", "all"], {}),
         (["--kernels", "reference,cusparselt:search=no"], {"kernels": ("reference", "cusparselt:search=no")}),
-        (["--masks", "all"], {"masks": MASKS.names()}),
+        (["--masks", "1010,random"], {"masks": ("1010", "random"), "training_masks": ("1010", "random")}),
+        (["--masks", "all"], {"masks": MASKS.names(), "training_masks": MASKS.names()}),
         (["--workloads", "all"], {"workloads": WORKLOADS.names()}),
         (["--workloads", "gaussian:std=0.5:mean=1"], {"workloads": ("gaussian:std=0.5:mean=1",)}),
         (["--no-search"], {"kernels": ("auto:search=no", "gathered")}),
@@ -223,7 +225,7 @@ def test_an_odd_number_of_ranks_skips_what_needs_pairs_and_says_so(
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: settings.ranks)
     three_ranks = cast(Any, SimpleNamespace(run=lambda function, *args: [function(*args)] * settings.ranks))
     row, reasons = Row(request, settings, three_ranks), {}
-    for case in grid(settings):
+    for case in forward_grid(settings):
         try:
             row.run(str, case)
         except pytest.skip.Exception as skip:

@@ -1,4 +1,4 @@
-"""Real pytest runs of the two phases, small: what is saved, shown, skipped and survived."""
+"""Real pytest runs of the phases, small: what is saved, shown, skipped and survived."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from blockshock.accuracy import Accuracy
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parent.parent
-PHASES = ("test_phase0_correctness.py", "test_phase1_forward.py")
+PHASES = {
+    "test_phase0_correctness.py": ["test_forward_is_right"],
+    "test_phase1_forward.py": ["test_forward"],
+    "test_phase2_backward.py": ["test_gradient_is_right", "test_backward"],
+}
 SMALL = ["--device=cpu", "--N=64", "--B=4", "--rounds=3", "--warmup-rounds=1", "--cover=grid", "--workloads=cubed"]
 POINT = "cubed-N64-K64-B4-bf16"
 
@@ -75,7 +79,7 @@ class Run(NamedTuple):
 
 
 def suite(folder: Path, conftest: str) -> Path:
-    """The two phases in a folder of their own, with what a user adds to conftest.py."""
+    """The phases in a folder of their own, with what a user adds to conftest.py."""
     (folder / "tests").mkdir()
     for name in PHASES:
         shutil.copy(ROOT / "tests" / name, folder / "tests")
@@ -100,7 +104,7 @@ def run_pytest(folder: Path, *arguments: str) -> Run:
 
 
 class Story(NamedTuple):
-    """A run of both phases in which one method gives a wrong result, and another raises halfway."""
+    """A run of phases 0 and 1 in which one method gives a wrong result and another raises halfway; 2 for one method."""
 
     folder: Path
     run: Run
@@ -112,8 +116,9 @@ class Story(NamedTuple):
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = suite(tmp_path_factory.mktemp("story"), USERS_OWN)
     methods = "--methods=dense_single,wrong,raises,mine,masked_split_dense"
-    once = f"--deselect=tests/{PHASES[1]}::test_forward[raises-{POINT}]"  # one restart of the ranks will do
-    run = run_pytest(folder, methods, "--masks=middle", once, "--benchmark-save=first", "--json-report")
+    # One restart of the ranks will do, and one method in phase 2.
+    chosen = "test_forward_is_right or (test_forward and not raises) or mine"
+    run = run_pytest(folder, methods, "--masks=middle", "-k", chosen, "--benchmark-save=first", "--json-report")
     files = list(folder.glob("benchmark_results/*/0001_first.json"))
     assert len(files) == 1, run.output
     saved = json.loads(files[0].read_text())
@@ -122,12 +127,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def test_a_failure_loses_no_result_and_the_next_test_gets_a_working_group(story: Story) -> None:
     assert story.run.status == pytest.ExitCode.TESTS_FAILED
-    assert re.search(r"^=+ 2 failed, 7 passed, 2 skipped, 1 deselected", story.run.output, re.MULTILINE)
+    assert re.search(r"^=+ 2 failed, 9 passed, 2 skipped", story.run.output, re.MULTILINE)
     assert "RuntimeError: a fault of its own" in story.run.output
     assert "relative error" in story.run.output
     passed = [f"{name}-{POINT}" for name in ("dense_single", "mine", "masked_split_dense-middle")]
     wanted = [f"test_forward_is_right[{name}]" for name in passed] + [f"test_forward[{name}]" for name in passed]
     wanted += [f"{test}[wrong-{POINT}]" for test in ("test_forward_is_right", "test_forward")]
+    wanted += [f"{test}[mine-{POINT}]" for test in ("test_gradient_is_right", "test_backward")]
     assert sorted(story.rows) == sorted(wanted)
 
 
@@ -142,19 +148,23 @@ def test_a_users_own_workload_mask_and_method_run_on_the_ranks(story: Story) -> 
 
 
 def test_saved_rows_describe_themselves(story: Story) -> None:
-    assert {row["group"] for row in story.rows.values()} == {
-        f"phase {phase} cubed N=64 K=64 B=4 bf16" for phase in "01"
-    }
+    groups, measured = (
+        {"test_forward_is_right": "phase 0", "test_forward": "phase 1", "test_backward": "phase 2"}
+        | {"test_gradient_is_right": "phase 2 grad_X"},
+        {"test_forward_is_right": CHECKED, "test_forward": TIMED, "test_backward": TIMED | {"backward_p50_ms"}}
+        | {"test_gradient_is_right": CHECKED | {"losses"}},
+    )
     for name, row in story.rows.items():
-        measured = TIMED if name.startswith("test_forward[") else CHECKED
-        assert set(row["extra_info"]) == DESCRIBED | measured
+        test, _, _ = name.partition("[")
+        assert row["group"] == f"{groups[test]} cubed N=64 K=64 B=4 bf16"
+        assert set(row["extra_info"]) == DESCRIBED | measured[test]
     assert set(story.saved["machine_info"]["blockshock"]) == MACHINE
 
 
 def test_every_sample_is_saved_and_sums_up_as_shown(story: Story) -> None:
-    timed = {name: row for name, row in story.rows.items() if name.startswith("test_forward[")}
-    assert len(timed) == 4
-    for row in timed.values():
+    timed = [row for name, row in story.rows.items() if name.startswith(("test_forward[", "test_backward["))]
+    assert len(timed) == 5
+    for row in timed:
         stats, info = row["stats"], row["extra_info"]
         data = stats["data"]
         assert (len(data), stats["rounds"], stats["iterations"]) == (3, 3, 1)
@@ -165,10 +175,11 @@ def test_every_sample_is_saved_and_sums_up_as_shown(story: Story) -> None:
 
 def test_the_comparison_ends_the_run(story: Story) -> None:
     tables = story.run.output.partition(" Block-Shock: comparison ")[2]
-    assert re.search(r"phase 0 cubed N=64 K=64 B=4 bf16 *\n", tables)
-    assert "phase 1 cubed N=64 K=64 B=4 bf16, 2 CPU ranks, sync" in tables
-    for label in ("dense_single", "mine", "wrong", "masked_split_dense middle"):
-        assert len(re.findall(rf"^ *{label}  ", tables, re.MULTILINE)) == 2
+    titles = ["phase 0 {}", "phase 1 {}, 2 CPU ranks, sync", "phase 2 {}, 2 CPU ranks, sync", "phase 2 grad_X {}"]
+    for title in titles:
+        assert re.search(rf"^{title.format('cubed N=64 K=64 B=4 bf16')} *$", tables, re.MULTILINE)
+    for label, count in {"dense_single": 2, "wrong": 2, "masked_split_dense middle": 2, "mine": 4}.items():
+        assert len(re.findall(rf"^ *{label}  ", tables, re.MULTILINE)) == count
     assert re.search(r"^Saved: benchmark_results/\S+/0001_first\.json$", tables, re.MULTILINE)
 
 
@@ -181,26 +192,25 @@ def test_the_json_report_holds_the_numbers_of_each_test(story: Story) -> None:
 
 
 def test_a_run_compares_with_the_saved_one(story: Story) -> None:
-    run = run_pytest(story.folder, "-m", "bench", "--ranks=1", "--methods=mine", "--benchmark-compare=0001")
+    run = run_pytest(
+        story.folder, "-k", "test_forward and not right", "--ranks=1", "--methods=mine", "--benchmark-compare=0001"
+    )
     assert run.status == pytest.ExitCode.OK, run.output
     assert re.search(rf"^test_forward\[mine-{POINT}\] \(0001_first\) ", run.output, re.MULTILINE)
     assert re.search(rf"^test_forward\[mine-{POINT}\] \(NOW\) ", run.output, re.MULTILINE)
 
 
-def test_workers_share_phase_0_and_refuse_to_time(tmp_path: Path) -> None:
-    methods = "--methods=dense_tp_row,mine"
-    run = run_pytest(suite(tmp_path, USERS_OWN), "-n2", "-m", "correctness or bench", methods, "--json-report")
+def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
+    run = run_pytest(suite(tmp_path, USERS_OWN), "-n2", "--methods=dense_tp_row,mine", "-k", "not two-gpus")
     assert run.status == pytest.ExitCode.OK, run.output
     why = "timing beside other workers measures them too: run `pytest -m bench` without -n"
-    assert f"SKIPPED [3] tests/{PHASES[1]}:" in run.output
-    assert why in run.output
-    assert re.search(r"^=+ 2 passed, 4 skipped", run.output, re.MULTILINE)
-    report = json.loads((tmp_path / ".report.json").read_text())
-    assert report["summary"]["passed"] == 2
+    for name in ("test_phase1_forward", "test_phase2_backward"):
+        assert re.search(rf"^SKIPPED \[2\] tests/{name}\.py:\d+: {re.escape(why)}$", run.output, re.MULTILINE)
+    assert re.search(r"^=+ 4 passed, 4 skipped", run.output, re.MULTILINE)
 
 
 def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """Run the two phases in this process, which must not start ranks."""
+    """Run the phases in this process, which must not start ranks."""
     suite(pytester.path, conftest="")
     return pytester.runpytest_inprocess("-p", "no:cacheprovider", *SMALL, "--workloads=gaussian", *arguments)
 
@@ -208,18 +218,18 @@ def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 def test_gpu2_without_two_gpus_is_skipped_with_what_to_do(pytester: pytest.Pytester) -> None:
     result = run_here(pytester, "-m", "gpu2")
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(skipped=2, deselected=16)
-    result.stdout.fnmatch_lines(
-        ["SKIPPED*: needs two CUDA GPUs, and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU*"]
-    )
+    assert (result.parseoutcomes()["skipped"], "passed" in result.parseoutcomes()) == (4, False)
+    why = "needs two CUDA GPUs, and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU ranks"
+    for name in PHASES:
+        result.stdout.fnmatch_lines([f"SKIPPED*{name}:*: {why}"])
 
 
 def test_ids_are_collected_as_documented(pytester: pytest.Pytester) -> None:
-    asked = ["--N=8192", "--B=64", "--methods=block_shock", "--kernels=cusparselt"]
+    asked = ["--N=8192", "--B=64", "--methods=block_shock", "--kernels=cusparselt", "--masks=1100"]
     case = "block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16"
     lines = run_here(pytester, "--collect-only", "-q", *asked).outlines
-    for name, test in zip(PHASES, ("test_forward_is_right", "test_forward"), strict=True):
-        assert f"tests/{name}::{test}[{case}]" in lines
+    for name, tests in PHASES.items():
+        assert [f"tests/{name}::{test}[{case}]" for test in tests if f"tests/{name}::{test}[{case}]" not in lines] == []
 
 
 def test_samples_become_the_rounds_of_a_benchmark_to_the_last_bit(pytester: pytest.Pytester) -> None:

@@ -12,7 +12,14 @@ from blockshock.compressed import Compressed24
 from blockshock.errors import InputError
 from blockshock.masks import Mask
 from blockshock.patterns import build_mask, pattern_mask
-from blockshock.weights import GeneratedWeights, TensorWeights, WeightSource, check_finite, nudge_zeros
+from blockshock.weights import (
+    GeneratedWeights,
+    TensorWeights,
+    TransposedWeights,
+    WeightSource,
+    check_finite,
+    nudge_zeros,
+)
 
 pytestmark = pytest.mark.masks
 
@@ -137,11 +144,12 @@ def test_weights_are_a_floating_point_matrix(w_NK: torch.Tensor) -> None:
 
 
 def test_shapes_without_groups_of_four_are_refused() -> None:
-    with pytest.raises(InputError, match="nearest are 4 and 8"):
-        TensorWeights(torch.ones(4, 6))
-    for shape in (0, 4), (4, 0):
-        with pytest.raises(InputError, match="must be positive"):
-            TensorWeights(torch.ones(shape))
+    for make in lambda *shape: TensorWeights(torch.ones(shape)), lambda N, K: GeneratedWeights(N, K, torch.half, CPU):
+        with pytest.raises(InputError, match="nearest are 4 and 8"):
+            make(4, 6)
+        for shape in (0, 4), (4, 0):
+            with pytest.raises(InputError, match="must be positive"):
+                make(*shape)
 
 
 @pytest.mark.parametrize("shape", [(8,), (4, 1), ()])
@@ -173,6 +181,17 @@ def test_gather_equals_indexing_the_whole(kind: str, columns: set[int], rows: se
     wanted = source.rows(0, 516)[:, left:right]
     wanted = wanted if mask is None else wanted.where(mask.dense(), 0)
     assert torch.equal(source.gather(slice(left, right), mask, part), wanted[part or slice(None)])
+
+
+@pytest.mark.parametrize("rows", [None, slice(0, 4), slice(8, 20)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gather_of_transposed_weights_equals_indexing_the_whole(rows: slice | None, masked: bool) -> None:
+    source = build("generated", 516, 32)
+    mask = build_mask("tile_random", source).columns(8, 28).transposed().columns(256, 300) if masked else None
+    wanted = source.rows(0, 516)[256:300, 8:28].T
+    wanted = wanted if mask is None else wanted.where(mask.dense(), 0)
+    gathered = TransposedWeights(source, slice(8, 28)).gather(slice(256, 300), mask, rows)
+    assert torch.equal(gathered, wanted[rows or slice(None)])
 
 
 def test_gathered_weights_are_the_callers_own() -> None:
