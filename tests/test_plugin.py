@@ -65,6 +65,12 @@ TIMED = {
     *("building_peak_bytes", "steady_peak_bytes", "layout_copied_bytes", "p50_ms", "p95_ms", "tokens_per_s"),
     *("dense_equivalent_tflops", "weight_gb_per_s", "stages", "communication_share", "alone"),
 }
+SAVED = {
+    "test_forward_is_right": ("phase 0", CHECKED),
+    "test_forward": ("phase 1", TIMED),
+    "test_gradient_is_right": ("phase 2 grad_X", CHECKED | {"losses"}),
+    "test_backward": ("phase 2", TIMED | {"backward_p50_ms"}),
+}
 MACHINE = {
     *("torch", "cuda", "nccl", "cusparselt", "gpus", "driver", "interconnect"),
     *("cpu", "cpu_cores", "python", "git_commit"),
@@ -148,16 +154,11 @@ def test_a_users_own_workload_mask_and_method_run_on_the_ranks(story: Story) -> 
 
 
 def test_saved_rows_describe_themselves(story: Story) -> None:
-    groups, measured = (
-        {"test_forward_is_right": "phase 0", "test_forward": "phase 1", "test_backward": "phase 2"}
-        | {"test_gradient_is_right": "phase 2 grad_X"},
-        {"test_forward_is_right": CHECKED, "test_forward": TIMED, "test_backward": TIMED | {"backward_p50_ms"}}
-        | {"test_gradient_is_right": CHECKED | {"losses"}},
-    )
     for name, row in story.rows.items():
         test, _, _ = name.partition("[")
-        assert row["group"] == f"{groups[test]} cubed N=64 K=64 B=4 bf16"
-        assert set(row["extra_info"]) == DESCRIBED | measured[test]
+        phase, measured = SAVED[test]
+        assert row["group"] == f"{phase} cubed N=64 K=64 B=4 bf16"
+        assert set(row["extra_info"]) == DESCRIBED | measured
     assert set(story.saved["machine_info"]["blockshock"]) == MACHINE
 
 
@@ -201,7 +202,8 @@ def test_a_run_compares_with_the_saved_one(story: Story) -> None:
 
 
 def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
-    run = run_pytest(suite(tmp_path, USERS_OWN), "-n2", "--methods=dense_tp_row,mine", "-k", "not two-gpus")
+    chosen = ["-m", "correctness or bench", "-k", "not two-gpus", "--methods=dense_tp_row,mine"]
+    run = run_pytest(suite(tmp_path, USERS_OWN), "-n2", *chosen)
     assert run.status == pytest.ExitCode.OK, run.output
     why = "timing beside other workers measures them too: run `pytest -m bench` without -n"
     for name in ("test_phase1_forward", "test_phase2_backward"):

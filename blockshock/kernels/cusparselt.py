@@ -35,8 +35,8 @@ class PackedCusparselt(Packed):
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         tokens = len(x_BK)
-        with stage("layout"):
-            if tokens % TOKENS_MULTIPLE:
+        if tokens % TOKENS_MULTIPLE:
+            with stage("layout"):
                 x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % TOKENS_MULTIPLE)))
         algorithm, split_k, split_k_mode = self._algorithm(x_BK)
         with stage(self.product_stage):

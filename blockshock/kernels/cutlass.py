@@ -27,8 +27,8 @@ class PackedCutlass(Packed):
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         tokens = len(x_BK)
-        with stage("layout"):
-            if tokens % 8:
+        if tokens % 8:
+            with stage("layout"):
                 x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % 8)))
         with stage(self.product_stage):
             if self.bias is None:
