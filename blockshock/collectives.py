@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,10 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
         InputError: the parts would not be equal, or not multiples of ``multiple``.
     """
     if total % (count * multiple):
+        step = math.lcm(count * multiple, 4)  # K must be a multiple of four whatever the shards
         raise InputError(
             f"{what} = {total} cannot be cut into {count} equal shards of a multiple of {multiple}; "
-            f"the nearest that can is {max(total // (count * multiple), 1) * count * multiple}"
+            f"the nearest that can is {max(total // step, 1) * step}"
         )
     size = total // count
     return slice(index * size, (index + 1) * size)

@@ -19,12 +19,15 @@ from blockshock.errors import InputError, UnknownName
 
 Entry = TypeVar("Entry")
 
-_extensions: dict[str, str] = {}
+_extensions: list[str] = []
 
 
 def extensions() -> list[tuple[str, str]]:
-    """(module name, file) of every module outside this package that registered something."""
-    return list(_extensions.items())
+    """(module name to load it under, file) of every file outside this package that registered something.
+
+    The names are ours: a project may well have several files that Python knows as ``conftest``.
+    """
+    return [(f"blockshock_extension_{index}", file) for index, file in enumerate(_extensions)]
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -54,6 +57,15 @@ def _literal(text: str) -> Any:
     return text
 
 
+def _wanted(default: Any) -> tuple[type | tuple[type, ...], str] | None:
+    """The type that a parameter with this default takes, and what to call it; None for any."""
+    if isinstance(default, bool):
+        return bool, "yes or no"
+    if isinstance(default, int):
+        return int, "a whole number"
+    return ((int, float), "a number") if isinstance(default, float) else None
+
+
 class Registry(Generic[Entry]):
     """Entries of one kind (``"mask"``, ``"method"``, …), by name and in the order in which they were added."""
 
@@ -76,8 +88,10 @@ class Registry(Generic[Entry]):
 
     def _remember_origin(self, entry: Entry) -> None:
         module = sys.modules.get(getattr(entry, "__module__", ""))
-        if module is not None and module.__name__.split(".")[0] != "blockshock" and module.__file__:
-            _extensions[module.__name__] = module.__file__
+        file = None if module is None else module.__file__
+        ours = module is not None and module.__name__.split(".")[0] == "blockshock"
+        if file is not None and not ours and file not in _extensions:
+            _extensions.append(file)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._entries)
@@ -102,16 +116,18 @@ class Registry(Generic[Entry]):
 
         Raises:
             UnknownName: no such entry.
-            InputError: the entry takes no parameter of that name.
+            InputError: the entry takes no parameter of that name, or not of that type.
         """
         name, parameters = parse_spec(spec)
         entry = self.get(name)
-        known = list(inspect.signature(entry).parameters)[skip:]  # type: ignore[arg-type]
-        for key in parameters:
+        known = dict(list(inspect.signature(entry).parameters.items())[skip:])  # type: ignore[arg-type]
+        for key, value in parameters.items():
             if key not in known:
                 raise InputError(
                     f"{spec!r}: the {self.kind} {name!r} takes {', '.join(known) or 'no parameter'}, not {key!r}"
                 )
+            if (wanted := _wanted(known[key].default)) and not isinstance(value, wanted[0]):
+                raise InputError(f"{spec!r}: {key} takes {wanted[1]}, not {str(value)!r}")
         return entry, parameters
 
     def load_package(self, package: str) -> None:

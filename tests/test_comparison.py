@@ -19,6 +19,11 @@ POINT = {"workload": "gaussian", "N": 64, "K": 128, "B": 4, "dtype": "bf16", "de
 LONGEST = "block_shock cusparselt:search=no tile_magnitude"
 
 
+@pytest.fixture(autouse=True)
+def no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
 def timed(label: str, p50_ms: float, group: str = "phase 1 here", **changed: object) -> Record:
     info = {
         **POINT,

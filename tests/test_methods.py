@@ -197,3 +197,9 @@ def test_a_user_sees_which_kernel_cannot_run(ranks: Ranks) -> None:
     (reason, _) = ranks.run(obstacle, replace(CASE, kernel="gathered"))
     assert reason is not None
     assert "needs a row-periodic mask" in reason
+
+
+def test_a_mask_that_does_not_fit_the_layer_is_an_obstacle_and_not_a_failure(ranks: Ranks) -> None:
+    for method, kernel in (("masked_split_dense", None), ("block_shock", "reference")):
+        (reason, _) = ranks.run(obstacle, replace(CASE, method=method, kernel=kernel, mask="tile", N=66))
+        assert reason == f"{method}: a transposable mask needs N to be a multiple of 4, got N = 66"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-import blockshock.plugin  # noqa: F401  # loaded before pytester notes what is: torch cannot be loaded twice
+import blockshock.plugin  # loaded before pytester notes what is: torch cannot be loaded twice
 from blockshock.accuracy import Accuracy
 
 pytest_plugins = ["pytester"]
@@ -95,8 +95,9 @@ def suite(folder: Path, conftest: str) -> Path:
 
 
 def run_pytest(folder: Path, *arguments: str) -> Run:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    ours = ("PYTEST_", "FORCE_COLOR")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PY_COLORS": "0"}
     done = subprocess.run(
         # Without hypothesis's plugin, whose import takes as long as a small run.
         [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *SMALL, *arguments],
@@ -211,10 +212,19 @@ def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
     assert re.search(r"^=+ 4 passed, 4 skipped", run.output, re.MULTILINE)
 
 
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inner run is not one of the outer one's xdist workers, where this test may be running."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setattr(blockshock.plugin, "timed_alone", pytest.mark.bench)
+
+
 def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """Run the phases in this process, which must not start ranks."""
     suite(pytester.path, conftest="")
-    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *SMALL, "--workloads=gaussian", *arguments)
+    return pytester.runpytest_inprocess(
+        "-p", "no:cacheprovider", "--import-mode=importlib", *SMALL, "--workloads=gaussian", *arguments
+    )
 
 
 def test_gpu2_without_two_gpus_is_skipped_with_what_to_do(pytester: pytest.Pytester) -> None:

@@ -30,7 +30,7 @@ def left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Lets a test register what it likes: every registry is swapped for a copy, for that long."""
     before = [real.names() for real in REAL], extensions()
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_extensions", dict(registry._extensions))
+        patch.setattr(registry, "_extensions", list(registry._extensions))
         for real in REAL:
             patch.setattr(real, "_entries", dict(real._entries))
         yield
@@ -133,7 +133,8 @@ def test_malformed_names_are_refused(name: str, things: Registry[Callable[..., o
 
 def test_the_package_itself_is_no_extension() -> None:
     assert all(len(real.names()) > 1 for real in REAL)
-    assert not [name for name, _ in extensions() if name.split(".")[0] == "blockshock"]
+    package = Path(registry.__file__).parent
+    assert not [file for _, file in extensions() if package in Path(file).parents]
 
 
 def test_entries_from_outside_are_remembered_with_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,7 @@ def test_entries_from_outside_are_remembered_with_their_file(tmp_path: Path, mon
     )
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("outside_entries")
-    assert extensions().count(("outside_entries", str(file))) == 1
+    assert [path for _, path in extensions()].count(str(file)) == 1
     mask = build_mask("outer:flip=yes", GeneratedWeights(1, 4, torch.float32, "cpu"))
     assert mask.dense().tolist() == [[False, True, True, False]]
     inputs = [
@@ -173,4 +174,30 @@ def test_every_module_of_a_package_is_loaded(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     TARGETS.load_package("outside_package")
     assert TARGETS.names()[-2:] == ("outside_a", "outside_b")
-    assert [name for name, _ in extensions()][-2:] == ["outside_package.a", "outside_package.b"]
+    assert [Path(file).name for _, file in extensions()][-2:] == ["a.py", "b.py"]
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        code = f"from blockshock.workloads import TARGETS\nTARGETS.register('of_{folder}')(lambda y, stream: y)\n"
+        (tmp_path / folder / "same_name.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path / folder)
+        monkeypatch.delitem(sys.modules, "same_name", raising=False)
+        importlib.import_module("same_name")
+    names, files = zip(*extensions()[-2:], strict=True)
+    assert [Path(file).parent.name for file in files] == ["first", "second"]
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("gaussian:std=abc", "std takes a number, not 'abc'"),
+        ("attention_like:window=1.5", "window takes a whole number, not '1.5'"),
+        ("transformer_mlp:norm=maybe", "norm takes yes or no, not 'maybe'"),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_workload(spec)

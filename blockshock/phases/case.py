@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock import memory
-from blockshock.errors import InputError
+from blockshock.errors import BlockShockError
 from blockshock.kernels import build_kernel
 from blockshock.masks import check_2to4, check_complementary
 from blockshock.methods import METHODS, Layer, Method, Shape
@@ -102,7 +102,7 @@ def obstacle(case: Case, backward: bool = False) -> str | None:
     try:
         METHODS.get(case.method).check(case.shape(ranks))
         reason = _kernel_obstacle(case, device)
-    except InputError as error:
+    except BlockShockError as error:
         reason = f"{case.method}: {error}"
     if reason:
         return reason
@@ -117,11 +117,13 @@ def obstacle(case: Case, backward: bool = False) -> str | None:
 
 
 def _kernel_obstacle(case: Case, device: torch.device) -> str | None:
-    if case.kernel is None or case.mask is None:
+    if case.mask is None:
         return None
-    kernel = build_kernel(case.kernel)
     source = build_workload(case.workload).weights(case.N, case.K, case.torch_dtype, device, case.seed)
     mask = build_mask(case.mask, source)
+    if case.kernel is None:
+        return None
+    kernel = build_kernel(case.kernel)
     reason = kernel.unavailable(device, case.torch_dtype) or kernel.unsuitable(case.N, case.K, case.torch_dtype, mask)
     return reason and f"kernel {case.kernel}: {reason}"
 
