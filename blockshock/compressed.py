@@ -94,7 +94,15 @@ class Compressed24(torch.nn.Module):
         return _expand(self.values_NJ[rows], self.positions[rows])
 
     def decompress_columns(self, start: int, stop: int) -> torch.Tensor:
-        """Columns [start, stop) as a dense tensor (N, columns); start is a multiple of eight."""
+        """Columns [start, stop) as a dense tensor (N, columns).
+
+        Raises:
+            InputError: start is not a multiple of eight, or stop neither that nor K: positions share bytes.
+        """
+        if start % 8 or (stop % 8 and stop != self.K):
+            raise InputError(
+                f"columns [{start}, {stop}) of K = {self.K}: both ends must be multiples of 8, or the end K"
+            )
         values = self.values_NJ[:, start // 2 : stop // 2].contiguous()
         return _expand(values, self.positions[:, start // 8 : -(-stop // 8)])
 

@@ -38,6 +38,8 @@ class Mask:
         """Columns [start, stop); start and stop are multiples of four, so that groups stay whole."""
         if start % 4 or stop % 4:
             raise MaskError(f"columns [{start}, {stop}) cut a group of four: both ends must be multiples of 4")
+        if not 0 <= start < stop <= self.K:
+            raise MaskError(f"columns [{start}, {stop}) are not columns of a mask with K = {self.K}")
         return self if (start, stop) == (0, self.K) else Columns(self, start, stop)
 
     def transposed(self) -> Mask:
@@ -144,9 +146,8 @@ def check_shape(N: int, K: int) -> None:
     if N <= 0 or K <= 0:
         raise InputError(f"N and K must be positive, got N = {N}, K = {K}")
     if K % 4:
-        raise InputError(
-            f"K must be a multiple of 4 for 2:4 groups, got K = {K}; the nearest are {K - K % 4} and {K - K % 4 + 4}"
-        )
+        nearest = f"nearest are {K - K % 4} and {K - K % 4 + 4}" if K > 4 else "smallest is 4"
+        raise InputError(f"K must be a multiple of 4 for 2:4 groups, got K = {K}; the {nearest}")
 
 
 def complement(mask: Mask) -> Mask:

@@ -10,6 +10,7 @@ from blockshock.accuracy import Accuracy, ErrorSums
 from blockshock.autograd import linear, product
 from blockshock.collectives import gather_features, own_features, replicated, sum_over_ranks
 from blockshock.compressed import Compressed24
+from blockshock.errors import InputError, MaskError
 from blockshock.kernels import Half, build_kernel
 from blockshock.kernels.base import Packed
 from blockshock.masks import DenseMask, check_2to4
@@ -19,7 +20,7 @@ from blockshock.patterns import MASKS, build_mask
 from blockshock.phases import backward
 from blockshock.phases.case import Case
 from blockshock.ranks import Ranks
-from blockshock.weights import GeneratedWeights, TransposedWeights
+from blockshock.weights import GeneratedWeights, TensorWeights, TransposedWeights
 
 CPU = torch.device("cpu")
 CASE = Case("block_shock", "gathered", "tile", "gaussian", 96, 160, 6, "bf16")
@@ -56,6 +57,21 @@ def test_columns_decompress_alone(K: int) -> None:
     packed = Compressed24.from_source(source, slice(None), mask)
     assert torch.equal(packed.decompress_columns(16, K), packed.decompress()[:, 16:])
     assert torch.equal(packed.decompress_columns(8, 16), packed.decompress()[:, 8:16])
+    with pytest.raises(InputError, match=r"columns \[4, 16\) of K = .*multiples of 8"):
+        packed.decompress_columns(4, 16)
+
+
+@pytest.mark.masks
+def test_columns_beyond_a_mask_are_refused() -> None:
+    mask = build_mask("random", GeneratedWeights(4, 8, torch.float32, CPU))
+    with pytest.raises(MaskError, match=r"columns \[4, 16\) are not columns of a mask with K = 8"):
+        mask.columns(4, 16)
+
+
+@pytest.mark.masks
+def test_a_bias_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(InputError, match="bias holds nan at row 2"):
+        TensorWeights(torch.ones(4, 8), torch.tensor([0.0, 0.0, float("nan"), 0.0]))
 
 
 def _half(mask: str, columns: slice = slice(0, 96)) -> Half:
