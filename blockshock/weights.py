@@ -111,12 +111,12 @@ class TensorWeights(WeightSource):
         if w_NK.ndim != 2 or not w_NK.is_floating_point():
             raise InputError(f"W must be a floating-point (N, K) matrix, got {w_NK.dtype} {tuple(w_NK.shape)}")
         check_finite(w_NK, "W")
-        if bias is not None:
-            check_finite(bias[:, None], "bias")
         N, K = w_NK.shape
         check_shape(N, K)
         super().__init__(N, K, w_NK.dtype, w_NK.device, seed, None if bias is None else bias.detach())
         self._w_NK = w_NK.detach()
+        if bias is not None:
+            check_finite(bias[:, None], "bias")
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return nudge_zeros(self._w_NK[start:stop]).contiguous()
