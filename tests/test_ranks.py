@@ -107,6 +107,14 @@ def look_up_preloaded(name: str) -> str:
 # Results.
 
 
+@pytest.fixture(autouse=True)
+def heeded_interrupts() -> Iterator[None]:
+    """A shell without job control starts what it puts in the background with SIGINT ignored, children included."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_results_come_in_rank_order(ranks: Ranks) -> None:
     assert ranks.run(describe, "ab", times=2) == [(0, "abab"), (1, "abab")]
     assert (ranks.size, ranks.device) == (2, "cpu")
