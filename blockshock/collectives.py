@@ -63,6 +63,10 @@ def own_features(x_BK: torch.Tensor, group: Group) -> torch.Tensor:
     if x_BK.requires_grad and group.size() > 1:
         own: torch.Tensor = _OwnFeatures.apply(x_BK, group)
         return own
+    return _own_slice(x_BK, group)
+
+
+def _own_slice(x_BK: torch.Tensor, group: Group) -> torch.Tensor:
     return x_BK[:, shard(x_BK.shape[1], group.rank(), group.size(), "K")]
 
 
@@ -144,7 +148,7 @@ class _OwnFeatures(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BK: torch.Tensor, group: Group) -> torch.Tensor:
         ctx.group = group
-        return x_BK[:, shard(x_BK.shape[1], group.rank(), group.size(), "K")]
+        return _own_slice(x_BK, group)
 
     @staticmethod
     def backward(ctx: Any, grad_BS: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
