@@ -1,7 +1,8 @@
-"""Backward passes of the products: grad_X, in named stages like the forward pass.
+"""The product of every method, forward and backward, in named stages.
 
-grad_y is made contiguous first: a loss such as ``y.sum()`` hands over an expanded tensor of stride zero, which sparse
-kernels read as if it were dense memory.
+In backward grad_y is made contiguous first: a loss such as ``y.sum()`` hands over an expanded tensor of stride zero,
+which sparse kernels read as if it were dense memory. Then comes grad_X, and while the ranks agree on it, the gradient
+of the weights (the order of Megatron-LM, Shoeybi et al., arXiv 1909.08053).
 """
 
 from __future__ import annotations
@@ -9,27 +10,24 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 
+from blockshock.collectives import Entry
 from blockshock.kernels import Packed
 from blockshock.stages import copied, stage
+from blockshock.storages import Storage
+
+Weight = Packed | Storage
+"""A frozen weight, or one that is trained."""
 
 
-def linear(x_BK: torch.Tensor, w_NK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x Wᵀ + bias for a dense W, differentiable in x. Stages ``matmul``, and ``grad_x`` in backward."""
-    if torch.is_grad_enabled() and x_BK.requires_grad:
-        y_BN: torch.Tensor = _Linear.apply(x_BK, w_NK, bias)
+def product(x_BK: torch.Tensor, weight: Weight, entry: Entry) -> torch.Tensor:
+    """entry(x) Wᵀ + bias, differentiable in x and in the parameters of a trained weight."""
+    parameter, bias = (weight.parameter, weight.bias) if isinstance(weight, Storage) else (None, None)
+    if torch.is_grad_enabled() and (x_BK.requires_grad or parameter is not None):
+        y_BN: torch.Tensor = _Product.apply(x_BK, parameter, bias, weight, entry)
         return y_BN
-    with stage("matmul"):
-        return F.linear(x_BK, w_NK, bias)
-
-
-def product(x_BK: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """x Wᵀ + bias for a packed half, differentiable in x."""
-    if torch.is_grad_enabled() and x_BK.requires_grad:
-        y_BN: torch.Tensor = _Product.apply(x_BK, packed)
-        return y_BN
-    part_BN: torch.Tensor = packed(x_BK)
+    part_BN: torch.Tensor = weight(entry.take(x_BK))
     return part_BN
 
 
@@ -40,28 +38,28 @@ def _contiguous(grad: torch.Tensor) -> torch.Tensor:
         return copied(grad.contiguous())
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_BK: torch.Tensor, w_NK: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(w_NK)
-        with stage("matmul"):
-            return F.linear(x_BK, w_NK, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        (w_NK,) = ctx.saved_tensors
-        grad_y_BN = _contiguous(grad_y_BN)
-        with stage("grad_x"):
-            return grad_y_BN @ w_NK, None, None
-
-
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BK: torch.Tensor, packed: Packed) -> torch.Tensor:
-        ctx.packed = packed
-        y_BN: torch.Tensor = packed(x_BK)
+    def forward(
+        ctx: Any,
+        x_BK: torch.Tensor,
+        parameter: nn.Parameter | None,
+        bias: nn.Parameter | None,
+        weight: Weight,
+        entry: Entry,
+    ) -> torch.Tensor:
+        ctx.weight, ctx.entry = weight, entry
+        x_BS = entry.take(x_BK)
+        if parameter is not None:
+            ctx.save_for_backward(x_BS)
+        y_BN: torch.Tensor = weight(x_BS)
         return y_BN
 
     @staticmethod
-    def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        return ctx.packed.grad_input(_contiguous(grad_y_BN)), None
+    def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        weight, (needs_x, needs_weight, needs_bias, *_) = ctx.weight, ctx.needs_input_grad
+        grad_y_BN = _contiguous(grad_y_BN)
+        agree = ctx.entry.give_back(weight.grad_input(grad_y_BN)) if needs_x else None
+        grad_w = weight.grad_weight(grad_y_BN, *ctx.saved_tensors) if needs_weight else None
+        grad_bias = weight.grad_bias(grad_y_BN) if needs_bias else None
+        return (agree() if agree else None), grad_w, grad_bias, None, None

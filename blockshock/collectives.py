@@ -42,14 +42,6 @@ def sum_over_ranks(part: torch.Tensor, group: Group) -> torch.Tensor:
     return _all_reduce(part, group)
 
 
-def replicated(x: torch.Tensor, group: Group) -> torch.Tensor:
-    """An input that every rank holds whole, as it is; in backward the ranks' gradients are summed."""
-    if x.requires_grad and group.size() > 1:
-        same: torch.Tensor = _Replicated.apply(x, group)
-        return same
-    return x
-
-
 def gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
     """All ranks' (B, S) feature shards side by side in rank order, (B, G·S); in backward each rank takes its own."""
     if part_BS.requires_grad and group.size() > 1:
@@ -58,16 +50,85 @@ def gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
     return _all_gather_features(part_BS, group)
 
 
-def own_features(x_BK: torch.Tensor, group: Group) -> torch.Tensor:
-    """This rank's feature shard (B, K/G) of a replicated input, a view; in backward the shards are gathered."""
-    if x_BK.requires_grad and group.size() > 1:
-        own: torch.Tensor = _OwnFeatures.apply(x_BK, group)
-        return own
-    return _own_slice(x_BK, group)
+class Entry:
+    """How a product takes its input, and what its grad_X becomes: here all of it, as it is.
+
+    The two directions are conjugate (Megatron-LM, Shoeybi et al., arXiv 1909.08053, §3). Communication in backward
+    is started by ``give_back`` and waited for by the call that it returns, so that other work fits between.
+    """
+
+    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return x_BK
+
+    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        return lambda: grad_x
 
 
-def _own_slice(x_BK: torch.Tensor, group: Group) -> torch.Tensor:
-    return x_BK[:, shard(x_BK.shape[1], group.rank(), group.size(), "K")]
+class Replicated(Entry):
+    """Some columns of an input that every rank holds whole; in backward the ranks' gradients are summed."""
+
+    def __init__(self, group: Group, columns: slice = slice(None)) -> None:
+        self._group, self._columns = group, columns
+
+    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return x_BK[:, self._columns]
+
+    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        if self._group.size() == 1:
+            return lambda: grad_x
+        return _started(lambda: dist.all_reduce(grad_x, group=self._group, async_op=True), lambda: grad_x)
+
+
+class ColumnShard(Replicated):
+    """One of as many shards of columns as there are pairs of ranks; in backward they come together again."""
+
+    def __init__(self, group: Group, columns: slice, K: int) -> None:
+        super().__init__(group, columns)
+        self._K = K
+
+    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        with stage("layout"):
+            whole_BK = grad_x.new_zeros(len(grad_x), self._K)
+            whole_BK[:, self._columns] = copied(grad_x)
+        return super().give_back(whole_BK)
+
+
+class OwnFeatures(Entry):
+    """This rank's feature shard of a replicated input, a view; in backward the shards are gathered."""
+
+    def __init__(self, group: Group, columns: slice) -> None:
+        self._group, self._columns = group, columns
+
+    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return x_BK[:, self._columns]
+
+    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        if self._group.size() == 1:
+            return lambda: grad_x
+        gathered = grad_x.new_empty(self._group.size() * grad_x.shape[0], grad_x.shape[1])
+        return _started(
+            lambda: _all_gather(gathered, grad_x, group=self._group, async_op=True),
+            lambda: _side_by_side(gathered, self._group),
+        )
+
+
+def _started(start: Callable[[], Any], result: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Start a collective now; the call that is returned waits for it and gives the result."""
+    with stage("reduce"):
+        work = start()
+
+    def finish() -> torch.Tensor:
+        with stage("reduce"):
+            work.wait()
+        return result()
+
+    return finish
+
+
+def _side_by_side(gathered: torch.Tensor, group: Group) -> torch.Tensor:
+    """Of shards (B, S) one below the other, (B, G·S)."""
+    with stage("layout"):
+        return copied(torch.cat(gathered.chunk(group.size()), dim=1))
 
 
 def _all_reduce(part: torch.Tensor, group: Group) -> torch.Tensor:
@@ -83,8 +144,7 @@ def _all_gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
     with stage("reduce"):
         gathered = part_BS.new_empty(group.size() * part_BS.shape[0], part_BS.shape[1])
         _all_gather(gathered, part_BS, group=group)
-    with stage("layout"):
-        return copied(torch.cat(gathered.chunk(group.size()), dim=1))
+    return _side_by_side(gathered, group)
 
 
 def slowest_of_ranks(seconds: list[float], device: torch.device, group: Group) -> list[float]:
@@ -106,10 +166,6 @@ def aligner(device: torch.device, group: Group) -> Callable[[], None]:
     return align
 
 
-# The four below are the conjugate pairs of Megatron-LM (Shoeybi et al., arXiv 1909.08053, §3): what is a collective
-# in one direction is local in the other.
-
-
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor, group: Group) -> torch.Tensor:
@@ -121,18 +177,6 @@ class _SumOverRanks(torch.autograd.Function):
         return grad, None
 
 
-class _Replicated(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: Group) -> torch.Tensor:
-        ctx.group = group
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        # A copy if need be: autograd may hand the same gradient to others, and the sum is written over it.
-        return _all_reduce(grad.clone(memory_format=torch.contiguous_format), ctx.group), None
-
-
 class _GatherFeatures(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part_BS: torch.Tensor, group: Group) -> torch.Tensor:
@@ -142,14 +186,3 @@ class _GatherFeatures(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BN: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
         return grad_BN.narrow(1, ctx.group.rank() * ctx.features, ctx.features), None
-
-
-class _OwnFeatures(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_BK: torch.Tensor, group: Group) -> torch.Tensor:
-        ctx.group = group
-        return _own_slice(x_BK, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad_BS: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        return _all_gather_features(grad_BS.contiguous(), ctx.group), None

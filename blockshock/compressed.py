@@ -79,19 +79,14 @@ class Compressed24(torch.nn.Module):
 
     def write_rows(self, start: int, w_RK: torch.Tensor, mask_RK: torch.Tensor) -> None:
         """Compress rows [start, start + R) in place."""
-        where = kept_columns(mask_RK, first_row=start)
-        values = bits(w_RK.contiguous()).unflatten(1, (-1, 4)).gather(2, where).flatten(1)
         stop = start + len(w_RK)
-        bits(self.values_NJ)[start:stop] = values
-        nibbles = (where[..., 0] | where[..., 1] << 2).to(torch.uint8)
-        if nibbles.shape[1] % 2:
-            nibbles = torch.nn.functional.pad(nibbles, (0, 1))
-        self.positions[start:stop] = nibbles[:, 0::2] | nibbles[:, 1::2] << 4
+        self.positions[start:stop] = positions_of(mask_RK, first_row=start)
+        self.values_NJ[start:stop] = gather_kept(w_RK, self.positions[start:stop])
 
     def decompress(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows [start, stop) as a dense tensor (rows, K) with zeros where the mask drops."""
         rows = slice(start, self.N if stop is None else stop)
-        return _expand(self.values_NJ[rows], self.positions[rows])
+        return expand(self.values_NJ[rows], self.positions[rows])
 
     def decompress_columns(self, start: int, stop: int) -> torch.Tensor:
         """Columns [start, stop) as a dense tensor (N, columns).
@@ -104,7 +99,7 @@ class Compressed24(torch.nn.Module):
                 f"columns [{start}, {stop}) of K = {self.K}: both ends must be multiples of 8, or the end K"
             )
         values = self.values_NJ[:, start // 2 : stop // 2].contiguous()
-        return _expand(values, self.positions[:, start // 8 : -(-stop // 8)])
+        return expand(values, self.positions[:, start // 8 : -(-stop // 8)])
 
     def refresh(self, values_NJ: torch.Tensor) -> None:
         """Write new kept values (N, K/2) under the same mask.
@@ -124,9 +119,30 @@ class Compressed24(torch.nn.Module):
         return self.values_NJ.nbytes + self.positions.nbytes
 
 
-def _expand(values_RJ: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def positions_of(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+    """The packed positions (R, ⌈K/8⌉) of a 2:4 mask, uint8; MaskError, as of ``kept_columns``, if it is not one."""
+    where = kept_columns(mask_RK, first_row)
+    nibbles = (where[..., 0] | where[..., 1] << 2).to(torch.uint8)
+    if nibbles.shape[1] % 2:
+        nibbles = torch.nn.functional.pad(nibbles, (0, 1))
+    return nibbles[:, 0::2] | nibbles[:, 1::2] << 4
+
+
+def _unpacked(positions: torch.Tensor, K: int) -> torch.Tensor:
+    """Positions 0–3 of the two kept of each four, int64 (R, K/4, 2)."""
+    nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : K // 4].long()
+    return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
+
+
+def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The kept values (R, K/2) of dense rows."""
+    where = _unpacked(positions, w_RK.shape[1])
+    return bits(w_RK.contiguous()).unflatten(1, (-1, 4)).gather(2, where).flatten(1).view(w_RK.dtype)
+
+
+def expand(values_RJ: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """The dense (R, K) rows of kept values (R, K/2) and their packed positions (R, ⌈K/8⌉)."""
-    nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : values_RJ.shape[1] // 2].long()
-    kept = bits(values_RJ).unflatten(1, (-1, 2))
+    kept = bits(values_RJ.contiguous()).unflatten(1, (-1, 2))
     dense = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
-    return dense.scatter_(2, torch.stack((nibbles & 3, nibbles >> 2), dim=-1), kept).flatten(1).view(values_RJ.dtype)
+    where = _unpacked(positions, 2 * values_RJ.shape[1])
+    return dense.scatter_(2, where, kept).flatten(1).view(values_RJ.dtype)

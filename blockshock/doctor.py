@@ -222,7 +222,8 @@ def multiply(name: str, kernel: str, device: str) -> Finding:
     if reason := chosen.unavailable(source.device, source.dtype):
         return Finding(name, "n.a.", reason)
     halves = [Half(source, slice(0, 256), one) for one in (mask, mask.complement())]
-    first, second = (chosen.resolve(half, len(x_BK), lambda seconds: seconds).pack(half)(x_BK) for half in halves)
+    kernels = [chosen.resolve(half, len(x_BK), False, lambda seconds: seconds) for half in halves]
+    first, second = (kernel.pack(half)(x_BK) for kernel, half in zip(kernels, halves, strict=True))
     accuracy = Accuracy.of(compare(first + second, x_BK, source, roundings=2, index=0, count=1), roundings=2)
     if failure := accuracy.failure():
         raise ArithmeticError(failure)

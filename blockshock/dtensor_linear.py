@@ -15,6 +15,7 @@ from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn import functional as F
 
 from blockshock.collectives import Group
 from blockshock.stages import stage
@@ -45,18 +46,27 @@ class ParallelLinear(nn.Module):
         )
         self.linear = parallelize_module(linear, mesh, style)
 
+    @property
+    def shard(self) -> torch.Tensor:
+        """This rank's part of W."""
+        weight = self.linear.weight
+        assert isinstance(weight, DTensor)
+        return weight.to_local().detach()
+
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("reduce"):
-            if not x_BK.requires_grad:
+            if not torch.is_grad_enabled():
                 return _waited(self.linear(x_BK))
             y_BN: torch.Tensor = _WaitForward.apply(self.linear(_WaitBackward.apply(x_BK)))
             return y_BN
 
 
 class _StagedLinear(nn.Linear):
+    """Multiplies in the dtype of x, as under ``torch.autocast``."""
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with stage("matmul"):
-            return super().forward(x)
+            return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 @cache

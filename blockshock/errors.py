@@ -19,3 +19,7 @@ class UnknownName(BlockShockError, ValueError):
 
 class KernelUnavailable(BlockShockError, RuntimeError):
     """A kernel that cannot run here; the message says why, in words a user can act on."""
+
+
+class StalePacking(BlockShockError, RuntimeError):
+    """A weight's parameter changed and what multiplies in its place did not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +44,12 @@ def peak_bytes(device: torch.device) -> Iterator[list[int]]:
     before = _kilobytes(_STATUS, "VmRSS")
     yield peak
     peak.append(max(_kilobytes(_STATUS, "VmHWM") - before, 0))
+
+
+def held_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind the tensors, each storage once; of a DTensor, of this rank's part."""
+    local = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}.values())
 
 
 def gib(size: int) -> str:

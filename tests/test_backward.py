@@ -7,15 +7,16 @@ import torch
 import torch.distributed as dist
 
 from blockshock.accuracy import Accuracy, ErrorSums
-from blockshock.autograd import linear, product
-from blockshock.collectives import gather_features, own_features, replicated, sum_over_ranks
+from blockshock.autograd import product
+from blockshock.collectives import Entry, OwnFeatures, Replicated, gather_features, sum_over_ranks
 from blockshock.compressed import Compressed24
 from blockshock.errors import InputError, MaskError
 from blockshock.kernels import Half, build_kernel
+from blockshock.kernels.backward import backward_of
 from blockshock.kernels.base import Packed
+from blockshock.kernels.dense import PackedDense
 from blockshock.masks import DenseMask, check_2to4
 from blockshock.methods import METHODS
-from blockshock.methods.superposition import BlockShock
 from blockshock.patterns import MASKS, build_mask
 from blockshock.phases import backward
 from blockshock.phases.case import Case
@@ -101,8 +102,8 @@ def test_a_kernel_without_a_product_over_n_packs_the_transpose(mask: str, says: 
     # What cuSPARSELt and CUTLASS do on a GPU, with the reference kernel in their place.
     half = _half(mask)
     packed = build_kernel("reference").pack(half)
-    packed.transposed = build_kernel("reference").pack_transposed(half)
-    assert packed.transposed.algorithm == says
+    packed.backward = backward_of(build_kernel("reference"), half)
+    assert packed.backward.algorithm == says
     exact_BK = _grad_y().double() @ half.dense().double()
     assert (Packed.grad_input(packed, _grad_y()).double() - exact_BK).norm() <= 1e-6 * exact_BK.norm()
     new = Half(GeneratedWeights(64, 96, torch.float32, CPU, seed=1), half.columns, half.mask)
@@ -124,14 +125,14 @@ class _Strict(Packed):
 
 def test_the_expanded_gradient_of_a_sum_is_made_contiguous() -> None:
     x_BK = torch.randn(3, 4, requires_grad=True)
-    product(x_BK, _Strict()).sum().backward()
+    product(x_BK, _Strict(), Entry()).sum().backward()
     assert x_BK.grad is not None
     assert torch.equal(x_BK.grad, torch.ones(3, 4))
 
 
 def test_the_dense_product_agrees_with_autograd() -> None:
     x_BK, w_NK, bias = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4), torch.randn(5)
-    linear(x_BK, w_NK, bias).square().sum().backward()
+    product(x_BK, PackedDense(w_NK, bias), Entry()).square().sum().backward()
     expected = torch.autograd.grad(torch.nn.functional.linear(x_BK, w_NK, bias).square().sum(), x_BK)[0]
     assert x_BK.grad is not None
     torch.testing.assert_close(x_BK.grad, expected)
@@ -144,17 +145,17 @@ def _conjugates() -> dict[str, list[float]]:
     mine = torch.full((1, 2), float(group.rank() + 1), requires_grad=True)
     weight = torch.tensor([[1.0, 10.0]]) * (group.rank() + 1)
     found = {}
-    for name, call in (("sum", sum_over_ranks), ("replicated", replicated)):
-        y = call(mine * 1.0, group)
-        (grad,) = torch.autograd.grad(y, mine, weight)
-        found[name] = [*y.flatten().tolist(), *grad.flatten().tolist()]
+    y = sum_over_ranks(mine * 1.0, group)
+    (grad,) = torch.autograd.grad(y, mine, weight)
+    found["sum"] = [*y.flatten().tolist(), *grad.flatten().tolist()]
+    entry = Replicated(group)
+    found["replicated"] = [*entry.take(mine).flatten().tolist(), *entry.give_back(weight.clone())().flatten().tolist()]
     y = gather_features(mine * 1.0, group)
     (grad,) = torch.autograd.grad(y, mine, torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     found["gather"] = [*y.flatten().tolist(), *grad.flatten().tolist()]
-    whole = torch.tensor([[1.0, 2.0, 3.0, 4.0]], requires_grad=True)
-    y = own_features(whole * 1.0, group)
-    (grad,) = torch.autograd.grad(y, whole, weight)
-    found["own"] = [*y.flatten().tolist(), *grad.flatten().tolist()]
+    own = OwnFeatures(group, slice(2 * group.rank(), 2 * group.rank() + 2))
+    taken = own.take(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    found["own"] = [*taken.flatten().tolist(), *own.give_back(weight)().flatten().tolist()]
     return found
 
 
@@ -192,23 +193,12 @@ def test_every_method_goes_backward_on_one_and_on_four_ranks(other_ranks: Ranks)
 
 
 def _skipped_input_reduce(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(BlockShock, "enter", lambda self, x_BK: x_BK)
+    patch.setattr(Replicated, "give_back", lambda self, grad_x: lambda: grad_x)
 
 
 def _scaled_by_ranks(patch: pytest.MonkeyPatch) -> None:
-    enter = BlockShock.enter
-    patch.setattr(BlockShock, "enter", lambda self, x_BK: _Scaled.apply(enter(self, x_BK), 1 / self.group.size()))
-
-
-class _Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return grad * ctx.scale, None
+    give_back = Replicated.give_back
+    patch.setattr(Replicated, "give_back", lambda self, grad_x: give_back(self, grad_x / self._group.size()))
 
 
 def _check_with(fault: Callable[[pytest.MonkeyPatch], None], case: Case) -> backward.GradientResult:
@@ -229,7 +219,7 @@ def _nan_without_contiguous() -> tuple[bool, bool]:
     half = Half(source, slice(0, 256), build_mask("tile", source))
     packed = build_kernel("cusparselt").pack(half, backward=True)
     x_BK = torch.randn(64, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    with_fix = torch.autograd.grad(product(x_BK, packed).sum(), x_BK)[0]
+    with_fix = torch.autograd.grad(product(x_BK, packed, Entry()).sum(), x_BK)[0]
     expanded = torch.ones((), device="cuda", dtype=torch.bfloat16).expand(64, 256)
     exact_BK = expanded.double() @ half.dense().double()
     right = (with_fix.double() - exact_BK).norm() <= 0.01 * exact_BK.norm()

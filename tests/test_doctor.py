@@ -189,7 +189,7 @@ FAULTY_KERNELS = textwrap.dedent("""
     class Wrong(Gathered):
         def pack(self, half, bias=None):
             packed = super().pack(half, bias)
-            packed.refresh(half.kept_values(0, half.N).flip(1))
+            packed.write(half.kept_values(0, half.N).flip(1))
             return packed
 
 

@@ -70,13 +70,13 @@ def _different_again(patch: pytest.MonkeyPatch) -> None:
 
 def _stale_refresh(patch: pytest.MonkeyPatch) -> None:
     """New weights reach all halves but rank 1's."""
-    refresh = PackedReference.refresh
+    write = PackedReference.write
 
     def faulty(self: PackedReference, values_NJ: torch.Tensor) -> None:
         if torch.distributed.get_rank() == 0:
-            refresh(self, values_NJ)
+            write(self, values_NJ)
 
-    patch.setattr(PackedReference, "refresh", faulty)
+    patch.setattr(PackedReference, "write", faulty)
 
 
 def _run_with(fault: Callable[[pytest.MonkeyPatch], None] | None, case: Case) -> CorrectnessResult:

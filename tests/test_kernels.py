@@ -15,9 +15,9 @@ from blockshock.errors import InputError, KernelUnavailable, UnknownName
 from blockshock.kernels import KERNELS, Half, build_kernel
 from blockshock.kernels import auto as auto_module
 from blockshock.kernels.algorithm_cache import AlgorithmCache, cache_folder
-from blockshock.kernels.gathered import row_patterns
 from blockshock.masks import Mask, TiledMask
 from blockshock.patterns import SIX_PATTERNS, build_mask
+from blockshock.row_patterns import RowPatterns
 from blockshock.weights import GeneratedWeights
 
 CPU = torch.device("cpu")
@@ -78,16 +78,21 @@ def test_gathered_takes_wide_tiles_and_inputs_that_do_not_align_in_pairs() -> No
 def test_gathered_counts_the_distinct_rows_of_a_tile() -> None:
     tile = _half("tile").mask.tile
     assert tile is not None
-    assert [(pattern.rows, pattern.kept) for pattern in row_patterns(tile)] == [((0, 1), (0, 1)), ((2, 3), (2, 3))]
+    found = [(pattern.rows.positions, pattern.kept.positions) for pattern in RowPatterns(tile, 64)]
+    assert found == [((0, 1), (0, 1)), ((2, 3), (2, 3))]
 
 
 @pytest.mark.parametrize("mask", ["1100", "0110", "tile"])
 @pytest.mark.parametrize("kernel", ANY_DEVICE)
-def test_refresh_writes_new_values_under_the_same_mask(kernel: str, mask: str) -> None:
+def test_new_values_are_taken_over_under_the_same_mask(kernel: str, mask: str) -> None:
     old, new = _half(mask), _half(mask, seed=1)
     packed = build_kernel(kernel).pack(old)
-    packed.refresh(new.kept_values(0, new.N))
     x_BK = _input(new)
+    packed.refresh_from(new)
+    _check(packed(x_BK), x_BK, new)
+    packed.recompress(old.dense())
+    _check(packed(x_BK), x_BK, old)
+    packed.write(build_kernel(kernel).pack(new).values.double())
     _check(packed(x_BK), x_BK, new)
 
 
@@ -145,7 +150,7 @@ def test_a_typo_suggests_the_nearest_kernel() -> None:
 
 
 def _resolved(half: Half) -> str:
-    return type(build_kernel("auto").resolve(half, 5, lambda seconds: seconds)).__name__
+    return type(build_kernel("auto").resolve(half, 5, False, lambda seconds: seconds)).__name__
 
 
 def test_auto_takes_the_compressed_kernel_that_fits_the_mask() -> None:

@@ -45,7 +45,7 @@ def middle(source):
 
 @METHODS.register("mine")
 class Mine(METHODS.get("dense_single")):
-    def partial(self, x_BK): return torch.nn.functional.linear(x_BK, self.w_NK, self.bias)
+    def partial(self, x_BK): return 2 * super().partial(x_BK / 2)
 
 @METHODS.register("wrong")
 class Wrong(METHODS.get("dense_single")):

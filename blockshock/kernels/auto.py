@@ -21,6 +21,8 @@ class Auto(Kernel):
         search: as of ``cusparselt``.
     """
 
+    training_mask = "1100"
+
     def __init__(self, search: bool = True) -> None:
         self.search = search
 
@@ -50,28 +52,44 @@ class Auto(Kernel):
         contenders = [spec for spec in fit if build_kernel(spec).contender]
         return contenders or fit[:1]
 
-    def resolve(self, half: Half, tokens: int, agree: Agree) -> Kernel:
+    def resolve(self, half: Half, tokens: int, backward: bool, agree: Agree) -> Kernel:
         candidates = self._candidates(half)
         if len(candidates) == 1:
             return build_kernel(candidates[0])
         tile = None if half.mask.tile is None else str(half.mask.tile.tolist())
-        key = (half.device, half.dtype, half.N, half.K, tokens, tile, tuple(candidates))
+        key = (half.device, half.dtype, half.N, half.K, tokens, tile, backward, tuple(candidates))
         if key not in _fastest:
-            seconds = agree([_median_seconds(build_kernel(spec), half, tokens) for spec in candidates])
+            seconds = agree([_median_seconds(build_kernel(spec), half, tokens, backward) for spec in candidates])
             _fastest[key] = candidates[seconds.index(min(seconds))]
         return build_kernel(_fastest[key])
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return max(build_kernel(name).weight_bytes(N, K, itemsize) for name in ("gathered", "cusparselt"))
+        return max(kernel.weight_bytes(N, K, itemsize) for kernel in _contenders())
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return max(build_kernel(name).build_bytes(N, K, itemsize) for name in ("gathered", "cusparselt"))
+        return max(kernel.build_bytes(N, K, itemsize) for kernel in _contenders())
+
+    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return max(kernel.backward_bytes(N, K, itemsize) for kernel in _contenders())
 
 
-def _median_seconds(kernel: Kernel, half: Half, tokens: int) -> float:
+def _contenders() -> list[Kernel]:
+    kinds = [KERNELS.get(name) for name in KERNELS.names()]
+    return [kind() for kind in kinds if kind.sparse and kind.contender and kind is not Auto]
+
+
+def _median_seconds(kernel: Kernel, half: Half, tokens: int, backward: bool) -> float:
     stream = generator(half.device, half.source.seed, 4)
-    x_BK = torch.randn(tokens, half.K, device=half.device, generator=stream).to(half.dtype)
-    packed = kernel.pack(half)
+    x_BK, grad_y_BN = (
+        torch.randn(tokens, width, device=half.device, generator=stream).to(half.dtype) for width in (half.K, half.N)
+    )
+    packed = kernel.pack(half, backward=backward)
+
+    def call() -> None:
+        packed(x_BK)
+        if backward:
+            packed.grad_input(grad_y_BN)
+
     mode = "cuda_graph" if half.device.type == "cuda" else "sync"
     protocol = timing.Protocol(mode, rounds=15, warmup=3)
-    return timing.percentile(timing.time_call(lambda: packed(x_BK), half.device, protocol), 50)
+    return timing.percentile(timing.time_call(call, half.device, protocol), 50)

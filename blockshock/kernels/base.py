@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
 
 from blockshock.blocks import row_blocks
 from blockshock.compressed import bits, kept_columns
-from blockshock.errors import InputError, KernelUnavailable, MaskError
-from blockshock.masks import Mask, check_transposable
+from blockshock.errors import InputError, KernelUnavailable
+from blockshock.masks import Mask
 from blockshock.registry import Registry
 from blockshock.weights import TransposedWeights, WeightSource
 
@@ -62,21 +62,60 @@ class Half:
         return bits(rows).unflatten(1, (-1, 4)).gather(2, where).flatten(1).view(self.dtype)
 
 
+class Backward(Protocol):
+    """What a packing that contracts over K alone holds for grad_y @ W.
+
+    Attributes:
+        algorithm: what it is, where that is not the packing's own kernel.
+    """
+
+    algorithm: str
+
+    def __call__(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        """grad_y @ W: (B, N) → (B, K)."""
+
+    def write(self, values_NJ: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:
+        """Take over new kept values; write them, in the packing's dtype, to ``rows_NJ`` too if that is given."""
+
+    def recompress(self, w_NK: torch.Tensor) -> None:
+        """Take over the values of a masked dense matrix."""
+
+
 class Packed(nn.Module):
     """A half in a kernel's own format. Holds the weights as buffers and nothing else of size.
 
     Attributes:
         algorithm: what the kernel chose to run, for the record.
-        transposed: for kernels that cannot contract over N, a packing of Wᵀ that does it for them.
+        backward: for kernels that cannot contract over N, what does it for them.
         product_stage: the stage that the product counts as; ``grad_x`` in a packing of Wᵀ.
+        sorted_by_pattern: ``arrange`` sorts rows by the mask's row pattern; otherwise it leaves them in order.
     """
 
-    transposed: Packed | None
+    bias: torch.Tensor | None
+    backward: Backward | None
+    sorted_by_pattern = False
 
     def __init__(self) -> None:
         super().__init__()
         self.algorithm, self.product_stage = "", "matmul"
-        self.transposed = None
+        self.backward = None
+
+    def hold_bias(self, bias: torch.Tensor | None) -> None:
+        """Keep a bias (N,), or None."""
+        self.register_buffer("bias", None if bias is None else self.arrange(bias).clone(), persistent=False)
+
+    def arrange(self, rows_NJ: torch.Tensor) -> torch.Tensor:
+        """Rows of W, or elements of the bias, in the order in which the packing has them."""
+        return rows_NJ
+
+    def disarrange(self, arranged_NJ: torch.Tensor) -> torch.Tensor:
+        """The inverse of ``arrange``."""
+        return arranged_NJ
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The kept values (N, K/2) where the packing holds them: writing them changes the forward product."""
+        raise NotImplementedError
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         """x @ Wᵀ (+ bias): (B, K) → (B, N). Stages ``layout`` and ``matmul``."""
@@ -84,20 +123,33 @@ class Packed(nn.Module):
 
     def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         """grad_y @ W: (B, N) → (B, K), for a contiguous grad_y. Stages ``layout`` and ``grad_x``."""
-        assert self.transposed is not None, "packed for the forward pass alone"
-        grad_x_BK: torch.Tensor = self.transposed(grad_y_BN)
-        return grad_x_BK
+        assert self.backward is not None, "packed for the forward pass alone"
+        return self.backward(grad_y_BN)
 
-    def refresh(self, values_NJ: torch.Tensor) -> None:
-        """Write new kept values (N, K/2), in column order, under the same mask."""
-        raise NotImplementedError
+    def write(self, values_NJ: torch.Tensor) -> None:
+        """Take over new kept values, of any dtype and in the order of ``values``, for both directions.
+
+        ``values`` itself may be given, once it was changed.
+        """
+        mine = values_NJ.data_ptr() == self.values.data_ptr()
+        if self.backward is not None:
+            self.backward.write(values_NJ, None if mine else self.values)
+        elif not mine:
+            self.values.copy_(values_NJ)
 
     def refresh_from(self, half: Half) -> None:
-        """Write the values of another half with the same mask, here and in the packing of Wᵀ."""
+        """Take over the values of another half with the same mask."""
         blocks = row_blocks(half.N, half.K * half.dtype.itemsize)
-        self.refresh(torch.cat([half.kept_values(start, stop) for start, stop in blocks]))
-        if self.transposed is not None:
-            self.transposed.refresh_from(half.transposed())
+        values_NJ = torch.cat([half.kept_values(start, stop) for start, stop in blocks])
+        self.write(self.arrange(values_NJ))
+
+    def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
+        """The kept values of a dense matrix, in the order of ``values``."""
+        raise NotImplementedError
+
+    def recompress(self, w_NK: torch.Tensor) -> None:
+        """Take over a dense matrix, zero where the mask drops, the way compression does."""
+        self.write(self.kept_of(w_NK))
 
 
 class Kernel:
@@ -107,12 +159,15 @@ class Kernel:
         device_types, dtypes: where it can run at all, and what it multiplies.
         sparse: holds the half compressed; False for the ablation.
         contender: timed by default and a candidate of ``auto``; False for kernels that exist to be right.
+        training_mask: what it is trained with unless another mask is asked for: a transposable one, where the
+            backward product needs that.
     """
 
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16, torch.float32)
     sparse: ClassVar[bool] = True
     contender: ClassVar[bool] = True
+    training_mask: ClassVar[str] = "tile"
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None, or one sentence that says why this kernel cannot run on that device and dtype."""
@@ -141,21 +196,6 @@ class Kernel:
         """
         raise NotImplementedError
 
-    def pack_transposed(self, half: Half) -> Packed:
-        """A packing of Wᵀ, whose product is grad_y @ W: in this kernel's format, or dense if the mask forbids that."""
-        transposed = half.transposed()
-        kernel: Kernel = self
-        try:
-            check_transposable(half.mask)
-            if self.unsuitable(transposed.N, transposed.K, transposed.dtype, transposed.mask):
-                kernel = build_kernel("dense")
-        except MaskError:
-            kernel = build_kernel("dense")
-        packed = kernel.pack(transposed)
-        packed.product_stage = "grad_x"
-        packed.algorithm = "" if kernel is self else "dense, for the mask is not transposable"
-        return packed
-
     def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
         """Bytes held for the backward pass beside the packing, at most; 0 for kernels that contract over N too."""
         return 0
@@ -168,9 +208,14 @@ class Kernel:
         """Bytes held at most while packing, the packing included and one row block left out."""
         return self.weight_bytes(N, K, itemsize)
 
-    def resolve(self, half: Half, tokens: int, agree: Agree) -> Kernel:
-        """The kernel that will run; itself, for all but ``auto``."""
+    def resolve(self, half: Half, tokens: int, backward: bool, agree: Agree) -> Kernel:
+        """The kernel that will run, forward or both ways; itself, for all but ``auto``."""
         return self
+
+
+def packed_bytes(N: int, K: int, itemsize: int) -> int:
+    """Bytes of kept values and two bits of position for each: the format of the sparse tensor cores."""
+    return N * K // 2 * itemsize + N * K // 8
 
 
 KERNELS: Registry[type[Kernel]] = Registry("kernel")

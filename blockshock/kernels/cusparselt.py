@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.kernels.algorithm_cache import AlgorithmCache
-from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
+from blockshock.kernels.backward import backward_of, most_backward_bytes
+from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Searcher
 from blockshock.masks import Mask
 from blockshock.stages import copied, stage
@@ -24,13 +25,12 @@ _algorithms = AlgorithmCache("cusparselt")
 
 class PackedCusparselt(Packed):
     packed: torch.Tensor
-    bias: torch.Tensor | None
 
     def __init__(self, half: Half, bias: torch.Tensor | None, search: bool) -> None:
         super().__init__()
         self.N, self.K, self._search = half.N, half.K, search
-        self.register_buffer("packed", torch._cslt_compress(half.dense()))
-        self.register_buffer("bias", bias)
+        self.register_buffer("packed", torch._cslt_compress(half.dense()), persistent=False)
+        self.hold_bias(bias)
         self._chosen: dict[int, tuple[int, int, int]] = {}
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
@@ -67,8 +67,15 @@ class PackedCusparselt(Packed):
         )
         return algorithm, split_k, split_k_mode
 
-    def refresh(self, values_NJ: torch.Tensor) -> None:
-        self.packed.view(-1)[: values_NJ.numel()].copy_(values_NJ.reshape(-1))
+    @property
+    def values(self) -> torch.Tensor:
+        return self.packed.view(-1)[: self.N * self.K // 2].view(self.N, self.K // 2)
+
+    def recompress(self, w_NK: torch.Tensor) -> None:
+        # Copied, not kept in place of the old packing: a captured graph goes on reading where that lies.
+        self.packed.copy_(torch._cslt_compress(w_NK))
+        if self.backward is not None:
+            self.backward.recompress(w_NK)
 
 
 def library_key(device: torch.device) -> str:
@@ -108,15 +115,15 @@ class Cusparselt(Kernel):
 
     def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         packed = PackedCusparselt(half, bias, self.search)
-        packed.transposed = self.pack_transposed(half) if backward else None
+        packed.backward = backward_of(self, half) if backward else None
         return packed
 
     def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return N * K * itemsize
+        return most_backward_bytes(N, K, itemsize)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return N * K // 2 * itemsize + N * K // 8
+        return packed_bytes(N, K, itemsize)
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         # The search holds a dense half and a packing of its own on the same GPU.
-        return 2 * self.weight_bytes(N, K, itemsize) + N * K * itemsize
+        return 2 * packed_bytes(N, K, itemsize) + N * K * itemsize

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
-from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
+from blockshock.kernels.backward import backward_of, most_backward_bytes
+from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.masks import Mask
 from blockshock.stages import copied, stage
 
@@ -16,14 +17,13 @@ class PackedCutlass(Packed):
 
     packed: torch.Tensor
     meta: torch.Tensor
-    bias: torch.Tensor | None
 
     def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
         super().__init__()
         sparse = SparseSemiStructuredTensorCUTLASS.from_dense(half.dense())
-        self.register_buffer("packed", sparse.packed)
-        self.register_buffer("meta", sparse.meta)
-        self.register_buffer("bias", bias)
+        self.register_buffer("packed", sparse.packed, persistent=False)
+        self.register_buffer("meta", sparse.meta, persistent=False)
+        self.hold_bias(bias)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         tokens = len(x_BK)
@@ -37,8 +37,18 @@ class PackedCutlass(Packed):
                 y_NB = torch._sparse_semi_structured_addmm(self.bias, self.packed, self.meta, x_BK.t())
         return y_NB.t()[:tokens]
 
-    def refresh(self, values_NJ: torch.Tensor) -> None:
-        self.packed.copy_(values_NJ)
+    @property
+    def values(self) -> torch.Tensor:
+        return self.packed
+
+    def recompress(self, w_NK: torch.Tensor) -> None:
+        compressed = SparseSemiStructuredTensorCUTLASS.from_dense(w_NK)
+        assert compressed.packed is not None
+        assert compressed.meta is not None
+        self.packed.copy_(compressed.packed)
+        self.meta.copy_(compressed.meta)
+        if self.backward is not None:
+            self.backward.recompress(w_NK)
 
 
 @KERNELS.register("cutlass")
@@ -65,14 +75,14 @@ class Cutlass(Kernel):
 
     def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         packed = PackedCutlass(half, bias)
-        packed.transposed = self.pack_transposed(half) if backward else None
+        packed.backward = backward_of(self, half) if backward else None
         return packed
 
     def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return N * K * itemsize
+        return most_backward_bytes(N, K, itemsize)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return N * K // 2 * itemsize + N * K // 8
+        return packed_bytes(N, K, itemsize)
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return self.weight_bytes(N, K, itemsize) + N * K * itemsize
+        return packed_bytes(N, K, itemsize) + N * K * itemsize

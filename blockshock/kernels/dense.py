@@ -5,20 +5,24 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.blocks import row_blocks
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
 from blockshock.stages import stage
 
 
 class PackedDense(Packed):
-    w_NK: torch.Tensor
-    bias: torch.Tensor | None
+    """A dense matrix (N, K): a half with its zeros, or any other weight."""
 
-    def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
+    w_NK: torch.Tensor
+
+    def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self.mask = half.mask
-        self.register_buffer("w_NK", half.dense())
-        self.register_buffer("bias", bias)
+        self.register_buffer("w_NK", w_NK, persistent=False)
+        self.hold_bias(bias)
+
+    @property
+    def values(self) -> torch.Tensor:
+        """All of the matrix."""
+        return self.w_NK
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         with stage(self.product_stage):
@@ -29,11 +33,10 @@ class PackedDense(Packed):
             return grad_y_BN @ self.w_NK
 
     def refresh_from(self, half: Half) -> None:
-        self.w_NK.copy_(half.dense())
+        self.write(half.dense())
 
-    def refresh(self, values_NJ: torch.Tensor) -> None:
-        for start, stop in row_blocks(self.mask.N, self.mask.K):
-            self.w_NK[start:stop][self.mask.rows(start, stop)] = values_NJ[start:stop].flatten()
+    def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
+        return w_NK
 
 
 @KERNELS.register("dense")
@@ -42,9 +45,10 @@ class Dense(Kernel):
 
     sparse = False
     contender = False
+    training_mask = "1100"
 
     def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        return PackedDense(half, bias)
+        return PackedDense(half.dense(), bias)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return N * K * itemsize

@@ -6,18 +6,16 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.blocks import row_blocks
-from blockshock.compressed import Compressed24
+from blockshock.compressed import Compressed24, gather_kept
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
 from blockshock.stages import stage
 
 
 class PackedReference(Packed):
-    bias: torch.Tensor | None
-
     def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.weight = Compressed24.from_source(half.source, half.columns, half.mask)
-        self.register_buffer("bias", bias)
+        self.hold_bias(bias)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("matmul"):
@@ -34,8 +32,12 @@ class PackedReference(Packed):
                 grad_x_BK[:, start:stop] = grad_y_BN @ self.weight.decompress_columns(start, stop)
             return grad_x_BK
 
-    def refresh(self, values_NJ: torch.Tensor) -> None:
-        self.weight.refresh(values_NJ)
+    @property
+    def values(self) -> torch.Tensor:
+        return self.weight.values_NJ
+
+    def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
+        return gather_kept(w_NK, self.weight.positions)
 
 
 @KERNELS.register("reference")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from blockshock.autograd import Weight
 from blockshock.collectives import Group
 from blockshock.errors import InputError
+from blockshock.kernels.dense import PackedDense
 from blockshock.masks import Mask
+from blockshock.memory import held_bytes
 from blockshock.registry import Registry
 from blockshock.stages import copied, stage
+from blockshock.steps import mark_split
+from blockshock.storages import DenseStorage, Storage, Training
 from blockshock.weights import WeightSource
 
 
@@ -26,6 +32,7 @@ class Layer:
         kernel: spec of the kernel, for methods that choose one.
         tokens: rows of X that the layer will meet, for kernels that are chosen by measuring.
         backward: the layer will be differentiated, so that what backward needs is packed too.
+        training: how its weights are trained; None to freeze them.
     """
 
     source: WeightSource
@@ -33,31 +40,74 @@ class Layer:
     kernel: str = "auto"
     tokens: int = 64
     backward: bool = False
+    training: Training | None = None
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether weights are packed for both directions."""
+        return self.backward or self.training is not None
+
+    def weight(self, w: torch.Tensor, bias: torch.Tensor | None, is_shard: bool = False) -> Weight:
+        """A dense weight of this layer, or this rank's shard of one: frozen, or trained."""
+        packed = PackedDense(w, bias)
+        if self.training is None:
+            return packed
+        storage = DenseStorage(packed, self.training, self.trained_bias(bias))
+        for parameter in storage.parameters() if is_shard else ():
+            mark_split(parameter)
+        return storage
+
+    def trained_bias(self, bias: torch.Tensor | None) -> nn.Parameter | None:
+        """The parameter that trains a bias."""
+        if self.training is None or bias is None:
+            return None
+        return nn.Parameter(bias.to(self.training.parameter_dtype(bias.dtype), copy=True))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """N, K and bytes an element of a layer, the number of ranks, and whether backward runs: for memory estimates."""
+    """What a memory estimate goes by: N, K, bytes an element, ranks, and which of backward and training run.
+
+    Attributes:
+        training: as of ``Layer``.
+    """
 
     N: int
     K: int
     itemsize: int
     ranks: int
     backward: bool = False
+    training: Training | None = None
 
 
 @dataclass(frozen=True)
 class WeightEstimate:
-    """Bytes that one rank holds of the weights in steady state, and at most while building."""
+    """Bytes that one rank holds of the weights in steady state, and at most while building.
+
+    Attributes:
+        trained: elements of the parameters, in training: as many as their gradients have.
+    """
 
     steady: int
     building: int
+    trained: int = 0
+
+    @classmethod
+    def dense(cls, elements: int, shape: Shape) -> WeightEstimate:
+        """Of so many elements of a dense weight."""
+        frozen = elements * shape.itemsize
+        if shape.training is None:
+            return cls(frozen, frozen)
+        parameter = shape.training.parameter_bytes(shape.itemsize)
+        trained = frozen + (elements * parameter if parameter != shape.itemsize else 0)
+        return cls(trained, trained, elements)
 
 
 class Method(nn.Module):
     """A linear layer y = x Wᵀ + bias whose replicated input and output are (B, K) and (B, N) on every rank.
 
-    A subclass says what it stores, how it multiplies (``partial``) and how the ranks agree (``enter``, ``combine``).
+    A subclass says what it stores, how it multiplies (``partial``) and how the ranks agree (``combine``; in backward
+    the entry of its product does).
 
     Attributes:
         picks: which of "mask" and "kernel" the user picks for this method.
@@ -101,35 +151,48 @@ class Method(nn.Module):
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         self._check_input(x_BK)
-        part = self.partial(self.enter(x_BK))
+        part = self.partial(x_BK)
         if not part.is_contiguous():
             with stage("layout"):
                 part = copied(part.contiguous())
         return self.combine(part)
 
-    def enter(self, x_BK: torch.Tensor) -> torch.Tensor:
-        """What of the replicated input this rank multiplies; in backward, grad_X whole again on every rank."""
-        return x_BK
-
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        """What this rank computes by itself."""
+        """What this rank computes of the replicated input by itself."""
         raise NotImplementedError
 
     def combine(self, part: torch.Tensor) -> torch.Tensor:
         """y (B, N) on every rank, from every rank's part: the stage ``reduce``."""
         return part
 
+    def place(self, w_NK: torch.Tensor) -> None:
+        """Add what this rank holds of a trained W to a matrix of zeros; summed over the ranks, it is W."""
+        raise NotImplementedError
+
+    def whole_weight(self) -> torch.Tensor:
+        """The trained W (N, K) on every rank, in the dtype of its parameters; all ranks call it together."""
+        w_NK = torch.zeros(self.N, self.K, dtype=next(self.parameters()).dtype, device=self.device)
+        with torch.no_grad():
+            self.place(w_NK)
+        if self.group.size() > 1:
+            dist.all_reduce(w_NK, group=self.group)
+        return w_NK
+
     def weight_bytes(self) -> int:
         """Bytes of the storages behind all parameters and buffers, each storage once."""
-        tensors = [*self.parameters(), *self.buffers()]
-        local = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]
-        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}.values())
+        return held_bytes([*self.parameters(), *self.buffers()])
 
     def _check_input(self, x_BK: torch.Tensor) -> None:
         if x_BK.ndim != 2 or x_BK.shape[1] != self.K or x_BK.shape[0] == 0:
             raise InputError(f"x must be (B, {self.K}) with B > 0, got {tuple(x_BK.shape)}")
         if x_BK.dtype != self.dtype or x_BK.device.type != self.device.type:
             raise InputError(f"x must be {self.dtype} on {self.device.type}, got {x_BK.dtype} on {x_BK.device.type}")
+
+
+def trained(weight: Any) -> Storage:
+    """A weight of a layer that is trained."""
+    assert isinstance(weight, Storage), "the weights of this layer are frozen"
+    return weight
 
 
 METHODS: Registry[type[Method]] = Registry("method")

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from blockshock.autograd import linear
-from blockshock.collectives import Group
-from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate
+from blockshock.autograd import product
+from blockshock.collectives import Entry, Group
+from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
 
 
 @METHODS.register("dense_single")
 class DenseSingle(Method):
     """All of W on one device. Every rank computes the whole product by itself; no communication.
 
-    Stores w_NK (N × K).
+    Stores W (N × K).
     """
-
-    bias: torch.Tensor | None
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.w_NK = nn.Parameter(layer.source.gather(slice(None)))
-        self.register_buffer("bias", layer.source.bias)
+        self.weight = layer.weight(layer.source.gather(slice(None)), layer.source.bias)
 
     @classmethod
     def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
-        size = shape.N * shape.K * shape.itemsize
-        return WeightEstimate(size, size)
+        return WeightEstimate.dense(shape.N * shape.K, shape)
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return linear(x_BK, self.w_NK, self.bias)
+        return product(x_BK, self.weight, Entry())
+
+    def place(self, w_NK: torch.Tensor) -> None:
+        if self.group.rank() == 0:
+            w_NK += trained(self.weight).matrix()

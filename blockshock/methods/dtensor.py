@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import torch
-from torch import nn
 
 from blockshock.collectives import Group, shard
 from blockshock.methods.base import METHODS, Layer, Shape
@@ -13,11 +13,14 @@ from blockshock.methods.tensor_parallel import TensorParallel
 
 
 class _DTensorParallel(TensorParallel):
-    linear: nn.Module
+    linear: Any
 
-    def _parallelize(self, w: torch.Tensor, bias: torch.Tensor | None, rowwise: bool) -> None:
+    def _parallelize(self, layer: Layer, w: torch.Tensor, bias: torch.Tensor | None, rowwise: bool) -> None:
         # Imported when the first such layer is built: every rank and every `--help` would pay for it otherwise.
         parallel = importlib.import_module("blockshock.dtensor_linear")
+        if layer.training is not None:
+            dtype = layer.training.parameter_dtype(w.dtype)
+            w, bias = w.to(dtype), None if bias is None else bias.to(dtype)
         self.linear = parallel.ParallelLinear(self.N, self.K, w, bias, self.group, rowwise)
 
     @property
@@ -35,8 +38,8 @@ class DTensorRow(_DTensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        columns = shard(self.K, group.rank(), group.size(), "K")
-        self._parallelize(layer.source.gather(columns), layer.source.bias, rowwise=True)
+        self.columns = shard(self.K, group.rank(), group.size(), "K")
+        self._parallelize(layer, layer.source.gather(self.columns), layer.source.bias, rowwise=True)
 
     @classmethod
     def check(cls, shape: Shape) -> None:
@@ -46,6 +49,9 @@ class DTensorRow(_DTensorParallel):
     def roundings(self) -> int:
         return self.group.size() + 1  # it adds the bias after the sum
 
+    def place(self, w_NK: torch.Tensor) -> None:
+        w_NK[:, self.columns] += self.linear.shard
+
 
 @METHODS.register("dtensor_col")
 class DTensorColumn(_DTensorParallel):
@@ -53,9 +59,9 @@ class DTensorColumn(_DTensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        rows = shard(self.N, group.rank(), group.size(), "N")
-        bias = None if layer.source.bias is None else layer.source.bias[rows].clone()
-        self._parallelize(layer.source.gather(slice(None), rows=rows), bias, rowwise=False)
+        self.rows = shard(self.N, group.rank(), group.size(), "N")
+        bias = None if layer.source.bias is None else layer.source.bias[self.rows].clone()
+        self._parallelize(layer, layer.source.gather(slice(None), rows=self.rows), bias, rowwise=False)
 
     @classmethod
     def check(cls, shape: Shape) -> None:
@@ -64,3 +70,6 @@ class DTensorColumn(_DTensorParallel):
     @property
     def grad_roundings(self) -> int:
         return self.group.size()
+
+    def place(self, w_NK: torch.Tensor) -> None:
+        w_NK[self.rows] += self.linear.shard

@@ -12,11 +12,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from blockshock.autograd import product
-from blockshock.collectives import Group, replicated, shard, slowest_of_ranks, sum_over_ranks
+from blockshock.autograd import Weight, product
+from blockshock.collectives import ColumnShard, Entry, Group, Replicated, shard, slowest_of_ranks, sum_over_ranks
 from blockshock.errors import InputError
-from blockshock.kernels import Half, Packed, build_kernel
-from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate
+from blockshock.kernels import Half, Kernel, Packed, build_kernel
+from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
+from blockshock.storages import Storage, storage_of
 from blockshock.weights import WeightSource
 
 
@@ -28,27 +29,39 @@ class BlockShock(Method):
     elements in one all-reduce, as row tensor parallelism does. The bias joins one half's product.
     """
 
-    picks: ClassVar[tuple[str, ...]] = ("kernel", "mask")
+    picks: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage")
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
         assert layer.mask is not None
         self.mask = layer.mask
         which, self.columns = self._place()
+        self._entry = self._entry_of(group)
         halves = list(self._halves(layer.source, which))
-        kernels = [build_kernel(self._kernel(layer.kernel)) for _ in halves]
-        chosen = [
-            kernel.resolve(half, layer.tokens, lambda seconds: slowest_of_ranks(seconds, self.device, group))
-            for kernel, half in zip(kernels, halves, strict=True)
-        ]
-        for kernel, half in zip(chosen, halves, strict=True):
+        picked = build_kernel(self._kernel(layer.kernel))
+        kernels = [picked.resolve(half, layer.tokens, layer.both_ways, self._slowest) for half in halves]
+        for kernel, half in zip(kernels, halves, strict=True):
             kernel.check(half)
-        has_bias = group.rank() == 0
+        self._names = [type(kernel).__name__.lower() for kernel in kernels]
         self.halves = nn.ModuleList(
-            kernel.pack(half, layer.source.bias if has_bias and index == 0 else None, layer.backward)
-            for index, (kernel, half) in enumerate(zip(chosen, halves, strict=True))
+            self._hold(layer, half, kernel, first=index == 0)
+            for index, (kernel, half) in enumerate(zip(kernels, halves, strict=True))
         )
-        self._names = [type(kernel).__name__.lower() for kernel in chosen]
+
+    def _slowest(self, seconds: list[float]) -> list[float]:
+        return slowest_of_ranks(seconds, self.device, self.group)
+
+    def _hold(self, layer: Layer, half: Half, kernel: Kernel, first: bool) -> Weight:
+        """The half frozen, or trained. The bias is trained on every rank, and joins the product of one."""
+        bias = layer.source.bias if first else None
+        packed = kernel.pack(half, bias if self.group.rank() == 0 else None, layer.both_ways)
+        if layer.training is None:
+            return packed
+        kind, parameters = storage_of(layer.training.storage)
+        return kind(half, packed, layer.training, layer.trained_bias(bias), **parameters)
+
+    def _entry_of(self, group: Group) -> Entry:
+        return Replicated(group) if group.size() <= 2 else ColumnShard(group, self.columns, self.K)
 
     @classmethod
     def _kernel(cls, picked: str) -> str:
@@ -81,8 +94,15 @@ class BlockShock(Method):
         halves, shards = (2, 1) if shape.ranks == 1 else (1, shape.ranks // 2)
         pack = build_kernel(cls._kernel(kernel))
         size = shape.N, shape.K // shards, shape.itemsize
-        packed = pack.weight_bytes(*size) + (pack.backward_bytes(*size) if shape.backward else 0)
-        return WeightEstimate(halves * packed, halves * packed - pack.weight_bytes(*size) + pack.build_bytes(*size))
+        backward = pack.backward_bytes(*size) if shape.backward or shape.training else 0
+        held, building = pack.weight_bytes(*size) + backward, pack.build_bytes(*size) + backward
+        trained = 0
+        if shape.training is not None:
+            storage, _ = storage_of(shape.training.storage)
+            trained = storage.elements(size[0] * size[1])
+            more = storage.extra_bytes(size[0] * size[1], shape.itemsize, shape.training)
+            held, building = held + more, building + more
+        return WeightEstimate(halves * held, (halves - 1) * held + building, halves * trained)
 
     @property
     def roundings(self) -> int:
@@ -98,17 +118,20 @@ class BlockShock(Method):
         return "; ".join(dict.fromkeys(_describe(name, packed) for name, packed in halves))
 
     def packings(self) -> list[Packed]:
-        return [half for half in self.halves if isinstance(half, Packed)]
+        return [half.packed if isinstance(half, Storage) else half for half in self.weights()]
 
-    def enter(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return replicated(x_BK, self.group)
+    def weights(self) -> list[Weight]:
+        return list(self.halves)  # type: ignore[arg-type]
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        x_BS = x_BK[:, self.columns]
-        part_BN, *others = [product(x_BS, packed) for packed in self.packings()]
+        part_BN, *others = [product(x_BK, half, self._entry) for half in self.weights()]
         for other_BN in others:
             part_BN = part_BN + other_BN
         return part_BN
+
+    def place(self, w_NK: torch.Tensor) -> None:
+        for half in self.weights():
+            w_NK[:, self.columns] += trained(half).matrix()
 
     def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(part_BN, self.group)
@@ -126,7 +149,7 @@ class BlockShock(Method):
 
 def _describe(name: str, packed: Packed) -> str:
     """The kernel, what it chose, and how it goes backward where that is another packing."""
-    backward = "" if packed.transposed is None else f"backward {packed.transposed.algorithm or name}"
+    backward = "" if packed.backward is None else f"backward {packed.backward.algorithm or name}"
     return ", ".join(filter(None, [f"{name} {packed.algorithm}".strip(), backward]))
 
 

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from blockshock.autograd import linear
-from blockshock.collectives import Group, gather_features, own_features, replicated, shard, sum_over_ranks
-from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate
+from blockshock.autograd import product
+from blockshock.collectives import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
+from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
 
 
 class TensorParallel(Method):
-    bias: torch.Tensor | None
-
     @classmethod
     def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
-        size = shape.N * shape.K // shape.ranks * shape.itemsize
-        return WeightEstimate(size, size)
+        return WeightEstimate.dense(shape.N * shape.K // shape.ranks, shape)
 
 
 @METHODS.register("dense_tp_row")
 class RowParallel(TensorParallel):
     """Shards of W along K, one a rank; partial outputs are summed.
 
-    Stores w_NK[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce, backward gathers B·K of grad_X. The
+    Stores W[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce, backward gathers B·K of grad_X. The
     bias joins rank 0's product.
     """
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        columns = shard(self.K, group.rank(), group.size(), "K")
-        self.w_NS = nn.Parameter(layer.source.gather(columns))
-        self.register_buffer("bias", layer.source.bias if group.rank() == 0 else None)
+        self.columns = shard(self.K, group.rank(), group.size(), "K")
+        bias = layer.source.bias if group.rank() == 0 else None
+        self.weight = layer.weight(layer.source.gather(self.columns), bias, is_shard=True)
 
     @classmethod
     def check(cls, shape: Shape) -> None:
@@ -41,11 +37,11 @@ class RowParallel(TensorParallel):
     def roundings(self) -> int:
         return self.group.size()
 
-    def enter(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return own_features(x_BK, self.group)
+    def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return product(x_BK, self.weight, OwnFeatures(self.group, self.columns))
 
-    def partial(self, x_BS: torch.Tensor) -> torch.Tensor:
-        return linear(x_BS, self.w_NS, self.bias)
+    def place(self, w_NK: torch.Tensor) -> None:
+        w_NK[:, self.columns] += trained(self.weight).matrix()
 
     def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(part_BN, self.group)
@@ -55,15 +51,15 @@ class RowParallel(TensorParallel):
 class ColumnParallel(TensorParallel):
     """Shards of W along N, one a rank; output features are gathered.
 
-    Stores w_NK[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)
+    Stores W[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)
     order; backward all-reduces B·K elements of grad_X.
     """
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        rows = shard(self.N, group.rank(), group.size(), "N")
-        self.w_SK = nn.Parameter(layer.source.gather(slice(None), rows=rows))
-        self.register_buffer("bias", None if layer.source.bias is None else layer.source.bias[rows].clone())
+        self.rows = shard(self.N, group.rank(), group.size(), "N")
+        bias = None if layer.source.bias is None else layer.source.bias[self.rows]
+        self.weight = layer.weight(layer.source.gather(slice(None), rows=self.rows), bias, is_shard=True)
 
     @classmethod
     def check(cls, shape: Shape) -> None:
@@ -73,11 +69,11 @@ class ColumnParallel(TensorParallel):
     def grad_roundings(self) -> int:
         return self.group.size()
 
-    def enter(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return replicated(x_BK, self.group)
-
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return linear(x_BK, self.w_SK, self.bias)
+        return product(x_BK, self.weight, Replicated(self.group))
+
+    def place(self, w_NK: torch.Tensor) -> None:
+        w_NK[self.rows] += trained(self.weight).matrix()
 
     def combine(self, part_BS: torch.Tensor) -> torch.Tensor:
         return gather_features(part_BS, self.group)

@@ -12,7 +12,9 @@ from blockshock.errors import BlockShockError
 from blockshock.kernels import build_kernel
 from blockshock.masks import check_2to4, check_complementary
 from blockshock.methods import METHODS, Layer, Method, Shape
+from blockshock.optimizers import build_recipe
 from blockshock.patterns import build_mask
+from blockshock.storages import Training
 from blockshock.weights import WeightSource
 from blockshock.workloads import build_workload
 
@@ -29,6 +31,8 @@ class Case:
         dtype: a name in DTYPES.
         seed: of weights, inputs and masks.
         keep_full_weight: also hold all of W on every rank, as a naive implementation does.
+        optimizer: spec; None where nothing is trained.
+        storage: spec of how a half is stored in training; None where the method does not pick one.
     """
 
     method: str
@@ -41,24 +45,31 @@ class Case:
     dtype: str
     seed: int = 0
     keep_full_weight: bool = False
+    optimizer: str | None = None
+    storage: str | None = None
 
     @property
     def id(self) -> str:
         """Stable from run to run: ``block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16``."""
-        picks = [self.method, self.kernel, self.mask, self.workload, f"N{self.N}", f"K{self.K}", f"B{self.B}"]
-        return "-".join(pick for pick in [*picks, self.dtype] if pick)
+        picks = [self.method, self.kernel, self.mask, self.storage, self.optimizer, self.workload]
+        return "-".join(pick for pick in [*picks, f"N{self.N}", f"K{self.K}", f"B{self.B}", self.dtype] if pick)
 
     @property
     def label(self) -> str:
         """The method with what was picked for it."""
-        return " ".join(pick for pick in (self.method, self.kernel, self.mask) if pick)
+        return " ".join(pick for pick in (self.method, self.kernel, self.mask, self.storage) if pick)
 
     @property
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
 
+    @property
+    def training(self) -> Training | None:
+        """How the weights are trained. Dense halves have no kept values to store: they are masked."""
+        return None if self.optimizer is None else Training(self.storage or "masked")
+
     def shape(self, ranks: int, backward: bool = False) -> Shape:
-        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks, backward)
+        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks, backward, self.training)
 
 
 @dataclass
@@ -78,7 +89,7 @@ def this_device() -> torch.device:
 
 
 def build(case: Case, backward: bool = False) -> Built:
-    """Build the method, with frozen weights, and draw its input on this rank."""
+    """Build the method, with weights frozen unless the case trains them, and draw its input on this rank."""
     device, group = this_device(), dist.group.WORLD
     assert group is not None
     workload = build_workload(case.workload)
@@ -88,9 +99,9 @@ def build(case: Case, backward: bool = False) -> Built:
     if mask is not None:
         check_2to4(mask)
         check_complementary(mask, mask.complement())
-    layer = Layer(source, mask, case.kernel or "auto", case.B, backward)
+    layer = Layer(source, mask, case.kernel or "auto", case.B, backward, case.training)
     with memory.peak_bytes(device) as peak:
-        method = METHODS.get(case.method)(layer, group).requires_grad_(False)
+        method = METHODS.get(case.method)(layer, group).requires_grad_(case.training is not None)
         if case.keep_full_weight:
             method.register_buffer("full_weight_NK", source.gather(slice(None)))
     return Built(method, source, x_BK, peak[0], group)
@@ -131,8 +142,16 @@ def _kernel_obstacle(case: Case, device: torch.device) -> str | None:
 def estimate_bytes(case: Case, ranks: int, backward: bool = False) -> int:
     """Bytes a rank holds at most: weights while building, X, a few outputs, float64 blocks of the reference."""
     shape = case.shape(ranks, backward)
-    weights = METHODS.get(case.method).estimate(shape, case.kernel or "auto").building
+    estimate = METHODS.get(case.method).estimate(shape, case.kernel or "auto")
+    weights = estimate.building + _update_bytes(case, estimate.trained, shape.itemsize)
     full = case.N * case.K * shape.itemsize if case.keep_full_weight else 0
     activations = case.B * (2 * case.K + 4 * case.N) * shape.itemsize + case.B * case.K * 16
     activations *= 3 if backward else 1
     return weights + full + activations + (2 << 30 if shape.N * shape.K * 8 > 1 << 30 else 4 * shape.N * shape.K * 8)
+
+
+def _update_bytes(case: Case, trained: int, itemsize: int) -> int:
+    """Bytes of the gradients and of the optimizer's state of so many trained elements."""
+    if case.optimizer is None or case.training is None:
+        return 0
+    return trained * case.training.parameter_bytes(itemsize) * (1 + build_recipe(case.optimizer).states)

@@ -72,8 +72,8 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
 def _alone(method: Method, x_BK: torch.Tensor, protocol: timing.Protocol) -> dict[str, list[float]]:
     if type(method).combine is Method.combine or method.group.size() == 1 or protocol.mode == "none":
         return {}
-    part = method.partial(method.enter(x_BK)).contiguous()
+    part = method.partial(x_BK).contiguous()
     return {
-        "partial": timing.time_call(lambda: method.partial(method.enter(x_BK)), x_BK.device, protocol),
+        "partial": timing.time_call(lambda: method.partial(x_BK), x_BK.device, protocol),
         "combine": timing.time_call(lambda: method.combine(part), x_BK.device, protocol),
     }

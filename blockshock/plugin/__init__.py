@@ -27,6 +27,8 @@ CASES = {
     "forward_case": ("phase 1", cases.forward_grid, None),
     "gradient_case": ("phase 2 grad_X", cases.backward_grid, cases.cover),
     "backward_case": ("phase 2", cases.backward_grid, None),
+    "trajectory_case": ("phase 3 beside dense", cases.trajectories, None),
+    "training_case": ("phase 3", cases.training_grid, None),
 }
 """Of each fixture that a phase's test takes: what its groups are called, its grid, and the small cases beside it."""
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.methods import METHODS
+from blockshock.optimizers import OPTIMIZERS
 from blockshock.patterns import MASKS, build_mask
 from blockshock.phases.case import DTYPES, Case
 from blockshock.plugin.options import Settings
+from blockshock.storages import STORAGES
 from blockshock.weights import GeneratedWeights
 from blockshock.workloads import WORKLOADS, build_workload
 
@@ -33,11 +36,51 @@ def forward_grid(settings: Settings) -> list[Case]:
 
 
 def backward_grid(settings: Settings) -> list[Case]:
-    """The same with the masks of the training phases, transposable ones unless others were asked for."""
+    """The same with the masks of the training phases: what fits each kernel, unless others were asked for."""
     return _grid(settings, settings.training_masks)
 
 
-def _grid(settings: Settings, masks: tuple[str, ...]) -> list[Case]:
+def training_grid(settings: Settings) -> list[Case]:
+    """That, for each optimizer and, of methods that hold halves, each storage."""
+    return [trained for case in backward_grid(settings) for trained in _trained(case, settings)]
+
+
+def _trained(case: Case, settings: Settings) -> Iterator[Case]:
+    storages = settings.storages if "storage" in METHODS.get(case.method).picks else (None,)
+    for optimizer, storage in itertools.product(settings.optimizers, storages):
+        yield replace(case, optimizer=optimizer, storage=storage)
+
+
+def trajectories(settings: Settings) -> list[Case]:
+    """Small layers to train beside dense ones: each method and kernel, optimizer and storage.
+
+    On gaussian data, and the halves on a recorded layer too. In float32 on a CPU; on GPUs in bf16 with float32
+    parameters.
+    """
+    dtype, size = ("fp32", (256, 192)) if settings.device == "cpu" else ("bf16", (512, 384))
+    kernels = [name for name in _sparse_kernels(settings) if name != "auto"]
+    rows = [*_rows(METHODS.names(), tuple(kernels), None), ("block_shock", "gathered", "tile")]
+    rows.append(("block_shock", "reference", "random"))
+    layers, cases = [("gaussian", *size), ("recorded", 1536, 384)], []
+    for (workload, N, K), optimizer, row in itertools.product(layers, OPTIMIZERS.names(), rows):
+        splits = "storage" in METHODS.get(row[0]).picks
+        for storage in STORAGES.names() if splits else (None,):
+            if splits or workload == "gaussian":
+                case = Case(*row, workload, N, K, 32, dtype, settings.seed)
+                cases.append(replace(case, optimizer=optimizer, storage=storage))
+    return cases
+
+
+def _sparse_kernels(settings: Settings) -> tuple[str, ...]:
+    """Kernels that hold compressed halves on the device at hand."""
+    return tuple(
+        name
+        for name in KERNELS.names()
+        if KERNELS.get(name).sparse and settings.device in KERNELS.get(name).device_types
+    )
+
+
+def _grid(settings: Settings, masks: tuple[str, ...] | None) -> list[Case]:
     cases = []
     for spec, dtype in itertools.product(settings.workloads, settings.dtypes):
         workload = build_workload(spec)
@@ -49,12 +92,13 @@ def _grid(settings: Settings, masks: tuple[str, ...]) -> list[Case]:
 
 
 def _rows(
-    methods: tuple[str, ...], kernels: tuple[str, ...], masks: tuple[str, ...]
+    methods: tuple[str, ...], kernels: tuple[str, ...], masks: tuple[str, ...] | None
 ) -> Iterator[tuple[str, str | None, str | None]]:
     for method in methods:
         picks = METHODS.get(method).picks
         for kernel in kernels if "kernel" in picks else (None,):
-            for mask in masks if "mask" in picks else (None,):
+            fitting = masks or (build_kernel(kernel or "dense").training_mask,)
+            for mask in fitting if "mask" in picks else (None,):
                 yield method, kernel, mask
 
 
@@ -62,12 +106,7 @@ def cover(settings: Settings, grid: list[Case]) -> list[Case]:
     """Small cases beside the grid: every pair of choices that applies together, or their full product."""
     if settings.cover == "grid":
         return []
-    kernels = tuple(
-        name
-        for name in KERNELS.names()
-        if KERNELS.get(name).sparse and settings.device in KERNELS.get(name).device_types
-    )
-    rows = list(dict.fromkeys((method, kernel) for method, kernel, _ in _rows(METHODS.names(), kernels, ("1100",))))
+    rows = [(method, kernel) for method, kernel, _ in _rows(METHODS.names(), _sparse_kernels(settings), None)]
     factors: list[list[Any]] = [
         list(rows),
         [None, *MASKS.names()],

@@ -15,8 +15,10 @@ from blockshock.errors import BlockShockError, UnknownName
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.masks import check_shape
 from blockshock.methods import METHODS
+from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES
+from blockshock.storages import STORAGES, storage_of
 from blockshock.workloads import WORKLOADS, build_workload
 
 DEFAULT_N = {"cpu": "512,1024", "cuda": "4096,8192,16384,40960"}
@@ -44,8 +46,15 @@ def add_options(parser: pytest.Parser) -> None:
     option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
     option("--methods", f"of {', '.join(METHODS.names())}. Default all", "M,M")
     option("--kernels", f"for block_shock, of {', '.join(KERNELS.names())}. Default auto and the fast ones", "K,K")
-    option("--masks", f"of {', '.join(MASKS.names())}. Default 1100; tile in phase 2", "M,M")
+    option("--masks", f"of {', '.join(MASKS.names())}. Default 1100; from phase 2 on what fits the kernel", "M,M")
     option("--workloads", f"of {', '.join(WORKLOADS.names())}; gaussian:std=0.5. Default gaussian,recorded", "W,W")
+    option("--optimizers", f"of {', '.join(OPTIMIZERS.names())}; adamw:lr=1e-4. Default sgd,adamw", "O,O")
+    option("--storages", f"of halves in training, of {', '.join(STORAGES.names())}. Default all", "S,S")
+    option(
+        "--recompress-every",
+        "steps from one compression of masked storage to the next: whole numbers, and never. Default 1",
+        "K,K",
+    )
     option("--ranks", "processes, one a GPU. Default 2", "G", type=int, default=2)
     option(
         "--device",
@@ -83,7 +92,11 @@ def add_options(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options resolved to. ``None`` lists were not asked for: the defaults fit the case at hand."""
+    """What the options resolved to.
+
+    Attributes:
+        training_masks: of phases 2 and 3; None where none were asked for: each kernel then has its own.
+    """
 
     device: str
     ranks: int
@@ -93,7 +106,9 @@ class Settings:
     methods: tuple[str, ...]
     kernels: tuple[str, ...]
     masks: tuple[str, ...]
-    training_masks: tuple[str, ...]
+    training_masks: tuple[str, ...] | None
+    optimizers: tuple[str, ...]
+    storages: tuple[str, ...]
     workloads: tuple[str, ...]
     timing: str
     rounds: int
@@ -123,9 +138,6 @@ def resolve(config: pytest.Config) -> Settings:
         text = get(option)
         return default if text is None else text
 
-    def masks(default: str) -> tuple[str, ...]:
-        return _choices("--masks", given("--masks", default), lambda spec: MASKS.resolve(spec, skip=1), MASKS.names())
-
     ranks = _positive("--ranks", get("--ranks"))
     device = _device(get("--device"), ranks)
     mode = get("--timing") or DEFAULT_TIMING[device]
@@ -135,6 +147,7 @@ def resolve(config: pytest.Config) -> Settings:
     workloads = _choices("--workloads", given("--workloads", "gaussian,recorded"), build_workload, WORKLOADS.names())
     _check_tokens(workloads, tokens)
     rounds, warmup = get("--rounds"), get("--warmup-rounds")
+    masks = _choices("--masks", given("--masks", "1100"), lambda spec: MASKS.resolve(spec, skip=1), MASKS.names())
     return Settings(
         device=device,
         ranks=ranks,
@@ -143,8 +156,10 @@ def resolve(config: pytest.Config) -> Settings:
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
         methods=_choices("--methods", given("--methods", "all"), METHODS.resolve, METHODS.names()),
         kernels=_kernels(get("--kernels"), device, search=not get("--no-search")),
-        masks=masks("1100"),
-        training_masks=masks("tile"),
+        masks=masks,
+        training_masks=None if get("--masks") is None else masks,
+        optimizers=_choices("--optimizers", given("--optimizers", "sgd,adamw"), build_recipe, OPTIMIZERS.names()),
+        storages=_storages(given("--storages", "all"), given("--recompress-every", "1")),
         workloads=workloads,
         timing=mode,
         rounds=DEFAULT_ROUNDS[device] if rounds is None else _positive("--rounds", rounds),
@@ -223,6 +238,18 @@ def _choices(option: str, text: str, check: Callable[[str], object], everything:
         except BlockShockError as error:
             raise pytest.UsageError(f"{option}: {error}") from None
     return tuple(dict.fromkeys(specs))
+
+
+def _storages(text: str, recompress_every: str) -> tuple[str, ...]:
+    """Storage specs; ``masked`` once for each cadence of compression."""
+    cadences = [_cadence(part) for part in _split("--recompress-every", recompress_every, "whole numbers, never")]
+    specs = _choices("--storages", text, storage_of, STORAGES.names())
+    every = [f"masked:every={steps}" if steps != 1 else "masked" for steps in cadences]
+    return tuple(dict.fromkeys(found for spec in specs for found in (every if spec == "masked" else [spec])))
+
+
+def _cadence(text: str) -> int:
+    return 0 if text == "never" else _positive("--recompress-every", text)
 
 
 def _kernels(text: str | None, device: str, search: bool) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,8 @@ from blockshock import timing
 from blockshock.accuracy import Accuracy
 from blockshock.phases.case import Case
 from blockshock.phases.forward import TimingResult
+from blockshock.phases.train import TrainingResult
+from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.plugin.options import Settings
 
 
@@ -30,7 +33,8 @@ def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
 
 def group_name(title: str, case: Case) -> str:
     """One group of the comparison: what can be compared line by line."""
-    return f"{title} {case.workload} N={case.N} K={case.K} B={case.B} {case.dtype}"
+    point = [case.workload, f"N={case.N}", f"K={case.K}", f"B={case.B}", case.dtype, case.optimizer]
+    return " ".join([title, *filter(None, point)])
 
 
 def describe_accuracy(accuracy: Accuracy, same_on_ranks: bool, same_again: bool, algorithm: str) -> dict[str, Any]:
@@ -47,7 +51,31 @@ def describe_gradient(
     return {**describe_accuracy(worst, same_on_ranks, same_again, algorithm), "losses": losses}
 
 
-def describe_timing(case: Case, settings: Settings, per_rank: list[TimingResult], products: int = 1) -> dict[str, Any]:
+def describe_trajectory(result: TrajectoryResult) -> dict[str, Any]:
+    """Phase 3: how far a training run was from the dense one, at each step and beside what passes."""
+    worst = max(map(_share, result.weight_distance, result.weight_limit))
+    return {**asdict(result), "worst_weight_share": worst, "steps": len(result.losses)}
+
+
+def _share(distance: float, limit: float) -> float:
+    return distance / limit if distance else 0.0
+
+
+def describe_training(case: Case, settings: Settings, per_rank: list[TrainingResult]) -> dict[str, Any]:
+    """Phase 3: the parts of a step, and the memory of all that is trained; of the slowest and the fullest rank."""
+    info = describe_timing(case, settings, per_rank, products=3)
+    for name in ("parameter_bytes", "gradient_bytes", "state_bytes", "training_bytes"):
+        info[name] = max(getattr(result, name) for result in per_rank)
+    if "alone" in info:
+        both = info["alone"]["forward_and_backward"]["p50_ms"]
+        info["backward_p50_ms"] = both - info["alone"]["forward"]["p50_ms"]
+        info["update_p50_ms"] = info["p50_ms"] - both
+    return info
+
+
+def describe_timing(
+    case: Case, settings: Settings, per_rank: Sequence[TimingResult], products: int = 1
+) -> dict[str, Any]:
     """Phases 1 and 2: the slowest rank's times, what they amount to, and the memory of the fullest rank.
 
     Args:
@@ -89,6 +117,6 @@ def _percentiles(prefix: str, samples: list[float]) -> dict[str, float]:
     return {f"{prefix}p{percent}_ms": timing.percentile(samples, percent) * 1e3 for percent in (50, 95)}
 
 
-def _slowest_by_name(per_rank: list[TimingResult], field: str) -> dict[str, list[float]]:
+def _slowest_by_name(per_rank: Sequence[TimingResult], field: str) -> dict[str, list[float]]:
     names = getattr(per_rank[0], field)
     return {name: timing.slowest([getattr(result, field)[name] for result in per_rank]) for name in names}

@@ -1,0 +1,87 @@
+"""Where the kept values of a mask lie: reading them out of a dense matrix, writing them back, and their gradient.
+
+For a mask that is a tile of few distinct rows all of this is slices, and the gradient is dense products over the kept
+columns: half the FLOPs. For any other mask it goes by stored positions, and the gradient is made dense, in row
+blocks, and then gathered. Nothing here waits for the device, so that a CUDA graph can capture it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.blocks import row_blocks
+from blockshock.compressed import expand, gather_kept, positions_of
+from blockshock.masks import Mask
+from blockshock.row_patterns import MOST_PATTERNS, RowPatterns
+
+_BLOCK_BYTES = 256 << 20
+
+
+def product(a_MB: torch.Tensor, b_BK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """a @ b, accumulated in float32 at least, in the given dtype."""
+    if a_MB.dtype == dtype:
+        return a_MB @ b_BK
+    if a_MB.is_cuda:
+        return torch.mm(a_MB, b_BK, out_dtype=dtype)
+    return a_MB.to(dtype) @ b_BK.to(dtype)
+
+
+class Kept:
+    """The kept values (N, K/2) of one mask, rows in order."""
+
+    def __init__(self, mask: Mask, device: torch.device) -> None:
+        self.N, self.K = mask.N, mask.K
+        self.patterns = row_patterns_of(mask)
+        blocks = row_blocks(mask.N, 8 * mask.K)
+        self._positions = None if self.patterns else torch.cat([positions_of(mask.rows(*b), b[0]) for b in blocks])
+
+    def gather(self, w_NK: torch.Tensor) -> torch.Tensor:
+        """The kept values of a dense matrix."""
+        if self.patterns:
+            return self.patterns.unsort(self.patterns.kept(w_NK))
+        assert self._positions is not None
+        return gather_kept(w_NK, self._positions)
+
+    def scatter(self, values_NJ: torch.Tensor, out_NK: torch.Tensor) -> None:
+        """Write the dense matrix that has these kept values, and zeros elsewhere."""
+        if self.patterns:
+            out_NK.copy_(self.patterns.dense(self.patterns.sort(values_NJ)))
+            return
+        assert self._positions is not None
+        for start, stop in row_blocks(self.N, self.K * 8, _BLOCK_BYTES):
+            out_NK[start:stop] = expand(values_NJ[start:stop], self._positions[start:stop])
+
+    def gradient(
+        self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, sorted_by_pattern: bool
+    ) -> torch.Tensor:
+        """The kept values of grad_yᵀ @ x, (N, K/2), in the given dtype.
+
+        Args:
+            sorted_by_pattern: rows sorted by the mask's row patterns, which it must have; otherwise in order.
+        """
+        if self.patterns:
+            grad_NJ = self._gradient_by_pattern(self.patterns, grad_y_BN, x_BK, dtype)
+            return grad_NJ if sorted_by_pattern else self.patterns.unsort(grad_NJ)
+        assert self._positions is not None
+        grad_NJ = torch.empty(self.N, self.K // 2, dtype=dtype, device=x_BK.device)
+        for start, stop in row_blocks(self.N, self.K * dtype.itemsize, _BLOCK_BYTES):
+            dense_RK = product(grad_y_BN[:, start:stop].T, x_BK, dtype)
+            grad_NJ[start:stop] = gather_kept(dense_RK, self._positions[start:stop])
+        return grad_NJ
+
+    def _gradient_by_pattern(
+        self, patterns: RowPatterns, grad_y_BN: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        parts = [
+            product(grad_BR.T, pattern.kept.take(x_BK), dtype)
+            for pattern, grad_BR in zip(patterns, patterns.split(grad_y_BN), strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def row_patterns_of(mask: Mask) -> RowPatterns | None:
+    """The row patterns of a mask whose rows repeat with few distinct ones; None for any other mask."""
+    if mask.tile is None or mask.N % mask.tile.shape[0]:
+        return None
+    patterns = RowPatterns(mask.tile, mask.N)
+    return patterns if len(patterns) <= MOST_PATTERNS else None

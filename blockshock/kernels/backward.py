@@ -1,0 +1,70 @@
+"""grad_y @ W for kernels that contract over K alone: a packing of Wᵀ, or a dense one where the mask forbids that."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from blockshock.errors import MaskError
+from blockshock.kept import Kept
+from blockshock.kernels.base import Backward, Half, Kernel, Packed
+from blockshock.kernels.dense import PackedDense
+from blockshock.kernels.transpose import TileOrder
+from blockshock.masks import check_transposable
+
+
+def backward_of(kernel: Kernel, half: Half) -> Backward:
+    """The half packed by the kernel for its backward product."""
+    try:
+        check_transposable(half.mask)
+    except MaskError:
+        return DenseBackward(half, "dense, for the mask is not transposable")
+    transposed = half.transposed()
+    if reason := kernel.unsuitable(transposed.N, transposed.K, transposed.dtype, transposed.mask):
+        return DenseBackward(half, f"dense, for Wᵀ {reason}")
+    return TransposedBackward(kernel.pack(transposed), half)
+
+
+class TransposedBackward(nn.Module):
+    """A packing of Wᵀ, 2:4 because the mask is transposable, in the kernel's own format."""
+
+    def __init__(self, packed: Packed, half: Half) -> None:
+        super().__init__()
+        self.packed, self.algorithm = packed, ""
+        packed.product_stage = "grad_x"
+        self._order = TileOrder(half.mask, half.device)
+
+    def forward(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        grad_x_BK: torch.Tensor = self.packed(grad_y_BN)
+        return grad_x_BK
+
+    def write(self, values_NJ: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:
+        self._order.transpose(values_NJ, self.packed.values, rows_NJ)
+
+    def recompress(self, w_NK: torch.Tensor) -> None:
+        self.packed.recompress(w_NK.T.contiguous())
+
+
+class DenseBackward(nn.Module):
+    """The half with its zeros, which every mask allows."""
+
+    def __init__(self, half: Half, algorithm: str) -> None:
+        super().__init__()
+        self.packed, self.algorithm = PackedDense(half.dense(), None), algorithm
+        self._kept = Kept(half.mask, half.device)
+
+    def forward(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        return self.packed.grad_input(grad_y_BN)
+
+    def write(self, values_NJ: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:
+        if rows_NJ is not None:
+            rows_NJ.copy_(values_NJ)
+        self._kept.scatter(values_NJ, self.packed.w_NK)
+
+    def recompress(self, w_NK: torch.Tensor) -> None:
+        self.packed.recompress(w_NK)
+
+
+def most_backward_bytes(N: int, K: int, itemsize: int) -> int:
+    """Bytes that this holds at most: of the dense half, which is more than a packing of Wᵀ and its tile order."""
+    return N * K * itemsize + N * K // 8

@@ -1,0 +1,142 @@
+"""Phase 3: how long does a training step take (forward, backward, optimizer, packing again), and in how much memory?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from blockshock import memory, timing
+from blockshock.blocks import generator
+from blockshock.collectives import aligner
+from blockshock.methods import METHODS, Method
+from blockshock.optimizers import build_recipe
+from blockshock.phases.case import Built, Case, build
+from blockshock.phases.forward import TimingResult
+from blockshock.stages import stage
+from blockshock.storages import HalfStorage, MaskedStorage
+
+
+@dataclass
+class TrainingResult(TimingResult):
+    """What one rank measured of a training step.
+
+    ``samples`` and ``stages`` are of the whole step; where it compresses every k-th time only, of the mean step of a
+    cycle of k. ``alone`` has the forward pass, forward and backward, the packing again of all halves, and a device
+    copy of their kept values.
+
+    Attributes:
+        parameter_bytes, gradient_bytes, state_bytes: of what is trained, its gradients and the optimizer's state.
+        training_bytes: of these and of the packings, each storage once.
+    """
+
+    parameter_bytes: int
+    gradient_bytes: int
+    state_bytes: int
+    training_bytes: int
+
+
+class Step:
+    """One training step of a built case, with a fixed gradient of the output."""
+
+    def __init__(self, case: Case, built: Built) -> None:
+        assert case.optimizer is not None
+        self.method, device = built.method, built.x_BK.device
+        self.parameters = list(self.method.parameters())
+        self.optimizer = build_recipe(case.optimizer).build(self.parameters)
+        self._x_BK = built.x_BK.detach().requires_grad_()
+        noise_BN = torch.randn(case.B, case.N, device=device, generator=generator(device, case.seed, 7))
+        self._grad_y_BN = noise_BN.to(case.torch_dtype)
+
+    def forward(self) -> torch.Tensor:
+        y_BN: torch.Tensor = self.method(self._x_BK)
+        return y_BN
+
+    def forward_and_backward(self) -> torch.Tensor:
+        grad_x_BK, *grads = torch.autograd.grad(self.forward(), [self._x_BK, *self.parameters], self._grad_y_BN)
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            parameter.grad = grad
+        return grad_x_BK
+
+    def __call__(self) -> None:
+        self.forward_and_backward()
+        with stage("optimizer"):
+            self.optimizer.step()
+
+
+def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TrainingResult:
+    """Build and time training steps on this rank; all ranks call it together."""
+    built = build(case)
+    method, device = built.method, built.x_BK.device
+    step = Step(case, built)
+    with memory.peak_bytes(device) as steady:
+        step()
+    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
+    samples, stages = _steps(step, halves_of(method), device, protocol)
+    calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
+    state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
+    grads = [parameter.grad for parameter in step.parameters if parameter.grad is not None]
+    estimate = METHODS.get(case.method).estimate(case.shape(built.group.size()), case.kernel or "auto")
+    return TrainingResult(
+        samples=samples,
+        eager_samples=[],
+        stages=stages.seconds,
+        copied_bytes=stages.copied_bytes,
+        alone={name: timing.time_call(call, device, protocol) for name, call in calls.items()},
+        weight_bytes=method.weight_bytes(),
+        estimated_weight_bytes=estimate.steady,
+        building_bytes=built.building_bytes,
+        steady_bytes=method.weight_bytes() + steady[0],
+        algorithm=method.algorithm,
+        parameter_bytes=memory.held_bytes(step.parameters),
+        gradient_bytes=memory.held_bytes(grads),
+        state_bytes=memory.held_bytes(state),
+        training_bytes=memory.held_bytes([*method.parameters(), *method.buffers(), *grads, *state]),
+    )
+
+
+def halves_of(method: Method) -> list[HalfStorage]:
+    """The trained halves of a method on this rank."""
+    return [module for module in method.modules() if isinstance(module, HalfStorage)]
+
+
+def _steps(
+    step: Step, halves: list[HalfStorage], device: torch.device, protocol: timing.Protocol
+) -> tuple[list[float], timing.StageTimes]:
+    """Samples and stages of a step. A captured step always does the same, so a cycle is put together from two."""
+    every = max((half.every for half in halves if isinstance(half, MaskedStorage)), default=1)
+
+    def timed(compressing: bool) -> tuple[list[float], timing.StageTimes]:
+        for half in halves:
+            if isinstance(half, MaskedStorage):
+                half.every = int(compressing)
+        return timing.time_call(step, device, protocol), timing.time_stages(step, device, protocol)
+
+    if every <= 1:
+        return timed(compressing=bool(every))
+    (once, once_stages), (other, other_stages) = timed(True), timed(False)
+    mean = {
+        name: _cycle(times, other_stages.seconds.get(name, [0.0] * len(times)), every)
+        for name, times in once_stages.seconds.items()
+    }
+    return _cycle(once, other, every), replace(once_stages, seconds=mean)
+
+
+def _cycle(once: list[float], other: list[float], every: int) -> list[float]:
+    return [(first + (every - 1) * rest) / every for first, rest in zip(once, other, strict=True)]
+
+
+def _packing(method: Method) -> dict[str, Any]:
+    """Calls that pack all halves again from their parameters, and that copy their kept values."""
+    halves = halves_of(method)
+    if not halves:
+        return {}
+
+    @torch.no_grad()
+    def pack() -> None:
+        for half in halves:
+            half.pack()
+
+    copies = [(torch.empty_like(half.packed.values), half.packed.values) for half in halves]
+    return {"pack": pack, "copy": lambda: [copy.copy_(values) for copy, values in copies]}

@@ -1,0 +1,214 @@
+"""Phase 3: is training dense-equivalent? Fifty steps beside dense runs that differ only in the order of summation.
+
+A layer learns a teacher's outputs by a mean squared error, over batches that come around, with a learning rate that
+warms up and decays and with gradients clipped by their global norm. The plain dense run is the trajectory. How far
+may another be from it? As far as dense runs that take the products over K and B in another order, and over K in as many
+pieces as the method adds partial sums: twice the largest of their distances up to that step, the factor that the
+accuracy of single products has too (accuracy.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from blockshock.kept import product
+from blockshock.methods import Method
+from blockshock.optimizers import build_recipe, clip_grad_norm_
+from blockshock.phases.case import Case, build, this_device
+from blockshock.storages import Training
+from blockshock.weights import GeneratedWeights
+from blockshock.workloads import build_workload
+
+BATCHES = 8
+ORDERS = 2
+ALLOWED = 2.0
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What one run went through: of each step the loss before it, and W after it on this device."""
+
+    losses: list[float]
+    weights: list[torch.Tensor]
+
+
+@dataclass
+class TrajectoryResult:
+    """Distances from the dense trajectory, by step.
+
+    Attributes:
+        weight_distance, weight_limit: relative Frobenius distance of W, and what passes.
+        loss_distance, loss_limit: of the loss, relative to the first one.
+        losses: of the run itself.
+    """
+
+    weight_distance: list[float]
+    weight_limit: list[float]
+    loss_distance: list[float]
+    loss_limit: list[float]
+    losses: list[float]
+
+    def failure(self) -> str | None:
+        """None if the run follows the dense trajectory and learns, else a sentence that says where it does not."""
+        for what, distance, limit in (
+            ("W", self.weight_distance, self.weight_limit),
+            ("the loss", self.loss_distance, self.loss_limit),
+        ):
+            for step, (found, passes) in enumerate(zip(distance, limit, strict=True)):
+                if not found <= passes:  # so that NaN fails
+                    return f"step {step}: {what} is {found:.3g} from the dense trajectory, at most {passes:.3g} passes"
+        if not self.losses[-1] < 0.9 * self.losses[0]:
+            return f"nothing was learned: the loss went from {self.losses[0]:.4g} to {self.losses[-1]:.4g}"
+        return None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The data, the schedule and the clipping of a case; the same for every run of it."""
+
+    x: torch.Tensor
+    targets: torch.Tensor
+    lr: float
+    max_norm: float
+    steps: int
+
+    def rate(self, step: int) -> float:
+        """Factor of the learning rate: five steps of warm-up, then half a cosine."""
+        return (step + 1) / 5 if step < 5 else 0.5 * (1 + math.cos(math.pi * (step - 5) / max(self.steps - 5, 1)))
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.x[step % BATCHES], self.targets[step % BATCHES]
+
+
+def prepare(case: Case, steps: int) -> Lesson:
+    """Inputs of the workload, and a teacher of their own for their targets."""
+    device, workload = this_device(), build_workload(case.workload)
+    x = workload.inputs(case.B * BATCHES, case.K, case.torch_dtype, device, case.seed, case.N)
+    teacher = GeneratedWeights(case.N, case.K, torch.float32, device, case.seed + 1).gather(slice(None))
+    targets = F.linear(x.float(), teacher)
+    # SGD on a quadratic is stable up to 2/λ; λ = 2‖X‖₂²/(BN) is the curvature of the loss over one batch.
+    stretch = torch.linalg.matrix_norm(x.float(), 2).item() ** 2
+    sgd_lr = 0.5 * case.B * case.N / (2 * stretch)
+    lr = {"sgd": sgd_lr, "momentum": 0.2 * sgd_lr}.get(case.optimizer or "", 2e-3)
+    return Lesson(
+        x.unflatten(0, (BATCHES, -1)), targets.unflatten(0, (BATCHES, -1)), lr, _clip(case, x, targets), steps
+    )
+
+
+def _clip(case: Case, x_BK: torch.Tensor, targets_BN: torch.Tensor) -> float:
+    """Three quarters of the norm of the first gradient: early steps are clipped, later ones are not."""
+    source = build_workload(case.workload).weights(case.N, case.K, torch.float32, x_BK.device, case.seed)
+    x_BK, targets_BN = x_BK[: case.B].float(), targets_BN[: case.B]
+    error_BN = F.linear(x_BK, source.gather(slice(None)), source.bias) - targets_BN
+    return 0.75 * (2 / error_BN.numel() * (error_BN.T @ x_BK).norm().item())
+
+
+def run(case: Case, steps: int = 50) -> TrajectoryResult:
+    """Train the case's method and the dense runs on this rank; all ranks call it together."""
+    built = build(case)
+    lesson = prepare(case, steps)
+    ours = _train_method(case, built.method, lesson)
+    dense = replace(case, method="dense_single", kernel=None, mask=None, storage=None)
+    plain, (weight_limit, loss_limit) = _plain_run(dense, steps), _limits(dense, steps, built.method.roundings)
+    return TrajectoryResult(
+        weight_distance=_weight_distances(ours, plain),
+        weight_limit=weight_limit,
+        loss_distance=_loss_distances(ours, plain),
+        loss_limit=loss_limit,
+        losses=ours.losses,
+    )
+
+
+def _train_method(case: Case, method: Method, lesson: Lesson) -> Trajectory:
+    recipe = replace(build_recipe(case.optimizer or "sgd"), lr=lesson.lr)
+    parameters = list(method.parameters())
+    optimizer = recipe.build(parameters)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lesson.rate)
+    losses, weights = [], []
+    for step in range(lesson.steps):
+        x_BK, target_BN = lesson.batch(step)
+        loss = F.mse_loss(method(x_BK).float(), target_BN)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(parameters, lesson.max_norm)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        weights.append(method.whole_weight())
+    return Trajectory(losses, weights)
+
+
+# All methods are compared with the same dense runs, one lesson after the other.
+@lru_cache(maxsize=1)
+def _plain_run(case: Case, steps: int) -> Trajectory:
+    """The plain dense run: the trajectory."""
+    return _train_dense(case, prepare(case, steps), torch.arange(case.K), torch.arange(case.B), 1)
+
+
+@lru_cache(maxsize=4)
+def _limits(case: Case, steps: int, pieces: int) -> tuple[list[float], list[float]]:
+    """How far W and the loss may be from the plain dense run at each step, by dense runs in other orders.
+
+    Losses may always differ by as much as float32 roundings of one number: a bit of the last place each.
+    """
+    lesson, plain, stream = prepare(case, steps), _plain_run(case, steps), torch.Generator().manual_seed(case.seed)
+    last_bit = torch.finfo(torch.float32).eps
+    weight_limit, loss_limit = [0.0] * steps, [ALLOWED * last_bit] * steps
+    for _ in range(ORDERS):
+        columns, rows = (torch.randperm(size, generator=stream) for size in (case.K, case.B))
+        other = _train_dense(case, lesson, columns, rows, pieces)
+        weight_limit = _raised(weight_limit, _weight_distances(other, plain))
+        loss_limit = _raised(loss_limit, _loss_distances(other, plain))
+    return weight_limit, loss_limit
+
+
+def _raised(limit: list[float], distances: list[float]) -> list[float]:
+    """The limit, raised to what is allowed by the largest distance up to each step."""
+    return [max(least, ALLOWED * most) for least, most in zip(limit, accumulate(distances, max), strict=True)]
+
+
+def _train_dense(case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.Tensor, pieces: int) -> Trajectory:
+    """A dense layer trained with its sums over K, in so many pieces, and over B in the given orders."""
+    device, dtype = lesson.x.device, case.torch_dtype
+    source = build_workload(case.workload).weights(case.N, case.K, dtype, device, case.seed)
+    parameter_dtype = Training().parameter_dtype(dtype)
+    w_NK = nn.Parameter(source.gather(slice(None)).to(parameter_dtype))
+    bias = None if source.bias is None else nn.Parameter(source.bias.to(parameter_dtype))
+    parameters = [w_NK] if bias is None else [w_NK, bias]
+    optimizer = replace(build_recipe(case.optimizer or "sgd"), lr=lesson.lr).build(parameters)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lesson.rate)
+    columns, rows = columns.to(device), rows.to(device)
+    losses, weights = [], []
+    for step in range(lesson.steps):
+        x_BK, target_BN = lesson.batch(step)
+        with torch.no_grad():
+            first, *rest = [F.linear(x_BK[:, c], w_NK[:, c].to(dtype)) for c in columns.chunk(pieces)]
+            y_BN = sum(rest, first if bias is None else first + bias.to(dtype)).requires_grad_()
+        loss = F.mse_loss(y_BN.float(), target_BN)
+        (grad_y_BN,) = torch.autograd.grad(loss, y_BN)
+        w_NK.grad = product(grad_y_BN[rows].T, x_BK[rows], parameter_dtype)
+        if bias is not None:
+            bias.grad = grad_y_BN[rows].sum(0, dtype=parameter_dtype)
+        clip_grad_norm_(parameters, lesson.max_norm)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        weights.append(w_NK.detach().clone())
+    return Trajectory(losses, weights)
+
+
+def _weight_distances(run: Trajectory, plain: Trajectory) -> list[float]:
+    return [
+        ((ours - theirs).norm() / theirs.norm()).item() for ours, theirs in zip(run.weights, plain.weights, strict=True)
+    ]
+
+
+def _loss_distances(run: Trajectory, plain: Trajectory) -> list[float]:
+    return [abs(ours - theirs) / plain.losses[0] for ours, theirs in zip(run.losses, plain.losses, strict=True)]

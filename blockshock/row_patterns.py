@@ -1,0 +1,153 @@
+"""Masks whose rows repeat: which rows of a tile keep the same columns, and how to reach those rows and columns.
+
+Everything here is slices, never an index tensor: nothing is copied from the host, so that a CUDA graph can capture it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+MOST_PATTERNS = 4
+"""Distinct rows of a tile up to which splitting a product by them still leaves matrix-sized pieces."""
+
+
+@dataclass(frozen=True)
+class Every:
+    """The same few positions of each ``width`` consecutive columns, in order."""
+
+    positions: tuple[int, ...]
+    width: int
+
+    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
+        """Those columns of x, contiguous (B, K/width·positions)."""
+        if self._moves_as_words(x_BK):
+            return x_BK.view(torch.int32)[:, self.positions[0] // 2 :: self.width // 2].contiguous().view(x_BK.dtype)
+        x_BGQ = x_BK.unflatten(1, (-1, self.width))
+        if len(self.positions) == 2:
+            low, high = self.positions
+            return x_BGQ[..., low : high + 1 : high - low].flatten(1)
+        return torch.stack([x_BGQ[..., position] for position in self.positions], dim=-1).flatten(1)
+
+    def put(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
+        """Write those columns of x: the inverse of ``take``."""
+        if self._moves_as_words(x_BK) and part_BJ.is_contiguous():
+            x_BK.view(torch.int32)[:, self.positions[0] // 2 :: self.width // 2] = part_BJ.view(torch.int32)
+            return
+        for x_BG, part_BG in self._columns(x_BK, part_BJ):
+            x_BG.copy_(part_BG)
+
+    def add(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
+        """Add to those columns of x: the transpose of ``take``."""
+        for x_BG, part_BG in self._columns(x_BK, part_BJ):
+            x_BG.add_(part_BG)
+
+    def _columns(self, x_BK: torch.Tensor, part_BJ: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for index, position in enumerate(self.positions):
+            yield x_BK[:, position :: self.width], part_BJ[:, index :: len(self.positions)]
+
+    def _moves_as_words(self, x_BK: torch.Tensor) -> bool:
+        """Whether adjacent pairs of 16-bit elements can move as 32-bit words: half the elements, and less time."""
+        adjacent = len(self.positions) == 2 and self.positions[1] == self.positions[0] + 1
+        aligned = x_BK.stride(1) == 1 and x_BK.stride(0) % 2 == 0 and x_BK.storage_offset() % 2 == 0
+        return x_BK.itemsize == 2 and adjacent and self.positions[0] % 2 == self.width % 2 == 0 and aligned
+
+
+@dataclass(frozen=True)
+class RowPattern:
+    """The rows of a tile that keep the same columns.
+
+    Attributes:
+        rows: those rows, of every tile.
+        kept: the columns that they keep, of every tile.
+        start, stop: where they lie when the rows of the matrix are sorted by pattern.
+    """
+
+    rows: Every
+    kept: Every
+    start: int
+    stop: int
+
+
+class RowPatterns:
+    """The distinct rows of a boolean tile (P, Q) over a matrix of N rows, in order of first appearance."""
+
+    def __init__(self, tile: torch.Tensor, N: int) -> None:
+        self.period, width = tile.shape
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for index, row in enumerate(tile.cpu()):
+            rows.setdefault(tuple(row.nonzero().flatten().tolist()), []).append(index)
+        self.patterns, start = [], 0
+        for kept, where in rows.items():
+            stop = start + N // self.period * len(where)
+            self.patterns.append(RowPattern(Every(tuple(where), self.period), Every(kept, width), start, stop))
+            start = stop
+
+    def __iter__(self) -> Iterator[RowPattern]:
+        return iter(self.patterns)
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
+    def sort(self, matrix_NJ: torch.Tensor) -> torch.Tensor:
+        """The rows (the elements, of a vector) sorted by pattern."""
+        if len(self) == 1:
+            return matrix_NJ
+        out_NJ = torch.empty_like(matrix_NJ)
+        for sorted_row, row in self._pairs(out_NJ, matrix_NJ):
+            sorted_row.copy_(row)
+        return out_NJ
+
+    def unsort(self, sorted_NJ: torch.Tensor) -> torch.Tensor:
+        """The inverse of ``sort``."""
+        if len(self) == 1:
+            return sorted_NJ
+        out_NJ = torch.empty_like(sorted_NJ)
+        for sorted_row, row in self._pairs(sorted_NJ, out_NJ):
+            row.copy_(sorted_row)
+        return out_NJ
+
+    def _pairs(self, sorted_NJ: torch.Tensor, matrix_NJ: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for pattern in self:
+            block = sorted_NJ[pattern.start : pattern.stop]
+            for index, row in enumerate(pattern.rows.positions):
+                yield block[index :: len(pattern.rows.positions)], matrix_NJ[row :: self.period]
+
+    def kept(self, w_NK: torch.Tensor) -> torch.Tensor:
+        """The kept values of a matrix, (N, K/2), rows sorted by pattern."""
+        rows_NK = self.sort(w_NK)
+        return torch.cat([pattern.kept.take(rows_NK[pattern.start : pattern.stop]) for pattern in self])
+
+    def dense(self, values_NJ: torch.Tensor) -> torch.Tensor:
+        """The inverse of ``kept``: (N, K), zero where the mask drops."""
+        sorted_NK = values_NJ.new_zeros(len(values_NJ), 2 * values_NJ.shape[1])
+        for pattern in self:
+            pattern.kept.put(values_NJ[pattern.start : pattern.stop], sorted_NK[pattern.start : pattern.stop])
+        return self.unsort(sorted_NK)
+
+    def split(self, grad_y_BN: torch.Tensor) -> list[torch.Tensor]:
+        """Of each pattern the output features that its rows make, contiguous."""
+        if len(self) == 1:
+            return [grad_y_BN]
+        return [pattern.rows.take(grad_y_BN) for pattern in self]
+
+    def join(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """The inverse of ``split``."""
+        if len(parts) == 1:
+            return parts[0]
+        y_BN = parts[0].new_empty(len(parts[0]), sum(part.shape[1] for part in parts))
+        for pattern, part in zip(self, parts, strict=True):
+            pattern.rows.put(part, y_BN)
+        return y_BN
+
+    def sum_columns(self, parts: list[torch.Tensor], K: int) -> torch.Tensor:
+        """(B, K) with each pattern's part (B, K/2) added to the columns that its rows keep."""
+        columns = [position for pattern in self for position in pattern.kept.positions]
+        disjoint, width = len(set(columns)) == len(columns), self.patterns[0].kept.width
+        full = disjoint and len(columns) == width
+        x_BK = (torch.empty if full else torch.zeros)(len(parts[0]), K, dtype=parts[0].dtype, device=parts[0].device)
+        for pattern, part in zip(self, parts, strict=True):
+            (pattern.kept.put if disjoint else pattern.kept.add)(part, x_BK)
+        return x_BK

@@ -1,0 +1,83 @@
+"""What the step of any torch optimizer means to weights that are packed: they are packed again when it ends.
+
+torch calls the two hooks below around every optimizer's ``step``. They touch no optimizer that holds none of our
+parameters.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from blockshock.errors import InputError
+
+_FOLLOWER, _SUCCESSOR, _SPLIT = "_blockshock_follower", "_blockshock_successor", "_blockshock_split"
+
+
+class Follower(Protocol):
+    """Something that must be told when an optimizer changed its parameters."""
+
+    def after_step(self) -> None: ...
+
+
+def follow(parameter: nn.Parameter, follower: Follower) -> None:
+    """From now on the follower is told of each step of an optimizer that holds the parameter."""
+    setattr(parameter, _FOLLOWER, weakref.ref(follower))
+
+
+def follower_of(parameter: torch.Tensor) -> Follower | None:
+    """Who follows the parameter."""
+    reference = getattr(parameter, _FOLLOWER, None)
+    return reference and reference()
+
+
+def mark_split(parameter: nn.Parameter) -> None:
+    """Say that other ranks hold other parts of what the parameter is a part of."""
+    setattr(parameter, _SPLIT, True)
+
+
+def is_split(parameter: torch.Tensor) -> bool:
+    """Whether other ranks hold other parts: so marked, or a sharded DTensor."""
+    placements = getattr(parameter, "placements", ())
+    return getattr(parameter, _SPLIT, False) or any(placement.is_shard() for placement in placements)
+
+
+def replace(old: nn.Parameter, new: nn.Parameter) -> None:
+    """Say that a layer with the parameter ``new`` took the place of one with ``old``."""
+    setattr(old, _SUCCESSOR, weakref.ref(new))
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Raises InputError where the optimizer holds the parameter of a layer that was replaced, and would not train."""
+    for parameter in _parameters(optimizer):
+        reference = getattr(parameter, _SUCCESSOR, None)
+        successor = reference and reference()
+        if successor is not None and parameter.grad is None and successor.grad is not None:
+            raise InputError(
+                f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a BlockShockLinear "
+                "replaced: build the optimizer after the layer is replaced, from the model's parameters()"
+            )
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    followers = {id(found): found for parameter in _parameters(optimizer) if (found := follower_of(parameter))}
+    for follower in followers.values():
+        follower.after_step()
+
+
+register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_post_hook(_after_step)

@@ -1,0 +1,296 @@
+"""How a weight is held while it is trained: a parameter, what multiplies in its place, and how the two are kept equal.
+
+    masked      the textbook way: the half as a dense parameter; after a step the mask is applied again and the half
+                compressed again, in both directions.
+    compressed  the parameter is the kept values (N, K/2). Gradients and optimizer state are half the size; after a
+                step the values are written to where the packings hold them, and nothing is compressed.
+
+Optimizers that act elementwise take both along the dense trajectory. Parameters are float32 for 16-bit products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from blockshock.errors import InputError, StalePacking
+from blockshock.kept import Kept, product
+from blockshock.kernels import Half, Packed
+from blockshock.registry import Registry
+from blockshock.stages import stage
+from blockshock.steps import follow, mark_split
+
+
+@dataclass(frozen=True)
+class Training:
+    """How weights are to be trained.
+
+    Attributes:
+        storage: of a half, a spec such as ``compressed`` or ``masked:every=10``.
+        dtype: of the parameters, their gradients and the optimizer's state; None for float32, or for float64 weights
+            their own.
+    """
+
+    storage: str = "compressed"
+    dtype: torch.dtype | None = None
+
+    def parameter_dtype(self, compute: torch.dtype) -> torch.dtype:
+        return self.dtype or torch.promote_types(compute, torch.float32)
+
+    def parameter_bytes(self, itemsize: int) -> int:
+        """Bytes of an element of the parameters, for products of elements of ``itemsize`` bytes."""
+        return self.dtype.itemsize if self.dtype else max(itemsize, 4)
+
+
+class Storage(nn.Module):
+    """A trained weight (N, K). Multiplies as its packing does, and refuses to once the two differ.
+
+    Attributes:
+        parameter: what the optimizer holds.
+        bias: the layer's trained bias (N,), replicated, where this weight's product is the one that adds it.
+        packed: what multiplies.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, parameter: nn.Parameter, packed: Packed, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.parameter, self.packed = parameter, packed
+        self.register_parameter("bias", bias)
+        self._seen = self._versions()
+        for followed in self._parameters_held():
+            follow(followed, self)
+
+    def _parameters_held(self) -> list[nn.Parameter]:
+        return [self.parameter] if self.bias is None else [self.parameter, self.bias]
+
+    def _versions(self) -> list[int]:
+        return [parameter._version for parameter in self._parameters_held()]
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a parameter changed after the packing was written."""
+        return self._versions() != self._seen
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling() and self.is_stale:
+            raise StalePacking(
+                f"the parameter of a {tuple(self.parameter.shape)} weight changed after it was packed: an optimizer's "
+                "step() packs it by itself; after any other change call refresh() on the layer"
+            )
+        y_BN: torch.Tensor = self.packed(x_BK)
+        return y_BN
+
+    def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        """As of the packing."""
+        return self.packed.grad_input(grad_y_BN)
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        """The gradient of ``parameter``. Stage ``grad_w``."""
+        raise NotImplementedError
+
+    def grad_bias(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        """The gradient of ``bias``."""
+        assert self.bias is not None
+        return grad_y_BN.sum(0, dtype=self.bias.dtype)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make what multiplies equal to the parameters again."""
+        self.pack()
+        if self.bias is not None and self.packed.bias is not None:
+            self.packed.bias.copy_(self.packed.arrange(self.bias))
+        self._seen = self._versions()
+
+    def after_step(self) -> None:
+        """What an optimizer's ``step`` ends with."""
+        self.refresh()
+
+    def pack(self) -> None:
+        """Take the parameter over into the packing."""
+        raise NotImplementedError
+
+    def dense(self, held: torch.Tensor) -> torch.Tensor:
+        """The (N, K) matrix of a tensor that lies as the parameter does: the parameter, or a state of an optimizer."""
+        raise NotImplementedError
+
+    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
+        """The inverse of ``dense``; what the mask drops is lost."""
+        raise NotImplementedError
+
+    def matrix(self) -> torch.Tensor:
+        """The trained weight (N, K) in the parameter's dtype, zero where a mask drops."""
+        return self.dense(self.parameter.detach())
+
+    @torch.no_grad()
+    def load(self, w_NK: torch.Tensor) -> None:
+        """Take over the values of a dense matrix exactly, zeros too."""
+        self.parameter.copy_(self.held(w_NK))
+        self.refresh()
+
+    def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:
+        """Nothing: how a layer is split is no part of its state. BlockShockLinear saves it whole."""
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        """Nothing, likewise."""
+
+
+class DenseStorage(Storage):
+    """All of a dense weight, for methods that do not split it by a mask."""
+
+    def __init__(self, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
+        super().__init__(nn.Parameter(packed.values.to(training.parameter_dtype(packed.values.dtype))), packed, bias)
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        with stage("grad_w"):
+            return product(grad_y_BN.T, x_BK, self.parameter.dtype)
+
+    def pack(self) -> None:
+        with stage("refresh"):
+            self.packed.write(self.parameter)
+
+    def dense(self, held: torch.Tensor) -> torch.Tensor:
+        return held
+
+    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
+        return dense_NK
+
+
+class HalfStorage(Storage):
+    """A trained 2:4 half, packed for both directions."""
+
+    def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
+        parameter = self._initial(half, packed).to(training.parameter_dtype(half.dtype))
+        super().__init__(nn.Parameter(parameter), packed, bias)
+        mark_split(self.parameter)
+
+    @staticmethod
+    def _initial(half: Half, packed: Packed) -> torch.Tensor:
+        """The parameter's first values."""
+        raise NotImplementedError
+
+    @classmethod
+    def elements(cls, size: int) -> int:
+        """Elements of the parameter of a half of N·K = ``size``."""
+        raise NotImplementedError
+
+    @classmethod
+    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
+        """Bytes held beside the packings."""
+        raise NotImplementedError
+
+
+STORAGES: Registry[type[HalfStorage]] = Registry("storage")
+
+
+def storage_of(spec: str) -> tuple[type[HalfStorage], dict[str, Any]]:
+    """The storage that a spec such as ``masked:every=10`` names, and its parameters."""
+    return STORAGES.resolve(spec, skip=4)
+
+
+@STORAGES.register("compressed")
+class CompressedStorage(HalfStorage):
+    """The kept values (N, K/2) are the parameter; in the packing's own dtype they are the packing's own memory."""
+
+    def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
+        super().__init__(half, packed, training, bias)
+        self.kept = Kept(half.mask, half.device)
+
+    @staticmethod
+    def _initial(half: Half, packed: Packed) -> torch.Tensor:
+        if packed.values.numel() * 2 != half.N * half.K:
+            raise InputError("compressed storage needs a kernel that holds kept values alone; take masked")
+        return packed.values
+
+    @classmethod
+    def elements(cls, size: int) -> int:
+        return size // 2
+
+    @classmethod
+    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
+        parameter = training.parameter_bytes(itemsize)
+        return 0 if parameter == itemsize else size // 2 * parameter
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        with stage("grad_w"):
+            return self.kept.gradient(grad_y_BN, x_BK, self.parameter.dtype, self.packed.sorted_by_pattern)
+
+    def pack(self) -> None:
+        with stage("refresh"):
+            self.packed.write(self.parameter)
+
+    def dense(self, held: torch.Tensor) -> torch.Tensor:
+        out_NK = held.new_empty(len(held), 2 * held.shape[1])
+        self.kept.scatter(self.packed.disarrange(held), out_NK)
+        return out_NK
+
+    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
+        return self.packed.arrange(self.kept.gather(dense_NK))
+
+
+@STORAGES.register("masked")
+class MaskedStorage(HalfStorage):
+    """The half as a dense (N, K) parameter, zero where the mask drops, and the mask (one byte an element).
+
+    Args:
+        every: how many steps lie from one compression to the next, 0 for no compression at all. Between, the products
+            use the weights of the last one.
+    """
+
+    dropped_NK: torch.Tensor
+
+    def __init__(
+        self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None, every: int = 1
+    ) -> None:
+        super().__init__(half, packed, training, bias)
+        if every < 0:
+            raise InputError(f"masked storage compresses every so many steps, or 0 for never; got every={every}")
+        self.register_buffer("dropped_NK", half.mask.complement().dense().to(half.device), persistent=False)
+        self.every, self._steps = every, 0
+
+    @staticmethod
+    def _initial(half: Half, packed: Packed) -> torch.Tensor:
+        return half.dense()
+
+    @classmethod
+    def elements(cls, size: int) -> int:
+        return size
+
+    @classmethod
+    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
+        return size * (training.parameter_bytes(itemsize) + 1)
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        with stage("grad_w"):
+            return product(grad_y_BN.T, x_BK, self.parameter.dtype).masked_fill_(self.dropped_NK, 0)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self._steps += 1
+        if self.every and self._steps % self.every == 0:
+            self.refresh()
+            return
+        self._apply_mask()
+        self._seen = self._versions()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        self._apply_mask()
+        super().refresh()
+
+    def _apply_mask(self) -> None:
+        with stage("mask"):
+            self.parameter.masked_fill_(self.dropped_NK, 0)
+
+    def pack(self) -> None:
+        with stage("compress"):
+            self.packed.recompress(self.parameter.to(self.packed.values.dtype))
+
+    def dense(self, held: torch.Tensor) -> torch.Tensor:
+        return held
+
+    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
+        return dense_NK.masked_fill(self.dropped_NK, 0)

@@ -1,0 +1,26 @@
+"""Phase 3: the training step; fifty steps beside dense ones, and single steps timed."""
+
+import pytest
+
+from blockshock.phases import train, trajectory
+from blockshock.phases.case import Case
+from blockshock.plugin import Row, timed_alone
+from blockshock.plugin.options import Settings
+from blockshock.plugin.records import describe_training, describe_trajectory
+from blockshock.timing import slowest
+
+
+@pytest.mark.correctness
+def test_training_is_dense_equivalent(trajectory_case: Case, row: Row) -> None:
+    result, *others = row.run(trajectory.run, trajectory_case)
+    row.save(3, trajectory_case, [], describe_trajectory(result))
+    assert result.failure() is None, result.failure()
+    assert all(other == result for other in others), "the ranks went different ways"
+
+
+@pytest.mark.bench
+@timed_alone
+def test_training_step(training_case: Case, row: Row, settings: Settings) -> None:
+    per_rank = row.run(train.run, training_case, settings.timing, settings.rounds, settings.warmup, settings.flush)
+    info = describe_training(training_case, settings, per_rank)
+    row.save(3, training_case, slowest([result.samples for result in per_rank]), info)
