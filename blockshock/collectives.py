@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +13,20 @@ import torch.distributed as dist
 from blockshock.errors import InputError
 from blockshock.stages import copied, stage
 
-Group = dist.ProcessGroup
+Group = Any  # a ProcessGroup, or Alone
 
 # The older name warns in torch 2.13, the newer is not there in 2.11.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class Alone:
+    """The group of one rank, where there is no process group."""
+
+    def size(self) -> int:
+        return 1
+
+    def rank(self) -> int:
+        return 0
 
 
 def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> slice:
@@ -76,7 +87,7 @@ class Replicated(Entry):
     def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
         if self._group.size() == 1:
             return lambda: grad_x
-        return _started(lambda: dist.all_reduce(grad_x, group=self._group, async_op=True), lambda: grad_x)
+        return _started(partial(dist.all_reduce, grad_x, group=self._group), lambda: grad_x)
 
 
 class ColumnShard(Replicated):
@@ -107,19 +118,21 @@ class OwnFeatures(Entry):
             return lambda: grad_x
         gathered = grad_x.new_empty(self._group.size() * grad_x.shape[0], grad_x.shape[1])
         return _started(
-            lambda: _all_gather(gathered, grad_x, group=self._group, async_op=True),
+            partial(_all_gather, gathered, grad_x, group=self._group),
             lambda: _side_by_side(gathered, self._group),
         )
 
 
-def _started(start: Callable[[], Any], result: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+def _started(start: Callable[..., Any], result: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
     """Start a collective now; the call that is returned waits for it and gives the result."""
     with stage("reduce"):
-        work = start()
+        # torch.compile takes no asynchronous collective, and orders those it has by itself.
+        work = start(async_op=not torch.compiler.is_compiling())
 
     def finish() -> torch.Tensor:
         with stage("reduce"):
-            work.wait()
+            if work is not None:
+                work.wait()
         return result()
 
     return finish

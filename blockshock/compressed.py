@@ -44,16 +44,20 @@ class Compressed24(torch.nn.Module):
 
     Buffers: ``values_NJ`` in the matrix's dtype, ``positions`` uint8. Rows are independent, so any row block can be
     compressed, refreshed or decompressed alone.
+
+    Args:
+        persistent: the buffers are part of the module's state.
     """
 
     values_NJ: torch.Tensor
     positions: torch.Tensor
 
-    def __init__(self, N: int, K: int, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(self, N: int, K: int, dtype: torch.dtype, device: torch.device | str, persistent: bool = True) -> None:
         super().__init__()
         self.N, self.K = N, K
-        self.register_buffer("values_NJ", torch.empty(N, K // 2, dtype=dtype, device=device))
-        self.register_buffer("positions", torch.empty(N, math.ceil(K / 8), dtype=torch.uint8, device=device))
+        positions = torch.empty(N, math.ceil(K / 8), dtype=torch.uint8, device=device)
+        self.register_buffer("values_NJ", torch.empty(N, K // 2, dtype=dtype, device=device), persistent)
+        self.register_buffer("positions", positions, persistent)
 
     @classmethod
     def from_tensor(cls, w_NK: torch.Tensor, mask: Mask | torch.Tensor) -> Compressed24:
@@ -67,12 +71,12 @@ class Compressed24(torch.nn.Module):
         return packed
 
     @classmethod
-    def from_source(cls, source: WeightSource, columns: slice, mask: Mask) -> Compressed24:
+    def from_source(cls, source: WeightSource, columns: slice, mask: Mask, persistent: bool = True) -> Compressed24:
         """Compress the given columns of a source under the mask of those columns, in row blocks."""
         width = len(range(*columns.indices(source.K)))
         if (source.N, width) != (mask.N, mask.K):
             raise MaskError(f"matrix ({source.N}, {width}) and mask ({mask.N}, {mask.K}) differ in shape")
-        packed = cls(mask.N, mask.K, source.dtype, source.device)
+        packed = cls(mask.N, mask.K, source.dtype, source.device, persistent)
         for start, stop in row_blocks(mask.N, source.K * source.dtype.itemsize, block_bytes=16 << 20):
             packed.write_rows(start, source.rows(start, stop)[:, columns], mask.rows(start, stop))
         return packed

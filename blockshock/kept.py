@@ -60,23 +60,19 @@ class Kept:
             sorted_by_pattern: rows sorted by the mask's row patterns, which it must have; otherwise in order.
         """
         if self.patterns:
-            grad_NJ = self._gradient_by_pattern(self.patterns, grad_y_BN, x_BK, dtype)
-            return grad_NJ if sorted_by_pattern else self.patterns.unsort(grad_NJ)
+            parts = [
+                product(grad_BR.T, pattern.kept.take(x_BK), dtype)
+                for pattern, grad_BR in zip(self.patterns, self.patterns.split(grad_y_BN), strict=True)
+            ]
+            if len(parts) == 1:
+                return parts[0]
+            return torch.cat(parts) if sorted_by_pattern else self.patterns.interleave(parts)
         assert self._positions is not None
         grad_NJ = torch.empty(self.N, self.K // 2, dtype=dtype, device=x_BK.device)
         for start, stop in row_blocks(self.N, self.K * dtype.itemsize, _BLOCK_BYTES):
             dense_RK = product(grad_y_BN[:, start:stop].T, x_BK, dtype)
             grad_NJ[start:stop] = gather_kept(dense_RK, self._positions[start:stop])
         return grad_NJ
-
-    def _gradient_by_pattern(
-        self, patterns: RowPatterns, grad_y_BN: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype
-    ) -> torch.Tensor:
-        parts = [
-            product(grad_BR.T, pattern.kept.take(x_BK), dtype)
-            for pattern, grad_BR in zip(patterns, patterns.split(grad_y_BN), strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def row_patterns_of(mask: Mask) -> RowPatterns | None:

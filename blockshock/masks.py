@@ -20,11 +20,26 @@ class Mask:
     Attributes:
         N, K: rows (out-features) and columns (in-features).
         tile: a boolean (P, Q) tensor that repeats over the whole mask, or None when there is none.
+
+    Args:
+        given: the user's tensor that the mask is read from, which must not change any more.
     """
 
-    def __init__(self, N: int, K: int, tile: torch.Tensor | None = None) -> None:
+    def __init__(self, N: int, K: int, tile: torch.Tensor | None = None, given: torch.Tensor | None = None) -> None:
         check_shape(N, K)
         self.N, self.K, self.tile = N, K, tile
+        self._given, self._version = given, _version(given)
+
+    def check_unchanged(self) -> None:
+        """Raises MaskError if the tensor that the mask was made from was written to since."""
+        if _version(self._given) != self._version:
+            raise MaskError(
+                f"the tensor of a ({self.N}, {self.K}) mask changed after weights were packed under it: make a new "
+                "mask of it, and the layer anew from to_linear()"
+            )
+
+    def __deepcopy__(self, memo: object) -> Mask:
+        return self  # a value
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) as a boolean tensor (stop - start, K)."""
@@ -54,12 +69,12 @@ class Mask:
 class TiledMask(Mask):
     """A tile repeated over (N, K): costs the tile's few bytes, whatever N and K."""
 
-    def __init__(self, tile: torch.Tensor, N: int, K: int) -> None:
+    def __init__(self, tile: torch.Tensor, N: int, K: int, given: torch.Tensor | None = None) -> None:
         if tile.ndim != 2 or tile.dtype != torch.bool or not tile.numel() or K % tile.shape[1]:
             raise MaskError(
                 f"a tile is a boolean (P, Q) tensor with Q dividing K = {K}; got {tile.dtype} {tuple(tile.shape)}"
             )
-        super().__init__(N, K, tile)
+        super().__init__(N, K, tile, given=tile if given is None else given)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         tile = self.tile
@@ -69,18 +84,20 @@ class TiledMask(Mask):
 
     def complement(self) -> Mask:
         assert self.tile is not None
-        return TiledMask(~self.tile, self.N, self.K)
+        return TiledMask(~self.tile, self.N, self.K, self._given)
 
     def transposed(self) -> Mask:
         assert self.tile is not None
-        return super().transposed() if self.N % self.tile.shape[0] else TiledMask(self.tile.T, self.K, self.N)
+        return (
+            super().transposed() if self.N % self.tile.shape[0] else TiledMask(self.tile.T, self.K, self.N, self._given)
+        )
 
     def columns(self, start: int, stop: int) -> Mask:
         assert self.tile is not None
         width = self.tile.shape[1]
         if start % 4 or stop % 4 or (stop - start) % width:
             return super().columns(start, stop)
-        return TiledMask(self.tile.roll(-(start % width), dims=1), self.N, stop - start)
+        return TiledMask(self.tile.roll(-(start % width), dims=1), self.N, stop - start, self._given)
 
 
 class DenseMask(Mask):
@@ -89,7 +106,7 @@ class DenseMask(Mask):
     def __init__(self, mask_NK: torch.Tensor) -> None:
         if mask_NK.ndim != 2 or mask_NK.dtype != torch.bool:
             raise MaskError(f"a mask is a boolean (N, K) tensor; got {mask_NK.dtype} {tuple(mask_NK.shape)}")
-        super().__init__(*mask_NK.shape)
+        super().__init__(mask_NK.shape[0], mask_NK.shape[1], given=mask_NK)
         self.mask_NK = mask_NK
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -107,10 +124,20 @@ class LazyMask(Mask):
         return self._make(start, stop)
 
 
-class Complement(Mask):
-    def __init__(self, mask: Mask) -> None:
-        super().__init__(mask.N, mask.K)
+class _View(Mask):
+    """A mask that is read from another."""
+
+    def __init__(self, mask: Mask, N: int, K: int) -> None:
+        super().__init__(N, K)
         self._mask = mask
+
+    def check_unchanged(self) -> None:
+        self._mask.check_unchanged()
+
+
+class Complement(_View):
+    def __init__(self, mask: Mask) -> None:
+        super().__init__(mask, mask.N, mask.K)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return ~self._mask.rows(start, stop)
@@ -119,19 +146,18 @@ class Complement(Mask):
         return self._mask
 
 
-class Columns(Mask):
+class Columns(_View):
     def __init__(self, mask: Mask, start: int, stop: int) -> None:
-        super().__init__(mask.N, stop - start)
-        self._mask, self._columns = mask, slice(start, stop)
+        super().__init__(mask, mask.N, stop - start)
+        self._columns = slice(start, stop)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         return self._mask.rows(start, stop)[:, self._columns]
 
 
-class Transposed(Mask):
+class Transposed(_View):
     def __init__(self, mask: Mask) -> None:
-        super().__init__(mask.K, mask.N)
-        self._mask = mask
+        super().__init__(mask, mask.K, mask.N)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         blocks = row_blocks(self._mask.N, self._mask.K)
@@ -139,6 +165,11 @@ class Transposed(Mask):
 
     def transposed(self) -> Mask:
         return self._mask
+
+
+def _version(tensor: torch.Tensor | None) -> int:
+    """How often a tensor was written to, as far as torch counts that."""
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 def check_shape(N: int, K: int) -> None:

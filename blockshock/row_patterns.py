@@ -50,9 +50,11 @@ class Every:
 
     def _moves_as_words(self, x_BK: torch.Tensor) -> bool:
         """Whether adjacent pairs of 16-bit elements can move as 32-bit words: half the elements, and less time."""
-        adjacent = len(self.positions) == 2 and self.positions[1] == self.positions[0] + 1
+        if torch.compiler.is_compiling() or x_BK.itemsize != 2 or len(self.positions) != 2:
+            return False  # a compiler fuses the copies in its own way
+        low, high = self.positions
         aligned = x_BK.stride(1) == 1 and x_BK.stride(0) % 2 == 0 and x_BK.storage_offset() % 2 == 0
-        return x_BK.itemsize == 2 and adjacent and self.positions[0] % 2 == self.width % 2 == 0 and aligned
+        return high == low + 1 and low % 2 == self.width % 2 == 0 and aligned
 
 
 @dataclass(frozen=True)
@@ -96,24 +98,25 @@ class RowPatterns:
         if len(self) == 1:
             return matrix_NJ
         out_NJ = torch.empty_like(matrix_NJ)
-        for sorted_row, row in self._pairs(out_NJ, matrix_NJ):
-            sorted_row.copy_(row)
+        for pattern in self:
+            block = out_NJ[pattern.start : pattern.stop]
+            for index, row in enumerate(pattern.rows.positions):
+                block[index :: len(pattern.rows.positions)] = matrix_NJ[row :: self.period]
         return out_NJ
 
     def unsort(self, sorted_NJ: torch.Tensor) -> torch.Tensor:
         """The inverse of ``sort``."""
         if len(self) == 1:
             return sorted_NJ
-        out_NJ = torch.empty_like(sorted_NJ)
-        for sorted_row, row in self._pairs(sorted_NJ, out_NJ):
-            row.copy_(sorted_row)
-        return out_NJ
+        return self.interleave([sorted_NJ[pattern.start : pattern.stop] for pattern in self])
 
-    def _pairs(self, sorted_NJ: torch.Tensor, matrix_NJ: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for pattern in self:
-            block = sorted_NJ[pattern.start : pattern.stop]
+    def interleave(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """The rows of a matrix, in order, from those of each pattern."""
+        out_NJ = parts[0].new_empty(sum(len(part) for part in parts), *parts[0].shape[1:])
+        for pattern, part in zip(self, parts, strict=True):
             for index, row in enumerate(pattern.rows.positions):
-                yield block[index :: len(pattern.rows.positions)], matrix_NJ[row :: self.period]
+                out_NJ[row :: self.period] = part[index :: len(pattern.rows.positions)]
+        return out_NJ
 
     def kept(self, w_NK: torch.Tensor) -> torch.Tensor:
         """The kept values of a matrix, (N, K/2), rows sorted by pattern."""

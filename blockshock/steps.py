@@ -51,7 +51,7 @@ def is_split(parameter: torch.Tensor) -> bool:
     return getattr(parameter, _SPLIT, False) or any(placement.is_shard() for placement in placements)
 
 
-def replace(old: nn.Parameter, new: nn.Parameter) -> None:
+def replace(old: torch.Tensor, new: torch.Tensor) -> None:
     """Say that a layer with the parameter ``new`` took the place of one with ``old``."""
     setattr(old, _SUCCESSOR, weakref.ref(new))
 

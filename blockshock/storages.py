@@ -61,8 +61,17 @@ class Storage(nn.Module):
         self.parameter, self.packed = parameter, packed
         self.register_parameter("bias", bias)
         self._seen = self._versions()
+        self._follow()
+
+    def _follow(self) -> None:
         for followed in self._parameters_held():
             follow(followed, self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Of a copy: its parameters are new ones, which nobody follows, and no longer the packing's memory.
+        super().__setstate__(state)
+        self._follow()
+        self.refresh()
 
     def _parameters_held(self) -> list[nn.Parameter]:
         return [self.parameter] if self.bias is None else [self.parameter, self.bias]
@@ -76,13 +85,18 @@ class Storage(nn.Module):
         return self._versions() != self._seen
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_compiling() and self.is_stale:
+        if not torch.compiler.is_compiling():
+            self.check()
+        y_BN: torch.Tensor = self.packed(x_BK)
+        return y_BN
+
+    def check(self) -> None:
+        """Raises StalePacking if what multiplies is no longer what is trained."""
+        if self.is_stale:
             raise StalePacking(
                 f"the parameter of a {tuple(self.parameter.shape)} weight changed after it was packed: an optimizer's "
                 "step() packs it by itself; after any other change call refresh() on the layer"
             )
-        y_BN: torch.Tensor = self.packed(x_BK)
-        return y_BN
 
     def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         """As of the packing."""
@@ -128,7 +142,7 @@ class Storage(nn.Module):
     @torch.no_grad()
     def load(self, w_NK: torch.Tensor) -> None:
         """Take over the values of a dense matrix exactly, zeros too."""
-        self.parameter.copy_(self.held(w_NK))
+        self.parameter.copy_(self.held(w_NK.to(self.parameter.dtype)))
         self.refresh()
 
     def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:
@@ -165,7 +179,15 @@ class HalfStorage(Storage):
     def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
         parameter = self._initial(half, packed).to(training.parameter_dtype(half.dtype))
         super().__init__(nn.Parameter(parameter), packed, bias)
+        self._mask = half.mask
+
+    def _follow(self) -> None:
+        super()._follow()
         mark_split(self.parameter)
+
+    def check(self) -> None:
+        super().check()
+        self._mask.check_unchanged()
 
     @staticmethod
     def _initial(half: Half, packed: Packed) -> torch.Tensor:

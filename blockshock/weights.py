@@ -41,6 +41,10 @@ class WeightSource:
         """Rows [start, stop) of W, (stop - start, K), without exact zeros."""
         raise NotImplementedError
 
+    def cast(self, dtype: torch.dtype) -> WeightSource:
+        """These weights and their bias, rounded to another dtype."""
+        return self if dtype == self.dtype else CastWeights(self, dtype)
+
     def gather(self, columns: slice, mask: Mask | None = None, rows: slice | None = None) -> torch.Tensor:
         """A new tensor of the given columns and rows of W, zero where the mask (of those columns) drops.
 
@@ -78,6 +82,17 @@ class TransposedWeights(WeightSource):
             for start, stop in row_blocks(len(out), out.shape[1] * out.itemsize):
                 out[start:stop].masked_fill_(~mask.rows(first + start, first + stop), 0)
         return out
+
+
+class CastWeights(WeightSource):
+    """The weights of another source, rounded to a dtype."""
+
+    def __init__(self, source: WeightSource, dtype: torch.dtype) -> None:
+        super().__init__(source.N, source.K, dtype, source.device, source.seed, source.bias)
+        self._source = source
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return nudge_zeros(self._source.rows(start, stop).to(self.dtype))
 
 
 class GeneratedWeights(WeightSource):

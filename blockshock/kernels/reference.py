@@ -14,7 +14,7 @@ from blockshock.stages import stage
 class PackedReference(Packed):
     def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self.weight = Compressed24.from_source(half.source, half.columns, half.mask)
+        self.weight = Compressed24.from_source(half.source, half.columns, half.mask, persistent=False)
         self.hold_bias(bias)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:

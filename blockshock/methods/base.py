@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -112,9 +113,11 @@ class Method(nn.Module):
     Attributes:
         picks: which of "mask" and "kernel" the user picks for this method.
         roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
+        rounds_weight_gradients: to the dtype of the products, whatever the dtype of the parameters.
     """
 
     picks: ClassVar[tuple[str, ...]] = ()
+    rounds_weight_gradients: ClassVar[bool] = False
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__()
@@ -177,6 +180,14 @@ class Method(nn.Module):
         if self.group.size() > 1:
             dist.all_reduce(w_NK, group=self.group)
         return w_NK
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Method:
+        """A copy on the same group of ranks."""
+        memo[id(self.group)] = self.group
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__({name: deepcopy(value, memo) for name, value in vars(self).items()})
+        return new
 
     def weight_bytes(self) -> int:
         """Bytes of the storages behind all parameters and buffers, each storage once."""

@@ -14,6 +14,7 @@ from blockshock.methods.tensor_parallel import TensorParallel
 
 class _DTensorParallel(TensorParallel):
     linear: Any
+    rounds_weight_gradients = True
 
     def _parallelize(self, layer: Layer, w: torch.Tensor, bias: torch.Tensor | None, rowwise: bool) -> None:
         # Imported when the first such layer is built: every rank and every `--help` would pay for it otherwise.

@@ -129,9 +129,43 @@ class BlockShock(Method):
             part_BN = part_BN + other_BN
         return part_BN
 
+    def storages(self) -> list[Storage]:
+        """The halves, where they are trained."""
+        return [trained(half) for half in self.weights()]
+
+    @property
+    def parameter_dtype(self) -> torch.dtype:
+        return self.storages()[0].parameter.dtype
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The trained bias."""
+        return self.storages()[0].bias
+
+    @torch.no_grad()
+    def load(self, w_NK: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Train on from a dense weight (N, K), the same on all ranks, exactly; and from a bias, if it is given."""
+        if bias is not None and self.bias is not None:
+            self.bias.copy_(bias)
+        for storage in self.storages():
+            storage.load(w_NK[:, self.columns].to(self.device))
+
     def place(self, w_NK: torch.Tensor) -> None:
-        for half in self.weights():
-            w_NK[:, self.columns] += trained(half).matrix()
+        self._place_all(w_NK, [half.parameter.detach() for half in self.storages()])
+
+    def whole(self, held: list[torch.Tensor]) -> torch.Tensor:
+        """The (N, K) matrix on every rank of tensors that lie as this rank's parameters do; all ranks call it."""
+        w_NK = torch.zeros(self.N, self.K, dtype=held[0].dtype, device=self.device)
+        self._place_all(w_NK, held)
+        return sum_over_ranks(w_NK, self.group)
+
+    def _place_all(self, w_NK: torch.Tensor, held: list[torch.Tensor]) -> None:
+        for half, tensor in zip(self.storages(), held, strict=True):
+            w_NK[:, self.columns] += half.dense(tensor)
+
+    def held(self, w_NK: torch.Tensor) -> list[torch.Tensor]:
+        """The inverse of ``whole``, of this rank."""
+        return [half.held(w_NK[:, self.columns]) for half in self.storages()]
 
     def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(part_BN, self.group)

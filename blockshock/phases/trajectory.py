@@ -71,13 +71,18 @@ class TrajectoryResult:
 
 @dataclass(frozen=True)
 class Lesson:
-    """The data, the schedule and the clipping of a case; the same for every run of it."""
+    """The data, the schedule and the clipping of a case; the same for every run of it.
+
+    Attributes:
+        gradient_dtype: that the gradient of W is computed in.
+    """
 
     x: torch.Tensor
     targets: torch.Tensor
     lr: float
     max_norm: float
     steps: int
+    gradient_dtype: torch.dtype
 
     def rate(self, step: int) -> float:
         """Factor of the learning rate: five steps of warm-up, then half a cosine."""
@@ -87,7 +92,7 @@ class Lesson:
         return self.x[step % BATCHES], self.targets[step % BATCHES]
 
 
-def prepare(case: Case, steps: int) -> Lesson:
+def prepare(case: Case, steps: int, rounds_gradients: bool) -> Lesson:
     """Inputs of the workload, and a teacher of their own for their targets."""
     device, workload = this_device(), build_workload(case.workload)
     x = workload.inputs(case.B * BATCHES, case.K, case.torch_dtype, device, case.seed, case.N)
@@ -96,9 +101,15 @@ def prepare(case: Case, steps: int) -> Lesson:
     # SGD on a quadratic is stable up to 2/λ; λ = 2‖X‖₂²/(BN) is the curvature of the loss over one batch.
     stretch = torch.linalg.matrix_norm(x.float(), 2).item() ** 2
     sgd_lr = 0.5 * case.B * case.N / (2 * stretch)
+    dtype = case.torch_dtype if rounds_gradients else Training().parameter_dtype(case.torch_dtype)
     lr = {"sgd": sgd_lr, "momentum": 0.2 * sgd_lr}.get(case.optimizer or "", 2e-3)
     return Lesson(
-        x.unflatten(0, (BATCHES, -1)), targets.unflatten(0, (BATCHES, -1)), lr, _clip(case, x, targets), steps
+        x=x.unflatten(0, (BATCHES, -1)),
+        targets=targets.unflatten(0, (BATCHES, -1)),
+        lr=lr,
+        max_norm=_clip(case, x, targets),
+        steps=steps,
+        gradient_dtype=dtype,
     )
 
 
@@ -113,10 +124,11 @@ def _clip(case: Case, x_BK: torch.Tensor, targets_BN: torch.Tensor) -> float:
 def run(case: Case, steps: int = 50) -> TrajectoryResult:
     """Train the case's method and the dense runs on this rank; all ranks call it together."""
     built = build(case)
-    lesson = prepare(case, steps)
-    ours = _train_method(case, built.method, lesson)
+    rounds = built.method.rounds_weight_gradients
+    ours = _train_method(case, built.method, prepare(case, steps, rounds))
     dense = replace(case, method="dense_single", kernel=None, mask=None, storage=None)
-    plain, (weight_limit, loss_limit) = _plain_run(dense, steps), _limits(dense, steps, built.method.roundings)
+    plain = _plain_run(dense, steps, rounds)
+    weight_limit, loss_limit = _limits(dense, steps, rounds, built.method.roundings)
     return TrajectoryResult(
         weight_distance=_weight_distances(ours, plain),
         weight_limit=weight_limit,
@@ -147,18 +159,19 @@ def _train_method(case: Case, method: Method, lesson: Lesson) -> Trajectory:
 
 # All methods are compared with the same dense runs, one lesson after the other.
 @lru_cache(maxsize=1)
-def _plain_run(case: Case, steps: int) -> Trajectory:
+def _plain_run(case: Case, steps: int, rounds_gradients: bool) -> Trajectory:
     """The plain dense run: the trajectory."""
-    return _train_dense(case, prepare(case, steps), torch.arange(case.K), torch.arange(case.B), 1)
+    return _train_dense(case, prepare(case, steps, rounds_gradients), torch.arange(case.K), torch.arange(case.B), 1)
 
 
 @lru_cache(maxsize=4)
-def _limits(case: Case, steps: int, pieces: int) -> tuple[list[float], list[float]]:
+def _limits(case: Case, steps: int, rounds_gradients: bool, pieces: int) -> tuple[list[float], list[float]]:
     """How far W and the loss may be from the plain dense run at each step, by dense runs in other orders.
 
     Losses may always differ by as much as float32 roundings of one number: a bit of the last place each.
     """
-    lesson, plain, stream = prepare(case, steps), _plain_run(case, steps), torch.Generator().manual_seed(case.seed)
+    lesson, plain = prepare(case, steps, rounds_gradients), _plain_run(case, steps, rounds_gradients)
+    stream = torch.Generator().manual_seed(case.seed)
     last_bit = torch.finfo(torch.float32).eps
     weight_limit, loss_limit = [0.0] * steps, [ALLOWED * last_bit] * steps
     for _ in range(ORDERS):
@@ -193,7 +206,7 @@ def _train_dense(case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.
             y_BN = sum(rest, first if bias is None else first + bias.to(dtype)).requires_grad_()
         loss = F.mse_loss(y_BN.float(), target_BN)
         (grad_y_BN,) = torch.autograd.grad(loss, y_BN)
-        w_NK.grad = product(grad_y_BN[rows].T, x_BK[rows], parameter_dtype)
+        w_NK.grad = product(grad_y_BN[rows].T, x_BK[rows], lesson.gradient_dtype).to(parameter_dtype)
         if bias is not None:
             bias.grad = grad_y_BN[rows].sum(0, dtype=parameter_dtype)
         clip_grad_norm_(parameters, lesson.max_norm)

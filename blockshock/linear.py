@@ -1,0 +1,184 @@
+"""BlockShockLinear: an ``nn.Linear`` whose weight is two 2:4 halves, each on its own rank, for any torch model.
+
+    layer = BlockShockLinear(nn.Linear(1024, 4096), group)
+
+It computes what the ``nn.Linear`` computed, and trains as it would have trained. Input and output are replicated: every
+rank passes the same x and gets the whole y, as with ``ColwiseParallel(output_layouts=Replicate())``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from blockshock.collectives import Alone, Group
+from blockshock.errors import InputError
+from blockshock.kernels import build_kernel
+from blockshock.mask_state import is_saved_mask, mask_tensor
+from blockshock.masks import Mask, check_2to4
+from blockshock.methods import Layer
+from blockshock.methods.superposition import BlockShock
+from blockshock.patterns import build_mask
+from blockshock.steps import replace
+from blockshock.storages import Training
+from blockshock.weights import TensorWeights
+
+
+class BlockShockLinear(nn.Module):
+    """y = x Wᵀ + b with W = W⁰ + W¹: each half 2:4, and complementary.
+
+    Its parameters are the halves of this rank and, on every rank, the bias. An optimizer's ``step()`` packs them again
+    by itself; after any other change of a parameter call ``refresh()``. ``state_dict()`` holds what an ``nn.Linear``'s
+    holds, ``weight`` and ``bias``, and the mask of the first half. All ranks make it together. It loads into any
+    number of ranks, kernel and storage, with the same mask; an ``nn.Linear``'s loads too.
+
+    Args:
+        linear: what to compute; where it lies, the layer will. Rank 0's values are used on all ranks.
+        group: the ranks, as a process group or a one-dimensional DeviceMesh; None for the default group, or for both
+            halves on this device if there is none.
+        mask: of the first half, by name or as a Mask; None for one that fits the kernel in both directions.
+        kernel: as of the benchmark's ``--kernels``.
+        storage: as of the benchmark's ``--storages``.
+        dtype: that the products are computed in; None for the linear's own, which the parameters keep in any case.
+        tokens: rows of x that the kernel ``auto`` is chosen for.
+
+    Raises:
+        InputError: this is not an nn.Linear on a device, or cannot be split like this.
+        KernelUnavailable: the kernel cannot run here.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        group: Any = None,
+        *,
+        mask: str | Mask | None = None,
+        kernel: str = "auto",
+        storage: str = "compressed",
+        dtype: torch.dtype | None = None,
+        tokens: int = 1024,
+    ) -> None:
+        super().__init__()
+        if not isinstance(linear, nn.Linear):
+            raise InputError(f"BlockShockLinear takes the nn.Linear that it is to compute, got {type(linear).__name__}")
+        if linear.weight.is_meta:
+            raise InputError("the nn.Linear lies on the meta device: give it values (to_empty, then load) first")
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        ranks = _ranks(group)
+        weight, bias = (_of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
+        assert weight is not None
+        source = TensorWeights(weight, bias).cast(dtype or weight.dtype)
+        name = build_kernel(kernel).training_mask if mask is None else mask
+        self.mask = name if isinstance(name, Mask) else build_mask(name, source)
+        check_2to4(self.mask)
+        layer = Layer(source, self.mask, kernel, tokens, training=Training(storage, weight.dtype))
+        self.layer = BlockShock(layer, ranks)
+        self.layer.load(weight, bias)
+        for half in self.layer.storages():
+            half.parameter.requires_grad_(linear.weight.requires_grad)
+        replace(linear.weight, half.parameter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (…, in_features) → y (…, out_features). Under ``torch.autocast`` too in the dtype given to the layer."""
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x.to(self.layer.dtype))
+        if self.layer.dtype != self.layer.parameter_dtype:
+            x = x.to(self.layer.dtype)
+        y: torch.Tensor = self.layer(x.reshape(-1, x.shape[-1]))
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def refresh(self) -> None:
+        """Make the products use the parameters as they are now."""
+        for storage in self.layer.storages():
+            storage.refresh()
+
+    def to_linear(self) -> nn.Linear:
+        """The ``nn.Linear`` with this layer's weight and bias, exactly; all ranks call it together."""
+        weight, bias = self.layer.whole_weight(), self.layer.bias
+        linear = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight)
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.detach().clone())
+        return linear
+
+    def extra_repr(self) -> str:
+        layer = self.layer
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={layer.bias is not None}, "
+            f"ranks={layer.group.size()}, {layer.algorithm}"
+        )
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.layer.whole_weight()
+        if self.layer.bias is not None:
+            destination[f"{prefix}bias"] = self.layer.bias.detach().clone()
+        destination[f"{prefix}mask"] = mask_tensor(self.mask)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, torch.Tensor],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        wanted: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
+        if self.layer.bias is not None:
+            wanted["bias"] = (self.out_features,)
+        found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        missing_keys += [prefix + name for name in wanted if name not in found]
+        unexpected_keys += [prefix + name for name in found if name not in {*wanted, "mask"}]
+        wrong = [
+            f"{prefix}{name} has shape {tuple(found[name].shape)}, this layer's is {shape}"
+            for name, shape in wanted.items()
+            if name in found and tuple(found[name].shape) != shape
+        ]
+        if "mask" in found and not wrong and not is_saved_mask(found["mask"], self.mask):
+            wrong.append(
+                f"{prefix}mask is not this layer's: build the layer with mask=blockshock.saved_mask(state, prefix), "
+                "or leave the mask out of the state to load the weights under this layer's own"
+            )
+        error_msgs += wrong
+        if not wrong and "weight" in found:
+            self.layer.load(found["weight"], found.get("bias"))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> BlockShockLinear:
+        held = self.layer.storages()[0].parameter
+        changed = fn(held.detach()[:1])
+        if (changed.dtype, changed.device) != (held.dtype, held.device):
+            raise InputError(
+                f"a BlockShockLinear stays where it was built, in {held.dtype} on {held.device}: move or cast the "
+                "nn.Linear before, or build it from to_linear()"
+            )
+        return self
+
+
+def _ranks(group: Any) -> Group:
+    """The process group that a user means."""
+    if group is None:
+        return dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
+    if hasattr(group, "get_group"):  # a DeviceMesh, whose import costs a second
+        if group.ndim != 1:
+            raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {group.ndim}: pick one of it")
+        return group.get_group()
+    if not hasattr(group, "size") or not hasattr(group, "rank"):
+        raise InputError(f"group must be a process group or a DeviceMesh, got {type(group).__name__}")
+    return group
+
+
+def _of_rank_0(tensor: torch.Tensor | None, group: Group) -> torch.Tensor | None:
+    """Rank 0's values of a tensor that all ranks have."""
+    if tensor is None or group.size() == 1:
+        return tensor if tensor is None else tensor.detach()
+    same = tensor.detach().clone()
+    dist.broadcast(same, dist.get_global_rank(group, 0), group=group)
+    return same

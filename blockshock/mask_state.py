@@ -1,0 +1,62 @@
+"""A mask as a plain tensor, for a state that is saved: its tile where it has one, else the positions it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from blockshock.blocks import row_blocks
+from blockshock.compressed import expand, positions_of
+from blockshock.errors import InputError
+from blockshock.masks import DenseMask, Mask, TiledMask, check_2to4
+
+
+def mask_tensor(mask: Mask) -> torch.Tensor:
+    """A boolean tile, or uint8 positions (N, ⌈K/8⌉) as of ``Compressed24``; on the CPU."""
+    if mask.tile is not None:
+        return mask.tile.detach().cpu().clone()
+    blocks = row_blocks(mask.N, 8 * mask.K)
+    return torch.cat([positions_of(mask.rows(start, stop), start).cpu() for start, stop in blocks])
+
+
+def _mask_of(saved: torch.Tensor, N: int, K: int) -> Mask:
+    if saved.dtype == torch.bool:
+        return TiledMask(saved, N, K)
+    if saved.dtype != torch.uint8 or tuple(saved.shape) != (N, -(-K // 8)):
+        raise InputError(f"not the mask of a ({N}, {K}) weight: {saved.dtype} {tuple(saved.shape)}")
+    ones = torch.ones(N, K // 2, dtype=torch.uint8, device=saved.device)
+    return DenseMask(expand(ones, saved).bool())
+
+
+def saved_mask(state: Mapping[str, torch.Tensor], prefix: str = "") -> Mask:
+    """The mask in a saved state, to build a layer that the state loads into.
+
+    Args:
+        prefix: of the layer's keys in the state, such as ``mlp.0.``.
+
+    Raises:
+        InputError: the state has no layer with a mask under that prefix.
+        MaskError: what it has is not a 2:4 mask.
+    """
+    for name in ("weight", "mask"):
+        if prefix + name not in state:
+            near = sorted({key.removesuffix("mask") for key in state if key.endswith("mask")})
+            raise InputError(f"the state has no {prefix + name!r}; prefixes of layers with a mask: {near or 'none'}")
+    mask = _mask_of(state[prefix + "mask"], *state[prefix + "weight"].shape)
+    check_2to4(mask)
+    return mask
+
+
+def is_saved_mask(saved: torch.Tensor, mask: Mask) -> bool:
+    """Whether a saved tensor is that of this mask, or of another form of it."""
+    ours = mask_tensor(mask)
+    saved = saved.cpu()
+    if (saved.dtype, saved.shape) == (ours.dtype, ours.shape):
+        return torch.equal(saved, ours)
+    try:
+        theirs = _mask_of(saved, mask.N, mask.K)
+    except ValueError:
+        return False
+    blocks = row_blocks(mask.N, mask.K)
+    return all(torch.equal(theirs.rows(*block).cpu(), mask.rows(*block).cpu()) for block in blocks)
