@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import torch
 
 from blockshock.kernels import KERNELS
 from blockshock.methods import METHODS
+from blockshock.optimizers import OPTIMIZERS
 from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES, Case
 from blockshock.plugin import cases
 from blockshock.plugin.options import Settings
+from blockshock.storages import STORAGES
 from blockshock.workloads import WORKLOADS, Workload
 
 SETTINGS = Settings(
@@ -28,7 +31,9 @@ SETTINGS = Settings(
     methods=("dense_single", "block_shock", "masked_split_dense"),
     kernels=("auto", "reference"),
     masks=("1100", "random"),
-    training_masks=("tile",),
+    training_masks=None,
+    optimizers=("sgd", "adamw"),
+    storages=("compressed", "masked"),
     workloads=("gaussian", "gaussian:std=0.5"),
     timing="sync",
     rounds=3,
@@ -101,9 +106,35 @@ def test_the_grid_is_every_choice_that_a_method_picks() -> None:
 
 
 def test_the_grid_of_the_training_phases_differs_in_its_masks_alone() -> None:
-    found = cases.backward_grid(SETTINGS)
-    assert {case.mask for case in found} == {None, "tile"}
+    found = {(case.method, case.kernel, case.mask) for case in cases.backward_grid(SETTINGS)}
+    assert found == {
+        ("dense_single", None, None),
+        ("block_shock", "auto", "1100"),
+        ("block_shock", "reference", "tile"),
+        ("masked_split_dense", None, "1100"),
+    }
     assert cases.backward_grid(replace(SETTINGS, training_masks=SETTINGS.masks)) == cases.forward_grid(SETTINGS)
+
+
+def test_halves_are_trained_in_each_storage_and_all_by_each_optimizer() -> None:
+    found = cases.training_grid(replace(SETTINGS, sizes=((64, 64),), tokens=(4,), dtypes=("bf16",)))
+    of_halves = {(case.optimizer, case.storage) for case in found if case.method == "block_shock"}
+    assert of_halves == set(itertools.product(("sgd", "adamw"), ("compressed", "masked")))
+    assert {(case.optimizer, case.storage) for case in found if case.method != "block_shock"} == {
+        ("sgd", None),
+        ("adamw", None),
+    }
+    assert len({case.id for case in found}) == len(found)
+
+
+@every_device
+def test_trajectories_have_every_method_optimizer_and_storage(device: str) -> None:
+    found = cases.trajectories(replace(SETTINGS, device=device))
+    assert {case.optimizer for case in found} == set(OPTIMIZERS.names())
+    assert {case.method for case in found} == set(SETTINGS.methods)
+    assert {case.storage for case in found if case.method == "block_shock"} == set(STORAGES.names())
+    assert {case.workload for case in found if case.method == "block_shock"} == {"gaussian", "recorded"}
+    assert len({case.id for case in found}) == len(found)
 
 
 def test_cases_carry_the_seed_and_whether_all_of_w_is_kept() -> None:

@@ -171,7 +171,7 @@ def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(monkeypatch:
     assert _resolved(_half()) == "Reference"
     assert _resolved(_half()) == "Reference"
     assert sorted(measured) == ["Gathered", "Reference"]
-    slower_elsewhere = build_kernel("auto").resolve(_half(), 6, lambda seconds: [3.0 - second for second in seconds])
+    slower_elsewhere = build_kernel("auto").resolve(_half(), 6, False, lambda found: [3.0 - second for second in found])
     assert type(slower_elsewhere).__name__ == "Gathered"
 
 

@@ -18,6 +18,8 @@ import pytest
 
 import blockshock.plugin  # loaded before pytester notes what is: torch cannot be loaded twice
 from blockshock.accuracy import Accuracy
+from blockshock.optimizers import OPTIMIZERS
+from blockshock.phases.trajectory import TrajectoryResult
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parent.parent
@@ -25,6 +27,7 @@ PHASES = {
     "test_phase0_correctness.py": ["test_forward_is_right"],
     "test_phase1_forward.py": ["test_forward"],
     "test_phase2_backward.py": ["test_gradient_is_right", "test_backward"],
+    "test_phase3_train.py": ["test_training_is_dense_equivalent", "test_training_step"],
 }
 SMALL = ["--device=cpu", "--N=64", "--B=4", "--rounds=3", "--warmup-rounds=1", "--cover=grid", "--workloads=cubed"]
 POINT = "cubed-N64-K64-B4-bf16"
@@ -57,19 +60,26 @@ class Raises(METHODS.get("dense_single")):
 """
 DESCRIBED = {
     *("phase", "label", "method", "kernel", "mask", "workload", "N", "K", "B", "dtype"),
-    *("seed", "keep_full_weight", "device", "ranks", "algorithm"),
+    *("seed", "keep_full_weight", "device", "ranks", "optimizer", "storage"),
 }
-CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again"}
+CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again", "algorithm"}
 TIMED = {
-    *("timing", "l2_flushed", "warmup_rounds", "weight_bytes", "estimated_weight_bytes"),
+    *("algorithm", "timing", "l2_flushed", "warmup_rounds", "weight_bytes", "estimated_weight_bytes"),
     *("building_peak_bytes", "steady_peak_bytes", "layout_copied_bytes", "p50_ms", "p95_ms", "tokens_per_s"),
     *("dense_equivalent_tflops", "weight_gb_per_s", "stages", "communication_share", "alone"),
+}
+BESIDE_DENSE = {*(field.name for field in fields(TrajectoryResult)), "worst_weight_share", "steps"}
+TRAINED = {
+    *("backward_p50_ms", "update_p50_ms"),
+    *("parameter_bytes", "gradient_bytes", "state_bytes", "training_bytes"),
 }
 SAVED = {
     "test_forward_is_right": ("phase 0", CHECKED),
     "test_forward": ("phase 1", TIMED),
     "test_gradient_is_right": ("phase 2 grad_X", CHECKED | {"losses"}),
     "test_backward": ("phase 2", TIMED | {"backward_p50_ms"}),
+    "test_training_is_dense_equivalent": ("phase 3 beside dense", BESIDE_DENSE),
+    "test_training_step": ("phase 3", TIMED | TRAINED),
 }
 MACHINE = {
     *("torch", "cuda", "nccl", "cusparselt", "gpus", "driver", "interconnect"),
@@ -125,7 +135,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     methods = "--methods=dense_single,wrong,raises,mine,masked_split_dense"
     # One restart of the ranks will do, and one method in phase 2.
     chosen = "test_forward_is_right or (test_forward and not raises) or mine"
-    run = run_pytest(folder, methods, "--masks=middle", "-k", chosen, "--benchmark-save=first", "--json-report")
+    options = "--masks=middle", "--optimizers=sgd", "--benchmark-save=first", "--json-report"
+    run = run_pytest(folder, methods, "-k", chosen, *options)
     files = list(folder.glob("benchmark_results/*/0001_first.json"))
     assert len(files) == 1, run.output
     saved = json.loads(files[0].read_text())
@@ -134,13 +145,16 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 def test_a_failure_loses_no_result_and_the_next_test_gets_a_working_group(story: Story) -> None:
     assert story.run.status == pytest.ExitCode.TESTS_FAILED
-    assert re.search(r"^=+ 2 failed, 9 passed, 2 skipped", story.run.output, re.MULTILINE)
+    assert re.search(r"^=+ 2 failed, 13 passed, 2 skipped", story.run.output, re.MULTILINE)
     assert "RuntimeError: a fault of its own" in story.run.output
     assert "relative error" in story.run.output
     passed = [f"{name}-{POINT}" for name in ("dense_single", "mine", "masked_split_dense-middle")]
     wanted = [f"test_forward_is_right[{name}]" for name in passed] + [f"test_forward[{name}]" for name in passed]
     wanted += [f"{test}[wrong-{POINT}]" for test in ("test_forward_is_right", "test_forward")]
     wanted += [f"{test}[mine-{POINT}]" for test in ("test_gradient_is_right", "test_backward")]
+    wanted += [f"test_training_step[mine-sgd-{POINT}]"]
+    beside = [f"mine-{name}-gaussian-N256-K192-B32-fp32" for name in OPTIMIZERS.names()]
+    wanted += [f"test_training_is_dense_equivalent[{case}]" for case in beside]
     assert sorted(story.rows) == sorted(wanted)
 
 
@@ -158,14 +172,23 @@ def test_saved_rows_describe_themselves(story: Story) -> None:
     for name, row in story.rows.items():
         test, _, _ = name.partition("[")
         phase, measured = SAVED[test]
-        assert row["group"] == f"{phase} cubed N=64 K=64 B=4 bf16"
+        point = (
+            "gaussian N=256 K=192 B=32 fp32"
+            if test == "test_training_is_dense_equivalent"
+            else "cubed N=64 K=64 B=4 bf16"
+        )
+        assert row["group"] == " ".join(filter(None, [phase, point, row["extra_info"]["optimizer"]]))
         assert set(row["extra_info"]) == DESCRIBED | measured
     assert set(story.saved["machine_info"]["blockshock"]) == MACHINE
 
 
 def test_every_sample_is_saved_and_sums_up_as_shown(story: Story) -> None:
-    timed = [row for name, row in story.rows.items() if name.startswith(("test_forward[", "test_backward["))]
-    assert len(timed) == 5
+    timed = [
+        row
+        for name, row in story.rows.items()
+        if name.startswith(("test_forward[", "test_backward[", "test_training_step["))
+    ]
+    assert len(timed) == 6
     for row in timed:
         stats, info = row["stats"], row["extra_info"]
         data = stats["data"]
@@ -180,7 +203,7 @@ def test_the_comparison_ends_the_run(story: Story) -> None:
     titles = ["phase 0 {}", "phase 1 {}, 2 CPU ranks, sync", "phase 2 {}, 2 CPU ranks, sync", "phase 2 grad_X {}"]
     for title in titles:
         assert re.search(rf"^{title.format('cubed N=64 K=64 B=4 bf16')} *$", tables, re.MULTILINE)
-    for label, count in {"dense_single": 2, "wrong": 2, "masked_split_dense middle": 2, "mine": 4}.items():
+    for label, count in {"dense_single": 2, "wrong": 2, "masked_split_dense middle": 2, "mine": 5}.items():
         assert len(re.findall(rf"^ *{label}  ", tables, re.MULTILINE)) == count
     assert re.search(r"^Saved: benchmark_results/\S+/0001_first\.json$", tables, re.MULTILINE)
 
@@ -203,13 +226,14 @@ def test_a_run_compares_with_the_saved_one(story: Story) -> None:
 
 
 def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
-    chosen = ["-m", "correctness or bench", "-k", "not two-gpus", "--methods=dense_tp_row,mine"]
+    names = "not two-gpus and not dense_equivalent"
+    chosen = ["-m", "correctness or bench", "-k", names, "--methods=dense_tp_row,mine", "--optimizers=sgd"]
     run = run_pytest(suite(tmp_path, USERS_OWN), "-n2", *chosen)
     assert run.status == pytest.ExitCode.OK, run.output
     why = "timing beside other workers measures them too: run `pytest -m bench` without -n"
-    for name in ("test_phase1_forward", "test_phase2_backward"):
+    for name in ("test_phase1_forward", "test_phase2_backward", "test_phase3_train"):
         assert re.search(rf"^SKIPPED \[2\] tests/{name}\.py:\d+: {re.escape(why)}$", run.output, re.MULTILINE)
-    assert re.search(r"^=+ 4 passed, 4 skipped", run.output, re.MULTILINE)
+    assert re.search(r"^=+ 4 passed, 6 skipped", run.output, re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +254,7 @@ def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 def test_gpu2_without_two_gpus_is_skipped_with_what_to_do(pytester: pytest.Pytester) -> None:
     result = run_here(pytester, "-m", "gpu2")
     assert result.ret == pytest.ExitCode.OK
-    assert (result.parseoutcomes()["skipped"], "passed" in result.parseoutcomes()) == (4, False)
+    assert (result.parseoutcomes()["skipped"], "passed" in result.parseoutcomes()) == (6, False)
     why = "needs two CUDA GPUs, and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU ranks"
     for name in PHASES:
         result.stdout.fnmatch_lines([f"SKIPPED*{name}:*: {why}"])
@@ -238,10 +262,13 @@ def test_gpu2_without_two_gpus_is_skipped_with_what_to_do(pytester: pytest.Pytes
 
 def test_ids_are_collected_as_documented(pytester: pytest.Pytester) -> None:
     asked = ["--N=8192", "--B=64", "--methods=block_shock", "--kernels=cusparselt", "--masks=1100"]
-    case = "block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16"
-    lines = run_here(pytester, "--collect-only", "-q", *asked).outlines
+    row, point = "block_shock-cusparselt-1100", "gaussian-N8192-K8192-B64-bf16"
+    ids = {"test_training_step": f"{row}-compressed-adamw-{point}"}
+    ids["test_training_is_dense_equivalent"] = "block_shock-gathered-tile-masked-sgd-recorded-N1536-K384-B32-fp32"
+    lines = run_here(pytester, "--collect-only", "-q", *asked, "--workloads=gaussian").outlines
     for name, tests in PHASES.items():
-        assert [f"tests/{name}::{test}[{case}]" for test in tests if f"tests/{name}::{test}[{case}]" not in lines] == []
+        for test in tests:
+            assert f"tests/{name}::{test}[{ids.get(test, f'{row}-{point}')}]" in lines
 
 
 def test_samples_become_the_rounds_of_a_benchmark_to_the_last_bit(pytester: pytest.Pytester) -> None:

@@ -59,8 +59,9 @@ def trajectories(settings: Settings) -> list[Case]:
     """
     dtype, size = ("fp32", (256, 192)) if settings.device == "cpu" else ("bf16", (512, 384))
     kernels = [name for name in _sparse_kernels(settings) if name != "auto"]
-    rows = [*_rows(METHODS.names(), tuple(kernels), None), ("block_shock", "gathered", "tile")]
-    rows.append(("block_shock", "reference", "random"))
+    rows = list(_rows(settings.methods, tuple(kernels), None))
+    if "block_shock" in settings.methods:
+        rows += [("block_shock", "gathered", "tile"), ("block_shock", "reference", "random")]
     layers, cases = [("gaussian", *size), ("recorded", 1536, 384)], []
     for (workload, N, K), optimizer, row in itertools.product(layers, OPTIMIZERS.names(), rows):
         splits = "storage" in METHODS.get(row[0]).picks

@@ -26,11 +26,14 @@ def print_comparison(records: list[dict[str, Any]], file: IO[str]) -> None:
     for record in records:
         groups[record["group"]].append(record["extra_info"])
     for name, rows in groups.items():
-        timed, checked = ([row for row in rows if key in row] for key in ("p50_ms", "error_ratio"))
-        if not timed and not checked:
+        kinds = ("p50_ms", "error_ratio", "worst_weight_share")
+        timed, checked, trained = ([row for row in rows if key in row] for key in kinds)
+        if not timed and not checked and not trained:
             console.print(f"[bold]{name}[/bold]: {len(rows)} ran untimed\n")
         if timed:
-            console.print(_time_table(name, timed))
+            console.print((_step_table if "update_p50_ms" in timed[0] else _time_table)(name, timed))
+        if trained:
+            _print_farthest(console, name, trained)
         if len({_point(row) for row in checked}) == 1:
             console.print(_accuracy_table(name, checked))
         elif checked:
@@ -52,10 +55,22 @@ def _print_worst(console: Console, name: str, rows: list[Info]) -> None:
     console.print(f"  same bits between ranks and runs: {sum(_same_bits(row) for row in rows)}\n")
 
 
+def _print_farthest(console: Console, name: str, rows: list[Info]) -> None:
+    """For runs beside dense ones: how many there are, and which left the dense trajectory farthest."""
+    worst = max(rows, key=lambda row: _or_inf(row["worst_weight_share"]))
+    console.print(f"[bold]{name}[/bold]: {len(rows)} runs of {worst['steps']} steps")
+    console.print(
+        f"  farthest from the dense one: {worst['worst_weight_share']:.2f} of what passes, {worst['label']}\n"
+    )
+
+
 def _error(row: Info) -> float:
     """What to rank by: NaN, of an output that holds one, is the worst."""
-    ratio: float = row["error_ratio"]
-    return math.inf if math.isnan(ratio) else ratio
+    return _or_inf(row["error_ratio"])
+
+
+def _or_inf(number: float) -> float:
+    return math.inf if math.isnan(number) else number
 
 
 def _same_bits(row: Info) -> bool:
@@ -84,9 +99,36 @@ def _accuracy_table(name: str, rows: list[Info]) -> Table:
     return table
 
 
+def _titled(name: str, timed: list[Info]) -> str:
+    return f"{name}, {timed[0]['ranks']} {timed[0]['device'].upper()} ranks, {timed[0]['timing']}"
+
+
+def _step_table(name: str, timed: list[Info]) -> Table:
+    """Of training steps: their parts, and the memory of all that is trained. Masking again counts as compressing."""
+    columns = ("step ms", "p95 ms", "÷ tp row", "÷ single", "forward", "backward", "optimizer", "compress or refresh")
+    table = _table(_titled(name, timed), "method", *columns, "reduce", "tokens/s", "MiB/rank")
+    medians = {row["label"]: row["p50_ms"] for row in timed}
+    for row in sorted(timed, key=lambda row: row["p50_ms"]):
+        stages = {stage: times["p50_ms"] for stage, times in row["stages"].items()}
+        table.add_row(
+            row["label"],
+            f"{row['p50_ms']:.4f}",
+            f"{row['p95_ms']:.4f}",
+            *(_ratio(row["p50_ms"], medians.get(base)) for base in ("dense_tp_row", "dense_single")),
+            f"{row['alone']['forward']['p50_ms']:.4f}",
+            f"{row['backward_p50_ms']:.4f}",
+            f"{stages.get('optimizer', 0.0):.4f}",
+            f"{sum(stages.get(stage, 0.0) for stage in ('mask', 'compress', 'refresh')):.4f}",
+            f"{row['communication_share']:.0%}",
+            f"{row['tokens_per_s']:,.0f}",
+            f"{row['training_bytes'] / 2**20:.1f}",
+        )
+    return table
+
+
 def _time_table(name: str, timed: list[Info]) -> Table:
     table = _table(
-        f"{name}, {timed[0]['ranks']} {timed[0]['device'].upper()} ranks, {timed[0]['timing']}",
+        _titled(name, timed),
         "method",
         "p50 ms",
         "p95 ms",
