@@ -402,6 +402,7 @@ def test_rank_0s_values_are_used_on_all_ranks(ranks: Ranks) -> None:
 def _compiled_on_gpus(kernel: str) -> dict[str, float]:
     """Graph breaks, and seconds of forward and backward of one layer: eager, compiled, and both as CUDA graphs."""
     device, N, B = torch.device("cuda", torch.cuda.current_device()), 8192, 1024
+    torch.manual_seed(0)  # the same on both ranks
     linear = nn.Linear(N, N, bias=False, device=device, dtype=torch.bfloat16)
     layer, x = BlockShockLinear(linear, kernel=kernel), torch.randn(B, N, device=device, dtype=torch.bfloat16)
     x.requires_grad_()
