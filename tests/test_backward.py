@@ -1,6 +1,6 @@
 """Backward, piece by piece: transposed masks and weights, each kernel's grad_input, the conjugate collectives."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -165,12 +165,6 @@ def test_each_collective_has_its_conjugate_in_backward(ranks: Ranks) -> None:
     assert (first["replicated"], second["replicated"]) == ([1, 1, 3, 30], [2, 2, 3, 30]), "replicated: all-reduce"
     assert (first["gather"], second["gather"]) == ([1, 1, 2, 2, 1, 2], [1, 1, 2, 2, 3, 4]), "gathered: own slice"
     assert (first["own"], second["own"]) == ([1, 2, 1, 10, 2, 20], [3, 4, 1, 10, 2, 20]), "own shard: gather"
-
-
-@pytest.fixture(scope="module", params=[1, 4])
-def other_ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
-    with Ranks.spawn(request.param) as group:
-        yield group
 
 
 def _failures(results: list[backward.GradientResult]) -> list[str]:

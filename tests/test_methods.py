@@ -1,6 +1,5 @@
 """Methods on real ranks: every group size, rectangular layers, bias, memory, refusals."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,13 +17,6 @@ from blockshock.ranks import Ranks
 from blockshock.weights import GeneratedWeights
 
 CASE = Case("block_shock", "reference", "random", "gaussian", 96, 160, 6, "bf16")
-
-
-@pytest.fixture(scope="module", params=[1, 4])
-def other_ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
-    """Groups of the sizes that the session's group does not have."""
-    with Ranks.spawn(request.param) as group:
-        yield group
 
 
 def _errors(method: str, mask: str | None, kernel: str, with_bias: bool) -> tuple[ErrorSums, int]:

@@ -58,11 +58,9 @@ def trajectories(settings: Settings) -> list[Case]:
     parameters.
     """
     dtype, size = ("fp32", (256, 192)) if settings.device == "cpu" else ("bf16", (512, 384))
-    kernels = [name for name in _sparse_kernels(settings) if name != "auto"]
-    rows = list(_rows(settings.methods, tuple(kernels), None))
-    if "block_shock" in settings.methods:
-        rows += [("block_shock", "gathered", "tile"), ("block_shock", "reference", "random")]
-    layers, cases = [("gaussian", *size), ("recorded", 1536, 384)], []
+    kernels = tuple(name for name in _sparse_kernels(settings) if name != "auto")
+    rows, layers = list(_rows(settings.methods, kernels, None)), [("gaussian", *size), ("recorded", 1536, 384)]
+    cases = []
     for (workload, N, K), optimizer, row in itertools.product(layers, OPTIMIZERS.names(), rows):
         splits = "storage" in METHODS.get(row[0]).picks
         for storage in STORAGES.names() if splits else (None,):
