@@ -62,4 +62,4 @@ class _Product(torch.autograd.Function):
         agree = ctx.entry.give_back(weight.grad_input(grad_y_BN)) if needs_x else None
         grad_w = weight.grad_weight(grad_y_BN, *ctx.saved_tensors) if needs_weight else None
         grad_bias = weight.grad_bias(grad_y_BN) if needs_bias else None
-        return (agree() if agree else None), grad_w, grad_bias, None, None
+        return (None if agree is None else agree()), grad_w, grad_bias, None, None

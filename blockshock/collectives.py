@@ -125,14 +125,16 @@ class OwnFeatures(Entry):
 
 def _started(start: Callable[..., Any], result: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
     """Start a collective now; the call that is returned waits for it and gives the result."""
+    if torch.compiler.is_compiling():
+        # It takes no asynchronous collective, and orders those it has by itself.
+        start()
+        return result
     with stage("reduce"):
-        # torch.compile takes no asynchronous collective, and orders those it has by itself.
-        work = start(async_op=not torch.compiler.is_compiling())
+        work = start(async_op=True)
 
     def finish() -> torch.Tensor:
         with stage("reduce"):
-            if work is not None:
-                work.wait()
+            work.wait()
         return result()
 
     return finish

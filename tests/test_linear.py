@@ -433,7 +433,7 @@ def test_the_readmes_example_runs(tmp_path: Path) -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     (example,) = [block for block in blocks if "BlockShockLinear(" in block]
-    assert len([line for line in example.splitlines() if line]) == 15
+    assert len([line for line in example.splitlines() if line]) <= 15
     (tmp_path / "train.py").write_text(example)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
     environment = {**os.environ, "PYTHONPATH": str(Path(blockshock.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
