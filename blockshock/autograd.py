@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from blockshock.collectives import Entry
 from blockshock.kernels import Packed
@@ -56,6 +57,7 @@ class _Product(torch.autograd.Function):
         return y_BN
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         weight, (needs_x, needs_weight, needs_bias, *_) = ctx.weight, ctx.needs_input_grad
         grad_y_BN = _contiguous(grad_y_BN)

@@ -1,11 +1,6 @@
 """How a weight is held while it is trained: a parameter, what multiplies in its place, and how the two are kept equal.
 
-    masked      the textbook way: the half as a dense parameter; after a step the mask is applied again and the half
-                compressed again, in both directions.
-    compressed  the parameter is the kept values (N, K/2). Gradients and optimizer state are half the size; after a
-                step the values are written to where the packings hold them, and nothing is compressed.
-
-Optimizers that act elementwise take both along the dense trajectory. Parameters are float32 for 16-bit products.
+After an optimizer's step the packing is made equal to the parameter again. Parameters of 16-bit products are float32.
 """
 
 from __future__ import annotations
@@ -16,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from blockshock.errors import InputError, StalePacking
-from blockshock.kept import Kept, product
-from blockshock.kernels import Half, Packed
-from blockshock.registry import Registry
+from blockshock.errors import StalePacking
+from blockshock.kept import product
+from blockshock.kernels import Packed
 from blockshock.stages import stage
-from blockshock.steps import follow, mark_split
+from blockshock.steps import follow
 
 
 @dataclass(frozen=True)
@@ -171,148 +165,3 @@ class DenseStorage(Storage):
 
     def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
         return dense_NK
-
-
-class HalfStorage(Storage):
-    """A trained 2:4 half, packed for both directions."""
-
-    def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
-        parameter = self._initial(half, packed).to(training.parameter_dtype(half.dtype))
-        super().__init__(nn.Parameter(parameter), packed, bias)
-        self._mask = half.mask
-
-    def _follow(self) -> None:
-        super()._follow()
-        mark_split(self.parameter)
-
-    def check(self) -> None:
-        super().check()
-        self._mask.check_unchanged()
-
-    @staticmethod
-    def _initial(half: Half, packed: Packed) -> torch.Tensor:
-        """The parameter's first values."""
-        raise NotImplementedError
-
-    @classmethod
-    def elements(cls, size: int) -> int:
-        """Elements of the parameter of a half of N·K = ``size``."""
-        raise NotImplementedError
-
-    @classmethod
-    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
-        """Bytes held beside the packings."""
-        raise NotImplementedError
-
-
-STORAGES: Registry[type[HalfStorage]] = Registry("storage")
-
-
-def storage_of(spec: str) -> tuple[type[HalfStorage], dict[str, Any]]:
-    """The storage that a spec such as ``masked:every=10`` names, and its parameters."""
-    return STORAGES.resolve(spec, skip=4)
-
-
-@STORAGES.register("compressed")
-class CompressedStorage(HalfStorage):
-    """The kept values (N, K/2) are the parameter; in the packing's own dtype they are the packing's own memory."""
-
-    def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
-        super().__init__(half, packed, training, bias)
-        self.kept = Kept(half.mask, half.device)
-
-    @staticmethod
-    def _initial(half: Half, packed: Packed) -> torch.Tensor:
-        if packed.values.numel() * 2 != half.N * half.K:
-            raise InputError("compressed storage needs a kernel that holds kept values alone; take masked")
-        return packed.values
-
-    @classmethod
-    def elements(cls, size: int) -> int:
-        return size // 2
-
-    @classmethod
-    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
-        parameter = training.parameter_bytes(itemsize)
-        return 0 if parameter == itemsize else size // 2 * parameter
-
-    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
-        with stage("grad_w"):
-            return self.kept.gradient(grad_y_BN, x_BK, self.parameter.dtype, self.packed.sorted_by_pattern)
-
-    def pack(self) -> None:
-        with stage("refresh"):
-            self.packed.write(self.parameter)
-
-    def dense(self, held: torch.Tensor) -> torch.Tensor:
-        out_NK = held.new_empty(len(held), 2 * held.shape[1])
-        self.kept.scatter(self.packed.disarrange(held), out_NK)
-        return out_NK
-
-    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
-        return self.packed.arrange(self.kept.gather(dense_NK))
-
-
-@STORAGES.register("masked")
-class MaskedStorage(HalfStorage):
-    """The half as a dense (N, K) parameter, zero where the mask drops, and the mask (one byte an element).
-
-    Args:
-        every: how many steps lie from one compression to the next, 0 for no compression at all. Between, the products
-            use the weights of the last one.
-    """
-
-    dropped_NK: torch.Tensor
-
-    def __init__(
-        self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None, every: int = 1
-    ) -> None:
-        super().__init__(half, packed, training, bias)
-        if every < 0:
-            raise InputError(f"masked storage compresses every so many steps, or 0 for never; got every={every}")
-        self.register_buffer("dropped_NK", half.mask.complement().dense().to(half.device), persistent=False)
-        self.every, self._steps = every, 0
-
-    @staticmethod
-    def _initial(half: Half, packed: Packed) -> torch.Tensor:
-        return half.dense()
-
-    @classmethod
-    def elements(cls, size: int) -> int:
-        return size
-
-    @classmethod
-    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
-        return size * (training.parameter_bytes(itemsize) + 1)
-
-    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
-        with stage("grad_w"):
-            return product(grad_y_BN.T, x_BK, self.parameter.dtype).masked_fill_(self.dropped_NK, 0)
-
-    @torch.no_grad()
-    def after_step(self) -> None:
-        self._steps += 1
-        if self.every and self._steps % self.every == 0:
-            self.refresh()
-            return
-        self._apply_mask()
-        self._seen = self._versions()
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        self._apply_mask()
-        super().refresh()
-
-    def _apply_mask(self) -> None:
-        with stage("mask"):
-            self.parameter.masked_fill_(self.dropped_NK, 0)
-
-    def pack(self) -> None:
-        with stage("compress"):
-            self.packed.recompress(self.parameter.to(self.packed.values.dtype))
-
-    def dense(self, held: torch.Tensor) -> torch.Tensor:
-        return held
-
-    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
-        return dense_NK.masked_fill(self.dropped_NK, 0)

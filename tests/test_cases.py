@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from blockshock.half_storages import STORAGES
 from blockshock.kernels import KERNELS
 from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS
@@ -19,7 +20,6 @@ from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES, Case
 from blockshock.plugin import cases
 from blockshock.plugin.options import Settings
-from blockshock.storages import STORAGES
 from blockshock.workloads import WORKLOADS, Workload
 
 SETTINGS = Settings(

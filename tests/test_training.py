@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError, StalePacking
+from blockshock.half_storages import CompressedStorage, MaskedStorage
 from blockshock.kept import Kept
 from blockshock.kernels import Half, build_kernel
 from blockshock.kernels.backward import backward_of
@@ -21,7 +22,7 @@ from blockshock.phases.train import _cycle
 from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.ranks import Ranks
 from blockshock.row_patterns import RowPatterns
-from blockshock.storages import CompressedStorage, MaskedStorage, Storage, Training
+from blockshock.storages import Storage, Training
 from blockshock.weights import GeneratedWeights
 
 CPU = torch.device("cpu")

@@ -15,9 +15,10 @@ from torch import nn
 from blockshock.autograd import Weight, product
 from blockshock.collectives import ColumnShard, Entry, Group, Replicated, shard, slowest_of_ranks, sum_over_ranks
 from blockshock.errors import InputError
+from blockshock.half_storages import storage_of
 from blockshock.kernels import Half, Kernel, Packed, build_kernel
 from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
-from blockshock.storages import Storage, storage_of
+from blockshock.storages import Storage
 from blockshock.weights import WeightSource
 
 

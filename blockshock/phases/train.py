@@ -10,12 +10,12 @@ import torch
 from blockshock import memory, timing
 from blockshock.blocks import generator
 from blockshock.collectives import aligner
+from blockshock.half_storages import HalfStorage, MaskedStorage
 from blockshock.methods import METHODS, Method
 from blockshock.optimizers import build_recipe
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult
 from blockshock.stages import stage
-from blockshock.storages import HalfStorage, MaskedStorage
 
 
 @dataclass

@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from blockshock.half_storages import STORAGES
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS
 from blockshock.patterns import MASKS, build_mask
 from blockshock.phases.case import DTYPES, Case
 from blockshock.plugin.options import Settings
-from blockshock.storages import STORAGES
 from blockshock.weights import GeneratedWeights
 from blockshock.workloads import WORKLOADS, build_workload
 

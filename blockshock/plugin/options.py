@@ -12,13 +12,13 @@ import torch
 
 from blockshock import timing
 from blockshock.errors import BlockShockError, UnknownName
+from blockshock.half_storages import STORAGES, storage_of
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.masks import check_shape
 from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES
-from blockshock.storages import STORAGES, storage_of
 from blockshock.workloads import WORKLOADS, build_workload
 
 DEFAULT_N = {"cpu": "512,1024", "cuda": "4096,8192,16384,40960"}
