@@ -10,10 +10,12 @@ Before each round the L2 cache is flushed (unless asked not to) and the ranks ar
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -46,14 +48,19 @@ class Protocol:
     align: Call = lambda: None
 
 
-def capture(call: Call) -> torch.cuda.CUDAGraph:
-    """The call as a CUDA graph. It runs three times first, so that lazy set-up stays out of the capture."""
+def _warm_up(call: Call) -> None:
+    """Run the call three times aside, so that lazy set-up stays out of its capture."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             call()
     torch.cuda.synchronize()
+
+
+def capture(call: Call) -> torch.cuda.CUDAGraph:
+    """The call as a CUDA graph."""
+    _warm_up(call)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         call()
@@ -85,41 +92,64 @@ class Prologue:
 
 def time_call(call: Call, device: torch.device, protocol: Protocol) -> list[float]:
     """Seconds of each round of ``call``; empty in mode ``none``, which runs it once."""
+    return time_calls([call], device, protocol)[0]
+
+
+def time_calls(calls: Sequence[Call], device: torch.device, protocol: Protocol, seed: int = 0) -> list[list[float]]:
+    """Seconds of each round of each call, the calls of a round one after the other.
+
+    In which order is drawn from the seed anew for each round, the same on all ranks: what slows the machine down for a
+    while, or leaves it warm, meets all calls alike.
+    """
     if protocol.mode == "none":
-        call()
-        return []
-    prologue = Prologue(device, protocol)
+        for call in calls:
+            call()
+        return [[] for _ in calls]
+    prologue, orders = Prologue(device, protocol), _orders(len(calls), seed)
     if protocol.mode == "sync":
-        return _host_rounds(call, device, prologue, protocol)
+        return _host_rounds(calls, device, prologue, protocol, orders)
     if protocol.mode == "cuda_graph":
-        return _device_rounds(capture(call).replay, prologue, protocol, drain=False)
-    return _device_rounds(call, prologue, protocol, drain=True)
+        graphs = [capture(call) for call in calls]
+        return _device_rounds([graph.replay for graph in graphs], prologue, protocol, orders, drain=False)
+    return _device_rounds(calls, prologue, protocol, orders, drain=True)
 
 
-def _host_rounds(call: Call, device: torch.device, prologue: Prologue, protocol: Protocol) -> list[float]:
-    samples = []
-    for _ in range(protocol.warmup + protocol.rounds):
-        prologue(drain=True)
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        samples.append(time.perf_counter() - start)
-    return samples[protocol.warmup :]
+def _orders(count: int, seed: int) -> Iterator[list[int]]:
+    stream = random.Random(seed)
+    while True:
+        yield stream.sample(range(count), count)
 
 
-def _device_rounds(launch: Call, prologue: Prologue, protocol: Protocol, drain: bool) -> list[float]:
+def _host_rounds(
+    calls: Sequence[Call], device: torch.device, prologue: Prologue, protocol: Protocol, orders: Iterator[list[int]]
+) -> list[list[float]]:
+    samples: list[list[float]] = [[] for _ in calls]
+    for order in islice(orders, protocol.warmup + protocol.rounds):
+        for index in order:
+            prologue(drain=True)
+            start = time.perf_counter()
+            calls[index]()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            samples[index].append(time.perf_counter() - start)
+    return [times[protocol.warmup :] for times in samples]
+
+
+def _device_rounds(
+    launches: Sequence[Call], prologue: Prologue, protocol: Protocol, orders: Iterator[list[int]], drain: bool
+) -> list[list[float]]:
     # Without a drain the host runs ahead of the device during the prologue, so no launch is ever waited for.
-    events = []
-    for _ in range(protocol.warmup + protocol.rounds):
-        prologue(drain)
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        launch()
-        end.record()
-        events.append((start, end))
+    events: list[list[tuple[torch.cuda.Event, torch.cuda.Event]]] = [[] for _ in launches]
+    for order in islice(orders, protocol.warmup + protocol.rounds):
+        for index in order:
+            prologue(drain)
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            launches[index]()
+            end.record()
+            events[index].append((start, end))
     torch.cuda.synchronize()
-    return [start.elapsed_time(end) * 1e-3 for start, end in events[protocol.warmup :]]
+    return [[start.elapsed_time(end) * 1e-3 for start, end in pairs[protocol.warmup :]] for pairs in events]
 
 
 @dataclass
@@ -146,7 +176,7 @@ def _graph_stages(call: Call, prologue: Prologue, protocol: Protocol) -> StageTi
         event.record()
         return event
 
-    capture(call)
+    _warm_up(call)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"), recording(mark) as recorder:
         call()

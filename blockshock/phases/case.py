@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -62,6 +62,11 @@ class Case:
     @property
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
+
+    @property
+    def frozen(self) -> Case:
+        """The same without training."""
+        return replace(self, optimizer=None, storage=None)
 
     @property
     def training(self) -> Training | None:

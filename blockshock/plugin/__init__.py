@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blockshock import environment
+from blockshock.hypotheses import Claim
 from blockshock.phases.case import Case, obstacle
 from blockshock.plugin import cases, options
 from blockshock.plugin.clock import clock
@@ -22,13 +23,14 @@ from blockshock.report.comparison import print_comparison
 
 SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
-CASES = {
+CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
     "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
     "forward_case": ("phase 1", cases.forward_grid, None),
     "gradient_case": ("phase 2 grad_X", cases.backward_grid, cases.cover),
     "backward_case": ("phase 2", cases.backward_grid, None),
     "trajectory_case": ("phase 3 beside dense", cases.trajectories, None),
     "training_case": ("phase 3", cases.training_grid, None),
+    "claim": ("", cases.hypotheses, None),
 }
 """Of each fixture that a phase's test takes: what its groups are called, its grid, and the small cases beside it."""
 
@@ -67,7 +69,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(fixture, parameters + _two_gpu_reminder(settings))
 
 
-def _parameter(case: Case, group: str, settings: Settings) -> Any:
+def _parameter(case: Case | Claim, group: str, settings: Settings) -> Any:
     marks = [pytest.mark.benchmark(timer=clock, group=group)]
     if settings.on_gpus:
         marks.append(pytest.mark.gpu2)
@@ -103,9 +105,10 @@ class Row:
 
     def run(self, function: Any, case: Case, *args: object, backward: bool = False) -> list[Any]:
         """One result per rank. Skips the test, with the reason, when the case cannot run here."""
-        for reason in self._ranks.run(obstacle, case, backward):
-            if reason:
-                pytest.skip(reason)
+        for one in (case, *(other for other in args if isinstance(other, Case))):
+            for reason in self._ranks.run(obstacle, one, backward):
+                if reason:
+                    pytest.skip(reason)
         return self._ranks.run(function, case, *args)
 
     def save(self, phase: int, case: Case, samples: list[float], info: dict[str, Any]) -> None:

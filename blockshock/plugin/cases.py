@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from blockshock.half_storages import STORAGES
+from blockshock.hypotheses import Claim, claims
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS
@@ -43,6 +44,11 @@ def backward_grid(settings: Settings) -> list[Case]:
 def training_grid(settings: Settings) -> list[Case]:
     """That, for each optimizer and, of methods that hold halves, each storage."""
     return [trained for case in backward_grid(settings) for trained in _trained(case, settings)]
+
+
+def hypotheses(settings: Settings) -> list[Claim]:
+    """Every hypothesis about every Block-Shock row of the grids."""
+    return list(claims(forward_grid(settings), training_grid(settings)))
 
 
 def _trained(case: Case, settings: Settings) -> Iterator[Case]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from blockshock import timing
 from blockshock.accuracy import Accuracy
+from blockshock.hypotheses import Claim
+from blockshock.pairs import MARGIN, Ratio
 from blockshock.phases.case import Case
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.train import TrainingResult
@@ -31,8 +33,10 @@ def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
     }
 
 
-def group_name(title: str, case: Case) -> str:
+def group_name(title: str, case: Case | Claim) -> str:
     """One group of the comparison: what can be compared line by line."""
+    if isinstance(case, Claim):
+        return case.group
     point = [case.workload, f"N={case.N}", f"K={case.K}", f"B={case.B}", case.dtype, case.optimizer]
     return " ".join([title, *filter(None, point)])
 
@@ -71,6 +75,21 @@ def describe_training(case: Case, settings: Settings, per_rank: list[TrainingRes
         info["backward_p50_ms"] = both - info["alone"]["forward"]["p50_ms"]
         info["update_p50_ms"] = info["p50_ms"] - both
     return info
+
+
+def describe_verdict(claim: Claim, ratio: Ratio, algorithm: str) -> dict[str, Any]:
+    """A hypothesis at one point: the ratio with its interval, and what follows."""
+    return {
+        "hypothesis": claim.hypothesis.name,
+        "statement": claim.hypothesis.statement,
+        "rival": claim.rival.label,
+        "ratio": ratio.value,
+        "ratio_low": ratio.low,
+        "ratio_high": ratio.high,
+        "margin": MARGIN,
+        "verdict": ratio.verdict(),
+        "algorithm": algorithm,
+    }
 
 
 def describe_timing(

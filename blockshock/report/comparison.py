@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import IO, Any
 
 from rich import box
@@ -26,14 +26,16 @@ def print_comparison(records: list[dict[str, Any]], file: IO[str]) -> None:
     for record in records:
         groups[record["group"]].append(record["extra_info"])
     for name, rows in groups.items():
-        kinds = ("p50_ms", "error_ratio", "worst_weight_share")
-        timed, checked, trained = ([row for row in rows if key in row] for key in kinds)
-        if not timed and not checked and not trained:
+        kinds = ("p50_ms", "error_ratio", "worst_weight_share", "verdict")
+        timed, checked, trained, judged = ([row for row in rows if key in row] for key in kinds)
+        if not timed and not checked and not trained and not judged:
             console.print(f"[bold]{name}[/bold]: {len(rows)} ran untimed\n")
         if timed:
             console.print((_step_table if "update_p50_ms" in timed[0] else _time_table)(name, timed))
         if trained:
             _print_farthest(console, name, trained)
+        if judged:
+            _print_verdicts(console, name, judged)
         if len({_point(row) for row in checked}) == 1:
             console.print(_accuracy_table(name, checked))
         elif checked:
@@ -62,6 +64,20 @@ def _print_farthest(console: Console, name: str, rows: list[Info]) -> None:
     console.print(
         f"  farthest from the dense one: {worst['worst_weight_share']:.2f} of what passes, {worst['label']}\n"
     )
+
+
+def _print_verdicts(console: Console, name: str, rows: list[Info]) -> None:
+    """One hypothesis about one kernel: the ratio at each point, and at how many it holds."""
+    columns = ("N", "K", "B", "dtype", "ratio", "95 % interval", "verdict")
+    table = _table("", "workload", *columns)
+    console.print(f"[bold]{name}[/bold]: {rows[0]['statement']}")
+    for row in rows:
+        interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}"
+        table.add_row(*map(str, _point(row)), f"{row['ratio']:.3f}", interval, row["verdict"])
+    console.print(table)
+    counts = Counter(row["verdict"] for row in rows)
+    found = ", ".join(f"{verdict} at {count}" for verdict, count in counts.most_common())
+    console.print(f"  of {len(rows)} points {found} (margin {rows[0]['margin']:.0%})\n")
 
 
 def _error(row: Info) -> float:

@@ -1,0 +1,42 @@
+"""Two cases on one set of ranks, timed in pairs: rounds of the two alternate, in random order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from blockshock import timing
+from blockshock.collectives import aligner
+from blockshock.phases.case import Case, build
+from blockshock.phases.train import Step
+
+
+@dataclass
+class PairResult:
+    """What one rank measured: seconds of each round of the two, by round."""
+
+    first: list[float]
+    second: list[float]
+    algorithms: tuple[str, str]
+
+
+@torch.inference_mode()
+def forward(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
+    """Forward passes of two cases; all ranks call it together."""
+    pair = [build(case) for case in (first, second)]
+    calls = [lambda built=built: built.method(built.x_BK) for built in pair]
+    device = pair[0].x_BK.device
+    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, pair[0].group))
+    times = timing.time_calls(calls, device, protocol, first.seed)
+    return PairResult(times[0], times[1], (pair[0].method.algorithm, pair[1].method.algorithm))
+
+
+def training(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
+    """Training steps of two cases; all ranks call it together."""
+    pair = [build(case) for case in (first, second)]
+    device = pair[0].x_BK.device
+    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, pair[0].group))
+    steps = [Step(case, built) for case, built in zip((first, second), pair, strict=True)]
+    times = timing.time_calls(steps, device, protocol, first.seed)
+    return PairResult(times[0], times[1], (pair[0].method.algorithm, pair[1].method.algorithm))
