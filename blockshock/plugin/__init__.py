@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings,
     "trajectory_case": ("phase 3 beside dense", cases.trajectories, None),
     "training_case": ("phase 3", cases.training_grid, None),
     "claim": ("", cases.hypotheses, None),
+    "drift_case": ("drift", cases.drifts, None),
 }
 """Of each fixture that a phase's test takes: what its groups are called, its grid, and the small cases beside it."""
 

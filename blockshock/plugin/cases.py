@@ -76,6 +76,17 @@ def trajectories(settings: Settings) -> list[Case]:
     return cases
 
 
+def drifts(settings: Settings) -> list[Case]:
+    """Square layers to feed their outputs back to: each method, kernel and dtype."""
+    size = {"cpu": 256, "cuda": 2048}[settings.device]
+    kernels = tuple(name for name in _sparse_kernels(settings) if name != "auto")
+    return [
+        Case(*row, "gaussian", size, size, 16, dtype, settings.seed)
+        for dtype in settings.dtypes
+        for row in _rows(settings.methods, kernels, None)
+    ]
+
+
 def _sparse_kernels(settings: Settings) -> tuple[str, ...]:
     """Kernels that hold compressed halves on the device at hand."""
     return tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +12,7 @@ from blockshock.accuracy import Accuracy
 from blockshock.hypotheses import Claim
 from blockshock.pairs import MARGIN, Ratio
 from blockshock.phases.case import Case
+from blockshock.phases.drift import DriftResult
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult
@@ -59,6 +61,15 @@ def describe_trajectory(result: TrajectoryResult) -> dict[str, Any]:
     """Phase 3: how far a training run was from the dense one, at each step and beside what passes."""
     worst = max(map(_share, result.weight_distance, result.weight_limit))
     return {**asdict(result), "worst_weight_share": worst, "steps": len(result.losses)}
+
+
+def describe_drift(result: DriftResult) -> dict[str, Any]:
+    """How far a layer that is fed back wandered from float64, at each step and beside the dense product."""
+    return {**asdict(result), "worst_drift": max(result.ratio, key=_or_inf), "steps": len(result.ratio)}
+
+
+def _or_inf(number: float) -> float:
+    return math.inf if math.isnan(number) else number
 
 
 def _share(distance: float, limit: float) -> float:

@@ -26,14 +26,16 @@ def print_comparison(records: list[dict[str, Any]], file: IO[str]) -> None:
     for record in records:
         groups[record["group"]].append(record["extra_info"])
     for name, rows in groups.items():
-        kinds = ("p50_ms", "error_ratio", "worst_weight_share", "verdict")
-        timed, checked, trained, judged = ([row for row in rows if key in row] for key in kinds)
-        if not timed and not checked and not trained and not judged:
+        kinds = ("p50_ms", "error_ratio", "worst_weight_share", "worst_drift", "verdict")
+        timed, checked, trained, fed_back, judged = ([row for row in rows if key in row] for key in kinds)
+        if not any(key in row for row in rows for key in kinds):
             console.print(f"[bold]{name}[/bold]: {len(rows)} ran untimed\n")
         if timed:
             console.print((_step_table if "update_p50_ms" in timed[0] else _time_table)(name, timed))
         if trained:
-            _print_farthest(console, name, trained)
+            _print_farthest(console, name, trained, "worst_weight_share", "of what passes from the dense run")
+        if fed_back:
+            _print_farthest(console, name, fed_back, "worst_drift", "times the dense product's error")
         if judged:
             _print_verdicts(console, name, judged)
         if len({_point(row) for row in checked}) == 1:
@@ -57,13 +59,11 @@ def _print_worst(console: Console, name: str, rows: list[Info]) -> None:
     console.print(f"  same bits between ranks and runs: {sum(_same_bits(row) for row in rows)}\n")
 
 
-def _print_farthest(console: Console, name: str, rows: list[Info]) -> None:
-    """For runs beside dense ones: how many there are, and which left the dense trajectory farthest."""
-    worst = max(rows, key=lambda row: _or_inf(row["worst_weight_share"]))
+def _print_farthest(console: Console, name: str, rows: list[Info], key: str, what: str) -> None:
+    """For runs of many steps: how many there are, and which went farthest off."""
+    worst = max(rows, key=lambda row: _or_inf(row[key]))
     console.print(f"[bold]{name}[/bold]: {len(rows)} runs of {worst['steps']} steps")
-    console.print(
-        f"  farthest from the dense one: {worst['worst_weight_share']:.2f} of what passes, {worst['label']}\n"
-    )
+    console.print(f"  farthest off: {worst[key]:.2f} {what}, {worst['label']}\n")
 
 
 def _print_verdicts(console: Console, name: str, rows: list[Info]) -> None:

@@ -1,0 +1,45 @@
+"""Drift: a layer's output fed back to it, 256 times, beside float64; not twice as far off as the dense product."""
+
+from dataclasses import replace
+
+import pytest
+
+from blockshock.errors import InputError
+from blockshock.methods.superposition import BlockShock
+from blockshock.phases import drift
+from blockshock.phases.case import Case
+from blockshock.plugin import Row
+from blockshock.plugin.records import describe_drift
+from blockshock.ranks import Ranks
+
+CASE = Case("block_shock", "gathered", "1100", "gaussian", 128, 128, 8, "bf16")
+
+
+@pytest.mark.correctness
+def test_drift_is_that_of_the_dense_product(drift_case: Case, row: Row) -> None:
+    result, *others = row.run(drift.run, drift_case)
+    row.save(0, drift_case, [], describe_drift(result))
+    assert result.failure() is None, result.failure()
+    assert all(other == result for other in others), "the ranks drift apart"
+
+
+def _run_without_its_reduce(case: Case) -> drift.DriftResult:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BlockShock, "combine", lambda self, part_BN: part_BN)
+        return drift.run(case, steps=4)
+
+
+def test_a_wrong_layer_is_caught(ranks: Ranks) -> None:
+    assert "times the dense product's; 2 times passes" in (ranks.run(_run_without_its_reduce, CASE)[0].failure() or "")
+
+
+def test_outputs_that_are_no_inputs_are_refused(ranks: Ranks) -> None:
+    with pytest.raises(InputError, match="N and K must be equal, got N = 128, K = 64"):
+        ranks.run(drift.run, replace(CASE, K=64))
+
+
+def test_the_ratio_is_that_of_all_steps_so_far() -> None:
+    found = drift._ratios([3.0, 4.0, 0.0], [1.0, 1.0, 1.0])
+    assert found == pytest.approx([3.0, (25 / 2) ** 0.5, (25 / 3) ** 0.5])
+    assert drift._ratios([0.0, 1.0], [0.0, 0.0]) == [1.0, float("inf")]
+    assert drift.DriftResult([], [], [], [], [1.0, float("nan")], "").failure() is not None
