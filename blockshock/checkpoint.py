@@ -68,9 +68,9 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter], Blo
             dot = prefix and prefix + "."
             yield f"{dot}weight", halves, layer
             seen |= {id(parameter) for parameter in halves}
-            if layer.layer.bias is not None:
-                yield f"{dot}bias", [layer.layer.bias], None
-                seen.add(id(layer.layer.bias))
+            if layer.bias is not None:
+                yield f"{dot}bias", [layer.bias], None
+                seen.add(id(layer.bias))
     for name, parameter in model.named_parameters():
         if id(parameter) not in seen:
             yield name, [parameter], None

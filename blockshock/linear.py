@@ -51,8 +51,6 @@ class BlockShockLinear(nn.Module):
         KernelUnavailable: the kernel cannot run here.
     """
 
-    bias: nn.Parameter | None
-
     def __init__(
         self,
         linear: nn.Linear,
@@ -80,9 +78,15 @@ class BlockShockLinear(nn.Module):
         layer = Layer(source, self.mask, kernel, tokens, training=Training(storage, weight.dtype))
         self.layer = BlockShock(layer, ranks)
         self.layer.load(weight, bias)
-        for half in self.layer.storages():
+        halves = self.layer.storages()
+        for half in halves:
             half.parameter.requires_grad_(linear.weight.requires_grad)
-        replace(linear.weight, half.parameter)
+        replace(linear.weight, halves[0].parameter)
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias (out_features,), the same on every rank."""
+        return self.layer.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (…, in_features) → y (…, out_features). Under ``torch.autocast`` too in the dtype given to the layer."""
@@ -101,7 +105,7 @@ class BlockShockLinear(nn.Module):
 
     def to_linear(self) -> nn.Linear:
         """The ``nn.Linear`` with this layer's weight and bias, exactly; all ranks call it together."""
-        weight, bias = self.layer.whole_weight(), self.layer.bias
+        weight, bias = self.layer.whole_weight(), self.bias
         linear = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
         linear.weight = nn.Parameter(weight)
         if bias is not None:
@@ -111,14 +115,14 @@ class BlockShockLinear(nn.Module):
     def extra_repr(self) -> str:
         layer = self.layer
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={layer.bias is not None}, "
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"ranks={layer.group.size()}, {layer.algorithm}"
         )
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.layer.whole_weight()
-        if self.layer.bias is not None:
-            destination[f"{prefix}bias"] = self.layer.bias.detach().clone()
+        if self.bias is not None:
+            destination[f"{prefix}bias"] = self.bias.detach().clone()
         destination[f"{prefix}mask"] = mask_tensor(self.mask)
 
     def _load_from_state_dict(
@@ -132,7 +136,7 @@ class BlockShockLinear(nn.Module):
         error_msgs: list[str],
     ) -> None:
         wanted: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
-        if self.layer.bias is not None:
+        if self.bias is not None:
             wanted["bias"] = (self.out_features,)
         found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         missing_keys += [prefix + name for name in wanted if name not in found]

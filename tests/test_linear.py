@@ -396,6 +396,58 @@ def test_rank_0s_values_are_used_on_all_ranks(ranks: Ranks) -> None:
         assert torch.equal(weight, _linear(0).weight)
 
 
+GPU_KINDS = [
+    ("cusparselt", "tile", "compressed"),
+    ("cusparselt", "tile_random", "compressed"),
+    ("cusparselt", "1100", "compressed"),  # backward by a dense half
+    ("cusparselt", "random", "masked"),
+    ("cusparselt", "tile_magnitude", "masked"),
+    ("gathered", "tile", "compressed"),
+    ("auto", None, "compressed"),
+]
+
+
+def _trains_on_gpus(
+    kernel: str, mask: str | None, storage: str, parameters: torch.dtype, products: torch.dtype
+) -> None:
+    """Eight steps beside the dense layer, whose products are of the same dtype; then saved and loaded."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    torch.manual_seed(0)
+    linear = nn.Linear(512, 256).to(device, parameters)
+    x, target = torch.randn(2, 64, 512, device=device), torch.randn(2, 64, 256, device=device)
+    layer = BlockShockLinear(linear, kernel=kernel, mask=mask, storage=storage, dtype=products)
+    assert torch.equal(layer.to_linear().weight, linear.weight)
+    start = linear.weight.detach().clone()
+    for model in (layer, linear):
+        optimizer = torch.optim.SGD(model.parameters(), lr=2.0, momentum=0.9)
+        for _ in range(8):
+            optimizer.zero_grad()
+            with torch.autocast("cuda", products, enabled=model is linear):
+                y = model(x.to(products))
+            assert y.dtype == products
+            F.mse_loss(y.float(), target).backward()
+            optimizer.step()
+    update, exact = layer.to_linear().weight - start, linear.weight - start
+    assert exact.norm() > 0.05 * start.norm()
+    assert (update - exact).norm() < (0.02 if parameters == torch.float32 else 0.1) * exact.norm()
+    twin = BlockShockLinear(nn.Linear(512, 256).to(device, parameters), mask=layer.mask, kernel=kernel, dtype=products)
+    twin.load_state_dict(layer.state_dict())
+    assert torch.equal(twin(x.to(products)), layer(x.to(products)))
+
+
+@pytest.mark.gpu2
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs: run it on a machine that has them")
+def test_it_trains_on_gpus_with_every_kernel_mask_and_storage() -> None:
+    with Ranks.spawn(2, device="cuda") as gpus:
+        for kernel, mask, storage in GPU_KINDS:
+            for parameters, products in (
+                (torch.float32, torch.bfloat16),
+                (torch.bfloat16, torch.bfloat16),
+                (torch.float32, torch.float16),
+            ):
+                gpus.run(_trains_on_gpus, kernel, mask, storage, parameters, products)
+
+
 def _compiled_on_gpus(kernel: str) -> dict[str, float]:
     """Graph breaks, and seconds of forward and backward of one layer: eager, compiled, and both as CUDA graphs."""
     device, N, B = torch.device("cuda", torch.cuda.current_device()), 8192, 1024

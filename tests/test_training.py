@@ -110,6 +110,33 @@ def test_kept_values_turn_into_those_of_the_transpose(mask: str) -> None:
     assert torch.equal(rows_NJ, values_NJ.bfloat16())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.device_count(), reason="needs a CUDA GPU: run it on a machine that has one")
+@pytest.mark.parametrize(("N", "K"), [(16, 16), (48, 64), (144, 272), (1040, 400)])
+@pytest.mark.parametrize("mask", ["tile", "tile_random"])
+def test_kept_values_turn_on_a_gpu_as_on_a_cpu(mask: str, N: int, K: int) -> None:
+    half, gpu = _half(mask, N, K), torch.device("cuda")
+    for given, target in (
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16),
+    ):
+        values_NJ = half.dense()[half.mask.dense()].view(N, -1).to(given)
+        expected_KM = torch.empty(K, N // 2, dtype=target)
+        TileOrder(half.mask, CPU).transpose(values_NJ, expected_KM)
+        on_gpu = Half(GeneratedWeights(N, K, torch.float32, gpu), half.columns, DenseMask(half.mask.dense().to(gpu)))
+        mask_there = build_mask("tile", on_gpu.source) if mask == "tile" else on_gpu.mask
+        order = TileOrder(mask_there, gpu)
+        for rows_NJ in (None, torch.empty(N, K // 2, dtype=target, device=gpu)):
+            out_KM = torch.empty(K, N // 2, dtype=target, device=gpu)
+            order.transpose(values_NJ.to(gpu), out_KM, rows_NJ)
+            assert torch.equal(out_KM.cpu(), expected_KM)
+            assert rows_NJ is None or torch.equal(rows_NJ.cpu(), values_NJ.to(target))
+    with pytest.raises(TypeError, match="only float32 ones are cast"):
+        order.transpose(values_NJ.to(gpu), out_KM.to(torch.bfloat16))
+
+
 def _storage(kind: str, kernel: str, mask: str, dtype: torch.dtype = torch.float32, every: int = 1) -> Storage:
     """A trained half; reference goes backward by a packing of Wᵀ, as the sparse tensor cores do."""
     half, training = _half(mask, dtype=dtype), Training(kind)
