@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from blockshock import doctor
+from blockshock.report.command import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,13 +22,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="say what this machine can run, and what to do about the rest",
         description="Say what this machine can run, and what to do about the rest. "
         "The exit status is 0 if the main job (tox run -e bench) would run here, else 1.",
-    ).set_defaults(run=doctor.main)
-    run = parser.parse_args(arguments).run
+    ).set_defaults(run=lambda _: doctor.main())
+    _add_report(commands)
+    chosen = parser.parse_args(arguments)
     try:
-        status: int = run()
+        status: int = chosen.run(chosen)
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _add_report(commands: Any) -> None:
+    about = "Say what saved runs found: the answer, and tables of times, memory, accuracy and verdicts."
+    parser = commands.add_parser("report", help="say what saved runs found", description=about)
+    parser.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="*", help="saved runs, .json or .json.gz; the latest if none is named"
+    )
+    parser.add_argument("--format", choices=["terminal", "md"], default="terminal", help="md is for pasting")
+    parser.add_argument("--csv", metavar="FOLDER", type=Path, help="also write every number to FOLDER/results.csv")
+    parser.set_defaults(run=lambda chosen: report(chosen.runs, chosen.format == "md", chosen.csv))
 
 
 if __name__ == "__main__":

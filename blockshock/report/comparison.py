@@ -15,13 +15,14 @@ WIDTH = 1000
 """Of the console, more than any table needs: rich cuts columns that do not fit, a terminal or a log loses none."""
 
 
-def print_comparison(records: list[dict[str, Any]], file: IO[str]) -> None:
+def print_comparison(records: list[dict[str, Any]], file: IO[str], markdown: bool = False) -> None:
     """Print the tables.
 
     Args:
         records: ``{"group": …, "extra_info": …}`` of each benchmark, as pytest-benchmark saves them.
+        markdown: print them to be pasted, not to be read in a terminal.
     """
-    console = Console(file=file, width=WIDTH, highlight=False)
+    console = Console(file=file, width=WIDTH, highlight=False, markup=False, emoji=False)
     groups: dict[str, list[Info]] = defaultdict(list)
     for record in records:
         groups[record["group"]].append(record["extra_info"])
@@ -29,19 +30,30 @@ def print_comparison(records: list[dict[str, Any]], file: IO[str]) -> None:
         kinds = ("p50_ms", "error_ratio", "worst_weight_share", "worst_drift", "verdict")
         timed, checked, trained, fed_back, judged = ([row for row in rows if key in row] for key in kinds)
         if not any(key in row for row in rows for key in kinds):
-            console.print(f"[bold]{name}[/bold]: {len(rows)} ran untimed\n")
+            console.print(f"{name}: {len(rows)} ran untimed\n", style="bold")
         if timed:
-            console.print((_step_table if "update_p50_ms" in timed[0] else _time_table)(name, timed))
+            show(console, (_step_table if "update_p50_ms" in timed[0] else _time_table)(name, timed), markdown)
         if trained:
             _print_farthest(console, name, trained, "worst_weight_share", "of what passes from the dense run")
         if fed_back:
             _print_farthest(console, name, fed_back, "worst_drift", "times the dense product's error")
         if judged:
-            _print_verdicts(console, name, judged)
+            _print_verdicts(console, name, judged, markdown)
         if len({_point(row) for row in checked}) == 1:
-            console.print(_accuracy_table(name, checked))
+            show(console, _accuracy_table(name, checked), markdown)
         elif checked:
             _print_worst(console, name, checked)
+
+
+def show(console: Console, table: Table, markdown: bool) -> None:
+    """Print a table, its title as a line of its own."""
+    title, table.title = table.title, None
+    if title:
+        console.print(f"### {title}\n" if markdown else str(title), style=None if markdown else "bold")
+    table.box, table.pad_edge = (box.MARKDOWN, True) if markdown else (box.SIMPLE_HEAD, False)
+    console.print(table)
+    if markdown:
+        console.print()
 
 
 def _point(row: Info) -> tuple[Any, ...]:
@@ -52,7 +64,7 @@ def _print_worst(console: Console, name: str, rows: list[Info]) -> None:
     """For cases that cannot be compared line by line: how many there are, and the least accurate."""
     worst = max(rows, key=_error)
     workload, N, K, B, dtype = _point(worst)
-    console.print(f"[bold]{name}[/bold]: {len(rows)}")
+    console.print(f"{name}: {len(rows)}", style="bold")
     console.print(
         f"  largest error {worst['error_ratio']:.2f} × dense's: {worst['label']}, {workload} {N}×{K} B={B} {dtype}"
     )
@@ -62,19 +74,18 @@ def _print_worst(console: Console, name: str, rows: list[Info]) -> None:
 def _print_farthest(console: Console, name: str, rows: list[Info], key: str, what: str) -> None:
     """For runs of many steps: how many there are, and which went farthest off."""
     worst = max(rows, key=lambda row: _or_inf(row[key]))
-    console.print(f"[bold]{name}[/bold]: {len(rows)} runs of {worst['steps']} steps")
+    console.print(f"{name}: {len(rows)} runs of {worst['steps']} steps", style="bold")
     console.print(f"  farthest off: {worst[key]:.2f} {what}, {worst['label']}\n")
 
 
-def _print_verdicts(console: Console, name: str, rows: list[Info]) -> None:
+def _print_verdicts(console: Console, name: str, rows: list[Info], markdown: bool) -> None:
     """One hypothesis about one kernel: the ratio at each point, and at how many it holds."""
     columns = ("N", "K", "B", "dtype", "ratio", "95 % interval", "verdict")
-    table = _table("", "workload", *columns)
-    console.print(f"[bold]{name}[/bold]: {rows[0]['statement']}")
+    table = _table(f"{name}: {rows[0]['statement']}", "workload", *columns)
     for row in rows:
         interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}"
         table.add_row(*map(str, _point(row)), f"{row['ratio']:.3f}", interval, row["verdict"])
-    console.print(table)
+    show(console, table, markdown)
     counts = Counter(row["verdict"] for row in rows)
     found = ", ".join(f"{verdict} at {count}" for verdict, count in counts.most_common())
     console.print(f"  of {len(rows)} points {found} (margin {rows[0]['margin']:.0%})\n")
@@ -94,7 +105,7 @@ def _same_bits(row: Info) -> bool:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, pad_edge=False)
     table.add_column(columns[0], no_wrap=True)
     for column in columns[1:]:
         table.add_column(column, justify="right", no_wrap=True)
