@@ -111,7 +111,7 @@ class Method(nn.Module):
     the entry of its product does).
 
     Attributes:
-        picks: which of "mask" and "kernel" the user picks for this method.
+        picks: which of "mask", "kernel" and, in training, "storage" the user picks for this method.
         roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
         rounds_weight_gradients: to the dtype of the products, whatever the dtype of the parameters.
     """

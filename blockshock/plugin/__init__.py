@@ -13,7 +13,7 @@ import pytest
 from blockshock import environment
 from blockshock.hypotheses import Claim
 from blockshock.phases.case import Case, obstacle
-from blockshock.plugin import cases, options
+from blockshock.plugin import cases, options, sweep
 from blockshock.plugin.clock import clock
 from blockshock.plugin.options import Settings
 from blockshock.plugin.records import cover_group, describe_case, group_name
@@ -50,6 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SETTINGS] = options.resolve(config)
     config.stash[RECORDS] = []
+    if config.getoption("--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
+        config.pluginmanager.register(sweep.Progress(reporter), "blockshock-sweep")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -19,6 +19,7 @@ from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES
+from blockshock.plugin import sweep
 from blockshock.workloads import WORKLOADS, build_workload
 
 DEFAULT_N = {"cpu": "512,1024", "cuda": "4096,8192,16384,40960"}
@@ -43,6 +44,7 @@ def add_options(parser: pytest.Parser) -> None:
         "N,NxK",
     )
     option("--B", f"rows of X. Default on a CPU {DEFAULT_B[cpu]}, on GPUs {DEFAULT_B[cuda]}", "B,B")
+    option("--sweep", f"a range of sizes, of {', '.join(sweep.AXES)}; what does not fit is skipped", "N,B")
     option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
     option("--methods", f"of {', '.join(METHODS.names())}. Default all", "M,M")
     option("--kernels", f"for block_shock, of {', '.join(KERNELS.names())}. Default auto and the fast ones", "K,K")
@@ -143,7 +145,9 @@ def resolve(config: pytest.Config) -> Settings:
     mode = get("--timing") or DEFAULT_TIMING[device]
     if device == "cpu" and mode.startswith("cuda"):
         raise pytest.UsageError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
-    tokens = tuple(dict.fromkeys(_positive("--B", text) for text in _split("--B", given("--B", DEFAULT_B[device]))))
+    usual = {"N": DEFAULT_N[device], "B": DEFAULT_B[device]}
+    axes = sweep.defaults(get("--sweep"), device, {"N": get("--N"), "B": get("--B")}, usual)
+    tokens = tuple(dict.fromkeys(_positive("--B", text) for text in _split("--B", axes["B"])))
     workloads = _choices("--workloads", given("--workloads", "gaussian,recorded"), build_workload, WORKLOADS.names())
     _check_tokens(workloads, tokens)
     rounds, warmup = get("--rounds"), get("--warmup-rounds")
@@ -151,7 +155,7 @@ def resolve(config: pytest.Config) -> Settings:
     return Settings(
         device=device,
         ranks=ranks,
-        sizes=tuple(dict.fromkeys(_size(text) for text in _split("--N", given("--N", DEFAULT_N[device])))),
+        sizes=tuple(dict.fromkeys(_size(text) for text in _split("--N", axes["N"]))),
         tokens=tokens,
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
         methods=_choices("--methods", given("--methods", "all"), METHODS.resolve, METHODS.names()),
