@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from blockshock import doctor
-from blockshock.report.command import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,14 @@ def _add_report(commands: Any) -> None:
     )
     parser.add_argument("--format", choices=["terminal", "md"], default="terminal", help="md is for pasting")
     parser.add_argument("--csv", metavar="FOLDER", type=Path, help="also write every number to FOLDER/results.csv")
-    parser.set_defaults(run=lambda chosen: report(chosen.runs, chosen.format == "md", chosen.csv))
+    parser.set_defaults(run=_report)
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    # Imported here, for it needs rich, and the doctor must run where that is missing.
+    command = importlib.import_module("blockshock.report.command")
+    status: int = command.report(chosen.runs, chosen.format == "md", chosen.csv)
+    return status
 
 
 if __name__ == "__main__":
