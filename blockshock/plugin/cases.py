@@ -60,7 +60,7 @@ def _trained(case: Case, settings: Settings) -> Iterator[Case]:
 def trajectories(settings: Settings) -> list[Case]:
     """Small layers to train beside dense ones: each method and kernel, optimizer and storage.
 
-    On gaussian data, and the halves on a recorded layer too. In float32 on a CPU; on GPUs in bf16 with float32
+    On gaussian data, and kept values on a recorded layer too. In float32 on a CPU; on GPUs in bf16 with float32
     parameters.
     """
     dtype, size = ("fp32", (256, 192)) if settings.device == "cpu" else ("bf16", (512, 384))
@@ -70,7 +70,7 @@ def trajectories(settings: Settings) -> list[Case]:
     for (workload, N, K), optimizer, row in itertools.product(layers, OPTIMIZERS.names(), rows):
         splits = "storage" in METHODS.get(row[0]).picks
         for storage in STORAGES.names() if splits else (None,):
-            if splits or workload == "gaussian":
+            if workload == "gaussian" or storage == "compressed":
                 case = Case(*row, workload, N, K, 32, dtype, settings.seed)
                 cases.append(replace(case, optimizer=optimizer, storage=storage))
     return cases
