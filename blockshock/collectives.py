@@ -75,8 +75,8 @@ class Entry:
         return lambda: grad_x
 
 
-class Replicated(Entry):
-    """Some columns of an input that every rank holds whole; in backward the ranks' gradients are summed."""
+class _Columns(Entry):
+    """Some columns of an input that every rank holds whole, a view; in backward the ranks agree on the gradient."""
 
     def __init__(self, group: Group, columns: slice = slice(None)) -> None:
         self._group, self._columns = group, columns
@@ -85,8 +85,16 @@ class Replicated(Entry):
         return x_BK[:, self._columns]
 
     def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        if self._group.size() == 1:
-            return lambda: grad_x
+        return (lambda: grad_x) if self._group.size() == 1 else self._agree(grad_x)
+
+    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        raise NotImplementedError
+
+
+class Replicated(_Columns):
+    """In backward the ranks' gradients are summed."""
+
+    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
         return _started(partial(dist.all_reduce, grad_x, group=self._group), lambda: grad_x)
 
 
@@ -104,18 +112,10 @@ class ColumnShard(Replicated):
         return super().give_back(whole_BK)
 
 
-class OwnFeatures(Entry):
-    """This rank's feature shard of a replicated input, a view; in backward the shards are gathered."""
+class OwnFeatures(_Columns):
+    """This rank's feature shard; in backward the shards are gathered."""
 
-    def __init__(self, group: Group, columns: slice) -> None:
-        self._group, self._columns = group, columns
-
-    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return x_BK[:, self._columns]
-
-    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        if self._group.size() == 1:
-            return lambda: grad_x
+    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
         gathered = grad_x.new_empty(self._group.size() * grad_x.shape[0], grad_x.shape[1])
         return _started(
             partial(_all_gather, gathered, grad_x, group=self._group),

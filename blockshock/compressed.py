@@ -132,6 +132,12 @@ def positions_of(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
     return nibbles[:, 0::2] | nibbles[:, 1::2] << 4
 
 
+def mask_positions(mask: Mask) -> torch.Tensor:
+    """The packed positions (N, ⌈K/8⌉) of a whole mask, made in row blocks."""
+    blocks = row_blocks(mask.N, 8 * mask.K)
+    return torch.cat([positions_of(mask.rows(start, stop), start) for start, stop in blocks])
+
+
 def _unpacked(positions: torch.Tensor, K: int) -> torch.Tensor:
     """Positions 0–3 of the two kept of each four, int64 (R, K/4, 2)."""
     nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : K // 4].long()
@@ -140,7 +146,11 @@ def _unpacked(positions: torch.Tensor, K: int) -> torch.Tensor:
 
 def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """The kept values (R, K/2) of dense rows."""
-    where = _unpacked(positions, w_RK.shape[1])
+    return pick(w_RK, _unpacked(positions, w_RK.shape[1]))
+
+
+def pick(w_RK: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The kept values (R, K/2) of dense rows, by their positions as of ``kept_columns``, bit for bit."""
     return bits(w_RK.contiguous()).unflatten(1, (-1, 4)).gather(2, where).flatten(1).view(w_RK.dtype)
 
 

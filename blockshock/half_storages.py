@@ -82,16 +82,11 @@ class CompressedStorage(HalfStorage):
 
     @classmethod
     def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
-        parameter = training.parameter_bytes(itemsize)
-        return 0 if parameter == itemsize else size // 2 * parameter
+        return size // 2 * training.bytes_beside(itemsize)
 
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("grad_w"):
             return self.kept.gradient(grad_y_BN, x_BK, self.parameter.dtype, self.packed.sorted_by_pattern)
-
-    def pack(self) -> None:
-        with stage("refresh"):
-            self.packed.write(self.parameter)
 
     def dense(self, held: torch.Tensor) -> torch.Tensor:
         out_NK = held.new_empty(len(held), 2 * held.shape[1])
@@ -159,9 +154,6 @@ class MaskedStorage(HalfStorage):
     def pack(self) -> None:
         with stage("compress"):
             self.packed.recompress(self.parameter.to(self.packed.values.dtype))
-
-    def dense(self, held: torch.Tensor) -> torch.Tensor:
-        return held
 
     def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
         return dense_NK.masked_fill(self.dropped_NK, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.blocks import row_blocks
-from blockshock.compressed import expand, gather_kept, positions_of
+from blockshock.compressed import expand, gather_kept, mask_positions
 from blockshock.masks import Mask
 from blockshock.row_patterns import MOST_PATTERNS, RowPatterns
 
@@ -32,8 +32,7 @@ class Kept:
     def __init__(self, mask: Mask, device: torch.device) -> None:
         self.N, self.K = mask.N, mask.K
         self.patterns = row_patterns_of(mask)
-        blocks = row_blocks(mask.N, 8 * mask.K)
-        self._positions = None if self.patterns else torch.cat([positions_of(mask.rows(*b), b[0]) for b in blocks])
+        self._positions = None if self.patterns else mask_positions(mask)
 
     def gather(self, w_NK: torch.Tensor) -> torch.Tensor:
         """The kept values of a dense matrix."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from blockshock.blocks import row_blocks
-from blockshock.compressed import expand, positions_of
+from blockshock.compressed import expand, mask_positions
 from blockshock.errors import InputError
 from blockshock.masks import DenseMask, Mask, TiledMask, check_2to4
 
@@ -16,8 +16,7 @@ def mask_tensor(mask: Mask) -> torch.Tensor:
     """A boolean tile, or uint8 positions (N, ⌈K/8⌉) as of ``Compressed24``; on the CPU."""
     if mask.tile is not None:
         return mask.tile.detach().cpu().clone()
-    blocks = row_blocks(mask.N, 8 * mask.K)
-    return torch.cat([positions_of(mask.rows(start, stop), start).cpu() for start, stop in blocks])
+    return mask_positions(mask).cpu()
 
 
 def _mask_of(saved: torch.Tensor, N: int, K: int) -> Mask:

@@ -88,9 +88,9 @@ class TiledMask(Mask):
 
     def transposed(self) -> Mask:
         assert self.tile is not None
-        return (
-            super().transposed() if self.N % self.tile.shape[0] else TiledMask(self.tile.T, self.K, self.N, self._given)
-        )
+        if self.N % self.tile.shape[0]:
+            return super().transposed()
+        return TiledMask(self.tile.T, self.K, self.N, self._given)
 
     def columns(self, start: int, stop: int) -> Mask:
         assert self.tile is not None

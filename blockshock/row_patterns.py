@@ -98,11 +98,18 @@ class RowPatterns:
         if len(self) == 1:
             return matrix_NJ
         out_NJ = torch.empty_like(matrix_NJ)
-        for pattern in self:
-            block = out_NJ[pattern.start : pattern.stop]
-            for index, row in enumerate(pattern.rows.positions):
-                block[index :: len(pattern.rows.positions)] = matrix_NJ[row :: self.period]
+        self.sort_into(out_NJ, matrix_NJ)
         return out_NJ
+
+    def sort_into(self, out_NJ: torch.Tensor, rows_RJ: torch.Tensor, start: int = 0) -> None:
+        """Write rows [start, start + R), whole tiles of them, to where they lie sorted by pattern."""
+        tiles, first_tile = len(rows_RJ) // self.period, start // self.period
+        for pattern in self:
+            height = len(pattern.rows.positions)
+            first = pattern.start + first_tile * height
+            block = out_NJ[first : first + tiles * height]
+            for index, row in enumerate(pattern.rows.positions):
+                block[index::height] = rows_RJ[row :: self.period]
 
     def unsort(self, sorted_NJ: torch.Tensor) -> torch.Tensor:
         """The inverse of ``sort``."""

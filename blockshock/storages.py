@@ -38,6 +38,11 @@ class Training:
         """Bytes of an element of the parameters, for products of elements of ``itemsize`` bytes."""
         return self.dtype.itemsize if self.dtype else max(itemsize, 4)
 
+    def bytes_beside(self, itemsize: int) -> int:
+        """The same, of parameters that are the packing's own memory where they are of its size."""
+        parameter = self.parameter_bytes(itemsize)
+        return 0 if parameter == itemsize else parameter
+
 
 class Storage(nn.Module):
     """A trained weight (N, K). Multiplies as its packing does, and refuses to once the two differ.
@@ -119,15 +124,16 @@ class Storage(nn.Module):
 
     def pack(self) -> None:
         """Take the parameter over into the packing."""
-        raise NotImplementedError
+        with stage("refresh"):
+            self.packed.write(self.parameter)
 
     def dense(self, held: torch.Tensor) -> torch.Tensor:
         """The (N, K) matrix of a tensor that lies as the parameter does: the parameter, or a state of an optimizer."""
-        raise NotImplementedError
+        return held
 
     def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
         """The inverse of ``dense``; what the mask drops is lost."""
-        raise NotImplementedError
+        return dense_NK
 
     def matrix(self) -> torch.Tensor:
         """The trained weight (N, K) in the parameter's dtype, zero where a mask drops."""
@@ -155,13 +161,3 @@ class DenseStorage(Storage):
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("grad_w"):
             return product(grad_y_BN.T, x_BK, self.parameter.dtype)
-
-    def pack(self) -> None:
-        with stage("refresh"):
-            self.packed.write(self.parameter)
-
-    def dense(self, held: torch.Tensor) -> torch.Tensor:
-        return held
-
-    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
-        return dense_NK

@@ -22,11 +22,10 @@ def _pair(results: list[compare.PairResult]) -> Pair:
 def test_hypothesis(claim: Claim, row: Row, settings: Settings) -> None:
     if settings.timing == "none":
         pytest.skip("a verdict needs times: choose another --timing than none")
-    protocol = settings.timing, settings.rounds, settings.warmup, settings.flush
-    results = row.run(compare.forward, claim.case.frozen, claim.rival.frozen, *protocol)
+    results = row.run(compare.forward, claim.case.frozen, claim.rival.frozen, *settings.protocol)
     forward = _pair(results)
     ratio = ratio_of(*forward, seed=settings.seed)
     if claim.hypothesis.training:
-        training = _pair(row.run(compare.training, claim.case, claim.rival, *protocol))
+        training = _pair(row.run(compare.training, claim.case, claim.rival, *settings.protocol))
         ratio = change_of(training, forward, seed=settings.seed)
     row.save(1, claim.case, forward[0], describe_verdict(claim, ratio, results[0].algorithms[0]))

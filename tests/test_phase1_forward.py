@@ -13,6 +13,6 @@ from blockshock.timing import slowest
 @pytest.mark.bench
 @timed_alone
 def test_forward(forward_case: Case, row: Row, settings: Settings) -> None:
-    per_rank = row.run(forward.run, forward_case, settings.timing, settings.rounds, settings.warmup, settings.flush)
+    per_rank = row.run(forward.run, forward_case, *settings.protocol)
     info = describe_timing(forward_case, settings, per_rank)
     row.save(1, forward_case, slowest([result.samples for result in per_rank]), info)

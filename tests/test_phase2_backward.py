@@ -31,7 +31,6 @@ def test_gradient_is_right(gradient_case: Case, row: Row) -> None:
 @pytest.mark.bench
 @timed_alone
 def test_backward(backward_case: Case, row: Row, settings: Settings) -> None:
-    protocol = settings.timing, settings.rounds, settings.warmup, settings.flush
-    per_rank = row.run(backward.run, backward_case, *protocol, backward=True)
+    per_rank = row.run(backward.run, backward_case, *settings.protocol, backward=True)
     info = describe_timing(backward_case, settings, per_rank, products=2)
     row.save(2, backward_case, slowest([result.samples for result in per_rank]), info)

@@ -21,6 +21,6 @@ def test_training_is_dense_equivalent(trajectory_case: Case, row: Row) -> None:
 @pytest.mark.bench
 @timed_alone
 def test_training_step(training_case: Case, row: Row, settings: Settings) -> None:
-    per_rank = row.run(train.run, training_case, settings.timing, settings.rounds, settings.warmup, settings.flush)
+    per_rank = row.run(train.run, training_case, *settings.protocol)
     info = describe_training(training_case, settings, per_rank)
     row.save(3, training_case, slowest([result.samples for result in per_rank]), info)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from blockshock.blocks import row_blocks
-from blockshock.compressed import bits, kept_columns
+from blockshock.compressed import kept_columns, pick
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.masks import Mask
 from blockshock.registry import Registry
@@ -57,9 +57,8 @@ class Half:
 
     def kept_values(self, start: int, stop: int) -> torch.Tensor:
         """Kept values of rows [start, stop) in column order, (rows, K/2)."""
-        rows = self.source.rows(start, stop)[:, self.columns].contiguous()
         where = kept_columns(self.mask.rows(start, stop), first_row=start)
-        return bits(rows).unflatten(1, (-1, 4)).gather(2, where).flatten(1).view(self.dtype)
+        return pick(self.source.rows(start, stop)[:, self.columns], where)
 
 
 class Backward(Protocol):

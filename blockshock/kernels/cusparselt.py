@@ -53,9 +53,9 @@ class PackedCusparselt(Packed):
 
     def _algorithm(self, x_BK: torch.Tensor) -> tuple[int, int, int]:
         tokens = len(x_BK)
-        if tokens not in self._chosen and torch.compiler.is_compiling():
-            return DEFAULT  # a search cannot be traced; run the layer once before it is compiled
         if tokens not in self._chosen:
+            if torch.compiler.is_compiling():
+                return DEFAULT  # a search cannot be traced; run the layer once before it is compiled
             self._chosen[tokens] = self._find(x_BK) if self._search else DEFAULT
             name = "algorithm {}, split_k {}, split_k_mode {}".format(*self._chosen[tokens])
             self.algorithm = "default algorithm" if self._chosen[tokens] == DEFAULT else name

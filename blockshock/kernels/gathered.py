@@ -31,15 +31,7 @@ class PackedGathered(Packed):
         )
         self.hold_bias(bias)
         for start, stop in row_blocks(half.N, half.source.K * half.dtype.itemsize, multiple=self.patterns.period):
-            self._write(half.kept_values(start, stop), start)
-
-    def _write(self, values_RJ: torch.Tensor, start: int) -> None:
-        for pattern in self.patterns:
-            rows = pattern.rows.positions
-            first = pattern.start + start // self.patterns.period * len(rows)
-            block = self.kept_NJ[first : first + len(values_RJ) // self.patterns.period * len(rows)]
-            for index, row in enumerate(rows):
-                block[index :: len(rows)] = values_RJ[row :: self.patterns.period]
+            self.patterns.sort_into(self.kept_NJ, half.kept_values(start, stop), start)
 
     def arrange(self, rows_NJ: torch.Tensor) -> torch.Tensor:
         return self.patterns.sort(rows_NJ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -99,8 +100,7 @@ class WeightEstimate:
         frozen = elements * shape.itemsize
         if shape.training is None:
             return cls(frozen, frozen)
-        parameter = shape.training.parameter_bytes(shape.itemsize)
-        trained = frozen + (elements * parameter if parameter != shape.itemsize else 0)
+        trained = frozen + elements * shape.training.bytes_beside(shape.itemsize)
         return cls(trained, trained, elements)
 
 
@@ -174,9 +174,13 @@ class Method(nn.Module):
 
     def whole_weight(self) -> torch.Tensor:
         """The trained W (N, K) on every rank, in the dtype of its parameters; all ranks call it together."""
-        w_NK = torch.zeros(self.N, self.K, dtype=next(self.parameters()).dtype, device=self.device)
+        return self._from_all_ranks(self.place, next(self.parameters()).dtype)
+
+    def _from_all_ranks(self, place: Callable[[torch.Tensor], None], dtype: torch.dtype) -> torch.Tensor:
+        """The sum over the ranks of what each places in a matrix of zeros (N, K)."""
+        w_NK = torch.zeros(self.N, self.K, dtype=dtype, device=self.device)
         with torch.no_grad():
-            self.place(w_NK)
+            place(w_NK)
         if self.group.size() > 1:
             dist.all_reduce(w_NK, group=self.group)
         return w_NK

@@ -156,9 +156,7 @@ class BlockShock(Method):
 
     def whole(self, held: list[torch.Tensor]) -> torch.Tensor:
         """The (N, K) matrix on every rank of tensors that lie as this rank's parameters do; all ranks call it."""
-        w_NK = torch.zeros(self.N, self.K, dtype=held[0].dtype, device=self.device)
-        self._place_all(w_NK, held)
-        return sum_over_ranks(w_NK, self.group)
+        return self._from_all_ranks(lambda w_NK: self._place_all(w_NK, held), held[0].dtype)
 
     def _place_all(self, w_NK: torch.Tensor, held: list[torch.Tensor]) -> None:
         for half, tensor in zip(self.storages(), held, strict=True):

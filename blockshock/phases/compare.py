@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from blockshock import timing
 from blockshock.collectives import aligner
-from blockshock.phases.case import Case, build
+from blockshock.phases.case import Built, Case, build
 from blockshock.phases.train import Step
 
 
@@ -24,19 +25,30 @@ class PairResult:
 @torch.inference_mode()
 def forward(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Forward passes of two cases; all ranks call it together."""
-    pair = [build(case) for case in (first, second)]
-    calls = [lambda built=built: built.method(built.x_BK) for built in pair]
-    device = pair[0].x_BK.device
-    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, pair[0].group))
-    times = timing.time_calls(calls, device, protocol, first.seed)
-    return PairResult(times[0], times[1], (pair[0].method.algorithm, pair[1].method.algorithm))
+    return _timed(first, second, _forward_pass, mode, rounds, warmup, flush)
 
 
 def training(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Training steps of two cases; all ranks call it together."""
+    return _timed(first, second, Step, mode, rounds, warmup, flush)
+
+
+def _forward_pass(case: Case, built: Built) -> timing.Call:
+    return lambda: built.method(built.x_BK)
+
+
+def _timed(
+    first: Case,
+    second: Case,
+    prepare: Callable[[Case, Built], timing.Call],
+    mode: str,
+    rounds: int,
+    warmup: int,
+    flush: bool,
+) -> PairResult:
     pair = [build(case) for case in (first, second)]
+    calls = [prepare(case, built) for case, built in zip((first, second), pair, strict=True)]
     device = pair[0].x_BK.device
     protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, pair[0].group))
-    steps = [Step(case, built) for case, built in zip((first, second), pair, strict=True)]
-    times = timing.time_calls(steps, device, protocol, first.seed)
+    times = timing.time_calls(calls, device, protocol, first.seed)
     return PairResult(times[0], times[1], (pair[0].method.algorithm, pair[1].method.algorithm))

@@ -10,6 +10,7 @@ accuracy of single products has too (accuracy.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -92,6 +93,7 @@ class Lesson:
         return self.x[step % BATCHES], self.targets[step % BATCHES]
 
 
+@lru_cache(maxsize=2)
 def prepare(case: Case, steps: int, rounds_gradients: bool) -> Lesson:
     """Inputs of the workload, and a teacher of their own for their targets."""
     device, workload = this_device(), build_workload(case.workload)
@@ -125,8 +127,8 @@ def run(case: Case, steps: int = 50) -> TrajectoryResult:
     """Train the case's method and the dense runs on this rank; all ranks call it together."""
     built = build(case)
     rounds = built.method.rounds_weight_gradients
-    ours = _train_method(case, built.method, prepare(case, steps, rounds))
     dense = replace(case, method="dense_single", kernel=None, mask=None, storage=None)
+    ours = _train_method(case, built.method, prepare(dense, steps, rounds))
     plain = _plain_run(dense, steps, rounds)
     weight_limit, loss_limit = _limits(dense, steps, rounds, built.method.roundings)
     return TrajectoryResult(
@@ -138,23 +140,40 @@ def run(case: Case, steps: int = 50) -> TrajectoryResult:
     )
 
 
-def _train_method(case: Case, method: Method, lesson: Lesson) -> Trajectory:
-    recipe = replace(build_recipe(case.optimizer or "sgd"), lr=lesson.lr)
-    parameters = list(method.parameters())
-    optimizer = recipe.build(parameters)
+def _train(
+    case: Case,
+    lesson: Lesson,
+    parameters: list[nn.Parameter],
+    learn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    weight: Callable[[], torch.Tensor],
+) -> Trajectory:
+    """Go through a lesson.
+
+    Args:
+        learn: gives the parameters their gradients of a batch (x, target); returns the loss.
+        weight: a copy of W as it is.
+    """
+    optimizer = replace(build_recipe(case.optimizer or "sgd"), lr=lesson.lr).build(parameters)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lesson.rate)
     losses, weights = [], []
     for step in range(lesson.steps):
-        x_BK, target_BN = lesson.batch(step)
-        loss = F.mse_loss(method(x_BK).float(), target_BN)
         optimizer.zero_grad()
-        loss.backward()
+        loss = learn(*lesson.batch(step))
         clip_grad_norm_(parameters, lesson.max_norm)
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        weights.append(method.whole_weight())
+        weights.append(weight())
     return Trajectory(losses, weights)
+
+
+def _train_method(case: Case, method: Method, lesson: Lesson) -> Trajectory:
+    def learn(x_BK: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
+        loss = F.mse_loss(method(x_BK).float(), target_BN)
+        loss.backward()
+        return loss
+
+    return _train(case, lesson, list(method.parameters()), learn, method.whole_weight)
 
 
 # All methods are compared with the same dense runs, one lesson after the other.
@@ -195,12 +214,9 @@ def _train_dense(case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.
     w_NK = nn.Parameter(source.gather(slice(None)).to(parameter_dtype))
     bias = None if source.bias is None else nn.Parameter(source.bias.to(parameter_dtype))
     parameters = [w_NK] if bias is None else [w_NK, bias]
-    optimizer = replace(build_recipe(case.optimizer or "sgd"), lr=lesson.lr).build(parameters)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lesson.rate)
     columns, rows = columns.to(device), rows.to(device)
-    losses, weights = [], []
-    for step in range(lesson.steps):
-        x_BK, target_BN = lesson.batch(step)
+
+    def learn(x_BK: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             first, *rest = [F.linear(x_BK[:, c], w_NK[:, c].to(dtype)) for c in columns.chunk(pieces)]
             y_BN = sum(rest, first if bias is None else first + bias.to(dtype)).requires_grad_()
@@ -209,12 +225,9 @@ def _train_dense(case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.
         w_NK.grad = product(grad_y_BN[rows].T, x_BK[rows], lesson.gradient_dtype).to(parameter_dtype)
         if bias is not None:
             bias.grad = grad_y_BN[rows].sum(0, dtype=parameter_dtype)
-        clip_grad_norm_(parameters, lesson.max_norm)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        weights.append(w_NK.detach().clone())
-    return Trajectory(losses, weights)
+        return loss
+
+    return _train(case, lesson, parameters, learn, lambda: w_NK.detach().clone())
 
 
 def _weight_distances(run: Trajectory, plain: Trajectory) -> list[float]:

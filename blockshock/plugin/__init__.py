@@ -20,6 +20,7 @@ from blockshock.plugin.records import cover_group, describe_case, group_name
 from blockshock.ranks import Ranks
 from blockshock.registry import extensions
 from blockshock.report.comparison import print_comparison
+from blockshock.report.results import newest
 
 SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
@@ -149,5 +150,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def _saved_run(config: pytest.Config) -> Path | None:
     if not (config.getoption("benchmark_autosave") or config.getoption("benchmark_save")):
         return None
-    folder = Path(config.getoption("benchmark_storage").removeprefix("file://"))
-    return max(folder.glob("*/*.json"), key=lambda path: path.stat().st_mtime, default=None)
+    return newest(Path(config.getoption("benchmark_storage").removeprefix("file://")))

@@ -43,7 +43,11 @@ def backward_grid(settings: Settings) -> list[Case]:
 
 def training_grid(settings: Settings) -> list[Case]:
     """That, for each optimizer and, of methods that hold halves, each storage."""
-    return [trained for case in backward_grid(settings) for trained in _trained(case, settings)]
+    return [
+        trained
+        for case in backward_grid(settings)
+        for trained in _trained(case, settings.optimizers, settings.storages)
+    ]
 
 
 def hypotheses(settings: Settings) -> list[Claim]:
@@ -51,9 +55,9 @@ def hypotheses(settings: Settings) -> list[Claim]:
     return list(claims(forward_grid(settings), training_grid(settings)))
 
 
-def _trained(case: Case, settings: Settings) -> Iterator[Case]:
-    storages = settings.storages if "storage" in METHODS.get(case.method).picks else (None,)
-    for optimizer, storage in itertools.product(settings.optimizers, storages):
+def _trained(case: Case, optimizers: tuple[str, ...], storages: tuple[str, ...]) -> Iterator[Case]:
+    picked = storages if "storage" in METHODS.get(case.method).picks else (None,)
+    for optimizer, storage in itertools.product(optimizers, picked):
         yield replace(case, optimizer=optimizer, storage=storage)
 
 
@@ -64,26 +68,24 @@ def trajectories(settings: Settings) -> list[Case]:
     parameters.
     """
     dtype, size = ("fp32", (256, 192)) if settings.device == "cpu" else ("bf16", (512, 384))
-    kernels = tuple(name for name in _sparse_kernels(settings) if name != "auto")
-    rows, layers = list(_rows(settings.methods, kernels, None)), [("gaussian", *size), ("recorded", 1536, 384)]
-    cases = []
-    for (workload, N, K), optimizer, row in itertools.product(layers, OPTIMIZERS.names(), rows):
-        splits = "storage" in METHODS.get(row[0]).picks
-        for storage in STORAGES.names() if splits else (None,):
-            if workload == "gaussian" or storage == "compressed":
-                case = Case(*row, workload, N, K, 32, dtype, settings.seed)
-                cases.append(replace(case, optimizer=optimizer, storage=storage))
-    return cases
+    rows = list(_rows(settings.methods, _measured_kernels(settings), None))
+    layers = [("gaussian", *size), ("recorded", 1536, 384)]
+    # Lesson by lesson: the dense runs beside them are made once for each.
+    trained = [
+        case
+        for (workload, N, K), optimizer, row in itertools.product(layers, OPTIMIZERS.names(), rows)
+        for case in _trained(Case(*row, workload, N, K, 32, dtype, settings.seed), (optimizer,), STORAGES.names())
+    ]
+    return [case for case in trained if case.workload == "gaussian" or case.storage == "compressed"]
 
 
 def drifts(settings: Settings) -> list[Case]:
     """Square layers to feed their outputs back to: each method, kernel and dtype."""
     size = {"cpu": 256, "cuda": 2048}[settings.device]
-    kernels = tuple(name for name in _sparse_kernels(settings) if name != "auto")
     return [
         Case(*row, "gaussian", size, size, 16, dtype, settings.seed)
         for dtype in settings.dtypes
-        for row in _rows(settings.methods, kernels, None)
+        for row in _rows(settings.methods, _measured_kernels(settings), None)
     ]
 
 
@@ -94,6 +96,11 @@ def _sparse_kernels(settings: Settings) -> tuple[str, ...]:
         for name in KERNELS.names()
         if KERNELS.get(name).sparse and settings.device in KERNELS.get(name).device_types
     )
+
+
+def _measured_kernels(settings: Settings) -> tuple[str, ...]:
+    """Those that ``auto`` stands for one of."""
+    return tuple(name for name in _sparse_kernels(settings) if name != "auto")
 
 
 def _grid(settings: Settings, masks: tuple[str, ...] | None) -> list[Case]:

@@ -122,6 +122,11 @@ class Settings:
     rank_timeout: int
 
     @property
+    def protocol(self) -> tuple[str, int, int, bool]:
+        """How phases time: mode, rounds, warm-up rounds, and whether L2 is flushed."""
+        return self.timing, self.rounds, self.warmup, self.flush
+
+    @property
     def on_gpus(self) -> bool:
         """Whether this run is the two-GPU one that ``-m gpu2`` selects."""
         return self.device == "cuda" and self.ranks > 1

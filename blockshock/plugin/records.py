@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +16,7 @@ from blockshock.phases.forward import TimingResult
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.plugin.options import Settings
+from blockshock.report.comparison import or_inf
 
 
 def cover_group(title: str) -> str:
@@ -65,11 +65,7 @@ def describe_trajectory(result: TrajectoryResult) -> dict[str, Any]:
 
 def describe_drift(result: DriftResult) -> dict[str, Any]:
     """How far a layer that is fed back wandered from float64, at each step and beside the dense product."""
-    return {**asdict(result), "worst_drift": max(result.ratio, key=_or_inf), "steps": len(result.ratio)}
-
-
-def _or_inf(number: float) -> float:
-    return math.inf if math.isnan(number) else number
+    return {**asdict(result), "worst_drift": max(result.ratio, key=or_inf), "steps": len(result.ratio)}
 
 
 def _share(distance: float, limit: float) -> float:

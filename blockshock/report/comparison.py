@@ -73,7 +73,7 @@ def _print_worst(console: Console, name: str, rows: list[Info]) -> None:
 
 def _print_farthest(console: Console, name: str, rows: list[Info], key: str, what: str) -> None:
     """For runs of many steps: how many there are, and which went farthest off."""
-    worst = max(rows, key=lambda row: _or_inf(row[key]))
+    worst = max(rows, key=lambda row: or_inf(row[key]))
     console.print(f"{name}: {len(rows)} runs of {worst['steps']} steps", style="bold")
     console.print(f"  farthest off: {worst[key]:.2f} {what}, {worst['label']}\n")
 
@@ -93,10 +93,11 @@ def _print_verdicts(console: Console, name: str, rows: list[Info], markdown: boo
 
 def _error(row: Info) -> float:
     """What to rank by: NaN, of an output that holds one, is the worst."""
-    return _or_inf(row["error_ratio"])
+    return or_inf(row["error_ratio"])
 
 
-def _or_inf(number: float) -> float:
+def or_inf(number: float) -> float:
+    """What to rank a number by: NaN is the worst."""
     return math.inf if math.isnan(number) else number
 
 
