@@ -16,7 +16,7 @@ from blockshock.stages import copied, stage
 Group = Any  # a ProcessGroup, or Alone
 
 # The older name warns in torch 2.13, the newer is not there in 2.11.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 class Alone:
@@ -118,7 +118,7 @@ class OwnFeatures(_Columns):
     def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
         gathered = grad_x.new_empty(self._group.size() * grad_x.shape[0], grad_x.shape[1])
         return _started(
-            partial(_all_gather, gathered, grad_x, group=self._group),
+            partial(all_gather, gathered, grad_x, group=self._group),
             lambda: _side_by_side(gathered, self._group),
         )
 
@@ -158,7 +158,7 @@ def _all_gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
         return part_BS
     with stage("reduce"):
         gathered = part_BS.new_empty(group.size() * part_BS.shape[0], part_BS.shape[1])
-        _all_gather(gathered, part_BS, group=group)
+        all_gather(gathered, part_BS, group=group)
     return _side_by_side(gathered, group)
 
 

@@ -19,14 +19,14 @@ from blockshock.optimizers import OPTIMIZERS
 from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES, Case
 from blockshock.plugin import cases
-from blockshock.plugin.options import Settings
+from blockshock.plugin.settings import Points, Settings
 from blockshock.workloads import WORKLOADS, Workload
 
 SETTINGS = Settings(
     device="cpu",
     ranks=2,
-    sizes=((64, 64), (64, 128)),
-    tokens=(4, 16),
+    points=Points(((64, 64), (64, 128)), (4, 16)),
+    training_points=Points(((64, 64),), (4,)),
     dtypes=("bf16", "fp32"),
     methods=("dense_single", "block_shock", "masked_split_dense"),
     kernels=("auto", "reference"),
@@ -42,6 +42,7 @@ SETTINGS = Settings(
     seed=0,
     cover="pairs",
     keep_full_weight=False,
+    profile=False,
     rank_timeout=300,
 )
 CHOICES = ("row", "mask", "dtype", "workload", "size", "B")
@@ -84,7 +85,8 @@ def test_ids_are_those_of_the_layer_whatever_it_is_run_with() -> None:
 @every_device
 def test_ids_are_unique(beside: str, device: str) -> None:
     # The grid holds cases of the cover, too: none is run twice.
-    small = replace(SETTINGS, device=device, cover=beside, sizes=cases.COVER_SHAPES[device], tokens=cases.COVER_TOKENS)
+    points = Points(cases.COVER_SHAPES[device], cases.COVER_TOKENS)
+    small = replace(SETTINGS, device=device, cover=beside, points=points)
     found = ids(cases.forward_grid(small) + cover(small))
     assert len(found) == len(set(found))
 
@@ -117,7 +119,7 @@ def test_the_grid_of_the_training_phases_differs_in_its_masks_alone() -> None:
 
 
 def test_halves_are_trained_in_each_storage_and_all_by_each_optimizer() -> None:
-    found = cases.training_grid(replace(SETTINGS, sizes=((64, 64),), tokens=(4,), dtypes=("bf16",)))
+    found = cases.training_grid(replace(SETTINGS, dtypes=("bf16",)))
     of_halves = {(case.optimizer, case.storage) for case in found if case.method == "block_shock"}
     assert of_halves == set(itertools.product(("sgd", "adamw"), ("compressed", "masked")))
     assert {(case.optimizer, case.storage) for case in found if case.method != "block_shock"} == {
@@ -144,12 +146,13 @@ def test_cases_carry_the_seed_and_whether_all_of_w_is_kept() -> None:
 
 
 def test_the_recorded_workload_has_its_own_shapes_and_no_more_tokens_than_it_holds() -> None:
-    settings = replace(SETTINGS, workloads=("recorded", "gaussian"), tokens=(16, 512, 513), dtypes=("bf16",))
+    points = replace(SETTINGS.points, tokens=(16, 512, 513))
+    settings = replace(SETTINGS, workloads=("recorded", "gaussian"), points=points, dtypes=("bf16",))
     found = cases.forward_grid(settings)
     recorded = {(case.N, case.K, case.B) for case in found if case.workload == "recorded"}
     others = {(case.N, case.K, case.B) for case in found if case.workload == "gaussian"}
     assert recorded == {(N, K, B) for N, K in ((1536, 384), (384, 1536)) for B in (16, 512)}
-    assert others == {(N, K, B) for N, K in settings.sizes for B in (16, 512, 513)}
+    assert others == {(N, K, B) for N, K in settings.points.sizes for B in (16, 512, 513)}
 
 
 @pytest.mark.parametrize("tries", [cases._COMPLETIONS, 1])

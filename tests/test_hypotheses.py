@@ -6,8 +6,8 @@ from blockshock.hypotheses import Claim
 from blockshock.pairs import change_of, ratio_of
 from blockshock.phases import compare
 from blockshock.plugin import Row, timed_alone
-from blockshock.plugin.options import Settings
 from blockshock.plugin.records import describe_verdict
+from blockshock.plugin.settings import Settings
 from blockshock.timing import slowest
 
 Pair = tuple[list[float], list[float]]
@@ -28,4 +28,5 @@ def test_hypothesis(claim: Claim, row: Row, settings: Settings) -> None:
     if claim.hypothesis.training:
         training = _pair(row.run(compare.training, claim.case, claim.rival, *settings.protocol))
         ratio = change_of(training, forward, seed=settings.seed)
-    row.save(1, claim.case, forward[0], describe_verdict(claim, ratio, results[0].algorithms[0]))
+    info = describe_verdict(claim, ratio, results[0].algorithm)
+    row.save(1, claim.case, forward[0], info | row.limits(claim.case, results, forward[0], info))

@@ -18,9 +18,10 @@ from blockshock.kernels import KERNELS
 from blockshock.methods import METHODS
 from blockshock.patterns import MASKS
 from blockshock.phases import case as case_module
-from blockshock.plugin import Row, options
+from blockshock.plugin import Row
 from blockshock.plugin.cases import forward_grid
-from blockshock.plugin.options import Settings
+from blockshock.plugin.settings import Points, Settings
+from blockshock.plugin.settings import resolve as resolve_settings
 from blockshock.workloads import WORKLOADS
 
 pytest_plugins = ["pytester"]
@@ -42,7 +43,7 @@ def resolve(pytester: pytest.Pytester) -> Resolve:
     """The settings of a command line, as pytest parses it with the plugin loaded."""
 
     def settings(*arguments: str) -> Settings:
-        return options.resolve(pytester.parseconfig("-p", "blockshock.plugin", *arguments))
+        return resolve_settings(pytester.parseconfig("-p", "blockshock.plugin", *arguments))
 
     return settings
 
@@ -50,8 +51,8 @@ def resolve(pytester: pytest.Pytester) -> Resolve:
 CPU_DEFAULTS = Settings(
     device="cpu",
     ranks=2,
-    sizes=((512, 512), (1024, 1024)),
-    tokens=(16, 64),
+    points=Points(((512, 512), (1024, 1024)), (16, 64)),
+    training_points=Points(((512, 512),), (64,)),
     dtypes=("bf16",),
     methods=METHODS.names(),
     kernels=("auto", "gathered"),
@@ -67,13 +68,14 @@ CPU_DEFAULTS = Settings(
     seed=0,
     cover="pairs",
     keep_full_weight=False,
+    profile=False,
     rank_timeout=300,
 )
 GPU_DEFAULTS = replace(
     CPU_DEFAULTS,
     device="cuda",
-    sizes=tuple((N, N) for N in (4096, 8192, 16384, 40960)),
-    tokens=(16, 64, 256, 1024),
+    points=Points(tuple((N, N) for N in (4096, 8192, 16384, 40960)), (16, 64, 256, 1024)),
+    training_points=Points(tuple((N, N) for N in (4096, 8192, 16384)), (1024, 4096)),
     kernels=("auto", "cusparselt", "cutlass", "gathered"),
     timing="cuda_graph",
     rounds=100,
@@ -107,9 +109,6 @@ def test_auto_takes_gpus_where_two_and_one_a_rank_are_there(
 @pytest.mark.parametrize(
     ("arguments", "changed"),
     [
-        (["--N", "64, 128x256,256×64"], {"sizes": ((64, 64), (128, 256), (256, 64))}),
-        (["--N", "64,64x64,64"], {"sizes": ((64, 64),)}),
-        (["--B", "1,7,1"], {"tokens": (1, 7)}),
         (["--dtype", "fp32,bf16,fp32"], {"dtypes": ("fp32", "bf16")}),
         (["--dtype", "all"], {"dtypes": ("bf16", "fp16", "fp32")}),
         (["--methods", "block_shock, dense_single"], {"methods": ("block_shock", "dense_single")}),
@@ -131,12 +130,29 @@ def test_auto_takes_gpus_where_two_and_one_a_rank_are_there(
         (["--timing", "none"], {"timing": "none"}),
         (["--rounds=3", "--warmup-rounds=0"], {"rounds": 3, "warmup": 0}),
         (["--seed=7", "--warm-l2", "--keep-full-weight"], {"seed": 7, "flush": False, "keep_full_weight": True}),
+        (["--profile"], {"profile": True}),
         (["--ranks=4", "--cover=grid", "--rank-timeout=5"], {"ranks": 4, "cover": "grid", "rank_timeout": 5}),
     ],
     ids=" ".join,
 )
 def test_options_resolve(arguments: list[str], changed: dict[str, Any], resolve: Resolve) -> None:
     assert resolve(*arguments) == replace(CPU_DEFAULTS, **changed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes", "tokens"),
+    [
+        (["--N", "64, 128x256,256×64", "--B", "1,7,1"], ((64, 64), (128, 256), (256, 64)), (1, 7)),
+        (["--N", "64,64x64,64", "--B", "8"], ((64, 64),), (8,)),
+        (["--sweep", "B", "--N", "64"], ((64, 64),), (4, 16, 64, 256)),
+    ],
+)
+def test_sizes_that_are_asked_for_are_those_of_training_too(
+    arguments: list[str], sizes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], resolve: Resolve
+) -> None:
+    asked = Points(sizes, tokens)
+    assert resolve(*arguments) == replace(CPU_DEFAULTS, points=asked, training_points=asked)
+    assert resolve("--B", "8").training_points == Points(((512, 512),), (8,))
 
 
 def test_all_kernels_are_those_of_the_device(resolve: Resolve) -> None:

@@ -5,8 +5,8 @@ import pytest
 from blockshock.phases import forward
 from blockshock.phases.case import Case
 from blockshock.plugin import Row, timed_alone
-from blockshock.plugin.options import Settings
 from blockshock.plugin.records import describe_timing
+from blockshock.plugin.settings import Settings
 from blockshock.timing import slowest
 
 
@@ -15,4 +15,6 @@ from blockshock.timing import slowest
 def test_forward(forward_case: Case, row: Row, settings: Settings) -> None:
     per_rank = row.run(forward.run, forward_case, *settings.protocol)
     info = describe_timing(forward_case, settings, per_rank)
-    row.save(1, forward_case, slowest([result.samples for result in per_rank]), info)
+    samples = slowest([result.samples for result in per_rank])
+    info |= row.limits(forward_case, per_rank, samples, info) | row.profile(1, forward_case)
+    row.save(1, forward_case, samples, info)

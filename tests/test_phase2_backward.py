@@ -6,8 +6,8 @@ from blockshock.accuracy import Accuracy, ErrorSums
 from blockshock.phases import backward
 from blockshock.phases.case import Case
 from blockshock.plugin import Row, timed_alone
-from blockshock.plugin.options import Settings
 from blockshock.plugin.records import describe_gradient, describe_timing
+from blockshock.plugin.settings import Settings
 from blockshock.timing import slowest
 
 
@@ -33,4 +33,6 @@ def test_gradient_is_right(gradient_case: Case, row: Row) -> None:
 def test_backward(backward_case: Case, row: Row, settings: Settings) -> None:
     per_rank = row.run(backward.run, backward_case, *settings.protocol, backward=True)
     info = describe_timing(backward_case, settings, per_rank, products=2)
-    row.save(2, backward_case, slowest([result.samples for result in per_rank]), info)
+    samples = slowest([result.samples for result in per_rank])
+    info |= row.limits(backward_case, per_rank, samples, info) | row.profile(2, backward_case)
+    row.save(2, backward_case, samples, info)

@@ -5,8 +5,8 @@ import pytest
 from blockshock.phases import train, trajectory
 from blockshock.phases.case import Case
 from blockshock.plugin import Row, timed_alone
-from blockshock.plugin.options import Settings
 from blockshock.plugin.records import describe_training, describe_trajectory
+from blockshock.plugin.settings import Settings
 from blockshock.timing import slowest
 
 
@@ -23,4 +23,6 @@ def test_training_is_dense_equivalent(trajectory_case: Case, row: Row) -> None:
 def test_training_step(training_case: Case, row: Row, settings: Settings) -> None:
     per_rank = row.run(train.run, training_case, *settings.protocol)
     info = describe_training(training_case, settings, per_rank)
-    row.save(3, training_case, slowest([result.samples for result in per_rank]), info)
+    samples = slowest([result.samples for result in per_rank])
+    info |= row.limits(training_case, per_rank, samples, info) | row.profile(3, training_case)
+    row.save(3, training_case, samples, info)

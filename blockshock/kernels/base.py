@@ -16,7 +16,9 @@ from blockshock.blocks import row_blocks
 from blockshock.compressed import kept_columns, pick
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.masks import Mask
+from blockshock.memory import held_bytes
 from blockshock.registry import Registry
+from blockshock.roofline import Operand
 from blockshock.weights import TransposedWeights, WeightSource
 
 Agree = Callable[[list[float]], list[float]]
@@ -70,6 +72,10 @@ class Backward(Protocol):
 
     algorithm: str
 
+    @property
+    def packed(self) -> Packed:
+        """What multiplies."""
+
     def __call__(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         """grad_y @ W: (B, N) → (B, K)."""
 
@@ -88,11 +94,13 @@ class Packed(nn.Module):
         backward: for kernels that cannot contract over N, what does it for them.
         product_stage: the stage that the product counts as; ``grad_x`` in a packing of Wᵀ.
         sorted_by_pattern: ``arrange`` sorts rows by the mask's row pattern; otherwise it leaves them in order.
+        unit: whose rate its product can reach: that of ``dense`` products, or of the sparse tensor cores, ``2:4``.
     """
 
     bias: torch.Tensor | None
     backward: Backward | None
     sorted_by_pattern = False
+    unit: ClassVar[str] = "dense"
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,6 +123,12 @@ class Packed(nn.Module):
     def values(self) -> torch.Tensor:
         """The kept values (N, K/2) where the packing holds them: writing them changes the forward product."""
         raise NotImplementedError
+
+    @property
+    def operand(self) -> Operand:
+        """What the forward product multiplies by, for the limit of its time."""
+        held = [buffer for name, buffer in self.named_buffers() if name.split(".")[0] not in ("backward", "bias")]
+        return Operand(self.values.numel(), held_bytes(held), self.unit)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         """x @ Wᵀ (+ bias): (B, K) → (B, N). Stages ``layout`` and ``matmul``."""
@@ -158,6 +172,7 @@ class Kernel:
         device_types, dtypes: where it can run at all, and what it multiplies.
         sparse: holds the half compressed; False for the ablation.
         contender: timed by default and a candidate of ``auto``; False for kernels that exist to be right.
+        unit: as of its packings.
         training_mask: what it is trained with unless another mask is asked for: a transposable one, where the
             backward product needs that.
     """
@@ -166,6 +181,7 @@ class Kernel:
     dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16, torch.float32)
     sparse: ClassVar[bool] = True
     contender: ClassVar[bool] = True
+    unit: ClassVar[str] = Packed.unit
     training_mask: ClassVar[str] = "tile"
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:

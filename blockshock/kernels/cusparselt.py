@@ -25,6 +25,7 @@ _algorithms = AlgorithmCache("cusparselt")
 
 class PackedCusparselt(Packed):
     packed: torch.Tensor
+    unit = "2:4"
 
     def __init__(self, half: Half, bias: torch.Tensor | None, search: bool) -> None:
         super().__init__()
@@ -96,6 +97,7 @@ class Cusparselt(Kernel):
 
     device_types = ("cuda",)
     dtypes = (torch.bfloat16, torch.float16)
+    unit = PackedCusparselt.unit
 
     def __init__(self, search: bool = True) -> None:
         self.search = search

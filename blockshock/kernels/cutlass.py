@@ -17,6 +17,7 @@ class PackedCutlass(Packed):
 
     packed: torch.Tensor
     meta: torch.Tensor
+    unit = "2:4"
 
     def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -57,6 +58,7 @@ class Cutlass(Kernel):
 
     device_types = ("cuda",)
     dtypes = (torch.bfloat16, torch.float16)
+    unit = PackedCutlass.unit
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if reason := super().unavailable(device, dtype):

@@ -14,10 +14,12 @@ from torch import nn
 from blockshock.autograd import Weight
 from blockshock.collectives import Group
 from blockshock.errors import InputError
+from blockshock.kernels import Packed
 from blockshock.kernels.dense import PackedDense
 from blockshock.masks import Mask
 from blockshock.memory import held_bytes
 from blockshock.registry import Registry
+from blockshock.roofline import Operand, Work, product
 from blockshock.stages import copied, stage
 from blockshock.steps import mark_split
 from blockshock.storages import DenseStorage, Storage, Training
@@ -113,11 +115,15 @@ class Method(nn.Module):
     Attributes:
         picks: which of "mask", "kernel" and, in training, "storage" the user picks for this method.
         roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
+        collectives: how the ranks agree, forward and in backward: ``all_reduce``, ``all_gather`` or not at all.
+        rows, columns: of W, that this rank multiplies by.
         rounds_weight_gradients: to the dtype of the products, whatever the dtype of the parameters.
     """
 
     picks: ClassVar[tuple[str, ...]] = ()
+    collectives: ClassVar[tuple[str | None, str | None]] = (None, None)
     rounds_weight_gradients: ClassVar[bool] = False
+    weight: Weight
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__()
@@ -128,6 +134,7 @@ class Method(nn.Module):
             layer.source.device,
         )
         self.group = group
+        self.rows, self.columns = slice(0, self.N), slice(0, self.K)
 
     @classmethod
     def check(cls, shape: Shape) -> None:
@@ -167,6 +174,34 @@ class Method(nn.Module):
     def combine(self, part: torch.Tensor) -> torch.Tensor:
         """y (B, N) on every rank, from every rank's part: the stage ``reduce``."""
         return part
+
+    def weights(self) -> list[Weight]:
+        """What this rank multiplies by."""
+        return [self.weight]
+
+    def packings(self) -> list[Packed]:
+        """The same as it is multiplied."""
+        return [weight.packed if isinstance(weight, Storage) else weight for weight in self.weights()]
+
+    def operands(self) -> tuple[list[Operand], list[Operand] | None]:
+        """What the forward product multiplies by, and the backward one where that reads other memory."""
+        packings = self.packings()
+        others = [packed.backward.packed.operand for packed in packings if packed.backward is not None]
+        return [packed.operand for packed in packings], others or None
+
+    def work(self, tokens: int, backward: bool = False) -> dict[str, Work]:
+        """What a forward pass takes of this rank at least, or both passes: ``products`` and ``communication``."""
+        columns = range(self.K)[self.columns]
+        x_size, y_size = (tokens * len(part) * self.dtype.itemsize for part in (columns, range(self.N)[self.rows]))
+        forward, other = self.operands()
+        products = product(tokens, forward, x_size, y_size)
+        sizes = [tokens * self.N * self.dtype.itemsize]
+        if backward:
+            products += product(tokens, other or forward, y_size, x_size, again=other is None)
+            sizes.append(tokens * self.K * self.dtype.itemsize)
+        messages = tuple((name, size) for name, size in zip(self.collectives, sizes, strict=False) if name)
+        alone = self.group.size() == 1 or not messages
+        return {"products": products} | ({} if alone else {"communication": Work(messages=messages)})
 
     def place(self, w_NK: torch.Tensor) -> None:
         """Add what this rank holds of a trained W to a matrix of zeros; summed over the ranks, it is W."""

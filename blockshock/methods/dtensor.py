@@ -9,7 +9,8 @@ import torch
 
 from blockshock.collectives import Group, shard
 from blockshock.methods.base import METHODS, Layer, Shape
-from blockshock.methods.tensor_parallel import TensorParallel
+from blockshock.methods.tensor_parallel import ColumnParallel, RowParallel, TensorParallel
+from blockshock.roofline import Operand
 
 
 class _DTensorParallel(TensorParallel):
@@ -28,6 +29,10 @@ class _DTensorParallel(TensorParallel):
     def algorithm(self) -> str:
         return "torch DTensor"
 
+    def operands(self) -> tuple[list[Operand], list[Operand] | None]:
+        values = self.linear.shard.numel()
+        return [Operand(values, values * self.dtype.itemsize)], None
+
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         y_BN: torch.Tensor = self.linear(x_BK)
         return y_BN
@@ -36,6 +41,8 @@ class _DTensorParallel(TensorParallel):
 @METHODS.register("dtensor_row")
 class DTensorRow(_DTensorParallel):
     """``RowwiseParallel`` with replicated input and output."""
+
+    collectives = RowParallel.collectives
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
@@ -57,6 +64,8 @@ class DTensorRow(_DTensorParallel):
 @METHODS.register("dtensor_col")
 class DTensorColumn(_DTensorParallel):
     """``ColwiseParallel`` with replicated input and output."""
+
+    collectives = ColumnParallel.collectives
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)

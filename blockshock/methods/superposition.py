@@ -31,6 +31,7 @@ class BlockShock(Method):
     """
 
     picks: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage")
+    collectives = ("all_reduce", "all_reduce")
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
@@ -117,9 +118,6 @@ class BlockShock(Method):
     def algorithm(self) -> str:
         halves = zip(self._names, self.packings(), strict=True)
         return "; ".join(dict.fromkeys(_describe(name, packed) for name, packed in halves))
-
-    def packings(self) -> list[Packed]:
-        return [half.packed if isinstance(half, Storage) else half for half in self.weights()]
 
     def weights(self) -> list[Weight]:
         return list(self.halves)  # type: ignore[arg-type]

@@ -23,6 +23,8 @@ class RowParallel(TensorParallel):
     bias joins rank 0's product.
     """
 
+    collectives = ("all_reduce", "all_gather")
+
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
         self.columns = shard(self.K, group.rank(), group.size(), "K")
@@ -54,6 +56,8 @@ class ColumnParallel(TensorParallel):
     Stores W[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)
     order; backward all-reduces B·K elements of grad_X.
     """
+
+    collectives = ("all_gather", "all_reduce")
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)

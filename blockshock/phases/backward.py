@@ -82,22 +82,19 @@ def _gradients(built: Built, loss: str, seed: int) -> tuple[torch.Tensor, torch.
     return x_BK.grad.contiguous(), y_BN.grad.contiguous()
 
 
+def both_passes(case: Case, built: Built) -> timing.Call:
+    """What this phase times: forward and backward, with a fixed gradient of the output."""
+    x_BK = built.x_BK.detach().requires_grad_()
+    stream = generator(x_BK.device, case.seed, 7)
+    grad_y_BN = torch.randn(case.B, case.N, device=x_BK.device, generator=stream).to(case.torch_dtype)
+    return lambda: torch.autograd.grad(built.method(x_BK), x_BK, grad_y_BN)[0]
+
+
 def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingResult:
     """Build and time forward and backward together, and forward by itself; all ranks call it together."""
     built = build(case, backward=True)
-    device, method = built.x_BK.device, built.method
+    device, method, both = built.x_BK.device, built.method, both_passes(case, built)
     x_BK = built.x_BK.detach().requires_grad_()
-    grad_y_BN = torch.randn(case.B, case.N, device=device, generator=generator(device, case.seed, 7)).to(
-        case.torch_dtype
-    )
-
-    def forward() -> torch.Tensor:
-        y_BN: torch.Tensor = method(x_BK)
-        return y_BN
-
-    def both() -> torch.Tensor:
-        return torch.autograd.grad(forward(), x_BK, grad_y_BN)[0]
-
     with memory.peak_bytes(device) as steady:
         both()
     protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
@@ -108,10 +105,11 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
         eager_samples=[],
         stages=stages.seconds,
         copied_bytes=stages.copied_bytes,
-        alone={"forward": timing.time_call(forward, device, protocol)},
+        alone={"forward": timing.time_call(lambda: method(x_BK), device, protocol)},
         weight_bytes=method.weight_bytes(),
         estimated_weight_bytes=METHODS.get(case.method).estimate(shape, case.kernel or "auto").steady,
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,
+        work=method.work(case.B, backward=True),
     )

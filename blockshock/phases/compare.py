@@ -10,31 +10,34 @@ import torch
 from blockshock import timing
 from blockshock.collectives import aligner
 from blockshock.phases.case import Built, Case, build
+from blockshock.phases.forward import forward_pass
 from blockshock.phases.train import Step
+from blockshock.roofline import Work
 
 
 @dataclass
 class PairResult:
-    """What one rank measured: seconds of each round of the two, by round."""
+    """What one rank measured: seconds of each round of the two, by round.
+
+    Attributes:
+        algorithm, work: of the first: the kernel and algorithm that ran, and what a forward pass cannot avoid.
+    """
 
     first: list[float]
     second: list[float]
-    algorithms: tuple[str, str]
+    algorithm: str
+    work: dict[str, Work]
 
 
 @torch.inference_mode()
 def forward(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Forward passes of two cases; all ranks call it together."""
-    return _timed(first, second, _forward_pass, mode, rounds, warmup, flush)
+    return _timed(first, second, forward_pass, mode, rounds, warmup, flush)
 
 
 def training(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Training steps of two cases; all ranks call it together."""
     return _timed(first, second, Step, mode, rounds, warmup, flush)
-
-
-def _forward_pass(case: Case, built: Built) -> timing.Call:
-    return lambda: built.method(built.x_BK)
 
 
 def _timed(
@@ -51,4 +54,5 @@ def _timed(
     device = pair[0].x_BK.device
     protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, pair[0].group))
     times = timing.time_calls(calls, device, protocol, first.seed)
-    return PairResult(times[0], times[1], (pair[0].method.algorithm, pair[1].method.algorithm))
+    method = pair[0].method
+    return PairResult(times[0], times[1], method.algorithm, method.work(first.B))

@@ -9,7 +9,8 @@ import torch
 from blockshock import memory, timing
 from blockshock.collectives import aligner
 from blockshock.methods import METHODS, Method
-from blockshock.phases.case import Case, build
+from blockshock.phases.case import Built, Case, build
+from blockshock.roofline import Work
 
 
 @dataclass
@@ -25,6 +26,7 @@ class TimingResult:
         weight_bytes, estimated_weight_bytes: counted from storage, and by arithmetic.
         building_bytes, steady_bytes: memory held at most while building; and while running, weights included.
         algorithm: kernel and algorithm that ran.
+        work: what the passes cannot avoid, by part.
     """
 
     samples: list[float]
@@ -37,17 +39,19 @@ class TimingResult:
     building_bytes: int
     steady_bytes: int
     algorithm: str
+    work: dict[str, Work]
+
+
+def forward_pass(case: Case, built: Built) -> timing.Call:
+    """What this phase times."""
+    return lambda: built.method(built.x_BK)
 
 
 @torch.inference_mode()
 def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingResult:
     """Build and time the case on this rank; all ranks call it together."""
     built = build(case)
-    device, method, x_BK = built.x_BK.device, built.method, built.x_BK
-
-    def call() -> torch.Tensor:
-        return method(x_BK)
-
+    device, method, call = built.x_BK.device, built.method, forward_pass(case, built)
     with memory.peak_bytes(device) as steady:
         call()
     protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
@@ -60,12 +64,13 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
         eager_samples=timing.time_call(call, device, eager) if mode == "cuda_graph" else [],
         stages=stages.seconds,
         copied_bytes=stages.copied_bytes,
-        alone=_alone(method, x_BK, protocol),
+        alone=_alone(method, built.x_BK, protocol),
         weight_bytes=method.weight_bytes(),
         estimated_weight_bytes=estimate.steady,
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,
+        work=method.work(case.B),
     )
 
 

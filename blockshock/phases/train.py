@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from blockshock.methods import METHODS, Method
 from blockshock.optimizers import build_recipe
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult
+from blockshock.roofline import Work
 from blockshock.stages import stage
 
 
@@ -73,6 +75,7 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Trainin
     with memory.peak_bytes(device) as steady:
         step()
     protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
+    work = _work(case, method, step)
     samples, stages = _steps(step, halves_of(method), device, protocol)
     calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
     state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
@@ -89,11 +92,25 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Trainin
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,
+        work=work,
         parameter_bytes=memory.held_bytes(step.parameters),
         gradient_bytes=memory.held_bytes(grads),
         state_bytes=memory.held_bytes(state),
         training_bytes=memory.held_bytes([*method.parameters(), *method.buffers(), *grads, *state]),
     )
+
+
+def _work(case: Case, method: Method, step: Step) -> dict[str, Work]:
+    """Of both passes, the gradient of what is multiplied, and the update of all parameters and states."""
+    assert case.optimizer is not None
+    work = method.work(case.B, backward=True)
+    forward, other = method.operands()
+    gradient = 2 * case.B * sum(operand.values for operand in forward)
+    work["products"] += Work(Counter(dense=gradient))
+    updated = memory.held_bytes(step.parameters) * (1 + build_recipe(case.optimizer).states)
+    every = _every(halves_of(method))
+    packed = sum(operand.size for operand in [*forward, *(other or [])]) // every if every else 0
+    return work | {"update": Work(warm_bytes=2 * updated + packed)}
 
 
 def halves_of(method: Method) -> list[HalfStorage]:
@@ -105,7 +122,7 @@ def _steps(
     step: Step, halves: list[HalfStorage], device: torch.device, protocol: timing.Protocol
 ) -> tuple[list[float], timing.StageTimes]:
     """Samples and stages of a step. A captured step always does the same, so a cycle is put together from two."""
-    every = max((half.every for half in halves if isinstance(half, MaskedStorage)), default=1)
+    every = _every(halves)
 
     def timed(compressing: bool) -> tuple[list[float], timing.StageTimes]:
         for half in halves:
@@ -121,6 +138,11 @@ def _steps(
         for name, times in once_stages.seconds.items()
     }
     return _cycle(once, other, every), replace(once_stages, seconds=mean)
+
+
+def _every(halves: list[HalfStorage]) -> int:
+    """How many steps lie from one packing again to the next; 0 for never."""
+    return max((half.every for half in halves if isinstance(half, MaskedStorage)), default=1)
 
 
 def _cycle(once: list[float], other: list[float], every: int) -> list[float]:

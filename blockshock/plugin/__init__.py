@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,24 @@ import pytest
 
 from blockshock import environment
 from blockshock.hypotheses import Claim
+from blockshock.phases import ceilings as ceilings_of
+from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
 from blockshock.plugin import cases, options, sweep
 from blockshock.plugin.clock import clock
-from blockshock.plugin.options import Settings
-from blockshock.plugin.records import cover_group, describe_case, group_name
+from blockshock.plugin.limits import describe_limits
+from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
+from blockshock.plugin.settings import Settings, resolve
 from blockshock.ranks import Ranks
 from blockshock.registry import extensions
 from blockshock.report.comparison import print_comparison
 from blockshock.report.results import newest
+from blockshock.roofline import Ceilings
 
 SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
+STARTED = datetime.now()
+CEILINGS = pytest.StashKey[Ceilings]()
 CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
     "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
     "forward_case": ("phase 1", cases.forward_grid, None),
@@ -49,8 +57,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SETTINGS] = options.resolve(config)
+    config.stash[SETTINGS] = resolve(config)
     config.stash[RECORDS] = []
+    if config.stash[SETTINGS].profile:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # or every rank says when its profiler starts and stops
     if config.getoption("--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
         config.pluginmanager.register(sweep.Progress(reporter), "blockshock-sweep")
 
@@ -101,6 +111,16 @@ def ranks(settings: Settings) -> Iterator[Ranks]:
         yield group
 
 
+@pytest.fixture(scope="session")
+def ceilings(pytestconfig: pytest.Config, settings: Settings, ranks: Ranks) -> Ceilings | None:
+    """What this machine reaches at most, measured once and saved with the run; None where nothing is timed."""
+    if settings.timing == "none":
+        return None
+    found: Ceilings = ranks.run(ceilings_of.measure, settings.dtypes, settings.timing, settings.flush)[0]
+    pytestconfig.stash[CEILINGS] = found
+    return found
+
+
 class Row:
     """One row of the result table: runs its case on the ranks and saves what they measured."""
 
@@ -114,6 +134,28 @@ class Row:
                 if reason:
                     pytest.skip(reason)
         return self._ranks.run(function, case, *args)
+
+    def limits(self, case: Case, per_rank: Sequence[Any], samples: list[float], info: dict[str, Any]) -> dict[str, Any]:
+        """The time that no implementation can beat, and how much of the measured time that is."""
+        ceilings: Ceilings | None = self._request.getfixturevalue("ceilings")
+        if ceilings is None:
+            return {}
+        # Ranks whose halves went to different kernels may have different work: the round waits for the slowest.
+        works = [result.work for result in per_rank]
+        described = [describe_limits(work, ceilings, case.dtype, self._settings.flush, samples, info) for work in works]
+        return max(described, key=lambda limits: limits["limit_ms"])
+
+    def profile(self, phase: int, case: Case) -> dict[str, Any]:
+        """With ``--profile``: traces of what the phase times, and rank 0's kernels with their share of the time."""
+        if not self._settings.profile:
+            return {}
+        folder = storage(self._request.config) / "profiles" / f"{STARTED:%Y%m%d_%H%M%S}"
+        trace = folder / f"{self._request.node.name.replace('/', '_')}-rank{{rank}}.json.gz"
+        kernels, *_ = self._ranks.run(profile.run, case, phase, self._settings.timing, trace.absolute())
+        return {
+            "traces": [str(trace).format(rank=rank) for rank in range(self._settings.ranks)],
+            "kernels": [describe_kernel(kernel) for kernel in kernels],
+        }
 
     def save(self, phase: int, case: Case, samples: list[float], info: dict[str, Any]) -> None:
         """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
@@ -134,6 +176,8 @@ def row(request: pytest.FixtureRequest, benchmark: Any, settings: Settings, rank
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     machine_info["blockshock"] = environment.describe()
+    if CEILINGS in config.stash:
+        machine_info["blockshock"]["ceilings"] = asdict(config.stash[CEILINGS])
 
 
 @pytest.hookimpl(trylast=True)
@@ -150,4 +194,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def _saved_run(config: pytest.Config) -> Path | None:
     if not (config.getoption("benchmark_autosave") or config.getoption("benchmark_save")):
         return None
-    return newest(Path(config.getoption("benchmark_storage").removeprefix("file://")))
+    return newest(storage(config))
+
+
+def storage(config: pytest.Config) -> Path:
+    """Where runs are saved."""
+    return Path(config.getoption("benchmark_storage").removeprefix("file://"))

@@ -16,7 +16,7 @@ from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS
 from blockshock.patterns import MASKS, build_mask
 from blockshock.phases.case import DTYPES, Case
-from blockshock.plugin.options import Settings
+from blockshock.plugin.settings import Points, Settings
 from blockshock.weights import GeneratedWeights
 from blockshock.workloads import WORKLOADS, build_workload
 
@@ -33,19 +33,19 @@ Choice = tuple[Any, ...]
 
 def forward_grid(settings: Settings) -> list[Case]:
     """Every asked-for method, kernel and mask, for each workload, dtype, size and B."""
-    return _grid(settings, settings.masks)
+    return _grid(settings, settings.masks, settings.points)
 
 
 def backward_grid(settings: Settings) -> list[Case]:
     """The same with the masks of the training phases: what fits each kernel, unless others were asked for."""
-    return _grid(settings, settings.training_masks)
+    return _grid(settings, settings.training_masks, settings.points)
 
 
 def training_grid(settings: Settings) -> list[Case]:
-    """That, for each optimizer and, of methods that hold halves, each storage."""
+    """Those at the sizes of training, for each optimizer and, of methods that hold halves, each storage."""
     return [
         trained
-        for case in backward_grid(settings)
+        for case in _grid(settings, settings.training_masks, settings.training_points)
         for trained in _trained(case, settings.optimizers, settings.storages)
     ]
 
@@ -103,12 +103,12 @@ def _measured_kernels(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in _sparse_kernels(settings) if name != "auto")
 
 
-def _grid(settings: Settings, masks: tuple[str, ...] | None) -> list[Case]:
+def _grid(settings: Settings, masks: tuple[str, ...] | None, points: Points) -> list[Case]:
     cases = []
     for spec, dtype in itertools.product(settings.workloads, settings.dtypes):
         workload = build_workload(spec)
-        tokens = [B for B in settings.tokens if (workload.most_tokens or B) >= B]
-        for (N, K), B in itertools.product(workload.shapes or settings.sizes, tokens):
+        tokens = [B for B in points.tokens if (workload.most_tokens or B) >= B]
+        for (N, K), B in itertools.product(workload.shapes or points.sizes, tokens):
             for method, kernel, mask in _rows(settings.methods, settings.kernels, masks):
                 cases.append(Case(method, kernel, mask, spec, N, K, B, dtype, settings.seed, settings.keep_full_weight))
     return cases

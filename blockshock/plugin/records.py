@@ -13,9 +13,10 @@ from blockshock.pairs import MARGIN, Ratio
 from blockshock.phases.case import Case
 from blockshock.phases.drift import DriftResult
 from blockshock.phases.forward import TimingResult
+from blockshock.phases.profile import KernelTime
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult
-from blockshock.plugin.options import Settings
+from blockshock.plugin.settings import Settings
 from blockshock.report.comparison import or_inf
 
 
@@ -82,6 +83,12 @@ def describe_training(case: Case, settings: Settings, per_rank: list[TrainingRes
         info["backward_p50_ms"] = both - info["alone"]["forward"]["p50_ms"]
         info["update_p50_ms"] = info["p50_ms"] - both
     return info
+
+
+def describe_kernel(kernel: KernelTime) -> dict[str, Any]:
+    """One kernel of a profiled pass."""
+    info = asdict(kernel)
+    return info | {"ms": info.pop("seconds") * 1e3}
 
 
 def describe_verdict(claim: Claim, ratio: Ratio, algorithm: str) -> dict[str, Any]:

@@ -14,12 +14,14 @@ AXES = {
     "N": {"cpu": "256,512,1024,2048", "cuda": "4096,8192,16384,32768,40960,65536,81920"},
     "B": {"cpu": "4,16,64,256", "cuda": "16,64,256,1024,4096,16384"},
 }
+BESIDE = {"N": {"cpu": "512", "cuda": "8192"}, "B": {"cpu": "16", "cuda": "64,1024"}}
+"""The other axis, where it is not given: few values, for a sweep is long enough."""
 EVERY_SECONDS = 10.0
 """Between two lines where the output is no terminal, such as a log."""
 
 
 def defaults(asked: str | None, device: str, given: dict[str, str | None], otherwise: dict[str, str]) -> dict[str, str]:
-    """The values of --N and --B: those given, else those of the sweep, else the usual ones.
+    """The values of --N and --B: those given, else those of the sweep, else, where nothing is swept, the usual ones.
 
     Raises:
         pytest.UsageError: an axis that is none, or one that is swept and given.
@@ -32,7 +34,7 @@ def defaults(asked: str | None, device: str, given: dict[str, str | None], other
             raise pytest.UsageError(f"--sweep takes {' and '.join(AXES)}, got {axis!r}")
         if given[axis] is not None:
             raise pytest.UsageError(f"--sweep {axis} and --{axis} {given[axis]} say two things: give one of them")
-    usual = otherwise | {axis: AXES[axis][device] for axis in axes}
+    usual = {axis: (AXES if axis in axes else BESIDE)[axis][device] for axis in AXES} if axes else otherwise
     return usual | {axis: text for axis, text in given.items() if text is not None}
 
 

@@ -1,0 +1,85 @@
+"""``--profile``: a trace of what a phase times, and which kernels and collectives share its time.
+
+As it is timed, but call after call: no flush and no alignment between them, so that nothing else is in the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity
+
+from blockshock import timing
+from blockshock.phases.backward import both_passes
+from blockshock.phases.case import Built, Case, build
+from blockshock.phases.forward import forward_pass
+from blockshock.phases.train import Step
+
+CALLS = 5
+SAVED = 20
+"""Kernels that a benchmark names: those that take longest. The trace has all."""
+PASSES: dict[int, Callable[[Case, Built], timing.Call]] = {1: forward_pass, 2: both_passes, 3: Step}
+"""What each phase times."""
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One kernel of the device, or on a CPU one operator.
+
+    Attributes:
+        kind: ``collective``, ``copy`` or ``kernel``.
+        calls: in all profiled calls of the pass.
+        seconds: of one call of the pass.
+        share: of the time of all kernels.
+    """
+
+    name: str
+    kind: str
+    calls: int
+    seconds: float
+    share: float
+
+
+def run(case: Case, phase: int, mode: str, trace: Path) -> list[KernelTime]:
+    """Profile on this rank what the phase times, and write this rank's trace; all ranks call it together.
+
+    Args:
+        trace: a Chrome trace, which Perfetto opens too, gzipped if the name ends so; ``{rank}`` stands for the rank.
+    """
+    with torch.inference_mode(phase == 1):
+        built = build(case, backward=phase == 2)
+        device = built.x_BK.device
+        call = PASSES[phase](case, built)
+        launch = timing.capture(call).replay if mode == "cuda_graph" else call
+        launch()
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+        with torch.profiler.profile(activities=activities) as profiler:
+            for _ in range(CALLS):
+                launch()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(trace).format(rank=built.group.rank()))
+    return kernel_times(profiler, device)
+
+
+def kernel_times(profiler: torch.profiler.profile, device: torch.device) -> list[KernelTime]:
+    """Time on the device by kernel, the most first; on a CPU an operator's own time, without those it calls."""
+    on_gpu = device.type == "cuda"
+    found = []
+    for event in profiler.key_averages():
+        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if event.device_type.name == device.type.upper() and microseconds > 0 and not event.is_user_annotation:
+            found.append((event.key, event.count, microseconds * 1e-6 / CALLS))
+    total = sum(seconds for _, _, seconds in found)
+    times = [KernelTime(name, _kind(name), calls, seconds, seconds / total) for name, calls, seconds in found]
+    return sorted(times, key=lambda time: -time.seconds)[:SAVED]
+
+
+def _kind(name: str) -> str:
+    if name.startswith(("nccl", "c10d::")):
+        return "collective"
+    return "copy" if name.startswith(("Mem", "aten::copy_")) else "kernel"

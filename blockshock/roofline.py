@@ -1,0 +1,152 @@
+"""The time that no implementation can beat: what a pass must do, over what this machine was seen to do at its fastest.
+
+Derivations and assumptions: docs/theory.md. Times in seconds, rates per second. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+STAGES = {
+    "products": ("layout", "matmul", "grad_x", "grad_w"),
+    "communication": ("reduce",),
+    "update": ("optimizer", "mask", "compress", "refresh"),
+}
+"""The parts of a pass that have a limit of their own, and the stages that each is made of."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Time of a collective over the bytes of its message: latency, and bytes a second beyond it."""
+
+    latency_s: float
+    bytes_per_s: float
+
+    def seconds(self, size: int) -> float:
+        return self.latency_s + size / self.bytes_per_s
+
+    @classmethod
+    def below(cls, points: Sequence[tuple[int, float]]) -> Line:
+        """The line under all (bytes, seconds), with the slope from the smallest message to the largest, that touches
+        one of them.
+
+        Raises:
+            ValueError: fewer than two sizes, or the largest took no longer than the smallest.
+        """
+        (small, first), *_, (large, last) = sorted(points)
+        if large == small or last <= first:
+            raise ValueError(f"no line: {small} bytes took {first} s, {large} bytes {last} s")
+        slope = (last - first) / (large - small)
+        return cls(max(min(seconds - slope * size for size, seconds in points), 0.0), 1 / slope)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What a machine reaches at most, under the protocol that its benchmarks are timed by.
+
+    Attributes:
+        memory_bytes_per_s: of reading or copying much more than the cache holds.
+        cache_bytes: what the last-level cache holds: bytes that may never reach the memory.
+        dense_flops_per_s: by dtype.
+        sparse_flops_per_s: of the 2:4 tensor cores, by dtype, in FLOPs of kept values; no entry where there are none.
+            The vendors' dense-equivalent rate is twice that.
+        all_reduce, all_gather: None with a single rank.
+        launch_s: of a call that does nothing.
+    """
+
+    memory_bytes_per_s: float
+    cache_bytes: int
+    dense_flops_per_s: Mapping[str, float]
+    sparse_flops_per_s: Mapping[str, float]
+    all_reduce: Line | None
+    all_gather: Line | None
+    launch_s: float
+
+    def flops_per_s(self, unit: str, dtype: str) -> float:
+        return (self.sparse_flops_per_s if unit == "2:4" else self.dense_flops_per_s)[dtype]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a product multiplies by on one rank.
+
+    Attributes:
+        values: numbers that are multiplied: of a compressed half those it keeps.
+        size: bytes that are read for them, positions included.
+        unit: ``dense`` or ``2:4``: whose rate counts.
+    """
+
+    values: int
+    size: int
+    unit: str = "dense"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one rank cannot avoid.
+
+    Attributes:
+        flops: by unit.
+        cold_bytes: read for the first time, so from memory.
+        warm_bytes: read again or written: what the cache holds of them need not reach the memory.
+        messages: collectives by name, and bytes of their result.
+    """
+
+    flops: Counter[str] = field(default_factory=Counter)
+    cold_bytes: int = 0
+    warm_bytes: int = 0
+    messages: tuple[tuple[str, int], ...] = ()
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.flops + other.flops,
+            self.cold_bytes + other.cold_bytes,
+            self.warm_bytes + other.warm_bytes,
+            self.messages + other.messages,
+        )
+
+    def memory_bytes(self, cache_bytes: int, flushed: bool = True) -> int:
+        """Bytes that must pass between memory and cache; if the cache was not flushed, all may be warm."""
+        cold, warm = (self.cold_bytes, self.warm_bytes) if flushed else (0, self.cold_bytes + self.warm_bytes)
+        return cold + max(warm - cache_bytes, 0)
+
+
+def product(tokens: int, operands: Iterable[Operand], read: int, written: int, again: bool = False) -> Work:
+    """Of products of ``tokens`` rows with the operands.
+
+    Args:
+        read, written: bytes of the input and of the output.
+        again: the operands were read before in the same pass.
+    """
+    flops, size = Counter[str](), 0
+    for operand in operands:
+        flops[operand.unit] += 2 * tokens * operand.values
+        size += operand.size
+    return Work(flops, read + (0 if again else size), written + (size if again else 0))
+
+
+def demands(work: Work, ceilings: Ceilings, dtype: str, flushed: bool = True) -> dict[str, float]:
+    """Seconds that each resource is busy at least."""
+    lines = {"all_reduce": ceilings.all_reduce, "all_gather": ceilings.all_gather}
+    found = {
+        "compute": sum(flops / ceilings.flops_per_s(unit, dtype) for unit, flops in work.flops.items()),
+        "memory": work.memory_bytes(ceilings.cache_bytes, flushed) / ceilings.memory_bytes_per_s,
+        "launch": ceilings.launch_s,
+    }
+    if work.messages:
+        found["communication"] = sum(
+            line.seconds(size) for name, size in work.messages if (line := lines[name]) is not None
+        )
+    return found
+
+
+def limit(work: Work, ceilings: Ceilings, dtype: str, flushed: bool = True) -> tuple[float, str]:
+    """Seconds that no implementation can beat, and the resource that sets them.
+
+    A maximum over the resources, not a sum: a perfect implementation keeps all of them busy at once.
+    """
+    found = demands(work, ceilings, dtype, flushed)
+    bound_by = max(found, key=lambda resource: found[resource])
+    return found[bound_by], bound_by
