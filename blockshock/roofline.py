@@ -89,28 +89,31 @@ class Work:
 
     Attributes:
         flops: by unit.
-        cold_bytes: read for the first time, so from memory.
-        warm_bytes: read again or written: what the cache holds of them need not reach the memory.
+        first_bytes: read for the first time, so from memory.
+        again_bytes: read once more in another pass: what the cache carries there need not come from memory.
+        written_bytes: what the cache still holds at the end need not have reached the memory.
         messages: collectives by name, and bytes of their result.
     """
 
     flops: Counter[str] = field(default_factory=Counter)
-    cold_bytes: int = 0
-    warm_bytes: int = 0
+    first_bytes: int = 0
+    again_bytes: int = 0
+    written_bytes: int = 0
     messages: tuple[tuple[str, int], ...] = ()
 
     def __add__(self, other: Work) -> Work:
         return Work(
             self.flops + other.flops,
-            self.cold_bytes + other.cold_bytes,
-            self.warm_bytes + other.warm_bytes,
+            self.first_bytes + other.first_bytes,
+            self.again_bytes + other.again_bytes,
+            self.written_bytes + other.written_bytes,
             self.messages + other.messages,
         )
 
     def memory_bytes(self, cache_bytes: int, flushed: bool = True) -> int:
-        """Bytes that must pass between memory and cache; if the cache was not flushed, all may be warm."""
-        cold, warm = (self.cold_bytes, self.warm_bytes) if flushed else (0, self.cold_bytes + self.warm_bytes)
-        return cold + max(warm - cache_bytes, 0)
+        """Bytes that must pass between memory and cache; one that was not flushed holds some to begin with."""
+        first = self.first_bytes if flushed else max(self.first_bytes - cache_bytes, 0)
+        return first + max(self.again_bytes - cache_bytes, 0) + max(self.written_bytes - cache_bytes, 0)
 
 
 def product(tokens: int, operands: Iterable[Operand], read: int, written: int, again: bool = False) -> Work:
@@ -124,7 +127,7 @@ def product(tokens: int, operands: Iterable[Operand], read: int, written: int, a
     for operand in operands:
         flops[operand.unit] += 2 * tokens * operand.values
         size += operand.size
-    return Work(flops, read + (0 if again else size), written + (size if again else 0))
+    return Work(flops, read + (0 if again else size), size if again else 0, written)
 
 
 def demands(work: Work, ceilings: Ceilings, dtype: str, flushed: bool = True) -> dict[str, float]:
@@ -133,7 +136,6 @@ def demands(work: Work, ceilings: Ceilings, dtype: str, flushed: bool = True) ->
     found = {
         "compute": sum(flops / ceilings.flops_per_s(unit, dtype) for unit, flops in work.flops.items()),
         "memory": work.memory_bytes(ceilings.cache_bytes, flushed) / ceilings.memory_bytes_per_s,
-        "launch": ceilings.launch_s,
     }
     if work.messages:
         found["communication"] = sum(
@@ -142,11 +144,10 @@ def demands(work: Work, ceilings: Ceilings, dtype: str, flushed: bool = True) ->
     return found
 
 
-def limit(work: Work, ceilings: Ceilings, dtype: str, flushed: bool = True) -> tuple[float, str]:
-    """Seconds that no implementation can beat, and the resource that sets them.
+def limit(found: Mapping[str, float]) -> tuple[float, str]:
+    """Of what each resource demands: seconds that no implementation can beat, and the resource that sets them.
 
     A maximum over the resources, not a sum: a perfect implementation keeps all of them busy at once.
     """
-    found = demands(work, ceilings, dtype, flushed)
     bound_by = max(found, key=lambda resource: found[resource])
     return found[bound_by], bound_by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -67,6 +68,7 @@ TIMED = {
     *("algorithm", "timing", "l2_flushed", "warmup_rounds", "weight_bytes", "estimated_weight_bytes"),
     *("building_peak_bytes", "steady_peak_bytes", "layout_copied_bytes", "p50_ms", "p95_ms", "tokens_per_s"),
     *("dense_equivalent_tflops", "weight_gb_per_s", "stages", "communication_share", "alone"),
+    *("limit_ms", "of_limit", "bound_by", "limits", "work"),
 }
 BESIDE_DENSE = {*(field.name for field in fields(TrajectoryResult)), "worst_weight_share", "steps"}
 TRAINED = {
@@ -83,7 +85,7 @@ SAVED = {
 }
 MACHINE = {
     *("torch", "cuda", "nccl", "cusparselt", "gpus", "driver", "interconnect"),
-    *("cpu", "cpu_cores", "python", "git_commit"),
+    *("cpu", "cpu_cores", "python", "git_commit", "ceilings"),
 }
 
 
@@ -217,12 +219,21 @@ def test_the_json_report_holds_the_numbers_of_each_test(story: Story) -> None:
 
 
 def test_a_run_compares_with_the_saved_one(story: Story) -> None:
-    run = run_pytest(
-        story.folder, "-k", "test_forward and not right", "--ranks=1", "--methods=mine", "--benchmark-compare=0001"
-    )
+    chosen = ["-k", "test_forward and not right", "--ranks=1", "--methods=mine"]
+    run = run_pytest(story.folder, *chosen, "--benchmark-compare=0001", "--profile", "--benchmark-json=profiled.json")
     assert run.status == pytest.ExitCode.OK, run.output
+    assert "profiler_start" not in run.output
     assert re.search(rf"^test_forward\[mine-{POINT}\] \(0001_first\) ", run.output, re.MULTILINE)
     assert re.search(rf"^test_forward\[mine-{POINT}\] \(NOW\) ", run.output, re.MULTILINE)
+
+    (row,) = json.loads((story.folder / "profiled.json").read_text())["benchmarks"]
+    (trace,) = row["extra_info"]["traces"]
+    events = json.loads(gzip.decompress((story.folder / trace).read_bytes()))["traceEvents"]
+    kernels = row["extra_info"]["kernels"]
+    in_both = {kernel["name"] for kernel in kernels} & {event.get("name") for event in events}
+    assert in_both & {"aten::mm", "aten::addmm", "aten::linear"}
+    assert 0 < sum(kernel["share"] for kernel in kernels) <= 1 + 1e-9
+    assert set(kernels[0]) == {"name", "kind", "calls", "ms", "share"}
 
 
 def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:

@@ -23,9 +23,8 @@ from blockshock.phases.case import DTYPES, this_device
 from blockshock.roofline import Ceilings, Line
 from blockshock.weights import GeneratedWeights
 
-CUBES = {"cuda": (4096, 8192, 16384), "cpu": (256, 512)}
-"""N = K = B of the products whose rates are taken."""
-MOST_TOKENS = 8192
+PRODUCTS = {"cuda": ((4096, 4096), (8192, 4096), (8192, 8192), (16384, 4096)), "cpu": ((256, 256), (512, 512))}
+"""N = K, and B, of the products whose rates are taken."""
 COPIED_BYTES = {"cuda": (1 << 30,), "cpu": (1 << 20, 16 << 20, 64 << 20)}
 """Much more than the cache of a GPU holds; of a CPU, whose caches a flush may not empty, less too."""
 MESSAGE_BYTES = {
@@ -33,7 +32,7 @@ MESSAGE_BYTES = {
     "cpu": tuple(4**power << 10 for power in range(7)),
 }
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-ROUNDS = {"cuda": 20, "cpu": 5}
+ROUNDS = {"cuda": 50, "cpu": 5}
 
 
 def measure(dtypes: tuple[str, ...], mode: str, flush: bool) -> Ceilings:
@@ -80,8 +79,7 @@ def _memory_rate(fastest: Fastest, size: int, device: torch.device) -> float:
 def _dense_rate(fastest: Fastest, dtype: torch.dtype, device: torch.device) -> float:
     """FLOPs a second of the fastest product."""
     rates = []
-    for width in CUBES[device.type]:
-        tokens = min(width, MOST_TOKENS)
+    for width, tokens in PRODUCTS[device.type]:
         x_BK, w_NK = (torch.randn(rows, width, device=device).to(dtype) for rows in (tokens, width))
         rates.append(2 * tokens * width**2 / fastest(partial(F.linear, x_BK, w_NK)))
     return max(rates)
@@ -101,8 +99,7 @@ def _sparse_rates(fastest: Fastest, dtypes: tuple[str, ...], device: torch.devic
 
 def _sparse_rate(fastest: Fastest, kernel: str, dtype: torch.dtype, device: torch.device) -> float:
     rates = []
-    for width in CUBES[device.type]:
-        tokens = min(width, MOST_TOKENS)
+    for width, tokens in PRODUCTS[device.type]:
         source = GeneratedWeights(width, width, dtype, device)
         mask = build_mask("1100", source)
         packed = build_kernel(kernel).pack(Half(source, slice(0, width), mask))

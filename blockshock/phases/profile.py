@@ -5,6 +5,7 @@ As it is timed, but call after call: no flush and no alignment between them, so 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,8 @@ class KernelTime:
 
     Attributes:
         kind: ``collective``, ``copy`` or ``kernel``.
-        calls: in all profiled calls of the pass.
-        seconds: of one call of the pass.
+        calls: in one pass.
+        seconds: in one pass.
         share: of the time of all kernels.
     """
 
@@ -54,10 +55,9 @@ def run(case: Case, phase: int, mode: str, trace: Path) -> list[KernelTime]:
         device = built.x_BK.device
         call = PASSES[phase](case, built)
         launch = timing.capture(call).replay if mode == "cuda_graph" else call
-        launch()
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         with torch.profiler.profile(activities=activities) as profiler:
-            for _ in range(CALLS):
+            for _ in range(CALLS + 1):
                 launch()
             if device.type == "cuda":
                 torch.cuda.synchronize()
@@ -69,14 +69,20 @@ def run(case: Case, phase: int, mode: str, trace: Path) -> list[KernelTime]:
 def kernel_times(profiler: torch.profiler.profile, device: torch.device) -> list[KernelTime]:
     """Time on the device by kernel, the most first; on a CPU an operator's own time, without those it calls."""
     on_gpu = device.type == "cuda"
-    found = []
-    for event in profiler.key_averages():
-        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if event.device_type.name == device.type.upper() and microseconds > 0 and not event.is_user_annotation:
-            found.append((event.key, event.count, microseconds * 1e-6 / CALLS))
-    total = sum(seconds for _, _, seconds in found)
-    times = [KernelTime(name, _kind(name), calls, seconds, seconds / total) for name, calls, seconds in found]
-    return sorted(times, key=lambda time: -time.seconds)[:SAVED]
+    events = sorted(profiler.events() or [], key=lambda event: event.time_range.start)
+    found: dict[str, list[float]] = defaultdict(list)
+    for event in events:
+        if event.device_type.name == device.type.upper() and not event.is_user_annotation:
+            microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            found[event.name].append(microseconds * 1e-6)
+    # Without the first call, in which a rank waits for the others' profilers to start.
+    kept = {name: times[len(times) // (CALLS + 1) :] for name, times in found.items()}
+    total = sum(map(sum, kept.values()))
+    kernels = [
+        KernelTime(name, _kind(name), len(times) // CALLS, sum(times) / CALLS, sum(times) / total)
+        for name, times in kept.items()
+    ]
+    return sorted(kernels, key=lambda kernel: -kernel.seconds)[:SAVED]
 
 
 def _kind(name: str) -> str:

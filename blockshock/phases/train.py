@@ -107,10 +107,13 @@ def _work(case: Case, method: Method, step: Step) -> dict[str, Work]:
     forward, other = method.operands()
     gradient = 2 * case.B * sum(operand.values for operand in forward)
     work["products"] += Work(Counter(dense=gradient))
-    updated = memory.held_bytes(step.parameters) * (1 + build_recipe(case.optimizer).states)
+    held, states = memory.held_bytes(step.parameters), build_recipe(case.optimizer).states
+    # Float32 parameters of float32 products may be what was multiplied: they are not read for the first time.
+    first = held * states + (held if case.torch_dtype.itemsize < 4 else 0)
     every = _every(halves_of(method))
-    packed = sum(operand.size for operand in [*forward, *(other or [])]) // every if every else 0
-    return work | {"update": Work(warm_bytes=2 * updated + packed)}
+    values = sum(operand.values for operand in [*forward, *(other or [])]) * case.torch_dtype.itemsize
+    packed = values // every if every else 0
+    return work | {"update": Work(first_bytes=first, written_bytes=held * (1 + states) + packed)}
 
 
 def halves_of(method: Method) -> list[HalfStorage]:

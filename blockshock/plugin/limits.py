@@ -7,7 +7,7 @@ from operator import add
 from typing import Any
 
 from blockshock import timing
-from blockshock.roofline import STAGES, Ceilings, Work, limit
+from blockshock.roofline import STAGES, Ceilings, Work, demands, limit
 
 
 def describe_limits(
@@ -25,15 +25,15 @@ def describe_limits(
         samples: seconds of each round.
         info: the times of stages, where they were measured.
     """
-    whole = _of_limit(reduce(add, work.values()), ceilings, dtype, flushed, timing.percentile(samples, 50) * 1e3)
+    whole = demands(reduce(add, work.values()), ceilings, dtype, flushed) | {"launch": ceilings.launch_s}
     measured = _parts_ms(info)
     limits = {
-        part: {"p50_ms": measured[part], **_of_limit(found, ceilings, dtype, flushed, measured[part])}
+        part: {"p50_ms": measured[part], **_of_limit(demands(found, ceilings, dtype, flushed), measured[part])}
         for part, found in work.items()
         if measured.get(part)
     }
     products = work["products"]
-    return whole | {
+    return _of_limit(whole, timing.percentile(samples, 50) * 1e3) | {
         "limits": limits,
         "work": {
             "flops": sum(products.flops.values()),
@@ -43,8 +43,8 @@ def describe_limits(
     }
 
 
-def _of_limit(work: Work, ceilings: Ceilings, dtype: str, flushed: bool, p50_ms: float) -> dict[str, Any]:
-    seconds, bound_by = limit(work, ceilings, dtype, flushed)
+def _of_limit(found: dict[str, float], p50_ms: float) -> dict[str, Any]:
+    seconds, bound_by = limit(found)
     return {"limit_ms": seconds * 1e3, "of_limit": seconds * 1e3 / p50_ms, "bound_by": bound_by}
 
 
