@@ -51,8 +51,8 @@ def resolve(pytester: pytest.Pytester) -> Resolve:
 CPU_DEFAULTS = Settings(
     device="cpu",
     ranks=2,
-    points=Points(((512, 512), (1024, 1024)), (16, 64)),
-    training_points=Points(((512, 512),), (64,)),
+    points=Points(((256, 256), (512, 512)), (4, 16)),
+    training_points=Points(((256, 256),), (16,)),
     dtypes=("bf16",),
     methods=METHODS.names(),
     kernels=("auto", "gathered"),
@@ -62,7 +62,7 @@ CPU_DEFAULTS = Settings(
     storages=("compressed", "masked"),
     workloads=("gaussian", "recorded"),
     timing="sync",
-    rounds=20,
+    rounds=10,
     warmup=2,
     flush=True,
     seed=0,
@@ -152,7 +152,7 @@ def test_sizes_that_are_asked_for_are_those_of_training_too(
 ) -> None:
     asked = Points(sizes, tokens)
     assert resolve(*arguments) == replace(CPU_DEFAULTS, points=asked, training_points=asked)
-    assert resolve("--B", "8").training_points == Points(((512, 512),), (8,))
+    assert resolve("--B", "8").training_points == Points(((256, 256),), (8,))
 
 
 def test_all_kernels_are_those_of_the_device(resolve: Resolve) -> None:
