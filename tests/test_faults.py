@@ -93,7 +93,7 @@ def _run_refreshed(fault: Callable[[pytest.MonkeyPatch], None] | None, case: Cas
             fault(patch)
         built = case_module.build(case)
         assert isinstance(built.method, BlockShock)
-        new = GeneratedWeights(case.N, case.K, case.torch_dtype, "cpu", seed=case.seed + 1)
+        new = GeneratedWeights(case.N, case.K, case.torch_dtype, built.x_BK.device, seed=case.seed + 1)
         built.method.refresh(new)
         y_BN = built.method(built.x_BK)
         return correctness.compare(y_BN, built.x_BK, new, 2, built.group.rank(), built.group.size())
