@@ -19,8 +19,8 @@ from blockshock.plugin.options import Settings
 from blockshock.plugin.records import cover_group, describe_case, group_name
 from blockshock.ranks import Ranks
 from blockshock.registry import extensions
-from blockshock.report.comparison import print_comparison
 from blockshock.report.results import newest
+from blockshock.report.show import print_comparison
 
 SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()

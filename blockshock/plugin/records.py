@@ -16,7 +16,7 @@ from blockshock.phases.forward import TimingResult
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.plugin.options import Settings
-from blockshock.report.comparison import or_inf
+from blockshock.report.tables import or_inf
 
 
 def cover_group(title: str) -> str:
