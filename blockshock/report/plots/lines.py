@@ -1,0 +1,84 @@
+"""Small multiples: a panel per B, a line per method over N. Rows of a single N and several B change the two about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from blockshock.report.plots.style import Styles, finish, panels, quantity, sizes
+
+
+def axes_of(rows: pd.DataFrame) -> tuple[str, str]:
+    """What the horizontal axis shows, and what the panels."""
+    return ("B", "N") if rows["N"].nunique() == 1 and rows["B"].nunique() > 1 else ("N", "B")
+
+
+def lines(
+    rows: pd.DataFrame,
+    value: str,
+    styles: Styles,
+    y_label: str,
+    *,
+    band: tuple[str, str] | None = None,
+    dotted: str | None = None,
+    crosses: str | None = None,
+    mark: float | None = None,
+) -> Figure | None:
+    """The figure, or None if no row has the value.
+
+    Args:
+        rows: with ``label``, ``N``, ``B`` and the columns named below.
+        value: the column that the lines show.
+        band: columns with the lower and the upper edge of a band about each line.
+        dotted, crosses: a column that is drawn beside it as a thin dotted line, as crosses.
+        mark: a value that deserves a line of its own, the break-even say.
+    """
+    if value not in rows:
+        return None
+    rows = rows[rows[value] > 0]
+    if rows.empty:
+        return None
+    across, over = axes_of(rows)
+    labels = styles.sorted(rows["label"])
+    shown = sorted(rows[over].unique())
+    figure, axes = panels([f"{over} = {one}" for one in shown], legend=labels)
+    handles: dict[str, Any] = {}
+    for ax, one in zip(axes, shown, strict=True):
+        sizes(ax.xaxis, rows[across])
+        if mark is not None:
+            ax.axhline(mark, color="#7b8494", linewidth=1.0, linestyle="--", zorder=1)
+        for label, line in rows[rows[over] == one].sort_values(across).groupby("label", sort=False):
+            handles[label] = ax.plot(line[across], line[value], **styles.line(label))[0]
+            _beside(ax, line, across, styles.colour(label), band, dotted, crosses)
+    drawn = [value, *(band or ()), *filter(None, (dotted, crosses))]
+    quantity(axes, [*rows[drawn].to_numpy(dtype=float).ravel(), *([] if mark is None else [mark])])
+    _same_width(axes, rows[across])
+    return finish(figure, {label: handles[label] for label in labels}, _named(across, rows), y_label)
+
+
+def _beside(
+    ax: Axes, line: pd.DataFrame, across: str, colour: str, band: Any, dotted: str | None, crosses: str | None
+) -> None:
+    x = line[across]
+    if band and len(line) > 1:
+        ax.fill_between(x, line[band[0]], line[band[1]], color=colour, alpha=0.18, linewidth=0)
+    elif band:
+        ax.vlines(x, line[band[0]], line[band[1]], color=colour, linewidth=1.0)
+    if dotted:
+        ax.plot(x, line[dotted], color=colour, linewidth=0.8, linestyle=":")
+    if crosses:
+        ax.plot(x, line[crosses], color=colour, linestyle="", marker="x", markersize=5)
+
+
+def _same_width(axes: list[Axes], x: Any) -> None:
+    low, high = float(min(x)), float(max(x))
+    margin = max((high / low) ** 0.06, 1.1)
+    for ax in axes:
+        ax.set_xlim(low / margin, high * margin)
+
+
+def _named(across: str, rows: pd.DataFrame) -> str:
+    return f"{'N = K' if across == 'N' else across}{' (k = 1024)' if rows[across].max() >= 1024 else ''}"
