@@ -132,7 +132,7 @@ def _saved(figure: Figure, name: str, section: str, title: str, caption: str) ->
     text = figure.text(0.012, 1 - (TOP - TITLE_HEIGHT) / 2.2 / tall, heading, fontsize=10, weight="bold", va="center")
     text.set_gid("title")
     png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=DPI)
+    figure.savefig(png, format="png", dpi=DPI, pil_kwargs={"compress_level": 3})
     # Without the date and the version of matplotlib two reports on one run are the same.
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return Picture(name, section, title, caption, svg.getvalue(), png.getvalue())

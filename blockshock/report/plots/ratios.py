@@ -12,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blockshock.report.plots.lines import lines
-from blockshock.report.plots.style import INK, Styles, finish, panels, size_text
+from blockshock.report.plots.style import Styles, finish, panels, size_text
 
 TAIL = 2.5
 BEST = "the fastest block_shock"
+LINE = "#101216"
+"""Of break-even. The same in both themes, for the cells below it are."""
 
 
 def over_tensor_parallel(rows: pd.DataFrame, styles: Styles) -> Figure | None:
@@ -103,7 +105,8 @@ def _map(ax: Axes, grid: pd.DataFrame, reach: float) -> None:
     values = np.log(grid.to_numpy(dtype=float))
     colours = colormaps["RdBu_r"]
     edges = [np.arange(size + 1) - 0.5 for size in values.shape]
-    ax.pcolormesh(edges[1], edges[0], np.ma.masked_invalid(values), cmap=colours, vmin=-reach, vmax=reach)
+    cells = np.ma.masked_invalid(values)
+    ax.pcolormesh(edges[1], edges[0], cells, cmap=colours, vmin=-reach, vmax=reach, edgecolors="face", linewidth=0.3)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             shade = colours((value / reach + 1) / 2)
@@ -111,7 +114,7 @@ def _map(ax: Axes, grid: pd.DataFrame, reach: float) -> None:
                 column, row, f"{math.exp(value):.2f}", ha="center", va="center", fontsize=6.5, color=_readable(shade)
             )
     if min(values.shape) > 1 and np.isfinite(values).any() and np.nanmin(values) < 0 < np.nanmax(values):
-        ax.contour(np.ma.masked_invalid(values), levels=[0.0], colors=[INK], linewidths=1.4)
+        ax.contour(cells, levels=[0.0], colors=[LINE], linewidths=1.4)
     ax.grid(visible=False)
 
 

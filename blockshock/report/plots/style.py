@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 INK, MUTED, GRID, PAPER = "#1b1f27", "#565e6b", "#d9dde4", "#fdfdfe"
@@ -100,19 +101,26 @@ class Styles:
 
 
 def panels(
-    titles: Sequence[str], *, legend: Sequence[str] = (), height: float = 1.9, left: float = LEFT, shared: bool = True
+    titles: Sequence[str],
+    *,
+    legend: Sequence[str] = (),
+    height: float = 1.9,
+    left: float = LEFT,
+    step: float = 0.14,
+    shared: bool = True,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of up to three panels a row, with room for a title above and a legend below.
 
     Args:
         legend: the labels that it will name.
         left: inches left of each row, or of each panel if the vertical axis is not shared.
+        step: inches between panels that share it.
     """
     across = min(3, max(2, len(titles)))
     rows = math.ceil(len(titles) / across)
     foot = BOTTOM + LINE * _legend_rows(legend)
     tall = TOP + rows * height + (rows - 1) * (GAP + 0.22) + foot
-    step = 0.14 if shared else left
+    step = step if shared else left
     wide = (WIDTH - left - RIGHT - (across - 1) * step) / across
     figure = Figure(figsize=(WIDTH, tall))
     axes: list[Axes] = []
@@ -121,7 +129,10 @@ def panels(
         bottom = tall - TOP - (row + 1) * height - row * (GAP + 0.22)
         box = ((left + column * (wide + step)) / WIDTH, bottom / tall, wide / WIDTH, height / tall)
         ax = figure.add_axes(box)
-        ax.set_title(title, loc="left", pad=4)
+        # Where titles and labels are is known: matplotlib would measure every tick to find a place for them.
+        ax.set_title(title, loc="left", pad=4, y=1.0)
+        ax.xaxis.set_label_coords(0.5, 0)
+        ax.yaxis.set_label_coords(0, 0.5)
         if shared and column:
             ax.tick_params(labelleft=False, left=False)
         axes.append(ax)
@@ -130,7 +141,7 @@ def panels(
 
 def _columns(legend: Sequence[str]) -> int:
     """Of a legend as wide as the figure, in letters of 8 points."""
-    return max(1, min(len(legend), int((WIDTH - 0.2) / (0.42 + 0.066 * max(map(len, legend))))))
+    return max(1, min(len(legend), int((WIDTH - 0.2) / (0.5 + 0.066 * max(map(len, legend), default=1)))))
 
 
 def _legend_rows(legend: Sequence[str]) -> int:
@@ -138,16 +149,27 @@ def _legend_rows(legend: Sequence[str]) -> int:
 
 
 def finish(figure: Figure, handles: dict[str, Any], x_label: str, y_label: str) -> Figure:
-    """Label the axes, once for the figure, and put the legend below."""
+    """Label the axes, once for the figure, and put the legend below: of each label its line, or a bar's colour."""
     tall = figure.get_figheight()
     foot = LINE * _legend_rows(list(handles))
     figure.text(0.5, (foot + 0.1) / tall, x_label, ha="center", va="bottom")
     figure.text(0.012, 0.5 + (foot - 0.2) / tall / 2, y_label, rotation=90, ha="left", va="center")
-    if handles:
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.0), "borderaxespad": 0.1, "labelspacing": 0.3}
-        columns = _columns(list(handles))
-        figure.legend(list(handles.values()), list(handles), ncols=columns, columnspacing=1.4, **place)
+    columns = _columns(list(handles))
+    wide = WIDTH / columns
+    for place, (label, handle) in enumerate(handles.items()):
+        row, column = divmod(place, columns)
+        x, y = (column * wide + 0.15) / WIDTH, (foot - (row + 0.45) * LINE) / tall
+        figure.add_artist(_key(handle, x, y))
+        figure.text(x + 0.36 / WIDTH, y, label, va="center_baseline")
     return figure
+
+
+def _key(handle: Any, x: float, y: float) -> Line2D:
+    """What stands before a label in the legend: a piece of its line, or a square of a bar's colour."""
+    if isinstance(handle, str):
+        return Line2D([x + 0.14 / WIDTH], [y], linestyle="", marker="s", markersize=7, color=handle)
+    looks = {"color": handle.get_color(), "marker": handle.get_marker(), "linestyle": handle.get_linestyle()}
+    return Line2D([x, x + 0.14 / WIDTH, x + 0.28 / WIDTH], [y, y, y], markevery=[1], **looks)
 
 
 def log_axis(axis: Any, ticks: Sequence[float], texts: Sequence[str]) -> None:
@@ -175,6 +197,14 @@ def size_text(value: int) -> str:
     return f"{value // 1024}k" if value >= 1024 and value % 1024 == 0 else str(value)
 
 
+def number_text(value: float) -> str:
+    """A tick's number, short: 1.35M, 20k, 0.002."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"
+    return f"{value:.4g}"
+
+
 def quantity(axes: Sequence[Axes], values: Any) -> None:
     """The same vertical log axis for all panels, with round ticks: of one range linearly, of many by 1, 2, 5."""
     found = np.asarray(values, dtype=float)
@@ -184,7 +214,7 @@ def quantity(axes: Sequence[Axes], values: Any) -> None:
     low, high = low / margin, high * margin
     ticks = _ticks(low, high)
     for ax in axes:
-        log_axis(ax.yaxis, ticks, [f"{tick:.6g}" for tick in ticks])
+        log_axis(ax.yaxis, ticks, [number_text(tick) for tick in ticks])
         ax.set_ylim(low, high)
 
 
