@@ -163,9 +163,9 @@ def _ceilings(ceilings: dict[str, Any]) -> Table:
         inner = value if isinstance(value, dict) else {"": value}
         for detail, number in inner.items():
             unit, scaled = units.get(detail) or units.get(name) or ("TFLOP/s", lambda value: value / 1e12)
-            what = f"{name} {detail}".strip()
-            for suffix in ("_bytes_per_s", "_flops_per_s", "_s", "_bytes"):
-                what = what.replace(suffix, "")
+            what = f"{name} {detail.replace('bytes_per_s', 'bandwidth')}".strip()
+            for suffix in ("_bytes_per_s", "_flops_per_s", "_bytes", "_s"):
+                what = what.removesuffix(suffix).replace(f"{suffix} ", " ")
             table.rows.append((what.replace("_", " "), scaled(number), unit))
     if not ceilings.get("sparse_flops_per_s"):
         table.notes.append("no rate of sparse tensor cores: this machine has none that could be measured")

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blockshock.report.plots.style import Styles, finish, panels, quantity
+from blockshock.report.plots.scales import from_zero, quantity
+from blockshock.report.plots.style import Styles, finish, panels
 
 ERRORS = {"relative_error": "relative", "max_error": "largest", "mean_error": "mean"}
 PASSES = 2.0
@@ -45,6 +46,7 @@ def ratio(rows: pd.DataFrame, styles: Styles) -> Figure | None:
 
 def _over_steps(ax: Axes, rows: pd.DataFrame, column: str, styles: Styles) -> dict[str, Any]:
     found = {}
+    from_zero(ax, max(map(len, rows[column])))
     for label, series in zip(rows["label"], rows[column], strict=True):
         steps = np.arange(1, len(series) + 1)
         found[label] = ax.plot(steps, series, **styles.line(label), markevery=max(1, len(series) // 6))[0]

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from blockshock.report.plots.lines import lines
-from blockshock.report.plots.style import Styles, finish, panels, quantity
+from blockshock.report.plots.scales import quantity, spread
+from blockshock.report.plots.style import Styles, finish, panels
 
 
 def of_limit(rows: pd.DataFrame, styles: Styles) -> Figure | None:
@@ -32,7 +33,8 @@ def roofline(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     )
     labels = styles.sorted(rows["label"])
     figure, (ax,) = panels([""], legend=labels, height=3.6)
-    figure.axes[0].set_position((0.075, *ax.get_position().bounds[1:2], 0.91, ax.get_position().height))
+    box = ax.get_position()
+    ax.set_position((box.x0, box.y0, 1 - 1.3 * box.x0, box.height))
     low, high = rows["intensity"].min() / 1.5, rows["intensity"].max() * 1.5
     drawn = list(rows["rate"]) + _roofs(ax, styles.roofs, set(rows["dtype"]), low, high)
     handles = {}
@@ -40,8 +42,7 @@ def roofline(rows: pd.DataFrame, styles: Styles) -> Figure | None:
         looks = styles.line(label) | {"linestyle": "", "alpha": 0.85}
         handles[label] = ax.plot(points["intensity"], points["rate"], **looks)[0]
     quantity([ax], drawn)
-    ax.set_xscale("log")
-    ax.set_xlim(low, high)
+    spread(ax, [low, high])
     x_label, y_label = "FLOPs per byte of memory traffic", "TFLOP/s of one rank's products"
     return finish(figure, {label: handles[label] for label in labels}, x_label, y_label)
 

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blockshock.report.plots.style import Styles, finish, panels, quantity, sizes
+from blockshock.report.plots.scales import quantity, sizes
+from blockshock.report.plots.style import Styles, finish, panels
 
 
 def axes_of(rows: pd.DataFrame) -> tuple[str, str]:
@@ -47,7 +48,7 @@ def lines(
     figure, axes = panels([f"{over} = {one}" for one in shown], legend=labels)
     handles: dict[str, Any] = {}
     for ax, one in zip(axes, shown, strict=True):
-        sizes(ax.xaxis, rows[across])
+        sizes(ax, rows[across])
         if mark is not None:
             ax.axhline(mark, color="#7b8494", linewidth=1.0, linestyle="--", zorder=1)
         for label, line in rows[rows[over] == one].sort_values(across).groupby("label", sort=False):
@@ -55,7 +56,6 @@ def lines(
             _beside(ax, line, across, styles.colour(label), band, dotted, crosses)
     drawn = [value, *(band or ()), *filter(None, (dotted, crosses))]
     quantity(axes, [*rows[drawn].to_numpy(dtype=float).ravel(), *([] if mark is None else [mark])])
-    _same_width(axes, rows[across])
     return finish(figure, {label: handles[label] for label in labels}, _named(across, rows), y_label)
 
 
@@ -71,13 +71,6 @@ def _beside(
         ax.plot(x, line[dotted], color=colour, linewidth=0.8, linestyle=":")
     if crosses:
         ax.plot(x, line[crosses], color=colour, linestyle="", marker="x", markersize=5)
-
-
-def _same_width(axes: list[Axes], x: Any) -> None:
-    low, high = float(min(x)), float(max(x))
-    margin = max((high / low) ** 0.06, 1.1)
-    for ax in axes:
-        ax.set_xlim(low / margin, high * margin)
 
 
 def _named(across: str, rows: pd.DataFrame) -> str:

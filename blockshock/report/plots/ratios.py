@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blockshock.report.plots.lines import lines
-from blockshock.report.plots.style import Styles, finish, panels, size_text
+from blockshock.report.plots.scales import names, size_text, x_ticks
+from blockshock.report.plots.style import Styles, finish, panels
 
 TAIL = 2.5
 BEST = "the fastest block_shock"
@@ -65,8 +66,8 @@ def ratios(rows: pd.DataFrame, rival: str) -> pd.DataFrame:
         judged = rows[(rows["rival"] == rival) & (rows["hypothesis"] != "H2")]
         for row in judged.itertuples():
             found[row.label, row.N, row.B] = (row.ratio, row.ratio_low, row.ratio_high)
-    names = ["label", "N", "B", "ratio", "ratio_low", "ratio_high"]
-    return pd.DataFrame([(*key, *value) for key, value in found.items()], columns=names)
+    columns = ["label", "N", "B", "ratio", "ratio_low", "ratio_high"]
+    return pd.DataFrame([(*key, *value) for key, value in found.items()], columns=columns)
 
 
 def _lines(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
@@ -92,11 +93,12 @@ def _maps(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
     Ns, Bs = sorted(found["N"].unique()), sorted(found["B"].unique())
     figure, axes = panels(list(every), height=0.3 + 0.24 * len(Bs), left=0.62)
     reach = max(0.1, min(math.log(3), float(np.abs(np.log(found["ratio"])).max())))
-    for place, (ax, part) in enumerate(zip(axes, every.values(), strict=True)):
+    for ax, part in zip(axes, every.values(), strict=True):
         grid = part.pivot_table(index="B", columns="N", values="ratio", aggfunc="min").reindex(index=Bs, columns=Ns)
         _map(ax, grid, reach)
-        ax.set_xticks(range(len(Ns)), [size_text(N) for N in Ns])
-        ax.set_yticks(range(len(Bs)), [size_text(B) for B in Bs] if place % 3 == 0 else [""] * len(Bs))
+        x_ticks(ax, range(len(Ns)), [size_text(N) for N in Ns], grid=False)
+        ax.set_xlim(-0.5, len(Ns) - 0.5)
+    names(axes, [size_text(B) for B in Bs], size=8.0)
     return finish(figure, {}, "N = K (k = 1024)", "B")
 
 
@@ -115,7 +117,6 @@ def _map(ax: Axes, grid: pd.DataFrame, reach: float) -> None:
             )
     if min(values.shape) > 1 and np.isfinite(values).any() and np.nanmin(values) < 0 < np.nanmax(values):
         ax.contour(cells, levels=[0.0], colors=[LINE], linewidths=1.4)
-    ax.grid(visible=False)
 
 
 def _readable(shade: Any) -> str:

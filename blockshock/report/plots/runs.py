@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from blockshock.report.across import in_all, medians
+from blockshock.report.plots.scales import names, spread
 from blockshock.report.plots.style import Styles, finish, panels
 from blockshock.report.results import Run
 
@@ -21,11 +22,11 @@ def runs_figure(runs: list[Run]) -> Figure | None:
     left = min(0.25 + 0.058 * max(map(len, labels)), 3.2)
     titles = [run.name for run in runs[1:]]
     figure, axes = panels(titles, height=0.3 + 0.16 * len(labels), left=left)
-    for place, (ax, other) in enumerate(zip(axes, others, strict=True)):
+    for ax, other in zip(axes, others, strict=True):
         ax.axvline(1.0, color="#7b8494", linestyle="--", linewidth=1.0, zorder=1)
         for height, label in enumerate(labels):
             changes = [other[name] / first[name] for name in common if label_of[name] == label]
             ax.plot(changes, [height] * len(changes), **styles.line(label) | {"linestyle": "", "alpha": 0.7})
-        ax.set_yticks(range(len(labels)), labels if place % 3 == 0 else [""] * len(labels), fontsize=7)
-        ax.set_ylim(-0.6, len(labels) - 0.4)
+        spread(ax, [1.0, *(other[name] / first[name] for name in common)])
+    names(axes, labels)
     return finish(figure, {}, f"p50 over that of {runs[0].name}", "")
