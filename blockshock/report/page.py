@@ -95,7 +95,10 @@ def _missing(chapter: Chapter) -> list[tuple[str, str]]:
     found = []
     for section, command in COMMANDS.items():
         lacking = [missing for missing in chapter.missing if missing.section == section]
-        if not any(part.section == section for part in (*chapter.pictures, *chapter.tables, *chapter.details)):
+        shown = {part.section for part in chapter.pictures} | {
+            part.section for part in chapter.tables + chapter.details
+        }
+        if section not in shown:
             found.append((SECTIONS[section], command))
         else:
             found += [(f"{missing.title}: {SECTIONS[section]}", missing.command) for missing in lacking]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 import os
@@ -98,7 +99,7 @@ def _all(jobs: list[Job], styles: Styles) -> Iterator[Picture | None]:
     # Spawned, for what a thread of this process holds would stay locked in a fork of it.
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawning, _prepare, (styles,)) as pool:
-        yield from pool.map(_draw, jobs, chunksize=2)
+        yield from pool.map(_draw, jobs)
 
 
 _STYLES: list[Styles] = []
@@ -107,6 +108,8 @@ _STYLES: list[Styles] = []
 def _prepare(styles: Styles) -> None:
     use_settings()
     _STYLES[:] = [styles]
+    # Figures are full of cycles; what was imported need not be gone through each time they are collected.
+    gc.freeze()
 
 
 def _draw(job: Job) -> Picture | None:

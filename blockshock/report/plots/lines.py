@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blockshock.report.plots.scales import quantity, sizes
-from blockshock.report.plots.style import Styles, finish, panels
+from blockshock.report.plots.style import ACROSS, Styles, finish, panels
 
 
 def axes_of(rows: pd.DataFrame) -> tuple[str, str]:
@@ -47,8 +47,8 @@ def lines(
     shown = sorted(rows[over].unique())
     figure, axes = panels([f"{over} = {one}" for one in shown], legend=labels)
     handles: dict[str, Any] = {}
-    for ax, one in zip(axes, shown, strict=True):
-        sizes(ax, rows[across])
+    for place, (ax, one) in enumerate(zip(axes, shown, strict=True)):
+        sizes(ax, rows[across], named=place + ACROSS >= len(shown))
         if mark is not None:
             ax.axhline(mark, color="#7b8494", linewidth=1.0, linestyle="--", zorder=1)
         for label, line in rows[rows[over] == one].sort_values(across).groupby("label", sort=False):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from blockshock.report.plots.lines import lines
@@ -45,10 +46,9 @@ def verdicts(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     """Of a hypothesis that none of the plots above shows."""
     if "hypothesis" not in rows:
         return None
-    left = rows.assign(label=rows["label"].str.cat(rows["hypothesis"], sep=" · "))
-    other = left[~left["hypothesis"].isin(["H1", "H4"])]
-    named = Styles.of((f"{label} · {name}" for name in ("H3", "H2") for label in styles.labels), {})
-    return lines(other, "ratio", named, "ratio", band=("ratio_low", "ratio_high"), mark=1.0)
+    other = rows[~rows["hypothesis"].isin(["H1", "H4"])]
+    y_label = f"ratio of {' and '.join(other['hypothesis'].unique())}"
+    return lines(other, "ratio", styles, y_label, band=("ratio_low", "ratio_high"), mark=1.0)
 
 
 def ratios(rows: pd.DataFrame, rival: str) -> pd.DataFrame:
@@ -91,7 +91,8 @@ def _maps(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
         else {labels[0]: found}
     )
     Ns, Bs = sorted(found["N"].unique()), sorted(found["B"].unique())
-    figure, axes = panels(list(every), height=0.3 + 0.24 * len(Bs), left=0.62)
+    titles = [label.removeprefix("block_shock ") for label in every]
+    figure, axes = panels(titles, height=0.3 + 0.24 * len(Bs), left=0.62)
     reach = max(0.1, min(math.log(3), float(np.abs(np.log(found["ratio"])).max())))
     for ax, part in zip(axes, every.values(), strict=True):
         grid = part.pivot_table(index="B", columns="N", values="ratio", aggfunc="min").reindex(index=Bs, columns=Ns)
@@ -115,8 +116,20 @@ def _map(ax: Axes, grid: pd.DataFrame, reach: float) -> None:
             ax.text(
                 column, row, f"{math.exp(value):.2f}", ha="center", va="center", fontsize=6.5, color=_readable(shade)
             )
-    if min(values.shape) > 1 and np.isfinite(values).any() and np.nanmin(values) < 0 < np.nanmax(values):
-        ax.contour(cells, levels=[0.0], colors=[LINE], linewidths=1.4)
+    ax.add_collection(LineCollection(_break_even(values), colors=[LINE], linewidths=1.8, capstyle="projecting"))
+
+
+def _break_even(values: np.ndarray) -> list[Any]:
+    """Edges between cells of which one is faster and the other is not; a cell without a number has none."""
+    edges = []
+    for (row, column), value in np.ndenumerate(values):
+        for down, right in ((1, 0), (0, 1)):
+            if row + down < values.shape[0] and column + right < values.shape[1]:
+                other = values[row + down, column + right]
+                if np.isfinite(value) and np.isfinite(other) and (value < 0) != (other < 0):
+                    corner = (column + 0.5, row + 0.5)
+                    edges.append([(corner[0] - down, corner[1] - right), corner])
+    return edges
 
 
 def _readable(shade: Any) -> str:

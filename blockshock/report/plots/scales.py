@@ -18,10 +18,10 @@ GAP = 0.06
 
 
 def x_ticks(ax: Axes, places: Sequence[float], texts: Sequence[str], grid: bool = True) -> None:
-    """Labels below the panel, and a line of grid at each."""
+    """Labels below the panel, if there are any texts, and a line of grid at each place."""
     across = ax.get_xaxis_transform()
     below = -GAP / _inches(ax)[1]
-    for place, text in zip(places, texts, strict=True):
+    for place, text in zip(places, texts, strict=False):
         ax.text(place, below, text, transform=across, ha="center", va="top", color=MUTED)
     if grid:
         _grid(ax, [((place, 0.0), (place, 1.0)) for place in places], across)
@@ -63,8 +63,8 @@ def _grid(ax: Axes, segments: Any, transform: Any) -> None:
     ax.add_collection(lines, autolim=False)
 
 
-def sizes(ax: Axes, values: Iterable[int], room: float = 0.055) -> None:
-    """A horizontal log axis of sizes that names those that were measured, as far as they fit."""
+def sizes(ax: Axes, values: Iterable[int], named: bool = True, room: float = 0.055) -> None:
+    """A horizontal log axis of sizes that names, if at all, those that were measured, as far as they fit."""
     found = sorted(set(values))
     span = math.log(found[-1] / found[0]) or 1.0
     kept: list[int] = []
@@ -73,7 +73,7 @@ def sizes(ax: Axes, values: Iterable[int], room: float = 0.055) -> None:
         if not kept or math.log(value / kept[-1]) / span > room * letters / 2:
             kept.append(value)
     ax.set_xscale("log")
-    x_ticks(ax, kept, [size_text(value) for value in kept])
+    x_ticks(ax, kept, [size_text(value) for value in kept] if named else ())
     margin = max((found[-1] / found[0]) ** 0.06, 1.1)
     ax.set_xlim(found[0] / margin, found[-1] * margin)
 

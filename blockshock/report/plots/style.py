@@ -27,7 +27,7 @@ WIDTH, ACROSS = 9.0, 3
 LEFT, RIGHT, TOP, BOTTOM, GAP, LINE = 0.72, 0.12, 0.62, 0.46, 0.34, 0.19
 TITLE_HEIGHT = 0.34
 """Inches, all. The strip of the title is cut off in a page, which has a heading of its own."""
-SETTINGS: dict[str, Any] = {
+SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "block-shock",
     "font.size": 8.0,
