@@ -58,7 +58,9 @@ def write_folder(folder: Path, runs: list[Run], progress: Console) -> Path:
 
 
 def _clear(folder: Path) -> None:
-    """Take away what an earlier report wrote."""
+    """Make the folder, and take away what an earlier report wrote there."""
+    for name in ("plots", "tables"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     written = folder / LIST
     for name in written.read_text(encoding="utf-8").splitlines() if written.is_file() else ():
         if (path := folder / name).resolve().is_relative_to(folder.resolve()):
@@ -66,8 +68,6 @@ def _clear(folder: Path) -> None:
 
 
 def _write(folder: Path, files: dict[str, str | bytes]) -> None:
-    for name in ("plots", "tables"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         data = content.encode() if isinstance(content, str) else content
         (folder / name).write_bytes(data)

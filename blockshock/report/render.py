@@ -22,7 +22,7 @@ from blockshock.report.sections import SECTIONS
 from blockshock.report.tables import slug
 
 DPI = 110
-FEW = 12
+FEW = 16
 """Plots that are drawn before another process has imported matplotlib."""
 WORKERS = 4
 Job = tuple[str, Plot, View]
