@@ -55,7 +55,8 @@ TEXT_CONTRASTS = """() => {
 }"""
 SHORT = """() => {
     for (const row of document.querySelectorAll("tbody tr:nth-child(n+3)")) row.remove();
-    for (const one of document.querySelectorAll("details")) one.open = true;
+    for (const plot of document.querySelectorAll("figure svg")) plot.replaceChildren();
+    for (const one of [...document.querySelectorAll("details")].slice(0, 4)) one.open = true;
 }"""
 """A thousand rows alike are as readable as two, and take axe-core a thousand times as long."""
 PLOTS = """() => [...document.querySelectorAll("figure")].map(figure => {
@@ -262,13 +263,13 @@ def test_markup_in_a_run_is_shown_as_text(written: Path, opened: Open) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_both_themes(written: Path, opened: Open, scheme: str) -> None:
     page = opened(written / "report.html", scheme)
-    assert _low_contrasts(page) == []
     in_plots = page.evaluate(TEXT_CONTRASTS)
     assert len(in_plots) > 500
     assert [text for text in in_plots if text[0] < 4.5] == []
+    assert _violations(page) == []
 
 
-def _low_contrasts(page: Any) -> list[str]:
+def _violations(page: Any) -> list[str]:
     """What axe-core finds wrong with the page, contrasts and all else of WCAG AA. Plots have a check of their own."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="`pip install -e '.[dev]'` brings axe")
     page.evaluate(SHORT)
@@ -285,8 +286,8 @@ def test_text_that_is_too_pale_is_caught(written: Path, opened: Open, tmp_path: 
     assert "--muted: #565e6b" in page
     (tmp_path / "pale.html").write_text(page.replace("--muted: #565e6b", "--muted: #b0b4bb"), encoding="utf-8")
     pale = opened(tmp_path / "pale.html")
-    assert any(found.startswith("color-contrast") for found in _low_contrasts(pale))
     assert any(ratio < 4.5 for ratio, *_ in pale.evaluate(TEXT_CONTRASTS))
+    assert any(found.startswith("color-contrast") for found in _violations(pale))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
