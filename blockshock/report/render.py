@@ -96,9 +96,10 @@ def _all(jobs: list[Job], styles: Styles) -> Iterator[Picture | None]:
         yield from map(_draw, jobs)
         return
     workers = min(WORKERS, os.cpu_count() or 1)
-    # Spawned, for what a thread of this process holds would stay locked in a fork of it.
-    spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawning, _prepare, (styles,)) as pool:
+    # Forked from a server that has imported what draws: it has no thread whose locks would stay locked in a fork.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, server, _prepare, (styles,)) as pool:
         yield from pool.map(_draw, jobs)
 
 

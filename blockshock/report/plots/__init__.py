@@ -48,7 +48,7 @@ PLOTS = (
     Plot(
         "stages",
         "Time by stage",
-        "Where the time goes: communication is reduce, what the idea adds is layout. Up to four sizes each way are "
+        "Where the time goes: communication is reduce, what the idea adds is layout. Up to three sizes each way are "
         "drawn, the table has all.",
         stages.stages,
     ),

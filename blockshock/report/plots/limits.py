@@ -59,7 +59,9 @@ def _roofs(ax: Any, roofs: dict[str, Any], dtypes: set[str], low: float, high: f
             x = np.geomspace(low, high, 200)
             ax.plot(x, np.minimum(slope * x, top), color="#7b8494", linestyle=dash, linewidth=1.4, zorder=1)
             name = f"{'2:4' if unit == 'sparse' else unit} {dtype}: {top:,.0f} TFLOP/s"
-            ax.text(high, top * 1.03, name, ha="right", va="bottom", fontsize=7)
+            # The two roofs may be close: dense is named above its own, 2:4 below.
+            place = {"ha": "right", "va": "bottom"} if unit == "dense" else {"ha": "right", "va": "top"}
+            ax.text(high, top * (1.03 if unit == "dense" else 0.95), name, fontsize=7, **place)
             heights += [top * 1.2]
     ax.text(low * 1.05, slope * low * 1.25, f"memory: {slope * 1e3:,.0f} GB/s", fontsize=7, va="bottom")
     return heights

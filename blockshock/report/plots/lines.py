@@ -52,7 +52,7 @@ def lines(
         if mark is not None:
             ax.axhline(mark, color="#7b8494", linewidth=1.0, linestyle="--", zorder=1)
         for label, line in rows[rows[over] == one].sort_values(across).groupby("label", sort=False):
-            handles[label] = ax.plot(line[across], line[value], **styles.line(label))[0]
+            handles[label] = ax.plot(line[across].to_numpy(), line[value].to_numpy(), **styles.line(label))[0]
             _beside(ax, line, across, styles.colour(label), band, dotted, crosses)
     drawn = [value, *(band or ()), *filter(None, (dotted, crosses))]
     quantity(axes, [*rows[drawn].to_numpy(dtype=float).ravel(), *([] if mark is None else [mark])])
@@ -62,15 +62,17 @@ def lines(
 def _beside(
     ax: Axes, line: pd.DataFrame, across: str, colour: str, band: Any, dotted: str | None, crosses: str | None
 ) -> None:
-    x = line[across]
-    if band and len(line) > 1:
-        ax.fill_between(x, line[band[0]], line[band[1]], color=colour, alpha=0.18, linewidth=0)
-    elif band:
-        ax.vlines(x, line[band[0]], line[band[1]], color=colour, linewidth=1.0)
+    x = line[across].to_numpy()
+    if band:
+        low, high = (line[edge].to_numpy() for edge in band)
+        if len(line) > 1:
+            ax.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        else:
+            ax.vlines(x, low, high, color=colour, linewidth=1.0)
     if dotted:
-        ax.plot(x, line[dotted], color=colour, linewidth=0.8, linestyle=":")
+        ax.plot(x, line[dotted].to_numpy(), color=colour, linewidth=0.8, linestyle=":")
     if crosses:
-        ax.plot(x, line[crosses], color=colour, linestyle="", marker="x", markersize=5)
+        ax.plot(x, line[crosses].to_numpy(), color=colour, linestyle="", marker="x", markersize=5)
 
 
 def _named(across: str, rows: pd.DataFrame) -> str:

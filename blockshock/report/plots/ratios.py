@@ -55,6 +55,7 @@ def ratios(rows: pd.DataFrame, rival: str) -> pd.DataFrame:
     """Label, N, B, ratio, ratio_low, ratio_high: of verdicts where there are any, else of the methods' own rounds."""
     found: dict[tuple[str, int, int], tuple[float, float, float]] = {}
     timed = rows[rows["verdict"].isna()] if "verdict" in rows else rows
+    timed = timed[["label", "N", "B", "p50_ms", "medians"]] if "p50_ms" in timed else timed.iloc[:0]
     theirs = {(row.N, row.B): row for row in timed[timed["label"] == rival].itertuples()}
     for row in timed.itertuples():
         if row.label != rival and (base := theirs.get((row.N, row.B))):

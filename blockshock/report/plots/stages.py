@@ -12,8 +12,8 @@ from blockshock.report.plots.scales import from_zero, names, size_text
 from blockshock.report.plots.style import COLOURS, Styles, finish, panels
 
 ORDER = ("matmul", "layout", "reduce", "gather", "grad_x", "grad_w", "optimizer", "mask", "compress", "refresh")
-MOST = 4
-"""Sizes each way: more panels would be too small to read."""
+MOST = 3
+"""Sizes each way: a row of panels an N."""
 
 
 def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:

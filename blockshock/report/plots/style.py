@@ -31,6 +31,8 @@ SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "block-shock",
     "font.size": 8.0,
+    "text.hinting": "none",
+    "text.parse_math": False,
     "text.color": INK,
     "axes.titlesize": 8.5,
     "axes.titlecolor": INK,
