@@ -33,20 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_report(commands: Any) -> None:
-    about = "Say what saved runs found: the answer, and tables of times, memory, accuracy and verdicts."
+    about = "Say what saved runs found: the answer, tables and plots of times, memory, accuracy and verdicts."
     parser = commands.add_parser("report", help="say what saved runs found", description=about)
     parser.add_argument(
-        "runs", metavar="RUN", type=Path, nargs="*", help="saved runs, .json or .json.gz; the latest if none is named"
+        "runs",
+        metavar="RUN",
+        type=Path,
+        nargs="*",
+        help="saved runs, .json or .json.gz, or folders with the parts of one; the latest run if none is named",
     )
     parser.add_argument("--format", choices=["terminal", "md"], default="terminal", help="md is for pasting")
-    parser.add_argument("--csv", metavar="FOLDER", type=Path, help="also write every number to FOLDER/results.csv")
+    written = "also write FOLDER/report.html, every table as CSV, and every plot as PNG and SVG"
+    parser.add_argument("--to", metavar="FOLDER", type=Path, help=written)
     parser.set_defaults(run=_report)
 
 
 def _report(chosen: argparse.Namespace) -> int:
     # Imported here, for it needs rich, and the doctor must run where that is missing.
     command = importlib.import_module("blockshock.report.command")
-    status: int = command.report(chosen.runs, chosen.format == "md", chosen.csv)
+    status: int = command.report(chosen.runs, chosen.format == "md", chosen.to)
     return status
 
 

@@ -25,6 +25,7 @@ STYLES = {"ok": "green", "missing": "bold red", "broken": "bold red", "n.a.": "d
 PACKAGES = (
     "pytest>=8.3", "pytest-benchmark>=5.1", "pytest-json-report>=1.5", "pytest-timeout>=2.3", "pytest-xdist>=3.6",
     "hypothesis>=6.115", "safetensors>=0.4.5", "filelock>=3.16", "rich>=13.9", "numpy>=2.0",
+    "jinja2>=3.1", "matplotlib>=3.9", "pandas>=2.2",
 )  # fmt: skip
 CUDA_BUILD = "install a CUDA build of torch: pytorch.org/get-started"
 RANKS = {  # device: name of the check, what to do if its ranks do not start

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from blockshock.report.comparison import print_comparison
+from blockshock.report.show import print_comparison
 
 Record = dict[str, Any]
 POINT = {"workload": "gaussian", "N": 64, "K": 128, "B": 4, "dtype": "bf16", "device": "cpu", "ranks": 2}
@@ -156,5 +156,5 @@ def test_nothing_is_cut_off_however_long_the_label_and_narrow_the_terminal(
 
 
 def test_reports_are_read_without_torch() -> None:
-    code = "import blockshock.report.comparison, sys; assert 'torch' not in sys.modules"
+    code = "import blockshock.report.show, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)

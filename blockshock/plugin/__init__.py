@@ -24,8 +24,8 @@ from blockshock.plugin.records import cover_group, describe_case, describe_kerne
 from blockshock.plugin.settings import Settings, resolve
 from blockshock.ranks import Ranks
 from blockshock.registry import extensions
-from blockshock.report.comparison import print_comparison
 from blockshock.report.results import newest
+from blockshock.report.show import print_comparison
 from blockshock.roofline import Ceilings
 
 SETTINGS = pytest.StashKey[Settings]()

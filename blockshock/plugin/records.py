@@ -17,7 +17,7 @@ from blockshock.phases.profile import KernelTime
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.plugin.settings import Settings
-from blockshock.report.comparison import or_inf
+from blockshock.report.tables import or_inf
 
 
 def cover_group(title: str) -> str:

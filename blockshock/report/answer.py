@@ -7,7 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from blockshock.report.limits import limit_lines
 from blockshock.report.results import Run
+from blockshock.report.sections import section_of
 
 Info = dict[str, Any]
 RIVALS = {"dense_tp_row": "tensor parallelism", "dense_single": "one dense device"}
@@ -16,6 +18,8 @@ RIVALS = {"dense_tp_row": "tensor parallelism", "dense_single": "one dense devic
 def answer(run: Run) -> Iterator[str]:
     """The lines."""
     infos = [record["extra_info"] for record in run.records]
+    if not infos:
+        return
     machine, first = run.machine, infos[0]
     gpus = Counter(machine.get("gpus", []))
     where = ", ".join(f"{count} × {gpu}" for gpu, count in gpus.items()) if first["device"] == "cuda" else ""
@@ -25,9 +29,19 @@ def answer(run: Run) -> Iterator[str]:
     on = where or machine.get("cpu") or "unnamed hardware"
     yield f"{first['ranks']} {first['device'].upper()} ranks on {on}; {', '.join(versions) or 'versions unknown'}"
     yield _right(infos)
-    yield _speed("forward", [info for info in infos if info["phase"] == 1 and "p50_ms" in info])
-    yield _speed("training step", [info for info in infos if "update_p50_ms" in info])
+    yield _speed("forward", [info for info in infos if section_of(info) == "forward"])
+    yield _speed("training step", [info for info in infos if section_of(info) == "training"])
     yield _judged([info for info in infos if "verdict" in info])
+    yield from limit_lines(infos)
+
+
+def remarks(run: Run) -> Iterator[str]:
+    """What is not in the report, and what a reader must know of how the run was put together."""
+    if not run.records:
+        yield "nothing in it can be shown"
+    for name, count in run.left_out.items():
+        yield f"left out: {count} results that do not say their {name}, of another version it seems"
+    yield from run.notes
 
 
 def _right(infos: list[Info]) -> str:

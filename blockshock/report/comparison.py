@@ -2,93 +2,76 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from blockshock.report.sections import PHASES, section_of
+from blockshock.report.tables import Cell, Column, Info, Table, columns, mib, or_inf, point, ratio
 
-Info = dict[str, Any]
-WIDTH = 1000
-"""Of the console, more than any table needs: rich cuts columns that do not fit, a terminal or a log loses none."""
+RIVALS = ("dense_tp_row", "dense_single")
+_RATIOS = (Column("÷ tp row", ".2f"), Column("÷ single", ".2f"))
+_LIMIT = Column("% limit", ".0%")
 
 
-def print_comparison(records: list[dict[str, Any]], file: IO[str], markdown: bool = False) -> None:
-    """Print the tables.
+def comparison(records: list[dict[str, Any]]) -> Iterator[Table]:
+    """The tables.
 
     Args:
         records: ``{"group": …, "extra_info": …}`` of each benchmark, as pytest-benchmark saves them.
-        markdown: print them to be pasted, not to be read in a terminal.
     """
-    console = Console(file=file, width=WIDTH, highlight=False, markup=False, emoji=False)
     groups: dict[str, list[Info]] = defaultdict(list)
     for record in records:
         groups[record["group"]].append(record["extra_info"])
     for name, rows in groups.items():
-        kinds = ("p50_ms", "error_ratio", "worst_weight_share", "worst_drift", "verdict")
-        timed, checked, trained, fed_back, judged = ([row for row in rows if key in row] for key in kinds)
-        if not any(key in row for row in rows for key in kinds):
-            console.print(f"{name}: {len(rows)} ran untimed\n", style="bold")
-        if timed:
-            show(console, (_step_table if "update_p50_ms" in timed[0] else _time_table)(name, timed), markdown)
+        of_kind = defaultdict(list)
+        for row in rows:
+            of_kind[section_of(row)].append(row)
+        checked = [row for row in of_kind["accuracy"] if "error_ratio" in row]
+        trained = [row for row in of_kind["accuracy"] if "worst_weight_share" in row]
+        if len(of_kind[None]) == len(rows):
+            yield Table(f"{name}: {len(rows)} ran untimed", PHASES.get(rows[0]["phase"], "accuracy"))
+        for section in ("forward", "backward", "training"):
+            if timed := of_kind[section]:
+                yield (_steps if section == "training" else _times)(name, section, timed)
         if trained:
-            _print_farthest(console, name, trained, "worst_weight_share", "of what passes from the dense run")
-        if fed_back:
-            _print_farthest(console, name, fed_back, "worst_drift", "times the dense product's error")
-        if judged:
-            _print_verdicts(console, name, judged, markdown)
-        if len({_point(row) for row in checked}) == 1:
-            show(console, _accuracy_table(name, checked), markdown)
-        elif checked:
-            _print_worst(console, name, checked)
+            yield _farthest(name, "accuracy", trained, "worst_weight_share", "of what passes from the dense run")
+        if of_kind["drift"]:
+            yield _farthest(name, "drift", of_kind["drift"], "worst_drift", "times the dense product's error")
+        if of_kind["verdicts"]:
+            yield _verdicts(name, of_kind["verdicts"])
+        if checked:
+            yield (_accuracy if len({point(row) for row in checked}) == 1 else _worst)(name, checked)
 
 
-def show(console: Console, table: Table, markdown: bool) -> None:
-    """Print a table, its title as a line of its own."""
-    title, table.title = table.title, None
-    if title:
-        console.print(f"### {title}\n" if markdown else str(title), style=None if markdown else "bold")
-    table.box, table.pad_edge = (box.MARKDOWN, True) if markdown else (box.SIMPLE_HEAD, False)
-    console.print(table)
-    if markdown:
-        console.print()
-
-
-def _point(row: Info) -> tuple[Any, ...]:
-    return tuple(row[key] for key in ("workload", "N", "K", "B", "dtype"))
-
-
-def _print_worst(console: Console, name: str, rows: list[Info]) -> None:
+def _worst(name: str, rows: list[Info]) -> Table:
     """For cases that cannot be compared line by line: how many there are, and the least accurate."""
     worst = max(rows, key=_error)
-    workload, N, K, B, dtype = _point(worst)
-    console.print(f"{name}: {len(rows)}", style="bold")
-    console.print(
-        f"  largest error {worst['error_ratio']:.2f} × dense's: {worst['label']}, {workload} {N}×{K} B={B} {dtype}"
-    )
-    console.print(f"  same bits between ranks and runs: {sum(_same_bits(row) for row in rows)}\n")
+    workload, N, K, B, dtype = point(worst)
+    where = f"{worst['label']}, {workload} {N}×{K} B={B} {dtype}"
+    largest = f"largest error {worst['error_ratio']:.2f} × dense's: {where}"
+    same = f"same bits between ranks and runs: {sum(same_bits(row) for row in rows)}"
+    return Table(f"{name}: {len(rows)}", "accuracy", notes=[largest, same])
 
 
-def _print_farthest(console: Console, name: str, rows: list[Info], key: str, what: str) -> None:
+def _farthest(name: str, section: str, rows: list[Info], key: str, what: str) -> Table:
     """For runs of many steps: how many there are, and which went farthest off."""
     worst = max(rows, key=lambda row: or_inf(row[key]))
-    console.print(f"{name}: {len(rows)} runs of {worst['steps']} steps", style="bold")
-    console.print(f"  farthest off: {worst[key]:.2f} {what}, {worst['label']}\n")
+    note = f"farthest off: {worst[key]:.2f} {what}, {worst['label']}"
+    return Table(f"{name}: {len(rows)} runs of {worst['steps']} steps", section, notes=[note])
 
 
-def _print_verdicts(console: Console, name: str, rows: list[Info], markdown: bool) -> None:
+def _verdicts(name: str, rows: list[Info]) -> Table:
     """One hypothesis about one kernel: the ratio at each point, and at how many it holds."""
-    columns = ("N", "K", "B", "dtype", "ratio", "95 % interval", "verdict")
-    table = _table(f"{name}: {rows[0]['statement']}", "workload", *columns)
+    shown = columns(workload="", N="d", K="d", B="d", dtype="", ratio=".3f")
+    table = Table(f"{name}: {rows[0]['statement']}", "verdicts", (*shown, Column("95 % interval"), Column("verdict")))
     for row in rows:
         interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}"
-        table.add_row(*map(str, _point(row)), f"{row['ratio']:.3f}", interval, row["verdict"])
-    show(console, table, markdown)
+        table.rows.append((*point(row), row["ratio"], interval, row["verdict"]))
     counts = Counter(row["verdict"] for row in rows)
     found = ", ".join(f"{verdict} at {count}" for verdict, count in counts.most_common())
-    console.print(f"  of {len(rows)} points {found} (margin {rows[0]['margin']:.0%})\n")
+    table.notes.append(f"of {len(rows)} points {found} (margin {rows[0]['margin']:.0%})")
+    return table
 
 
 def _error(row: Info) -> float:
@@ -96,91 +79,54 @@ def _error(row: Info) -> float:
     return or_inf(row["error_ratio"])
 
 
-def or_inf(number: float) -> float:
-    """What to rank a number by: NaN is the worst."""
-    return math.inf if math.isnan(number) else number
-
-
-def _same_bits(row: Info) -> bool:
+def same_bits(row: Info) -> bool:
+    """Whether the ranks agreed to the bit, and two runs too."""
     return bool(row["same_on_ranks"] and row["same_again"])
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, pad_edge=False)
-    table.add_column(columns[0], no_wrap=True)
-    for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
-
-
-def _accuracy_table(name: str, rows: list[Info]) -> Table:
-    table = _table(name, "method", "relative error", "÷ dense's", "max error", "of bound", "same bits")
+def _accuracy(name: str, rows: list[Info]) -> Table:
+    numbers = {"relative error": ".2e", "÷ dense's": ".2f", "max error": ".2e", "of bound": ".3f", "same bits": ""}
+    table = Table(name, "accuracy", (Column("method"), *(Column(*column) for column in numbers.items())))
     for row in sorted(rows, key=_error):
-        table.add_row(
-            row["label"],
-            f"{row['relative_error']:.2e}",
-            f"{row['error_ratio']:.2f}",
-            f"{row['max_error']:.2e}",
-            f"{row['of_bound']:.3f}",
-            "yes" if _same_bits(row) else "NO",
-        )
+        errors = (row[key] for key in ("relative_error", "error_ratio", "max_error", "of_bound"))
+        table.rows.append((row["label"], *errors, same_bits(row)))
     return table
 
 
-def _titled(name: str, timed: list[Info]) -> str:
-    return f"{name}, {timed[0]['ranks']} {timed[0]['device'].upper()} ranks, {timed[0]['timing']}"
+def _timed(name: str, section: str, rows: list[Info], numbers: dict[str, str]) -> Table:
+    title = f"{name}, {rows[0]['ranks']} {rows[0]['device'].upper()} ranks, {rows[0]['timing']}"
+    first, second = (Column("step ms" if section == "training" else "p50 ms", ".4f"), Column("p95 ms", ".4f"))
+    limit = [_LIMIT] if any("of_limit" in row for row in rows) else []
+    rest = (Column(*column) for column in numbers.items())
+    return Table(title, section, (Column("method"), first, second, *_RATIOS, *limit, *rest))
 
 
-def _step_table(name: str, timed: list[Info]) -> Table:
+def _fastest_first(table: Table, rows: list[Info]) -> Iterator[tuple[Info, tuple[Cell, ...]]]:
+    """Each row, and its cells of the columns that every table of times has."""
+    medians = {row["label"]: row["p50_ms"] for row in rows}
+    for row in sorted(rows, key=lambda row: row["p50_ms"]):
+        ratios = (ratio(row["p50_ms"], medians.get(rival)) for rival in RIVALS)
+        limit = [row.get("of_limit")] if _LIMIT in table.columns else []
+        yield row, (row["label"], row["p50_ms"], row["p95_ms"], *ratios, *limit)
+
+
+def _steps(name: str, section: str, rows: list[Info]) -> Table:
     """Of training steps: their parts, and the memory of all that is trained. Masking again counts as compressing."""
-    columns = ("step ms", "p95 ms", "÷ tp row", "÷ single", "forward", "backward", "optimizer", "compress or refresh")
-    table = _table(_titled(name, timed), "method", *columns, "reduce", "tokens/s", "MiB/rank")
-    medians = {row["label"]: row["p50_ms"] for row in timed}
-    for row in sorted(timed, key=lambda row: row["p50_ms"]):
+    parts = dict.fromkeys(("forward", "backward", "optimizer", "compress or refresh"), ".4f")
+    table = _timed(name, section, rows, {**parts, "reduce": ".0%", "tokens/s": ",.0f", "MiB/rank": ".1f"})
+    for row, cells in _fastest_first(table, rows):
         stages = {stage: times["p50_ms"] for stage, times in row["stages"].items()}
-        table.add_row(
-            row["label"],
-            f"{row['p50_ms']:.4f}",
-            f"{row['p95_ms']:.4f}",
-            *(_ratio(row["p50_ms"], medians.get(base)) for base in ("dense_tp_row", "dense_single")),
-            f"{row['alone']['forward']['p50_ms']:.4f}",
-            f"{row['backward_p50_ms']:.4f}",
-            f"{stages.get('optimizer', 0.0):.4f}",
-            f"{sum(stages.get(stage, 0.0) for stage in ('mask', 'compress', 'refresh')):.4f}",
-            f"{row['communication_share']:.0%}",
-            f"{row['tokens_per_s']:,.0f}",
-            f"{row['training_bytes'] / 2**20:.1f}",
-        )
+        packing = sum(stages.get(stage, 0.0) for stage in ("mask", "compress", "refresh"))
+        parted = (row["alone"]["forward"]["p50_ms"], row["backward_p50_ms"], stages.get("optimizer", 0.0), packing)
+        rest = (row["communication_share"], row["tokens_per_s"], mib(row["training_bytes"]))
+        table.rows.append((*cells, *parted, *rest))
     return table
 
 
-def _time_table(name: str, timed: list[Info]) -> Table:
-    table = _table(
-        _titled(name, timed),
-        "method",
-        "p50 ms",
-        "p95 ms",
-        "÷ tp row",
-        "÷ single",
-        "TFLOP/s",
-        "reduce",
-        "MiB/rank",
-        "eager ms",
-    )
-    medians = {row["label"]: row["p50_ms"] for row in timed}
-    for row in sorted(timed, key=lambda row: row["p50_ms"]):
-        table.add_row(
-            row["label"],
-            f"{row['p50_ms']:.4f}",
-            f"{row['p95_ms']:.4f}",
-            *(_ratio(row["p50_ms"], medians.get(base)) for base in ("dense_tp_row", "dense_single")),
-            f"{row['dense_equivalent_tflops']:.2f}",
-            f"{row['communication_share']:.0%}",
-            f"{row['weight_bytes'] / 2**20:.1f}",
-            f"{row['cuda_events_p50_ms']:.4f}" if "cuda_events_p50_ms" in row else "–",
-        )
+def _times(name: str, section: str, rows: list[Info]) -> Table:
+    numbers = {"TFLOP/s": ".2f", "reduce": ".0%", "MiB/rank": ".1f", "eager ms": ".4f"}
+    table = _timed(name, section, rows, numbers)
+    for row, cells in _fastest_first(table, rows):
+        rest = (row["dense_equivalent_tflops"], row["communication_share"], mib(row["weight_bytes"]))
+        table.rows.append((*cells, *rest, row.get("cuda_events_p50_ms")))
     return table
-
-
-def _ratio(value: float, base: float | None) -> str:
-    return "–" if not base else f"{value / base:.2f}"

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import dataclass
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 STORAGE = Path("benchmark_results")
+PATTERNS = ("*.json", "*.json.gz")
 
-NEEDED = {
-    "p50_ms": ("p95_ms", "stages", "dense_equivalent_tflops", "communication_share", "weight_bytes", "timing"),
-    "error_ratio": ("relative_error", "max_error", "of_bound", "same_on_ranks", "same_again"),
-    "update_p50_ms": ("alone", "backward_p50_ms", "tokens_per_s", "training_bytes"),
-    "worst_weight_share": ("steps",),
-    "worst_drift": ("steps",),
-    "verdict": ("statement", "ratio", "ratio_low", "ratio_high", "margin"),
+NEEDED: dict[str, dict[str, type]] = {
+    "p50_ms": {
+        "p95_ms": float,
+        "stages": dict,
+        "dense_equivalent_tflops": float,
+        "communication_share": float,
+        "weight_bytes": float,
+        "timing": str,
+    },
+    "error_ratio": {
+        "relative_error": float,
+        "max_error": float,
+        "of_bound": float,
+        "same_on_ranks": bool,
+        "same_again": bool,
+    },
+    "update_p50_ms": {"alone": dict, "backward_p50_ms": float, "tokens_per_s": float, "training_bytes": float},
+    "worst_weight_share": {"steps": int},
+    "worst_drift": {"steps": int},
+    "verdict": {"statement": str, "hypothesis": str, "rival": str, "ratio": float, "margin": float}
+    | dict.fromkeys(("ratio_low", "ratio_high"), float),
 }
-"""Of each number that makes a row one of its kind, what else the tables show of that kind."""
-POINT = ("label", "workload", "N", "K", "B", "dtype", "device", "ranks")
+"""Of each number that makes a row one of its kind, what else the report shows of that kind, and of which type."""
+POINT: dict[str, type] = {"label": str, "method": str, "workload": str, "dtype": str, "device": str} | dict.fromkeys(
+    ("phase", "N", "K", "B", "ranks"), int
+)
 
 
 class NotARun(ValueError):
@@ -28,14 +47,16 @@ class NotARun(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One saved run.
+    """One saved run, of one file or of several that a folder holds.
 
     Attributes:
-        path: its file.
+        path: its file, or its folder.
         taken: when, as pytest-benchmark wrote it.
         machine: what ``environment.describe`` found; empty in runs that do not say.
-        records: ``{"name", "group", "extra_info"}`` of each benchmark that the tables can show.
-        left_out: how many they cannot, by what is missing.
+        records: ``{"name", "group", "extra_info", "samples"}`` of each benchmark that the report can show; samples
+            in seconds, none in runs that were saved without.
+        left_out: how many it cannot show, by what is missing.
+        notes: what a reader must know of how its parts go together, a line each.
     """
 
     path: Path
@@ -43,6 +64,12 @@ class Run:
     machine: dict[str, Any]
     records: list[dict[str, Any]]
     left_out: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What to call it beside others."""
+        return self.path.name or str(self.path.resolve().name)
 
 
 def latest_run(storage: Path = STORAGE) -> Path:
@@ -58,41 +85,86 @@ def latest_run(storage: Path = STORAGE) -> Path:
 
 def newest(storage: Path) -> Path | None:
     """The saved run that was written last, if there is any."""
-    found = [path for pattern in ("*/*.json", "*/*.json.gz") for path in storage.glob(pattern)]
+    found = [path for pattern in PATTERNS for path in storage.glob(f"*/{pattern}")]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def read_run(path: Path) -> Run:
-    """A saved run, plain or gzipped.
+    """A saved run: a file, plain or gzipped, or a folder of files that are its parts.
 
     Raises:
-        NotARun: the file cannot be read, is damaged, or holds no benchmark of this suite.
+        NotARun: the file cannot be read, is damaged, or holds no benchmark of this suite; no file of the folder does.
     """
+    return _read_folder(path) if path.is_dir() else _read_file(path)
+
+
+def _read_folder(folder: Path) -> Run:
+    """All files as one run; a test that several measured is taken from the first of them, by name."""
+    parts, notes = [], []
+    for path in sorted(path for pattern in PATTERNS for path in folder.glob(pattern)):
+        try:
+            parts.append(_read_file(path))
+        except NotARun as error:
+            notes.append(f"skipped {error}")
+    if not parts:
+        raise NotARun(f"{folder}: no saved run in it" + "".join(f"; {note}" for note in notes))
+    first: dict[str, dict[str, Any]] = {}
+    for record in (record for part in parts for record in part.records):
+        first.setdefault(record["name"], record)
+    if twice := sum(len(part.records) for part in parts) - len(first):
+        notes.append(f"{twice} results were measured more than once: shown is the first, by the files' names")
+    left_out = sum((Counter(part.left_out) for part in parts), Counter[str]())
+    taken = min(part.taken for part in parts)
+    return Run(folder, taken, parts[0].machine, list(first.values()), dict(left_out), notes + _differences(parts))
+
+
+def _differences(parts: list[Run]) -> list[str]:
+    """What was not the same when the parts were measured."""
+    told = []
+    for what, name in (("gpus", "GPUs"), ("cpu", "CPU"), ("torch", "torch"), ("git_commit", "commit")):
+        found = dict.fromkeys(str(part.machine.get(what)) for part in parts)
+        if len(found) > 1:
+            names = (
+                f"{value} ({', '.join(p.name for p in parts if str(p.machine.get(what)) == value)})" for value in found
+            )
+            told.append(f"parts differ in their {name}: {'; '.join(names)}")
+    return told
+
+
+def _read_file(path: Path) -> Run:
     try:
         raw = path.read_bytes()
         saved = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-        benchmarks = saved["benchmarks"]
-        infos = [(bench["name"], bench["group"], bench["extra_info"]) for bench in benchmarks]
-        ours = [(name, group, info) for name, group, info in infos if "phase" in info]
+        ours = [_record(bench) for bench in saved["benchmarks"] if "phase" in bench["extra_info"]]
+        machine = saved.get("machine_info", {}).get("blockshock", {})
     except OSError as error:
         raise NotARun(f"{path}: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, zlib.error) as error:
         raise NotARun(f"{path}: damaged, or no JSON ({error})") from None
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise NotARun(f"{path}: JSON, but no run that pytest-benchmark saved") from None
     if not ours:
         raise NotARun(f"{path}: a run of pytest-benchmark, but none of Block-Shock's tests is in it")
-    records, left_out = [], dict[str, int]()
-    for name, group, info in ours:
-        if missing := _missing(info):
-            left_out[missing] = left_out.get(missing, 0) + 1
+    records, left_out = [], Counter[str]()
+    for record in ours:
+        if missing := _missing(record["extra_info"]):
+            left_out[missing] += 1
         else:
-            records.append({"name": name, "group": group, "extra_info": info})
-    machine = saved.get("machine_info", {}).get("blockshock", {})
-    return Run(path, saved.get("datetime", ""), machine, records, left_out)
+            records.append(record)
+    return Run(path, saved.get("datetime") or "", machine, records, dict(left_out))
+
+
+def _record(bench: dict[str, Any]) -> dict[str, Any]:
+    samples = bench.get("stats", {}).get("data", [])
+    return {"name": bench["name"], "group": bench["group"], "extra_info": bench["extra_info"], "samples": samples}
 
 
 def _missing(info: dict[str, Any]) -> str | None:
-    """The first number that a table would look for in vain, in a run of an older version say."""
-    needed = [*POINT, *(name for kind, names in NEEDED.items() if kind in info for name in names)]
-    return next((name for name in needed if name not in info), None)
+    """The first value that the report would look for in vain, in a run of an older version say."""
+    kinds = ["verdict"] if "verdict" in info else [kind for kind in NEEDED if kind in info]
+    needed = POINT | {name: of for kind in kinds for name, of in NEEDED[kind].items()}
+    needed |= {kind: str if kind == "verdict" else float for kind in kinds}
+    for name, of in needed.items():
+        if not isinstance(info.get(name), (float, int) if of is float else of):
+            return name
+    return None

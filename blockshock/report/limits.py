@@ -1,0 +1,61 @@
+"""How near Block-Shock comes to what this machine can do at best, and which stage loses the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from blockshock.report.sections import PHASES, section_of
+from blockshock.report.tables import Info
+
+LEAST_N, LEAST_B = 8192, 256
+"""Smaller points are bound by launches and by the collective, which the method does not own."""
+TARGET = 0.85
+WORST = 3
+"""How many points below the target are named, of a single label; the table has them all."""
+PRODUCTS = ("matmul", "grad_x", "grad_w")
+
+
+def limit_lines(infos: list[Info]) -> Iterator[str]:
+    """One line a phase and label, where a run has limits."""
+    for section in PHASES.values():
+        rows = [row for row in infos if section_of(row) == section and _judged(row)]
+        automatic = [row for row in rows if (row.get("kernel") or "").startswith("auto")]
+        labels = dict.fromkeys(row["label"] for row in automatic or rows)
+        for label in labels:
+            yield _line(
+                section, label, [row for row in rows if row["label"] == label], WORST if len(labels) == 1 else 1
+            )
+
+
+def _judged(row: Info) -> bool:
+    # What trains on stale weights between compressions is no way to train.
+    ours = row["method"] == "block_shock" and ":every=" not in (row.get("storage") or "")
+    return ours and row["N"] >= LEAST_N and row["B"] >= LEAST_B and "of_limit" in _products(row)
+
+
+def _products(row: Info) -> dict[str, Any]:
+    return (row.get("limits") or {}).get("products") or {}
+
+
+def _line(section: str, label: str, rows: list[Info], named: int) -> str:
+    shares = [_products(row)["of_limit"] for row in rows]
+    reached = f"reaches {min(shares):.0%} to {max(shares):.0%} of its limit over {len(rows)} points"
+    below = sorted((row for row in rows if _products(row)["of_limit"] < TARGET), key=lambda r: _products(r)["of_limit"])
+    told = f"{section}, what {label} owns (N ≥ {LEAST_N}, B ≥ {LEAST_B}): {reached}"
+    if not below:
+        return f"{told}; nowhere below {TARGET:.0%}"
+    more = "; the table has the rest" if len(below) > named else ""
+    return f"{told}; below {TARGET:.0%} at {len(below)}: {'; '.join(map(_loss, below[:named]))}{more}"
+
+
+def _loss(row: Info) -> str:
+    """A point, and what each stage loses there: products what they take beyond the limit, layout all of it."""
+    stages = {name: times["p50_ms"] for name, times in row["stages"].items()}
+    products = [name for name in PRODUCTS if name in stages]
+    lost = sum(stages[name] for name in products) - _products(row)["limit_ms"]
+    optimizer = f" {row['optimizer']}" if row.get("optimizer") else ""
+    return (
+        f"N={row['N']} B={row['B']}{optimizer}: {_products(row)['of_limit']:.0%}, "
+        f"{' + '.join(products)} loses {lost:.4f} ms, layout {stages.get('layout', 0.0):.4f} ms"
+    )

@@ -1,0 +1,139 @@
+"""Times over a rival's: lines with confidence bands, and maps over N and B with the line where the two break even."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from blockshock.report.plots.lines import lines
+from blockshock.report.plots.scales import names, size_text, x_ticks
+from blockshock.report.plots.style import Styles, finish, panels
+
+TAIL = 2.5
+BEST = "the fastest block_shock"
+LINE = "#101216"
+"""Of break-even. The same in both themes, for the cells below it are."""
+
+
+def over_tensor_parallel(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Lines, of every method over dense_tp_row."""
+    return _lines(rows, "dense_tp_row", styles)
+
+
+def over_single(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Lines, of every method over dense_single."""
+    return _lines(rows, "dense_single", styles)
+
+
+def heat_over_tensor_parallel(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Maps, of Block-Shock over dense_tp_row."""
+    return _maps(rows, "dense_tp_row", styles)
+
+
+def heat_over_single(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Maps, of Block-Shock over dense_single."""
+    return _maps(rows, "dense_single", styles)
+
+
+def verdicts(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Of a hypothesis that none of the plots above shows."""
+    if "hypothesis" not in rows:
+        return None
+    other = rows[~rows["hypothesis"].isin(["H1", "H4"])]
+    y_label = f"ratio of {' and '.join(other['hypothesis'].unique())}"
+    return lines(other, "ratio", styles, y_label, band=("ratio_low", "ratio_high"), mark=1.0)
+
+
+def ratios(rows: pd.DataFrame, rival: str) -> pd.DataFrame:
+    """Label, N, B, ratio, ratio_low, ratio_high: of verdicts where there are any, else of the methods' own rounds."""
+    found: dict[tuple[str, int, int], tuple[float, float, float]] = {}
+    timed = rows[rows["verdict"].isna()] if "verdict" in rows else rows
+    timed = timed[["label", "N", "B", "p50_ms", "medians"]] if "p50_ms" in timed else timed.iloc[:0]
+    theirs = {(row.N, row.B): row for row in timed[timed["label"] == rival].itertuples()}
+    for row in timed.itertuples():
+        if row.label != rival and (base := theirs.get((row.N, row.B))):
+            medians = row.medians / base.medians
+            low, high = np.percentile(medians, [TAIL, 100 - TAIL])
+            found[row.label, row.N, row.B] = (row.p50_ms / base.p50_ms, low, high)
+    if "verdict" in rows:
+        # H2 is a ratio of ratios, and of training.
+        judged = rows[(rows["rival"] == rival) & (rows["hypothesis"] != "H2")]
+        for row in judged.itertuples():
+            found[row.label, row.N, row.B] = (row.ratio, row.ratio_low, row.ratio_high)
+    columns = ["label", "N", "B", "ratio", "ratio_low", "ratio_high"]
+    return pd.DataFrame([(*key, *value) for key, value in found.items()], columns=columns)
+
+
+def _lines(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
+    found = ratios(rows, rival)
+    return lines(found, "ratio", styles, f"time ÷ {rival}'s", band=("ratio_low", "ratio_high"), mark=1.0)
+
+
+def _maps(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
+    """One map of the fastest, one of each label."""
+    ours = set(rows.loc[rows["method"] == "block_shock", "label"])
+    found = ratios(rows, rival)
+    found = found[found["label"].isin(ours)]
+    if found.empty:
+        return None
+    labels = styles.sorted(found["label"])
+    # What trains on stale weights between compressions is no winner.
+    fresh = found[~found["label"].str.contains(":every=")]
+    every = (
+        {BEST: fresh, **{label: found[found["label"] == label] for label in labels}}
+        if len(labels) > 1
+        else {labels[0]: found}
+    )
+    Ns, Bs = sorted(found["N"].unique()), sorted(found["B"].unique())
+    titles = [label.removeprefix("block_shock ") for label in every]
+    figure, axes = panels(titles, height=0.3 + 0.24 * len(Bs), left=0.62)
+    reach = max(0.1, min(math.log(3), float(np.abs(np.log(found["ratio"])).max())))
+    for ax, part in zip(axes, every.values(), strict=True):
+        grid = part.pivot_table(index="B", columns="N", values="ratio", aggfunc="min").reindex(index=Bs, columns=Ns)
+        _map(ax, grid, reach)
+        x_ticks(ax, range(len(Ns)), [size_text(N) for N in Ns], grid=False)
+        ax.set_xlim(-0.5, len(Ns) - 0.5)
+    names(axes, [size_text(B) for B in Bs], size=8.0)
+    return finish(figure, {}, "N = K (k = 1024)", "B")
+
+
+def _map(ax: Axes, grid: pd.DataFrame, reach: float) -> None:
+    """Cells with their numbers, blue where Block-Shock is faster, and the break-even line between them."""
+    values = np.log(grid.to_numpy(dtype=float))
+    colours = colormaps["RdBu_r"]
+    edges = [np.arange(size + 1) - 0.5 for size in values.shape]
+    cells = np.ma.masked_invalid(values)
+    ax.pcolormesh(edges[1], edges[0], cells, cmap=colours, vmin=-reach, vmax=reach, edgecolors="face", linewidth=0.3)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            shade = colours((value / reach + 1) / 2)
+            ax.text(
+                column, row, f"{math.exp(value):.2f}", ha="center", va="center", fontsize=6.5, color=_readable(shade)
+            )
+    ax.add_collection(LineCollection(_break_even(values), colors=[LINE], linewidths=1.8, capstyle="projecting"))
+
+
+def _break_even(values: np.ndarray) -> list[Any]:
+    """Edges between cells of which one is faster and the other is not; a cell without a number has none."""
+    edges = []
+    for (row, column), value in np.ndenumerate(values):
+        for down, right in ((1, 0), (0, 1)):
+            if row + down < values.shape[0] and column + right < values.shape[1]:
+                other = values[row + down, column + right]
+                if np.isfinite(value) and np.isfinite(other) and (value < 0) != (other < 0):
+                    corner = (column + 0.5, row + 0.5)
+                    edges.append([(corner[0] - down, corner[1] - right), corner])
+    return edges
+
+
+def _readable(shade: Any) -> str:
+    """Black or white, whichever stands out more from the shade."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in shade[:3]]
+    return "#000000" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.18 else "#ffffff"

@@ -1,0 +1,51 @@
+"""What a pass or a step is made of: a bar per method, a colour per stage, a panel per size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from blockshock.report.plots.scales import from_zero, names, size_text
+from blockshock.report.plots.style import COLOURS, Styles, finish, panels
+
+ORDER = ("matmul", "layout", "reduce", "gather", "grad_x", "grad_w", "optimizer", "mask", "compress", "refresh")
+MOST = 3
+"""Sizes each way: a row of panels an N."""
+
+
+def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """The figure, or None if no row has stages."""
+    found = [name.split(".")[1] for name in rows if name.startswith("stages.") and name.endswith(".p50_ms")]
+    found = [name for name in found if rows[f"stages.{name}.p50_ms"].notna().any()]
+    if not found:
+        return None
+    found.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    colours = {name: COLOURS[(ORDER.index(name) if name in ORDER else found.index(name)) % 10] for name in found}
+    labels = styles.sorted(rows["label"])[::-1]
+    points = [(N, B) for N in _spread(rows["N"]) for B in _spread(rows["B"])]
+    points = [point for point in points if ((rows["N"] == point[0]) & (rows["B"] == point[1])).any()]
+    left = min(0.25 + 0.058 * max(map(len, labels)), 3.2)
+    titles = [f"N = {size_text(N)}, B = {size_text(B)}" for N, B in points]
+    figure, axes = panels(titles, legend=found, height=0.25 + 0.135 * len(labels), left=left, step=0.32)
+    places = np.arange(len(labels))
+    for ax, (N, B) in zip(axes, points, strict=True):
+        at = rows[(rows["N"] == N) & (rows["B"] == B)].set_index("label").reindex(labels)
+        start = np.zeros(len(labels))
+        for name in found:
+            end = start + at[f"stages.{name}.p50_ms"].fillna(0.0).to_numpy(dtype=float)
+            there = end > start
+            ax.hlines(places[there], start[there], end[there], color=colours[name], linewidth=7)
+            start = end
+        from_zero(ax, start.max())
+    names(axes, labels)
+    return finish(figure, colours, "p50 of each stage, ms, each panel to its own scale", "")
+
+
+def _spread(values: Any) -> list[int]:
+    """At most MOST of the values, the least and the greatest among them."""
+    every = sorted(set(values))
+    places = np.linspace(0, len(every) - 1, min(MOST, len(every))).round().astype(int)
+    return [every[place] for place in places]

@@ -1,0 +1,172 @@
+"""Tables over all points of a run: stages, speed-up, share of the limit, memory, accuracy, operations, ceilings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from blockshock.report.comparison import same_bits
+from blockshock.report.results import Run
+from blockshock.report.sections import PHASES, SECTIONS, section_of
+from blockshock.report.tables import Cell, Column, Info, Table, columns, mib, or_inf, point, ratio
+
+_POINT = columns(workload="", N="d", K="d", B="d", dtype="")
+_BYTES = {
+    "weights": "weight_bytes",
+    "weights, estimated": "estimated_weight_bytes",
+    "peak": "steady_peak_bytes",
+    "peak while building": "building_peak_bytes",
+    "copied by layout": "layout_copied_bytes",
+    "parameters": "parameter_bytes",
+    "gradients": "gradient_bytes",
+    "optimizer state": "state_bytes",
+    "all that is trained": "training_bytes",
+}
+
+
+def run_tables(run: Run) -> Iterator[Table]:
+    """The tables, of those sections of which the run has results."""
+    rows = [record["extra_info"] for record in run.records]
+    for section in PHASES.values():
+        if timed := [row for row in rows if section_of(row) == section]:
+            for build in (_stages, _speed_up, _limits, _memory, _operations):
+                yield from build(section, timed)
+    yield from _accuracy([row for row in rows if "error_ratio" in row])
+    yield from _drift([row for row in rows if section_of(row) == "drift"])
+    if ceilings := run.machine.get("ceilings"):
+        yield _ceilings(ceilings)
+
+
+def _over_points(title: str, section: str, rows: list[Info], rest: tuple[Column, ...]) -> tuple[Table, list[Info]]:
+    """A table that names point and method first, and the rows in its order: by point, then the fastest first."""
+    trained = columns(optimizer="") if any(row.get("optimizer") for row in rows) else ()
+    ordered = sorted(rows, key=lambda row: (*map(str, _place(row)[:1]), *_place(row)[1:], row.get("p50_ms", 0.0)))
+    return Table(f"{title}: {SECTIONS[section]}", section, (*_POINT, *trained, Column("method"), *rest)), ordered
+
+
+def _place(row: Info) -> tuple[Any, ...]:
+    return (*point(row), row.get("optimizer") or "")
+
+
+def _named(table: Table, row: Info) -> tuple[Cell, ...]:
+    trained = [row.get("optimizer")] if any(column.name == "optimizer" for column in table.columns) else []
+    return (*point(row), *trained, row["label"])
+
+
+def _stages(section: str, rows: list[Info]) -> Iterator[Table]:
+    names = list(dict.fromkeys(stage for row in rows for stage in row["stages"]))
+    rest = tuple(Column(name, ".4f") for name in ("p50", *names))
+    table, ordered = _over_points("Time by stage, ms", section, rows, rest)
+    for row in ordered:
+        stages = (row["stages"].get(name, {}).get("p50_ms") for name in names)
+        table.rows.append((*_named(table, row), row["p50_ms"], *stages))
+    table.notes.append("stages are timed in rounds of their own: their sum is not p50")
+    yield table
+
+
+def _speed_up(section: str, rows: list[Info]) -> Iterator[Table]:
+    rest = (Column("p50 ms", ".4f"), Column("× dense_single", ".2f"), Column("× dense_tp_row", ".2f"))
+    table, ordered = _over_points("Speed-up", section, rows, rest)
+    medians = {(_place(row), row["label"]): row["p50_ms"] for row in rows}
+    for row in ordered:
+        rivals = (medians.get((_place(row), rival)) for rival in ("dense_single", "dense_tp_row"))
+        speeds = (None if rival is None else ratio(rival, row["p50_ms"]) for rival in rivals)
+        table.rows.append((*_named(table, row), row["p50_ms"], *speeds))
+    table.notes.append("above 1: faster than that method at the same point")
+    yield table
+
+
+def _limits(section: str, rows: list[Info]) -> Iterator[Table]:
+    limited = [row for row in rows if "of_limit" in row]
+    if not limited:
+        return
+    parts = [part for part in ("products", "communication", "update") if any(part in _parts(row) for row in limited)]
+    numbers = [("p50 ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%"), ("bound by", "")]
+    for part in parts:
+        numbers += [(f"{part} ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%")]
+    table, ordered = _over_points("Share of the limit", section, limited, tuple(Column(*number) for number in numbers))
+    keys = ("p50_ms", "limit_ms", "of_limit")
+    for row in ordered:
+        cells = [*(row.get(key) for key in keys), row.get("bound_by")]
+        cells += [_parts(row).get(part, {}).get(key) for part in parts for key in keys]
+        table.rows.append((*_named(table, row), *cells))
+    table.notes.append("the limit is the time that no implementation can beat on this machine")
+    yield table
+
+
+def _parts(row: Info) -> dict[str, Any]:
+    return row.get("limits") or {}
+
+
+def _memory(section: str, rows: list[Info]) -> Iterator[Table]:
+    kept = {name: key for name, key in _BYTES.items() if any(key in row for row in rows)}
+    table, ordered = _over_points(
+        "Memory of the fullest rank, MiB", section, rows, tuple(Column(name, ",.1f") for name in kept)
+    )
+    table.rows = [(*_named(table, row), *(mib(row.get(key)) for key in kept.values())) for row in ordered]
+    yield table
+
+
+def _operations(section: str, rows: list[Info]) -> Iterator[Table]:
+    """Kernels and collectives of what ran under the profiler."""
+    profiled = [row for row in rows if row.get("kernels")]
+    if not profiled:
+        return
+    rest = (Column("operation"), Column("kind"), Column("calls", "d"), Column("ms", ".4f"), Column("share", ".1%"))
+    table, ordered = _over_points("Operations", section, profiled, rest)
+    for row in ordered:
+        for done in row["kernels"]:
+            cells = (done.get(key) for key in ("name", "kind", "calls", "ms", "share"))
+            table.rows.append((*_named(table, row), *cells))
+    traces = [str(trace) for row in profiled for trace in row.get("traces") or ()]
+    if traces:
+        table.notes.append(f"traces: {', '.join(traces)}")
+    yield table
+
+
+def _accuracy(rows: list[Info]) -> Iterator[Table]:
+    by_phase: dict[int, list[Info]] = defaultdict(list)
+    for row in rows:
+        by_phase[row["phase"]].append(row)
+    keys = ("relative_error", "error_ratio", "max_error", "mean_error", "of_bound")
+    forms: dict[str, str] = {"relative": ".2e", "÷ dense's": ".2f", "max": ".2e", "mean": ".2e", "of bound": ".3f"}
+    rest = (*(Column(*form) for form in forms.items()), Column("same bits"))
+    for phase, checked in by_phase.items():
+        what = "Errors of grad_X against float64" if phase == 2 else "Errors against float64"
+        table, ordered = _over_points(what, "accuracy", checked, rest)
+        table.rows = [(*_named(table, row), *(row.get(key) for key in keys), same_bits(row)) for row in ordered]
+        yield table
+
+
+def _drift(rows: list[Info]) -> Iterator[Table]:
+    if rows:
+        rest = (Column("steps", "d"), Column("worst ratio to dense", ".2f"), Column("last relative error", ".2e"))
+        table, ordered = _over_points("Fed back to itself", "drift", rows, rest)
+        for row in sorted(ordered, key=lambda row: or_inf(row["worst_drift"])):
+            last = (row.get("relative_error") or [None])[-1]
+            table.rows.append((*_named(table, row), row["steps"], row["worst_drift"], last))
+        yield table
+
+
+def _ceilings(ceilings: dict[str, Any]) -> Table:
+    """What this machine was measured to be able to do."""
+    table = Table("Measured ceilings", "machine", (Column("what"), Column("measured", ",.1f"), Column("unit")))
+    units: dict[str, tuple[str, Callable[[float], float]]] = {
+        "memory_bytes_per_s": ("GB/s", lambda value: value / 1e9),
+        "bytes_per_s": ("GB/s", lambda value: value / 1e9),
+        "cache_bytes": ("MiB", lambda value: value / 2**20),
+        "latency_s": ("µs", lambda value: value * 1e6),
+        "launch_s": ("µs", lambda value: value * 1e6),
+    }
+    for name, value in ceilings.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        for detail, number in inner.items():
+            unit, scaled = units.get(detail) or units.get(name) or ("TFLOP/s", lambda value: value / 1e12)
+            what = f"{name} {detail.replace('bytes_per_s', 'bandwidth')}".strip()
+            for suffix in ("_bytes_per_s", "_flops_per_s", "_bytes", "_s"):
+                what = what.removesuffix(suffix).replace(f"{suffix} ", " ")
+            table.rows.append((what.replace("_", " "), scaled(number), unit))
+    if not ceilings.get("sparse_flops_per_s"):
+        table.notes.append("no rate of sparse tensor cores: this machine has none that could be measured")
+    return table

@@ -1,0 +1,86 @@
+"""A table before anybody shows it: what its columns are called, how their numbers read, and the numbers themselves."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+Cell = str | int | float | bool | None
+Info = dict[str, Any]
+POINT = ("workload", "N", "K", "B", "dtype")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    Attributes:
+        name: its heading, unit included.
+        format: of its numbers, as ``format`` takes it; empty for a column of text.
+    """
+
+    name: str
+    format: str = ""
+
+    def text(self, cell: Cell) -> str:
+        """The cell as it is read; what is absent is a dash, a difference that must not be overlooked is loud."""
+        if cell is None:
+            return "–"
+        if isinstance(cell, bool):
+            return "yes" if cell else "NO"
+        return format(cell, self.format) if self.format and not isinstance(cell, str) else str(cell)
+
+
+@dataclass
+class Table:
+    """A table.
+
+    Attributes:
+        title: what it shows.
+        section: the part of the report that it belongs to, of ``sections.SECTIONS``.
+        columns: of each row's cells; none in a table that has only something to note.
+        rows: cells as numbers, not as text.
+        notes: lines below it.
+    """
+
+    title: str
+    section: str
+    columns: tuple[Column, ...] = ()
+    rows: list[tuple[Cell, ...]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def texts(self) -> list[list[str]]:
+        """The cells as they are read."""
+        return [[column.text(cell) for column, cell in zip(self.columns, row, strict=True)] for row in self.rows]
+
+
+def columns(**formats: str) -> tuple[Column, ...]:
+    """Columns by name; an underscore in a name stands for a blank."""
+    return tuple(Column(name.replace("_", " "), form) for name, form in formats.items())
+
+
+def point(row: Info) -> tuple[Any, ...]:
+    """What two rows must share to be compared line by line."""
+    return tuple(row[key] for key in POINT)
+
+
+def ratio(value: float, base: float | None) -> float | None:
+    """Value over base, or None where there is no base."""
+    return value / base if base else None
+
+
+def mib(size: float | None) -> float | None:
+    """Bytes as MiB."""
+    return None if size is None else size / 2**20
+
+
+def or_inf(number: float) -> float:
+    """What to rank a number by: NaN is the worst."""
+    return math.inf if math.isnan(number) else number
+
+
+def slug(text: str) -> str:
+    """A file name, or a name in a page, out of any text: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("÷", "over").replace("%", "percent")).strip("-") or "report"
