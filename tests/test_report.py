@@ -70,15 +70,18 @@ def test_a_folder_is_a_run_made_in_parts(capsys: pytest.CaptureFixture[str], tmp
         bench["extra_info"]["p50_ms"] = 1e6
     (tmp_path / "1.json").write_text(json.dumps(saved | {"benchmarks": first}))
     saved["machine_info"]["blockshock"]["git_commit"] = "another"
-    (tmp_path / "2.json.gz").write_bytes(gzip.compress(json.dumps(saved | {"benchmarks": second}).encode()))
+    saved["machine_info"]["blockshock"]["ceilings"] = {"launch_s": 1e-6}
+    (tmp_path / "Linux").mkdir()
+    (tmp_path / "Linux" / "2.json.gz").write_bytes(gzip.compress(json.dumps(saved | {"benchmarks": second}).encode()))
     (tmp_path / "3.json").write_text("{")
     run = read_run(tmp_path)
     assert len(run.records) == 60
     medians = {record["name"]: record["extra_info"]["p50_ms"] for record in run.records}
-    assert [medians[bench["name"]] == 1e6 for bench in second] == [False] * 10 + [True] * 20
+    assert [medians[bench["name"]] == 1e6 for bench in second] == [True] * 30
+    assert run.machine["ceilings"] == {"launch_s": 1e-6}, "of the part that has some"
     status, out, _ = _report(capsys, tmp_path)
     assert status == 0
-    assert "- 10 results were measured more than once: shown is the first" in out
+    assert "- 10 results were measured more than once: shown is the last" in out
     assert "- parts differ in their commit: 63bfce9c9f4f (1.json); another (2.json.gz)" in out
     assert f"- skipped {tmp_path / '3.json'}: damaged" in out
     assert "differ in their GPUs" not in out

@@ -102,10 +102,17 @@ def test_ceilings_in_units_that_people_read() -> None:
 
 
 def test_operations_of_what_was_profiled() -> None:
-    kernels = [{"name": "ncclAllReduce", "kind": "nccl", "calls": 1, "ms": 0.25, "share": 0.125}]
+    name = "void at::elementwise_kernel<128, at::direct_copy_kernel_cuda(at::Iterator&)::{lambda(float)#1}>(int)"
+    kernels = [
+        {"name": "nccl_AllReduce(Arguments<4096ul>)", "kind": "collective", "calls": 1, "ms": 0.25, "share": 0.125},
+        {"name": name, "kind": "kernel", "calls": 2, "ms": 0.5, "share": 0.25},
+    ]
     info = timed("dense_tp_row", 64, 4, 1.0, kernels=kernels, traces=["traces/a.json"])
     table = tables([info, timed("dense_single", 64, 4, 1.0)])["Operations"]
-    assert [row[5:] for row in table.texts()] == [["dense_tp_row", "ncclAllReduce", "nccl", "1", "0.2500", "12.5%"]]
+    assert [row[5:] for row in table.texts()] == [
+        ["dense_tp_row", "nccl_AllReduce", "collective", "1", "0.2500", "12.5%"],
+        ["dense_tp_row", "at::elementwise_kernel direct_copy_kernel_cuda", "kernel", "2", "0.5000", "25.0%"],
+    ]
     assert table.notes == ["traces: traces/a.json"]
 
 

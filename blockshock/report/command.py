@@ -14,6 +14,7 @@ from blockshock.report.comparison import comparison
 from blockshock.report.results import NotARun, Run, latest_run, read_run
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, print_tables
+from blockshock.report.workers import start_server
 
 
 def report(paths: list[Path], markdown: bool, folder: Path | None) -> int:
@@ -51,6 +52,7 @@ def _print_run(console: Console, run: Run, markdown: bool) -> None:
 
 
 def _write(console: Console, folder: Path, runs: list[Run]) -> int:
+    start_server()
     # Imported here, for pandas and matplotlib take longer to import than the rest takes to run.
     write_folder = importlib.import_module("blockshock.report.folder").write_folder
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,8 +19,9 @@ from blockshock.report.plots.style import TITLE_HEIGHT, TOP, Styles, use_setting
 from blockshock.report.results import Run
 from blockshock.report.sections import SECTIONS
 from blockshock.report.tables import slug
+from blockshock.report.workers import start_server
 
-DPI = 110
+DPI = 100
 FEW = 16
 """Plots that are drawn before another process has imported matplotlib."""
 WORKERS = 4
@@ -96,10 +96,7 @@ def _all(jobs: list[Job], styles: Styles) -> Iterator[Picture | None]:
         yield from map(_draw, jobs)
         return
     workers = min(WORKERS, os.cpu_count() or 1)
-    # Forked from a server that has imported what draws: it has no thread whose locks would stay locked in a fork.
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, server, _start, (styles,)) as pool:
+    with ProcessPoolExecutor(workers, start_server(), _start, (styles,)) as pool:
         yield from pool.map(_draw, jobs)
 
 
@@ -140,7 +137,7 @@ def _saved(figure: Figure, name: str, section: str, title: str, caption: str) ->
     text = figure.text(0.012, 1 - (TOP - TITLE_HEIGHT) / 2.2 / tall, heading, fontsize=10, weight="bold", va="center")
     text.set_gid("title")
     png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=DPI, pil_kwargs={"compress_level": 3})
+    figure.savefig(png, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     # Without the date and the version of matplotlib two reports on one run are the same.
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return Picture(name, section, title, caption, svg.getvalue(), png.getvalue())

@@ -99,23 +99,25 @@ def read_run(path: Path) -> Run:
 
 
 def _read_folder(folder: Path) -> Run:
-    """All files as one run; a test that several measured is taken from the first of them, by name."""
+    """All files as one run, and those a folder down, where pytest-benchmark saves; a test that several measured is
+    taken from the last of them."""
     parts, notes = [], []
-    for path in sorted(path for pattern in PATTERNS for path in folder.glob(pattern)):
+    for path in sorted(path for pattern in PATTERNS for deep in ("", "*/") for path in folder.glob(deep + pattern)):
         try:
             parts.append(_read_file(path))
         except NotARun as error:
             notes.append(f"skipped {error}")
     if not parts:
         raise NotARun(f"{folder}: no saved run in it" + "".join(f"; {note}" for note in notes))
-    first: dict[str, dict[str, Any]] = {}
-    for record in (record for part in parts for record in part.records):
-        first.setdefault(record["name"], record)
-    if twice := sum(len(part.records) for part in parts) - len(first):
-        notes.append(f"{twice} results were measured more than once: shown is the first, by the files' names")
+    parts.sort(key=lambda part: part.taken)
+    last = {record["name"]: record for part in parts for record in part.records}
+    if twice := sum(len(part.records) for part in parts) - len(last):
+        notes.append(f"{twice} results were measured more than once: shown is the last")
     left_out = sum((Counter(part.left_out) for part in parts), Counter[str]())
-    taken = min(part.taken for part in parts)
-    return Run(folder, taken, parts[0].machine, list(first.values()), dict(left_out), notes + _differences(parts))
+    # Each part measured the ceilings anew, where it timed anything: its rows have their limits from those.
+    ceilings = [part.machine["ceilings"] for part in parts if "ceilings" in part.machine]
+    machine = parts[0].machine | ({"ceilings": ceilings[-1]} if ceilings else {})
+    return Run(folder, parts[0].taken, machine, list(last.values()), dict(left_out), notes + _differences(parts))
 
 
 def _differences(parts: list[Run]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -117,12 +118,19 @@ def _operations(section: str, rows: list[Info]) -> Iterator[Table]:
     table, ordered = _over_points("Operations", section, profiled, rest)
     for row in ordered:
         for done in row["kernels"]:
-            cells = (done.get(key) for key in ("name", "kind", "calls", "ms", "share"))
-            table.rows.append((*_named(table, row), *cells))
+            cells = (done.get(key) for key in ("kind", "calls", "ms", "share"))
+            table.rows.append((*_named(table, row), short_name(done["name"]), *cells))
     traces = [str(trace) for row in profiled for trace in row.get("traces") or ()]
     if traces:
         table.notes.append(f"traces: {', '.join(traces)}")
     yield table
+
+
+def short_name(kernel: str) -> str:
+    """A kernel without its C++ arguments, but with what an elementwise one does: those are all of one name."""
+    name, _, arguments = kernel.removeprefix("void ").replace("(anonymous namespace)::", "").partition("<")
+    does = re.search(r"\w+(?:_kernel_cuda|_kernel_impl|Functor)\b|\w+(?<!unrolled)_kernel\b", arguments)
+    return f"{name.partition('(')[0].strip()}{f' {does[0]}' if does else ''}"
 
 
 def _accuracy(rows: list[Info]) -> Iterator[Table]:

@@ -57,6 +57,7 @@ PLOTS = (
         "Time minus layout",
         "An optimistic bound: the time if arranging X and the outputs cost nothing.",
         times.without_layout,
+        ("forward",),
     ),
     Plot(
         "ratio-dense-tp-row",

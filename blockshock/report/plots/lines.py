@@ -39,7 +39,8 @@ def lines(
     """
     if value not in rows:
         return None
-    rows = rows[rows[value] > 0]
+    drawn = [value, *(band or ()), *filter(None, (dotted, crosses))]
+    rows = rows.loc[rows[value] > 0, list(dict.fromkeys(["label", "N", "B", *drawn]))]
     if rows.empty:
         return None
     across, over = axes_of(rows)
@@ -54,7 +55,6 @@ def lines(
         for label, line in rows[rows[over] == one].sort_values(across).groupby("label", sort=False):
             handles[label] = ax.plot(line[across].to_numpy(), line[value].to_numpy(), **styles.line(label))[0]
             _beside(ax, line, across, styles.colour(label), band, dotted, crosses)
-    drawn = [value, *(band or ()), *filter(None, (dotted, crosses))]
     quantity(axes, [*rows[drawn].to_numpy(dtype=float).ravel(), *([] if mark is None else [mark])])
     return finish(figure, {label: handles[label] for label in labels}, _named(across, rows), y_label)
 

@@ -17,6 +17,7 @@ from blockshock.report.plots.scales import names, size_text, x_ticks
 from blockshock.report.plots.style import Styles, finish, panels
 
 TAIL = 2.5
+MOST_MAPS = 6
 BEST = "the fastest block_shock"
 LINE = "#101216"
 """Of break-even. The same in both themes, for the cells below it are."""
@@ -77,20 +78,15 @@ def _lines(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
 
 
 def _maps(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
-    """One map of the fastest, one of each label."""
+    """One map of the fastest, and one of each label where there are few."""
     ours = set(rows.loc[rows["method"] == "block_shock", "label"])
     found = ratios(rows, rival)
-    found = found[found["label"].isin(ours)]
+    # What trains on stale weights between compressions is no winner.
+    found = found[found["label"].isin(ours) & ~found["label"].str.contains(":every=")]
     if found.empty:
         return None
-    labels = styles.sorted(found["label"])
-    # What trains on stale weights between compressions is no winner.
-    fresh = found[~found["label"].str.contains(":every=")]
-    every = (
-        {BEST: fresh, **{label: found[found["label"] == label] for label in labels}}
-        if len(labels) > 1
-        else {labels[0]: found}
-    )
+    each = {label: found[found["label"] == label] for label in styles.sorted(found["label"])}
+    every = each if len(each) == 1 else {BEST: found} | (each if len(each) < MOST_MAPS else {})
     Ns, Bs = sorted(found["N"].unique()), sorted(found["B"].unique())
     titles = [label.removeprefix("block_shock ") for label in every]
     figure, axes = panels(titles, height=0.3 + 0.24 * len(Bs), left=0.62)
