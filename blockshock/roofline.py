@@ -52,7 +52,7 @@ class Ceilings:
         dense_flops_per_s: by dtype.
         sparse_flops_per_s: of the 2:4 tensor cores, by dtype, in FLOPs of kept values; no entry where there are none.
             The vendors' dense-equivalent rate is twice that.
-        all_reduce, all_gather: None with a single rank.
+        all_reduce, all_gather: beyond ``launch_s``; None with a single rank.
         launch_s: of a call that does nothing.
     """
 

@@ -72,6 +72,7 @@ def test_the_share_of_the_limit_beside_rows_that_have_none() -> None:
         [
             *("gaussian", "64", "64", "4", "bf16", "block_shock auto"),
             *("1.0000", "0.6000", "60%", "compute", "0.6250", "0.5000", "80%", "0.2000", "0.1000", "50%"),
+            *("0.1000", "0.1000"),  # matmul takes 0.6, layout 0.1
         ]
     ]
     assert "Share of the limit" not in tables(infos[1:])

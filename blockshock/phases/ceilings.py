@@ -25,7 +25,7 @@ from blockshock.weights import GeneratedWeights
 
 PRODUCTS = {"cuda": ((4096, 4096), (8192, 4096), (8192, 8192), (16384, 4096)), "cpu": ((256, 256), (512, 512))}
 """N = K, and B, of the products whose rates are taken."""
-COPIED_BYTES = {"cuda": (1 << 30,), "cpu": (1 << 20, 16 << 20, 64 << 20)}
+COPIED_BYTES = {"cuda": (1 << 32,), "cpu": (1 << 20, 16 << 20, 64 << 20)}
 """Much more than the cache of a GPU holds; of a CPU, whose caches a flush may not empty, less too."""
 MESSAGE_BYTES = {
     "cuda": tuple(4**power << 10 for power in range(10)),  # 1 KiB to 256 MiB
@@ -46,15 +46,16 @@ def measure(dtypes: tuple[str, ...], mode: str, flush: bool) -> Ceilings:
         return min(slowest_of_ranks(timing.time_call(call, device, protocol), device, group))
 
     token = torch.zeros(1, device=device)
+    launch = fastest(token.zero_)
     several = group.size() > 1
     return Ceilings(
         memory_bytes_per_s=max(_memory_rate(fastest, size, device) for size in COPIED_BYTES[device.type]),
         cache_bytes=cache_bytes(device),
         dense_flops_per_s={name: _dense_rate(fastest, DTYPES[name], device) for name in dtypes},
         sparse_flops_per_s=_sparse_rates(fastest, dtypes, device),
-        all_reduce=_line(fastest, lambda message: dist.all_reduce(message, group=group), device) if several else None,
-        all_gather=_line(fastest, _gather(group), device) if several else None,
-        launch_s=fastest(lambda: token.zero_()),
+        all_reduce=_line(fastest, launch, partial(dist.all_reduce, group=group), device) if several else None,
+        all_gather=_line(fastest, launch, _gather(group), device) if several else None,
+        launch_s=launch,
     )
 
 
@@ -108,11 +109,12 @@ def _sparse_rate(fastest: Fastest, kernel: str, dtype: torch.dtype, device: torc
     return max(rates)
 
 
-def _line(fastest: Fastest, collective: Callable[[torch.Tensor], object], device: torch.device) -> Line:
+def _line(fastest: Fastest, launch: float, collective: Callable[[torch.Tensor], object], device: torch.device) -> Line:
+    """Of the time beyond that of a call that does nothing: in a pass, a collective follows a product."""
     points = []
     for size in MESSAGE_BYTES[device.type]:
         message = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
-        points.append((size, fastest(partial(collective, message))))
+        points.append((size, fastest(partial(collective, message)) - launch))
     return Line.below(points)
 
 

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from blockshock.report.limits import limit_lines
 from blockshock.report.results import Run
 from blockshock.report.sections import section_of
 
@@ -16,7 +15,7 @@ RIVALS = {"dense_tp_row": "tensor parallelism", "dense_single": "one dense devic
 
 
 def answer(run: Run) -> Iterator[str]:
-    """The lines."""
+    """Five lines, or none where there is nothing to say."""
     infos = [record["extra_info"] for record in run.records]
     if not infos:
         return
@@ -32,7 +31,6 @@ def answer(run: Run) -> Iterator[str]:
     yield _speed("forward", [info for info in infos if section_of(info) == "forward"])
     yield _speed("training step", [info for info in infos if section_of(info) == "training"])
     yield _judged([info for info in infos if "verdict" in info])
-    yield from limit_lines(infos)
 
 
 def remarks(run: Run) -> Iterator[str]:

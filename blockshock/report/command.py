@@ -11,6 +11,7 @@ from rich.console import Console
 from blockshock.report.across import across
 from blockshock.report.answer import answer, remarks
 from blockshock.report.comparison import comparison
+from blockshock.report.limits import limit_lines
 from blockshock.report.results import NotARun, Run, latest_run, read_run
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, print_tables
@@ -45,6 +46,8 @@ def report(paths: list[Path], markdown: bool, folder: Path | None) -> int:
 def _print_run(console: Console, run: Run, markdown: bool) -> None:
     console.print(f"{'## ' if markdown else ''}{run.path} ({run.taken[:16]})\n")
     for line in (*answer(run), *remarks(run)):
+        console.print(f"- {line}")
+    for line in limit_lines([record["extra_info"] for record in run.records]):
         console.print(f"- {line}")
     console.print()
     print_tables(console, comparison(run.records), markdown)

@@ -51,11 +51,17 @@ def _line(section: str, label: str, rows: list[Info], named: int) -> str:
 
 def _loss(row: Info) -> str:
     """A point, and what each stage loses there: products what they take beyond the limit, layout all of it."""
-    stages = {name: times["p50_ms"] for name, times in row["stages"].items()}
-    products = [name for name in PRODUCTS if name in stages]
-    lost = sum(stages[name] for name in products) - _products(row)["limit_ms"]
+    products = " + ".join(name for name in PRODUCTS if name in row["stages"])
+    lost, layout = losses(row)
     optimizer = f" {row['optimizer']}" if row.get("optimizer") else ""
     return (
         f"N={row['N']} B={row['B']}{optimizer}: {_products(row)['of_limit']:.0%}, "
-        f"{' + '.join(products)} loses {lost:.4f} ms, layout {stages.get('layout', 0.0):.4f} ms"
+        f"{products} loses {lost:.4f} ms, layout {layout:.4f} ms"
     )
+
+
+def losses(row: Info) -> tuple[float, float]:
+    """Milliseconds that the products take beyond their limit, and all that layout takes."""
+    stages = {name: times["p50_ms"] for name, times in row["stages"].items()}
+    multiplying = sum(stages.get(name, 0.0) for name in PRODUCTS)
+    return multiplying - _products(row)["limit_ms"], stages.get("layout", 0.0)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from blockshock.report.again import commands
 from blockshock.report.answer import answer, remarks
+from blockshock.report.limits import limit_lines
 from blockshock.report.plots.style import GRID, INK, MUTED, PAPER, TITLE_HEIGHT
 from blockshock.report.render import Missing, Picture
 from blockshock.report.results import Run
@@ -72,6 +73,7 @@ def _shown(number: int, chapter: Chapter) -> dict[str, Any]:
         "taken": run.taken[:16].replace("T", " "),
         "answer": list(answer(run)),
         "remarks": list(remarks(run)),
+        "limits": list(limit_lines([record["extra_info"] for record in run.records])),
         "machine": _machine(run),
         "commands": list(commands(run)),
         "sections": [part for part in sections if part["pictures"] or part["tables"] or part["details"]],

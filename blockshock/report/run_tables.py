@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blockshock.report.comparison import same_bits
+from blockshock.report.limits import losses
 from blockshock.report.results import Run
 from blockshock.report.sections import PHASES, SECTIONS, section_of
 from blockshock.report.tables import Cell, Column, Info, Table, columns, mib, or_inf, point, ratio
@@ -86,11 +87,13 @@ def _limits(section: str, rows: list[Info]) -> Iterator[Table]:
     numbers = [("p50 ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%"), ("bound by", "")]
     for part in parts:
         numbers += [(f"{part} ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%")]
+    numbers += [("products lose", ".4f"), ("layout loses", ".4f")]
     table, ordered = _over_points("Share of the limit", section, limited, tuple(Column(*number) for number in numbers))
     keys = ("p50_ms", "limit_ms", "of_limit")
     for row in ordered:
         cells = [*(row.get(key) for key in keys), row.get("bound_by")]
         cells += [_parts(row).get(part, {}).get(key) for part in parts for key in keys]
+        cells += losses(row) if "products" in _parts(row) else (None, None)
         table.rows.append((*_named(table, row), *cells))
     table.notes.append("the limit is the time that no implementation can beat on this machine")
     yield table

@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from blockshock.report.plots.scales import from_zero, names, size_text
 from blockshock.report.plots.style import COLOURS, Styles, finish, panels
 
-ORDER = ("matmul", "layout", "reduce", "gather", "grad_x", "grad_w", "optimizer", "mask", "compress", "refresh")
+ORDER = ("matmul", "layout", "reduce", "grad_x", "grad_w", "optimizer", "mask", "compress", "refresh")
+OTHER = "not told apart"
+"""What a pass takes beyond its stages: most of torch's own backward pass, of DTensor."""
+LEAST = 0.1
 MOST = 3
 """Sizes each way: a row of panels an N."""
 
@@ -23,6 +26,10 @@ def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     if not found:
         return None
     found.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    rest = _beyond(rows, found)
+    if (rest > 0).any():
+        rows = rows.assign(**{f"stages.{OTHER}.p50_ms": rest})
+        found.append(OTHER)
     colours = {name: COLOURS[(ORDER.index(name) if name in ORDER else found.index(name)) % 10] for name in found}
     labels = styles.sorted(rows["label"])[::-1]
     points = [(N, B) for N in _spread(rows["N"]) for B in _spread(rows["B"])]
@@ -42,6 +49,12 @@ def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:
         from_zero(ax, start.max())
     names(axes, labels)
     return finish(figure, colours, "p50 of each stage, ms, each panel to its own scale", "")
+
+
+def _beyond(rows: pd.DataFrame, found: list[str]) -> pd.Series:
+    """The rest of each row's time; stages are timed in rounds of their own, so a little more or less is none."""
+    rest = rows["p50_ms"] - rows[[f"stages.{name}.p50_ms" for name in found]].sum(axis=1)
+    return rest.where(rest > LEAST * rows["p50_ms"], 0.0)
 
 
 def _spread(values: Any) -> list[int]:
