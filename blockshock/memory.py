@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 _STATUS = Path("/proc/self/status")
+_CACHES, _USUAL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache"), 64 << 20
 
 
 def free_bytes(device: torch.device) -> int:
@@ -17,6 +18,14 @@ def free_bytes(device: torch.device) -> int:
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Bytes that the last-level cache of the device holds."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = [int(path.read_text().strip().removesuffix("K")) << 10 for path in _CACHES.glob("index*/size")]
+    return max(sizes, default=_USUAL_CACHE)
 
 
 def _kilobytes(path: Path, field: str) -> int:

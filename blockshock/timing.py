@@ -20,11 +20,12 @@ from typing import TypeVar
 
 import torch
 
+from blockshock import memory
 from blockshock.stages import recording
 
 MODES = ("sync", "cuda_events", "cuda_graph", "none")
-FLUSH_BYTES = {"cuda": 256 << 20, "cpu": 64 << 20}
-"""More than the last-level cache of the devices this suite knows (an H200 has 60 MB of L2)."""
+GPU_FLUSH_BYTES = 256 << 20
+"""Four times the L2 cache of an H200, and more than that of any GPU this suite knows."""
 
 Call = Callable[[], object]
 Result = TypeVar("Result")
@@ -73,7 +74,8 @@ class Prologue:
     def __init__(self, device: torch.device, protocol: Protocol) -> None:
         self._cuda = device.type == "cuda"
         # Owned by the prologue: a captured graph does not keep the tensors alive that it writes to.
-        self._buffer = torch.empty(FLUSH_BYTES[device.type] if protocol.flush else 0, dtype=torch.uint8, device=device)
+        size = GPU_FLUSH_BYTES if self._cuda else memory.cache_bytes(device)
+        self._buffer = torch.empty(size if protocol.flush else 0, dtype=torch.uint8, device=device)
         self._align = protocol.align
         self._graph = capture(self._prepare) if self._cuda else None
 

@@ -147,7 +147,7 @@ def test_ranks_are_aligned_before_each_round_and_outside_its_time(sleep: Sleep) 
 def test_the_cache_is_flushed_before_each_round_unless_asked_not_to(
     flush: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(timing.FLUSH_BYTES, "cpu", 64)
+    monkeypatch.setattr(memory, "cache_bytes", lambda device: 64)
     written = []
     monkeypatch.setattr(torch.Tensor, "zero_", lambda self: written.append(self.nbytes))
     time_call(lambda: None, CPU, Protocol("sync", rounds=2, warmup=1, flush=flush))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ MESSAGE_BYTES = {
     "cuda": tuple(4**power << 10 for power in range(10)),  # 1 KiB to 256 MiB
     "cpu": tuple(4**power << 10 for power in range(7)),
 }
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 ROUNDS = {"cuda": 50, "cpu": 5}
 
 
@@ -50,7 +48,7 @@ def measure(dtypes: tuple[str, ...], mode: str, flush: bool) -> Ceilings:
     several = group.size() > 1
     return Ceilings(
         memory_bytes_per_s=max(_memory_rate(fastest, size, device) for size in COPIED_BYTES[device.type]),
-        cache_bytes=cache_bytes(device),
+        cache_bytes=memory.cache_bytes(device),
         dense_flops_per_s={name: _dense_rate(fastest, DTYPES[name], device) for name in dtypes},
         sparse_flops_per_s=_sparse_rates(fastest, dtypes, device),
         all_reduce=_line(fastest, launch, partial(dist.all_reduce, group=group), device) if several else None,
@@ -60,14 +58,6 @@ def measure(dtypes: tuple[str, ...], mode: str, flush: bool) -> Ceilings:
 
 
 Fastest = Callable[[timing.Call], float]
-
-
-def cache_bytes(device: torch.device) -> int:
-    """Bytes that the last-level cache holds, or as many as a flush writes where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).L2_cache_size)
-    sizes = [int(path.read_text().strip().removesuffix("K")) << 10 for path in CACHES.glob("index*/size")]
-    return max(sizes, default=timing.FLUSH_BYTES["cpu"])
 
 
 def _memory_rate(fastest: Fastest, size: int, device: torch.device) -> float:

@@ -18,8 +18,8 @@ DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}
 DEFAULT_B = {"cpu": "4,16", "cuda": "16,64,256,1024"}
 TRAINING_N = {"cpu": "256", "cuda": "4096,8192,16384"}
 TRAINING_B = {"cpu": "16", "cuda": "1024,4096"}
-DEFAULT_ROUNDS = {"cpu": 10, "cuda": 100}
-DEFAULT_WARMUP = {"cpu": 2, "cuda": 10}
+DEFAULT_ROUNDS = {"cpu": 5, "cuda": 100}
+DEFAULT_WARMUP = {"cpu": 1, "cuda": 10}
 DEFAULT_TIMING = {"cpu": "sync", "cuda": "cuda_graph"}
 COVERS = ("grid", "pairs", "product")
 
