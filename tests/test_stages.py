@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from blockshock import timing
+from blockshock import memory, timing
 from blockshock.stages import Recorder, copied, recording, stage
 from blockshock.timing import Protocol, percentile, slowest, time_call, time_stages
 
