@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blockshock import doctor
+from blockshock.report import journal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "The exit status is 0 if the main job (tox run -e bench) would run here, else 1.",
     ).set_defaults(run=lambda _: doctor.main())
     _add_report(commands)
+    _add_recover(commands)
     chosen = parser.parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
@@ -46,6 +48,29 @@ def _add_report(commands: Any) -> None:
     written = "also write FOLDER/report.html, every table as CSV, and every plot as PNG and SVG"
     parser.add_argument("--to", metavar="FOLDER", type=Path, help=written)
     parser.set_defaults(run=_report)
+
+
+def _add_recover(commands: Any) -> None:
+    about = "Turn the journal of a session that died into a saved run. `pytest --resume` goes on with it instead."
+    parser = commands.add_parser("recover", help="save what a session that died had measured", description=about)
+    parser.add_argument(
+        "journal",
+        metavar="JOURNAL",
+        type=Path,
+        nargs="?",
+        help="its folder; the last unfinished one if none is named",
+    )
+    parser.set_defaults(run=_recover)
+
+
+def _recover(chosen: argparse.Namespace) -> int:
+    try:
+        path = journal.recover(chosen.journal or journal.unfinished())
+    except (journal.NoJournal, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"Saved: {path}")
+    return 0
 
 
 def _report(chosen: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from blockshock.hypotheses import Claim
 from blockshock.phases import ceilings as ceilings_of
 from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
-from blockshock.plugin import cases, options, sweep
+from blockshock.plugin import cases, journal, options, sweep
 from blockshock.plugin.clock import clock
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
@@ -32,6 +32,7 @@ SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 STARTED = datetime.now()
 CEILINGS = pytest.StashKey[Ceilings]()
+JOURNAL = pytest.StashKey[journal.Writer]()
 CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
     "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
     "forward_case": ("phase 1", cases.forward_grid, None),
@@ -61,15 +62,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDS] = []
     if config.stash[SETTINGS].profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # or every rank says when its profiler starts and stops
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.stash[JOURNAL] = journal.Writer(config, config.stash[SETTINGS], storage(config))
+        config.pluginmanager.register(config.stash[JOURNAL], "blockshock-journal")
     if config.getoption("--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
         config.pluginmanager.register(sweep.Progress(reporter), "blockshock-sweep")
 
 
-def pytest_report_header(config: pytest.Config) -> str:
+def pytest_report_header(config: pytest.Config) -> list[str]:
     settings = config.stash[SETTINGS]
     where = ", ".join(environment.gpus()) if settings.device == "cuda" else environment.cpu_name()
     how = f"timing {settings.timing}, seed {settings.seed}"
-    return f"blockshock: {settings.ranks} {settings.device} ranks ({where}), {how}"
+    resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else None
+    return [f"blockshock: {settings.ranks} {settings.device} ranks ({where}), {how}", *filter(None, [resumed])]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -118,6 +123,8 @@ def ceilings(pytestconfig: pytest.Config, settings: Settings, ranks: Ranks) -> C
         return None
     found: Ceilings = ranks.run(ceilings_of.measure, settings.dtypes, settings.timing, settings.flush)[0]
     pytestconfig.stash[CEILINGS] = found
+    if JOURNAL in pytestconfig.stash:
+        pytestconfig.stash[JOURNAL].ceilings(found)
     return found
 
 
@@ -166,6 +173,8 @@ class Row:
             self._request.node.user_properties.append((name, value))
         self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
         clock.replay(benchmark, samples or [0.0])
+        if JOURNAL in self._request.config.stash:
+            self._request.config.stash[JOURNAL].benchmark(benchmark)
 
 
 @pytest.fixture

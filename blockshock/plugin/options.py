@@ -83,6 +83,7 @@ def add_options(parser: pytest.Parser) -> None:
     option("--warm-l2", "do not flush the L2 cache before each round", action="store_true")
     option("--no-search", "cuSPARSELt runs its default algorithm, not the searched one", action="store_true")
     option("--profile", "also save a trace of each benchmark (Chrome, Perfetto), one a rank", action="store_true")
+    option("--resume", "go on with the last session that was broken off, with the same options", action="store_true")
     option("--keep-full-weight", "every rank also holds all of W", action="store_true")
     option(
         "--rank-timeout",

@@ -13,6 +13,7 @@ from blockshock.report.results import Run
 from blockshock.report.sections import PHASES, SECTIONS, section_of
 from blockshock.report.tables import Cell, Column, Info, Table, columns, mib, or_inf, point, ratio
 
+LONGEST_NAME = 72
 _POINT = columns(workload="", N="d", K="d", B="d", dtype="")
 _BYTES = {
     "weights": "weight_bytes",
@@ -133,7 +134,8 @@ def short_name(kernel: str) -> str:
     """A kernel without its C++ arguments, but with what an elementwise one does: those are all of one name."""
     name, _, arguments = kernel.removeprefix("void ").replace("(anonymous namespace)::", "").partition("<")
     does = re.search(r"\w+(?:_kernel_cuda|_kernel_impl|Functor)\b|\w+(?<!unrolled)_kernel\b", arguments)
-    return f"{name.partition('(')[0].strip()}{f' {does[0]}' if does else ''}"
+    short = f"{name.partition('(')[0].strip()}{f' {does[0]}' if does else ''}"
+    return short if len(short) <= LONGEST_NAME else f"{short[: LONGEST_NAME - 1]}…"
 
 
 def _accuracy(rows: list[Info]) -> Iterator[Table]:

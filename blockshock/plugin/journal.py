@@ -1,0 +1,128 @@
+"""Writes each finished benchmark to a journal at once, and with ``--resume`` goes on where a session broke off."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_benchmark
+from pytest_benchmark.utils import get_machine_id, safe_dumps
+
+from blockshock.plugin.settings import Settings
+from blockshock.report.journal import (
+    FINISHED,
+    METRICS,
+    SESSION,
+    Journal,
+    NoJournal,
+    journals,
+    read_journal,
+    unfinished,
+    write_whole,
+)
+from blockshock.roofline import Ceilings
+
+
+class Writer:
+    """A pytest plugin that keeps the journal of one session. The folder is made for the first benchmark.
+
+    Raises:
+        pytest.UsageError: ``--resume`` is asked for, and there is nothing to resume, or it ran with other options.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings, storage: Path) -> None:
+        self._config, self._settings = config, settings
+        started = datetime.now()
+        self._folder = journals(storage) / f"{started:%Y%m%d_%H%M%S}_{os.getpid()}"
+        self._resumed: Journal | None = None
+        if config.getoption("--resume"):
+            self._resumed = _resumable(storage, settings)
+            self._folder = self._resumed.folder
+
+    def describe(self) -> str | None:
+        """For the header: what is resumed."""
+        if self._resumed is None:
+            return None
+        return f"resuming {self._folder}: {len(self._resumed.passed)} tests of it passed and are not run again"
+
+    def benchmark(self, benchmark: Any) -> None:
+        """Keep a finished benchmark."""
+        if benchmark.stats is not None:
+            self._append({"benchmark": benchmark.stats.as_dict(include_data=True)})
+
+    def ceilings(self, ceilings: Ceilings) -> None:
+        """Keep the machine's ceilings."""
+        self._append({"ceilings": asdict(ceilings)})
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        done = self._resumed.passed if self._resumed else set()
+        left = [item for item in items if item.nodeid not in done]
+        if len(left) < len(items):
+            config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+            items[:] = left
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed and self._folder.exists():
+            self._append({"passed": report.nodeid})
+
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        """What was measured before the session broke off is saved with the rest."""
+        if self._resumed is not None:
+            now = {bench["fullname"] for bench in output_json["benchmarks"]}
+            before = [bench for name, bench in self._resumed.benchmarks.items() if name not in now]
+            output_json["benchmarks"] = before + output_json["benchmarks"]
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        self._ended = ended or (self._resumed is not None and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED)
+
+    def pytest_unconfigure(self) -> None:
+        # Only now, for pytest-benchmark saves when the session finishes: what is marked here is saved.
+        if getattr(self, "_ended", False) and self._folder.exists():
+            (self._folder / FINISHED).touch()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        if not self._folder.exists():
+            self._folder.mkdir(parents=True)
+            write_whole(self._folder / SESSION, safe_dumps(_describe(self._config, self._settings), indent=2))
+        with (self._folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(safe_dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _describe(config: pytest.Config, settings: Settings) -> dict[str, Any]:
+    """What ``session.json`` says; what a saved run needs beside its benchmarks."""
+    hook = config.hook
+    machine_info = hook.pytest_benchmark_generate_machine_info(config=config)
+    hook.pytest_benchmark_update_machine_info(config=config, machine_info=machine_info)
+    commit_info = hook.pytest_benchmark_generate_commit_info(config=config)
+    hook.pytest_benchmark_update_commit_info(config=config, commit_info=commit_info)
+    return {
+        "arguments": list(config.invocation_params.args),
+        "settings": asdict(settings),
+        "machine_id": get_machine_id(),
+        "machine_info": machine_info,
+        "commit_info": commit_info,
+        "datetime": datetime.now().isoformat(),
+        "version": pytest_benchmark.__version__,
+    }
+
+
+def _resumable(storage: Path, settings: Settings) -> Journal:
+    try:
+        journal = read_journal(unfinished(storage))
+    except NoJournal as error:
+        raise pytest.UsageError(f"--resume: {error}") from None
+    then, now = journal.session["settings"], json.loads(json.dumps(asdict(settings)))
+    different = [
+        f"{name} {then.get(name)} then, {now.get(name)} now" for name in now if then.get(name) != now.get(name)
+    ]
+    if different:
+        raise pytest.UsageError(f"--resume: {journal.folder} ran with other options: {'; '.join(different)}")
+    return journal

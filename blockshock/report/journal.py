@@ -1,0 +1,129 @@
+"""Journals of runs that did not end: what is in one, and how it becomes an ordinary saved run. Never imports torch.
+
+A journal is a folder: ``session.json`` says what was run and where, ``metrics.jsonl`` has a line for each benchmark, on
+the disk before the next one starts, and ``finished`` is there once the session ended by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blockshock.report.results import STORAGE
+
+SESSION, METRICS, FINISHED = "session.json", "metrics.jsonl", "finished"
+
+
+class NoJournal(ValueError):
+    """A folder that is no journal, or none to be found; the message says what to do."""
+
+
+@dataclass
+class Journal:
+    """What a session wrote before it ended.
+
+    Attributes:
+        session: what was run, and where.
+        benchmarks: as pytest-benchmark saves them, by full name; the last of each.
+        passed: full names of the tests that passed.
+        ceilings: of the machine, if they were measured.
+    """
+
+    folder: Path
+    session: dict[str, Any]
+    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    passed: set[str] = field(default_factory=set)
+    ceilings: dict[str, Any] | None = None
+
+
+def journals(storage: Path) -> Path:
+    """Where the journals beside the saved runs are."""
+    return storage / "journal"
+
+
+def read_journal(folder: Path) -> Journal:
+    """A journal. A last line that was cut off is left out: its benchmark had not finished.
+
+    Raises:
+        NoJournal: there is none in that folder.
+    """
+    try:
+        journal = Journal(folder, json.loads((folder / SESSION).read_text(encoding="utf-8")))
+        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise NoJournal(f"{folder} is no journal: {error}") from None
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if "benchmark" in entry:
+            journal.benchmarks[entry["benchmark"]["fullname"]] = entry["benchmark"]
+        if "passed" in entry:
+            journal.passed.add(entry["passed"])
+        journal.ceilings = entry.get("ceilings", journal.ceilings)
+    return journal
+
+
+def unfinished(storage: Path = STORAGE) -> Path:
+    """The journal of the last session that did not end by itself.
+
+    Raises:
+        NoJournal: there is none.
+    """
+    found = sorted(path.parent for path in journals(storage).glob(f"*/{SESSION}"))
+    for folder in reversed(found):
+        if not (folder / FINISHED).exists():
+            return folder
+    raise NoJournal(f"no unfinished session in {journals(storage)}: all that ran came to its end")
+
+
+def recover(folder: Path) -> Path:
+    """Write what a journal holds as an ordinary saved run, whole or not at all; where it is.
+
+    Raises:
+        NoJournal: there is no journal in that folder, or no benchmark in it.
+        OSError: the run cannot be written.
+    """
+    journal = read_journal(folder)
+    if not journal.benchmarks:
+        raise NoJournal(f"{folder}: no benchmark finished in this session")
+    session = journal.session
+    machine_info = session["machine_info"]
+    if journal.ceilings:
+        machine_info["blockshock"]["ceilings"] = journal.ceilings
+    saved = {
+        "machine_info": machine_info,
+        "commit_info": session["commit_info"],
+        "benchmarks": list(journal.benchmarks.values()),
+        "datetime": session["datetime"],
+        "version": session["version"],
+    }
+    runs = folder.parent.parent / session["machine_id"]
+    runs.mkdir(parents=True, exist_ok=True)
+    numbers = [int(path.name[:4]) for path in runs.glob("[0-9][0-9][0-9][0-9]_*.json*")]
+    path = runs / f"{max(numbers, default=0) + 1:04}_recovered.json"
+    write_whole(path, json.dumps(saved, indent=4))
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there with all of its text, or not at all, whatever happens meanwhile.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

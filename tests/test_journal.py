@@ -1,0 +1,147 @@
+"""What is finished is not lost: a session that is killed can be recovered, or resumed, and saved runs are whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from blockshock.__main__ import main
+from blockshock.report import journal
+from blockshock.report.results import read_run
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = ["--device=cpu", "--ranks=1", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--methods=all"]
+COUNT = 9
+"""Tests that these options select: of each method, block_shock with two kernels, and the one that is for two GPUs."""
+
+
+def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    ours = ("PYTEST_", "FORCE_COLOR")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "PY_COLORS": "0"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *OPTIONS, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a session was killed as soon as three of its benchmarks were in the journal."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "test_phase0_correctness.py", folder / "tests")
+    for name in ("pytest.ini", "conftest.py"):
+        shutil.copy(ROOT / name, folder)
+    session = _start(folder, "--benchmark-save=whole")
+    deadline = time.monotonic() + 60
+    while len(_lines(folder)) < 6 and time.monotonic() < deadline and session.poll() is None:
+        time.sleep(0.001)
+    session.send_signal(signal.SIGKILL)
+    session.communicate()
+    return folder
+
+
+def _lines(folder: Path) -> list[str]:
+    found = list(folder.glob("benchmark_results/journal/*/metrics.jsonl"))
+    return found[0].read_text().splitlines() if found else []
+
+
+def test_a_killed_session_is_recovered_and_then_resumed(
+    killed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = [line for line in _lines(killed) if '"benchmark"' in line]
+    assert 3 <= len(finished) < COUNT - 1
+    monkeypatch.chdir(killed)
+    assert main(["recover"]) == 0
+    path = Path(capsys.readouterr().out.removeprefix("Saved: ").strip())
+    run = read_run(path)
+    assert path.name == "0001_recovered.json"
+    assert len(run.records) == len(finished)
+    assert run.machine["torch"]
+    assert run.records[0]["samples"], "every sample is there"
+
+    output = _start(killed, "--resume", "--benchmark-save=whole").communicate()[0]
+    passed = sum('"passed"' in line for line in _lines(killed)[: len(finished) * 2])
+    assert f"{COUNT - 1 - passed} passed" in output or f"{COUNT - passed} passed" in output, output
+    assert "resuming benchmark_results/journal/" in output
+    (saved,) = killed.glob("benchmark_results/*/*_whole.json")
+    names = [record["name"] for record in read_run(saved).records]
+    assert len(names) == len(set(names)) == COUNT - 1, "those of before and those of now, each once"
+    assert main(["recover"]) == 1
+    assert "no unfinished session" in capsys.readouterr().err
+
+
+def test_other_options_are_not_resumed(killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(killed, tmp_path / "again")
+    for marker in (tmp_path / "again").glob("benchmark_results/journal/*/finished"):
+        marker.unlink()
+    session = _start(tmp_path / "again", "--resume", "--seed=3")
+    output = session.communicate()[0]
+    assert session.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "ran with other options: seed 0 then, 3 now" in output
+
+
+def _journal(folder: Path, lines: str, **session: object) -> Path:
+    folder.mkdir(parents=True)
+    told = {"machine_id": "here", "machine_info": {"blockshock": {}}, "commit_info": {}, "datetime": "", "version": "5"}
+    (folder / journal.SESSION).write_text(json.dumps(told | session))
+    (folder / journal.METRICS).write_text(lines)
+    return folder
+
+
+def _line(name: str, value: int) -> str:
+    bench = {"fullname": name, "name": name, "group": "g", "extra_info": {"phase": 0, "value": value}}
+    return json.dumps({"benchmark": bench}) + "\n"
+
+
+def test_a_line_that_was_cut_off_costs_no_other(tmp_path: Path) -> None:
+    lines = _line("a", 1) + _line("b", 2) + '{"passed": "b"}\n' + '{"ceilings": {"launch_s": 1}}\n' + _line("a", 3)
+    folder = _journal(tmp_path / "journal" / "1", lines + _line("c", 4)[:-9])
+    saved = json.loads(journal.recover(folder).read_text())
+    assert [bench["extra_info"]["value"] for bench in saved["benchmarks"]] == [3, 2], "the last of each test"
+    assert saved["machine_info"]["blockshock"]["ceilings"] == {"launch_s": 1}
+    assert journal.recover(folder).name == "0002_recovered.json"
+    assert journal.read_journal(folder).passed == {"b"}
+
+
+def test_the_last_unfinished_journal_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(journal.NoJournal, match="no unfinished session"):
+        journal.unfinished(tmp_path)
+    for name in ("1", "2", "3"):
+        _journal(tmp_path / "journal" / name, _line("a", 1))
+    (tmp_path / "journal" / "3" / journal.FINISHED).touch()
+    assert journal.unfinished(tmp_path).name == "2"
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_what_is_no_journal_is_named(content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if content is not None:
+        _journal(tmp_path / "odd", "")
+        (tmp_path / "odd" / journal.SESSION).write_text(content)
+    assert main(["recover", str(tmp_path / "odd")]) == 1
+    assert str(tmp_path / "odd") in capsys.readouterr().err
+
+
+def test_a_saved_run_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _journal(tmp_path / "journal" / "1", _line("a", 1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        journal.recover(folder)
+    assert list((tmp_path / "here").iterdir()) == []
