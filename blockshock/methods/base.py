@@ -109,8 +109,8 @@ class WeightEstimate:
 class Method(nn.Module):
     """A linear layer y = x Wᵀ + bias whose replicated input and output are (B, K) and (B, N) on every rank.
 
-    A subclass says what it stores, how it multiplies (``partial``) and how the ranks agree (``combine``; in backward
-    the entry of its product does).
+    A subclass says what it stores (``weight``, or ``weights``), how it multiplies (``partial``) and how the ranks agree
+    (``combine``; in backward the entry of its product does).
 
     Attributes:
         picks: which of "mask", "kernel" and, in training, "storage" the user picks for this method.

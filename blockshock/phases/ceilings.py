@@ -51,8 +51,8 @@ def measure(dtypes: tuple[str, ...], mode: str, flush: bool) -> Ceilings:
         cache_bytes=memory.cache_bytes(device),
         dense_flops_per_s={name: _dense_rate(fastest, DTYPES[name], device) for name in dtypes},
         sparse_flops_per_s=_sparse_rates(fastest, dtypes, device),
-        all_reduce=_line(fastest, launch, partial(dist.all_reduce, group=group), device) if several else None,
-        all_gather=_line(fastest, launch, _gather(group), device) if several else None,
+        all_reduce=_line(fastest, launch, partial(_reduce, group), device) if several else None,
+        all_gather=_line(fastest, launch, partial(_gather, group), device) if several else None,
         launch_s=launch,
     )
 
@@ -99,15 +99,21 @@ def _sparse_rate(fastest: Fastest, kernel: str, dtype: torch.dtype, device: torc
     return max(rates)
 
 
-def _line(fastest: Fastest, launch: float, collective: Callable[[torch.Tensor], object], device: torch.device) -> Line:
+def _line(
+    fastest: Fastest, launch: float, collective: Callable[[torch.Tensor], timing.Call], device: torch.device
+) -> Line:
     """Of the time beyond that of a call that does nothing: in a pass, a collective follows a product."""
     points = []
     for size in MESSAGE_BYTES[device.type]:
         message = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
-        points.append((size, fastest(partial(collective, message)) - launch))
+        points.append((size, fastest(collective(message)) - launch))
     return Line.below(points)
 
 
-def _gather(group: Any) -> Callable[[torch.Tensor], object]:
+def _reduce(group: Any, message: torch.Tensor) -> timing.Call:
+    return partial(dist.all_reduce, message, group=group)
+
+
+def _gather(group: Any, message: torch.Tensor) -> timing.Call:
     """A gather whose result is the message."""
-    return lambda message: all_gather(message, message.chunk(group.size())[group.rank()].clone(), group=group)
+    return partial(all_gather, message, message.chunk(group.size())[group.rank()].clone(), group=group)

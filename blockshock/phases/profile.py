@@ -62,7 +62,7 @@ def run(case: Case, phase: int, mode: str, trace: Path) -> list[KernelTime]:
             if device.type == "cuda":
                 torch.cuda.synchronize()
     trace.parent.mkdir(parents=True, exist_ok=True)
-    profiler.export_chrome_trace(str(trace).format(rank=built.group.rank()))
+    profiler.export_chrome_trace(str(trace).replace("{rank}", str(built.group.rank())))
     return kernel_times(profiler, device)
 
 

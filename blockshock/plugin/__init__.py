@@ -160,7 +160,7 @@ class Row:
         trace = folder / f"{self._request.node.name.replace('/', '_')}-rank{{rank}}.json.gz"
         kernels, *_ = self._ranks.run(profile.run, case, phase, self._settings.timing, trace.absolute())
         return {
-            "traces": [str(trace).format(rank=rank) for rank in range(self._settings.ranks)],
+            "traces": [str(trace).replace("{rank}", str(rank)) for rank in range(self._settings.ranks)],
             "kernels": [describe_kernel(kernel) for kernel in kernels],
         }
 
