@@ -40,6 +40,7 @@ class Writer:
         started = datetime.now()
         self._folder = journals(storage) / f"{started:%Y%m%d_%H%M%S}_{os.getpid()}"
         self._resumed: Journal | None = None
+        self._ended, self._broken = False, ""
         if config.getoption("--resume"):
             self._resumed = _resumable(storage, settings)
             self._folder = self._resumed.folder
@@ -83,17 +84,27 @@ class Writer:
 
     def pytest_unconfigure(self) -> None:
         # Only now, for pytest-benchmark saves when the session finishes: what is marked here is saved.
-        if getattr(self, "_ended", False) and self._folder.exists():
+        if self._ended and self._folder.exists() and not self._broken:
             (self._folder / FINISHED).touch()
 
     def _append(self, entry: dict[str, Any]) -> None:
-        if not self._folder.exists():
-            self._folder.mkdir(parents=True)
-            write_whole(self._folder / SESSION, safe_dumps(_describe(self._config, self._settings), indent=2))
-        with (self._folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(safe_dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if self._broken:
+            return
+        try:
+            if not self._folder.exists():
+                self._folder.mkdir(parents=True)
+                write_whole(self._folder / SESSION, safe_dumps(_describe(self._config, self._settings), indent=2))
+            with (self._folder / METRICS).open("a", encoding="utf-8") as file:
+                # The end of a line goes before it: the last one may have been cut off.
+                file.write("\n" + safe_dumps(entry))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            self._broken = f"no journal in {self._folder} ({error.strerror or error}): if this session dies, it is lost"
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._broken:
+            terminalreporter.write_line(self._broken, red=True)
 
 
 def _describe(config: pytest.Config, settings: Settings) -> dict[str, Any]:
