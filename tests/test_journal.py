@@ -79,7 +79,8 @@ def test_a_killed_session_is_recovered_and_then_resumed(
         file.write('\n{"benchmark": {"fullname": "cut o')
     output = _start(killed, "--resume", "--benchmark-save=whole").communicate()[0]
     assert f"{COUNT - 1 - passed} passed" in output, output
-    assert len(journal.read_journal(metrics.parent).passed) == COUNT - 1, "the line that was cut off cost no other"
+    whole = journal.read_journal(metrics.parent)
+    assert len(whole.passed) == len(whole.benchmarks) == COUNT - 1, "the line that was cut off cost no other"
     assert "resuming benchmark_results/journal/" in output
     (saved,) = killed.glob("benchmark_results/*/*_whole.json")
     names = [record["name"] for record in read_run(saved).records]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,9 @@ def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:
         found.append(OTHER)
     colours = {name: COLOURS[(ORDER.index(name) if name in ORDER else found.index(name)) % 10] for name in found}
     labels = styles.sorted(rows["label"])[::-1]
-    points = [(N, B) for N in _spread(rows["N"]) for B in _spread(rows["B"])]
-    points = [point for point in points if ((rows["N"] == point[0]) & (rows["B"] == point[1])).any()]
+    measured = rows[["N", "B"]].drop_duplicates()
+    there = set(measured.itertuples(index=False, name=None))
+    points = [point for point in product(_spread(measured["N"]), _spread(measured["B"])) if point in there]
     left = min(0.25 + 0.058 * max(map(len, labels)), 3.2)
     titles = [f"N = {size_text(N)}, B = {size_text(B)}" for N, B in points]
     figure, axes = panels(titles, legend=found, height=0.25 + 0.135 * len(labels), left=left, step=0.32)
@@ -57,8 +58,9 @@ def _beyond(rows: pd.DataFrame, found: list[str]) -> pd.Series:
     return rest.where(rest > LEAST * rows["p50_ms"], 0.0)
 
 
-def _spread(values: Any) -> list[int]:
-    """At most MOST of the values, the least and the greatest among them."""
-    every = sorted(set(values))
+def _spread(values: pd.Series) -> list[int]:
+    """At most MOST of the values, of those that are common: a sweep along one axis has many that the rest lack."""
+    counts = values.value_counts()
+    every = sorted(counts.index[counts * 2 >= counts.max()])
     places = np.linspace(0, len(every) - 1, min(MOST, len(every))).round().astype(int)
     return [every[place] for place in places]
