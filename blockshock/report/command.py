@@ -19,7 +19,10 @@ from blockshock.report.workers import start_server
 
 
 def report(paths: list[Path], markdown: bool, folder: Path | None) -> int:
-    """Report on the runs, or on the latest; two or more are compared. Returns 0 if at least one could be read."""
+    """Report on the runs, or on the latest; two or more are compared. Returns 0 if at least one could be read.
+
+    The answer is printed; the tables are too, or written to the folder with all else.
+    """
     runs = []
     try:
         chosen = paths or [latest_run()]
@@ -35,23 +38,24 @@ def report(paths: list[Path], markdown: bool, folder: Path | None) -> int:
         return 1
     console = console_on(sys.stdout)
     for run in runs:
-        _print_run(console, run, markdown)
-    if len(runs) > 1:
-        print_tables(console, [across(runs)], markdown)
+        _print_answer(console, run, markdown)
+        if folder is None:
+            print_tables(console, comparison(run.records), markdown)
+            print_tables(console, run_tables(run), markdown)
     if folder is not None:
         return _write(console, folder, runs)
+    if len(runs) > 1:
+        print_tables(console, [across(runs)], markdown)
     return 0
 
 
-def _print_run(console: Console, run: Run, markdown: bool) -> None:
+def _print_answer(console: Console, run: Run, markdown: bool) -> None:
     console.print(f"{'## ' if markdown else ''}{run.path} ({run.taken[:16]})\n")
     for line in (*answer(run), *remarks(run)):
         console.print(f"- {line}")
     for line in limit_lines([record["extra_info"] for record in run.records]):
         console.print(f"- {line}")
     console.print()
-    print_tables(console, comparison(run.records), markdown)
-    print_tables(console, run_tables(run), markdown)
 
 
 def _write(console: Console, folder: Path, runs: list[Run]) -> int:

@@ -14,7 +14,7 @@ from blockshock.report.results import Run
 from blockshock.report.sections import COMMANDS, section_of
 from blockshock.report.tables import point
 
-RESAMPLES = 400
+RESAMPLES = 200
 """Fewer than a verdict's: these intervals are drawn, not judged by."""
 
 

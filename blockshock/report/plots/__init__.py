@@ -48,8 +48,8 @@ PLOTS = (
     Plot(
         "stages",
         "Time by stage",
-        "Where the time goes: communication is reduce, what the idea adds is layout. Up to three sizes each way are "
-        "drawn, the table has all.",
+        "Where the time goes: communication is reduce, what the idea adds is layout. Two N and three B are drawn, "
+        "the table has all.",
         stages.stages,
     ),
     Plot(

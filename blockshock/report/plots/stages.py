@@ -15,8 +15,8 @@ ORDER = ("matmul", "layout", "reduce", "grad_x", "grad_w", "optimizer", "mask", 
 OTHER = "not told apart"
 """What a pass takes beyond its stages: most of torch's own backward pass, of DTensor."""
 LEAST = 0.1
-MOST = 3
-"""Sizes each way: a row of panels an N."""
+MOST_N, MOST_B = 2, 3
+"""Sizes that are drawn: a row of panels an N."""
 
 
 def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:
@@ -34,7 +34,9 @@ def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     labels = styles.sorted(rows["label"])[::-1]
     measured = rows[["N", "B"]].drop_duplicates()
     there = set(measured.itertuples(index=False, name=None))
-    points = [point for point in product(_spread(measured["N"]), _spread(measured["B"])) if point in there]
+    points = [
+        point for point in product(_spread(measured["N"], MOST_N), _spread(measured["B"], MOST_B)) if point in there
+    ]
     left = min(0.25 + 0.058 * max(map(len, labels)), 3.2)
     titles = [f"N = {size_text(N)}, B = {size_text(B)}" for N, B in points]
     figure, axes = panels(titles, legend=found, height=0.25 + 0.135 * len(labels), left=left, step=0.32)
@@ -58,9 +60,9 @@ def _beyond(rows: pd.DataFrame, found: list[str]) -> pd.Series:
     return rest.where(rest > LEAST * rows["p50_ms"], 0.0)
 
 
-def _spread(values: pd.Series) -> list[int]:
-    """At most MOST of the values, of those that are common: a sweep along one axis has many that the rest lack."""
+def _spread(values: pd.Series, most: int) -> list[int]:
+    """At most so many of the values, of those that are common: a sweep along one axis has many that the rest lack."""
     counts = values.value_counts()
     every = sorted(counts.index[counts * 2 >= counts.max()])
-    places = np.linspace(0, len(every) - 1, min(MOST, len(every))).round().astype(int)
+    places = np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int)
     return [every[place] for place in places]
