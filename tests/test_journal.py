@@ -7,34 +7,23 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from inner_pytest import ROOT, start
 
 from blockshock.__main__ import main
 from blockshock.report import journal
 from blockshock.report.results import read_run
 
-ROOT = Path(__file__).parent.parent
 OPTIONS = ["--device=cpu", "--ranks=1", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--methods=all"]
 COUNT = 9
 """Tests that these options select: of each method, block_shock with two kernels, and the one that is for two GPUs."""
 
 
 def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    ours = ("PYTEST_", "FORCE_COLOR")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "100", "PY_COLORS": "0"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *OPTIONS, *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return start(folder, *OPTIONS, *arguments)
 
 
 @pytest.fixture(scope="module")

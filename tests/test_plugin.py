@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from inner_pytest import ROOT, start
 
 import blockshock.plugin  # loaded before pytester notes what is: torch cannot be loaded twice
 from blockshock.accuracy import Accuracy
@@ -23,7 +21,6 @@ from blockshock.optimizers import OPTIMIZERS
 from blockshock.phases.trajectory import TrajectoryResult
 
 pytest_plugins = ["pytester"]
-ROOT = Path(__file__).parent.parent
 PHASES = {
     "test_phase0_correctness.py": ["test_forward_is_right"],
     "test_phase1_forward.py": ["test_forward"],
@@ -107,19 +104,9 @@ def suite(folder: Path, conftest: str) -> Path:
 
 
 def run_pytest(folder: Path, *arguments: str) -> Run:
-    ours = ("PYTEST_", "FORCE_COLOR")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PY_COLORS": "0"}
-    done = subprocess.run(
-        # Without hypothesis's plugin, whose import takes as long as a small run.
-        [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *SMALL, *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return Run(done.returncode, done.stdout)
+    session = start(folder, *SMALL, *arguments)
+    output, _ = session.communicate()
+    return Run(session.returncode, output)
 
 
 class Story(NamedTuple):

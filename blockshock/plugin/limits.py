@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
 from typing import Any
 
 from blockshock import timing
@@ -25,7 +23,7 @@ def describe_limits(
         samples: seconds of each round.
         info: the times of stages, where they were measured.
     """
-    whole = demands(reduce(add, work.values()), ceilings, dtype, flushed) | {"launch": ceilings.launch_s}
+    whole = demands(sum(work.values(), Work()), ceilings, dtype, flushed) | {"launch": ceilings.launch_s}
     measured = _parts_ms(info)
     limits = {
         part: {"p50_ms": measured[part], **_of_limit(demands(found, ceilings, dtype, flushed), measured[part])}

@@ -9,14 +9,14 @@ from typing import Any
 
 from blockshock.report.results import Run
 from blockshock.report.sections import section_of
+from blockshock.report.tables import STALE, Info
 
-Info = dict[str, Any]
 RIVALS = {"dense_tp_row": "tensor parallelism", "dense_single": "one dense device"}
 
 
 def answer(run: Run) -> Iterator[str]:
     """Five lines, or none where there is nothing to say."""
-    infos = [record["extra_info"] for record in run.records]
+    infos = run.infos
     if not infos:
         return
     machine, first = run.machine, infos[0]
@@ -69,7 +69,7 @@ def _speed(what: str, infos: list[Info]) -> str:
 
 def _best_ratio(rows: list[Info], rival: str) -> float | None:
     """Of the fastest row; without those that train on stale weights between compressions."""
-    fresh = [row for row in rows if ":every=" not in (row.get("storage") or "")]
+    fresh = [row for row in rows if STALE not in (row.get("storage") or "")]
     ours = [row["p50_ms"] for row in fresh if row["method"] == "block_shock"]
     theirs = [row["p50_ms"] for row in rows if row["method"] == rival]
     return min(ours) / theirs[0] if ours and theirs else None

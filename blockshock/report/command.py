@@ -53,7 +53,7 @@ def _print_answer(console: Console, run: Run, markdown: bool) -> None:
     console.print(f"{'## ' if markdown else ''}{run.path} ({run.taken[:16]})\n")
     for line in (*answer(run), *remarks(run)):
         console.print(f"- {line}")
-    for line in limit_lines([record["extra_info"] for record in run.records]):
+    for line in limit_lines(run.infos):
         console.print(f"- {line}")
     console.print()
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.sections import PHASES, section_of
-from blockshock.report.tables import Cell, Column, Info, Table, columns, mib, or_inf, point, ratio
+from blockshock.report.tables import RIVALS, Cell, Column, Info, Table, columns, mib, or_inf, point, ratio
 
-RIVALS = ("dense_tp_row", "dense_single")
 _RATIOS = (Column("÷ tp row", ".2f"), Column("÷ single", ".2f"))
 _LIMIT = Column("% limit", ".0%")
 

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.sections import PHASES, section_of
-from blockshock.report.tables import Info
+from blockshock.report.tables import STALE, Info
+from blockshock.roofline import STAGES
 
 LEAST_N, LEAST_B = 8192, 256
 """Smaller points are bound by launches and by the collective, which the method does not own."""
 TARGET = 0.85
 WORST = 3
 """How many points below the target are named, of a single label; the table has them all."""
-PRODUCTS = ("matmul", "grad_x", "grad_w")
+PRODUCTS = tuple(stage for stage in STAGES["products"] if stage != "layout")
 
 
 def limit_lines(infos: list[Info]) -> Iterator[str]:
@@ -29,8 +30,7 @@ def limit_lines(infos: list[Info]) -> Iterator[str]:
 
 
 def _judged(row: Info) -> bool:
-    # What trains on stale weights between compressions is no way to train.
-    ours = row["method"] == "block_shock" and ":every=" not in (row.get("storage") or "")
+    ours = row["method"] == "block_shock" and STALE not in (row.get("storage") or "")
     return ours and row["N"] >= LEAST_N and row["B"] >= LEAST_B and "of_limit" in _products(row)
 
 

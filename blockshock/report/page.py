@@ -73,7 +73,7 @@ def _shown(number: int, chapter: Chapter) -> dict[str, Any]:
         "taken": run.taken[:16].replace("T", " "),
         "answer": list(answer(run)),
         "remarks": list(remarks(run)),
-        "limits": list(limit_lines([record["extra_info"] for record in run.records])),
+        "limits": list(limit_lines(run.infos)),
         "machine": _machine(run),
         "commands": list(commands(run)),
         "sections": [part for part in sections if part["pictures"] or part["tables"] or part["details"]],

@@ -67,6 +67,11 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def infos(self) -> list[dict[str, Any]]:
+        """The extra_info of each benchmark."""
+        return [record["extra_info"] for record in self.records]
+
+    @property
     def name(self) -> str:
         """What to call it beside others."""
         return self.path.name or str(self.path.resolve().name)

@@ -30,7 +30,7 @@ _BYTES = {
 
 def run_tables(run: Run) -> Iterator[Table]:
     """The tables, of those sections of which the run has results."""
-    rows = [record["extra_info"] for record in run.records]
+    rows = run.infos
     for section in PHASES.values():
         if timed := [row for row in rows if section_of(row) == section]:
             for build in (_stages, _speed_up, _limits, _memory, _operations):

@@ -10,6 +10,10 @@ from typing import Any
 Cell = str | int | float | bool | None
 Info = dict[str, Any]
 POINT = ("workload", "N", "K", "B", "dtype")
+RIVALS = ("dense_tp_row", "dense_single")
+"""What Block-Shock is compared with."""
+STALE = ":every="
+"""In the storage, and so in the label, of what trains on stale weights between compressions: no way to train."""
 
 
 @dataclass(frozen=True)

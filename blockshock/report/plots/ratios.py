@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from blockshock.report.plots.lines import lines
 from blockshock.report.plots.scales import names, size_text, x_ticks
 from blockshock.report.plots.style import Styles, finish, panels
+from blockshock.report.tables import STALE
 
 TAIL = 2.5
 MOST_MAPS = 6
@@ -81,8 +82,7 @@ def _maps(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
     """One map of the fastest, and one of each label where there are few."""
     ours = set(rows.loc[rows["method"] == "block_shock", "label"])
     found = ratios(rows, rival)
-    # What trains on stale weights between compressions is no winner.
-    found = found[found["label"].isin(ours) & ~found["label"].str.contains(":every=")]
+    found = found[found["label"].isin(ours) & ~found["label"].str.contains(STALE, regex=False)]
     if found.empty:
         return None
     each = {label: found[found["label"] == label] for label in styles.sorted(found["label"])}

@@ -16,13 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from blockshock.report.tables import RIVALS
+
 INK, MUTED, GRID, PAPER = "#1b1f27", "#565e6b", "#d9dde4", "#fdfdfe"
 COLOURS = (
     "#3a7fd5", "#d2691e", "#2a9457", "#d9455f", "#9165d8", "#14909c", "#cf4f9e", "#a1744a", "#82870f", "#7b8494",
 )  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
 DASHES = ("-", "--", ":", "-.")
-RIVALS = ("dense_tp_row", "dense_single")
 WIDTH, ACROSS = 9.0, 3
 LEFT, RIGHT, TOP, BOTTOM, GAP, LINE = 0.72, 0.12, 0.62, 0.46, 0.34, 0.19
 TITLE_HEIGHT = 0.34
