@@ -1,10 +1,30 @@
-"""Fixtures that several test files share."""
+"""Fixtures and options that several test files share."""
 
 from collections.abc import Iterator
 
 import pytest
+from reliability import Ledger, injected
 
 from blockshock.ranks import Ranks
+
+__all__ = ["injected"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("blockshock's own tests")
+    group.addoption("--reliability", metavar="NAME", help="write docs/reliability/NAME.json and docs/reliability.md")
+    group.addoption("--soak", action="store_true", help="inject faults as often as `tox run -e soak` does")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--reliability") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Ledger(config.getoption("--reliability")), "blockshock-reliability")
+
+
+@pytest.fixture(scope="session")
+def soak(pytestconfig: pytest.Config) -> bool:
+    """Whether the long form was asked for."""
+    return bool(pytestconfig.getoption("--soak"))
 
 
 @pytest.fixture(scope="session", params=[1, 4])
