@@ -19,8 +19,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import blockshock.ranks
-from blockshock.ranks import RankError, Ranks, RankTimeout
+import blockshock
+from blockshock.ranks import RankError, Ranks, RankTimeout, spawned
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_second_group_and_its_end(
 ) -> None:
     ranks.run(own_pid)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(blockshock.ranks, "STOP_SECONDS", 30.0)
+    monkeypatch.setattr(spawned, "STOP_SECONDS", 30.0)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     group = Ranks.spawn(2, timeout=60)  # started here, so that the ranks inherit the captured output
     assert [result.item() for result in group.run(all_reduce, torch.tensor(1.0))] == [3.0, 3.0]
@@ -344,7 +344,7 @@ def run_script(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]
     """Start SCRIPT as the leader of a new session, to which its ranks then belong as well; kill what is left of it."""
     path = folder / "script.py"
     path.write_text(SCRIPT)
-    root = Path(blockshock.ranks.__file__).parents[1]
+    root = Path(blockshock.__file__).parents[1]
     with subprocess.Popen(
         [sys.executable, str(path), *arguments],
         env=os.environ | {"PYTHONPATH": str(root), "TMPDIR": str(folder)},

@@ -17,12 +17,13 @@ from blockshock.hypotheses import Claim
 from blockshock.phases import ceilings as ceilings_of
 from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
-from blockshock.plugin import cases, journal, options, sweep
+from blockshock.plugin import cases, journal, options, sweep, together
 from blockshock.plugin.clock import clock
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
 from blockshock.plugin.settings import Settings, resolve
 from blockshock.ranks import Ranks
+from blockshock.ranks.place import Place
 from blockshock.registry import extensions
 from blockshock.report.results import newest
 from blockshock.report.show import print_comparison
@@ -32,6 +33,7 @@ SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 STARTED = datetime.now()
 CEILINGS = pytest.StashKey[Ceilings]()
+TOGETHER = pytest.StashKey[together.Together]()
 JOURNAL = pytest.StashKey[journal.Writer]()
 CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
     "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
@@ -52,8 +54,16 @@ timed_alone = pytest.mark.skipif(
 """For tests that time something."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     options.add_options(parser)
+    if not _reports():
+        pluginmanager.register(together.Silent(), "blockshock-silent")
+
+
+def _reports() -> bool:
+    """Whether this process reports and saves what all ranks and workers find."""
+    place = Place.here()
+    return "PYTEST_XDIST_WORKER" not in os.environ and (place is None or place.rank == 0)
 
 
 @pytest.hookimpl(trylast=True)
@@ -62,7 +72,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDS] = []
     if config.stash[SETTINGS].profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # or every rank says when its profiler starts and stops
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if place := Place.here():
+        config.stash[TOGETHER] = together.Together(config, place, config.stash[SETTINGS])
+        config.pluginmanager.register(config.stash[TOGETHER], "blockshock-together")
+    if _reports():
         config.stash[JOURNAL] = journal.Writer(config, config.stash[SETTINGS], storage(config))
         config.pluginmanager.register(config.stash[JOURNAL], "blockshock-journal")
     if config.getoption("--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
@@ -74,7 +87,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     where = ", ".join(environment.gpus()) if settings.device == "cuda" else environment.cpu_name()
     how = f"timing {settings.timing}, seed {settings.seed}"
     resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else None
-    return [f"blockshock: {settings.ranks} {settings.device} ranks ({where}), {how}", *filter(None, [resumed])]
+    job = config.stash[TOGETHER].describe() if TOGETHER in config.stash else None
+    return [f"blockshock: {settings.ranks} {settings.device} ranks ({where}), {how}", *filter(None, [job, resumed])]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -110,9 +124,14 @@ def settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def ranks(settings: Settings) -> Iterator[Ranks]:
+def ranks(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Ranks]:
     """The session's group of ranks; started at the first use, started anew after a failure."""
-    with Ranks.spawn(settings.ranks, settings.device, timeout=settings.rank_timeout, preload=extensions()) as group:
+    device, timeout = settings.device, settings.rank_timeout
+    if TOGETHER in pytestconfig.stash:
+        group = Ranks.adopt(pytestconfig.stash[TOGETHER].job, device, timeout)
+    else:
+        group = Ranks.spawn(settings.ranks, device, timeout, preload=extensions())
+    with group:
         yield group
 
 
@@ -192,7 +211,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     records = config.stash[RECORDS]
-    if not records:
+    if not records or not _reports():
         return
     terminalreporter.section("Block-Shock: comparison")
     print_comparison(records, file=sys.stdout)

@@ -18,6 +18,7 @@ DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}
 DEFAULT_B = {"cpu": "4,16", "cuda": "16,64,256,1024"}
 TRAINING_N = {"cpu": "256", "cuda": "4096,8192,16384"}
 TRAINING_B = {"cpu": "16", "cuda": "1024,4096"}
+DEFAULT_RANKS = 2
 DEFAULT_ROUNDS = {"cpu": 5, "cuda": 100}
 DEFAULT_WARMUP = {"cpu": 1, "cuda": 10}
 DEFAULT_TIMING = {"cpu": "sync", "cuda": "cuda_graph"}
@@ -57,7 +58,7 @@ def add_options(parser: pytest.Parser) -> None:
         "steps from one compression of masked storage to the next: whole numbers, and never. Default 1",
         "K,K",
     )
-    option("--ranks", "processes, one a GPU. Default 2", "G", type=int, default=2)
+    option("--ranks", f"processes, one a GPU. Default {DEFAULT_RANKS}, or as many as torchrun started", "G", type=int)
     option(
         "--device",
         "where ranks run; auto is cuda with two or more GPUs, else cpu",

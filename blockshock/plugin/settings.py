@@ -22,12 +22,14 @@ from blockshock.plugin import sweep
 from blockshock.plugin.options import (
     DEFAULT_B,
     DEFAULT_N,
+    DEFAULT_RANKS,
     DEFAULT_ROUNDS,
     DEFAULT_TIMING,
     DEFAULT_WARMUP,
     TRAINING_B,
     TRAINING_N,
 )
+from blockshock.ranks.place import Place
 from blockshock.workloads import WORKLOADS, build_workload
 
 
@@ -94,8 +96,8 @@ def resolve(config: pytest.Config) -> Settings:
         text = get(option)
         return default if text is None else text
 
-    ranks = _positive("--ranks", get("--ranks"))
-    device = _device(get("--device"), ranks)
+    ranks, local_ranks = _ranks(get("--ranks"), Place.here())
+    device = _device(get("--device"), local_ranks)
     mode = get("--timing") or DEFAULT_TIMING[device]
     if device == "cpu" and mode.startswith("cuda"):
         raise pytest.UsageError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
@@ -133,7 +135,18 @@ def resolve(config: pytest.Config) -> Settings:
     )
 
 
+def _ranks(asked: int | None, place: Place | None) -> tuple[int, int]:
+    """How many ranks, and how many of them on this machine."""
+    if place is None:
+        ranks = DEFAULT_RANKS if asked is None else _positive("--ranks", asked)
+        return ranks, ranks
+    if asked not in (None, place.size):
+        raise pytest.UsageError(f"--ranks {asked}: torchrun has started {place.size}, so leave out --ranks")
+    return place.size, place.local_size
+
+
 def _device(asked: str, ranks: int) -> str:
+    """Where ranks run, of which as many are on this machine."""
     gpus = torch.cuda.device_count()
     if asked == "auto":
         return "cuda" if gpus >= max(ranks, 2) else "cpu"

@@ -1,0 +1,129 @@
+"""A session on the ranks of a torchrun job: every rank runs the same tests and agrees on them, rank 0 reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from blockshock.plugin.settings import Settings
+from blockshock.ranks import RankLost, answers
+from blockshock.ranks.place import Place
+from blockshock.ranks.torchrun import Job
+
+LOST_SECONDS = 30.0
+"""Without a sign of life of another rank. Native code that holds the interpreter lock can keep one from it for long."""
+WRITING = {
+    "benchmark_autosave": False,
+    "benchmark_save": None,
+    "benchmark_json": None,
+    "benchmark_compare": None,
+    "benchmark_compare_fail": None,
+    "json_report": False,
+    "xmlpath": None,
+}
+"""Options of those that write or compare files, and their values where only rank 0 does."""
+
+
+class Silent:
+    """A pytest plugin for the ranks that report and save nothing."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        for option, off in WRITING.items():
+            if hasattr(config.option, option):
+                setattr(config.option, option, off)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - pytest's terminal reporter is made on it, and keeps it
+
+
+class Together:
+    """A pytest plugin that keeps the ranks of a job in step.
+
+    Raises:
+        pytest.UsageError: the tests are to be distributed over workers of pytest-xdist as well.
+    """
+
+    def __init__(self, config: pytest.Config, place: Place, settings: Settings) -> None:
+        if config.getoption("numprocesses", None):
+            raise pytest.UsageError("-n under torchrun: its ranks run the tests together, so leave out -n")
+        self._settings = settings
+        self.job = Job(place, min(LOST_SECONDS, settings.rank_timeout))
+        self._exchange = self.job.exchange
+
+    def describe(self) -> str:
+        """For the header: whose ranks these are."""
+        place = self.job.place
+        return f"torchrun: {place.size} ranks on {place.nodes} machine(s), rank 0 on {self._exchange.hosts[0]} reports"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        self._check_same([item.nodeid for item in items])
+        yield
+        # What is left after a --resume is known to rank 0 alone, for it has the journal.
+        left = set(json.loads(self._exchange.everyone(json.dumps([item.nodeid for item in items]).encode())[0]))
+        dropped = [item for item in items if item.nodeid not in left]
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = [item for item in items if item.nodeid in left]
+
+    def _check_same(self, names: list[str]) -> None:
+        mine = {"settings": asdict(self._settings), "tests": names}
+        first, *others = (json.loads(value) for value in self._exchange.everyone(json.dumps(mine).encode()))
+        for rank, other in enumerate(others, start=1):
+            if difference := _difference(first, other):
+                where = f"rank {rank} on {self._exchange.hosts[rank]}"
+                raise pytest.UsageError(
+                    f"{where} is to run other tests than rank 0: {difference}. "
+                    "Start every rank with the same options and the same version of the project"
+                )
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        mine = answers.encode("outcome", (report.outcome, report.longreprtext))
+        try:
+            outcomes = self._outcomes(mine)
+        except RankLost as error:
+            pytest.exit(f"{error}. `pytest --resume` goes on with what is left", returncode=1)
+        different = [
+            f"rank {rank} on {self._exchange.hosts[rank]} {outcome}:\n\n{text}"
+            for rank, (outcome, text) in enumerate(outcomes)
+            if outcome != report.outcome
+        ]
+        if different and report.outcome != "failed":
+            report.longrepr = "\n\n".join([f"the ranks disagree: this one {report.outcome}", *different])
+            report.outcome = "failed"
+        return report
+
+    def _outcomes(self, mine: bytes) -> list[tuple[str, str]]:
+        while True:
+            outcomes = [answers.decode(rank, value) for rank, value in enumerate(self._exchange.everyone(mine))]
+            if all(kind == "outcome" for kind, _ in outcomes):
+                return [value for _, value in outcomes]
+            # A rank that is in a call yet hears by this very turn that others have left it, and comes here.
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        # torchrun ends all ranks as soon as one has failed, so none may end before rank 0 has saved what it reports.
+        with suppress(RankLost):
+            self._exchange.everyone(b"end")
+        self._exchange.close()
+
+
+def _difference(first: dict[str, Any], other: dict[str, Any]) -> str:
+    for name, value in first["settings"].items():
+        if value != other["settings"][name]:
+            return f"{name} is {other['settings'][name]} there and {value} here"
+    ours, theirs = first["tests"], other["tests"]
+    for tests, where in ((set(theirs) - set(ours), "only it"), (set(ours) - set(theirs), "only rank 0")):
+        if tests:
+            return f"{where} has {min(tests)}" + (f" and {len(tests) - 1} more" if len(tests) > 1 else "")
+    return "" if ours == theirs else "the same ones in another order"

@@ -1,0 +1,161 @@
+"""Ranks that torchrun started: every process runs what it is asked to itself, and hears of the others'."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from blockshock.ranks import answers, join
+from blockshock.ranks.errors import RankError, RankLost, RankTimeout
+from blockshock.ranks.exchange import Exchange
+from blockshock.ranks.group import P, Ranks, T
+from blockshock.ranks.member import end_with_parent_thread
+from blockshock.ranks.torchrun import Job
+
+START_SECONDS = 120.0
+GRACE_SECONDS = 1.0  # for the other ranks to finish, once one has failed
+FREE_SECONDS = 10.0  # for a rank to come back from what it was interrupted in
+INTERRUPT = signal.SIGUSR2
+
+
+class AdoptedRanks(Ranks):
+    """See `Ranks.adopt`."""
+
+    def __init__(self, job: Job, device: str, timeout: float) -> None:
+        super().__init__(job.place.size, device, timeout)
+        self._job, self._exchange, self._rank = job, job.exchange, job.place.rank
+        if device == "cuda" and job.place.local_size > (gpus := torch.cuda.device_count()):
+            raise ValueError(f"{job.place.local_size} rank(s) of this machine need a GPU each, but it has {gpus}")
+        if job.interface:
+            join.talk_over(job.interface)
+        join.bind(device, job.place.local_rank, job.place.local_size)
+        end_with_parent_thread(signal.SIGTERM)
+        self._closed = self._up = False
+        self._start()
+
+    def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        message = answers.pickle_call(function, args, kwargs)
+        if self._closed:
+            raise RuntimeError("these ranks are closed")
+        if not self._up:
+            self._start()
+        guard = _Guard(self._exchange, self._timeout)
+        answered = guard.watch(functools.partial(answers.answer, self._rank, functools.partial(answers.call, message)))
+        if guard.stack:
+            answered = answers.encode("interrupted", guard.stack)
+        try:
+            self._exchange.post(answered)
+            if not answers.returned(answered):
+                # Leaving the group frees those who wait for this rank in a collective of gloo. First they say where.
+                self._exchange.watch(lambda others: len(others) == self.size - 1, GRACE_SECONDS, quick=True)
+                self._leave()
+            return self._results(self._exchange.take())
+        except BaseException:
+            self._leave()
+            raise
+
+    def close(self) -> None:
+        self._closed = True
+        self._leave()
+
+    @property
+    def pids(self) -> list[int]:
+        return [os.getpid()] if self._up else []
+
+    def _start(self) -> None:
+        self.starts += 1
+        limit = timedelta(seconds=max(self._timeout, START_SECONDS) + FREE_SECONDS)  # ours comes first
+        store = self._job.store(f"group-{self.starts}")
+        join.join(self._rank, self.size, self.device, limit, store=store)
+        self._up = True
+
+    def _leave(self) -> None:
+        self._up = False
+        with suppress(Exception):  # from a group that was aborted: it is gone, which is what is wanted
+            join.leave()
+
+    def _results(self, posted: list[bytes]) -> list[Any]:
+        outcomes = [answers.decode(rank, answered) for rank, answered in enumerate(posted)]
+        stacks = {rank: value for rank, (kind, value) in enumerate(outcomes) if kind == "interrupted"}
+        for kind, value in outcomes:
+            if kind == "raised":
+                raise answers.note_stacks(value, stacks)
+        for rank, (kind, _) in enumerate(outcomes):
+            if kind not in ("returned", "interrupted"):
+                raise RankError(f"rank {rank} is not in this call: it has left the test, its own outcome tells why")
+        if stacks:
+            late = ", ".join(f"rank {rank}" for rank in stacks)
+            raise RankTimeout(f"no answer within {self._timeout:g} s from {late}\n\n{answers.show_stacks(stacks)}")
+        return [value for _, value in outcomes]
+
+
+class _Interrupted(BaseException):
+    """Ends what a rank is in, because another rank has failed or the time is up."""
+
+
+class _Guard:
+    """Watches the others while this rank is in a call, and gets it out when one of them fails, or the time is up.
+
+    Attributes:
+        stack: where this rank was when it was interrupted, or empty.
+    """
+
+    def __init__(self, exchange: Exchange, seconds: float) -> None:
+        self.stack = ""
+        self._exchange, self._seconds = exchange, seconds
+        self._inside = True
+        self._caller = threading.current_thread()
+        self._done = threading.Event()
+
+    def watch(self, work: Callable[[], bytes]) -> bytes:
+        """Do the work in this thread, watched by another."""
+        before = signal.signal(INTERRUPT, self._interrupt)
+        thread = threading.Thread(target=self._guard, daemon=True)
+        thread.start()
+        answered = b""
+        try:
+            answered = work()
+            self._inside = False
+        except _Interrupted:  # between the two lines above
+            pass
+        self._done.set()
+        self._exchange.wake()
+        thread.join()
+        signal.signal(INTERRUPT, before)
+        return answered
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._inside:
+            raise _Interrupted
+
+    def _over(self, others: list[bytes]) -> bool:
+        return self._done.is_set() or not all(map(answers.returned, others))
+
+    def _guard(self) -> None:
+        with suppress(RankLost):  # the caller meets it when it is back
+            self._exchange.watch(self._over, self._seconds)
+        if self._done.is_set():
+            return
+        self.stack = "".join(traceback.format_stack(sys._current_frames()[self._caller.ident or 0])).strip()
+        if self._done.wait(2 * GRACE_SECONDS):
+            return
+        with suppress(Exception):  # gloo cannot; NCCL ends what it has launched
+            dist.group.WORLD.abort()  # type: ignore[union-attr]
+        if self._done.wait(GRACE_SECONDS):
+            return
+        signal.pthread_kill(self._caller.ident or 0, INTERRUPT)
+        if not self._done.wait(FREE_SECONDS):
+            print(f"rank {self._exchange.rank} could not be freed; it was here:\n{self.stack}", file=sys.__stderr__)
+            os._exit(1)

@@ -1,0 +1,53 @@
+"""How a process becomes a rank of a process group."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+def bind(device: str, index: int, count: int) -> None:
+    """Take the ``index``-th of ``count`` equal shares of this machine: a GPU, or of a CPU its part of the threads."""
+    if device == "cuda":
+        torch.cuda.set_device(index)
+    else:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+
+
+def talk_over(interface: str) -> None:
+    """Use this network interface, unless the environment names another."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+
+
+def join(rank: int, size: int, device: str, limit: timedelta, **meet: object) -> None:
+    """Join the process group that ``meet`` (an init_method or a store) leads to; return once all ranks are there."""
+    bound = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else None
+    backend = "gloo" if bound is None else "nccl"
+    dist.init_process_group(backend, timeout=limit, world_size=size, rank=rank, device_id=bound, **meet)  # type: ignore[arg-type]
+    # A first collective, waited for, so that no call pays for setting up the communicator.
+    dist.all_reduce(torch.zeros(1, device=bound))
+    if bound is not None:
+        torch.cuda.synchronize(bound)
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def load(name: str, path: str) -> None:
+    """Load a module from a file, unless a module of that name is loaded."""
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {name} from {path}")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
