@@ -10,16 +10,20 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
+def environment() -> dict[str, str]:
+    """With this checkout's package and nothing of an outer session."""
+    ours = ("PYTEST_", "FORCE_COLOR", "TORCHELASTIC_")
+    left = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return left | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PY_COLORS": "0"}
+
+
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start pytest in the folder, with this checkout's package and nothing of the outer session's environment."""
-    ours = ("PYTEST_", "FORCE_COLOR")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PY_COLORS": "0"}
+    """Start pytest in the folder."""
     return subprocess.Popen(
         # Without hypothesis's plugin, whose import takes as long as a small run.
         [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *arguments],
         cwd=folder,
-        env=environment,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
 from blockshock.plugin.settings import Settings, resolve
 from blockshock.ranks import Ranks
+from blockshock.ranks.member import end_with_parent_thread
 from blockshock.ranks.place import Place
 from blockshock.registry import extensions
 from blockshock.report.results import newest
@@ -56,6 +58,8 @@ timed_alone = pytest.mark.skipif(
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     options.add_options(parser)
+    if Place.here():
+        end_with_parent_thread(signal.SIGTERM)  # torchrun's, which cannot end its ranks any more where it is killed
     if not _reports():
         pluginmanager.register(together.Silent(), "blockshock-silent")
 

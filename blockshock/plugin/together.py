@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from blockshock.plugin.settings import Settings
-from blockshock.ranks import RankLost, answers
+from blockshock.ranks import RankLost, answers, join
 from blockshock.ranks.place import Place
 from blockshock.ranks.torchrun import Job
 
@@ -39,7 +39,12 @@ class Silent:
         for option, off in WRITING.items():
             if hasattr(config.option, option):
                 setattr(config.option, option, off)
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - pytest's terminal reporter is made on it, and keeps it
+        # pytest makes its terminal reporter next, and that keeps what it is made on.
+        self._stdout, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        sys.stdout = self._stdout  # what tests print is shown all the same, with -s
 
 
 class Together:
@@ -108,7 +113,8 @@ class Together:
             outcomes = [answers.decode(rank, value) for rank, value in enumerate(self._exchange.everyone(mine))]
             if all(kind == "outcome" for kind, _ in outcomes):
                 return [value for _, value in outcomes]
-            # A rank that is in a call yet hears by this very turn that others have left it, and comes here.
+            # A rank that was in a call has heard by this very turn that others are not, and comes here. This frees it.
+            join.leave()
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -19,9 +20,7 @@ import torch.distributed as dist
 
 from blockshock.ranks import answers, join
 from blockshock.ranks.errors import RankError, RankLost, RankTimeout
-from blockshock.ranks.exchange import Exchange
 from blockshock.ranks.group import P, Ranks, T
-from blockshock.ranks.member import end_with_parent_thread
 from blockshock.ranks.torchrun import Job
 
 START_SECONDS = 120.0
@@ -41,24 +40,22 @@ class AdoptedRanks(Ranks):
         if job.interface:
             join.talk_over(job.interface)
         join.bind(device, job.place.local_rank, job.place.local_size)
-        end_with_parent_thread(signal.SIGTERM)
-        self._closed = self._up = False
+        self._closed = False
         self._start()
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> list[T]:
         message = answers.pickle_call(function, args, kwargs)
         if self._closed:
             raise RuntimeError("these ranks are closed")
-        if not self._up:
+        if not dist.is_initialized():
             self._start()
-        guard = _Guard(self._exchange, self._timeout)
+        guard = _Guard(self._job, self._timeout)
         answered = guard.watch(functools.partial(answers.answer, self._rank, functools.partial(answers.call, message)))
-        if guard.stack:
-            answered = answers.encode("interrupted", guard.stack)
         try:
-            self._exchange.post(answered)
-            if not answers.returned(answered):
-                # Leaving the group frees those who wait for this rank in a collective of gloo. First they say where.
+            if not guard.stack:
+                self._exchange.post(answered)
+            if guard.stack or not answers.returned(answered):
+                # Leaving the group frees those who wait for this rank in a collective of gloo; first they say where.
                 self._exchange.watch(lambda others: len(others) == self.size - 1, GRACE_SECONDS, quick=True)
                 self._leave()
             return self._results(self._exchange.take())
@@ -72,17 +69,15 @@ class AdoptedRanks(Ranks):
 
     @property
     def pids(self) -> list[int]:
-        return [os.getpid()] if self._up else []
+        return [os.getpid()] if dist.is_initialized() else []
 
     def _start(self) -> None:
         self.starts += 1
         limit = timedelta(seconds=max(self._timeout, START_SECONDS) + FREE_SECONDS)  # ours comes first
         store = self._job.store(f"group-{self.starts}")
         join.join(self._rank, self.size, self.device, limit, store=store)
-        self._up = True
 
     def _leave(self) -> None:
-        self._up = False
         with suppress(Exception):  # from a group that was aborted: it is gone, which is what is wanted
             join.leave()
 
@@ -112,9 +107,9 @@ class _Guard:
         stack: where this rank was when it was interrupted, or empty.
     """
 
-    def __init__(self, exchange: Exchange, seconds: float) -> None:
+    def __init__(self, job: Job, seconds: float) -> None:
         self.stack = ""
-        self._exchange, self._seconds = exchange, seconds
+        self._job, self._exchange, self._seconds = job, job.exchange, seconds
         self._inside = True
         self._caller = threading.current_thread()
         self._done = threading.Event()
@@ -140,15 +135,25 @@ class _Guard:
         if self._inside:
             raise _Interrupted
 
+    def _where(self) -> str:
+        """Where the caller is, from the called function on."""
+        frames = traceback.extract_stack(sys._current_frames()[self._caller.ident or 0])
+        inside = list(itertools.takewhile(lambda frame: frame.filename != answers.__file__, reversed(frames)))
+        return "".join(traceback.format_list(inside[::-1])).strip() or "about to answer"
+
     def _over(self, others: list[bytes]) -> bool:
         return self._done.is_set() or not all(map(answers.returned, others))
 
     def _guard(self) -> None:
-        with suppress(RankLost):  # the caller meets it when it is back
+        lost = ""
+        try:
             self._exchange.watch(self._over, self._seconds)
+        except RankLost as error:  # the caller meets it when it is back, if it comes back
+            lost = f"{error}; "
         if self._done.is_set():
             return
-        self.stack = "".join(traceback.format_stack(sys._current_frames()[self._caller.ident or 0])).strip()
+        self.stack = self._where()
+        self._exchange.post(answers.encode("interrupted", self.stack))
         if self._done.wait(2 * GRACE_SECONDS):
             return
         with suppress(Exception):  # gloo cannot; NCCL ends what it has launched
@@ -156,6 +161,7 @@ class _Guard:
         if self._done.wait(GRACE_SECONDS):
             return
         signal.pthread_kill(self._caller.ident or 0, INTERRUPT)
-        if not self._done.wait(FREE_SECONDS):
-            print(f"rank {self._exchange.rank} could not be freed; it was here:\n{self.stack}", file=sys.__stderr__)
+        if not self._done.wait(GRACE_SECONDS if lost else FREE_SECONDS):
+            rank = self._exchange.rank
+            self._job.say(f"{lost}rank {rank} ends too, for it cannot be freed from where it waits:\n{self.stack}")
             os._exit(1)

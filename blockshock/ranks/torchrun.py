@@ -26,6 +26,7 @@ class Job:
 
     def __init__(self, place: Place, lost_after: float) -> None:
         self.place = place
+        self._stderr = os.dup(2)  # what captures output redirects the original
         attempt = f"ranks/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
         store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=STORE_SECONDS)))
         self._store = PrefixStore(attempt, store)
@@ -36,6 +37,10 @@ class Job:
     def store(self, name: str) -> Any:
         """A part of the job's store that nobody else uses."""
         return PrefixStore(name, self._store)
+
+    def say(self, text: str) -> None:
+        """Write to what was the standard error when the job was joined."""
+        os.write(self._stderr, f"{text}\n".encode())
 
     @property
     def interface(self) -> str | None:

@@ -1,0 +1,41 @@
+"""Which processes live, for tests that nothing is left behind."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+
+def stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on, or none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def lives(pid: int) -> bool:
+    return bool(fields := stat(pid)) and fields[0] not in "ZX"
+
+
+def session(leader: int) -> list[int]:
+    """Return the living processes of a session."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in pids if lives(pid) and stat(pid)[3:4] == [str(leader)]]
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Return the living processes that a process started, and those that they did."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    parents = {pid: int(fields[1]) for pid in pids if (fields := stat(pid)) and fields[0] not in "ZX"}
+    found = {ancestor}
+    while new := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= new
+    return sorted(found - {ancestor})
+
+
+def wait_until_gone(pids: list[int], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in pids if lives(pid)]:
+        assert time.monotonic() < deadline, f"still alive: {left}"
+        time.sleep(0.02)

@@ -1,0 +1,204 @@
+"""Sessions on the ranks of a torchrun job: the same results, agreement on every outcome, no hang when one is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from inner_pytest import ROOT, environment
+from processes import descendants, lives, wait_until_gone
+from reliability import Record
+
+from blockshock.accuracy import Accuracy, ErrorSums
+from blockshock.phases import correctness
+from blockshock.phases.case import Case
+from blockshock.ranks import Ranks
+
+SMALL = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--kernels=gathered"]
+RANK_TIMEOUT = 4
+OTHER_ON_RANK_1 = """
+
+import os
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items):
+    if os.environ["RANK"] == "1":
+        {}
+    yield
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with phase 0, and with tests that go wrong on one rank."""
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "test_phase0_correctness.py", tmp_path / "tests")
+    shutil.copy(ROOT / "tests" / "data" / "ranks_at_fault.py", tmp_path / "tests" / "test_at_fault.py")
+    for name in ("pytest.ini", "conftest.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+@contextmanager
+def job(folder: Path, size: int, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """pytest on the ranks of a torchrun job; what is left of it is killed."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+    with subprocess.Popen(
+        [*torchrun, "-m", "pytest", "-p", "no:hypothesispytest", *SMALL, *arguments],
+        cwd=folder,
+        env=environment() | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            for pid in [*descendants(process.pid), process.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def run(folder: Path, size: int, *arguments: str) -> tuple[int, str]:
+    """The exit code of a job that ends by itself, and all that it printed."""
+    with job(folder, size, *arguments) as process:
+        output = process.communicate(timeout=120)[0]
+    return process.returncode, output
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_results_are_those_of_spawned_ranks(size: int, folder: Path) -> None:
+    code, output = run(folder, size, "tests/test_phase0_correctness.py", "--benchmark-json=run.json")
+    assert code == 0, output
+    assert output.count("test session starts") == 1, "one rank reports"
+    assert f"torchrun: {size} ranks on 1 machine(s)" in output
+    infos = [bench["extra_info"] for bench in json.loads((folder / "run.json").read_text())["benchmarks"]]
+    assert len(infos) == 7
+    with Ranks.spawn(size) as ranks:
+        for info in infos:
+            case = Case(**{name: info[name] for name in Case.__dataclass_fields__})
+            per_rank = ranks.run(correctness.run, case)
+            accuracy = Accuracy.of(sum((one.errors for one in per_rank), ErrorSums()), per_rank[0].roundings)
+            assert (info["max_error"], info["error_ratio"]) == (accuracy.max_error, accuracy.error_ratio), case.id
+            assert info["ranks"] == size
+
+
+def test_the_ranks_agree_on_every_outcome(folder: Path, injected: Record) -> None:
+    code, output = run(
+        folder,
+        2,
+        "tests/test_at_fault.py",
+        f"--rank-timeout={RANK_TIMEOUT}",
+        "-k=not ends",
+        "--json-report",
+        "--json-report-file=report.json",
+    )
+    assert code == 1, output
+    tests = json.loads((folder / "report.json").read_text())["tests"]
+    found = {test["nodeid"].partition("::")[2]: test for test in tests}
+    calls = {name: test["call"] for name, test in found.items()}
+    failed = {name: _plain(call["longrepr"]) for name, call in calls.items() if call["outcome"] == "failed"}
+    assert set(calls) - set(failed) == {name for name in calls if "healthy" in name or "expects" in name}
+
+    assert "LookupError: only here" in failed["test_raises"]
+    assert 'in raise_on_rank_1\nraise LookupError("only here")' in failed["test_raises"], "its own traceback"
+    assert "in raise_on_rank_1\ndist.barrier()" in failed["test_raises"], "where the other one was"
+    assert "rank 1 on" in failed["test_fails_on_rank_1"]
+    assert "AssertionError: a local trouble" in failed["test_fails_on_rank_1"]
+    assert "this one passed" in failed["test_skips_on_rank_1"]
+    assert "a local reason" in failed["test_skips_on_rank_1"]
+    assert "rank 1 is not in this call: it has left the test" in failed["test_leaves_before_the_call"]
+    assert "returned a bytes of 65 MiB; at most 64 MiB are sent" in failed["test_returns_too_much"]
+    assert f"no answer within {RANK_TIMEOUT} s from rank 0, rank 1" in failed["test_stalls"]
+    assert "in stall_on_rank_1\ntime.sleep(600)" in failed["test_stalls"]
+    assert "in stall_on_rank_1\ndist.barrier()" in failed["test_stalls"]
+    for fault, name in (
+        ("torchrun: a rank raises while others wait", "test_raises"),
+        ("torchrun: a test fails on one rank only", "test_fails_on_rank_1"),
+        ("torchrun: a test is skipped on one rank only", "test_skips_on_rank_1"),
+        ("torchrun: a rank leaves the test, others wait in a collective", "test_leaves_before_the_call"),
+        ("torchrun: a rank stalls", "test_stalls"),
+    ):
+        late = RANK_TIMEOUT if name == "test_stalls" else 0
+        assert calls[name]["duration"] - late < 5
+        injected(fault, seconds=calls[name]["duration"] - late)
+
+
+def _plain(longrepr: str) -> str:
+    """Without the margin that pytest gives to the message of an error."""
+    return re.sub(r"(?m)^(E )?\s*", "", longrepr)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("items.pop(1)", "is to run other tests than rank 0: only rank 0 has tests/test_at_fault.py::test_"),
+        ("items.reverse()", "is to run other tests than rank 0: the same ones in another order"),
+    ],
+    ids=["other", "reordered"],
+)
+def test_another_collection_is_an_error_on_every_rank(line: str, message: str, folder: Path, injected: Record) -> None:
+    with (folder / "conftest.py").open("a") as conftest:
+        conftest.write(OTHER_ON_RANK_1.format(line))
+    began = time.monotonic()
+    code, output = run(folder, 2, "tests/test_at_fault.py")
+    assert code != 0
+    assert message in output
+    assert "passed" not in output
+    injected("torchrun: ranks collect different tests", seconds=time.monotonic() - began)
+
+
+def wait_for(text: str, process: subprocess.Popen[str]) -> str:
+    """What a job printed until it printed this."""
+    assert process.stdout is not None
+    output = ""
+    while text not in output and (line := process.stdout.readline()):
+        output += line
+    assert text in output, output
+    return output
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "Signal 9 (SIGKILL) received by PID"),
+        (signal.SIGSTOP, f"nothing was heard of rank 1 on {socket.gethostname()} for {RANK_TIMEOUT} s"),
+    ],
+    ids=["SIGKILL", "SIGSTOP"],
+)
+def test_a_rank_that_is_gone_ends_the_job(number: signal.Signals, message: str, folder: Path, injected: Record) -> None:
+    only = f"-k=ends and {number.name}"
+    with job(folder, 2, "tests/test_at_fault.py", "-s", f"--rank-timeout={RANK_TIMEOUT}", only) as process:
+        wait_for("about to end", process)
+        began, pids = time.monotonic(), descendants(process.pid)
+        wait_for(message, process)
+        seconds = time.monotonic() - began
+        # torchrun itself gives a rank half a minute to end.
+        for pid in pids if number == signal.SIGSTOP else []:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        wait_until_gone(pids)
+    assert process.returncode != 0
+    injected(f"torchrun: a rank gets {number.name}", seconds=seconds, orphans=sum(map(lives, pids)))
+
+
+def test_a_job_whose_torchrun_is_killed_leaves_nobody(folder: Path, injected: Record) -> None:
+    with job(folder, 2, "tests/test_at_fault.py", "-s", "-k=stalls") as process:
+        wait_for("about to stall", process)
+        pids, began = descendants(process.pid), time.monotonic()
+        process.kill()
+        wait_until_gone(pids, seconds=5)
+    injected("torchrun is killed", seconds=time.monotonic() - began, orphans=sum(map(lives, pids)))
