@@ -5,27 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from inner_pytest import ROOT, environment
 from processes import descendants, lives, wait_until_gone
 from reliability import Record
+from torchrun_jobs import fill, job, wait_for
 
 from blockshock.accuracy import Accuracy, ErrorSums
 from blockshock.phases import correctness
 from blockshock.phases.case import Case
 from blockshock.ranks import Ranks
 
-SMALL = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--kernels=gathered"]
 RANK_TIMEOUT = 4
 OTHER_ON_RANK_1 = """
 
@@ -42,38 +37,16 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with phase 0, and with tests that go wrong on one rank."""
-    (tmp_path / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "test_phase0_correctness.py", tmp_path / "tests")
-    shutil.copy(ROOT / "tests" / "data" / "ranks_at_fault.py", tmp_path / "tests" / "test_at_fault.py")
-    for name in ("pytest.ini", "conftest.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    return tmp_path
+    return fill(tmp_path)
 
 
-@contextmanager
-def job(folder: Path, size: int, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """pytest on the ranks of a torchrun job; what is left of it is killed."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-    with subprocess.Popen(
-        [*torchrun, "-m", "pytest", "-p", "no:hypothesispytest", *SMALL, *arguments],
-        cwd=folder,
-        env=environment() | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            for pid in [*descendants(process.pid), process.pid]:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+def here(size: int) -> list[str]:
+    return ["--standalone", f"--nproc-per-node={size}"]
 
 
 def run(folder: Path, size: int, *arguments: str) -> tuple[int, str]:
     """The exit code of a job that ends by itself, and all that it printed."""
-    with job(folder, size, *arguments) as process:
+    with job(folder, here(size), *arguments) as process:
         output = process.communicate(timeout=120)[0]
     return process.returncode, output
 
@@ -101,7 +74,7 @@ def test_the_ranks_agree_on_every_outcome(folder: Path, injected: Record) -> Non
         2,
         "tests/test_at_fault.py",
         f"--rank-timeout={RANK_TIMEOUT}",
-        "-k=not ends",
+        "-k=not ends and not talks",
         "--json-report",
         "--json-report-file=report.json",
     )
@@ -160,16 +133,6 @@ def test_another_collection_is_an_error_on_every_rank(line: str, message: str, f
     injected("torchrun: ranks collect different tests", seconds=time.monotonic() - began)
 
 
-def wait_for(text: str, process: subprocess.Popen[str]) -> str:
-    """What a job printed until it printed this."""
-    assert process.stdout is not None
-    output = ""
-    while text not in output and (line := process.stdout.readline()):
-        output += line
-    assert text in output, output
-    return output
-
-
 @pytest.mark.parametrize(
     ("number", "message"),
     [
@@ -180,7 +143,7 @@ def wait_for(text: str, process: subprocess.Popen[str]) -> str:
 )
 def test_a_rank_that_is_gone_ends_the_job(number: signal.Signals, message: str, folder: Path, injected: Record) -> None:
     only = f"-k=ends and {number.name}"
-    with job(folder, 2, "tests/test_at_fault.py", "-s", f"--rank-timeout={RANK_TIMEOUT}", only) as process:
+    with job(folder, here(2), "tests/test_at_fault.py", "-s", f"--rank-timeout={RANK_TIMEOUT}", only) as process:
         wait_for("about to end", process)
         began, pids = time.monotonic(), descendants(process.pid)
         wait_for(message, process)
@@ -196,7 +159,7 @@ def test_a_rank_that_is_gone_ends_the_job(number: signal.Signals, message: str, 
 
 
 def test_a_job_whose_torchrun_is_killed_leaves_nobody(folder: Path, injected: Record) -> None:
-    with job(folder, 2, "tests/test_at_fault.py", "-s", "-k=stalls") as process:
+    with job(folder, here(2), "tests/test_at_fault.py", "-s", "-k=stalls") as process:
         wait_for("about to stall", process)
         pids, began = descendants(process.pid), time.monotonic()
         process.kill()

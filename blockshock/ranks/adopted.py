@@ -145,11 +145,8 @@ class _Guard:
         return self._done.is_set() or not all(map(answers.returned, others))
 
     def _guard(self) -> None:
-        lost = ""
-        try:
+        with suppress(RankLost):  # the caller meets it when it is back, if it comes back
             self._exchange.watch(self._over, self._seconds)
-        except RankLost as error:  # the caller meets it when it is back, if it comes back
-            lost = f"{error}; "
         if self._done.is_set():
             return
         self.stack = self._where()
@@ -161,7 +158,9 @@ class _Guard:
         if self._done.wait(GRACE_SECONDS):
             return
         signal.pthread_kill(self._caller.ident or 0, INTERRUPT)
-        if not self._done.wait(GRACE_SECONDS if lost else FREE_SECONDS):
+        # Where a rank is lost, nothing that this one waits for comes any more.
+        if not self._done.wait(GRACE_SECONDS if self._exchange.lost() else FREE_SECONDS):
+            why = self._exchange.lost() or f"the call took longer than {self._seconds:g} s, or failed on another rank"
             rank = self._exchange.rank
-            self._job.say(f"{lost}rank {rank} ends too, for it cannot be freed from where it waits:\n{self.stack}")
+            self._job.say(f"{why}\nrank {rank} ends, for it cannot be freed from where it waits:\n{self.stack}")
             os._exit(1)

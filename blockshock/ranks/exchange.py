@@ -80,6 +80,21 @@ class Exchange:
         found: dict[str, bytes] = self._look(names, pause, lambda found: until(list(found.values())), seconds)
         return until(list(found.values()))
 
+    def lost(self) -> str:
+        """What is gone, the store or a rank, in a sentence; empty while nothing is."""
+        now, limit = time.monotonic(), self._lost_after
+        if self._broken:
+            return (
+                f"the store that connects the ranks is gone: has the first machine's torchrun ended? ({self._broken})"
+            )
+        if now - self._answered > limit:
+            return f"the store that connects the ranks has not answered for {limit:g} s: is the network down?"
+        for rank, (_, heard) in self._heard.items():
+            if now - heard > limit:
+                host = f" on {self.hosts[rank]}" if self.hosts else ""
+                return f"nothing was heard of rank {rank}{host} for {limit:g} s: its process or its machine is gone"
+        return ""
+
     def wake(self) -> None:
         """Have `watch` ask again whether it is done."""
         with self._news:
@@ -112,25 +127,11 @@ class Exchange:
                     left = deadline - time.monotonic()
                     if done(found) or left <= 0:
                         return found
-                    if lost := self._lost():
+                    if lost := self.lost():
                         raise RankLost(lost)
                     self._news.wait(min(left, BEAT_SECONDS))
             finally:
                 self._wanted, self._pause = frozenset(), SLOW_SECONDS
-
-    def _lost(self) -> str:
-        now, limit = time.monotonic(), self._lost_after
-        if self._broken:
-            return (
-                f"the store that connects the ranks is gone: has the first machine's torchrun ended? ({self._broken})"
-            )
-        if now - self._answered > limit:
-            return f"the store that connects the ranks has not answered for {limit:g} s: is the network down?"
-        for rank, (_, heard) in self._heard.items():
-            if now - heard > limit:
-                host = f" on {self.hosts[rank]}" if self.hosts else ""
-                return f"nothing was heard of rank {rank}{host} for {limit:g} s: its process or its machine is gone"
-        return ""
 
     def _talk(self) -> None:
         beats, due = 0, time.monotonic()

@@ -36,6 +36,13 @@ def end_rank_1(number: int) -> None:
     dist.barrier()
 
 
+def talk_for(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    print("talking", flush=True)
+    while time.monotonic() < end:
+        agree()
+
+
 def return_megabytes(size: int) -> bytes:
     return bytes(size << 20)
 
@@ -91,6 +98,10 @@ def test_stalls(ranks):
 
 def test_healthy_after_a_rank_stalled(ranks):
     check_health(ranks)
+
+
+def test_talks(ranks):
+    ranks.run(talk_for, 90)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)

@@ -1,0 +1,59 @@
+"""pytest on the ranks of a torchrun job, for tests of what such a session does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from inner_pytest import ROOT, environment
+from processes import descendants
+
+SMALL = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--kernels=gathered"]
+
+
+def fill(folder: Path) -> Path:
+    """Put phase 0, and tests that go wrong on one rank, into a folder."""
+    (folder / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "test_phase0_correctness.py", folder / "tests")
+    shutil.copy(ROOT / "tests" / "data" / "ranks_at_fault.py", folder / "tests" / "test_at_fault.py")
+    for name in ("pytest.ini", "conftest.py"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@contextmanager
+def job(
+    folder: Path, launch: Sequence[str], *arguments: str, inside: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """pytest, started by torchrun with these options, by the command ``inside`` if there is one; nothing is left."""
+    torchrun = [*inside, sys.executable, "-m", "torch.distributed.run", *launch]
+    with subprocess.Popen(
+        [*torchrun, "-m", "pytest", "-p", "no:hypothesispytest", *SMALL, *arguments],
+        cwd=folder,
+        env=environment() | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            for pid in [*descendants(process.pid), process.pid]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(text: str, process: subprocess.Popen[str]) -> str:
+    """What a job printed until it printed this."""
+    assert process.stdout is not None
+    output = ""
+    while text not in output and (line := process.stdout.readline()):
+        output += line
+    assert text in output, output
+    return output
