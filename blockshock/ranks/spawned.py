@@ -123,8 +123,8 @@ class SpawnedRanks(Ranks):
 
     def _collect(self, seconds: float) -> list[Any]:
         """Wait for every rank's answer; return the results, or raise the first error, or RankTimeout."""
-        results: dict[int, Any] = {}
-        failure: BaseException | None = None
+        outcomes: dict[int, tuple[str, Any]] = {}
+        culprit: int | None = None
         waiting = set(range(self.size))
         deadline = time.monotonic() + seconds
         while waiting and (left := deadline - time.monotonic()) > 0:
@@ -132,19 +132,24 @@ class SpawnedRanks(Ranks):
             wait([self._members[rank].pipe for rank in waiting], min(left, TICK_SECONDS))
             news = {rank: outcome for rank in sorted(waiting) if (outcome := self._look(rank)) is not None}
             waiting -= news.keys()
-            results |= {rank: value for rank, (_, value) in news.items()}
-            died = [value for kind, value in news.values() if kind == "died"]
-            raised = [value for kind, value in news.values() if kind == "raised"]
-            if failure is None and (died or raised):
-                failure = (died + raised)[0]  # a death is what makes the collectives of the others raise
-                deadline = min(deadline, time.monotonic() + (0.0 if died else GRACE_SECONDS))
-        if failure is not None:
-            raise answers.note_stacks(failure, self._stacks(waiting))
+            outcomes |= news
+            # A death is what makes the collectives of the others raise.
+            failed = sorted((kind, rank) for rank, (kind, _) in news.items() if kind != "returned")
+            if culprit is None and failed:
+                culprit = failed[0][1]
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        if culprit is not None:
+            kind, failure = outcomes[culprit]
+            stacks = self._stacks(waiting)
+            if kind == "died":
+                others = {rank: value for rank, (how, value) in outcomes.items() if how == "raised"}
+                stacks |= {rank: str(error.__cause__ or error) for rank, error in others.items()}
+            raise answers.note_stacks(failure, stacks)
         if waiting:
             late = ", ".join(f"rank {rank}" for rank in sorted(waiting))
-            stacks = answers.show_stacks(self._stacks(range(self.size)))
-            raise RankTimeout(f"no answer within {seconds:g} s from {late}\n\n{stacks}")
-        return [results[rank] for rank in range(self.size)]
+            stacks = self._stacks(range(self.size))
+            raise RankTimeout(f"no answer within {seconds:g} s from {late}\n\n{answers.show_stacks(stacks)}")
+        return [outcomes[rank][1] for rank in range(self.size)]
 
     def _look(self, rank: int) -> tuple[str, Any] | None:
         """Return ("returned", result), ("raised", error) or ("died", error), or None while the rank is busy."""
@@ -172,7 +177,10 @@ class SpawnedRanks(Ranks):
                 os.kill(rank.process.pid, signal.SIGUSR1)
         if asked:
             time.sleep(TICK_SECONDS)
-        return {number: _read(rank.stacks) or "(none: it had not started yet)" for number, rank in asked.items()}
+        return {
+            number: _read(rank.stacks) or "(none: it is stopped, or has not started yet)"
+            for number, rank in asked.items()
+        }
 
 
 def _close(members: list[_Member], folder: Path) -> None:

@@ -12,7 +12,7 @@ RANK = int(os.environ["RANK"])
 
 
 def agree() -> float:
-    total = torch.ones(1)
+    total = torch.ones(1, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(total)
     return total.item()
 
@@ -20,20 +20,20 @@ def agree() -> float:
 def raise_on_rank_1() -> None:
     if dist.get_rank() == 1:
         raise LookupError("only here")
-    dist.barrier()
+    agree()
 
 
 def stall_on_rank_1() -> None:
     if dist.get_rank() == 1:
         print("about to stall", flush=True)
         time.sleep(600)
-    dist.barrier()
+    agree()
 
 
 def end_rank_1(number: int) -> None:
     if dist.get_rank() == 1:
         os.kill(os.getpid(), number)
-    dist.barrier()
+    agree()
 
 
 def talk_for(seconds: float) -> None:

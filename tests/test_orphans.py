@@ -1,0 +1,206 @@
+"""However the process that has ranks ends, at whatever moment, none of its processes is left five seconds later."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import torch
+from inner_pytest import ROOT, environment
+from processes import lives, session, wait_until_gone
+from reliability import Record
+
+
+@pytest.fixture(autouse=True)
+def heeded_interrupts() -> Iterator[None]:
+    """A shell without job control starts what it puts in the background with SIGINT ignored, children included."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+SCRIPT = textwrap.dedent("""
+    import ctypes
+    import sys
+    import threading
+    import time
+
+    import torch.distributed as dist
+
+    from blockshock.ranks import Ranks
+
+
+    def stall(in_native_code):
+        if dist.get_rank() == 0:
+            print("stalled", flush=True)
+            dist.barrier()
+        elif in_native_code:
+            ctypes.PyDLL(None).sleep(600)  # keeps the interpreter lock
+        else:
+            time.sleep(600)
+
+
+    def main():
+        groups = []
+        if "thread" in sys.argv:
+            starter = threading.Thread(target=lambda: groups.append(Ranks.spawn(2)))
+            starter.start()
+            starter.join()
+        else:
+            groups.append(Ranks.spawn(2))
+        if "return" not in sys.argv:
+            groups[0].run(stall, "native" in sys.argv)
+
+
+    if __name__ == "__main__":
+        main()
+""")
+
+
+@contextmanager
+def run_script(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start SCRIPT as the leader of a new session, to which its ranks then belong as well; kill what is left of it."""
+    path = folder / "script.py"
+    path.write_text(SCRIPT)
+    with subprocess.Popen(
+        [sys.executable, str(path), *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        try:
+            yield parent
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments"),
+    [(signal.SIGTERM, ["native"]), (signal.SIGKILL, ["thread"]), (signal.SIGINT, [])],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "-".join(value),
+)
+def test_no_rank_outlives_its_parent(tmp_path: Path, number: signal.Signals, arguments: list[str]) -> None:
+    with run_script(tmp_path, *arguments) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "stalled\n"
+        end_script(parent, number, seconds=5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_no_rank_outlives_a_parent_that_ends_at_start_up(tmp_path: Path, number: signal.Signals) -> None:
+    with run_script(tmp_path) as parent:
+        deadline = time.monotonic() + 30
+        while len(session(parent.pid)) < 4 and time.monotonic() < deadline:  # the parent, its tracker, 2 ranks
+            time.sleep(0.01)
+        end_script(parent, number, seconds=5)
+
+
+def end_script(parent: subprocess.Popen[str], number: signal.Signals, seconds: float) -> None:
+    """Send a signal to a script, or SIGINT to its ranks as well, as a terminal does; check that all of them end."""
+    assert len(session(parent.pid)) == 4
+    if number == signal.SIGINT:
+        os.killpg(parent.pid, number)
+    else:
+        parent.send_signal(number)
+    assert parent.wait(timeout=10) == -number
+    wait_until_gone(session(parent.pid), seconds)
+    _, errors = parent.communicate(timeout=10)
+    assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == (number == signal.SIGINT)
+
+
+def test_parent_that_does_not_close_ends_cleanly(tmp_path: Path) -> None:
+    with run_script(tmp_path, "return") as parent:
+        output, errors = parent.communicate(timeout=60)
+    assert (parent.returncode, output, errors) == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+
+
+# pytest itself.
+
+WAITING = """
+import os, time
+from pathlib import Path
+
+import pytest
+import torch, torch.distributed as dist
+
+def wait_for_rank_1():
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    held = torch.zeros(64 << 20, dtype=torch.uint8, device=device)
+    if dist.get_rank() == 1:
+        Path("collective").touch()
+        time.sleep(600)
+    dist.all_reduce(held)
+
+def test_ends(ranks, request):
+    request.addfinalizer(Path("end").touch)
+
+def test_waits(ranks):
+    ranks.run(wait_for_rank_1)
+"""
+MOMENTS = {"start-up": "test_waits", "collective": "test_waits", "end": "test_ends"}
+IN_CI = [("SIGKILL", "start-up"), ("SIGTERM", "collective"), ("SIGINT", "collective"), ("SIGKILL", "end")]
+ON_GPUS = [
+    pytest.mark.gpu2,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs: run it on a machine that has them"),
+]
+
+
+def used_gpu_bytes() -> int:
+    """What nvidia-smi says is taken of all GPUs, in MiB; 0 without GPUs."""
+    if not torch.cuda.device_count():
+        return 0
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return sum(map(int, subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPUS)])
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_pytest_leaves_nothing(
+    number: str, moment: str, device: str, tmp_path: Path, soak: bool, injected: Record
+) -> None:
+    if device == "cpu" and not soak and (number, moment) not in IN_CI:
+        pytest.skip("one of each signal and moment is enough here: all of them run with --soak")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_waiting.py").write_text(WAITING)
+    for name in ("pytest.ini", "conftest.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    before = used_gpu_bytes()
+    arguments = ["-p", "no:hypothesispytest", f"--device={device}", "-k", MOMENTS[moment]]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not begun(moment, process.pid, tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        began = time.monotonic()
+        os.kill(process.pid, signal.Signals[number])
+        process.wait(timeout=10)
+        left = [pid for pid in session(process.pid) if pid != process.pid]
+        wait_until_gone(left)
+        while used_gpu_bytes() > before:
+            assert time.monotonic() - began < 5, "GPU memory is not back"
+        seconds = time.monotonic() - began
+    injected(f"pytest gets {number}: {moment}", seconds=seconds, orphans=sum(map(lives, left)))
+
+
+def begun(moment: str, leader: int, folder: Path) -> bool:
+    """Whether it is time: the ranks' processes are there, or a rank has said that it is."""
+    return len(session(leader)) >= 4 if moment == "start-up" else (folder / moment).exists()
