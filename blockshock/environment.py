@@ -11,9 +11,14 @@ from typing import Any
 
 import torch
 
+from blockshock.ranks.place import Place
+
 
 def describe() -> dict[str, Any]:
-    """Machine info for a saved run: GPUs, driver, libraries, link, CPU and commit. Absent things are None."""
+    """Machine info for a saved run: GPUs, driver, libraries, link, CPU and commit. Absent things are None.
+
+    Of several machines, all but their number is of the first.
+    """
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -26,6 +31,7 @@ def describe() -> dict[str, Any]:
         "cpu_cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "git_commit": git_commit(),
+        "machines": place.nodes if (place := Place.here()) else 1,
     }
 
 

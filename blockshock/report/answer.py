@@ -26,6 +26,8 @@ def answer(run: Run) -> Iterator[str]:
         f"{name} {machine[name]}" for name in ("torch", "nccl", "cusparselt", "git_commit") if machine.get(name)
     ]
     on = where or machine.get("cpu") or "unnamed hardware"
+    if (machines := machine.get("machines") or 1) > 1:
+        on = f"{machines} machines, the first with {on}"
     yield f"{first['ranks']} {first['device'].upper()} ranks on {on}; {', '.join(versions) or 'versions unknown'}"
     yield _right(infos)
     yield _speed("forward", [info for info in infos if section_of(info) == "forward"])

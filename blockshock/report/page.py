@@ -24,7 +24,7 @@ THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: 
 MACHINE = {
     "gpus": "GPUs", "interconnect": "link", "driver": "driver", "cuda": "CUDA", "nccl": "NCCL",
     "cusparselt": "cuSPARSELt", "torch": "torch", "python": "Python", "cpu": "CPU", "cpu_cores": "CPU cores",
-    "git_commit": "commit",
+    "machines": "machines", "git_commit": "commit",
 }  # fmt: skip
 
 
