@@ -17,14 +17,13 @@ from blockshock.hypotheses import Claim
 from blockshock.phases import ceilings as ceilings_of
 from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
-from blockshock.plugin import cases, journal, options, sweep
+from blockshock.plugin import cases, journal, options, saving, sweep
 from blockshock.plugin.clock import clock
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
 from blockshock.plugin.settings import Settings, resolve
 from blockshock.ranks import Ranks
 from blockshock.registry import extensions
-from blockshock.report.results import newest
 from blockshock.report.show import print_comparison
 from blockshock.roofline import Ceilings
 
@@ -33,6 +32,7 @@ RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 STARTED = datetime.now()
 CEILINGS = pytest.StashKey[Ceilings]()
 JOURNAL = pytest.StashKey[journal.Writer]()
+SAVING = pytest.StashKey[saving.Saving]()
 CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
     "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
     "forward_case": ("phase 1", cases.forward_grid, None),
@@ -63,7 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.stash[SETTINGS].profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # or every rank says when its profiler starts and stops
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        config.stash[JOURNAL] = journal.Writer(config, config.stash[SETTINGS], storage(config))
+        config.stash[SAVING] = saving.Saving(config)
+        config.pluginmanager.register(config.stash[SAVING], "blockshock-saving")
+        config.stash[JOURNAL] = journal.Writer(config, config.stash[SETTINGS], storage(config), config.stash[SAVING])
         config.pluginmanager.register(config.stash[JOURNAL], "blockshock-journal")
     if config.getoption("--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
         config.pluginmanager.register(sweep.Progress(reporter), "blockshock-sweep")
@@ -196,14 +198,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("Block-Shock: comparison")
     print_comparison(records, file=sys.stdout)
-    if saved := _saved_run(config):
+    if SAVING in config.stash and (saved := config.stash[SAVING].saved):
         terminalreporter.line(f"Saved: {saved}")
-
-
-def _saved_run(config: pytest.Config) -> Path | None:
-    if not (config.getoption("benchmark_autosave") or config.getoption("benchmark_save")):
-        return None
-    return newest(storage(config))
 
 
 def storage(config: pytest.Config) -> Path:
