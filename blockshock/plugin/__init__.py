@@ -17,7 +17,7 @@ from blockshock.hypotheses import Claim
 from blockshock.phases import ceilings as ceilings_of
 from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
-from blockshock.plugin import cases, journal, options, saving, sweep
+from blockshock.plugin import cases, devices, journal, options, saving, sweep
 from blockshock.plugin.clock import clock
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
@@ -62,6 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDS] = []
     if config.stash[SETTINGS].profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # or every rank says when its profiler starts and stops
+    config.pluginmanager.register(devices.Devices(config, config.stash[SETTINGS]), "blockshock-devices")
     if "PYTEST_XDIST_WORKER" not in os.environ:
         config.stash[SAVING] = saving.Saving(config)
         config.pluginmanager.register(config.stash[SAVING], "blockshock-saving")
