@@ -19,6 +19,7 @@ from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
 from blockshock.plugin import cases, devices, journal, options, saving, sweep
 from blockshock.plugin.clock import clock
+from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
 from blockshock.plugin.settings import Settings, resolve
@@ -136,6 +137,7 @@ class Row:
 
     def __init__(self, request: pytest.FixtureRequest, settings: Settings, ranks: Ranks) -> None:
         self._request, self._settings, self._ranks = request, settings, ranks
+        self._watch = ClockWatch()
 
     def run(self, function: Any, case: Case, *args: object, backward: bool = False) -> list[Any]:
         """One result per rank. Skips the test, with the reason, when the case cannot run here."""
@@ -170,12 +172,14 @@ class Row:
     def save(self, phase: int, case: Case, samples: list[float], info: dict[str, Any]) -> None:
         """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
         info = {**describe_case(phase, case, self._settings), **info}
+        if disturbance := self._watch.disturbance():
+            info["clock"] = disturbance
         benchmark = self._request.getfixturevalue("benchmark")
         benchmark.extra_info.update(info)
         for name, value in info.items():
             self._request.node.user_properties.append((name, value))
-        self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
         clock.replay(benchmark, samples or [0.0])
+        self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
         if JOURNAL in self._request.config.stash:
             self._request.config.stash[JOURNAL].benchmark(benchmark)
 
