@@ -174,6 +174,19 @@ def test_a_disk_that_was_full_for_a_while_costs_the_journal_nothing(
     assert recovered(capsys) == COUNT
 
 
+def test_without_a_journal_the_session_goes_on_and_says_so(pytester: pytest.Pytester) -> None:
+    light_suite(pytester.path)
+    (pytester.path / "benchmark_results").mkdir()
+    (pytester.path / "benchmark_results" / "journal").write_text("in the way")
+    result = run_light(pytester)
+    assert result.ret == pytest.ExitCode.OK
+    lacking = "no journal in benchmark_results/journal/* (Not a directory)"
+    result.stdout.fnmatch_lines([f"{lacking}: if this session dies, it is lost"])
+    result = run_light(pytester, "--benchmark-save=whole", plugin=WhileSaving(full_disk))
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines([f"not saved: {RUNS}/0001_whole.json (File too large); {lacking}"])
+
+
 SLOW = """
 import os, time
 from pathlib import Path
