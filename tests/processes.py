@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,6 +28,17 @@ def session(leader: int) -> list[int]:
     """Return the living processes of a session."""
     pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     return [pid for pid in pids if lives(pid) and stat(pid)[3:4] == [str(leader)]]
+
+
+@contextmanager
+def ended(leader: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Kill what a process, the leader of a session, has left at the end, however a test ends."""
+    with leader:
+        try:
+            yield leader
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(leader.pid, signal.SIGKILL)
 
 
 def left_after(pids: list[int], seconds: float = 5.0) -> list[int]:

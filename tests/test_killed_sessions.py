@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from inner_pytest import ROOT, start
-from processes import left_after, session
+from processes import ended, left_after, session
 from reliability import Record
 
 from blockshock.report.journal import recover, unfinished
@@ -69,6 +69,7 @@ def _recovered(folder: Path) -> set[str]:
     return {bench["fullname"] for bench in saved["benchmarks"]}
 
 
+@pytest.mark.timeout(1800)
 def test_a_session_killed_at_a_random_moment_loses_no_finished_benchmark(
     suite: Path, tmp_path: Path, soak: bool, injected: Record
 ) -> None:
@@ -78,8 +79,8 @@ def test_a_session_killed_at_a_random_moment_loses_no_finished_benchmark(
         shutil.copytree(suite, folder)
         # A benchmark takes some 20 ms: so the moment is anywhere in one, on a machine of any speed.
         passes, seconds = moments.randint(1, COUNT - 4), moments.uniform(0, 0.03)
-        inner = start(folder, *OPTIONS, f"--ranks={2 if soak else 1}", new_session=True)
-        left = _kill(inner, folder, passes, seconds)
+        with ended(start(folder, *OPTIONS, f"--ranks={2 if soak else 1}", new_session=True)) as inner:
+            left = _kill(inner, folder, passes, seconds)
         passed = _witnessed(folder)
         missing = passed - _recovered(folder)
         told = f"kill {number}, {seconds:.4f} s after {passes} tests had passed, {len(passed)} at its end"

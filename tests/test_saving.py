@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from inner_pytest import LIGHT_OPTIONS, ROOT, light_suite, start
-from processes import left_after, session
+from processes import ended, left_after, session
 from pytest_benchmark.utils import get_machine_id
 from reliability import Record
 
@@ -206,16 +206,18 @@ os.fsync = slow
 def test_a_session_that_is_killed_while_it_saves_is_recovered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], injected: Record
 ) -> None:
-    inner = start(light_suite(tmp_path, SLOW), *LIGHT_OPTIONS, "--benchmark-save=whole", new_session=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "saving").exists() and inner.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    inner.send_signal(signal.SIGKILL)
-    output, _ = inner.communicate()
-    assert inner.returncode == -signal.SIGKILL, output
-    monkeypatch.chdir(tmp_path)
+    folder = light_suite(tmp_path, SLOW)
+    with ended(start(folder, *LIGHT_OPTIONS, "--benchmark-save=whole", new_session=True)) as inner:
+        deadline = time.monotonic() + 60
+        while not (folder / "saving").exists() and inner.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        inner.send_signal(signal.SIGKILL)
+        output, _ = inner.communicate()
+        assert inner.returncode == -signal.SIGKILL, output
+        orphans = left_after(session(inner.pid))
+    monkeypatch.chdir(folder)
     assert list(RUNS.glob("*.json")) == []
-    found, orphans = recovered(capsys), left_after(session(inner.pid))
+    found = recovered(capsys)
     assert (found, orphans) == (COUNT, [])
     injected("killed while saving", lost=COUNT - found, orphans=len(orphans))
 
