@@ -40,6 +40,34 @@ def gpus() -> list[str]:
     return _query("name,memory.total")
 
 
+def first_gpus(count: int) -> list[str]:
+    """UUIDs of the GPUs that CUDA numbers first in this process, as many as there are.
+
+    Of all, where GPUs of several kinds are numbered by their speed: CUDA alone knows how.
+    """
+    found = [line.rpartition(", ") for line in _query("name,uuid")]
+    uuids = [uuid for _, _, uuid in found]
+    if len({name for name, _, _ in found}) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        return uuids
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (uuids if visible is None else _visible(visible, uuids))[:count]
+
+
+def _visible(chosen: str, uuids: list[str]) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES chooses: by numbers, by the beginnings of UUIDs, up to the first that there is not."""
+    found = []
+    for name in map(str.strip, chosen.split(",")):
+        fits = (
+            uuids[int(name) : int(name) + 1] if name.isdecimal() else [uuid for uuid in uuids if uuid.startswith(name)]
+        )
+        if name.startswith("MIG-"):
+            fits = [name]
+        if not name or not fits:
+            break
+        found.append(fits[0])
+    return found
+
+
 def interconnect() -> str | None:
     """How GPU 0 reaches GPU 1, in nvidia-smi's words (NV18, PIX, SYS, …), or None with fewer than two GPUs."""
     for line in _command("nvidia-smi", "topo", "-m").splitlines():

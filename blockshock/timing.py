@@ -10,6 +10,7 @@ Before each round the L2 cache is flushed (unless asked not to) and the ranks ar
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -229,8 +230,21 @@ def host_seconds(call: Callable[[], Result], device: torch.device) -> tuple[Resu
     return result, time.perf_counter() - start
 
 
+def check_durations(samples: Sequence[float], whose: str) -> None:
+    """Raise ValueError, which names it, for a sample that no sound clock gives: negative, infinite or no number."""
+    for number, seconds in enumerate(samples):
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"round {number} of {whose} took {seconds} s: the clock is not sound")
+
+
 def slowest(per_rank: list[list[float]]) -> list[float]:
-    """Of each round the time of the slowest rank."""
+    """Of each round the time of the slowest rank.
+
+    Raises:
+        ValueError: a sample is no duration; the largest of several would hide it.
+    """
+    for rank, samples in enumerate(per_rank):
+        check_durations(samples, f"rank {rank}")
     return [max(times) for times in zip(*per_rank, strict=True)]
 
 

@@ -8,6 +8,32 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+LIGHT = """
+import pytest
+from blockshock.phases.case import Case
+from blockshock.plugin.clock import clock
+
+CASE = Case("dense_single", None, None, "gaussian", 64, 64, 4, "fp32")
+
+@pytest.fixture(scope="session")
+def ranks():
+    pass  # what is saved is not measured
+
+@pytest.mark.benchmark(timer=clock, group="light")
+@pytest.mark.parametrize("number", range(3))
+def test_light(number, row):
+    row.save(0, CASE, [1e-3] * 400, {"number": number})
+"""
+"""Tests without ranks: three benchmarks, as large as real ones."""
+LIGHT_OPTIONS = ["--device=cpu", "--ranks=1", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+
+
+def light_suite(folder: Path, conftest: str = "") -> Path:
+    """Write those tests, and what is added to conftest.py, to a folder."""
+    (folder / "test_light.py").write_text(LIGHT)
+    (folder / "pytest.ini").write_text((ROOT / "pytest.ini").read_text().replace("testpaths = tests\n", ""))
+    (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text() + conftest)
+    return folder
 
 
 def environment() -> dict[str, str]:
@@ -17,8 +43,8 @@ def environment() -> dict[str, str]:
     return left | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PY_COLORS": "0"}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start pytest in the folder."""
+def start(folder: Path, *arguments: str, new_session: bool = False) -> subprocess.Popen[str]:
+    """Start pytest in the folder. In a session of its own, all that it starts can be told by that."""
     return subprocess.Popen(
         # Without hypothesis's plugin, whose import takes as long as a small run.
         [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *arguments],
@@ -27,4 +53,5 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=new_session,
     )

@@ -1,8 +1,13 @@
-"""Which processes live, for tests that nothing is left behind."""
+"""Which processes live, as /proc tells: for tests that nothing is left behind."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -15,6 +20,7 @@ def stat(pid: int) -> list[str]:
 
 
 def lives(pid: int) -> bool:
+    """Whether it runs; a zombie does not."""
     return bool(fields := stat(pid)) and fields[0] not in "ZX"
 
 
@@ -34,8 +40,26 @@ def descendants(ancestor: int) -> list[int]:
     return sorted(found - {ancestor})
 
 
-def wait_until_gone(pids: list[int], seconds: float = 5.0) -> None:
+@contextmanager
+def ended(leader: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Kill what a process, the leader of a session, has left at the end, however a test ends."""
+    with leader:
+        try:
+            yield leader
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(leader.pid, signal.SIGKILL)
+
+
+def left_after(pids: list[int], seconds: float = 5.0) -> list[int]:
+    """Return those that still live after so many seconds; at once when none does."""
     deadline = time.monotonic() + seconds
-    while left := [pid for pid in pids if lives(pid)]:
-        assert time.monotonic() < deadline, f"still alive: {left}"
+    while (left := [pid for pid in pids if lives(pid)]) and time.monotonic() < deadline:
         time.sleep(0.02)
+    return left
+
+
+def wait_until_gone(pids: list[int], seconds: float = 5.0) -> None:
+    """Wait for their end, for so many seconds at most."""
+    left = left_after(pids, seconds)
+    assert not left, f"still alive: {left}"

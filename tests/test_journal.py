@@ -88,17 +88,6 @@ def test_other_options_are_not_resumed(killed: Path, tmp_path: Path) -> None:
     assert "ran with other options: seed 0 then, 3 now" in output
 
 
-def test_without_a_journal_the_session_goes_on_and_says_so(killed: Path, tmp_path: Path) -> None:
-    shutil.copytree(killed, tmp_path / "again", ignore=shutil.ignore_patterns("benchmark_results"))
-    (tmp_path / "again" / "benchmark_results").mkdir()
-    (tmp_path / "again" / "benchmark_results" / "journal").write_text("in the way")
-    session = _start(tmp_path / "again", "-k", "dense_single")
-    output = session.communicate()[0]
-    assert session.returncode == pytest.ExitCode.OK, output
-    assert "no journal in benchmark_results/journal/" in output
-    assert "if this session dies, it is lost" in output
-
-
 def _journal(folder: Path, lines: str, **session: object) -> Path:
     folder.mkdir(parents=True)
     told = {"machine_id": "here", "machine_info": {"blockshock": {}}, "commit_info": {}, "datetime": "", "version": "5"}

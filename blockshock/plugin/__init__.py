@@ -18,8 +18,9 @@ from blockshock.hypotheses import Claim
 from blockshock.phases import ceilings as ceilings_of
 from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
-from blockshock.plugin import cases, journal, options, sweep, together
+from blockshock.plugin import cases, devices, journal, options, saving, sweep, together
 from blockshock.plugin.clock import clock
+from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
 from blockshock.plugin.settings import Settings, resolve
@@ -27,7 +28,6 @@ from blockshock.ranks import Ranks
 from blockshock.ranks.member import end_with_parent_thread
 from blockshock.ranks.place import Place
 from blockshock.registry import extensions
-from blockshock.report.results import newest
 from blockshock.report.show import print_comparison
 from blockshock.roofline import Ceilings
 
@@ -37,6 +37,7 @@ STARTED = datetime.now()
 CEILINGS = pytest.StashKey[Ceilings]()
 TOGETHER = pytest.StashKey[together.Together]()
 JOURNAL = pytest.StashKey[journal.Writer]()
+SAVING = pytest.StashKey[saving.Saving]()
 CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
     "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
     "forward_case": ("phase 1", cases.forward_grid, None),
@@ -79,8 +80,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if place := Place.here():
         config.stash[TOGETHER] = together.Together(config, place, config.stash[SETTINGS])
         config.pluginmanager.register(config.stash[TOGETHER], "blockshock-together")
+    config.pluginmanager.register(devices.Devices(config, config.stash[SETTINGS]), "blockshock-devices")
     if _reports():
-        config.stash[JOURNAL] = journal.Writer(config, config.stash[SETTINGS], storage(config))
+        config.stash[SAVING] = saving.Saving(config)
+        config.pluginmanager.register(config.stash[SAVING], "blockshock-saving")
+        config.stash[JOURNAL] = journal.Writer(config, config.stash[SETTINGS], storage(config), config.stash[SAVING])
         config.pluginmanager.register(config.stash[JOURNAL], "blockshock-journal")
     if config.getoption("--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
         config.pluginmanager.register(sweep.Progress(reporter), "blockshock-sweep")
@@ -156,6 +160,7 @@ class Row:
 
     def __init__(self, request: pytest.FixtureRequest, settings: Settings, ranks: Ranks) -> None:
         self._request, self._settings, self._ranks = request, settings, ranks
+        self._watch = ClockWatch()
 
     def run(self, function: Any, case: Case, *args: object, backward: bool = False) -> list[Any]:
         """One result per rank. Skips the test, with the reason, when the case cannot run here."""
@@ -190,12 +195,14 @@ class Row:
     def save(self, phase: int, case: Case, samples: list[float], info: dict[str, Any]) -> None:
         """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
         info = {**describe_case(phase, case, self._settings), **info}
+        if disturbance := self._watch.disturbance():
+            info["clock"] = disturbance
         benchmark = self._request.getfixturevalue("benchmark")
         benchmark.extra_info.update(info)
         for name, value in info.items():
             self._request.node.user_properties.append((name, value))
-        self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
         clock.replay(benchmark, samples or [0.0])
+        self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
         if JOURNAL in self._request.config.stash:
             self._request.config.stash[JOURNAL].benchmark(benchmark)
 
@@ -219,14 +226,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("Block-Shock: comparison")
     print_comparison(records, file=sys.stdout)
-    if saved := _saved_run(config):
+    if SAVING in config.stash and (saved := config.stash[SAVING].saved):
         terminalreporter.line(f"Saved: {saved}")
-
-
-def _saved_run(config: pytest.Config) -> Path | None:
-    if not (config.getoption("benchmark_autosave") or config.getoption("benchmark_save")):
-        return None
-    return newest(storage(config))
 
 
 def storage(config: pytest.Config) -> Path:

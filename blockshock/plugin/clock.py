@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from blockshock.timing import check_durations
+
 
 class VirtualClock:
     """Give it to ``@pytest.mark.benchmark(timer=clock)``; ``replay`` then makes each sample one round.
@@ -28,7 +30,12 @@ class VirtualClock:
             self._now = self._ahead.popleft()
 
     def replay(self, benchmark: Any, samples: list[float]) -> None:
-        """Make the samples (seconds) the rounds of this benchmark."""
+        """Make the samples (seconds) the rounds of this benchmark.
+
+        Raises:
+            ValueError: one of them is no duration.
+        """
+        check_durations(samples, "the samples")
         self._ahead = deque(samples)
         benchmark.pedantic(self._advance, setup=self._rewind, rounds=len(samples))
 

@@ -13,6 +13,7 @@ import pytest
 import pytest_benchmark
 from pytest_benchmark.utils import get_machine_id, safe_dumps
 
+from blockshock.plugin.saving import Saving
 from blockshock.plugin.settings import Settings
 from blockshock.report.journal import (
     FINISHED,
@@ -20,7 +21,7 @@ from blockshock.report.journal import (
     SESSION,
     Journal,
     NoJournal,
-    journals,
+    next_journal,
     read_journal,
     unfinished,
     write_whole,
@@ -35,12 +36,12 @@ class Writer:
         pytest.UsageError: ``--resume`` is asked for, and there is nothing to resume, or it ran with other options.
     """
 
-    def __init__(self, config: pytest.Config, settings: Settings, storage: Path) -> None:
-        self._config, self._settings = config, settings
-        started = datetime.now()
-        self._folder = journals(storage) / f"{started:%Y%m%d_%H%M%S}_{os.getpid()}"
+    def __init__(self, config: pytest.Config, settings: Settings, storage: Path, saving: Saving) -> None:
+        self._config, self._settings, self._saving = config, settings, saving
+        self._folder = next_journal(storage, f"{datetime.now():%Y%m%d_%H%M%S}_{os.getpid()}")
         self._resumed: Journal | None = None
         self._ended, self._broken = False, ""
+        self._left: list[str] = []  # lines that are not on the disk yet
         if config.getoption("--resume"):
             self._resumed = _resumable(storage, settings)
             self._folder = self._resumed.folder
@@ -68,7 +69,7 @@ class Writer:
             items[:] = left
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" and report.passed and self._folder.exists():
+        if report.when == "call" and report.passed and (self._left or self._folder.exists()):
             self._append({"passed": report.nodeid})
 
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
@@ -84,27 +85,39 @@ class Writer:
 
     def pytest_unconfigure(self) -> None:
         # Only now, for pytest-benchmark saves when the session finishes: what is marked here is saved.
-        if self._ended and self._folder.exists() and not self._broken:
+        if self._ended and self._folder.exists() and not (self._broken or self._saving.failure):
             (self._folder / FINISHED).touch()
 
     def _append(self, entry: dict[str, Any]) -> None:
-        if self._broken:
-            return
+        # What could not be written is tried again with the next line: a disk that was full may not be for ever.
+        self._left.append(safe_dumps(entry))
         try:
-            if not self._folder.exists():
-                self._folder.mkdir(parents=True)
+            if not (self._folder / SESSION).exists():
+                self._folder.mkdir(parents=True, exist_ok=True)
                 write_whole(self._folder / SESSION, safe_dumps(_describe(self._config, self._settings), indent=2))
             with (self._folder / METRICS).open("a", encoding="utf-8") as file:
                 # The end of a line goes before it: the last one may have been cut off.
-                file.write("\n" + safe_dumps(entry))
+                file.write("".join(f"\n{line}" for line in self._left))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            self._broken = f"no journal in {self._folder} ({error.strerror or error}): if this session dies, it is lost"
+            self._broken = f"no journal in {self._folder} ({error.strerror or error})"
+        else:
+            self._left, self._broken = [], ""
 
+    @pytest.hookimpl(trylast=True)  # below the tables, where it is seen
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self._broken:
-            terminalreporter.write_line(self._broken, red=True)
+        if self._saving.failure:
+            terminalreporter.write_line(f"not saved: {self._saving.failure}; {self._holds()}", red=True)
+        elif self._broken:
+            terminalreporter.write_line(f"{self._broken}: if this session dies, it is lost", red=True)
+
+    def _holds(self) -> str:
+        """What the journal has of a run that could not be saved."""
+        if not (self._folder / METRICS).exists():
+            return self._broken
+        has = "what finished before it broke off" if self._broken else "it all"
+        return f"the journal has {has}: python -m blockshock recover {self._folder}"
 
 
 def _describe(config: pytest.Config, settings: Settings) -> dict[str, Any]:

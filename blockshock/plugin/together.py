@@ -90,17 +90,17 @@ class Together:
                     "Start every rank with the same options and the same version of the project"
                 )
 
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside pytest-timeout's clock: rank 0 may be waiting for its GPUs
+    def pytest_runtest_protocol(self) -> Generator[None, Any, Any]:
+        self._outcomes("started", "")
+        return (yield)
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        mine = answers.encode("outcome", (report.outcome, report.longreprtext))
-        try:
-            outcomes = self._outcomes(mine)
-        except RankLost as error:
-            pytest.exit(f"{error}. `pytest --resume` goes on with what is left", returncode=1)
         different = [
             f"rank {rank} on {self._exchange.hosts[rank]} {outcome}:\n\n{text}"
-            for rank, (outcome, text) in enumerate(outcomes)
+            for rank, (outcome, text) in enumerate(self._outcomes(report.outcome, report.longreprtext))
             if outcome != report.outcome
         ]
         if different and report.outcome != "failed":
@@ -108,13 +108,18 @@ class Together:
             report.outcome = "failed"
         return report
 
-    def _outcomes(self, mine: bytes) -> list[tuple[str, str]]:
-        while True:
-            outcomes = [answers.decode(rank, value) for rank, value in enumerate(self._exchange.everyone(mine))]
-            if all(kind == "outcome" for kind, _ in outcomes):
-                return [value for _, value in outcomes]
-            # A rank that was in a call has heard by this very turn that others are not, and comes here. This frees it.
-            join.leave()
+    def _outcomes(self, outcome: str, text: str) -> list[tuple[str, str]]:
+        """What all ranks say of the same moment of the same test; waits for them."""
+        mine = answers.encode("outcome", (outcome, text))
+        try:
+            while True:
+                outcomes = [answers.decode(rank, value) for rank, value in enumerate(self._exchange.everyone(mine))]
+                if all(kind == "outcome" for kind, _ in outcomes):
+                    return [value for _, value in outcomes]
+                # A rank that was in a call has heard by this turn that others are not, and comes here. This frees it.
+                join.leave()
+        except RankLost as error:
+            pytest.exit(f"{error}. `pytest --resume` goes on with what is left", returncode=1)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:

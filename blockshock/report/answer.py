@@ -41,6 +41,8 @@ def remarks(run: Run) -> Iterator[str]:
         yield "nothing in it can be shown"
     for name, count in run.left_out.items():
         yield f"left out: {count} results that do not say their {name}, of another version it seems"
+    if disturbed := sum("clock" in info for info in run.infos):
+        yield f"{disturbed} results were measured while the machine was suspended or its clock was set: † marks them"
     yield from run.notes
 
 

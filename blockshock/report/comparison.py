@@ -7,7 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.sections import PHASES, section_of
-from blockshock.report.tables import RIVALS, Cell, Column, Info, Table, columns, mib, or_inf, point, ratio
+from blockshock.report.tables import (
+    RIVALS,
+    Cell,
+    Column,
+    Info,
+    Table,
+    columns,
+    footnotes,
+    mark,
+    mib,
+    or_inf,
+    point,
+    ratio,
+)
 
 _RATIOS = (Column("÷ tp row", ".2f"), Column("÷ single", ".2f"))
 _LIMIT = Column("% limit", ".0%")
@@ -23,24 +36,31 @@ def comparison(records: list[dict[str, Any]]) -> Iterator[Table]:
     for record in records:
         groups[record["group"]].append(record["extra_info"])
     for name, rows in groups.items():
-        of_kind = defaultdict(list)
-        for row in rows:
-            of_kind[section_of(row)].append(row)
-        checked = [row for row in of_kind["accuracy"] if "error_ratio" in row]
-        trained = [row for row in of_kind["accuracy"] if "worst_weight_share" in row]
-        if len(of_kind[None]) == len(rows):
-            yield Table(f"{name}: {len(rows)} ran untimed", PHASES.get(rows[0]["phase"], "accuracy"))
-        for section in ("forward", "backward", "training"):
-            if timed := of_kind[section]:
-                yield (_steps if section == "training" else _times)(name, section, timed)
-        if trained:
-            yield _farthest(name, "accuracy", trained, "worst_weight_share", "of what passes from the dense run")
-        if of_kind["drift"]:
-            yield _farthest(name, "drift", of_kind["drift"], "worst_drift", "times the dense product's error")
-        if of_kind["verdicts"]:
-            yield _verdicts(name, of_kind["verdicts"])
-        if checked:
-            yield (_accuracy if len({point(row) for row in checked}) == 1 else _worst)(name, checked)
+        for table in _tables(name, rows):
+            table.notes += footnotes(rows)
+            yield table
+
+
+def _tables(name: str, rows: list[Info]) -> Iterator[Table]:
+    """Of one group."""
+    of_kind = defaultdict(list)
+    for row in rows:
+        of_kind[section_of(row)].append(row)
+    checked = [row for row in of_kind["accuracy"] if "error_ratio" in row]
+    trained = [row for row in of_kind["accuracy"] if "worst_weight_share" in row]
+    if len(of_kind[None]) == len(rows):
+        yield Table(f"{name}: {len(rows)} ran untimed", PHASES.get(rows[0]["phase"], "accuracy"))
+    for section in ("forward", "backward", "training"):
+        if timed := of_kind[section]:
+            yield (_steps if section == "training" else _times)(name, section, timed)
+    if trained:
+        yield _farthest(name, "accuracy", trained, "worst_weight_share", "of what passes from the dense run")
+    if of_kind["drift"]:
+        yield _farthest(name, "drift", of_kind["drift"], "worst_drift", "times the dense product's error")
+    if of_kind["verdicts"]:
+        yield _verdicts(name, of_kind["verdicts"])
+    if checked:
+        yield (_accuracy if len({point(row) for row in checked}) == 1 else _worst)(name, checked)
 
 
 def _worst(name: str, rows: list[Info]) -> Table:
@@ -66,7 +86,7 @@ def _verdicts(name: str, rows: list[Info]) -> Table:
     table = Table(f"{name}: {rows[0]['statement']}", "verdicts", (*shown, Column("95 % interval"), Column("verdict")))
     for row in rows:
         interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}"
-        table.rows.append((*point(row), row["ratio"], interval, row["verdict"]))
+        table.rows.append((*point(row), row["ratio"], interval, row["verdict"] + mark(row)))
     counts = Counter(row["verdict"] for row in rows)
     found = ", ".join(f"{verdict} at {count}" for verdict, count in counts.most_common())
     table.notes.append(f"of {len(rows)} points {found} (margin {rows[0]['margin']:.0%})")
@@ -88,7 +108,7 @@ def _accuracy(name: str, rows: list[Info]) -> Table:
     table = Table(name, "accuracy", (Column("method"), *(Column(*column) for column in numbers.items())))
     for row in sorted(rows, key=_error):
         errors = (row[key] for key in ("relative_error", "error_ratio", "max_error", "of_bound"))
-        table.rows.append((row["label"], *errors, same_bits(row)))
+        table.rows.append((row["label"] + mark(row), *errors, same_bits(row)))
     return table
 
 
@@ -106,7 +126,7 @@ def _fastest_first(table: Table, rows: list[Info]) -> Iterator[tuple[Info, tuple
     for row in sorted(rows, key=lambda row: row["p50_ms"]):
         ratios = (ratio(row["p50_ms"], medians.get(rival)) for rival in RIVALS)
         limit = [row.get("of_limit")] if _LIMIT in table.columns else []
-        yield row, (row["label"], row["p50_ms"], row["p95_ms"], *ratios, *limit)
+        yield row, (row["label"] + mark(row), row["p50_ms"], row["p95_ms"], *ratios, *limit)
 
 
 def _steps(name: str, section: str, rows: list[Info]) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,18 @@ def journals(storage: Path) -> Path:
     return storage / "journal"
 
 
+def next_journal(storage: Path, name: str) -> Path:
+    """The folder of a new journal. A number says which is the last: the wall clock may have stepped back since."""
+    last = max((_place(folder)[0] for folder in journals(storage).glob("*")), default=0)
+    return journals(storage) / f"{last + 1:04}_{name}"
+
+
+def _place(folder: Path) -> tuple[int, str]:
+    """Where a journal stands among others; those of before there were numbers begin with a date of eight digits."""
+    number = folder.name.partition("_")[0]
+    return (int(number) if number.isdecimal() and len(number) < 8 else 0, folder.name)
+
+
 def read_journal(folder: Path) -> Journal:
     """A journal. A last line that was cut off is left out: its benchmark had not finished.
 
@@ -75,7 +87,7 @@ def unfinished(storage: Path = STORAGE) -> Path:
     Raises:
         NoJournal: there is none.
     """
-    found = sorted(path.parent for path in journals(storage).glob(f"*/{SESSION}"))
+    found = sorted((path.parent for path in journals(storage).glob(f"*/{SESSION}")), key=_place)
     for folder in reversed(found):
         if not (folder / FINISHED).exists():
             return folder
@@ -105,10 +117,15 @@ def recover(folder: Path) -> Path:
     }
     runs = folder.parent.parent / session["machine_id"]
     runs.mkdir(parents=True, exist_ok=True)
-    numbers = [int(path.name[:4]) for path in runs.glob("[0-9][0-9][0-9][0-9]_*.json*")]
-    path = runs / f"{max(numbers, default=0) + 1:04}_recovered.json"
+    path = next_run(runs, "recovered")
     write_whole(path, json.dumps(saved, indent=4))
     return path
+
+
+def next_run(folder: Path, name: str) -> Path:
+    """The file of the next saved run in a folder; they are numbered as pytest-benchmark does."""
+    numbers = [int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]_*.json*")]
+    return folder / f"{max(numbers, default=0) + 1:04}_{name}.json"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -117,13 +134,15 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Beside it, for only within a file system is replacing atomic; hidden, and of no name that a run has.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is gone, say: what was raised first is what went wrong
+            temporary.unlink(missing_ok=True)
         raise

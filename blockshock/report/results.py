@@ -83,15 +83,9 @@ def latest_run(storage: Path = STORAGE) -> Path:
     Raises:
         NotARun: there is none.
     """
-    if found := newest(storage):
-        return found
+    if found := [path for pattern in PATTERNS for path in storage.glob(f"*/{pattern}")]:
+        return max(found, key=lambda path: path.stat().st_mtime)
     raise NotARun(f"no saved run in {storage}: make one with `tox run -e bench`, or name a file")
-
-
-def newest(storage: Path) -> Path | None:
-    """The saved run that was written last, if there is any."""
-    found = [path for pattern in PATTERNS for path in storage.glob(f"*/{pattern}")]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def read_run(path: Path) -> Run:

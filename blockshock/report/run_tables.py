@@ -11,7 +11,19 @@ from blockshock.report.comparison import same_bits
 from blockshock.report.limits import losses
 from blockshock.report.results import Run
 from blockshock.report.sections import PHASES, SECTIONS, section_of
-from blockshock.report.tables import Cell, Column, Info, Table, columns, mib, or_inf, point, ratio
+from blockshock.report.tables import (
+    Cell,
+    Column,
+    Info,
+    Table,
+    columns,
+    footnotes,
+    mark,
+    mib,
+    or_inf,
+    point,
+    ratio,
+)
 
 LONGEST_NAME = 72
 _POINT = columns(workload="", N="d", K="d", B="d", dtype="")
@@ -45,7 +57,8 @@ def _over_points(title: str, section: str, rows: list[Info], rest: tuple[Column,
     """A table that names point and method first, and the rows in its order: by point, then the fastest first."""
     trained = columns(optimizer="") if any(row.get("optimizer") for row in rows) else ()
     ordered = sorted(rows, key=lambda row: (*map(str, _place(row)[:1]), *_place(row)[1:], row.get("p50_ms", 0.0)))
-    return Table(f"{title}: {SECTIONS[section]}", section, (*_POINT, *trained, Column("method"), *rest)), ordered
+    shown = (*_POINT, *trained, Column("method"), *rest)
+    return Table(f"{title}: {SECTIONS[section]}", section, shown, notes=footnotes(rows)), ordered
 
 
 def _place(row: Info) -> tuple[Any, ...]:
@@ -54,7 +67,7 @@ def _place(row: Info) -> tuple[Any, ...]:
 
 def _named(table: Table, row: Info) -> tuple[Cell, ...]:
     trained = [row.get("optimizer")] if any(column.name == "optimizer" for column in table.columns) else []
-    return (*point(row), *trained, row["label"])
+    return (*point(row), *trained, row["label"] + mark(row))
 
 
 def _stages(section: str, rows: list[Info]) -> Iterator[Table]:

@@ -70,6 +70,20 @@ def point(row: Info) -> tuple[Any, ...]:
     return tuple(row[key] for key in POINT)
 
 
+def mark(row: Info) -> str:
+    """What goes behind a row's name, if the machine was suspended or its clock was set while it was measured."""
+    return " †" if row.get("clock") else ""
+
+
+def footnotes(rows: list[Info]) -> list[str]:
+    """What the marks stand for, each reason once."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("clock"):
+            named.setdefault(row["clock"], []).append(f"{row['label']} N={row['N']} K={row['K']} B={row['B']}")
+    return [f"† {clock} during {', '.join(dict.fromkeys(names))}" for clock, names in named.items()]
+
+
 def ratio(value: float, base: float | None) -> float | None:
     """Value over base, or None where there is no base."""
     return value / base if base else None
