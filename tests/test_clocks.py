@@ -20,6 +20,8 @@ from blockshock.report.comparison import comparison
 from blockshock.report.journal import FINISHED, next_journal, unfinished
 from blockshock.timing import slowest
 
+pytestmark = pytest.mark.reliability
+
 pytest_plugins = ["pytester"]
 
 

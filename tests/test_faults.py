@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from reliability import Record
 
 from blockshock.accuracy import Accuracy, ErrorSums
 from blockshock.errors import MaskError
@@ -116,9 +117,13 @@ def test_a_wrong_result_is_caught(fault: Callable[[pytest.MonkeyPatch], None], r
     assert _accuracy([result.errors for result in results]).failure() is not None
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("fault", [_skipped_all_reduce, _reduced_on_one_rank_only])
-def test_ranks_that_disagree_are_caught(fault: Callable[[pytest.MonkeyPatch], None], ranks: Ranks) -> None:
+def test_ranks_that_disagree_are_caught(
+    fault: Callable[[pytest.MonkeyPatch], None], ranks: Ranks, injected: Record
+) -> None:
     assert not all(result.same_on_ranks for result in ranks.run(_run_with, fault, CASE))
+    injected("a wrong result on one rank")
 
 
 def test_two_runs_that_disagree_are_caught(ranks: Ranks) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from reliability import Record
@@ -15,6 +16,8 @@ from reliability import Record
 from blockshock.phases import correctness
 from blockshock.phases.case import Case
 from blockshock.ranks import Ranks
+
+pytestmark = pytest.mark.reliability
 
 CALLS = 1000
 CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 64, 4, "bf16")
@@ -40,7 +43,21 @@ class Held:
         return cls(files, threads, pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-def test_a_thousand_calls_leak_nothing(soak: bool, injected: Record) -> None:
+def listening(pid: int) -> list[str]:
+    """The addresses that a process listens on, IPv4 and IPv6."""
+    sockets = {os.path.basename(os.readlink(path)) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
+    found = []
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                words = bytes.fromhex(local.partition(":")[0])
+                address = b"".join(words[start : start + 4][::-1] for start in range(0, len(words), 4))
+                found.append(socket.inet_ntop(family, address))
+    return found
+
+
+def test_a_thousand_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, injected: Record) -> None:
     with Ranks.spawn(2) as ranks:
 
         def call(times: int) -> None:
@@ -59,7 +76,10 @@ def test_a_thousand_calls_leak_nothing(soak: bool, injected: Record) -> None:
             assert now.threads <= then.threads
             assert now.resident_bytes <= 1.01 * then.resident_bytes
         assert os.listdir("/dev/shm") == shared
-    injected("a thousand calls of one group", times=1)
+        addresses = [address for pid in pids for address in listening(pid)]
+        assert addresses
+        assert set(addresses) <= {"127.0.0.1", "::1"}
+    injected("a thousand calls of one group")
 
 
 def use_a_group(value: int) -> list[float]:
@@ -67,34 +87,14 @@ def use_a_group(value: int) -> list[float]:
         return [result.item() for result in ranks.run(share, torch.tensor(float(value)))]
 
 
-def test_groups_one_after_another_and_at_once(soak: bool, injected: Record) -> None:
-    turns = 50 if soak else 1
-    for turn in range(turns):
-        assert use_a_group(turn) == [2.0 * turn] * 2
-    for _ in range(max(1, turns // 10)):
+@pytest.mark.timeout(1800)
+def test_groups_at_once_and_one_after_another(soak: bool, injected: Record) -> None:
+    times = 10 if soak else 1
+    for _ in range(times):
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(use_a_group, range(4))) == [[2.0 * value] * 2 for value in range(4)]
-    injected("groups started one after another", times=turns)
-    injected("groups started four at once", times=4 * max(1, turns // 10))
-
-
-def listening(pid: int) -> list[str]:
-    """The addresses that a process listens on, IPv4 and IPv6."""
-    sockets = {os.path.basename(os.readlink(path)) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
-    found = []
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            _, local, _, state, *_, inode = line.split()[:10]
-            if state == "0A" and f"socket:[{inode}]" in sockets:
-                words = bytes.fromhex(local.partition(":")[0])
-                address = b"".join(words[start : start + 4][::-1] for start in range(0, len(words), 4))
-                found.append(socket.inet_ntop(family, address))
-    return found
-
-
-def test_ranks_listen_on_loopback_only() -> None:
-    with Ranks.spawn(2) as ranks:
-        ranks.run(share, torch.ones(1))
-        heard = [address for pid in [os.getpid(), *ranks.pids] for address in listening(pid)]
-    assert heard
-    assert set(heard) <= {"127.0.0.1", "::1"}
+    injected("groups started four at once", times=4 * times)
+    for value in range(50 if soak else 0):  # every other test file starts one
+        assert use_a_group(value) == [2.0 * value] * 2
+    if soak:
+        injected("groups started one after another", times=50)

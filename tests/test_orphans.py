@@ -19,6 +19,8 @@ from inner_pytest import ROOT, environment
 from processes import lives, session, wait_until_gone
 from reliability import Record
 
+pytestmark = pytest.mark.reliability
+
 
 @pytest.fixture(autouse=True)
 def heeded_interrupts() -> Iterator[None]:

@@ -82,7 +82,7 @@ SAVED = {
 }
 MACHINE = {
     *("torch", "cuda", "nccl", "cusparselt", "gpus", "driver", "interconnect"),
-    *("cpu", "cpu_cores", "python", "git_commit", "ceilings"),
+    *("cpu", "cpu_cores", "python", "git_commit", "machines", "ceilings"),
 }
 
 

@@ -20,6 +20,8 @@ from reliability import Record
 
 from blockshock.ranks import RankError, Ranks, RankTimeout
 
+pytestmark = pytest.mark.reliability
+
 TIMEOUT = 3
 """Seconds that a call may take."""
 SLACK = 5

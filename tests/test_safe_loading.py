@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from inner_pytest import ROOT
 
+pytestmark = pytest.mark.reliability
+
 UNSAFE_MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib"}
 UNSAFE = {
     *("eval", "exec", "builtins.eval", "builtins.exec", "pandas.read_pickle"),

@@ -26,6 +26,8 @@ from blockshock.__main__ import main
 from blockshock.report.journal import FINISHED, unfinished
 from blockshock.report.results import read_run
 
+pytestmark = pytest.mark.reliability
+
 pytest_plugins = ["pytester"]
 RUNS = Path("benchmark_results") / get_machine_id()
 COUNT = 3

@@ -27,6 +27,8 @@ OTHER_ON_RANK_1 = """
 import os
 import pytest
 
+pytestmark = pytest.mark.reliability
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
     if os.environ["RANK"] == "1":

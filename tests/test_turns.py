@@ -47,6 +47,8 @@ import pytest
 from filelock import FileLock
 from blockshock import turns
 
+pytestmark = pytest.mark.reliability
+
 def held():
     return [gpu for gpu in ("GPU-a", "GPU-b") if taken(gpu)]
 

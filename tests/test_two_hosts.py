@@ -19,10 +19,13 @@ from torchrun_jobs import fill, job, wait_for
 RANK_TIMEOUT = 5
 ADDRESS = "10.77.0.1"
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None,
-    reason="makes network namespaces: run it as root, with iproute2 (apt-get install iproute2)",
-)
+pytestmark = [
+    pytest.mark.reliability,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("ip") is None,
+        reason="makes network namespaces: run it as root, with iproute2 (apt-get install iproute2)",
+    ),
+]
 
 
 def ip(*arguments: str) -> None:
