@@ -76,6 +76,7 @@ def test_a_thousand_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, i
             assert now.threads <= then.threads
             assert now.resident_bytes <= 1.01 * then.resident_bytes
         assert os.listdir("/dev/shm") == shared
+        assert ranks.run(os.getenv, "GLOO_SOCKET_IFNAME") == ranks.run(os.getenv, "NCCL_SOCKET_IFNAME") == ["lo", "lo"]
         addresses = [address for pid in pids for address in listening(pid)]
         assert addresses
         assert set(addresses) <= {"127.0.0.1", "::1"}
@@ -90,11 +91,14 @@ def use_a_group(value: int) -> list[float]:
 @pytest.mark.timeout(1800)
 def test_groups_at_once_and_one_after_another(soak: bool, injected: Record) -> None:
     times = 10 if soak else 1
+    use_a_group(0)
+    files = Held.by(os.getpid()).files
     for _ in range(times):
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(use_a_group, range(4))) == [[2.0 * value] * 2 for value in range(4)]
     injected("groups started four at once", times=4 * times)
     for value in range(50 if soak else 0):  # every other test file starts one
         assert use_a_group(value) == [2.0 * value] * 2
+    assert Held.by(os.getpid()).files == files
     if soak:
         injected("groups started one after another", times=50)

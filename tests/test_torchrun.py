@@ -70,7 +70,21 @@ def test_results_are_those_of_spawned_ranks(size: int, folder: Path) -> None:
             assert info["ranks"] == size
 
 
+SLOW_REPORTER = """
+
+import os
+import time
+
+def pytest_sessionfinish():
+    if os.environ["RANK"] == "0":
+        time.sleep(2)
+"""
+"""torchrun ends all ranks when the first one fails: rank 0 must have saved what it reports by then."""
+
+
 def test_the_ranks_agree_on_every_outcome(folder: Path, injected: Record) -> None:
+    with (folder / "conftest.py").open("a") as conftest:
+        conftest.write(SLOW_REPORTER)
     code, output = run(
         folder,
         2,
@@ -81,6 +95,7 @@ def test_the_ranks_agree_on_every_outcome(folder: Path, injected: Record) -> Non
         "--json-report-file=report.json",
     )
     assert code == 1, output
+    assert "6 failed, 5 passed" in output, "rank 0 came to its end"
     tests = json.loads((folder / "report.json").read_text())["tests"]
     found = {test["nodeid"].partition("::")[2]: test for test in tests}
     calls = {name: test["call"] for name, test in found.items()}

@@ -54,13 +54,9 @@ class AdoptedRanks(Ranks):
         try:
             if not guard.stack:
                 self._exchange.post(answered)
-            if guard.stack or not answers.returned(answered):
-                # Leaving the group frees those who wait for this rank in a collective of gloo; first they say where.
-                self._exchange.watch(lambda others: len(others) == self.size - 1, GRACE_SECONDS, quick=True)
-                self._leave()
             return self._results(self._exchange.take())
         except BaseException:
-            self._leave()
+            self._leave()  # which also frees those who wait for this rank in a collective of gloo
             raise
 
     def close(self) -> None:
