@@ -13,6 +13,9 @@ import torch
 from blockshock.blocks import row_blocks
 from blockshock.errors import InputError, MaskError
 
+MOST_FEATURES = 2**31 - 1
+"""N·K of such a layer still fits into the 63 bits that torch counts elements by."""
+
 
 class Mask:
     """An (N, K) boolean matrix that hands out rows.
@@ -173,9 +176,11 @@ def _version(tensor: torch.Tensor | None) -> int:
 
 
 def check_shape(N: int, K: int) -> None:
-    """Raises InputError unless N and K are positive and K is a multiple of four."""
+    """Raises InputError unless N and K are positive and not beyond what torch can count, and K a multiple of four."""
     if N <= 0 or K <= 0:
         raise InputError(f"N and K must be positive, got N = {N}, K = {K}")
+    if max(N, K) > MOST_FEATURES:
+        raise InputError(f"N and K must be at most {MOST_FEATURES}, which 32 bits hold; got N = {N}, K = {K}")
     if K % 4:
         nearest = f"nearest are {K - K % 4} and {K - K % 4 + 4}" if K > 4 else "smallest is 4"
         raise InputError(f"K must be a multiple of 4 for 2:4 groups, got K = {K}; the {nearest}")

@@ -11,8 +11,11 @@ import torch.distributed as dist
 from torch import nn
 
 from blockshock.collectives import Group
-from blockshock.registry import Registry
+from blockshock.registry import Registry, check_range
 from blockshock.steps import is_split
+
+MOST = 1e6
+"""Of a rate: far more than trains anything."""
 
 
 @dataclass
@@ -27,6 +30,9 @@ class Recipe:
 
     lr: float = 1e-3
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_range(0, MOST, lr=self.lr, weight_decay=self.weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         raise NotImplementedError
@@ -62,6 +68,10 @@ class Momentum(Recipe):
     states = 1
     momentum: float = 0.9
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(0, MOST, momentum=self.momentum)
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         held, decay = list(parameters), self.weight_decay
         return torch.optim.SGD(held, lr=self.lr, momentum=self.momentum, weight_decay=decay, fused=_fused(held))
@@ -72,6 +82,10 @@ class Momentum(Recipe):
 class AdamW(Recipe):
     states = 2
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(0, MOST, eps=self.eps)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         held = list(parameters)
