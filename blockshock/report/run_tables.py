@@ -173,7 +173,7 @@ def _ceilings(ceilings: dict[str, Any]) -> Table:
         "launch_s": ("µs", lambda value: value * 1e6),
     }
     for name, value in ceilings.items():
-        inner = value if isinstance(value, dict) else {"": value}
+        inner = value if isinstance(value, dict) else {} if value is None else {"": value}
         for detail, number in inner.items():
             unit, scaled = units.get(detail) or units.get(name) or ("TFLOP/s", lambda value: value / 1e12)
             what = f"{name} {detail.replace('bytes_per_s', 'bandwidth')}".strip()

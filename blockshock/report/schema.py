@@ -125,8 +125,16 @@ def machine_facts(found: Any) -> dict[str, Any]:
     """Those facts about a machine that can be shown."""
     if not isinstance(found, dict):
         return {}
-    named = {"gpus": items(text), "ceilings": each(lambda value: value is None or number(value) or each(number)(value))}
+    named = {"gpus": items(text), "ceilings": _ceilings}
     return {name: value for name, value in found.items() if named.get(name, _fact)(value)}
+
+
+def _ceilings(found: Any) -> bool:
+    """As of ``roofline.Ceilings``: numbers, by name or by dtype; None of collectives where there is one rank."""
+    if not isinstance(found, dict):
+        return False
+    grouped = {name: each(number) for name in found if name not in ("memory_bytes_per_s", "cache_bytes", "launch_s")}
+    return all(value is None or grouped.get(name, number)(value) for name, value in found.items())
 
 
 def _fact(value: Any) -> bool:
