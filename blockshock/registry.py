@@ -73,7 +73,8 @@ def _unlike(value: Any, default: Any) -> str | None:
     if isinstance(default, int):
         return None if type(value) is int else "a whole number"
     if isinstance(default, float):
-        return None if type(value) in (int, float) else "a number"
+        fits = type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+        return None if fits else "a number"
     return None
 
 
@@ -143,6 +144,8 @@ class Registry(Generic[Entry]):
                 )
             if wanted := _unlike(value, known[key].default):
                 raise InputError(f"{spec!r}: {key} takes {wanted}, not {str(value)!r}")
+            if isinstance(known[key].default, float):
+                parameters[key] = float(value)
         return entry, parameters
 
     def load_package(self, package: str) -> None:

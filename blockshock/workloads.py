@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from blockshock.blocks import generator
 from blockshock.errors import InputError
+from blockshock.masks import MOST_FEATURES
 from blockshock.registry import Registry, check_range
 from blockshock.weights import GeneratedWeights, TensorWeights, WeightSource, check_finite
 
@@ -47,10 +48,12 @@ class Workload:
         """X (B, K). The same seed gives the same bits on the same device and dtype.
 
         Raises:
-            InputError: B is not positive, or what was drawn holds NaN or inf.
+            InputError: B or K is not positive or too large, or what was drawn holds NaN or inf.
         """
-        if B <= 0:
-            raise InputError(f"B must be positive, got {B}")
+        for name, size in (("B", B), ("K", K)):
+            if size <= 0:
+                raise InputError(f"{name} must be positive, got {size}")
+            check_range(1, MOST_FEATURES, **{name: size})
         x_BK = self.draw(B, K, generator(device, seed, 5)).to(dtype)
         check_finite(x_BK, "X")
         return x_BK

@@ -53,7 +53,8 @@ def _place(row: Info) -> tuple[Any, ...]:
 
 
 def _named(table: Table, row: Info) -> tuple[Cell, ...]:
-    trained = [row.get("optimizer")] if any(column.name == "optimizer" for column in table.columns) else []
+    # By its place: a stage may be called optimizer too.
+    trained = [row.get("optimizer")] if table.columns[len(_POINT)].name == "optimizer" else []
     return (*point(row), *trained, row["label"])
 
 
