@@ -84,3 +84,13 @@ def mask_rows(rows: int, columns: int, seed: int) -> torch.Tensor:
     stream = torch.Generator().manual_seed(seed)
     order = torch.rand(rows, columns // 4, 4, generator=stream).argsort(-1)
     return (order < 2).reshape(rows, columns)
+
+
+def is_2to4(mask_NK: torch.Tensor) -> bool:
+    """The definition, by the book."""
+    return all(sum(row[i : i + 4]) == 2 for row in mask_NK.tolist() for i in range(0, len(row), 4))
+
+
+def equal(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """The same bits, NaN and −0.0 too."""
+    return torch.equal(found.contiguous().view(torch.uint8), wanted.contiguous().view(torch.uint8))

@@ -117,7 +117,7 @@ def check(settings: Settings) -> None:
         assert group_name("", claim) == claim.group
 
 
-@examples(1500)
+@examples(400)
 @given(command_lines())
 def test_options_resolve_or_say_what_is_wrong(arguments: list[str]) -> None:
     config = parsed(arguments)
@@ -127,7 +127,7 @@ def test_options_resolve_or_say_what_is_wrong(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("option", sorted(VALUES))
-@examples(120)
+@examples(70)
 @given(data=st.data())
 def test_one_option_resolves_or_says_what_is_wrong(option: str, data: st.DataObject) -> None:
     config = parsed([f"{option}={data.draw(VALUES[option])}"])
@@ -136,7 +136,14 @@ def test_one_option_resolves_or_says_what_is_wrong(option: str, data: st.DataObj
         check(settings)
 
 
-@examples(300)
+@pytest.mark.parametrize("option", ["--N", "--B", "--ranks", "--rounds", "--seed", "--rank-timeout"])
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 400, "-1", "--", "", "1e3", "²"])
+def test_what_is_no_number_that_can_be_meant_is_a_usage_error(option: str, text: str) -> None:
+    config = parsed([f"{option}={text}"])
+    assert config is None or attempt(resolve, config) is None
+
+
+@examples(190)
 @given(axes=st.none() | lists(st.sampled_from(("N", "B")) | names), N=st.none() | whole, B=st.none() | whole)
 def test_a_sweep_takes_what_is_given_first(axes: str | None, N: str | None, B: str | None) -> None:
     usual = {"N": "1", "B": "2"}
@@ -159,7 +166,7 @@ def test_a_sweep_takes_what_is_given_first(axes: str | None, N: str | None, B: s
     ],
     ids=["kernel", "workload", "optimizer", "storage", "mask"],
 )
-@examples(300)
+@examples(190)
 @given(data=st.data())
 def test_a_spec_is_built_or_refused(build: Any, registry: Registry[Any], data: st.DataObject) -> None:
     spec = data.draw(specs(registry.names()))
@@ -174,7 +181,7 @@ def test_a_spec_is_built_or_refused(build: Any, registry: Registry[Any], data: s
         assert value == held.get(key, value)
 
 
-@examples(800)
+@examples(500)
 @example("gaussian:std=nan")
 @example("gaussian:std=yes")
 @example("a:b=1:b=2")
@@ -188,7 +195,7 @@ def test_a_spec_is_read_back_as_it_was_written(spec: str) -> None:
     assert len(parameters) == spec.strip().count(":")
 
 
-@examples(600)
+@examples(370)
 @given(kind=names, taken=names, asked=names)
 def test_a_registry_takes_names_that_files_and_ids_can_hold(kind: str, taken: str, asked: str) -> None:
     registry: Registry[type] = Registry(kind)
@@ -212,7 +219,7 @@ words = (
 )
 
 
-@examples(400)
+@examples(250)
 @given(st.lists(words, max_size=4))
 def test_the_command_line_runs_or_says_what_is_wrong(tmp_path_factory: Any, arguments: list[str]) -> None:
     asked: list[Any] = []
@@ -229,7 +236,7 @@ def test_the_command_line_runs_or_says_what_is_wrong(tmp_path_factory: Any, argu
     assert status == 2 or asked or not arguments or {"doctor", "-h", "--help"} & set(arguments)
 
 
-@examples(200)
+@examples(120)
 @given(name=names, kernel=st.none() | names, N=counts, B=counts)
 def test_a_case_names_itself_by_all_that_was_picked(name: str, kernel: str | None, N: int, B: int) -> None:
     case = Case(name, kernel, None, "gaussian", N, 4, B, "bf16", optimizer="sgd")
