@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from blockshock.errors import InputError
+
 BLOCK_ROWS = 256
 """Rows that share one random stream. Part of what a seed means: changing it changes every seeded tensor."""
 
@@ -34,6 +36,12 @@ def seeded_rows(start: int, stop: int, total: int, make_block: Callable[[int, in
         rows = make_block(block, min(BLOCK_ROWS, total - first))
         pieces.append(rows[max(start - first, 0) : stop - first])
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def check_slice(start: int, stop: int, total: int, what: str = "rows") -> None:
+    """Raises InputError unless [start, stop) is a part of [0, total)."""
+    if not 0 <= start <= stop <= total:
+        raise InputError(f"{what} [{start}, {stop}) are not all there: they must lie in [0, {total})")
 
 
 def row_blocks(rows: int, row_bytes: int, block_bytes: int = 64 << 20, multiple: int = 4) -> Iterator[tuple[int, int]]:

@@ -33,8 +33,10 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
     """The ``index``-th of ``count`` equal contiguous parts of ``range(total)``.
 
     Raises:
-        InputError: the parts would not be equal, or not multiples of ``multiple``.
+        InputError: there is no such part, or the parts would not be equal, or not multiples of ``multiple``.
     """
+    if not 0 <= index < count or multiple < 1 or total < 1:
+        raise InputError(f"{what} = {total} has no shard {index} of {count}, of a multiple of {multiple}")
     if total % (count * multiple):
         step = math.lcm(count * multiple, 4)  # K must be a multiple of four whatever the shards
         raise InputError(

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from blockshock.blocks import row_blocks
+from blockshock.blocks import check_slice, row_blocks
 from blockshock.errors import InputError, MaskError
 from blockshock.masks import DenseMask, Mask
 from blockshock.weights import WeightSource
@@ -20,6 +20,8 @@ _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
     """The same memory seen as integers, so that values of any dtype move bit for bit and on every device."""
+    if tensor.itemsize not in _INTEGER:
+        raise InputError(f"elements of 1, 2, 4 or 8 bytes can be compressed, {tensor.dtype} has {tensor.itemsize}")
     return tensor.view(_INTEGER[tensor.itemsize])
 
 
@@ -29,6 +31,10 @@ def kept_columns(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
     Raises:
         MaskError: a group does not keep exactly two; row (counted from ``first_row``) and group are named.
     """
+    if mask_RK.ndim != 2 or mask_RK.dtype != torch.bool or mask_RK.shape[1] % 4 or not mask_RK.shape[1]:
+        raise MaskError(
+            f"rows of a mask are a boolean (R, K) tensor, K a multiple of 4; got {mask_RK.dtype} {tuple(mask_RK.shape)}"
+        )
     grouped = mask_RK.unflatten(1, (-1, 4))
     wrong = (grouped.sum(-1) != 2).nonzero()
     if len(wrong):
@@ -82,14 +88,27 @@ class Compressed24(torch.nn.Module):
         return packed
 
     def write_rows(self, start: int, w_RK: torch.Tensor, mask_RK: torch.Tensor) -> None:
-        """Compress rows [start, start + R) in place."""
+        """Compress rows [start, start + R) in place.
+
+        Raises:
+            InputError: the rows are not all there, or not of this width and dtype.
+            MaskError: the mask is not 2:4, or of another shape.
+        """
         stop = start + len(w_RK)
+        check_slice(start, stop, self.N)
+        if w_RK.shape[1:] != (self.K,) or w_RK.dtype != self.values_NJ.dtype:
+            raise InputError(
+                f"rows of {self.values_NJ.dtype} (R, {self.K}) are compressed, got {w_RK.dtype} {tuple(w_RK.shape)}"
+            )
+        if w_RK.shape != mask_RK.shape:
+            raise MaskError(f"matrix {tuple(w_RK.shape)} and mask {tuple(mask_RK.shape)} differ in shape")
         self.positions[start:stop] = positions_of(mask_RK, first_row=start)
         self.values_NJ[start:stop] = gather_kept(w_RK, self.positions[start:stop])
 
     def decompress(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows [start, stop) as a dense tensor (rows, K) with zeros where the mask drops."""
         rows = slice(start, self.N if stop is None else stop)
+        check_slice(start, rows.stop, self.N)
         return expand(self.values_NJ[rows], self.positions[rows])
 
     def decompress_columns(self, start: int, stop: int) -> torch.Tensor:
@@ -102,6 +121,7 @@ class Compressed24(torch.nn.Module):
             raise InputError(
                 f"columns [{start}, {stop}) of K = {self.K}: both ends must be multiples of 8, or the end K"
             )
+        check_slice(start, stop, self.K, "columns")
         values = self.values_NJ[:, start // 2 : stop // 2].contiguous()
         return expand(values, self.positions[:, start // 8 : -(-stop // 8)])
 
@@ -138,15 +158,20 @@ def mask_positions(mask: Mask) -> torch.Tensor:
     return torch.cat([positions_of(mask.rows(start, stop), start) for start, stop in blocks])
 
 
-def _unpacked(positions: torch.Tensor, K: int) -> torch.Tensor:
+def _unpacked(positions: torch.Tensor, rows: int, K: int) -> torch.Tensor:
     """Positions 0–3 of the two kept of each four, int64 (R, K/4, 2)."""
+    if K % 4 or tuple(positions.shape) != (rows, -(-K // 8)) or positions.dtype != torch.uint8:
+        raise InputError(
+            f"({rows}, {K}) rows go with uint8 positions ({rows}, ⌈K/8⌉), K a multiple of 4; "
+            f"got {positions.dtype} {tuple(positions.shape)}"
+        )
     nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : K // 4].long()
     return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
 
 
 def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """The kept values (R, K/2) of dense rows."""
-    return pick(w_RK, _unpacked(positions, w_RK.shape[1]))
+    return pick(w_RK, _unpacked(positions, *w_RK.shape))
 
 
 def pick(w_RK: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
@@ -156,7 +181,8 @@ def pick(w_RK: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 
 def expand(values_RJ: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """The dense (R, K) rows of kept values (R, K/2) and their packed positions (R, ⌈K/8⌉)."""
+    rows, kept_of_row = values_RJ.shape
+    where = _unpacked(positions, rows, 2 * kept_of_row)
     kept = bits(values_RJ.contiguous()).unflatten(1, (-1, 2))
     dense = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
-    where = _unpacked(positions, 2 * values_RJ.shape[1])
     return dense.scatter_(2, where, kept).flatten(1).view(values_RJ.dtype)

@@ -19,10 +19,11 @@ from blockshock.collectives import Alone, Group
 from blockshock.errors import InputError
 from blockshock.kernels import build_kernel
 from blockshock.mask_state import is_saved_mask, mask_tensor
-from blockshock.masks import Mask, check_2to4
+from blockshock.masks import MOST_FEATURES, Mask, check_2to4
 from blockshock.methods import Layer
 from blockshock.methods.superposition import BlockShock
 from blockshock.patterns import build_mask
+from blockshock.registry import check_range
 from blockshock.steps import replace
 from blockshock.storages import Training
 from blockshock.weights import TensorWeights
@@ -68,12 +69,17 @@ class BlockShockLinear(nn.Module):
         if linear.weight.is_meta:
             raise InputError("the nn.Linear lies on the meta device: give it values (to_empty, then load) first")
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        check_range(1, MOST_FEATURES, tokens=tokens)
         ranks = _ranks(group)
         weight, bias = (_of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
         assert weight is not None
         source = TensorWeights(weight, bias).cast(dtype or weight.dtype)
         name = build_kernel(kernel).training_mask if mask is None else mask
         self.mask = name if isinstance(name, Mask) else build_mask(name, source)
+        if (self.mask.N, self.mask.K) != (source.N, source.K):
+            raise InputError(
+                f"the mask is for a ({self.mask.N}, {self.mask.K}) weight, this one is ({source.N}, {source.K})"
+            )
         check_2to4(self.mask)
         layer = Layer(source, self.mask, kernel, tokens, training=Training(storage, weight.dtype))
         self.layer = BlockShock(layer, ranks)
@@ -90,6 +96,8 @@ class BlockShockLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (…, in_features) → y (…, out_features). Under ``torch.autocast`` too in the dtype given to the layer."""
+        if x.ndim == 0 or x.shape[-1] != self.in_features:
+            raise InputError(f"x must be (B, {self.in_features}), with any dimensions for B, got {tuple(x.shape)}")
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.to(self.layer.dtype))
@@ -139,6 +147,8 @@ class BlockShockLinear(nn.Module):
         if self.bias is not None:
             wanted["bias"] = (self.out_features,)
         found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        error_msgs += [f"{prefix}{key} is no tensor" for key, value in found.items() if not torch.is_tensor(value)]
+        found = {key: value for key, value in found.items() if torch.is_tensor(value)}
         missing_keys += [prefix + name for name in wanted if name not in found]
         unexpected_keys += [prefix + name for name in found if name not in {*wanted, "mask"}]
         wrong = [

@@ -42,7 +42,10 @@ def saved_mask(state: Mapping[str, torch.Tensor], prefix: str = "") -> Mask:
         if prefix + name not in state:
             near = sorted({key.removesuffix("mask") for key in state if key.endswith("mask")})
             raise InputError(f"the state has no {prefix + name!r}; prefixes of layers with a mask: {near or 'none'}")
-    mask = _mask_of(state[prefix + "mask"], *state[prefix + "weight"].shape)
+    shape = tuple(state[prefix + "weight"].shape)
+    if len(shape) != 2:
+        raise InputError(f"{prefix + 'weight'!r} is not the (N, K) weight of a layer, but of shape {shape}")
+    mask = _mask_of(state[prefix + "mask"], *shape)
     check_2to4(mask)
     return mask
 

@@ -10,8 +10,11 @@ from collections.abc import Callable
 
 import torch
 
-from blockshock.blocks import row_blocks
+from blockshock.blocks import check_slice, row_blocks
 from blockshock.errors import InputError, MaskError
+
+MOST_FEATURES = 2**31 - 1
+"""N·K of such a layer still fits into the 63 bits that torch counts elements by."""
 
 
 class Mask:
@@ -43,6 +46,10 @@ class Mask:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) as a boolean tensor (stop - start, K)."""
+        check_slice(start, stop, self.N)
+        return self._rows(start, stop)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         raise NotImplementedError
 
     def complement(self) -> Mask:
@@ -55,6 +62,9 @@ class Mask:
             raise MaskError(f"columns [{start}, {stop}) cut a group of four: both ends must be multiples of 4")
         if not 0 <= start < stop <= self.K:
             raise MaskError(f"columns [{start}, {stop}) are not columns of a mask with K = {self.K}")
+        return self._part(start, stop)
+
+    def _part(self, start: int, stop: int) -> Mask:
         return self if (start, stop) == (0, self.K) else Columns(self, start, stop)
 
     def transposed(self) -> Mask:
@@ -76,7 +86,7 @@ class TiledMask(Mask):
             )
         super().__init__(N, K, tile, given=tile if given is None else given)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         tile = self.tile
         assert tile is not None
         which = torch.arange(start, stop, device=tile.device) % tile.shape[0]
@@ -92,11 +102,11 @@ class TiledMask(Mask):
             return super().transposed()
         return TiledMask(self.tile.T, self.K, self.N, self._given)
 
-    def columns(self, start: int, stop: int) -> Mask:
+    def _part(self, start: int, stop: int) -> Mask:
         assert self.tile is not None
         width = self.tile.shape[1]
-        if start % 4 or stop % 4 or (stop - start) % width:
-            return super().columns(start, stop)
+        if (stop - start) % width:
+            return super()._part(start, stop)
         return TiledMask(self.tile.roll(-(start % width), dims=1), self.N, stop - start, self._given)
 
 
@@ -109,7 +119,7 @@ class DenseMask(Mask):
         super().__init__(mask_NK.shape[0], mask_NK.shape[1], given=mask_NK)
         self.mask_NK = mask_NK
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         return self.mask_NK[start:stop]
 
 
@@ -120,7 +130,7 @@ class LazyMask(Mask):
         super().__init__(N, K)
         self._make = make
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         return self._make(start, stop)
 
 
@@ -139,7 +149,7 @@ class Complement(_View):
     def __init__(self, mask: Mask) -> None:
         super().__init__(mask, mask.N, mask.K)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         return ~self._mask.rows(start, stop)
 
     def complement(self) -> Mask:
@@ -151,7 +161,7 @@ class Columns(_View):
         super().__init__(mask, mask.N, stop - start)
         self._columns = slice(start, stop)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         return self._mask.rows(start, stop)[:, self._columns]
 
 
@@ -159,7 +169,7 @@ class Transposed(_View):
     def __init__(self, mask: Mask) -> None:
         super().__init__(mask, mask.K, mask.N)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         blocks = row_blocks(self._mask.N, self._mask.K)
         return torch.cat([self._mask.rows(first, last)[:, start:stop] for first, last in blocks]).T
 
@@ -173,9 +183,11 @@ def _version(tensor: torch.Tensor | None) -> int:
 
 
 def check_shape(N: int, K: int) -> None:
-    """Raises InputError unless N and K are positive and K is a multiple of four."""
+    """Raises InputError unless N and K are positive and not beyond what torch can count, and K a multiple of four."""
     if N <= 0 or K <= 0:
         raise InputError(f"N and K must be positive, got N = {N}, K = {K}")
+    if max(N, K) > MOST_FEATURES:
+        raise InputError(f"N and K must be at most {MOST_FEATURES}, which 32 bits hold; got N = {N}, K = {K}")
     if K % 4:
         nearest = f"nearest are {K - K % 4} and {K - K % 4 + 4}" if K > 4 else "smallest is 4"
         raise InputError(f"K must be a multiple of 4 for 2:4 groups, got K = {K}; the {nearest}")

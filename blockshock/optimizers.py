@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,8 +13,11 @@ import torch.distributed as dist
 from torch import nn
 
 from blockshock.collectives import Group
-from blockshock.registry import Registry
+from blockshock.registry import Registry, check_range
 from blockshock.steps import is_split
+
+MOST = 1e6
+"""Of a rate: far more than trains anything."""
 
 
 @dataclass
@@ -27,6 +32,9 @@ class Recipe:
 
     lr: float = 1e-3
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_range(0, MOST, lr=self.lr, weight_decay=self.weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         raise NotImplementedError
@@ -62,6 +70,10 @@ class Momentum(Recipe):
     states = 1
     momentum: float = 0.9
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(0, MOST, momentum=self.momentum)
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         held, decay = list(parameters), self.weight_decay
         return torch.optim.SGD(held, lr=self.lr, momentum=self.momentum, weight_decay=decay, fused=_fused(held))
@@ -73,6 +85,10 @@ class AdamW(Recipe):
     states = 2
     eps: float = 1e-8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(0, MOST, eps=self.eps)
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         held = list(parameters)
         return torch.optim.AdamW(
@@ -81,7 +97,9 @@ class AdamW(Recipe):
 
 
 @torch.no_grad()
-def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float, group: Group | None = None) -> torch.Tensor:
+def clip_grad_norm_(
+    parameters: Iterable[nn.Parameter] | nn.Parameter, max_norm: float, group: Group | None = None
+) -> torch.Tensor:
     """Scale gradients so that their norm over all ranks is at most ``max_norm``; returns the norm before that.
 
     As ``torch.nn.utils.clip_grad_norm_``, for models with weights that are split over ranks: Block-Shock halves and
@@ -90,14 +108,19 @@ def clip_grad_norm_(parameters: Iterable[nn.Parameter], max_norm: float, group: 
 
     Args:
         group: the ranks that the weights are split over; the default group if there is one.
+
+    Raises:
+        InputError: ``max_norm`` is negative or NaN.
     """
-    held = [parameter for parameter in parameters if parameter.grad is not None]
+    check_range(0, math.inf, max_norm=max_norm)
+    given: Iterable[nn.Parameter] = [parameters] if isinstance(parameters, nn.Parameter) else parameters
+    held = [parameter for parameter in given if parameter.grad is not None]
     device = held[0].device if held else torch.device("cpu")
     squared = _squared_norm([p for p in held if is_split(p)], device)
     if dist.is_initialized() and dist.get_world_size(group) > 1:
         dist.all_reduce(squared, group=group)
     norm = (squared + _squared_norm([p for p in held if not is_split(p)], device)).sqrt()
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    scale = (float(min(max_norm, sys.float_info.max)) / (norm + 1e-6)).clamp(max=1.0)
     for parameter in held:
         assert parameter.grad is not None
         parameter.grad.mul_(scale)

@@ -31,6 +31,8 @@ def build_mask(spec: str, source: WeightSource) -> Mask:
 
 def pattern_mask(pattern: str, N: int, K: int, device: torch.device | str = "cpu") -> Mask:
     """One pattern of four, such as ``1100``, in every group of every row."""
+    if pattern not in SIX_PATTERNS:
+        raise MaskError(f"{pattern!r} is none of the patterns that keep two of four: {', '.join(SIX_PATTERNS)}")
     return TiledMask(torch.tensor([[bit == "1" for bit in pattern]], device=device), N, K)
 
 

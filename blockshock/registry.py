@@ -34,14 +34,16 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """``"gaussian:std=0.5:mean=1"`` → ``("gaussian", {"std": 0.5, "mean": 1})``.
 
     Raises:
-        InputError: a parameter is not of the form ``name=value``.
+        InputError: a parameter is not of the form ``name=value``, or is given twice.
     """
     name, *pairs = spec.strip().split(":")
-    parameters = {}
+    parameters: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals and value):
             raise InputError(f"{spec!r}: {pair!r} is not of the form name=value, as in gaussian:std=0.5")
+        if key in parameters:
+            raise InputError(f"{spec!r}: {key} is given twice, give it once")
         parameters[key] = _literal(value)
     return name, parameters
 
@@ -57,13 +59,23 @@ def _literal(text: str) -> Any:
     return text
 
 
-def _wanted(default: Any) -> tuple[type | tuple[type, ...], str] | None:
-    """The type that a parameter with this default takes, and what to call it; None for any."""
+def check_range(least: float, most: float, **parameters: float) -> None:
+    """For entries that take numbers: raises InputError, naming the first that lies outside."""
+    for name, value in parameters.items():
+        if not least <= value <= most:
+            raise InputError(f"{name} must lie in {least:g} … {most:g}, got {name}={value}")
+
+
+def _unlike(value: Any, default: Any) -> str | None:
+    """What a parameter with this default takes, where the value is something else; None where it fits."""
     if isinstance(default, bool):
-        return bool, "yes or no"
+        return None if isinstance(value, bool) else "yes or no"
     if isinstance(default, int):
-        return int, "a whole number"
-    return ((int, float), "a number") if isinstance(default, float) else None
+        return None if type(value) is int else "a whole number"
+    if isinstance(default, float):
+        fits = type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
+        return None if fits else "a number"
+    return None
 
 
 class Registry(Generic[Entry]):
@@ -74,9 +86,11 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """A decorator that adds an entry. A name holds no comma, colon, bracket, slash or blank, and is taken once."""
-        if not name or set(name) & set(",:[]=/ ") or name in self._entries:
-            state = "is taken" if name in self._entries else "is empty or holds one of , : [ ] = / or a blank"
+        """A decorator that adds an entry. It goes into test ids and names of files, and is taken once."""
+        if name in self._entries or name == "all":
+            raise InputError(f"cannot register the {self.kind} {name!r}: the name is taken, choose another")
+        if not name or not name.isprintable() or set(name) & set(",:[]=/\\ "):
+            state = "is empty or holds one of , : [ ] = / \\, a blank, or what cannot be printed"
             raise InputError(f"cannot register the {self.kind} {name!r}: the name {state}")
 
         def add(entry: Entry) -> Entry:
@@ -88,7 +102,7 @@ class Registry(Generic[Entry]):
 
     def _remember_origin(self, entry: Entry) -> None:
         module = sys.modules.get(getattr(entry, "__module__", ""))
-        file = None if module is None else module.__file__
+        file = getattr(module, "__file__", None)
         ours = module is not None and module.__name__.split(".")[0] == "blockshock"
         if file is not None and not ours and file not in _extensions:
             _extensions.append(file)
@@ -120,14 +134,18 @@ class Registry(Generic[Entry]):
         """
         name, parameters = parse_spec(spec)
         entry = self.get(name)
+        if not parameters:
+            return entry, parameters
         known = dict(list(inspect.signature(entry).parameters.items())[skip:])  # type: ignore[arg-type]
         for key, value in parameters.items():
             if key not in known:
                 raise InputError(
                     f"{spec!r}: the {self.kind} {name!r} takes {', '.join(known) or 'no parameter'}, not {key!r}"
                 )
-            if (wanted := _wanted(known[key].default)) and not isinstance(value, wanted[0]):
-                raise InputError(f"{spec!r}: {key} takes {wanted[1]}, not {str(value)!r}")
+            if wanted := _unlike(value, known[key].default):
+                raise InputError(f"{spec!r}: {key} takes {wanted}, not {str(value)!r}")
+            if isinstance(known[key].default, float):
+                parameters[key] = float(value)
         return entry, parameters
 
     def load_package(self, package: str) -> None:

@@ -52,6 +52,8 @@ class Every:
         """Whether adjacent pairs of 16-bit elements can move as 32-bit words: half the elements, and less time."""
         if torch.compiler.is_compiling() or x_BK.itemsize != 2 or len(self.positions) != 2:
             return False  # a compiler fuses the copies in its own way
+        if x_BK.shape[1] == self.width:
+            return False  # one word a row: the strided view of it counts as contiguous, and is not viewed back
         low, high = self.positions
         aligned = x_BK.stride(1) == 1 and x_BK.stride(0) % 2 == 0 and x_BK.storage_offset() % 2 == 0
         return high == low + 1 and low % 2 == self.width % 2 == 0 and aligned

@@ -22,6 +22,7 @@ from typing import TypeVar
 import torch
 
 from blockshock import memory
+from blockshock.errors import InputError
 from blockshock.stages import recording
 
 MODES = ("sync", "cuda_events", "cuda_graph", "none")
@@ -48,6 +49,12 @@ class Protocol:
     warmup: int
     flush: bool = True
     align: Call = lambda: None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"no timing mode is named {self.mode!r}; choose one of {', '.join(MODES)}")
+        if self.rounds < 1 or self.warmup < 0:
+            raise InputError(f"timing takes at least 1 round and 0 before it, got {self.rounds} and {self.warmup}")
 
 
 def _warm_up(call: Call) -> None:
@@ -250,6 +257,10 @@ def slowest(per_rank: list[list[float]]) -> list[float]:
 
 def percentile(samples: list[float], percent: int) -> float:
     """The given percentile, linearly interpolated; of one sample, that sample."""
+    if not samples or not 0 < percent < 100:
+        raise InputError(
+            f"there is no percentile {percent} of {len(samples)} samples: it takes 1 to 99, of at least one"
+        )
     if len(samples) == 1:
         return samples[0]
     return statistics.quantiles(samples, n=100, method="inclusive")[percent - 1]

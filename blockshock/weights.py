@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from blockshock.blocks import generator, row_blocks, seeded_rows
+from blockshock.blocks import check_slice, generator, row_blocks, seeded_rows
 from blockshock.errors import InputError
 from blockshock.masks import Mask, check_shape
 
@@ -17,6 +17,14 @@ def nudge_zeros(w: torch.Tensor) -> torch.Tensor:
     """``w`` with each exact zero replaced by the smallest normal number of its dtype, of the zero's sign."""
     tiny = torch.full((), torch.finfo(w.dtype).tiny, dtype=w.dtype, device=w.device)
     return torch.where(w == 0, torch.copysign(tiny, w), w)
+
+
+def _span(part: slice, total: int, what: str) -> tuple[int, int]:
+    """The ends of a slice of consecutive ones, and at least one."""
+    first, last, step = part.indices(total)
+    if step != 1 or first >= last:
+        raise InputError(f"{what} {part.start}:{part.stop}:{part.step} of {total} are none, or not consecutive")
+    return first, last
 
 
 class WeightSource:
@@ -32,13 +40,21 @@ class WeightSource:
     def __init__(
         self, N: int, K: int, dtype: torch.dtype, device: torch.device | str, seed: int, bias: torch.Tensor | None
     ) -> None:
+        if not dtype.is_floating_point:
+            raise InputError(f"weights are of a floating-point dtype, got {dtype}")
         self.N, self.K, self.dtype, self.device, self.seed = N, K, dtype, torch.device(device), seed
         if bias is not None and tuple(bias.shape) != (N,):
             raise InputError(f"bias must have shape ({N},), got {tuple(bias.shape)}")
+        if bias is not None and not bias.is_floating_point():
+            raise InputError(f"bias must be floating-point, as W is, got {bias.dtype}")
         self.bias = None if bias is None else bias.to(self.device, dtype)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of W, (stop - start, K), without exact zeros."""
+        check_slice(start, stop, self.N)
+        return self._rows(start, stop)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         raise NotImplementedError
 
     def cast(self, dtype: torch.dtype) -> WeightSource:
@@ -49,9 +65,12 @@ class WeightSource:
         """A new tensor of the given columns and rows of W, zero where the mask (of those columns) drops.
 
         Made in row blocks: nothing larger than the result, and one block, is ever held.
+
+        Raises:
+            InputError: the rows or the columns are none, or not consecutive.
         """
-        first, last, _ = (rows or slice(None)).indices(self.N)
-        left, right, _ = columns.indices(self.K)
+        first, last = _span(rows or slice(None), self.N, "rows")
+        left, right = _span(columns, self.K, "columns")
         out = torch.empty(last - first, right - left, dtype=self.dtype, device=self.device)
         for start, stop in row_blocks(last - first, self.K * self.dtype.itemsize):
             block = self.rows(first + start, first + stop)[:, columns]
@@ -67,11 +86,13 @@ class TransposedWeights(WeightSource):
         super().__init__(len(self._columns), source.N, source.dtype, source.device, source.seed, bias=None)
 
     def _columns_of(self, rows: slice) -> slice:
-        kept = self._columns[rows]
-        return slice(kept.start, kept.stop)
+        first, last = _span(rows, self.N, "rows")
+        return slice(self._columns[first], self._columns[last - 1] + 1)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         # A view: the product with it then is the one that backward runs, not contiguous, over the same memory.
+        if start == stop:
+            return torch.empty(0, self.K, dtype=self.dtype, device=self.device)
         return self._source.gather(self._columns_of(slice(start, stop))).T
 
     def gather(self, columns: slice, mask: Mask | None = None, rows: slice | None = None) -> torch.Tensor:
@@ -91,7 +112,7 @@ class CastWeights(WeightSource):
         super().__init__(source.N, source.K, dtype, source.device, source.seed, source.bias)
         self._source = source
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         return nudge_zeros(self._source.rows(start, stop).to(self.dtype))
 
 
@@ -106,7 +127,7 @@ class GeneratedWeights(WeightSource):
         if with_bias:
             self.bias = torch.randn(N, device=self.device, generator=generator(self.device, seed, 3)).to(dtype)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         return seeded_rows(start, stop, self.N, self._block)
 
     def _block(self, index: int, rows: int) -> torch.Tensor:
@@ -133,7 +154,7 @@ class TensorWeights(WeightSource):
         if bias is not None:
             check_finite(bias[:, None], "bias")
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
         return nudge_zeros(self._w_NK[start:stop]).contiguous()
 
 

@@ -9,6 +9,7 @@ Add your own workload from a ``conftest.py`` in three lines::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +22,8 @@ from torch.nn import functional as F
 
 from blockshock.blocks import generator
 from blockshock.errors import InputError
-from blockshock.registry import Registry
+from blockshock.masks import MOST_FEATURES
+from blockshock.registry import Registry, check_range
 from blockshock.weights import GeneratedWeights, TensorWeights, WeightSource, check_finite
 
 RECORDED_FILE = Path(__file__).parent.parent / "tests" / "data" / "minilm_ffn.safetensors"
@@ -46,10 +48,12 @@ class Workload:
         """X (B, K). The same seed gives the same bits on the same device and dtype.
 
         Raises:
-            InputError: B is not positive, or what was drawn holds NaN or inf.
+            InputError: B or K is not positive or too large, or what was drawn holds NaN or inf.
         """
-        if B <= 0:
-            raise InputError(f"B must be positive, got {B}")
+        for name, size in (("B", B), ("K", K)):
+            if size <= 0:
+                raise InputError(f"{name} must be positive, got {size}")
+            check_range(1, MOST_FEATURES, **{name: size})
         x_BK = self.draw(B, K, generator(device, seed, 5)).to(dtype)
         check_finite(x_BK, "X")
         return x_BK
@@ -80,6 +84,9 @@ class Gaussian(Workload):
     mean: float = 0.0
     std: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_range(0, math.inf, std=self.std)
+
     def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
         return _normal(B, K, stream) * self.std + self.mean
 
@@ -103,6 +110,9 @@ class ActivationLike(Workload):
 
     spread: float = 1.0
     clip: float = 6.0
+
+    def __post_init__(self) -> None:
+        check_range(0, math.inf, spread=self.spread, clip=self.clip)
 
     def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
         scale_1K = (_normal(1, K, stream) * self.spread).exp()
@@ -148,6 +158,9 @@ class AttentionLike(Workload):
     window: int = 256
     head: int = 64
 
+    def __post_init__(self) -> None:
+        check_range(1, 1 << 16, window=self.window, head=self.head)
+
     def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
         pieces = []
         for start in range(0, B, self.window):
@@ -170,6 +183,9 @@ class VisionConv(Workload):
 
     stride: int = 8
     smooth: int = 9
+
+    def __post_init__(self) -> None:
+        check_range(1, 1 << 16, stride=self.stride, smooth=self.smooth)
 
     def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
         length = (B - 1) * self.stride + K + self.smooth - 1

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from fuzzing import pytest_pyfunc_call
 from reliability import Ledger, injected
 
 from blockshock.ranks import Ranks
 
-__all__ = ["injected"]
+__all__ = ["injected", "pytest_pyfunc_call"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from blockshock import blocks, compressed
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.masks
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-few = settings(deadline=None, max_examples=8)
+few = examples(8)
 seeds = st.integers(0, 2**32)
 sizes = st.integers(1, 9)
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from fuzzing import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blockshock import blocks, masks
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.masks
 CPU = torch.device("cpu")
 every_mask = pytest.mark.parametrize("name", MASKS.names())
 transposable = pytest.mark.parametrize("name", ["tile", "tile_random", "tile_magnitude"])
-few = settings(deadline=None, max_examples=15)
+few = examples(15)
 seeds = st.integers(0, 2**32)
 row_counts = st.sampled_from((4, 36, 256, 260, 516))
 groups = st.integers(1, 9)

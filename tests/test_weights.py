@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from fuzzing import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blockshock.blocks import BLOCK_ROWS, generator, row_blocks
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.masks
 CPU = torch.device("cpu")
 every_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 every_source = pytest.mark.parametrize("kind", ["generated", "tensor", "parameter", "transposed"])
-few = settings(deadline=None, max_examples=25)
+few = examples(25)
 
 
 def build(kind: str, N: int = 516, K: int = 12, seed: int = 0) -> WeightSource:

@@ -19,10 +19,14 @@ def cache_folder() -> Path:
 
 
 class AlgorithmCache:
-    """A JSON file of key → list of integers, shared by all processes of a user."""
+    """A JSON file of key → list of integers, shared by all processes of a user.
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    Args:
+        length: of each list; any other is taken for damaged, and searched again.
+    """
+
+    def __init__(self, name: str, length: int | None = None) -> None:
+        self._name, self._length = name, length
         self._known: dict[str, list[int]] = {}
 
     def get(self, key: str, search: Callable[[], list[int]]) -> list[int]:
@@ -51,9 +55,13 @@ class AlgorithmCache:
     def _read(self, path: Path) -> dict[str, list[int]]:
         try:
             stored = json.loads(path.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return stored if isinstance(stored, dict) else {}
+        return {key: found for key, found in stored.items() if self._fits(found)} if isinstance(stored, dict) else {}
+
+    def _fits(self, found: object) -> bool:
+        is_list = isinstance(found, list) and all(type(number) is int for number in found)
+        return is_list and self._length in (None, len(found))  # type: ignore[arg-type]
 
     def _write(self, path: Path, stored: dict[str, list[int]]) -> None:
         temporary = path.with_suffix(f".{os.getpid()}")

@@ -20,7 +20,7 @@ TOKENS_MULTIPLE = 8
 """Rows of X that the product takes; others are padded with zeros."""
 
 _searcher = Searcher()
-_algorithms = AlgorithmCache("cusparselt")
+_algorithms = AlgorithmCache("cusparselt", length=3)
 
 
 class PackedCusparselt(Packed):

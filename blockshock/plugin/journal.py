@@ -143,7 +143,9 @@ def _resumable(storage: Path, settings: Settings) -> Journal:
         journal = read_journal(unfinished(storage))
     except NoJournal as error:
         raise pytest.UsageError(f"--resume: {error}") from None
-    then, now = journal.session["settings"], json.loads(json.dumps(asdict(settings)))
+    then, now = journal.session.get("settings"), json.loads(json.dumps(asdict(settings)))
+    if not isinstance(then, dict):
+        raise pytest.UsageError(f"--resume: {journal.folder} does not say with which options it ran: start anew")
     different = [
         f"{name} {then.get(name)} then, {now.get(name)} now" for name in now if then.get(name) != now.get(name)
     ]

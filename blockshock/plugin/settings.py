@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 from blockshock.errors import BlockShockError, UnknownName
 from blockshock.half_storages import STORAGES, storage_of
 from blockshock.kernels import KERNELS, build_kernel
-from blockshock.masks import check_shape
+from blockshock.masks import MOST_FEATURES, check_shape
 from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS
@@ -31,6 +32,12 @@ from blockshock.plugin.options import (
 )
 from blockshock.ranks.place import Place
 from blockshock.workloads import WORKLOADS, build_workload
+
+MOST_RANKS = 64
+"""One process each: more is a slip of the hand, and brings a machine down."""
+MOST_ROUNDS = 1_000_000
+MOST_SEED = 2**63 - 1
+WEEK = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,12 @@ def resolve(config: pytest.Config) -> Settings:
     Raises:
         pytest.UsageError: a value is wrong; the message names it and the choices.
     """
-    get = config.getoption
+
+    def get(option: str) -> Any:
+        value = config.getoption(option)
+        if value == []:  # which Python 3.11 makes of it
+            raise pytest.UsageError(f"{option} takes a value, and -- is none")
+        return value
 
     def given(option: str, default: str) -> str:
         # An empty string, from an unset variable of a script say, was given: it must not turn into the default.
@@ -116,7 +128,9 @@ def resolve(config: pytest.Config) -> Settings:
         points=points,
         training_points=training_points,
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
-        methods=_choices("--methods", given("--methods", "all"), METHODS.resolve, METHODS.names()),
+        methods=_choices(
+            "--methods", given("--methods", "all"), lambda spec: METHODS.resolve(spec, skip=2), METHODS.names()
+        ),
         kernels=_kernels(get("--kernels"), device, search=not get("--no-search")),
         masks=masks,
         training_masks=None if get("--masks") is None else masks,
@@ -124,21 +138,21 @@ def resolve(config: pytest.Config) -> Settings:
         storages=_storages(given("--storages", "all"), given("--recompress-every", "1")),
         workloads=workloads,
         timing=mode,
-        rounds=DEFAULT_ROUNDS[device] if rounds is None else _positive("--rounds", rounds),
-        warmup=DEFAULT_WARMUP[device] if warmup is None else _positive("--warmup-rounds", warmup, least=0),
+        rounds=DEFAULT_ROUNDS[device] if rounds is None else _positive("--rounds", rounds, most=MOST_ROUNDS),
+        warmup=DEFAULT_WARMUP[device] if warmup is None else _positive("--warmup-rounds", warmup, 0, MOST_ROUNDS),
         flush=not get("--warm-l2"),
-        seed=_positive("--seed", get("--seed"), least=0),
+        seed=_positive("--seed", get("--seed"), 0, MOST_SEED),
         cover=get("--cover"),
         keep_full_weight=get("--keep-full-weight"),
         profile=get("--profile"),
-        rank_timeout=_positive("--rank-timeout", get("--rank-timeout")),
+        rank_timeout=_positive("--rank-timeout", get("--rank-timeout"), most=WEEK),
     )
 
 
 def _ranks(asked: int | None, place: Place | None) -> tuple[int, int]:
     """How many ranks, and how many of them on this machine."""
     if place is None:
-        ranks = DEFAULT_RANKS if asked is None else _positive("--ranks", asked)
+        ranks = DEFAULT_RANKS if asked is None else _positive("--ranks", asked, most=MOST_RANKS)
         return ranks, ranks
     if asked not in (None, place.size):
         raise pytest.UsageError(f"--ranks {asked}: torchrun has started {place.size}, so leave out --ranks")
@@ -165,13 +179,14 @@ def _split(option: str, text: str, choices: str = "whole numbers above 0") -> li
     return parts
 
 
-def _positive(option: str, value: str | int, least: int = 1) -> int:
+def _positive(option: str, value: str | int, least: int = 1, most: int = MOST_FEATURES) -> int:
     try:
         number = int(value)
     except ValueError:
         raise pytest.UsageError(f"{option} takes whole numbers, got {value!r}") from None
-    if number < least:
-        raise pytest.UsageError(f"{option} must be at least {least}, got {value}")
+    if not least <= number <= most:
+        bound = f"at least {least}" if number < least else f"at most {most}"
+        raise pytest.UsageError(f"{option} must be {bound}, got {value}")
     return number
 
 
@@ -184,10 +199,10 @@ def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(-?\d+)(?:[x×](-?\d+))?", text)
     if not match:
         raise pytest.UsageError(f"--N takes N or N×K, as in 4096 or 8192x14336; got {text!r}")
-    N, K = int(match[1]), int(match[2] or match[1])
     try:
+        N, K = int(match[1]), int(match[2] or match[1])
         check_shape(N, K)
-    except BlockShockError as error:
+    except ValueError as error:  # of int too, for a number of thousands of digits
         raise pytest.UsageError(f"--N {text}: {error}") from None
     return N, K
 

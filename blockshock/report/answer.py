@@ -48,7 +48,7 @@ def remarks(run: Run) -> Iterator[str]:
 
 def _right(infos: list[Info]) -> str:
     checked = [info for info in infos if "error_ratio" in info]
-    right = [i for i in checked if i["error_ratio"] <= i.get("error_ratio_limit", 2) and i["of_bound"] <= 1]
+    right = [i for i in checked if i["error_ratio"] <= (i.get("error_ratio_limit") or 2) and i["of_bound"] <= 1]
     same = [info for info in right if info["same_on_ranks"] and info["same_again"]]
     return (
         f"right: {len(same)} of {len(checked)} results that were checked" if checked else "right: nothing was checked"

@@ -69,7 +69,7 @@ def _clear(folder: Path) -> None:
 
 def _write(folder: Path, files: dict[str, str | bytes]) -> None:
     for name, content in files.items():
-        data = content.encode() if isinstance(content, str) else content
+        data = content.encode(errors="replace") if isinstance(content, str) else content
         (folder / name).write_bytes(data)
     (folder / LIST).write_text("\n".join(files), encoding="utf-8")
 

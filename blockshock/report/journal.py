@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blockshock.report.results import STORAGE
+from blockshock.report.results import STORAGE, read_json
+from blockshock.report.schema import having, text
 
 SESSION, METRICS, FINISHED = "session.json", "metrics.jsonl", "finished"
 
@@ -40,6 +42,13 @@ class Journal:
     ceilings: dict[str, Any] | None = None
 
 
+def is_session(found: Any) -> bool:
+    """Whether this is what a session says of itself; the id of its machine names a folder, and no other one."""
+    info = dict.fromkeys(("machine_info", "commit_info"), having())
+    told = dict.fromkeys(("machine_id", "datetime", "version"), text)
+    return having(**info, **told)(found) and re.fullmatch(r"[\w.+-]*\w", found["machine_id"]) is not None
+
+
 def journals(storage: Path) -> Path:
     """Where the journals beside the saved runs are."""
     return storage / "journal"
@@ -64,20 +73,28 @@ def read_journal(folder: Path) -> Journal:
         NoJournal: there is none in that folder.
     """
     try:
-        journal = Journal(folder, json.loads((folder / SESSION).read_text(encoding="utf-8")))
+        session = read_json((folder / SESSION).read_bytes())
+        if not is_session(session):
+            raise NoJournal(f"{folder} is no journal: {SESSION} does not say what a session says")
+        journal = Journal(folder, session)
         lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    except NoJournal:
+        raise
     except (OSError, ValueError) as error:
         raise NoJournal(f"{folder} is no journal: {error}") from None
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = read_json(line)
         except ValueError:
             continue
-        if "benchmark" in entry:
+        if not isinstance(entry, dict):
+            continue
+        if having(fullname=text)(entry.get("benchmark")):
             journal.benchmarks[entry["benchmark"]["fullname"]] = entry["benchmark"]
-        if "passed" in entry:
+        if text(entry.get("passed")):
             journal.passed.add(entry["passed"])
-        journal.ceilings = entry.get("ceilings", journal.ceilings)
+        if isinstance(entry.get("ceilings"), dict):
+            journal.ceilings = entry["ceilings"]
     return journal
 
 
@@ -107,7 +124,7 @@ def recover(folder: Path) -> Path:
     session = journal.session
     machine_info = session["machine_info"]
     if journal.ceilings:
-        machine_info["blockshock"]["ceilings"] = journal.ceilings
+        machine_info["blockshock"] = {**machine_info.get("blockshock", {}), "ceilings": journal.ceilings}
     saved = {
         "machine_info": machine_info,
         "commit_info": session["commit_info"],

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from blockshock.report.again import commands
@@ -45,13 +46,18 @@ def page(chapters: list[Chapter], across: Table | None, picture: Picture | None)
     Args:
         across: the table that compares the runs, if there are several; ``picture`` its plot.
     """
+    shown = [_shown(number, chapter) for number, chapter in enumerate(chapters)]
+    return _template().render(runs=shown, across=across, picture=picture)
+
+
+@cache
+def _template() -> Template:
     loader = PackageLoader("blockshock.report")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["inline"] = inline
-    shown = [_shown(number, chapter) for number, chapter in enumerate(chapters)]
-    return environment.get_template("report.html.j2").render(runs=shown, across=across, picture=picture)
+    return environment.get_template("report.html.j2")
 
 
 def _shown(number: int, chapter: Chapter) -> dict[str, Any]:

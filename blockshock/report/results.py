@@ -10,35 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blockshock.report.schema import items, machine_facts, positive, unfit
+
 STORAGE = Path("benchmark_results")
 PATTERNS = ("*.json", "*.json.gz")
-
-NEEDED: dict[str, dict[str, type]] = {
-    "p50_ms": {
-        "p95_ms": float,
-        "stages": dict,
-        "dense_equivalent_tflops": float,
-        "communication_share": float,
-        "weight_bytes": float,
-        "timing": str,
-    },
-    "error_ratio": {
-        "relative_error": float,
-        "max_error": float,
-        "of_bound": float,
-        "same_on_ranks": bool,
-        "same_again": bool,
-    },
-    "update_p50_ms": {"alone": dict, "backward_p50_ms": float, "tokens_per_s": float, "training_bytes": float},
-    "worst_weight_share": {"steps": int},
-    "worst_drift": {"steps": int},
-    "verdict": {"statement": str, "hypothesis": str, "rival": str, "ratio": float, "margin": float}
-    | dict.fromkeys(("ratio_low", "ratio_high"), float),
-}
-"""Of each number that makes a row one of its kind, what else the report shows of that kind, and of which type."""
-POINT: dict[str, type] = {"label": str, "method": str, "workload": str, "dtype": str, "device": str} | dict.fromkeys(
-    ("phase", "N", "K", "B", "ranks"), int
-)
 
 
 class NotARun(ValueError):
@@ -94,7 +69,10 @@ def read_run(path: Path) -> Run:
     Raises:
         NotARun: the file cannot be read, is damaged, or holds no benchmark of this suite; no file of the folder does.
     """
-    return _read_folder(path) if path.is_dir() else _read_file(path)
+    try:
+        return _read_folder(path) if path.is_dir() else _read_file(path)
+    except OSError as error:
+        raise NotARun(f"{path}: {error.strerror or error}") from None
 
 
 def _read_folder(folder: Path) -> Run:
@@ -135,12 +113,10 @@ def _differences(parts: list[Run]) -> list[str]:
 def _read_file(path: Path) -> Run:
     try:
         raw = path.read_bytes()
-        saved = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+        saved = read_json(gzip.decompress(raw) if path.suffix == ".gz" else raw)
         ours = [_record(bench) for bench in saved["benchmarks"] if "phase" in bench["extra_info"]]
-        machine = saved.get("machine_info", {}).get("blockshock", {})
-    except OSError as error:
-        raise NotARun(f"{path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zlib.error) as error:
+        machine = machine_facts(saved.get("machine_info", {}).get("blockshock"))
+    except (gzip.BadGzipFile, ValueError, EOFError, zlib.error) as error:
         raise NotARun(f"{path}: damaged, or no JSON ({error})") from None
     except (KeyError, TypeError, AttributeError):
         raise NotARun(f"{path}: JSON, but no run that pytest-benchmark saved") from None
@@ -148,24 +124,29 @@ def _read_file(path: Path) -> Run:
         raise NotARun(f"{path}: a run of pytest-benchmark, but none of Block-Shock's tests is in it")
     records, left_out = [], Counter[str]()
     for record in ours:
-        if missing := _missing(record["extra_info"]):
-            left_out[missing] += 1
+        if name := unfit(record["extra_info"]):
+            left_out[name] += 1
         else:
             records.append(record)
-    return Run(path, saved.get("datetime") or "", machine, records, dict(left_out))
+    return Run(path, str(saved.get("datetime") or ""), machine, records, dict(left_out))
+
+
+def read_json(raw: bytes | str) -> Any:
+    """What the text says. Halves of a surrogate pair, which nothing can be written with, become question marks.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deep to be a run.
+    """
+    try:
+        found = json.loads(raw)
+        if (b"\\ud" if isinstance(raw, bytes) else "\\ud") in raw.lower():  # type: ignore[operator]
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return found
 
 
 def _record(bench: dict[str, Any]) -> dict[str, Any]:
     samples = bench.get("stats", {}).get("data", [])
-    return {"name": bench["name"], "group": bench["group"], "extra_info": bench["extra_info"], "samples": samples}
-
-
-def _missing(info: dict[str, Any]) -> str | None:
-    """The first value that the report would look for in vain, in a run of an older version say."""
-    kinds = ["verdict"] if "verdict" in info else [kind for kind in NEEDED if kind in info]
-    needed = POINT | {name: of for kind in kinds for name, of in NEEDED[kind].items()}
-    needed |= {kind: str if kind == "verdict" else float for kind in kinds}
-    for name, of in needed.items():
-        if not isinstance(info.get(name), (float, int) if of is float else of):
-            return name
-    return None
+    named = {key: str(bench[key]) for key in ("name", "group")}
+    return named | {"extra_info": bench["extra_info"], "samples": samples if items(positive)(samples) else []}

@@ -66,7 +66,8 @@ def _place(row: Info) -> tuple[Any, ...]:
 
 
 def _named(table: Table, row: Info) -> tuple[Cell, ...]:
-    trained = [row.get("optimizer")] if any(column.name == "optimizer" for column in table.columns) else []
+    # By its place: a stage may be called optimizer too.
+    trained = [row.get("optimizer")] if table.columns[len(_POINT)].name == "optimizer" else []
     return (*point(row), *trained, row["label"] + mark(row))
 
 
@@ -186,7 +187,7 @@ def _ceilings(ceilings: dict[str, Any]) -> Table:
         "launch_s": ("µs", lambda value: value * 1e6),
     }
     for name, value in ceilings.items():
-        inner = value if isinstance(value, dict) else {"": value}
+        inner = value if isinstance(value, dict) else {} if value is None else {"": value}
         for detail, number in inner.items():
             unit, scaled = units.get(detail) or units.get(name) or ("TFLOP/s", lambda value: value / 1e12)
             what = f"{name} {detail.replace('bytes_per_s', 'bandwidth')}".strip()

@@ -42,7 +42,12 @@ def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     figure, axes = panels(titles, legend=found, height=0.25 + 0.135 * len(labels), left=left, step=0.32)
     places = np.arange(len(labels))
     for ax, (N, B) in zip(axes, points, strict=True):
-        at = rows[(rows["N"] == N) & (rows["B"] == B)].set_index("label").reindex(labels)
+        at = (
+            rows[(rows["N"] == N) & (rows["B"] == B)]
+            .drop_duplicates("label", keep="last")
+            .set_index("label")
+            .reindex(labels)
+        )
         start = np.zeros(len(labels))
         for name in found:
             end = start + at[f"stages.{name}.p50_ms"].fillna(0.0).to_numpy(dtype=float)

@@ -1,0 +1,141 @@
+"""What the report reads of a saved result: which values must be there, and what they must be for it to show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+Fits = Callable[[Any], bool]
+
+
+def number(value: Any) -> bool:
+    """NaN and inf too: an output that holds one has such errors. No whole number that no float can hold."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
+
+
+def positive(value: Any) -> bool:
+    """What is divided by, or drawn on a logarithmic scale."""
+    return number(value) and 0 < value < math.inf
+
+
+def whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def size(value: Any) -> bool:
+    return whole(value) and value > 0
+
+
+def text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def each(fits: Fits) -> Fits:
+    """An object, all of whose values fit."""
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+
+
+def items(fits: Fits) -> Fits:
+    """A list, all of whose items fit."""
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+def having(**needed: Fits) -> Fits:
+    """An object with at least these values."""
+    return lambda value: isinstance(value, dict) and all(fits(value.get(name)) for name, fits in needed.items())
+
+
+def _series(value: Any) -> bool:
+    return bool(value) and items(number)(value)
+
+
+MEDIAN = having(p50_ms=number)
+POINT: dict[str, Fits] = {
+    **dict.fromkeys(("label", "method", "workload", "dtype", "device"), text),
+    **dict.fromkeys(("N", "K", "B", "ranks"), size),
+    "phase": whole,
+}
+KINDS: dict[str, dict[str, Fits]] = {
+    "p50_ms": {
+        "p50_ms": positive,
+        "p95_ms": positive,
+        "stages": each(MEDIAN),
+        "dense_equivalent_tflops": number,
+        "communication_share": number,
+        "weight_bytes": number,
+        "timing": text,
+    },
+    "error_ratio": {
+        **dict.fromkeys(("error_ratio", "relative_error", "max_error", "of_bound"), number),
+        "same_on_ranks": flag,
+        "same_again": flag,
+    },
+    "update_p50_ms": {
+        **dict.fromkeys(("update_p50_ms", "backward_p50_ms", "tokens_per_s", "training_bytes"), number),
+        "alone": having(forward=MEDIAN),
+    },
+    "worst_weight_share": {"worst_weight_share": number, "steps": whole},
+    "worst_drift": {
+        **dict.fromkeys(("relative_error", "max_error", "mean_error", "ratio", "dense_relative_error"), _series),
+        "worst_drift": number,
+        "steps": whole,
+    },
+    "verdict": {
+        **dict.fromkeys(("statement", "hypothesis", "rival", "verdict"), text),
+        **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), positive),
+        "margin": number,
+    },
+}
+"""Of each number that makes a row one of its kind, what else the report shows of that kind."""
+OTHERWISE: dict[str, Fits] = {
+    **dict.fromkeys(("kernel", "mask", "optimizer", "storage", "bound_by"), text),
+    **dict.fromkeys(("of_limit", "limit_ms", "error_ratio_limit", "mean_error", "cuda_events_p50_ms"), number),
+    **dict.fromkeys(("estimated_weight_bytes", "steady_peak_bytes", "building_peak_bytes"), number),
+    **dict.fromkeys(("layout_copied_bytes", "parameter_bytes", "gradient_bytes", "state_bytes"), number),
+    **dict.fromkeys(("relative_error", "max_error", "ratio"), number),
+    "seed": whole,
+    "alone": each(MEDIAN),
+    "limits": each(having(p50_ms=positive, limit_ms=number, of_limit=number)),
+    "work": having(flops=number, memory_bytes=number),
+    "kernels": items(having(name=text, kind=text, calls=whole, ms=number, share=number)),
+    "traces": items(text),
+}
+"""What a row may have of any kind, or not."""
+
+
+def unfit(info: dict[str, Any]) -> str | None:
+    """The first value that the report would look for in vain, or could not show: of another version, say."""
+    kinds = ["verdict"] if "verdict" in info else [kind for kind in KINDS if kind in info]
+    needed = POINT | {name: fits for kind in kinds for name, fits in KINDS[kind].items()}
+    for name, fits in needed.items():
+        if not fits(info.get(name)):
+            return name
+    for name, fits in OTHERWISE.items():
+        if name not in needed and info.get(name) is not None and not fits(info[name]):
+            return name
+    return None
+
+
+def machine_facts(found: Any) -> dict[str, Any]:
+    """Those facts about a machine that can be shown."""
+    if not isinstance(found, dict):
+        return {}
+    named = {"gpus": items(text), "ceilings": _ceilings}
+    return {name: value for name, value in found.items() if named.get(name, _fact)(value)}
+
+
+def _ceilings(found: Any) -> bool:
+    """As of ``roofline.Ceilings``: numbers, by name or by dtype; None of collectives where there is one rank."""
+    if not isinstance(found, dict):
+        return False
+    grouped = {name: each(number) for name in found if name not in ("memory_bytes_per_s", "cache_bytes", "launch_s")}
+    return all(value is None or grouped.get(name, number)(value) for name, value in found.items())
+
+
+def _fact(value: Any) -> bool:
+    return value is None or text(value) or number(value)
