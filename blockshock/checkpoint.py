@@ -42,8 +42,8 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
     Raises:
         InputError: a parameter of the model is not in the state, or of another shape, or the groups differ in number.
     """
-    if not {"state", "groups"} <= saved.keys():
-        raise InputError("this is not what optimizer_state returned: it has no 'state' and 'groups'")
+    if not {"state", "groups"} <= saved.keys() or not isinstance(saved["state"], dict):
+        raise InputError("this is not what optimizer_state returned: it has no 'state' by names and no 'groups'")
     if len(saved["groups"]) != len(optimizer.param_groups):
         raise InputError(f"the state has {len(saved['groups'])} groups, the optimizer {len(optimizer.param_groups)}")
     ours = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -35,6 +35,8 @@ class Line:
         Raises:
             ValueError: fewer than two sizes, or the largest took no longer than the smallest.
         """
+        if len(points) < 2:
+            raise ValueError(f"a line takes messages of two sizes, got {len(points)} points")
         (small, first), *_, (large, last) = sorted(points)
         if large == small or last <= first:
             raise ValueError(f"no line: {small} bytes took {first} s, {large} bytes {last} s")

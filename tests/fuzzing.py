@@ -7,6 +7,7 @@ many, drawn anew each time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dis import opmap
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +48,10 @@ def attempt(call: Callable[..., Result], *args: Any, **kwargs: Any) -> Result | 
         while innermost is not None and innermost.tb_next is not None:
             innermost = innermost.tb_next
         assert innermost is not None
-        if PACKAGE not in Path(innermost.tb_frame.f_code.co_filename).parents or len(str(error).split()) < 4:
+        code = innermost.tb_frame.f_code
+        # Raised by a raise of ours, not by a function of Python's or of torch's that a line of ours calls.
+        meant = PACKAGE in Path(code.co_filename).parents and code.co_code[innermost.tb_lasti] == opmap["RAISE_VARARGS"]
+        if not meant or len(str(error).split()) < 4:
             raise
         return None
 
