@@ -28,7 +28,7 @@ from blockshock.masks import DenseMask, TiledMask
 from blockshock.row_patterns import RowPatterns
 from blockshock.weights import GeneratedWeights
 
-pytestmark = pytest.mark.masks
+pytestmark = pytest.mark.reliability
 
 CPU = torch.device("cpu")
 rows = st.sampled_from((1, 2, 3, 4, 7, 12, 16))

@@ -12,9 +12,10 @@ import pytest
 
 import blockshock
 
+pytestmark = pytest.mark.reliability
 HERE = Path(__file__).parent
 NOT_FUZZED = {
-    "blockshock.ranks": "starts processes: faults are injected by tests/test_ranks.py and tests/test_faults*.py",
+    "blockshock.ranks": "starts processes: faults are injected by tests/test_rank_faults.py and others",
     "blockshock.environment": "takes no arguments",
     "blockshock.doctor": "looks at this machine: each check is broken in turn by tests/test_doctor.py",
     "blockshock.kernels.cusparselt": "needs a GPU: tests/test_torch_parity.py and tests/test_kernels.py",
@@ -35,6 +36,8 @@ ALSO_NOT = {
     "memory.cache_bytes": "takes a device alone",
     "memory.peak_bytes": "takes a device alone",
     "timing.capture": "needs a GPU",
+    "timing.check_durations": "called by slowest() for every series",
+    "turns.turn": "holds files that processes wait for: tests/test_turns.py",
     "storages.DenseStorage": "made by the methods of test_fuzz_layers.py",
     "kernels.algorithm_cache.cache_folder": "takes no arguments",
     "blocks.check_slice": "the check behind every rows() and columns()",
@@ -43,10 +46,13 @@ ALSO_NOT = {
     "masks.Complement": "made by complement()",
     "masks.Transposed": "made by transposed()",
     "row_patterns.Every": "a part of RowPatterns",
+    "report.tables.footnotes": "called for every table that is shown",
     "stages.Recorder": "made by recording()",
     "storages.Storage": "the base of the storages that are fuzzed",
     "report.command.report": "all that it calls is fuzzed; itself by tests/test_report.py",
     "report.comparison.same_bits": "called for every row that was checked",
+    "report.journal.next_journal": "called by every session",
+    "report.journal.next_run": "called by recover()",
     "report.journal.write_whole": "called by recover()",
     "report.limits.losses": "called for every row with limits",
     "report.page.inline": "called for every plot of write_folder",
@@ -93,7 +99,6 @@ def is_plain(name: str) -> bool:
     return not own or registered or issubclass(value, Exception) or getattr(value, "_is_protocol", False)
 
 
-@pytest.mark.masks
 def test_every_public_function_is_fuzzed_or_excused() -> None:
     called = set().union(*map(names_in, HERE.glob("test_fuzz_*.py")))
     excused = tuple(name.removeprefix("blockshock.") + "." for name in NOT_FUZZED)
@@ -105,7 +110,6 @@ def test_every_public_function_is_fuzzed_or_excused() -> None:
     assert not missing
 
 
-@pytest.mark.masks
 def test_what_is_excused_is_there() -> None:
     assert ALSO_NOT.keys() <= public().keys()
     for name in NOT_FUZZED:

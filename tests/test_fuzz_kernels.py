@@ -20,6 +20,8 @@ from blockshock.memory import held_bytes
 from blockshock.patterns import MASKS, build_mask
 from blockshock.weights import TensorWeights
 
+pytestmark = pytest.mark.reliability
+
 CPU = torch.device("cpu")
 CPU_KERNELS = ("dense", "reference", "gathered", "auto")
 sizes = st.sampled_from((4, 8, 12, 20))

@@ -49,6 +49,8 @@ from blockshock.steps import follower_of, is_split, mark_split
 from blockshock.storages import Training
 from blockshock.weights import TensorWeights
 
+pytestmark = pytest.mark.reliability
+
 CPU = torch.device("cpu")
 CPU_KERNELS = ("dense", "reference", "gathered", "auto")
 sizes = st.sampled_from((4, 8, 12, 20))

@@ -33,7 +33,7 @@ from blockshock.patterns import (
 )
 from blockshock.weights import GeneratedWeights, TensorWeights
 
-pytestmark = pytest.mark.masks
+pytestmark = pytest.mark.reliability
 
 CPU = torch.device("cpu")
 rows = st.sampled_from((1, 2, 3, 4, 7, 12, 16))

@@ -26,7 +26,7 @@ from blockshock.plugin.limits import describe_limits
 from blockshock.roofline import Ceilings, Line, Operand, Work, demands, limit
 from blockshock.steps import is_split
 
-pytestmark = pytest.mark.masks
+pytestmark = pytest.mark.reliability
 
 CPU = torch.device("cpu")
 any_times = st.lists(st.floats() | st.sampled_from(SPECIAL) | st.floats(1e-9, 1e3), max_size=6)

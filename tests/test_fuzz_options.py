@@ -31,7 +31,7 @@ from blockshock.report import command, journal
 from blockshock.timing import MODES
 from blockshock.workloads import WORKLOADS, build_workload
 
-pytestmark = pytest.mark.masks
+pytestmark = pytest.mark.reliability
 
 REGISTRIES = {"methods": METHODS, "kernels": KERNELS, "masks": MASKS, "workloads": WORKLOADS, "optimizers": OPTIMIZERS}
 sizes = st.one_of(

@@ -26,6 +26,8 @@ from blockshock.report.results import NotARun, Run, latest_run, newest, read_jso
 from blockshock.report.sections import SECTIONS, section_of
 from blockshock.report.tables import Column, Table, columns, mib, or_inf, point, ratio, slug
 
+pytestmark = pytest.mark.reliability
+
 OFFICIAL = Path(__file__).parent.parent / "benchmark_results" / "official" / "0006_2xH200-full"
 scalars = st.one_of(st.none(), st.booleans(), numbers, names)
 hostile = scalars | st.sampled_from(([], {}, [1.5], [None], {"": 1}, {"p50_ms": "x"}, {"a": {"p50_ms": 1}}, [[]]))

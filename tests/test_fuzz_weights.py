@@ -27,7 +27,7 @@ from blockshock.weights import (
 )
 from blockshock.workloads import LOSSES, TARGETS, WORKLOADS, Workload, build_workload
 
-pytestmark = pytest.mark.masks
+pytestmark = pytest.mark.reliability
 
 CPU = torch.device("cpu")
 rows = st.sampled_from((1, 2, 3, 4, 7, 12))
