@@ -22,7 +22,7 @@ from blockshock.report.across import across, in_all, medians
 from blockshock.report.flat import flat
 from blockshock.report.folder import write_folder
 from blockshock.report.page import Chapter, page
-from blockshock.report.results import NotARun, Run, latest_run, newest, read_json, read_run
+from blockshock.report.results import NotARun, Run, latest_run, read_json, read_run
 from blockshock.report.sections import SECTIONS, section_of
 from blockshock.report.tables import Column, Table, columns, mib, or_inf, point, ratio, slug
 
@@ -193,7 +193,7 @@ def test_a_journal_is_recovered_whole_or_refused(folder: Path, session: Any, lin
         assert found is not None
         assert path.parent.parent == folder / "storage"
         assert len(json.loads(path.read_text())["benchmarks"]) == len(found.benchmarks) > 0
-        assert newest(folder / "storage") is not None
+        assert latest_run(folder / "storage").is_file()
         path.unlink()
 
 
