@@ -5,6 +5,8 @@ torch's conversions run on a CPU, and are compared here with ours. Its products 
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from strategies import mask_rows, matrix, seeds
 from torch import nn
 from torch.nn import functional as F
-from torch.sparse import SparseSemiStructuredTensor, SparseSemiStructuredTensorCUSPARSELT, to_sparse_semi_structured
+from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, to_sparse_semi_structured
 from torch.sparse._semi_structured_conversions import (
     sparse_semi_structured_from_dense_cutlass,
     sparse_semi_structured_to_dense_cutlass,
@@ -137,13 +139,11 @@ def test_the_transpose_of_a_transposable_half_is_packed_of_its_own_as_torchs_pac
 
 
 @pytest.fixture
-def cusparselt() -> Any:
+def cusparselt() -> Iterator[Any]:
     """torch's own class on this GPU, without the warning that it is a prototype."""
-    shown = SparseSemiStructuredTensor._PROTOTYPE_WARNING_SHOWN
-    if not shown:
-        with pytest.warns(UserWarning, match="prototype"):
-            SparseSemiStructuredTensorCUSPARSELT.from_dense(masked(32, 64, torch.bfloat16, 0)[0].cuda())
-    return SparseSemiStructuredTensorCUSPARSELT
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype")
+        yield SparseSemiStructuredTensorCUSPARSELT
 
 
 @pytest.mark.gpu
