@@ -35,7 +35,7 @@ rates = st.floats(1.0, 1e16)
 
 
 def is_time(seconds: float) -> bool:
-    return math.isfinite(seconds) and seconds > 0
+    return 0 < seconds < 1e18
 
 
 @examples(430)
@@ -207,7 +207,10 @@ class Benchmark:
 def test_a_replayed_sample_is_the_sample(samples: list[float]) -> None:
     clock = VirtualClock()
     benchmark = Benchmark(clock)
-    clock.replay(benchmark, samples)
+    attempt(clock.replay, benchmark, samples)
+    if not all(0 <= sample < math.inf for sample in samples):
+        assert not benchmark.samples, "a clock that is not sound is refused"
+        return
     assert [str(found + 0.0) for found in benchmark.samples] == [str(sample + 0.0) for sample in samples]
 
 

@@ -75,7 +75,7 @@ def _recovered(folder: Path) -> set[str]:
 def test_a_session_killed_at_a_random_moment_loses_no_finished_benchmark(
     suite: Path, tmp_path: Path, soak: bool, injected: Record
 ) -> None:
-    times, moments, lost, orphans = 30 if soak else 3, random.Random(0), 0, 0
+    times, moments, lost, orphans = 30 if soak else 2, random.Random(0), 0, 0
     for number in range(times):
         folder = tmp_path / str(number)
         shutil.copytree(suite, folder)

@@ -83,19 +83,21 @@ def test_a_thousand_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, i
     injected("a thousand calls of one group")
 
 
-def use_a_group(value: int) -> list[float]:
-    with Ranks.spawn(2) as ranks:
+def use_a_group(value: int, size: int = 2) -> list[float]:
+    with Ranks.spawn(size) as ranks:
         return [result.item() for result in ranks.run(share, torch.tensor(float(value)))]
 
 
 @pytest.mark.timeout(1800)
 def test_groups_at_once_and_one_after_another(soak: bool, injected: Record) -> None:
-    times = 10 if soak else 1
-    use_a_group(0)
+    times, size = (10, 2) if soak else (1, 1)
+    use_a_group(0, size)
     files = Held.by(os.getpid()).files
     for _ in range(times):
         with ThreadPoolExecutor(4) as pool:
-            assert list(pool.map(use_a_group, range(4))) == [[2.0 * value] * 2 for value in range(4)]
+            assert list(pool.map(use_a_group, range(4), [size] * 4)) == [
+                [1.0 * size * value] * size for value in range(4)
+            ]
     injected("groups started four at once", times=4 * times)
     for value in range(50 if soak else 0):  # every other test file starts one
         assert use_a_group(value) == [2.0 * value] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,11 @@ from pathlib import Path
 
 from inner_pytest import ROOT, environment
 from processes import descendants
+
+from blockshock.accuracy import Accuracy, ErrorSums
+from blockshock.phases import correctness
+from blockshock.phases.case import Case
+from blockshock.ranks import Ranks
 
 SMALL = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--kernels=gathered"]
 
@@ -57,3 +63,16 @@ def wait_for(text: str, process: subprocess.Popen[str]) -> str:
         output += line
     assert text in output, output
     return output
+
+
+def check_results(saved: Path, size: int) -> None:
+    """That a job's phase 0 found, to the bit, what as many spawned ranks find."""
+    infos = [bench["extra_info"] for bench in json.loads(saved.read_text())["benchmarks"]]
+    assert len(infos) == 7
+    with Ranks.spawn(size) as ranks:
+        for info in infos:
+            case = Case(**{name: info[name] for name in Case.__dataclass_fields__})
+            per_rank = ranks.run(correctness.run, case)
+            accuracy = Accuracy.of(sum((one.errors for one in per_rank), ErrorSums()), per_rank[0].roundings)
+            assert (info["max_error"], info["error_ratio"]) == (accuracy.max_error, accuracy.error_ratio), case.id
+            assert info["ranks"] == size

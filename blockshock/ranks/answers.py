@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import traceback
 from collections.abc import Callable
@@ -50,18 +51,31 @@ def answer(rank: int, work: Callable[[], Any]) -> bytes:
             print(end="", flush=True)  # what the function printed, which would be lost if the rank is killed
 
 
+class _Measured(io.BytesIO):
+    """Keeps what may be sent, and measures the rest without keeping it."""
+
+    size = 0
+
+    def write(self, part: Any) -> int:
+        length = memoryview(part).nbytes
+        self.size += length
+        return super().write(part) if self.size <= LARGEST_RESULT else length
+
+
 def _pickle_result(rank: int, result: Any) -> bytes:
     what = f"rank {rank} returned a {type(result).__qualname__}"
+    answered = _Measured()
+    answered.write(b"returned\n")
     try:
-        answered = encode("returned", result)
+        pickle.Pickler(answered).dump(result)
     except Exception as error:
         raise RankError(f"{what}, which cannot be pickled: {error}") from error
-    if len(answered) > LARGEST_RESULT:
+    if answered.size > LARGEST_RESULT:
         raise RankError(
-            f"{what} of {len(answered) / 2**20:.0f} MiB; at most {LARGEST_RESULT >> 20} MiB are sent: return what is "
+            f"{what} of {answered.size / 2**20:.0f} MiB; at most {LARGEST_RESULT >> 20} MiB are sent: return what is "
             "needed of it, or write it to a file and return the path"
         )
-    return answered
+    return answered.getvalue()
 
 
 def encode(kind: str, value: Any) -> bytes:
