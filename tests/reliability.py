@@ -23,7 +23,7 @@ FAULT, FUZZED = "reliability: fault", "reliability: fuzzed"
 INTRODUCTION = """# Reliability
 
 What happens when something goes wrong, and how often that was tried. The tests wrote this page: `tox run -e soak` on a
-CPU, `pytest tests/test_faults_gpu.py --reliability NAME` on GPUs. Survived: the test that injected the fault saw what
+CPU, `pytest -m "reliability and gpu2" --reliability NAME` on GPUs. Survived: the test that injected the fault saw what
 must happen, and the session went on. Detected: from the fault to the error, the slowest time. Lost: finished benchmarks
 that could not be recovered. Orphans: processes left 5 seconds later.
 """

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def test_a_damaged_result_is_left_out_or_shown(folder: Path, rows: list[dict[str
     assert len(run.records) + sum(run.left_out.values()) == sum("phase" in row["extra_info"] for row in rows)
     text = told(run)
     text.encode()
-    assert all(row["label"] in text for row in run.infos if section_of(row) in ("forward", "backward", "training"))
+    shown = [row for row in run.infos if section_of(row) in ("forward", "backward", "training")]
+    assert all(word in text for row in shown for word in re.findall(r"\w+", row["label"]))
 
 
 FACTS = st.sampled_from(("gpus", "cpu", "ceilings", "torch", ""))
@@ -154,7 +156,7 @@ def test_bytes_that_are_no_run_are_refused(folder: Path, raw: bytes, zipped: boo
 @examples(190)
 @given(names)
 def test_paths_of_any_name_are_refused_where_nothing_lies(folder: Path, name: str) -> None:
-    path = folder / "nothing" / name
+    path = folder / "nothing" / f"x{name}"  # a name that begins with / is a path of its own
     for call in (read_run, latest_run, journal.read_journal, journal.recover, journal.unfinished):
         with pytest.raises((NotARun, journal.NoJournal)) as refusal:
             call(path)

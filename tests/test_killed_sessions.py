@@ -17,6 +17,7 @@ from reliability import Record
 
 from blockshock.report.journal import recover, unfinished
 
+pytestmark = pytest.mark.reliability
 OPTIONS = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--masks=1100,1010", "--kernels=reference,gathered"]
 OPTIONS += ["--workloads=gaussian,uniform,activation_like", "--benchmark-save=whole", "-p", "no:cacheprovider"]
 COUNT = 33
@@ -24,8 +25,6 @@ COUNT = 33
 WITNESS = """
 import os
 import pytest
-
-pytestmark = pytest.mark.reliability
 
 witness = os.open("witness", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 

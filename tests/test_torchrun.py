@@ -18,6 +18,7 @@ from torchrun_jobs import check_results, fill, job, wait_for
 
 from blockshock.plugin.together import _difference
 
+pytestmark = pytest.mark.reliability
 SIZE = 4
 LOST_SECONDS = 4
 """As --rank-timeout, where a rank stalls or is gone. Calls that import DTensor may take longer."""
@@ -25,8 +26,6 @@ OTHER_ON_RANK_1 = """
 
 import os
 import pytest
-
-pytestmark = pytest.mark.reliability
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):

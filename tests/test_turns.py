@@ -20,6 +20,7 @@ from reliability import Record
 import blockshock.plugin  # noqa: F401 # loaded before pytester notes what is: torch cannot be loaded twice
 from blockshock import environment, turns
 
+pytestmark = pytest.mark.reliability
 pytest_plugins = ["pytester"]
 GPUS = ["GPU-a", "GPU-b"]
 TWO_GPUS = f"""
@@ -46,8 +47,6 @@ HELD = """
 import pytest
 from filelock import FileLock
 from blockshock import turns
-
-pytestmark = pytest.mark.reliability
 
 def held():
     return [gpu for gpu in ("GPU-a", "GPU-b") if taken(gpu)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -58,7 +58,8 @@ class Together:
         if config.getoption("numprocesses", None):
             raise pytest.UsageError("-n under torchrun: its ranks run the tests together, so leave out -n")
         self._settings = settings
-        self.job = Job(place, min(LOST_SECONDS, settings.rank_timeout))
+        with _ended_by_loss():
+            self.job = Job(place, min(LOST_SECONDS, settings.rank_timeout))
         self._exchange = self.job.exchange
 
     def describe(self) -> str:
@@ -73,15 +74,19 @@ class Together:
         self._check_same([item.nodeid for item in items])
         yield
         # What is left after a --resume is known to rank 0 alone, for it has the journal.
-        left = set(json.loads(self._exchange.everyone(json.dumps([item.nodeid for item in items]).encode())[0]))
+        left = set(self._everyone([item.nodeid for item in items])[0])
         dropped = [item for item in items if item.nodeid not in left]
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = [item for item in items if item.nodeid in left]
 
+    def _everyone(self, value: Any) -> list[Any]:
+        with _ended_by_loss():
+            return [json.loads(posted) for posted in self._exchange.everyone(json.dumps(value).encode())]
+
     def _check_same(self, names: list[str]) -> None:
         mine = {"settings": asdict(self._settings), "tests": names}
-        first, *others = (json.loads(value) for value in self._exchange.everyone(json.dumps(mine).encode()))
+        first, *others = self._everyone(mine)
         for rank, other in enumerate(others, start=1):
             if difference := _difference(first, other):
                 where = f"rank {rank} on {self._exchange.hosts[rank]}"
@@ -111,15 +116,13 @@ class Together:
     def _outcomes(self, outcome: str, text: str) -> list[tuple[str, str]]:
         """What all ranks say of the same moment of the same test; waits for them."""
         mine = answers.encode("outcome", (outcome, text))
-        try:
+        with _ended_by_loss():
             while True:
                 outcomes = [answers.decode(rank, value) for rank, value in enumerate(self._exchange.everyone(mine))]
                 if all(kind == "outcome" for kind, _ in outcomes):
                     return [value for _, value in outcomes]
                 # A rank that was in a call has heard by this turn that others are not, and comes here. This frees it.
                 join.leave()
-        except RankLost as error:
-            pytest.exit(f"{error}. `pytest --resume` goes on with what is left", returncode=1)
 
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
@@ -127,6 +130,15 @@ class Together:
         with suppress(RankLost):
             self._exchange.everyone(b"end")
         self._exchange.close()
+
+
+@contextmanager
+def _ended_by_loss() -> Iterator[None]:
+    """Ends the session where a rank is gone."""
+    try:
+        yield
+    except RankLost as error:
+        pytest.exit(f"{error}. `pytest --resume` goes on with what is left", returncode=1)
 
 
 def _difference(first: dict[str, Any], other: dict[str, Any]) -> str:

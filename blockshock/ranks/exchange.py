@@ -10,6 +10,7 @@ from typing import Any
 
 from blockshock.ranks.errors import RankLost
 
+START_SECONDS = 120.0  # until the first sign of life: machines import torch at different speeds
 BEAT_SECONDS = 1.0
 QUICK_SECONDS, SLOW_SECONDS = 0.005, 0.25
 """From one look into the store to the next: while an answer is waited for, and beside other work."""
@@ -69,16 +70,14 @@ class Exchange:
         self._turn += 1
         return [found[name] for name in names]
 
-    def watch(self, until: Callable[[list[bytes]], bool], seconds: float, quick: bool = False) -> bool:
-        """Look at what others post in the coming turn until that, or until the time is up; whether it was that.
+    def watch(self, until: Callable[[list[bytes]], bool], seconds: float) -> None:
+        """Look at what others post in the coming turn until that, or until the time is up.
 
         Raises:
             RankLost: a rank, or the store, is gone.
         """
         names = [self._name(self._turn + 1, rank) for rank in range(self.size) if rank != self.rank]
-        pause = QUICK_SECONDS if quick else SLOW_SECONDS
-        found: dict[str, bytes] = self._look(names, pause, lambda found: until(list(found.values())), seconds)
-        return until(list(found.values()))
+        self._look(names, SLOW_SECONDS, lambda found: until(list(found.values())), seconds)
 
     def lost(self) -> str:
         """What is gone, the store or a rank, in a sentence; empty while nothing is."""
@@ -89,7 +88,8 @@ class Exchange:
             )
         if now - self._answered > limit:
             return f"the store that connects the ranks has not answered for {limit:g} s: is the network down?"
-        for rank, (_, heard) in self._heard.items():
+        for rank, (beat, heard) in self._heard.items():
+            limit = self._lost_after if beat else START_SECONDS
             if now - heard > limit:
                 host = f" on {self.hosts[rank]}" if self.hosts else ""
                 return f"nothing was heard of rank {rank}{host} for {limit:g} s: its process or its machine is gone"
