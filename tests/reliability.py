@@ -88,7 +88,8 @@ def page() -> str:
     parts = [INTRODUCTION]
     for path in sorted(FOLDER.glob("*.json")):
         saved = json.loads(path.read_text())
-        parts.append(f"## {path.stem}: {saved['where']}\n\n{saved['versions']}, {saved['date']}; `reliability/{path.name}`.")
+        parts.append(f"## {path.stem}: {saved['where']}")
+        parts.append(f"{saved['versions']}, {saved['date']}; `reliability/{path.name}`.")
         parts.append(_table("fault | injected | survived | detected, s | lost | orphans", _fault_rows(saved["faults"])))
         if saved["fuzzed"]:
             rows = [*saved["fuzzed"].items(), ("all", sum(saved["fuzzed"].values()))]
