@@ -73,20 +73,14 @@ def read(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
         return list(pool.map(lambda process: process.communicate(timeout=120)[0], processes))
 
 
-def test_two_hosts_run_one_session(tmp_path: Path, hosts: list[str]) -> None:
-    with jobs(fill(tmp_path), hosts, "tests/test_phase0_correctness.py") as both:
-        outputs = read(both)
-        assert [process.returncode for process in both] == [0, 0], outputs
-    assert "torchrun: 2 ranks on 2 machine(s)" in outputs[0]
-    assert "7 passed" in outputs[0]
-    assert "session starts" not in outputs[1]
-
-
-def test_a_host_that_vanishes_ends_the_job(tmp_path: Path, hosts: list[str], injected: Record) -> None:
-    with jobs(
-        fill(tmp_path), hosts, "tests/test_at_fault.py", "-s", "-k=talks", f"--rank-timeout={RANK_TIMEOUT}"
-    ) as both:
-        wait_for("talking", both[0])
+def test_two_hosts_run_one_session_until_one_of_them_vanishes(
+    tmp_path: Path, hosts: list[str], injected: Record
+) -> None:
+    tests = ["tests/test_phase0_correctness.py", "tests/test_at_fault.py", "-k=dense or talks"]
+    with jobs(fill(tmp_path), hosts, *tests, "-s", "-v", f"--rank-timeout={RANK_TIMEOUT}") as both:
+        before = wait_for("talking", both[0])
+        assert "torchrun: 2 ranks on 2 machine(s)" in before
+        assert before.count("PASSED") == 4, before
         wait_for("talking", both[1])
         pids = [pid for process in both for pid in descendants(process.pid)]
         began = time.monotonic()
@@ -95,6 +89,7 @@ def test_a_host_that_vanishes_ends_the_job(tmp_path: Path, hosts: list[str], inj
         seconds = time.monotonic() - began
         wait_until_gone(pids)
         assert all(process.returncode for process in both)
+    assert "session starts" not in second, "rank 0 reports"
     assert f"nothing was heard of rank 1 on {os.uname().nodename} for {RANK_TIMEOUT} s" in first
     assert f"the store that connects the ranks has not answered for {RANK_TIMEOUT} s: is the network down?" in second
     assert "in talk_for" in first, "where the rank was that could not be freed"
