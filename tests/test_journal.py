@@ -77,6 +77,11 @@ def test_a_killed_session_is_recovered_and_then_resumed(
     assert main(["recover"]) == 1
     assert "no unfinished session" in capsys.readouterr().err
 
+    (metrics.parent / journal.FINISHED).unlink()
+    output = _start(killed, "--resume", "--benchmark-save=again").communicate()[0]
+    assert "not saved: nothing was left to measure; the journal has it all: python -m blockshock recover" in output
+    assert main(["recover"]) == 0, "it is not taken for saved"
+
 
 def test_other_options_are_not_resumed(killed: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path / "again")

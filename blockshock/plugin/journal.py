@@ -85,8 +85,13 @@ class Writer:
 
     def pytest_unconfigure(self) -> None:
         # Only now, for pytest-benchmark saves when the session finishes: what is marked here is saved.
-        if self._ended and self._folder.exists() and not (self._broken or self._saving.failure):
+        if self._ended and self._folder.exists() and not (self._broken or self._saving.failure or self._kept_back):
             (self._folder / FINISHED).touch()
+
+    @property
+    def _kept_back(self) -> bool:
+        """Whether a run was to be saved and was not, for nothing of it was left to measure."""
+        return self._resumed is not None and self._saving.wanted and self._saving.saved is None
 
     def _append(self, entry: dict[str, Any]) -> None:
         # What could not be written is tried again with the next line: a disk that was full may not be for ever.
@@ -109,6 +114,8 @@ class Writer:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self._saving.failure:
             terminalreporter.write_line(f"not saved: {self._saving.failure}; {self._holds()}", red=True)
+        elif self._kept_back:
+            terminalreporter.write_line(f"not saved: nothing was left to measure; {self._holds()}")
         elif self._broken:
             terminalreporter.write_line(f"{self._broken}: if this session dies, it is lost", red=True)
 

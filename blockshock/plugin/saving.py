@@ -41,7 +41,7 @@ class Saving:
     """A pytest plugin that puts the storage in its place, and fails a session whose run could not be saved."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._wanted = bool(config.getoption("benchmark_autosave") or config.getoption("benchmark_save"))
+        self.wanted = bool(config.getoption("benchmark_autosave") or config.getoption("benchmark_save"))
         self._storage: WholeRuns | None = None
 
     @property
@@ -61,7 +61,7 @@ class Saving:
             return  # a database, which takes a run whole
         given = benchmarks.storage
         self._storage = benchmarks.storage = WholeRuns(given.path, given.logger, given.default_machine_id)
-        if self._wanted:
+        if self.wanted:
             _check_writable(self._storage.get(""))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
