@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import lives
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
 from blockshock.ranks import RankError, Ranks, spawned
 
@@ -54,6 +56,15 @@ def all_reduce(value: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def all_reduce_unwaited(seconds: float) -> torch.Tensor:
+    """What DTensor returns at once, while rank 1 has yet to begin."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    time.sleep(seconds * dist.get_rank())
+    return (
+        DTensor.from_local(torch.ones(2), mesh, [Partial()]).redistribute(mesh, [Replicate()], async_op=True).to_local()
+    )
+
+
 def say(word: str) -> None:
     print(f"rank {dist.get_rank()} says {word}")
 
@@ -89,6 +100,12 @@ def test_collectives_and_tensors_by_value(ranks: Ranks) -> None:
     for result in ranks.run(all_reduce, value):
         torch.testing.assert_close(result, torch.tensor([3.0, 6.0]))
     torch.testing.assert_close(value, torch.tensor([1.0, 2.0]))
+
+
+def test_a_result_that_a_collective_still_fills_is_waited_for(ranks: Ranks) -> None:
+    for result in ranks.run(all_reduce_unwaited, 0.3):
+        assert type(result) is torch.Tensor
+        assert result.tolist() == [2.0, 2.0]
 
 
 def test_preload(ranks: Ranks) -> None:

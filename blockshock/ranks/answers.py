@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -62,12 +63,22 @@ class _Measured(io.BytesIO):
         return super().write(part) if self.size <= LARGEST_RESULT else length
 
 
+class _Pickler(pickle.Pickler):
+    """Waits for tensors that a collective is still filling, which torch would otherwise pickle as they are so far."""
+
+    def reducer_override(self, value: Any) -> Any:
+        collectives = sys.modules.get("torch.distributed._functional_collectives")
+        if collectives is None or not isinstance(value, collectives.AsyncCollectiveTensor):
+            return NotImplemented
+        return value.wait().__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+
+
 def _pickle_result(rank: int, result: Any) -> bytes:
     what = f"rank {rank} returned a {type(result).__qualname__}"
     answered = _Measured()
     answered.write(b"returned\n")
     try:
-        pickle.Pickler(answered).dump(result)
+        _Pickler(answered).dump(result)
     except Exception as error:
         raise RankError(f"{what}, which cannot be pickled: {error}") from error
     if answered.size > LARGEST_RESULT:
