@@ -1,5 +1,6 @@
 """Fixtures and options that several test files share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def soak(pytestconfig: pytest.Config) -> bool:
     """Whether the long form was asked for."""
     return bool(pytestconfig.getoption("--soak"))
+
+
+@pytest.fixture
+def heeded_interrupts() -> Iterator[None]:
+    """A shell without job control starts what it puts in the background with SIGINT ignored, children included."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", params=[1, 4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,16 @@ def test_light(number, row):
 """
 """Tests without ranks: three benchmarks, as large as real ones."""
 LIGHT_OPTIONS = ["--device=cpu", "--ranks=1", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+
+
+def suite(folder: Path, *names: str, conftest: str = "") -> Path:
+    """Put this project's settings, tests of it by their names, and what is added to conftest.py into a folder."""
+    (folder / "tests").mkdir()
+    for name in names:
+        shutil.copy(ROOT / "tests" / name, folder / "tests")
+    shutil.copy(ROOT / "pytest.ini", folder)
+    (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text() + conftest)
+    return folder
 
 
 def light_suite(folder: Path, conftest: str = "") -> Path:

@@ -67,7 +67,7 @@ class Ledger:
         row = self._faults.setdefault(fault["fault"], empty)
         row["injected"] += fault["times"]
         row["survived"] += fault["times"] * passed
-        for name, merge in (("seconds", max), ("lost", lambda pair: sum(pair)), ("orphans", lambda pair: sum(pair))):
+        for name, merge in (("seconds", max), ("lost", sum), ("orphans", sum)):
             if fault[name] is not None:
                 row[name] = merge([fault[name], row[name] or 0])
 

@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 OTHERS = (torch.int8, torch.int64, torch.bool, torch.complex64)
+ANY = (*FLOATS, *OTHERS)
 LAYOUTS = ("whole", "transposed", "every second", "part", "expanded rows", "expanded columns")
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45, 6e-8, 1e-40, 3e38, 65504.0)
 HUGE = (2**31, 2**53 + 1, 2**63, 2**64, 10**30, 10**400)
 
 seeds = st.integers(0, 2**32)
+rows = st.sampled_from((1, 2, 3, 4, 7, 12, 16))
+fours = st.sampled_from((4, 8, 12, 20, 28))
+"""Sizes N, and K, of small matrices that have masks."""
 PATHS = ("..", "../up", "/etc/passwd", "a/b", "C:\\x", "NUL", "~", "*", "$HOME", "a" * 300)
 SCRIPTS = ("é", "e\u0301", "名前", "🧪", "\ud800", "\u202e", "\u2028", "a\0b", "a\nb", "\t")
 MARKUP = ("", " ", "-", "--", "-x", "%s", "{0}", "<b>&amp;</b>", "`a`", "a|b", "[red]")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.distributed as dist
+from gpus import needs_a_gpu
 
 from blockshock.accuracy import Accuracy, ErrorSums
 from blockshock.autograd import product
@@ -221,7 +222,7 @@ def _nan_without_contiguous() -> tuple[bool, bool]:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.device_count(), reason="needs a CUDA GPU: run it on a machine that has one")
+@needs_a_gpu
 def test_the_gradient_of_a_sum_is_right_through_cusparselt() -> None:
     with Ranks.spawn(1, device="cuda") as ranks:
         ((right, finite_without),) = ranks.run(_nan_without_contiguous)

@@ -9,7 +9,21 @@ import torch
 from fuzzing import attempt, examples
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, LAYOUTS, OTHERS, counts, equal, is_2to4, mask_rows, matrices, matrix, seeds, with_special
+from strategies import (
+    ANY,
+    FLOATS,
+    LAYOUTS,
+    counts,
+    equal,
+    fours,
+    is_2to4,
+    mask_rows,
+    matrices,
+    matrix,
+    rows,
+    seeds,
+    with_special,
+)
 
 from blockshock import masks
 from blockshock.compressed import (
@@ -31,9 +45,6 @@ from blockshock.weights import GeneratedWeights
 pytestmark = pytest.mark.reliability
 
 CPU = torch.device("cpu")
-rows = st.sampled_from((1, 2, 3, 4, 7, 12, 16))
-fours = st.sampled_from((4, 8, 12, 20, 28))
-ANY = (*FLOATS, *OTHERS)
 
 
 @examples(500)

@@ -10,7 +10,22 @@ import torch
 from fuzzing import attempt, examples
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, HUGE, LAYOUTS, OTHERS, counts, equal, is_2to4, mask_rows, matrices, matrix, names, seeds
+from strategies import (
+    ANY,
+    FLOATS,
+    HUGE,
+    LAYOUTS,
+    counts,
+    equal,
+    fours,
+    is_2to4,
+    mask_rows,
+    matrices,
+    matrix,
+    names,
+    rows,
+    seeds,
+)
 
 from blockshock import masks
 from blockshock.blocks import generator, row_blocks, seeded_rows
@@ -36,9 +51,6 @@ from blockshock.weights import GeneratedWeights, TensorWeights
 pytestmark = pytest.mark.reliability
 
 CPU = torch.device("cpu")
-rows = st.sampled_from((1, 2, 3, 4, 7, 12, 16))
-fours = st.sampled_from((4, 8, 12, 20, 28))
-ANY = (*FLOATS, *OTHERS)
 
 
 def on_tensor(N: int, K: int, seed: int, layout: str = "whole") -> TensorWeights:

@@ -87,6 +87,13 @@ def read(folder: Path, document: Any) -> Run | None:
     return attempt(read_run, path)
 
 
+def readable(folder: Path, document: Any) -> Run:
+    run = read(folder, document)
+    assume(run is not None)
+    assert run is not None
+    return run
+
+
 def told(run: Run) -> str:
     """All that is shown of a run; tables as Markdown."""
     out = io.StringIO()
@@ -117,9 +124,7 @@ FACTS = st.sampled_from(("gpus", "cpu", "ceilings", "torch", ""))
 def test_a_page_of_any_run_holds_no_markup_but_its_own(folder: Path, rows: Any, machine: Any) -> None:
     for row in rows:
         row["extra_info"]["label"] = row["group"] = "<script>alert(1)</script>"
-    run = read(folder, saved(rows, machine))
-    assume(run is not None)
-    assert run is not None
+    run = readable(folder, saved(rows, machine))
     tables, details = list(run_tables.run_tables(run)), list(comparison.comparison(run.records))
     text = page([Chapter(run, [], [], tables, details)], across([run, run]), None)
     text.encode()
@@ -129,9 +134,7 @@ def test_a_page_of_any_run_holds_no_markup_but_its_own(folder: Path, rows: Any, 
 @examples(8)
 @given(damaged())
 def test_a_folder_of_any_run_has_its_plots_and_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
-    run = read(folder, saved(rows))
-    assume(run is not None)
-    assert run is not None
+    run = readable(folder, saved(rows))
     written = write_folder(folder / "report", [run], Console(file=io.StringIO()))
     assert "</html>" in written.read_text()
     assert (folder / "report" / "tables" / "results.csv").is_file()
@@ -269,9 +272,7 @@ def test_flat_rows_hold_every_value(info: dict[str, Any]) -> None:
 @examples(120)
 @given(damaged())
 def test_frames_and_views_hold_each_result_once(folder: Path, rows: list[dict[str, Any]]) -> None:
-    run = read(folder, saved(rows))
-    assume(run is not None)
-    assert run is not None
+    run = readable(folder, saved(rows))
     table = frame.frame_of(run)
     assert len(table) == len(run.records)
     assert all(view.section in SECTIONS and len(view.rows) for view in frame.views(table))

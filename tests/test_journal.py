@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from inner_pytest import ROOT, start
+from inner_pytest import start, suite
 
 from blockshock.__main__ import main
 from blockshock.report import journal
@@ -29,11 +29,7 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a session was killed as soon as three of its benchmarks were in the journal."""
-    folder = tmp_path_factory.mktemp("killed")
-    (folder / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "test_phase0_correctness.py", folder / "tests")
-    for name in ("pytest.ini", "conftest.py"):
-        shutil.copy(ROOT / name, folder)
+    folder = suite(tmp_path_factory.mktemp("killed"), "test_phase0_correctness.py")
     session = _start(folder, "--benchmark-save=whole")
     deadline = time.monotonic() + 60
     while len(_lines(folder)) < 6 and time.monotonic() < deadline and session.poll() is None:

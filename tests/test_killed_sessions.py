@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from inner_pytest import ROOT, start
+from inner_pytest import start, suite
 from processes import ended, left_after, session
 from reliability import Record
 
@@ -37,13 +37,8 @@ def pytest_runtest_logreport(report):
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("suite")
-    (folder / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "test_phase0_correctness.py", folder / "tests")
-    shutil.copy(ROOT / "pytest.ini", folder)
-    (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text() + WITNESS)
-    return folder
+def witnessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return suite(tmp_path_factory.mktemp("suite"), "test_phase0_correctness.py", conftest=WITNESS)
 
 
 def _witnessed(folder: Path) -> set[str]:
@@ -72,12 +67,12 @@ def _recovered(folder: Path) -> set[str]:
 
 @pytest.mark.timeout(1800)
 def test_a_session_killed_at_a_random_moment_loses_no_finished_benchmark(
-    suite: Path, tmp_path: Path, soak: bool, injected: Record
+    witnessed: Path, tmp_path: Path, soak: bool, injected: Record
 ) -> None:
     times, moments, lost, orphans = 30 if soak else 2, random.Random(0), 0, 0
     for number in range(times):
         folder = tmp_path / str(number)
-        shutil.copytree(suite, folder)
+        shutil.copytree(witnessed, folder)
         # A benchmark takes some 20 ms: so the moment is anywhere in one, on a machine of any speed. Or in the start.
         passes = moments.randint(1, COUNT - 4) if number % 5 else 0
         seconds = moments.uniform(0, 0.03 if passes else 6)

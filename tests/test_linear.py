@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gpus import needs_two_gpus
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate
@@ -436,7 +437,7 @@ def _trains_on_gpus(
 
 
 @pytest.mark.gpu2
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs: run it on a machine that has them")
+@needs_two_gpus
 def test_it_trains_on_gpus_with_every_kernel_mask_and_storage() -> None:
     with Ranks.spawn(2, device="cuda") as gpus:
         for kernel, mask, storage in GPU_KINDS:
@@ -472,7 +473,7 @@ def _compiled_on_gpus(kernel: str) -> dict[str, float]:
 
 
 @pytest.mark.gpu2
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs: run it on a machine that has them")
+@needs_two_gpus
 @pytest.mark.parametrize("kernel", ["gathered", "cusparselt"])
 def test_it_compiles_on_gpus(kernel: str) -> None:
     with Ranks.spawn(2, device="cuda") as gpus:

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from inner_pytest import ROOT, environment
-from processes import lives, session, wait_until_gone
+from gpus import CPU_AND_TWO_GPUS
+from inner_pytest import ROOT, start, suite
+from processes import ended, lives, session, wait_until_gone
 from reliability import Record
 
-pytestmark = pytest.mark.reliability
-
-
-@pytest.fixture(autouse=True)
-def heeded_interrupts() -> Iterator[None]:
-    """A shell without job control starts what it puts in the background with SIGINT ignored, children included."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = [pytest.mark.reliability, pytest.mark.usefixtures("heeded_interrupts")]
 
 
 SCRIPT = textwrap.dedent("""
@@ -73,19 +65,16 @@ def run_script(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]
     """Start SCRIPT as the leader of a new session, to which its ranks then belong as well; kill what is left of it."""
     path = folder / "script.py"
     path.write_text(SCRIPT)
-    with subprocess.Popen(
+    parent = subprocess.Popen(
         [sys.executable, str(path), *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as parent:
-        try:
-            yield parent
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(parent.pid, signal.SIGKILL)
+    )
+    with ended(parent):
+        yield parent
 
 
 @pytest.mark.parametrize(
@@ -137,13 +126,9 @@ def test_waits(ranks):
 """
 MOMENTS = {"start-up": "test_waits", "collective": "test_waits", "end": "test_ends"}
 IN_CI = [("SIGKILL", "start-up"), ("SIGTERM", "collective"), ("SIGINT", "collective"), ("SIGKILL", "end")]
-ON_GPUS = [
-    pytest.mark.gpu2,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs: run it on a machine that has them"),
-]
 
 
-def used_gpu_bytes() -> int:
+def used_gpu_mib() -> int:
     """What nvidia-smi says is taken of all GPUs, in MiB; 0 without GPUs."""
     if not torch.cuda.device_count():
         return 0
@@ -151,7 +136,7 @@ def used_gpu_bytes() -> int:
     return sum(map(int, subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()))
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPUS)])
+@pytest.mark.parametrize("device", CPU_AND_TWO_GPUS)
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_pytest_leaves_nothing(
@@ -159,19 +144,9 @@ def test_pytest_leaves_nothing(
 ) -> None:
     if device == "cpu" and not soak and (number, moment) not in IN_CI:
         pytest.skip("one of each signal and moment is enough here: all of them run with --soak")
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "test_waiting.py").write_text(WAITING)
-    for name in ("pytest.ini", "conftest.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    before = used_gpu_bytes()
-    arguments = ["-p", "no:hypothesispytest", f"--device={device}", "-k", MOMENTS[moment]]
-    with subprocess.Popen(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
+    (suite(tmp_path) / "tests" / "test_waiting.py").write_text(WAITING)
+    before = used_gpu_mib()
+    with ended(start(tmp_path, f"--device={device}", "-k", MOMENTS[moment], new_session=True)) as process:
         deadline = time.monotonic() + 60
         while not begun(moment, process.pid, tmp_path) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -180,7 +155,7 @@ def test_pytest_leaves_nothing(
         process.wait(timeout=10)
         left = [pid for pid in session(process.pid) if pid != process.pid]
         wait_until_gone(left)
-        while used_gpu_bytes() > before:
+        while used_gpu_mib() > before:
             assert time.monotonic() - began < 5, "GPU memory is not back"
         seconds = time.monotonic() - began
     injected(f"pytest gets {number}: {moment}", seconds=seconds, orphans=sum(map(lives, left)))

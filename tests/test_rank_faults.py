@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gpus import CPU_AND_TWO_GPUS
 from processes import wait_until_gone
 from reliability import Record
 
@@ -26,13 +27,9 @@ TIMEOUT = 3
 """Seconds that a call may take."""
 SLACK = 5
 """Seconds within which a fault must be named."""
-ON_GPUS = [
-    pytest.mark.gpu2,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs: run it on a machine that has them"),
-]
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=ON_GPUS)])
+@pytest.fixture(scope="module", params=CPU_AND_TWO_GPUS)
 def ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
     with Ranks.spawn(2, request.param, timeout=TIMEOUT) as group:
         yield group
@@ -151,22 +148,18 @@ def test_a_rank_that_was_killed_between_calls(ranks: Ranks, injected: Record) ->
     injected("a rank gets SIGKILL between calls", seconds=time.monotonic() - began)
 
 
-def test_interrupted_call(ranks: Ranks, monkeypatch: pytest.MonkeyPatch, injected: Record) -> None:
-    # A shell without job control starts what it puts in the background with SIGINT ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        ranks.run(meet)
-        pids = ranks.pids
-        for pid in pids:
-            os.kill(pid, signal.SIGINT)
-        ranks.run(meet)
-        assert ranks.pids == pids, "an interrupt is for the caller alone"
-        began = time.monotonic()
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        with pytest.raises(KeyboardInterrupt):
-            ranks.run(trouble_rank_1, time.sleep, 60)
-    finally:
-        signal.signal(signal.SIGINT, before)
+@pytest.mark.usefixtures("heeded_interrupts")
+def test_interrupted_call(ranks: Ranks, injected: Record) -> None:
+    ranks.run(meet)
+    pids = ranks.pids
+    for pid in pids:
+        os.kill(pid, signal.SIGINT)
+    ranks.run(meet)
+    assert ranks.pids == pids, "an interrupt is for the caller alone"
+    began = time.monotonic()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        ranks.run(trouble_rank_1, time.sleep, 60)
     wait_until_gone(pids)
     injected("Ctrl-C in a call", seconds=time.monotonic() - began - 0.2, orphans=0)
     assert ranks.run(meet) == [2.0, 2.0]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fuzzing import examples
+from gpus import needs_a_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import mask_rows, matrix, seeds
@@ -32,9 +33,6 @@ from blockshock.patterns import build_mask
 from blockshock.weights import TensorWeights, nudge_zeros
 
 HALVES = (torch.bfloat16, torch.float16)
-on_a_gpu = pytest.mark.skipif(
-    not torch.cuda.device_count(), reason="needs a CUDA GPU: run it on a machine that has one"
-)
 
 
 def masked(N: int, K: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +145,7 @@ def cusparselt() -> Iterator[Any]:
 
 
 @pytest.mark.gpu
-@on_a_gpu
+@needs_a_gpu
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(("N", "K"), [(32, 64), (128, 256), (256, 128)])
 def test_products_are_torchs_on_a_gpu(cusparselt: Any, N: int, K: int, dtype: torch.dtype) -> None:
@@ -173,7 +171,7 @@ def test_products_are_torchs_on_a_gpu(cusparselt: Any, N: int, K: int, dtype: to
 
 
 @pytest.mark.gpu
-@on_a_gpu
+@needs_a_gpu
 def test_linear_of_three_dimensions_is_torchs_on_a_gpu(cusparselt: Any) -> None:
     w_NK, _ = masked(64, 128, torch.bfloat16, 0)
     x = matrix(6, 128, torch.bfloat16, 1).cuda().view(2, 3, 128)
@@ -185,7 +183,7 @@ def test_linear_of_three_dimensions_is_torchs_on_a_gpu(cusparselt: Any) -> None:
 
 
 @pytest.mark.gpu
-@on_a_gpu
+@needs_a_gpu
 @pytest.mark.parametrize(
     ("w", "torchs"),
     [

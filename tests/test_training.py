@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from gpus import needs_a_gpu
 from torch import nn
 
 from blockshock.errors import InputError, StalePacking
@@ -111,7 +112,7 @@ def test_kept_values_turn_into_those_of_the_transpose(mask: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.device_count(), reason="needs a CUDA GPU: run it on a machine that has one")
+@needs_a_gpu
 @pytest.mark.parametrize(("N", "K"), [(16, 16), (48, 64), (144, 272), (1040, 400)])
 @pytest.mark.parametrize("mask", ["tile", "tile_random"])
 def test_kept_values_turn_on_a_gpu_as_on_a_cpu(mask: str, N: int, K: int) -> None:

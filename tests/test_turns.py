@@ -127,24 +127,23 @@ def test_what_a_holder_starts_takes_turns_within_its_own() -> None:
         pass
 
 
-def test_a_test_holds_the_gpus_that_it_is_marked_for(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def held(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Tests that look at what is held, on a machine that seems to have two GPUs."""
     monkeypatch.setattr(environment, "first_gpus", lambda count: GPUS[:count])
     light_suite(pytester.path)
     (pytester.path / "test_light.py").write_text(HELD)
-    pytester.runpytest_inprocess(*LIGHT_OPTIONS).assert_outcomes(passed=4)
+    return pytester
 
 
-def test_a_session_says_what_it_waits_for_and_does_not_count_that_as_the_tests_time(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(environment, "first_gpus", lambda count: GPUS[:count])
-    light_suite(pytester.path)
-    (pytester.path / "test_light.py").write_text(HELD)
+def test_a_test_holds_the_gpus_that_it_is_marked_for(held: pytest.Pytester) -> None:
+    held.runpytest_inprocess(*LIGHT_OPTIONS).assert_outcomes(passed=4)
+
+
+def test_a_session_says_what_it_waits_for_and_does_not_count_that_as_the_tests_time(held: pytest.Pytester) -> None:
     with holder("GPU-b") as (process, _):
         threading.Timer(1.5, process.kill).start()
-        result = pytester.runpytest_inprocess(*LIGHT_OPTIONS, "-k", "two", "--timeout=1")
+        result = held.runpytest_inprocess(*LIGHT_OPTIONS, "-k", "two", "--timeout=1")
     result.assert_outcomes(passed=1, deselected=3)
     assert result.stderr.lines.count(f"waiting for GPU-b, which process {process.pid} holds") == 1
 

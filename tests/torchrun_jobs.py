@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from inner_pytest import ROOT, environment
+from inner_pytest import ROOT, environment, suite
 from processes import descendants
 
 from blockshock.accuracy import Accuracy, ErrorSums
@@ -25,11 +25,8 @@ SMALL = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussia
 
 def fill(folder: Path) -> Path:
     """Put phase 0, and tests that go wrong on one rank, into a folder."""
-    (folder / "tests").mkdir()
-    shutil.copy(ROOT / "tests" / "test_phase0_correctness.py", folder / "tests")
+    suite(folder, "test_phase0_correctness.py")
     shutil.copy(ROOT / "tests" / "data" / "ranks_at_fault.py", folder / "tests" / "test_at_fault.py")
-    for name in ("pytest.ini", "conftest.py"):
-        shutil.copy(ROOT / name, folder)
     return folder
 
 

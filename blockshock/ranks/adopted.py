@@ -20,11 +20,9 @@ import torch.distributed as dist
 
 from blockshock.ranks import answers, join
 from blockshock.ranks.errors import RankError, RankLost, RankTimeout
-from blockshock.ranks.group import P, Ranks, T
+from blockshock.ranks.group import GRACE_SECONDS, P, Ranks, T
 from blockshock.ranks.torchrun import Job
 
-START_SECONDS = 120.0
-GRACE_SECONDS = 1.0  # for the other ranks to finish, once one has failed
 FREE_SECONDS = 10.0  # for a rank to come back from what it was interrupted in
 INTERRUPT = signal.SIGUSR2
 
@@ -69,7 +67,7 @@ class AdoptedRanks(Ranks):
 
     def _start(self) -> None:
         self.starts += 1
-        limit = timedelta(seconds=max(self._timeout, START_SECONDS) + FREE_SECONDS)  # ours comes first
+        limit = timedelta(seconds=self._start_timeout + FREE_SECONDS)  # ours comes first
         store = self._job.store(f"group-{self.starts}")
         join.join(self._rank, self.size, self.device, limit, store=store)
 

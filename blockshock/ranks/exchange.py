@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from blockshock.ranks.errors import RankLost
+from blockshock.ranks.group import START_SECONDS
 
-START_SECONDS = 120.0  # until the first sign of life: machines import torch at different speeds
 BEAT_SECONDS = 1.0
 QUICK_SECONDS, SLOW_SECONDS = 0.005, 0.25
 """From one look into the store to the next: while an answer is waited for, and beside other work."""
@@ -89,7 +89,7 @@ class Exchange:
         if now - self._answered > limit:
             return f"the store that connects the ranks has not answered for {limit:g} s: is the network down?"
         for rank, (beat, heard) in self._heard.items():
-            limit = self._lost_after if beat else START_SECONDS
+            limit = self._lost_after if beat else START_SECONDS  # machines import torch at different speeds
             if now - heard > limit:
                 host = f" on {self.hosts[rank]}" if self.hosts else ""
                 return f"nothing was heard of rank {rank}{host} for {limit:g} s: its process or its machine is gone"

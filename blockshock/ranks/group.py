@@ -14,6 +14,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DEVICES = ("cpu", "cuda")
+START_SECONDS = 120.0  # the least that a start may take: it imports torch, however short the calls are to be
+GRACE_SECONDS = 1.0  # for the other ranks to finish, once one has failed
 
 
 class Ranks(ABC):
@@ -33,6 +35,7 @@ class Ranks(ABC):
         if not timeout > 0:
             raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
         self.size, self.device, self._timeout = size, device, timeout
+        self._start_timeout = max(timeout, START_SECONDS)
         self.starts = 0
 
     @staticmethod

@@ -25,11 +25,9 @@ import torch
 
 from blockshock.ranks import answers, member
 from blockshock.ranks.errors import RankError, RankTimeout
-from blockshock.ranks.group import P, Ranks, T
+from blockshock.ranks.group import GRACE_SECONDS, P, Ranks, T
 from blockshock.ranks.member import STOP, TICK_SECONDS
 
-START_SECONDS = 120.0  # the least that a start may take: it imports torch, however short the calls are to be
-GRACE_SECONDS = 1.0  # for the other ranks to finish, once one has failed
 STOP_SECONDS = 3.0
 
 
@@ -102,7 +100,7 @@ class SpawnedRanks(Ranks):
                     self._members.append(self._start_rank(rank))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            self._collect(max(self._timeout, START_SECONDS))
+            self._collect(self._start_timeout)
         except BaseException:
             _kill(self._members)
             raise
@@ -112,7 +110,7 @@ class SpawnedRanks(Ranks):
         pipe, rank_pipe = context.Pipe()
         stacks = self._folder / f"stacks-{self.starts}-{rank}"
         store = f"file://{self._folder}/store-{self.starts}"
-        limit = timedelta(seconds=max(self._timeout, START_SECONDS))
+        limit = timedelta(seconds=self._start_timeout)
         join = functools.partial(member.join_spawned, rank, self.size, self.device, store, limit, self._preload)
         # PR_SET_PDEATHSIG fires when the *thread* that started the process ends: only the main one lasts long enough.
         tied = threading.get_native_id() == os.getpid()

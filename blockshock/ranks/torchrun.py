@@ -12,9 +12,8 @@ from typing import Any
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from blockshock.ranks.exchange import Exchange
+from blockshock.ranks.group import START_SECONDS
 from blockshock.ranks.place import Place
-
-STORE_SECONDS = 120.0
 
 
 class Job:
@@ -28,7 +27,7 @@ class Job:
         self.place = place
         self._stderr = os.dup(2)  # what captures output redirects the original
         attempt = f"ranks/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
-        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=STORE_SECONDS)))
+        store, *_ = next(rendezvous("env://", timeout=timedelta(seconds=START_SECONDS)))
         self._store = PrefixStore(attempt, store)
         # A connection of its own: what waits in the other must not keep it from showing that this rank lives.
         own = self._store.clone()  # type: ignore[attr-defined]
