@@ -131,7 +131,7 @@ def test_a_page_of_any_run_holds_no_markup_but_its_own(folder: Path, rows: Any, 
     assert "<script>alert" not in text
 
 
-@examples(8)
+@examples(4)
 @given(damaged())
 def test_a_folder_of_any_run_has_its_plots_and_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
     run = readable(folder, saved(rows))

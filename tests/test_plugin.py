@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import shutil
 import statistics
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from inner_pytest import ROOT, start
+from inner_pytest import start, suite
 
 import blockshock.plugin  # loaded before pytester notes what is: torch cannot be loaded twice
 from blockshock.accuracy import Accuracy
@@ -93,16 +92,6 @@ class Run(NamedTuple):
     output: str
 
 
-def suite(folder: Path, conftest: str) -> Path:
-    """The phases in a folder of their own, with what a user adds to conftest.py."""
-    (folder / "tests").mkdir()
-    for name in PHASES:
-        shutil.copy(ROOT / "tests" / name, folder / "tests")
-    shutil.copy(ROOT / "pytest.ini", folder)
-    (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text() + conftest)
-    return folder
-
-
 def run_pytest(folder: Path, *arguments: str) -> Run:
     session = start(folder, *SMALL, *arguments)
     output, _ = session.communicate()
@@ -120,7 +109,7 @@ class Story(NamedTuple):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    folder = suite(tmp_path_factory.mktemp("story"), USERS_OWN)
+    folder = suite(tmp_path_factory.mktemp("story"), *PHASES, conftest=USERS_OWN)
     methods = "--methods=dense_single,wrong,raises,mine,masked_split_dense"
     # One restart of the ranks will do, and one method in phase 2.
     chosen = "test_forward_is_right or (test_forward and not raises) or mine"
@@ -226,7 +215,7 @@ def test_a_run_compares_with_the_saved_one(story: Story) -> None:
 def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
     names = "not two-gpus and not dense_equivalent"
     chosen = ["-m", "correctness or bench", "-k", names, "--methods=dense_tp_row,mine", "--optimizers=sgd"]
-    run = run_pytest(suite(tmp_path, USERS_OWN), "-n2", *chosen)
+    run = run_pytest(suite(tmp_path, *PHASES, conftest=USERS_OWN), "-n2", "--ranks=1", *chosen)
     assert run.status == pytest.ExitCode.OK, run.output
     why = "timing beside other workers measures them too: run `pytest -m bench` without -n"
     for name in ("test_phase1_forward", "test_phase2_backward", "test_phase3_train"):
@@ -243,7 +232,7 @@ def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """Run the phases in this process, which must not start ranks."""
-    suite(pytester.path, conftest="")
+    suite(pytester.path, *PHASES)
     return pytester.runpytest_inprocess(
         "-p", "no:cacheprovider", "--import-mode=importlib", *SMALL, "--workloads=gaussian", *arguments
     )

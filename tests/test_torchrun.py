@@ -21,7 +21,9 @@ from blockshock.plugin.together import _difference
 pytestmark = pytest.mark.reliability
 SIZE = 4
 LOST_SECONDS = 4
-"""As --rank-timeout, where a rank stalls or is gone. Calls that import DTensor may take longer."""
+"""As --rank-timeout, where a rank is gone."""
+CALL_SECONDS = 15
+"""As --rank-timeout, where calls import DTensor."""
 OTHER_ON_RANK_1 = """
 
 import os
@@ -67,11 +69,11 @@ def test_the_ranks_agree_on_every_outcome_and_find_what_spawned_ones_do(folder: 
     with (folder / "conftest.py").open("a") as conftest:
         conftest.write(SLOW_REPORTER)
     saved = ["--json-report", "--json-report-file=report.json", "--benchmark-json=run.json"]
-    code, output = run(folder, SIZE, "-k=not ends and not talks and not stall", *saved)
+    code, output = run(folder, SIZE, f"--rank-timeout={CALL_SECONDS}", "-k=not ends and not talks", *saved)
     assert code == 1, output
     assert output.count("test session starts") == 1, "one rank reports"
     assert f"torchrun: {SIZE} ranks on 1 machine(s)" in output
-    assert "5 failed, 11 passed" in output, "rank 0 came to its end"
+    assert "6 failed, 12 passed" in output, "rank 0 came to its end"
     check_results(folder / "run.json", SIZE)
     tests = json.loads((folder / "report.json").read_text())["tests"]
     tests = [test for test in tests if "at_fault" in test["nodeid"]]
@@ -98,17 +100,10 @@ def test_the_ranks_agree_on_every_outcome_and_find_what_spawned_ones_do(folder: 
         assert calls[name]["duration"] < 5
         injected(fault, seconds=calls[name]["duration"])
 
-
-def test_a_rank_that_stalls_is_shown_and_the_next_test_runs(folder: Path, injected: Record) -> None:
-    saved = ["--json-report", "--json-report-file=report.json"]
-    run(folder, 2, "tests/test_at_fault.py", f"--rank-timeout={LOST_SECONDS}", "-k=stall", *saved)
-    stalled, after = json.loads((folder / "report.json").read_text())["tests"]
-    shown = _plain(stalled["call"]["longrepr"])
-    assert f"no answer within {LOST_SECONDS} s from rank 0, rank 1" in shown
-    assert "in stall_on_rank_1\ntime.sleep(600)" in shown
-    assert "in stall_on_rank_1\nagree()" in shown
-    assert after["outcome"] == "passed"
-    injected("torchrun: a rank stalls", seconds=stalled["call"]["duration"] - LOST_SECONDS)
+    assert f"no answer within {CALL_SECONDS} s from rank 0, rank 1, rank 2, rank 3" in failed["test_stalls"]
+    assert "in stall_on_rank_1\ntime.sleep(600)" in failed["test_stalls"]
+    assert "in stall_on_rank_1\nagree()" in failed["test_stalls"]
+    injected("torchrun: a rank stalls", seconds=calls["test_stalls"]["duration"] - CALL_SECONDS)
 
 
 def _plain(longrepr: str) -> str:
@@ -148,7 +143,11 @@ def test_what_is_different_is_named() -> None:
     ],
     ids=["SIGKILL", "SIGSTOP"],
 )
-def test_a_rank_that_is_gone_ends_the_job(number: signal.Signals, message: str, folder: Path, injected: Record) -> None:
+def test_a_rank_that_is_gone_ends_the_job(
+    number: signal.Signals, message: str, folder: Path, soak: bool, injected: Record
+) -> None:
+    if number == signal.SIGSTOP and not soak:
+        pytest.skip("waits for torchrun's own half minute: it runs with --soak")
     only = f"-k=ends and {number.name}"
     with job(folder, here(2), "tests/test_at_fault.py", "-s", f"--rank-timeout={LOST_SECONDS}", only) as process:
         wait_for("about to end", process)
