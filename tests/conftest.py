@@ -7,6 +7,7 @@ import pytest
 from fuzzing import pytest_pyfunc_call
 from reliability import Ledger, injected
 
+from blockshock.plugin.settings import Settings
 from blockshock.ranks import Ranks
 
 __all__ = ["injected", "pytest_pyfunc_call"]
@@ -37,8 +38,18 @@ def heeded_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session")
+def cpu_ranks(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Ranks]:
+    """Two ranks on CPUs, whatever the session measures; the session's own, if they are that."""
+    if (settings.device, settings.ranks) == ("cpu", 2):
+        yield request.getfixturevalue("ranks")
+    else:
+        with Ranks.spawn(2) as group:
+            yield group
+
+
 @pytest.fixture(scope="session", params=[1, 4])
 def other_ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
-    """Groups on CPUs of the sizes that the session's group does not have."""
+    """Groups on CPUs of other sizes."""
     with Ranks.spawn(request.param) as group:
         yield group

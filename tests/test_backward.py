@@ -160,8 +160,8 @@ def _conjugates() -> dict[str, list[float]]:
     return found
 
 
-def test_each_collective_has_its_conjugate_in_backward(ranks: Ranks) -> None:
-    first, second = ranks.run(_conjugates)
+def test_each_collective_has_its_conjugate_in_backward(cpu_ranks: Ranks) -> None:
+    first, second = cpu_ranks.run(_conjugates)
     assert (first["sum"], second["sum"]) == ([3, 3, 1, 10], [3, 3, 2, 20]), "summed output: identity in backward"
     assert (first["replicated"], second["replicated"]) == ([1, 1, 3, 30], [2, 2, 3, 30]), "replicated: all-reduce"
     assert (first["gather"], second["gather"]) == ([1, 1, 2, 2, 1, 2], [1, 1, 2, 2, 3, 4]), "gathered: own slice"

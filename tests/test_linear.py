@@ -73,8 +73,8 @@ def _same_as_linear(kernel: str, mask: str, storage: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_the_linear_and_trains_like_it(kind: tuple[str, str, str], ranks: Ranks) -> None:
-    ranks.run(_same_as_linear, *kind)
+def test_it_is_the_linear_and_trains_like_it(kind: tuple[str, str, str], cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_same_as_linear, *kind)
 
 
 def test_it_is_the_linear_on_one_and_on_four_ranks(other_ranks: Ranks) -> None:
@@ -143,17 +143,17 @@ def _resumed(file: bytes, kernel: str, storage: str, steps: int, first: int) -> 
 
 
 @pytest.mark.parametrize("mask", ["tile", "random"])
-def test_a_step_after_resuming_is_the_step_that_would_have_come(mask: str, ranks: Ranks) -> None:
+def test_a_step_after_resuming_is_the_step_that_would_have_come(mask: str, cpu_ranks: Ranks) -> None:
     kernel = "gathered" if mask == "tile" else "reference"
-    straight = torch.load(io.BytesIO(ranks.run(_saved, kernel, mask, "compressed", 5)[0]), weights_only=True)
-    file = ranks.run(_saved, kernel, mask, "compressed", 3)[0]
-    for found in ranks.run(_resumed, file, kernel, "compressed", 2, 3):
+    straight = torch.load(io.BytesIO(cpu_ranks.run(_saved, kernel, mask, "compressed", 5)[0]), weights_only=True)
+    file = cpu_ranks.run(_saved, kernel, mask, "compressed", 3)[0]
+    for found in cpu_ranks.run(_resumed, file, kernel, "compressed", 2, 3):
         assert torch.equal(found, straight["model"]["weight"])
 
 
-def test_a_state_loads_into_any_ranks_kernel_and_storage(ranks: Ranks, other_ranks: Ranks) -> None:
-    file = ranks.run(_saved, "gathered", "tile", "compressed", 3)[0]
-    straight = torch.load(io.BytesIO(ranks.run(_saved, "gathered", "tile", "compressed", 5)[0]), weights_only=True)
+def test_a_state_loads_into_any_ranks_kernel_and_storage(cpu_ranks: Ranks, other_ranks: Ranks) -> None:
+    file = cpu_ranks.run(_saved, "gathered", "tile", "compressed", 3)[0]
+    straight = torch.load(io.BytesIO(cpu_ranks.run(_saved, "gathered", "tile", "compressed", 5)[0]), weights_only=True)
     for storage in ("compressed", "masked"):
         assert torch.equal(
             other_ranks.run(_resumed, file, "reference", storage, 0, 3)[0],
@@ -163,8 +163,8 @@ def test_a_state_loads_into_any_ranks_kernel_and_storage(ranks: Ranks, other_ran
         torch.testing.assert_close(went_on, straight["model"]["weight"])
 
 
-def test_a_dense_layer_resumes_what_halves_began(ranks: Ranks) -> None:
-    saved = torch.load(io.BytesIO(ranks.run(_saved, "gathered", "1100", "compressed", 3)[0]), weights_only=True)
+def test_a_dense_layer_resumes_what_halves_began(cpu_ranks: Ranks) -> None:
+    saved = torch.load(io.BytesIO(cpu_ranks.run(_saved, "gathered", "1100", "compressed", 3)[0]), weights_only=True)
     model = dict(saved["model"])
     del model["mask"]
     linear = _linear(9)
@@ -172,7 +172,7 @@ def test_a_dense_layer_resumes_what_halves_began(ranks: Ranks) -> None:
     optimizer = torch.optim.AdamW(linear.parameters(), lr=0.5)
     blockshock.load_optimizer_state(linear, optimizer, saved["optimizer"])
     _train(linear, optimizer, 2, 3)
-    straight = torch.load(io.BytesIO(ranks.run(_saved, "gathered", "1100", "compressed", 5)[0]), weights_only=True)
+    straight = torch.load(io.BytesIO(cpu_ranks.run(_saved, "gathered", "1100", "compressed", 5)[0]), weights_only=True)
     torch.testing.assert_close(linear.weight, straight["model"]["weight"])
 
 
@@ -310,8 +310,8 @@ def _copied() -> None:
     test_a_copy_trains_by_itself()
 
 
-def test_a_copy_stays_on_its_ranks(ranks: Ranks) -> None:
-    ranks.run(_copied)
+def test_a_copy_stays_on_its_ranks(cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_copied)
 
 
 def _compiled(mask: str) -> None:
@@ -326,8 +326,8 @@ def _compiled(mask: str) -> None:
     torch.testing.assert_close(compiled(x), linear(x))
 
 
-def test_it_compiles_without_a_graph_break(ranks: Ranks) -> None:
-    ranks.run(_compiled, "tile")
+def test_it_compiles_without_a_graph_break(cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_compiled, "tile")
 
 
 class _MLP(nn.Module):
@@ -369,8 +369,8 @@ def _in_a_plan() -> list[torch.Tensor]:
     ]
 
 
-def test_it_stands_in_a_plan_beside_torchs_own_styles(ranks: Ranks) -> None:
-    for dense_y, y, weight, dense_weight in ranks.run(_in_a_plan):
+def test_it_stands_in_a_plan_beside_torchs_own_styles(cpu_ranks: Ranks) -> None:
+    for dense_y, y, weight, dense_weight in cpu_ranks.run(_in_a_plan):
         torch.testing.assert_close(y, dense_y)
         torch.testing.assert_close(weight, dense_weight)
 
@@ -384,16 +384,16 @@ def _style_of_relu() -> str:
     return str(error.value)
 
 
-def test_a_mesh_of_two_dimensions_is_refused(ranks: Ranks) -> None:
-    assert "takes a DeviceMesh of one dimension, got 2" in ranks.run(_style_of_relu)[0]
+def test_a_mesh_of_two_dimensions_is_refused(cpu_ranks: Ranks) -> None:
+    assert "takes a DeviceMesh of one dimension, got 2" in cpu_ranks.run(_style_of_relu)[0]
 
 
 def _different_linears() -> torch.Tensor:
     return BlockShockLinear(_linear(dist.get_rank())).to_linear().weight.detach()
 
 
-def test_rank_0s_values_are_used_on_all_ranks(ranks: Ranks) -> None:
-    for weight in ranks.run(_different_linears):
+def test_rank_0s_values_are_used_on_all_ranks(cpu_ranks: Ranks) -> None:
+    for weight in cpu_ranks.run(_different_linears):
         assert torch.equal(weight, _linear(0).weight)
 
 

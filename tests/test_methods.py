@@ -46,8 +46,8 @@ def test_every_method_is_right_on_one_and_on_four_ranks(other_ranks: Ranks, with
     _check(other_ranks, with_bias)
 
 
-def test_every_method_takes_a_bias_on_two_ranks(ranks: Ranks) -> None:
-    _check(ranks, with_bias=True)
+def test_every_method_takes_a_bias_on_two_ranks(cpu_ranks: Ranks) -> None:
+    _check(cpu_ranks, with_bias=True)
 
 
 def _weight_bytes(case: Case) -> tuple[int, int, int]:
@@ -57,21 +57,21 @@ def _weight_bytes(case: Case) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("method", METHODS.names())
-def test_counted_weight_bytes_are_those_estimated(method: str, ranks: Ranks) -> None:
+def test_counted_weight_bytes_are_those_estimated(method: str, cpu_ranks: Ranks) -> None:
     picks = METHODS.get(method).picks
     case = replace(CASE, method=method, mask="random" if "mask" in picks else None, kernel=None)
-    for counted, estimated, _ in ranks.run(_weight_bytes, replace(case, kernel="reference")):
+    for counted, estimated, _ in cpu_ranks.run(_weight_bytes, replace(case, kernel="reference")):
         assert counted == estimated
 
 
-def test_a_half_in_bf16_takes_9_16_of_dense_bytes(ranks: Ranks) -> None:
+def test_a_half_in_bf16_takes_9_16_of_dense_bytes(cpu_ranks: Ranks) -> None:
     dense_bytes = CASE.N * CASE.K * 2
-    assert [counted for counted, _, _ in ranks.run(_weight_bytes, CASE)] == [dense_bytes * 9 // 16] * 2
+    assert [counted for counted, _, _ in cpu_ranks.run(_weight_bytes, CASE)] == [dense_bytes * 9 // 16] * 2
 
 
-def test_the_full_weight_is_held_only_when_asked_for(ranks: Ranks) -> None:
-    without = ranks.run(_weight_bytes, CASE)
-    with_full = ranks.run(_weight_bytes, replace(CASE, keep_full_weight=True))
+def test_the_full_weight_is_held_only_when_asked_for(cpu_ranks: Ranks) -> None:
+    without = cpu_ranks.run(_weight_bytes, CASE)
+    with_full = cpu_ranks.run(_weight_bytes, replace(CASE, keep_full_weight=True))
     for (counted, _, needed), (counted_full, _, needed_full) in zip(without, with_full, strict=True):
         assert counted_full - counted == needed_full - needed == CASE.N * CASE.K * 2
 
@@ -97,9 +97,9 @@ def _largest_block(case: Case) -> int:
 
 
 @pytest.mark.parametrize("method", ["dense_tp_row", "dense_tp_col", "dtensor_row", "block_shock"])
-def test_the_full_weight_is_never_made_on_a_rank(method: str, ranks: Ranks) -> None:
+def test_the_full_weight_is_never_made_on_a_rank(method: str, cpu_ranks: Ranks) -> None:
     case = Case(method, None, "1100" if method == "block_shock" else None, "gaussian", 1024, 64, 4, "fp32")
-    assert max(ranks.run(_largest_block, replace(case, kernel="reference"))) <= 256 * 64
+    assert max(cpu_ranks.run(_largest_block, replace(case, kernel="reference"))) <= 256 * 64
 
 
 def _refreshed(case: Case) -> ErrorSums:
@@ -111,8 +111,8 @@ def _refreshed(case: Case) -> ErrorSums:
 
 
 @pytest.mark.parametrize(("method", "kernel"), [("block_shock", "reference"), ("masked_split_dense", None)])
-def test_refresh_makes_it_the_layer_of_the_new_weights(method: str, kernel: str | None, ranks: Ranks) -> None:
-    errors = ranks.run(_refreshed, replace(CASE, method=method, kernel=kernel))
+def test_refresh_makes_it_the_layer_of_the_new_weights(method: str, kernel: str | None, cpu_ranks: Ranks) -> None:
+    errors = cpu_ranks.run(_refreshed, replace(CASE, method=method, kernel=kernel))
     assert Accuracy.of(sum(errors, ErrorSums()), roundings=2).failure() is None
 
 
@@ -122,9 +122,9 @@ def _refresh_wrong_shape(case: Case) -> str:
     return str(error.value)
 
 
-def test_refresh_refuses_weights_of_another_shape(ranks: Ranks) -> None:
+def test_refresh_refuses_weights_of_another_shape(cpu_ranks: Ranks) -> None:
     message = "refresh takes torch.bfloat16 weights (96, 160), got torch.bfloat16 (96, 164)"
-    assert ranks.run(_refresh_wrong_shape, CASE)[0] == message
+    assert cpu_ranks.run(_refresh_wrong_shape, CASE)[0] == message
 
 
 def _refusals(case: Case) -> list[str]:
@@ -142,8 +142,8 @@ def _refusals(case: Case) -> list[str]:
     return messages
 
 
-def test_an_input_that_does_not_fit_is_refused(ranks: Ranks) -> None:
-    assert ranks.run(_refusals, CASE)[0] == [
+def test_an_input_that_does_not_fit_is_refused(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_refusals, CASE)[0] == [
         "x must be (B, 160) with B > 0, got (6, 100)",
         "x must be torch.bfloat16 on cpu, got torch.float32 on cpu",
         "x must be torch.bfloat16 on cpu, got torch.bfloat16 on meta",
@@ -173,25 +173,25 @@ def _obstacle_with_little_memory(case: Case) -> str | None:
         return obstacle(case)
 
 
-def test_a_size_that_does_not_fit_is_an_obstacle_with_the_estimate(ranks: Ranks) -> None:
-    for reason in ranks.run(_obstacle_with_little_memory, replace(CASE, N=4096, K=4096)):
+def test_a_size_that_does_not_fit_is_an_obstacle_with_the_estimate(cpu_ranks: Ranks) -> None:
+    for reason in cpu_ranks.run(_obstacle_with_little_memory, replace(CASE, N=4096, K=4096)):
         assert reason is not None
         assert "on cpu, 1.00 MiB are free: lower --N or --B" in reason
 
 
-def test_a_case_that_fits_has_no_obstacle(ranks: Ranks) -> None:
-    assert ranks.run(obstacle, CASE) == [None, None]
+def test_a_case_that_fits_has_no_obstacle(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(obstacle, CASE) == [None, None]
 
 
-def test_a_user_sees_which_kernel_cannot_run(ranks: Ranks) -> None:
-    (reason, _) = ranks.run(obstacle, replace(CASE, kernel="cusparselt"))
+def test_a_user_sees_which_kernel_cannot_run(cpu_ranks: Ranks) -> None:
+    (reason, _) = cpu_ranks.run(obstacle, replace(CASE, kernel="cusparselt"))
     assert reason == "kernel cusparselt: needs a cuda device, this is cpu"
-    (reason, _) = ranks.run(obstacle, replace(CASE, kernel="gathered"))
+    (reason, _) = cpu_ranks.run(obstacle, replace(CASE, kernel="gathered"))
     assert reason is not None
     assert "needs a row-periodic mask" in reason
 
 
-def test_a_mask_that_does_not_fit_the_layer_is_an_obstacle_and_not_a_failure(ranks: Ranks) -> None:
+def test_a_mask_that_does_not_fit_the_layer_is_an_obstacle_and_not_a_failure(cpu_ranks: Ranks) -> None:
     for method, kernel in (("masked_split_dense", None), ("block_shock", "reference")):
-        (reason, _) = ranks.run(obstacle, replace(CASE, method=method, kernel=kernel, mask="tile", N=66))
+        (reason, _) = cpu_ranks.run(obstacle, replace(CASE, method=method, kernel=kernel, mask="tile", N=66))
         assert reason == f"{method}: a transposable mask needs N to be a multiple of 4, got N = 66"

@@ -60,27 +60,27 @@ def _training(case: Case) -> dict[str, Work]:
 
 
 @pytest.mark.parametrize("row", FORWARD)
-def test_the_work_of_a_forward_pass(row: str, ranks: Ranks) -> None:
-    assert ranks.run(_total, _case(row), False) == [FORWARD[row]] * 2
+def test_the_work_of_a_forward_pass(row: str, cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_total, _case(row), False) == [FORWARD[row]] * 2
 
 
 @pytest.mark.parametrize("row", FORWARD)
-def test_the_work_of_both_passes(row: str, ranks: Ranks) -> None:
+def test_the_work_of_both_passes(row: str, cpu_ranks: Ranks) -> None:
     forward = FORWARD[row]
     local_x, local_y = X // 2 if "row" in row else X, forward.written_bytes
     weights = forward.first_bytes - local_x
     halves = row.startswith(("block_shock", "masked"))
     back = tuple((name if halves else BACKWARD_MESSAGES[name], X) for name, _ in forward.messages)
     backward = Work(forward.flops, local_y, weights, local_x, back)
-    assert ranks.run(_total, _case(row), True) == [forward + backward] * 2
+    assert cpu_ranks.run(_total, _case(row), True) == [forward + backward] * 2
 
 
 @pytest.mark.parametrize(
     ("storage", "packed"), [("compressed", 2), ("masked", 2), ("masked:every=4", 0.5), ("masked:every=0", 0)]
 )
-def test_the_work_of_a_training_step(storage: str, packed: float, ranks: Ranks) -> None:
+def test_the_work_of_a_training_step(storage: str, packed: float, cpu_ranks: Ranks) -> None:
     case = _case("block_shock gathered", optimizer="adamw", storage=storage)
-    (work, other), frozen = ranks.run(_training, case), ranks.run(_total, case.frozen, True)[0]
+    (work, other), frozen = cpu_ranks.run(_training, case), cpu_ranks.run(_total, case.frozen, True)[0]
     assert work == other
     assert work["products"] + work["communication"] == frozen + Work(Counter(dense=2 * B * HALF))
     trained = 4 * (HALF if storage == "compressed" else DENSE)
@@ -144,8 +144,8 @@ def test_parts_that_cannot_be_told_apart_have_no_share() -> None:
     assert set(describe_limits(work, CEILINGS, "bf16", True, [1.0], info)["limits"]) == {"update"}
 
 
-def test_ceilings_are_measured_on_all_ranks_together(ranks: Ranks) -> None:
-    found, other = ranks.run(ceilings_of.measure, ("fp32",), "sync", True)
+def test_ceilings_are_measured_on_all_ranks_together(cpu_ranks: Ranks) -> None:
+    found, other = cpu_ranks.run(ceilings_of.measure, ("fp32",), "sync", True)
     assert found == other
     assert set(found.dense_flops_per_s) == {"fp32"}
     assert found.sparse_flops_per_s == {}, "a CPU has no sparse tensor cores"
