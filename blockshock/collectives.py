@@ -187,7 +187,10 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: torch.Tensor, group: Group) -> torch.Tensor:
         # The sum may be written over the part without autograd's knowledge: no product needs its output in backward.
-        return _all_reduce(part.data, group)
+        total = _all_reduce(part.data, group)
+        # Compiled, torch 2.11 gives what copy_ returns as an output too. Were that this tensor, it would get the
+        # gradient, and the part zeros.
+        return total.view_as(total) if torch.compiler.is_compiling() else total
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]

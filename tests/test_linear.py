@@ -458,6 +458,8 @@ def _compiled_on_gpus(kernel: str) -> dict[str, float]:
     x.requires_grad_()
     found = {"breaks": float(torch._dynamo.explain(layer)(x).graph_break_count)}
     torch._dynamo.reset()
+    right = torch.autograd.grad(layer(x).sum(), [x, *layer.parameters()])
+    torch.testing.assert_close(right[0], torch.autograd.grad(linear(x).sum(), x)[0], rtol=0.05, atol=0.05)
     for how, call in (("eager", layer), ("compiled", torch.compile(layer))):
         parameters = [x, *layer.parameters()]
 
@@ -465,6 +467,7 @@ def _compiled_on_gpus(kernel: str) -> dict[str, float]:
             return torch.autograd.grad(call(x).sum(), parameters)
 
         torch.testing.assert_close(call(x), linear(x), rtol=0.05, atol=0.05)
+        torch.testing.assert_close(step(), right, rtol=0.05, atol=0.05)
         for mode in ("cuda_events", "cuda_graph"):
             align = aligner(device, dist.group.WORLD)
             samples = timing.time_call(step, device, timing.Protocol(mode, 30, 5, align=align))
