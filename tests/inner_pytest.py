@@ -47,11 +47,16 @@ def light_suite(folder: Path, conftest: str = "") -> Path:
     return folder
 
 
+def python_path(*first: Path) -> str:
+    """These folders, before those that the user names."""
+    return os.pathsep.join([*map(str, first), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def environment() -> dict[str, str]:
     """With this checkout's package and nothing of an outer session."""
     ours = ("PYTEST_", "FORCE_COLOR", "TORCHELASTIC_")
     left = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return left | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "PY_COLORS": "0"}
+    return left | {"PYTHONPATH": python_path(ROOT), "COLUMNS": "80", "PY_COLORS": "0"}
 
 
 def start(folder: Path, *arguments: str, new_session: bool = False) -> subprocess.Popen[str]:

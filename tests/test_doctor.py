@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from inner_pytest import ROOT, python_path
 
 import blockshock.kernels
 from blockshock import doctor
@@ -25,7 +26,6 @@ from blockshock.kernels import KERNELS, Kernel
 from blockshock.ranks import Ranks
 from blockshock.registry import Registry
 
-ROOT = Path(doctor.__file__).parents[1]
 RUNS = r"The main job runs here: 2 (CPU ranks \(gloo\)|CUDA ranks \(NCCL\))\."
 WOULD_NOT_RUN = "The main job would not run: fix the lines marked broken."
 
@@ -33,8 +33,7 @@ WOULD_NOT_RUN = "The main job would not run: fix the lines marked broken."
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run Python in an empty folder; what is on the path there comes before every installed package."""
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    path = os.pathsep.join([str(folder), str(ROOT)])
-    environment |= {"PYTHONPATH": path, "XDG_CACHE_HOME": str(folder / "cache"), **variables}
+    environment |= {"PYTHONPATH": python_path(folder, ROOT), "XDG_CACHE_HOME": str(folder / "cache"), **variables}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 

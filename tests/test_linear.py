@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from gpus import needs_two_gpus
+from inner_pytest import ROOT, python_path
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate
@@ -486,13 +487,13 @@ def test_it_compiles_on_gpus(kernel: str) -> None:
 
 
 def test_the_readmes_example_runs(tmp_path: Path) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     (example,) = [block for block in blocks if "BlockShockLinear(" in block]
     assert len([line for line in example.splitlines() if line]) <= 15
     (tmp_path / "train.py").write_text(example)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(blockshock.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     losses = re.findall(r"rank [01]: loss ([\d.]+)", done.stdout)
