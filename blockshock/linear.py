@@ -156,6 +156,11 @@ class BlockShockLinear(nn.Module):
             for name, shape in wanted.items()
             if name in found and tuple(found[name].shape) != shape
         ]
+        wrong += [
+            f"{prefix}{name} is {found[name].dtype}, this layer's is real: load the part of it that is meant"
+            for name in wanted
+            if name in found and found[name].is_complex()
+        ]
         if "mask" in found and not wrong and not is_saved_mask(found["mask"], self.mask):
             wrong.append(
                 f"{prefix}mask is not this layer's: build the layer with mask=blockshock.saved_mask(state, prefix), "

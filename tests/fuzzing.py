@@ -1,6 +1,6 @@
 """What the fuzz tests share: how many examples they run and how many ran, and which errors are an answer.
 
-Profiles: ``ci``, the default, runs the same examples every time; ``--hypothesis-profile=long`` runs six times as
+Profiles: ``ci``, the default, runs the same examples every time; ``--hypothesis-profile=long`` runs four times as
 many, drawn anew each time.
 """
 
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 settings.register_profile(
     "ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("long", settings.get_profile("ci"), max_examples=600, derandomize=False, print_blob=True)
+settings.register_profile("long", settings.get_profile("ci"), max_examples=400, derandomize=False, print_blob=True)
 settings.load_profile("ci")
 
 

@@ -91,13 +91,13 @@ def use_a_group(value: int) -> list[float]:
 @pytest.mark.timeout(1800)
 def test_groups_at_once_and_one_after_another(soak: bool, injected: Record) -> None:
     if not soak:
-        pytest.skip("starts 91 groups: it runs with --soak; every other test file starts one, beside other workers")
+        pytest.skip("starts 63 groups: it runs with --soak; every other test file starts one, beside other workers")
     use_a_group(0)
     files = Held.by(os.getpid()).files
-    for _ in range(10):
+    for _ in range(3):
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(use_a_group, range(4))) == [[2.0 * value] * 2 for value in range(4)]
-    injected("groups started four at once", times=40)
+    injected("groups started four at once", times=12)
     for value in range(50):
         assert use_a_group(value) == [2.0 * value] * 2
     assert Held.by(os.getpid()).files == files

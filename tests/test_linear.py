@@ -194,6 +194,7 @@ def _state_but(**changes: Any) -> dict[str, Any]:
     [
         ({"weight": torch.zeros(48, 32)}, r"weight has shape \(48, 32\), this layer's is \(48, 64\)"),
         ({"bias": torch.zeros(3)}, r"bias has shape \(3,\), this layer's is \(48,\)"),
+        ({"weight": torch.zeros(48, 64, dtype=torch.complex64)}, r"weight is torch\.complex64, this layer's is real"),
         ({"bias": None}, r'Missing key\(s\) in state_dict: "bias"'),
         ({"more": torch.zeros(1)}, r'Unexpected key\(s\) in state_dict: "more"'),
         ({"mask": torch.tensor([[True, False, True, False]])}, "mask is not this layer's: build the layer with mask="),
@@ -204,7 +205,7 @@ def test_a_wrong_state_is_refused_and_changes_nothing(changes: dict[str, Any], s
     layer = BlockShockLinear(_linear())
     with pytest.raises(RuntimeError, match=says):
         layer.load_state_dict(_state_but(**changes))
-    if "shape" in says or "mask" in says:
+    if "shape" in says or "real" in says or "mask" in says:
         assert torch.equal(layer.to_linear().weight, _linear().weight)
 
 

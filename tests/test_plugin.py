@@ -269,9 +269,10 @@ def test_samples_become_the_rounds_of_a_benchmark_to_the_last_bit(pytester: pyte
         def test_replay(samples, benchmark):
             clock.replay(benchmark, samples)
     """)
-    result = pytester.runpytest_inprocess("--benchmark-json=saved.json", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("--benchmark-save=run", "--benchmark-save-data", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=len(samples))
-    rows = json.loads((pytester.path / "saved.json").read_text())["benchmarks"]
+    (saved,) = pytester.path.glob(".benchmarks/*/0001_run.json")
+    rows = json.loads(saved.read_text())["benchmarks"]
     assert [row["stats"]["data"] for row in rows] == samples
     for row, data in zip(rows, samples, strict=True):
         stats = row["stats"]

@@ -138,15 +138,18 @@ def test_what_is_no_run_is_named_and_skipped(
     assert "H4 block_shock" in out
 
 
-def test_results_of_an_older_version_say_what_they_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("lacking", ["training_bytes", "update_p50_ms"])
+def test_results_of_an_older_version_say_what_they_lack(
+    lacking: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     saved = json.loads(TRAINING.read_text())
     for bench in saved["benchmarks"][:5]:
-        del bench["extra_info"]["training_bytes"]
+        del bench["extra_info"][lacking]
     del saved["machine_info"]["blockshock"]
     path = tmp_path / "older.json"
     path.write_text(json.dumps(saved))
     _, out, _ = _report(capsys, path)
-    assert "left out: 5 results that do not say their training_bytes, of another version it seems" in out
+    assert f"left out: 5 results that do not say their {lacking}, of another version it seems" in out
     assert "2 CUDA ranks on unnamed hardware; versions unknown" in out
 
 

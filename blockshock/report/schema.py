@@ -111,6 +111,8 @@ OTHERWISE: dict[str, Fits] = {
 def unfit(info: dict[str, Any]) -> str | None:
     """The first value that the report would look for in vain, or could not show: of another version, say."""
     kinds = ["verdict"] if "verdict" in info else [kind for kind in KINDS if kind in info]
+    if "p50_ms" in kinds and info.get("phase") == 3:  # shown as a training step, whatever it lacks of one
+        kinds.append("update_p50_ms")
     needed = POINT | {name: fits for kind in kinds for name, fits in KINDS[kind].items()}
     for name, fits in needed.items():
         if not fits(info.get(name)):
