@@ -153,7 +153,9 @@ def test_results_of_an_older_version_say_what_they_lack(
     assert "2 CUDA ranks on unnamed hardware; versions unknown" in out
 
 
-@pytest.mark.parametrize(("name", "value"), [("p50_ms", "fast"), ("stages", 3), ("N", None), ("B", 16.5)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("p50_ms", "fast"), ("stages", 3), ("N", None), ("B", 16.5), ("weight_bytes", 1e-300)]
+)
 def test_a_result_with_a_damaged_number_is_left_out_and_counted(name: str, value: object, tmp_path: Path) -> None:
     saved = json.loads(TRAINING.read_text())
     saved["benchmarks"][0]["extra_info"][name] = value

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 Fits = Callable[[Any], bool]
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Of what is measured: ratios of such numbers, and axes that hold them, stay within what a float can be."""
 
 
 def number(value: Any) -> bool:
-    """NaN and inf too: an output that holds one has such errors. No whole number that no float can hold."""
-    return type(value) is float or (type(value) is int and abs(value) < 2**1000)
+    """0, NaN and inf too: an output that holds one has such errors. Nothing larger or smaller than what is measured."""
+    if type(value) not in (int, float):
+        return False
+    return value in (0, math.inf, -math.inf) or value != value or SMALLEST < abs(value) < LARGEST
 
 
 def positive(value: Any) -> bool:
