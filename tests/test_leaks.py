@@ -19,7 +19,6 @@ from blockshock.ranks import Ranks
 
 pytestmark = pytest.mark.reliability
 
-CALLS = 1000
 CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 64, 4, "bf16")
 
 
@@ -57,7 +56,8 @@ def listening(pid: int) -> list[str]:
     return found
 
 
-def test_a_thousand_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, injected: Record) -> None:
+def test_many_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, injected: Record) -> None:
+    calls = 1000 if soak else 300
     with Ranks.spawn(2) as ranks:
 
         def call(times: int) -> None:
@@ -66,10 +66,10 @@ def test_a_thousand_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, i
                 if soak:
                     ranks.run(correctness.run, CASE)
 
-        call(CALLS if soak else 300)  # allocators take their time until they ask for no more
+        call(calls)  # allocators take their time until they ask for no more
         pids = [os.getpid(), *ranks.pids]
         before, shared = [Held.by(pid) for pid in pids], os.listdir("/dev/shm")
-        call(CALLS)
+        call(calls)
         assert ranks.starts == 1
         for then, now in zip(before, [Held.by(pid) for pid in pids], strict=True):
             assert now.files <= then.files
@@ -80,7 +80,8 @@ def test_a_thousand_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, i
         addresses = [address for pid in pids for address in listening(pid)]
         assert addresses
         assert set(addresses) <= {"127.0.0.1", "::1"}
-    injected("a thousand calls of one group")
+    if soak:
+        injected("a thousand calls of one group")
 
 
 def use_a_group(value: int) -> list[float]:
