@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from inner_pytest import python_path
 
 from blockshock.half_storages import STORAGES
 from blockshock.kernels import KERNELS
@@ -204,7 +205,7 @@ def test_the_cover_is_the_same_again_and_in_another_process() -> None:
     assert ids(cover(SETTINGS)) == found
     code = "import test_cases as t; print(*t.ids(t.cover(t.SETTINGS)), sep='\\n')"
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": python_path(here.parent, here)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == found
 

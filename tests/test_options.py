@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from inner_pytest import ROOT, python_path
 
 from blockshock.kernels import KERNELS
 from blockshock.methods import METHODS
@@ -26,7 +27,6 @@ from blockshock.workloads import WORKLOADS
 
 pytest_plugins = ["pytester"]
 Resolve = Callable[..., Settings]
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +233,7 @@ def test_a_usage_error_ends_pytest_with_status_4_and_no_traceback(tmp_path: Path
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "blockshock.plugin", "--masks=magntiude", str(tmp_path)],
         cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": python_path(ROOT)},
         capture_output=True,
         text=True,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from gpus import CPU_AND_TWO_GPUS
-from inner_pytest import ROOT, start, suite
+from inner_pytest import ROOT, python_path, start, suite
 from processes import ended, lives, session, wait_until_gone
 from reliability import Record
 
@@ -67,7 +67,7 @@ def run_script(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]
     path.write_text(SCRIPT)
     parent = subprocess.Popen(
         [sys.executable, str(path), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+        env=os.environ | {"PYTHONPATH": python_path(ROOT), "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

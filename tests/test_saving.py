@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from inner_pytest import LIGHT_OPTIONS, ROOT, light_suite, start
+from inner_pytest import LIGHT_OPTIONS, ROOT, light_suite, python_path, start
 from processes import ended, left_after, session
 from pytest_benchmark.utils import get_machine_id
 from reliability import Record
@@ -242,7 +242,7 @@ def test_killed_at_any_moment_a_file_is_whole(tmp_path: Path, soak: bool, inject
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": python_path(ROOT)},
             stdout=subprocess.PIPE,
         )
         assert writer.stdout is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from inner_pytest import LIGHT_OPTIONS, ROOT, light_suite, start
+from inner_pytest import LIGHT_OPTIONS, ROOT, light_suite, python_path, start
 from processes import lives
 from reliability import Record
 
@@ -92,7 +92,7 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def holder(*gpus: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another process that holds GPUs, and one that it started."""
-    command, paths = [sys.executable, "-c", HOLDER, *gpus], {"PYTHONPATH": str(ROOT)}
+    command, paths = [sys.executable, "-c", HOLDER, *gpus], {"PYTHONPATH": python_path(ROOT)}
     with subprocess.Popen(command, env=os.environ | paths, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
