@@ -1,0 +1,83 @@
+"""The gate of what only GPUs can show: `tox run -e gpu`, or `python tests/gpu_gate.py` where all is installed.
+
+It says first what it will run on the GPUs of this machine, and what it will skip and why; then runs it part by part,
+each a pytest session, and ends with a line for each. Options are handed on to pytest.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from blockshock import environment
+
+ROOT = Path(__file__).parent.parent
+PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
+SMALL = ("--N", "1024,2048x4096", "--B", "16,250", "--workloads", "gaussian", "--rounds", "20")
+"""Of phases: layers small enough to be quick, and one B that no kernel takes without padding."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One pytest session of the gate.
+
+    Attributes:
+        gpus: that it needs.
+        shows: what it is for.
+        arguments: of pytest.
+    """
+
+    gpus: int
+    shows: str
+    arguments: tuple[str, ...]
+
+
+PARTS = (
+    Part(
+        1,
+        "kernels, layers, timing and the phases on one GPU",
+        ("-m", "gpu", "--ranks", "1", *SMALL),
+    ),
+    Part(
+        2,
+        "layers, faults and the phases on two ranks",
+        ("-m", "gpu2", "--ranks", "2", *SMALL),
+    ),
+    Part(
+        4,
+        "the phases on four ranks",
+        (*(f"tests/test_{name}.py" for name in PHASES), "-m", "gpu2", "--ranks", "4", *SMALL),
+    ),
+)
+
+
+def main(more: list[str]) -> int:
+    """Run the parts that this machine has the GPUs for; 1 if one failed, or if there is no GPU."""
+    gpus = environment.gpus()
+    print(f"{len(gpus)} GPUs: {', '.join(gpus) or 'none that nvidia-smi shows'}")
+    for part in PARTS:
+        what = "runs" if part.gpus <= len(gpus) else f"is skipped, for it needs {part.gpus} GPUs:"
+        print(f"  {what} {part.shows}")
+    if not gpus:
+        print("Nothing was checked: run this on a machine with a CUDA GPU")
+        return 1
+    told = [_run(part, more) for part in PARTS if part.gpus <= len(gpus)]
+    print("\n".join(["", *(line for _, line in told)]))
+    return max(code for code, _ in told)
+
+
+def _run(part: Part, more: list[str]) -> tuple[int, str]:
+    """The exit status of a part, and the line that says what came of it."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "--benchmark-quiet", *part.arguments, *more]
+    print(f"\n$ pytest {' '.join(command[3:])}", flush=True)
+    code = subprocess.run(command, cwd=ROOT).returncode
+    outcome = "passed" if code == 0 else f"FAILED (pytest's status {code})"
+    return min(code, 1), f"{part.shows}: {outcome} in {time.monotonic() - started:.0f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
