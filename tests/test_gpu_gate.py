@@ -1,4 +1,4 @@
-"""The gate of what only GPUs can show: what it says on machines with none, one, two and four, and what it runs there."""
+"""The gate of what only GPUs can show: what it says and runs on machines with none, one, two and four."""
 
 from __future__ import annotations
 
