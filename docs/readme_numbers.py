@@ -1,0 +1,116 @@
+"""Writes the numbers of README.md from the saved runs that it names: `python docs/readme_numbers.py`.
+
+A block of the README begins with `<!-- numbers: TABLE RUN -->` and ends with `<!-- end -->`; TABLE is one of TABLES, RUN a
+file or folder of `benchmark_results/official`. What stands between is replaced. A test holds the README to its runs.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from blockshock.report.answer import answer, remarks
+from blockshock.report.results import Run, read_run
+from blockshock.report.sections import section_of
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- numbers: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+DENSE = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
+
+Info = dict[str, Any]
+
+
+def written(readme: str) -> str:
+    """The README with every block of numbers made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        run = read_run(ROOT / "benchmark_results" / "official" / match[3])
+        return match[1] + "\n".join(TABLES[match[2]](run)) + "\n" + match[4]
+
+    return BLOCK.sub(block, readme)
+
+
+def _answer(run: Run) -> Iterator[str]:
+    yield from (f"- {line}" for line in (*answer(run), *remarks(run)))
+
+
+def _verdicts(run: Run) -> Iterator[str]:
+    """A line for each hypothesis and row: the range of its ratios, and at how many points it is what."""
+    found: dict[tuple[str, ...], list[Info]] = defaultdict(list)
+    for info in run.infos:
+        if "verdict" in info:
+            trained = f", {info['optimizer']}" if info.get("optimizer") and info.get("storage") else ""
+            found[info["hypothesis"], info["statement"], info["label"] + trained].append(info)
+    yield from _header("hypothesis", "row", "ratio", "verdict", "rivals")
+    told = ""
+    for (name, statement, label), infos in sorted(found.items()):
+        ratios = [info["ratio"] for info in infos]
+        verdicts = Counter(info["verdict"] for info in infos).most_common()
+        rivals = Counter(info["rival"] for info in infos).most_common()
+        yield _line(
+            "" if told == name else f"**{name}** {statement}",
+            f"`{label}`",
+            f"{min(ratios):.2f}–{max(ratios):.2f}",
+            ", ".join(f"{verdict} at {count}" for verdict, count in verdicts),
+            ", ".join(rival for rival, _ in rivals),
+        )
+        told = name
+
+
+def _timed(section: str, labels: tuple[str, ...]) -> Callable[[Run], Iterator[str]]:
+    """Of each point the best dense row and Block-Shock's, ms, with the spread over builds; and their ratios."""
+
+    def table(run: Run) -> Iterator[str]:
+        points: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
+        for info in run.infos:
+            if section_of(info) == section:
+                points[tuple(info.get(key) or "" for key in ("workload", "N", "K", "B", "optimizer"))].append(info)
+        yield from _header("N × K", "B", "best dense", "ms", *(cell for label in labels for cell in (label, "÷")))
+        for (workload, N, K, B, optimizer), infos in sorted(points.items()):
+            dense = [info for info in infos if info["method"] in DENSE]
+            if not dense:
+                continue
+            best = min(dense, key=lambda info: info["p50_ms"])
+            size = f"{N}²" if N == K else f"{N}×{K}"
+            cells = [" ".join(filter(None, [size, workload.replace("gaussian", "")])), f"{B} {optimizer}".strip()]
+            cells += [best["label"], _ms(best)]
+            for label in labels:
+                ours = [info for info in infos if info["label"] == label]
+                cells += [_ms(ours[0]), f"{ours[0]['p50_ms'] / best['p50_ms']:.2f}"] if ours else ["–", "–"]
+            yield _line(*cells)
+
+    return table
+
+
+def _ms(info: Info) -> str:
+    """The median, and by how much the medians of its builds differ."""
+    builds = info.get("builds_p50_ms") or [info["p50_ms"]]
+    spread = (max(builds) - min(builds)) / statistics.median(builds)
+    return f"{info['p50_ms']:.4f} ({spread:.1%})" if len(builds) > 1 else f"{info['p50_ms']:.4f}"
+
+
+def _header(*names: str) -> Iterator[str]:
+    yield _line(*names)
+    yield _line(*("---" for _ in names))
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
+    "answer": _answer,
+    "verdicts": _verdicts,
+    "forward": _timed("forward", ("block_shock auto 1100", "block_shock cusparselt 1100", "masked_split_dense 1100")),
+    "training": _timed(
+        "training", ("block_shock gathered 1100 compressed", "block_shock cusparselt tile compressed")
+    ),
+}
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(written(path.read_text()))
