@@ -116,7 +116,7 @@ def describe_timing(
     """
     info: dict[str, Any] = {
         "timing": settings.timing,
-        "l2_flushed": settings.flush,
+        **_flushing(settings),
         "warmup_rounds": settings.warmup,
         "weight_bytes": max(result.weight_bytes for result in per_rank),
         "estimated_weight_bytes": max(result.estimated_weight_bytes for result in per_rank),
@@ -144,6 +144,11 @@ def describe_timing(
         info |= _percentiles("cuda_events_", eager)
         info["launch_overhead_ms"] = info["cuda_events_p50_ms"] - info["p50_ms"]
     return info
+
+
+def _flushing(settings: Settings) -> dict[str, Any]:
+    """How the cache was emptied before each round. Runs that say nothing but ``l2_flushed`` zeroed a buffer."""
+    return {"l2_flushed": settings.flush, "flush": "clean" if settings.flush else "none"}
 
 
 def _percentiles(prefix: str, samples: list[float]) -> dict[str, float]:
