@@ -22,4 +22,4 @@ class KernelUnavailable(BlockShockError, RuntimeError):
 
 
 class StalePacking(BlockShockError, RuntimeError):
-    """A weight's parameter changed and what multiplies in its place did not."""
+    """A weight's parameter changed and what multiplies in its place did not, or one of them did before backward."""

@@ -140,7 +140,7 @@ class MaskedStorage(HalfStorage):
             self.refresh()
             return
         self._apply_mask()
-        self._seen = self._versions()
+        self._see()
 
     @torch.no_grad()
     def refresh(self) -> None:

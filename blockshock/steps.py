@@ -7,7 +7,7 @@ parameters.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any, Protocol
 
 import torch
@@ -17,10 +17,9 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from blockshock.errors import InputError
-
-_FOLLOWER, _SUCCESSOR, _SPLIT = "_blockshock_follower", "_blockshock_successor", "_blockshock_split"
 
 
 class Follower(Protocol):
@@ -29,31 +28,37 @@ class Follower(Protocol):
     def after_step(self) -> None: ...
 
 
+# Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
+_followers: MutableMapping[torch.Tensor, weakref.ref[Follower]] = WeakTensorKeyDictionary()
+_successors: MutableMapping[torch.Tensor, TensorWeakRef] = WeakTensorKeyDictionary()
+_split: MutableMapping[torch.Tensor, bool] = WeakTensorKeyDictionary()
+
+
 def follow(parameter: nn.Parameter, follower: Follower) -> None:
     """From now on the follower is told of each step of an optimizer that holds the parameter."""
-    setattr(parameter, _FOLLOWER, weakref.ref(follower))
+    _followers[parameter] = weakref.ref(follower)
 
 
 def follower_of(parameter: torch.Tensor) -> Follower | None:
     """Who follows the parameter."""
-    reference = getattr(parameter, _FOLLOWER, None)
+    reference = _followers.get(parameter)
     return reference and reference()
 
 
 def mark_split(parameter: nn.Parameter) -> None:
     """Say that other ranks hold other parts of what the parameter is a part of."""
-    setattr(parameter, _SPLIT, True)
+    _split[parameter] = True
 
 
 def is_split(parameter: torch.Tensor) -> bool:
     """Whether other ranks hold other parts: so marked, or a sharded DTensor."""
     placements = getattr(parameter, "placements", ())
-    return getattr(parameter, _SPLIT, False) or any(placement.is_shard() for placement in placements)
+    return parameter in _split or any(placement.is_shard() for placement in placements)
 
 
 def replace(old: torch.Tensor, new: torch.Tensor) -> None:
     """Say that a layer with the parameter ``new`` took the place of one with ``old``."""
-    setattr(old, _SUCCESSOR, weakref.ref(new))
+    _successors[old] = TensorWeakRef(new)
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[torch.Tensor]:
@@ -64,7 +69,7 @@ def _parameters(optimizer: Optimizer) -> Iterator[torch.Tensor]:
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Raises InputError where the optimizer holds the parameter of a layer that was replaced, and would not train."""
     for parameter in _parameters(optimizer):
-        reference = getattr(parameter, _SUCCESSOR, None)
+        reference = _successors.get(parameter)
         successor = reference and reference()
         if successor is not None and parameter.grad is None and successor.grad is not None:
             raise InputError(

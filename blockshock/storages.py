@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from blockshock.errors import StalePacking
 from blockshock.kept import product
 from blockshock.kernels import Packed
+from blockshock.kernels.base import changed_since_forward
 from blockshock.stages import stage
 from blockshock.steps import follow
 
@@ -44,6 +46,27 @@ class Training:
         return 0 if parameter == itemsize else parameter
 
 
+class Seen:
+    """How a tensor was, as far as that can be told without a look at its values.
+
+    A write through ``tensor`` or a view of it moves its version; ``set_`` and ``tensor.data = other`` its memory. No
+    write through ``tensor.data``, or a pointer, moves anything. Inference tensors have no version.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        # The weak reference keeps the identity from being given to other memory, and no memory from being freed.
+        self._memory = StorageWeakRef(tensor.untyped_storage())
+        self._state = self._state_of(tensor)
+
+    @staticmethod
+    def _state_of(tensor: torch.Tensor) -> tuple[int, int, int]:
+        version = 0 if tensor.is_inference() else tensor._version
+        return version, tensor.data_ptr(), tensor.untyped_storage()._cdata
+
+    def is_still(self, tensor: torch.Tensor) -> bool:
+        return self._state_of(tensor) == self._state
+
+
 class Storage(nn.Module):
     """A trained weight (N, K). Multiplies as its packing does, and refuses to once the two differ.
 
@@ -59,12 +82,19 @@ class Storage(nn.Module):
         super().__init__()
         self.parameter, self.packed = parameter, packed
         self.register_parameter("bias", bias)
-        self._seen = self._versions()
+        self._see()
         self._follow()
+
+    def _see(self) -> None:
+        """From now on, what multiplies is what the parameters are now."""
+        self._seen = [Seen(parameter) for parameter in self._parameters_held()]
 
     def _follow(self) -> None:
         for followed in self._parameters_held():
             follow(followed, self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_seen"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Of a copy: its parameters are new ones, which nobody follows, and no longer the packing's memory.
@@ -75,13 +105,22 @@ class Storage(nn.Module):
     def _parameters_held(self) -> list[nn.Parameter]:
         return [self.parameter] if self.bias is None else [self.parameter, self.bias]
 
-    def _versions(self) -> list[int]:
-        return [parameter._version for parameter in self._parameters_held()]
-
     @property
     def is_stale(self) -> bool:
-        """Whether a parameter changed after the packing was written."""
-        return self._versions() != self._seen
+        """Whether a parameter changed, or is another one, since the packing was written."""
+        pairs = zip(self._seen, self._parameters_held(), strict=True)
+        return not all(seen.is_still(parameter) for seen, parameter in pairs)
+
+    @property
+    def writes(self) -> int:
+        """As of the packing."""
+        return self.packed.writes
+
+    def check_since(self, writes: int) -> None:
+        """As of the packing. A parameter that changed may be the packing's own memory."""
+        self.packed.check_since(writes)
+        if self.is_stale:
+            raise changed_since_forward(self.parameter)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
@@ -116,7 +155,7 @@ class Storage(nn.Module):
         self.pack()
         if self.bias is not None and self.packed.bias is not None:
             self.packed.bias.copy_(self.packed.arrange(self.bias))
-        self._seen = self._versions()
+        self._see()
 
     def after_step(self) -> None:
         """What an optimizer's ``step`` ends with."""

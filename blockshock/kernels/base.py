@@ -14,7 +14,7 @@ from torch import nn
 
 from blockshock.blocks import row_blocks
 from blockshock.compressed import kept_columns, pick
-from blockshock.errors import InputError, KernelUnavailable
+from blockshock.errors import InputError, KernelUnavailable, StalePacking
 from blockshock.masks import Mask
 from blockshock.memory import held_bytes
 from blockshock.registry import Registry
@@ -93,6 +93,7 @@ class Packed(nn.Module):
         algorithm: what the kernel chose to run, for the record.
         backward: for kernels that cannot contract over N, what does it for them.
         product_stage: the stage that the product counts as; ``grad_x`` in a packing of Wᵀ.
+        writes: how often its values were written since it was packed.
         sorted_by_pattern: ``arrange`` sorts rows by the mask's row pattern; otherwise it leaves them in order.
         unit: whose rate its product can reach: that of ``dense`` products, or of the sparse tensor cores, ``2:4``.
     """
@@ -105,7 +106,7 @@ class Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.algorithm, self.product_stage = "", "matmul"
-        self.backward = None
+        self.backward, self.writes = None, 0
 
     def hold_bias(self, bias: torch.Tensor | None) -> None:
         """Keep a bias (N,), or None."""
@@ -139,11 +140,17 @@ class Packed(nn.Module):
         assert self.backward is not None, "packed for the forward pass alone"
         return self.backward(grad_y_BN)
 
+    def check_since(self, writes: int) -> None:
+        """Raises StalePacking if it was written after it had been written so often."""
+        if self.writes != writes:
+            raise changed_since_forward(self.values)
+
     def write(self, values_NJ: torch.Tensor) -> None:
         """Take over new kept values, of any dtype and in the order of ``values``, for both directions.
 
         ``values`` itself may be given, once it was changed.
         """
+        self.writes += 1
         mine = values_NJ.data_ptr() == self.values.data_ptr()
         if self.backward is not None:
             self.backward.write(values_NJ, None if mine else self.values)
@@ -163,6 +170,15 @@ class Packed(nn.Module):
     def recompress(self, w_NK: torch.Tensor) -> None:
         """Take over a dense matrix, zero where the mask drops, the way compression does."""
         self.write(self.kept_of(w_NK))
+
+
+def changed_since_forward(values: torch.Tensor) -> StalePacking:
+    """The error, in torch's words, of a backward pass by other weights than those that went forward."""
+    return StalePacking(
+        f"one of the variables needed for gradient computation has been modified by an inplace operation: a weight, "
+        f"held as {values.dtype} {tuple(values.shape)}, changed between a forward pass and its backward pass: call "
+        "backward before the optimizer's step(), or the forward pass again after it"
+    )
 
 
 class Kernel:

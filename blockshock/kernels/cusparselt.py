@@ -76,6 +76,7 @@ class PackedCusparselt(Packed):
 
     def recompress(self, w_NK: torch.Tensor) -> None:
         # Copied, not kept in place of the old packing: a captured graph goes on reading where that lies.
+        self.writes += 1
         self.packed.copy_(torch._cslt_compress(w_NK))
         if self.backward is not None:
             self.backward.recompress(w_NK)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.autograd.graph import increment_version
 
 from blockshock.blocks import row_blocks
 from blockshock.masks import Mask
@@ -68,6 +69,8 @@ class TileOrder:
         """
         if values_NJ.is_cuda and out_KM.itemsize == 2:
             _launch(self, values_NJ, out_KM, rows_NJ)
+            written = [out_KM] if rows_NJ is None else [out_KM, rows_NJ]
+            increment_version([tensor for tensor in written if not tensor.is_inference()])  # as torch's writes do
             return
         cast_NJ = values_NJ.to(out_KM.dtype)
         tiles = cast_NJ.unflatten(1, (-1, 2)).unflatten(0, (-1, 4)).transpose(1, 2).flatten(2)
