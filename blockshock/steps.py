@@ -17,10 +17,14 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from blockshock.collectives import Group
 from blockshock.errors import InputError
 
-_FOLLOWER, _SUCCESSOR, _SPLIT = "_blockshock_follower", "_blockshock_successor", "_blockshock_split"
+_FOLLOWER, _SUCCESSOR = "_blockshock_follower", "_blockshock_successor"
+# Beside the parameters, not on them: a process group cannot be pickled, a parameter can.
+_SPLIT = WeakTensorKeyDictionary()
 
 
 class Follower(Protocol):
@@ -40,15 +44,21 @@ def follower_of(parameter: torch.Tensor) -> Follower | None:
     return reference and reference()
 
 
-def mark_split(parameter: nn.Parameter) -> None:
-    """Say that other ranks hold other parts of what the parameter is a part of."""
-    setattr(parameter, _SPLIT, True)
+def mark_split(parameter: nn.Parameter, group: Group) -> None:
+    """Say that the ranks of the group hold other parts of what the parameter is a part of."""
+    if group.size() > 1:
+        _SPLIT[parameter] = group
 
 
-def is_split(parameter: torch.Tensor) -> bool:
-    """Whether other ranks hold other parts: so marked, or a sharded DTensor."""
-    placements = getattr(parameter, "placements", ())
-    return getattr(parameter, _SPLIT, False) or any(placement.is_shard() for placement in placements)
+def split_over(parameter: torch.Tensor) -> list[Group]:
+    """The groups of ranks over which a tensor is split: as it is marked, or as a DTensor is sharded."""
+    if (group := _SPLIT.get(parameter)) is not None:
+        return [group]
+    return [
+        parameter.device_mesh.get_group(dimension)  # type: ignore[attr-defined]
+        for dimension, placement in enumerate(getattr(parameter, "placements", ()))
+        if not (placement.is_replicate() or placement.is_partial())
+    ]
 
 
 def replace(old: torch.Tensor, new: torch.Tensor) -> None:
