@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from blockshock.checkpoint import load_optimizer_state as load_optimizer_state
     from blockshock.checkpoint import optimizer_state as optimizer_state
+    from blockshock.clipping import clip_grad_norm_ as clip_grad_norm_
     from blockshock.linear import BlockShockLinear as BlockShockLinear
     from blockshock.mask_state import saved_mask as saved_mask
-    from blockshock.optimizers import clip_grad_norm_ as clip_grad_norm_
     from blockshock.parallel_style import BlockShockParallel as BlockShockParallel
 
 _PUBLIC = {
     "BlockShockLinear": "blockshock.linear",
     "BlockShockParallel": "blockshock.parallel_style",
-    "clip_grad_norm_": "blockshock.optimizers",
+    "clip_grad_norm_": "blockshock.clipping",
     "load_optimizer_state": "blockshock.checkpoint",
     "optimizer_state": "blockshock.checkpoint",
     "saved_mask": "blockshock.mask_state",

@@ -29,6 +29,24 @@ class Alone:
         return 0
 
 
+def groups_of(group: Any) -> list[Group]:
+    """The process groups that a user means: one, or that of each dimension of a DeviceMesh.
+
+    Raises:
+        InputError: this is neither.
+    """
+    if hasattr(group, "get_all_groups"):  # a DeviceMesh, whose import costs a second
+        return list(group.get_all_groups())
+    if not hasattr(group, "size") or not hasattr(group, "rank"):
+        raise InputError(f"group must be a process group or a DeviceMesh, got {type(group).__name__}")
+    return [group]
+
+
+def global_ranks(group: Group) -> tuple[int, ...]:
+    """The ranks of a group, as the default group counts them."""
+    return (0,) if isinstance(group, Alone) else tuple(dist.get_process_group_ranks(group))
+
+
 def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> slice:
     """The ``index``-th of ``count`` equal contiguous parts of ``range(total)``.
 

@@ -18,7 +18,6 @@ from blockshock.kept import Kept, product
 from blockshock.kernels import Half, Packed
 from blockshock.registry import Registry
 from blockshock.stages import stage
-from blockshock.steps import mark_split
 from blockshock.storages import Storage, Training
 
 
@@ -29,10 +28,6 @@ class HalfStorage(Storage):
         parameter = self._initial(half, packed).to(training.parameter_dtype(half.dtype))
         super().__init__(nn.Parameter(parameter), packed, bias)
         self._mask = half.mask
-
-    def _follow(self) -> None:
-        super()._follow()
-        mark_split(self.parameter)
 
     def check(self) -> None:
         super().check()

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from blockshock.collectives import Alone, Group
+from blockshock.collectives import Alone, Group, groups_of
 from blockshock.errors import InputError
 from blockshock.kernels import build_kernel
 from blockshock.mask_state import is_saved_mask, mask_tensor
@@ -185,13 +185,10 @@ def _ranks(group: Any) -> Group:
     """The process group that a user means."""
     if group is None:
         return dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
-    if hasattr(group, "get_group"):  # a DeviceMesh, whose import costs a second
-        if group.ndim != 1:
-            raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {group.ndim}: pick one of it")
-        return group.get_group()
-    if not hasattr(group, "size") or not hasattr(group, "rank"):
-        raise InputError(f"group must be a process group or a DeviceMesh, got {type(group).__name__}")
-    return group
+    groups = groups_of(group)
+    if len(groups) != 1:
+        raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
+    return groups[0]
 
 
 def _of_rank_0(tensor: torch.Tensor | None, group: Group) -> torch.Tensor | None:

@@ -19,6 +19,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
+from blockshock.collectives import Group
 from blockshock.errors import InputError
 
 
@@ -31,7 +32,7 @@ class Follower(Protocol):
 # Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
 _followers: MutableMapping[torch.Tensor, weakref.ref[Follower]] = WeakTensorKeyDictionary()
 _successors: MutableMapping[torch.Tensor, TensorWeakRef] = WeakTensorKeyDictionary()
-_split: MutableMapping[torch.Tensor, bool] = WeakTensorKeyDictionary()
+_split: MutableMapping[torch.Tensor, Group] = WeakTensorKeyDictionary()
 
 
 def follow(parameter: nn.Parameter, follower: Follower) -> None:
@@ -45,15 +46,21 @@ def follower_of(parameter: torch.Tensor) -> Follower | None:
     return reference and reference()
 
 
-def mark_split(parameter: nn.Parameter) -> None:
-    """Say that other ranks hold other parts of what the parameter is a part of."""
-    _split[parameter] = True
+def mark_split(parameter: nn.Parameter, group: Group) -> None:
+    """Say that the ranks of the group hold other parts of what the parameter is a part of."""
+    if group.size() > 1:
+        _split[parameter] = group
 
 
-def is_split(parameter: torch.Tensor) -> bool:
-    """Whether other ranks hold other parts: so marked, or a sharded DTensor."""
-    placements = getattr(parameter, "placements", ())
-    return parameter in _split or any(placement.is_shard() for placement in placements)
+def split_over(parameter: torch.Tensor) -> list[Group]:
+    """The groups of ranks over which a tensor is split: as it is marked, or as a DTensor is sharded."""
+    if (group := _split.get(parameter)) is not None:
+        return [group]
+    return [
+        parameter.device_mesh.get_group(dimension)  # type: ignore[attr-defined]
+        for dimension, placement in enumerate(getattr(parameter, "placements", ()))
+        if not (placement.is_replicate() or placement.is_partial())
+    ]
 
 
 def replace(old: torch.Tensor, new: torch.Tensor) -> None:

@@ -45,7 +45,7 @@ from blockshock.methods import METHODS, Layer, Shape
 from blockshock.methods.base import trained
 from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS, build_mask, pattern_mask
-from blockshock.steps import follower_of, is_split, mark_split
+from blockshock.steps import follower_of, mark_split, split_over
 from blockshock.storages import Training
 from blockshock.weights import TensorWeights
 
@@ -200,8 +200,8 @@ def test_gradients_are_clipped_as_torch_clips_them(
     for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         mine.grad = matrix(2, 3, torch.float32, seed + index) * (float("inf") if special and not index else 1)
         other.grad = mine.grad.clone()
-        mark_split(mine)
-        assert is_split(mine)
+        mark_split(mine, Alone())
+        assert split_over(mine) == []
     given_parameters = ours[0] if alone and count == 1 else ours
     norm = attempt(clip_grad_norm_, given_parameters, most)
     assert (norm is not None) == (most >= 0)

@@ -24,7 +24,7 @@ from blockshock.pairs import Ratio, change_of, ratio_of
 from blockshock.plugin.clock import VirtualClock
 from blockshock.plugin.limits import describe_limits
 from blockshock.roofline import Ceilings, Line, Operand, Work, demands, limit
-from blockshock.steps import is_split
+from blockshock.steps import split_over
 
 pytestmark = pytest.mark.reliability
 
@@ -248,7 +248,7 @@ def test_the_doctor_says_what_it_was_told(version: str, error: str, size: int) -
     assert conclude(findings, "cpu")[0] is False
     assert memory.gib(size).split()[1] in ("GiB", "MiB")
     assert memory.held_bytes([torch.empty(size % 99)] * 2) == size % 99 * 4
-    assert not is_split(torch.empty(0))
+    assert split_over(torch.empty(0)) == []
 
 
 @examples(120)

@@ -8,6 +8,7 @@ import torch
 from gpus import needs_a_gpu
 from torch import nn
 
+from blockshock.clipping import clip_grad_norm_
 from blockshock.errors import InputError, StalePacking
 from blockshock.half_storages import CompressedStorage, MaskedStorage
 from blockshock.kept import Kept
@@ -15,7 +16,7 @@ from blockshock.kernels import Half, build_kernel
 from blockshock.kernels.backward import backward_of
 from blockshock.kernels.transpose import TileOrder
 from blockshock.masks import DenseMask, Mask, TiledMask
-from blockshock.optimizers import OPTIMIZERS, build_recipe, clip_grad_norm_
+from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS, build_mask, transposable_tiles
 from blockshock.phases import trajectory
 from blockshock.phases.case import Case
@@ -261,7 +262,7 @@ def _lost_step(patch: pytest.MonkeyPatch) -> None:
 
 def _local_norm(patch: pytest.MonkeyPatch) -> None:
     """Each rank clips by the norm of its own half."""
-    patch.setattr("blockshock.optimizers.is_split", lambda parameter: False)
+    patch.setattr("blockshock.clipping.split_over", lambda parameter: [])
 
 
 def _wrong_gradient(patch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -51,15 +51,12 @@ class Layer:
         """Whether weights are packed for both directions."""
         return self.backward or self.training is not None
 
-    def weight(self, w: torch.Tensor, bias: torch.Tensor | None, is_shard: bool = False) -> Weight:
+    def weight(self, w: torch.Tensor, bias: torch.Tensor | None) -> Weight:
         """A dense weight of this layer, or this rank's shard of one: frozen, or trained."""
         packed = PackedDense(w, bias)
         if self.training is None:
             return packed
-        storage = DenseStorage(packed, self.training, self.trained_bias(bias))
-        for parameter in storage.parameters() if is_shard else ():
-            mark_split(parameter)
-        return storage
+        return DenseStorage(packed, self.training, self.trained_bias(bias))
 
     def trained_bias(self, bias: torch.Tensor | None) -> nn.Parameter | None:
         """The parameter that trains a bias."""
@@ -203,6 +200,14 @@ class Method(nn.Module):
         alone = self.group.size() == 1 or not messages
         return {"products": products} | ({} if alone else {"communication": Work(messages=messages)})
 
+    def split_parameters(self) -> Iterable[nn.Parameter]:
+        """Those of which the other ranks hold other parts."""
+        return ()
+
+    def _mark_split(self) -> None:
+        for parameter in self.split_parameters():
+            mark_split(parameter, self.group)
+
     def place(self, w_NK: torch.Tensor) -> None:
         """Add what this rank holds of a trained W to a matrix of zeros; summed over the ranks, it is W."""
         raise NotImplementedError
@@ -226,6 +231,7 @@ class Method(nn.Module):
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__setstate__({name: deepcopy(value, memo) for name, value in vars(self).items()})
+        new._mark_split()
         return new
 
     def weight_bytes(self) -> int:

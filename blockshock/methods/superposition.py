@@ -6,7 +6,7 @@ are on one device. masked_split_dense is the same split with the zeros multiplie
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import torch
@@ -49,6 +49,7 @@ class BlockShock(Method):
             self._hold(layer, half, kernel, first=index == 0)
             for index, (kernel, half) in enumerate(zip(kernels, halves, strict=True))
         )
+        self._mark_split()
 
     def _slowest(self, seconds: list[float]) -> list[float]:
         return slowest_of_ranks(seconds, self.device, self.group)
@@ -131,6 +132,9 @@ class BlockShock(Method):
     def storages(self) -> list[Storage]:
         """The halves, where they are trained."""
         return [trained(half) for half in self.weights()]
+
+    def split_parameters(self) -> Iterable[nn.Parameter]:
+        return [half.parameter for half in self.halves if isinstance(half, Storage)]
 
     @property
     def parameter_dtype(self) -> torch.dtype:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import nn
 
 from blockshock.autograd import product
 from blockshock.collectives import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
@@ -13,6 +16,9 @@ class TensorParallel(Method):
     @classmethod
     def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
         return WeightEstimate.dense(shape.N * shape.K // shape.ranks, shape)
+
+    def split_parameters(self) -> Iterable[nn.Parameter]:
+        return self.weight.parameters()
 
 
 @METHODS.register("dense_tp_row")
@@ -29,7 +35,8 @@ class RowParallel(TensorParallel):
         super().__init__(layer, group)
         self.columns = shard(self.K, group.rank(), group.size(), "K")
         bias = layer.source.bias if group.rank() == 0 else None
-        self.weight = layer.weight(layer.source.gather(self.columns), bias, is_shard=True)
+        self.weight = layer.weight(layer.source.gather(self.columns), bias)
+        self._mark_split()
 
     @classmethod
     def check(cls, shape: Shape) -> None:
@@ -63,7 +70,8 @@ class ColumnParallel(TensorParallel):
         super().__init__(layer, group)
         self.rows = shard(self.N, group.rank(), group.size(), "N")
         bias = None if layer.source.bias is None else layer.source.bias[self.rows]
-        self.weight = layer.weight(layer.source.gather(slice(None), rows=self.rows), bias, is_shard=True)
+        self.weight = layer.weight(layer.source.gather(slice(None), rows=self.rows), bias)
+        self._mark_split()
 
     @classmethod
     def check(cls, shape: Shape) -> None:
