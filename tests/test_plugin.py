@@ -62,6 +62,12 @@ class Wrong(METHODS.get("dense_single")):
 class Raises(METHODS.get("dense_single")):
     def partial(self, x_BK): raise RuntimeError("a fault of its own")
 """
+TOO_BUSY = """
+from blockshock.phases import ceilings
+
+ceilings._reduce = None
+"""
+"""One of the machine's ceilings cannot be measured."""
 MINE = "mine:gain=4"
 DESCRIBED = {
     *("phase", "label", "method", "kernel", "mask", "workload", "N", "K", "B", "dtype"),
@@ -117,7 +123,7 @@ class Story(NamedTuple):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    folder = suite(tmp_path_factory.mktemp("story"), *PHASES, conftest=USERS_OWN)
+    folder = suite(tmp_path_factory.mktemp("story"), *PHASES, conftest=USERS_OWN + TOO_BUSY)
     methods = f"--methods=dense_single,wrong,raises,{MINE},masked_split_dense"
     # One restart of the ranks will do, and one method in phase 2.
     chosen = "test_forward_is_right or (test_forward and not raises) or mine"
@@ -165,8 +171,18 @@ def test_saved_rows_describe_themselves(story: Story) -> None:
             else "cubed N=64 K=64 B=4 bf16"
         )
         assert row["group"] == " ".join(filter(None, [phase, point, row["extra_info"]["optimizer"]]))
-        assert set(row["extra_info"]) == DESCRIBED | measured
+        no_limit = {"limit_ms", "of_limit", "bound_by"} if name.startswith("test_forward[masked_split") else set()
+        assert set(row["extra_info"]) == (DESCRIBED | measured) - no_limit
     assert set(story.saved["machine_info"]["blockshock"]) == MACHINE
+
+
+def test_a_ceiling_that_cannot_be_measured_costs_no_more_than_the_limits_that_need_it(story: Story) -> None:
+    ceilings = story.saved["machine_info"]["blockshock"]["ceilings"]
+    assert [name for name, value in ceilings.items() if value is None] == ["all_reduce"]
+    split = story.rows[f"test_forward[masked_split_dense-middle-{POINT}]"]["extra_info"]
+    assert set(split["limits"]) == {"products"}, "the part that needs it has none"
+    (told,) = re.findall(r"^No ceiling of .*", story.run.output, re.MULTILINE)
+    assert told.startswith("No ceiling of all-reduce (TypeError: 'NoneType' object is not callable): it could not be")
 
 
 def test_every_sample_is_saved_and_sums_up_as_shown(story: Story) -> None:
