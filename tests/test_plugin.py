@@ -73,14 +73,14 @@ DESCRIBED = {
     *("phase", "label", "method", "kernel", "mask", "workload", "N", "K", "B", "dtype"),
     *("seed", "keep_full_weight", "device", "ranks", "optimizer", "storage"),
 }
-CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again", "algorithm"}
+CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again", "algorithm", "status"}
 TIMED = {
     *("algorithm", "timing", "l2_flushed", "warmup_rounds", "weight_bytes", "estimated_weight_bytes"),
     *("building_peak_bytes", "steady_peak_bytes", "layout_copied_bytes", "p50_ms", "p95_ms", "tokens_per_s"),
     *("dense_equivalent_tflops", "weight_gb_per_s", "stages", "communication_share", "alone"),
     *("limit_ms", "of_limit", "bound_by", "limits", "work"),
 }
-BESIDE_DENSE = {*(field.name for field in fields(TrajectoryResult)), "worst_weight_share", "steps"}
+BESIDE_DENSE = {*(field.name for field in fields(TrajectoryResult)), "worst_weight_share", "steps", "status"}
 TRAINED = {
     *("backward_p50_ms", "update_p50_ms"),
     *("parameter_bytes", "gradient_bytes", "state_bytes", "training_bytes"),
@@ -140,6 +140,14 @@ def test_a_failure_loses_no_result_and_the_next_test_gets_a_working_group(story:
     assert re.search(r"^=+ 2 failed, 13 passed, 2 skipped", story.run.output, re.MULTILINE)
     assert "RuntimeError: a fault of its own" in story.run.output
     assert "relative error" in story.run.output
+    for name in ("wrong", "raises"):
+        named = rf"^FAILED tests/test_phase0_correctness\.py::test_forward_is_right\[{name}-{POINT}\]"
+        assert re.search(named, story.run.output, re.MULTILINE), "in the summary"
+    checked = {name: row["extra_info"] for name, row in story.rows.items() if "status" in row["extra_info"]}
+    wrong = f"test_forward_is_right[wrong-{POINT}]"
+    assert {name: info["status"] for name, info in checked.items()} == dict.fromkeys(checked, "right") | {
+        wrong: "wrong"
+    }
     passed = [f"{name}-{POINT}" for name in ("dense_single", MINE, "masked_split_dense-middle")]
     wanted = [f"test_forward_is_right[{name}]" for name in passed] + [f"test_forward[{name}]" for name in passed]
     wanted += [f"{test}[wrong-{POINT}]" for test in ("test_forward_is_right", "test_forward")]

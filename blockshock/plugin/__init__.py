@@ -209,6 +209,12 @@ class Row:
         if JOURNAL in self._request.config.stash:
             self._request.config.stash[JOURNAL].benchmark(benchmark)
 
+    def judge(self, phase: int, case: Case, samples: list[float], info: dict[str, Any], *failures: str | None) -> None:
+        """Save what was checked with its ``status``, ``right`` or ``wrong``; any failure but None fails the test."""
+        found = [failure for failure in failures if failure is not None]
+        self.save(phase, case, samples, info | {"status": "wrong" if found else "right"})
+        assert not found, "; ".join(found)
+
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest, benchmark: Any, settings: Settings, ranks: Ranks) -> Row:
