@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 STAGES = {
     "products": ("layout", "matmul", "grad_x", "grad_w"),
@@ -15,6 +16,12 @@ STAGES = {
     "update": ("optimizer", "mask", "compress", "refresh"),
 }
 """The parts of a pass that have a limit of their own, and the stages that each is made of."""
+
+Known = TypeVar("Known")
+
+
+class NoCeiling(ValueError):
+    """A limit needs a ceiling that could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +55,37 @@ class Line:
 class Ceilings:
     """What a machine reaches at most, under the protocol that its benchmarks are timed by.
 
+    None, or no entry, where there is no such thing, or where it could not be measured.
+
     Attributes:
         memory_bytes_per_s: of reading or copying much more than the cache holds.
         cache_bytes: what the last-level cache holds: bytes that may never reach the memory.
         dense_flops_per_s: by dtype.
-        sparse_flops_per_s: of the 2:4 tensor cores, by dtype, in FLOPs of kept values; no entry where there are none.
-            The vendors' dense-equivalent rate is twice that.
-        all_reduce, all_gather: beyond ``launch_s``; None with a single rank.
+        sparse_flops_per_s: of the 2:4 tensor cores, by dtype, in FLOPs of kept values. The vendors' dense-equivalent
+            rate is twice that.
+        all_reduce, all_gather: beyond ``launch_s``; there is none with a single rank.
         launch_s: of a call that does nothing.
     """
 
-    memory_bytes_per_s: float
+    memory_bytes_per_s: float | None
     cache_bytes: int
     dense_flops_per_s: Mapping[str, float]
     sparse_flops_per_s: Mapping[str, float]
     all_reduce: Line | None
     all_gather: Line | None
-    launch_s: float
+    launch_s: float | None
 
     def flops_per_s(self, unit: str, dtype: str) -> float:
-        return (self.sparse_flops_per_s if unit == "2:4" else self.dense_flops_per_s)[dtype]
+        """Raises NoCeiling if there is none."""
+        rates = self.sparse_flops_per_s if unit == "2:4" else self.dense_flops_per_s
+        return known(rates.get(dtype), f"{unit} products in {dtype}")
+
+
+def known(ceiling: Known | None, what: str) -> Known:
+    """The ceiling; raises NoCeiling if there is none."""
+    if ceiling is None:
+        raise NoCeiling(f"there is no ceiling of {what}: it could not be measured")
+    return ceiling
 
 
 @dataclass(frozen=True)
@@ -133,16 +151,19 @@ def product(tokens: int, operands: Iterable[Operand], read: int, written: int, a
 
 
 def demands(work: Work, ceilings: Ceilings, dtype: str, flushed: bool = True) -> dict[str, float]:
-    """Seconds that each resource is busy at least."""
+    """Seconds that each resource is busy at least.
+
+    Raises:
+        NoCeiling: that of a resource is missing.
+    """
     lines = {"all_reduce": ceilings.all_reduce, "all_gather": ceilings.all_gather}
+    rate = known(ceilings.memory_bytes_per_s, "memory")
     found = {
         "compute": sum(flops / ceilings.flops_per_s(unit, dtype) for unit, flops in work.flops.items()),
-        "memory": work.memory_bytes(ceilings.cache_bytes, flushed) / ceilings.memory_bytes_per_s,
+        "memory": work.memory_bytes(ceilings.cache_bytes, flushed) / rate,
     }
     if work.messages:
-        found["communication"] = sum(
-            line.seconds(size) for name, size in work.messages if (line := lines[name]) is not None
-        )
+        found["communication"] = sum(known(lines[name], name).seconds(size) for name, size in work.messages)
     return found
 
 

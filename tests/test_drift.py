@@ -18,9 +18,8 @@ CASE = Case("block_shock", "gathered", "1100", "gaussian", 128, 128, 8, "bf16")
 @pytest.mark.correctness
 def test_drift_is_that_of_the_dense_product(drift_case: Case, row: Row) -> None:
     result, *others = row.run(drift.run, drift_case)
-    row.save(0, drift_case, [], describe_drift(result))
-    assert result.failure() is None, result.failure()
-    assert all(other == result for other in others), "the ranks drift apart"
+    same = all(other == result for other in others)
+    row.judge(0, drift_case, [], describe_drift(result), result.failure(), None if same else "the ranks drift apart")
 
 
 def _run_without_its_reduce(case: Case) -> drift.DriftResult:

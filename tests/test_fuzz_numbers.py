@@ -94,7 +94,10 @@ works = st.builds(
 @examples(370)
 @given(one=works, two=works, of=ceilings(), flushed=st.booleans())
 def test_more_work_never_takes_less_time(one: Work, two: Work, of: Ceilings, flushed: bool) -> None:
-    alone, both = demands(one, of, "bf16", flushed), demands(one + two, of, "bf16", flushed)
+    alone, both = (attempt(demands, work, of, "bf16", flushed) for work in (one, one + two))
+    if alone is None or both is None:
+        assert None in (of.all_reduce, of.all_gather)
+        return
     assert all(both[name] >= seconds * (1 - 1e-12) for name, seconds in alone.items())
     seconds, bound_by = limit(both)
     assert seconds == max(both.values()) == both[bound_by]
@@ -110,6 +113,9 @@ def test_limits_are_shares_of_the_median(
     info = {} if reduce is None else {"stages": {"reduce": {"p50_ms": reduce}, "matmul": {"p50_ms": 1.0}}}
     parts = {"products": work + Work(Counter(dense=1)), "communication": work}
     found = describe_limits(parts, of, "bf16", flushed, samples, info)
+    if attempt(demands, work, of, "bf16") is None:
+        assert found.keys() | found["limits"].keys() == {"limits", "work"}
+        return
     assert found["of_limit"] == pytest.approx(found["limit_ms"] / 1e3 / statistics.median(samples))
     assert found["limits"].keys() == ({"products", "communication"} if reduce else set())
     json.dumps(found)

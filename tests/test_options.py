@@ -15,8 +15,9 @@ import pytest
 import torch
 from inner_pytest import ROOT, python_path
 
+from blockshock.collectives import Group
 from blockshock.kernels import KERNELS
-from blockshock.methods import METHODS
+from blockshock.methods import METHODS, Layer, Method
 from blockshock.patterns import MASKS
 from blockshock.phases import case as case_module
 from blockshock.plugin import Row
@@ -219,6 +220,24 @@ def test_wrong_values_are_usage_errors_that_name_them_and_the_choices(
         resolve(*line.split())
     message = str(error.value)
     assert [part for part in said if part not in message] == [], message
+
+
+class Tuned(Method):
+    """A user's method that takes a parameter."""
+
+    def __init__(self, layer: Layer, group: Group, gain: float = 2.0) -> None:
+        super().__init__(layer, group)
+
+
+def test_parameters_of_a_users_method_are_checked_as_those_of_other_axes(
+    resolve: Resolve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS._entries, "tuned", Tuned)
+    assert resolve("--methods=tuned,tuned:gain=3").methods == ("tuned", "tuned:gain=3")
+    with pytest.raises(pytest.UsageError, match=r"--methods: .* the method 'tuned' takes gain, not 'gian'"):
+        resolve("--methods=tuned:gian=3")
+    with pytest.raises(pytest.UsageError, match=r"--methods: .* gain takes a number, not 'much'"):
+        resolve("--methods=tuned:gain=much")
 
 
 def test_more_ranks_than_gpus_says_how_many_there_are(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,16 @@ def test_gradient_is_right(gradient_case: Case, row: Row) -> None:
     same_on_ranks = all(result.same_on_ranks for result in per_rank)
     same_again = all(result.same_again for result in per_rank)
     seconds = slowest([result.seconds for result in per_rank])
-    row.save(2, gradient_case, seconds, describe_gradient(by_loss, same_on_ranks, same_again, per_rank[0].algorithm))
-    for loss, accuracy in by_loss.items():
-        assert accuracy.failure() is None, f"{loss}: {accuracy.failure()}"
-    assert same_on_ranks, "the ranks' gradients differ in their bits"
-    assert same_again, "two runs with one seed differ in their bits"
+    failures = {loss: accuracy.failure() for loss, accuracy in by_loss.items()}
+    row.judge(
+        2,
+        gradient_case,
+        seconds,
+        describe_gradient(by_loss, same_on_ranks, same_again, per_rank[0].algorithm),
+        *(f"{loss}: {failure}" for loss, failure in failures.items() if failure is not None),
+        None if same_on_ranks else "the ranks' gradients differ in their bits",
+        None if same_again else "two runs with one seed differ in their bits",
+    )
 
 
 @pytest.mark.bench

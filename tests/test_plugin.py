@@ -45,7 +45,14 @@ def middle(source):
 
 @METHODS.register("mine")
 class Mine(METHODS.get("dense_single")):
-    def partial(self, x_BK): return 2 * super().partial(x_BK / 2)
+    def __init__(self, layer, group, gain=2.0):
+        super().__init__(layer, group)
+        self.gain = gain
+
+    def partial(self, x_BK): return self.gain * super().partial(x_BK / self.gain)
+
+    @property
+    def algorithm(self): return f"gain {self.gain}"
 
 @METHODS.register("wrong")
 class Wrong(METHODS.get("dense_single")):
@@ -55,18 +62,25 @@ class Wrong(METHODS.get("dense_single")):
 class Raises(METHODS.get("dense_single")):
     def partial(self, x_BK): raise RuntimeError("a fault of its own")
 """
+TOO_BUSY = """
+from blockshock.phases import ceilings
+
+ceilings._reduce = None
+"""
+"""One of the machine's ceilings cannot be measured."""
+MINE = "mine:gain=4"
 DESCRIBED = {
     *("phase", "label", "method", "kernel", "mask", "workload", "N", "K", "B", "dtype"),
     *("seed", "keep_full_weight", "device", "ranks", "optimizer", "storage"),
 }
-CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again", "algorithm"}
+CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again", "algorithm", "status"}
 TIMED = {
     *("algorithm", "timing", "l2_flushed", "flush", "warmup_rounds", "weight_bytes", "estimated_weight_bytes"),
     *("building_peak_bytes", "steady_peak_bytes", "layout_copied_bytes", "p50_ms", "p95_ms", "tokens_per_s"),
     *("dense_equivalent_tflops", "weight_gb_per_s", "stages", "communication_share", "alone"),
     *("limit_ms", "of_limit", "bound_by", "limits", "work"),
 }
-BESIDE_DENSE = {*(field.name for field in fields(TrajectoryResult)), "worst_weight_share", "steps"}
+BESIDE_DENSE = {*(field.name for field in fields(TrajectoryResult)), "worst_weight_share", "steps", "status"}
 TRAINED = {
     *("backward_p50_ms", "update_p50_ms"),
     *("parameter_bytes", "gradient_bytes", "state_bytes", "training_bytes"),
@@ -109,8 +123,8 @@ class Story(NamedTuple):
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    folder = suite(tmp_path_factory.mktemp("story"), *PHASES, conftest=USERS_OWN)
-    methods = "--methods=dense_single,wrong,raises,mine,masked_split_dense"
+    folder = suite(tmp_path_factory.mktemp("story"), *PHASES, conftest=USERS_OWN + TOO_BUSY)
+    methods = f"--methods=dense_single,wrong,raises,{MINE},masked_split_dense"
     # One restart of the ranks will do, and one method in phase 2.
     chosen = "test_forward_is_right or (test_forward and not raises) or mine"
     options = "--masks=middle", "--optimizers=sgd", "--benchmark-save=first", "--json-report"
@@ -126,12 +140,20 @@ def test_a_failure_loses_no_result_and_the_next_test_gets_a_working_group(story:
     assert re.search(r"^=+ 2 failed, 13 passed, 2 skipped", story.run.output, re.MULTILINE)
     assert "RuntimeError: a fault of its own" in story.run.output
     assert "relative error" in story.run.output
-    passed = [f"{name}-{POINT}" for name in ("dense_single", "mine", "masked_split_dense-middle")]
+    for name in ("wrong", "raises"):
+        named = rf"^FAILED tests/test_phase0_correctness\.py::test_forward_is_right\[{name}-{POINT}\]"
+        assert re.search(named, story.run.output, re.MULTILINE), "in the summary"
+    checked = {name: row["extra_info"] for name, row in story.rows.items() if "status" in row["extra_info"]}
+    wrong = f"test_forward_is_right[wrong-{POINT}]"
+    assert {name: info["status"] for name, info in checked.items()} == dict.fromkeys(checked, "right") | {
+        wrong: "wrong"
+    }
+    passed = [f"{name}-{POINT}" for name in ("dense_single", MINE, "masked_split_dense-middle")]
     wanted = [f"test_forward_is_right[{name}]" for name in passed] + [f"test_forward[{name}]" for name in passed]
     wanted += [f"{test}[wrong-{POINT}]" for test in ("test_forward_is_right", "test_forward")]
-    wanted += [f"{test}[mine-{POINT}]" for test in ("test_gradient_is_right", "test_backward")]
-    wanted += [f"test_training_step[mine-sgd-{POINT}]"]
-    beside = [f"mine-{name}-gaussian-N256-K192-B32-fp32" for name in OPTIMIZERS.names()]
+    wanted += [f"{test}[{MINE}-{POINT}]" for test in ("test_gradient_is_right", "test_backward")]
+    wanted += [f"test_training_step[{MINE}-sgd-{POINT}]"]
+    beside = [f"{MINE}-{name}-gaussian-N256-K192-B32-fp32" for name in OPTIMIZERS.names()]
     wanted += [f"test_training_is_dense_equivalent[{case}]" for case in beside]
     assert sorted(story.rows) == sorted(wanted)
 
@@ -139,9 +161,10 @@ def test_a_failure_loses_no_result_and_the_next_test_gets_a_working_group(story:
 def test_a_users_own_workload_mask_and_method_run_on_the_ranks(story: Story) -> None:
     mine, split = (
         story.rows[f"test_forward_is_right[{name}-{POINT}]"]["extra_info"]
-        for name in ("mine", "masked_split_dense-middle")
+        for name in (MINE, "masked_split_dense-middle")
     )
     assert (mine["workload"], split["mask"]) == ("cubed", "middle")
+    assert (mine["method"], mine["label"], mine["algorithm"]) == (MINE, MINE, "gain 4.0")
     assert mine["error_ratio"] <= 2
     assert 0 < split["relative_error"] < 0.01
 
@@ -156,8 +179,18 @@ def test_saved_rows_describe_themselves(story: Story) -> None:
             else "cubed N=64 K=64 B=4 bf16"
         )
         assert row["group"] == " ".join(filter(None, [phase, point, row["extra_info"]["optimizer"]]))
-        assert set(row["extra_info"]) == DESCRIBED | measured
+        no_limit = {"limit_ms", "of_limit", "bound_by"} if name.startswith("test_forward[masked_split") else set()
+        assert set(row["extra_info"]) == (DESCRIBED | measured) - no_limit
     assert set(story.saved["machine_info"]["blockshock"]) == MACHINE
+
+
+def test_a_ceiling_that_cannot_be_measured_costs_no_more_than_the_limits_that_need_it(story: Story) -> None:
+    ceilings = story.saved["machine_info"]["blockshock"]["ceilings"]
+    assert [name for name, value in ceilings.items() if value is None] == ["all_reduce"]
+    split = story.rows[f"test_forward[masked_split_dense-middle-{POINT}]"]["extra_info"]
+    assert set(split["limits"]) == {"products"}, "the part that needs it has none"
+    (told,) = re.findall(r"^No ceiling of .*", story.run.output, re.MULTILINE)
+    assert told.startswith("No ceiling of all-reduce (TypeError: 'NoneType' object is not callable): it could not be")
 
 
 def test_every_sample_is_saved_and_sums_up_as_shown(story: Story) -> None:
@@ -181,7 +214,7 @@ def test_the_comparison_ends_the_run(story: Story) -> None:
     titles = ["phase 0 {}", "phase 1 {}, 2 CPU ranks, sync", "phase 2 {}, 2 CPU ranks, sync", "phase 2 grad_X {}"]
     for title in titles:
         assert re.search(rf"^{title.format('cubed N=64 K=64 B=4 bf16')} *$", tables, re.MULTILINE)
-    for label, count in {"dense_single": 2, "wrong": 2, "masked_split_dense middle": 2, "mine": 5}.items():
+    for label, count in {"dense_single": 2, "wrong": 2, "masked_split_dense middle": 2, MINE: 5}.items():
         assert len(re.findall(rf"^ *{label}  ", tables, re.MULTILINE)) == count
     assert re.search(r"^Saved: benchmark_results/\S+/0001_first\.json$", tables, re.MULTILINE)
 
@@ -195,12 +228,12 @@ def test_the_json_report_holds_the_numbers_of_each_test(story: Story) -> None:
 
 
 def test_a_run_compares_with_the_saved_one(story: Story) -> None:
-    chosen = ["-k", "test_forward and not right", "--ranks=1", "--methods=mine"]
+    chosen = ["-k", "test_forward and not right", "--ranks=1", f"--methods={MINE}"]
     run = run_pytest(story.folder, *chosen, "--benchmark-compare=0001", "--profile", "--benchmark-json=profiled.json")
     assert run.status == pytest.ExitCode.OK, run.output
     assert "profiler_start" not in run.output
-    assert re.search(rf"^test_forward\[mine-{POINT}\] \(0001_first\) ", run.output, re.MULTILINE)
-    assert re.search(rf"^test_forward\[mine-{POINT}\] \(NOW\) ", run.output, re.MULTILINE)
+    assert re.search(rf"^test_forward\[{MINE}-{POINT}\] \(0001_first\) ", run.output, re.MULTILINE)
+    assert re.search(rf"^test_forward\[{MINE}-{POINT}\] \(NOW\) ", run.output, re.MULTILINE)
 
     (row,) = json.loads((story.folder / "profiled.json").read_text())["benchmarks"]
     (trace,) = row["extra_info"]["traces"]

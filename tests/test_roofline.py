@@ -5,15 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 
-from blockshock.phases import ceilings as ceilings_of
+from blockshock.phases import ceilings as phase
 from blockshock.phases import train
 from blockshock.phases.case import Case, build
+from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.limits import describe_limits
-from blockshock.ranks import Ranks
+from blockshock.ranks import RankLost, Ranks, RankTimeout
 from blockshock.roofline import Ceilings, Line, Operand, Work, demands, limit, product
 
 N, K, B = 192, 256, 8
@@ -144,15 +149,84 @@ def test_parts_that_cannot_be_told_apart_have_no_share() -> None:
     assert set(describe_limits(work, CEILINGS, "bf16", True, [1.0], info)["limits"]) == {"update"}
 
 
+def test_a_row_has_the_limits_whose_ceilings_are_known() -> None:
+    work = {"products": Work(Counter(dense=2_000_000), 1000), "communication": Work(messages=(("all_reduce", 500),))}
+    info: dict[str, Any] = {"stages": {name: {"p50_ms": 1.0} for name in ("matmul", "reduce")}}
+
+    def parts(**missing: Any) -> tuple[bool, set[str]]:
+        found = describe_limits(work, replace(CEILINGS, **missing), "bf16", True, [1.0], info)
+        assert found["work"]["flops"] == 2_000_000
+        return "limit_ms" in found, set(found["limits"])
+
+    assert parts() == parts(all_gather=None, sparse_flops_per_s={}) == (True, {"products", "communication"})
+    assert parts(launch_s=None) == (False, {"products", "communication"})
+    assert parts(all_reduce=None) == (False, {"products"})
+    assert parts(dense_flops_per_s={}) == (False, {"communication"})
+    assert parts(memory_bytes_per_s=None) == (False, set())
+
+
 def test_ceilings_are_measured_on_all_ranks_together(cpu_ranks: Ranks) -> None:
-    found, other = cpu_ranks.run(ceilings_of.measure, ("fp32",), "sync", True)
-    assert found == other
+    measuring = Measuring(cpu_ranks, "sync", flush=True)
+    found = measuring.ceilings(("fp32",))
+    assert measuring.missing == {}
+    line, other = cpu_ranks.run(phase.sum_line, "sync", True, 0.0)
+    assert line == other
     assert set(found.dense_flops_per_s) == {"fp32"}
     assert found.sparse_flops_per_s == {}, "a CPU has no sparse tensor cores"
     numbers = [found.memory_bytes_per_s, found.cache_bytes, found.launch_s, found.dense_flops_per_s["fp32"]]
     assert found.all_reduce is not None
     assert found.all_gather is not None
     assert min(*numbers, found.all_reduce.bytes_per_s, found.all_gather.bytes_per_s) > 0
+
+
+class Times:
+    """In place of a stopwatch: the seconds that it gives, one after the other."""
+
+    device, group = torch.device("cpu"), None
+
+    def __init__(self, *seconds: list[float]) -> None:
+        self.left = [second for series in seconds for second in series]
+
+    def __call__(self, _: object) -> float:
+        return self.left.pop(0)
+
+
+def test_a_line_that_does_not_fit_is_measured_again() -> None:
+    sound = [1e-3 + size / 1e9 for size in phase.MESSAGE_BYTES["cpu"]]
+
+    def fit(*series: list[float]) -> Line:
+        return phase._line(cast(Any, Times(*series)), 1e-3, lambda group, message: lambda: None)
+
+    line = fit(sound[::-1], sound[::-1], sound)
+    assert (line.latency_s, line.bytes_per_s) == (pytest.approx(0, abs=1e-9), pytest.approx(1e9))
+    with pytest.raises(ValueError, match="no line: 1024 bytes took"):
+        fit(*[sound[::-1]] * phase.TRIES)
+
+
+def test_a_ceiling_that_fails_is_missing_and_a_rank_that_is_lost_is_an_error() -> None:
+    failing: dict[str, Exception] = {}
+
+    def run(function: Callable[..., Any], *args: Any) -> list[Any]:
+        if error := failing.get(function.__name__):
+            raise error
+        return [Line(0.0, 1.0) if function.__name__.endswith("_line") else 1.0]
+
+    def found() -> tuple[Ceilings, dict[str, str]]:
+        measuring = Measuring(cast(Any, SimpleNamespace(size=2, run=run)), "sync", flush=True)
+        return measuring.ceilings(("bf16", "fp32")), measuring.missing
+
+    whole, missing = found()
+    assert missing == {}
+    failing |= {"memory_bytes_per_s": ZeroDivisionError(), "gather_line": RankTimeout("no answer\nand stacks")}
+    assert found() == (
+        replace(whole, memory_bytes_per_s=None, all_gather=None),
+        {"memory": "ZeroDivisionError", "all-gather": "RankTimeout: no answer"},
+    )
+    failing |= {"dense_flops_per_s": ValueError("x"), "launch_s": ValueError("y")}
+    assert found()[0] == Ceilings(None, 1, {}, {"bf16": 1.0, "fp32": 1.0}, None, None, None)
+    failing["memory_bytes_per_s"] = RankLost("rank 1 is gone")
+    with pytest.raises(RankLost):
+        found()
 
 
 def test_limits_are_computed_without_torch() -> None:

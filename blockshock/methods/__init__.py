@@ -1,7 +1,7 @@
 """Methods compute y = x Wᵀ over a group of ranks: each file registers one or a few."""
 
-from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate
+from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, method_of
 
 METHODS.load_package(__name__)
 
-__all__ = ["METHODS", "Layer", "Method", "Shape", "WeightEstimate"]
+__all__ = ["METHODS", "Layer", "Method", "Shape", "WeightEstimate", "method_of"]

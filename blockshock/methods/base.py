@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -71,6 +71,7 @@ class Shape:
 
     Attributes:
         training: as of ``Layer``.
+        parameters: of the method, where its spec gives some.
     """
 
     N: int
@@ -79,6 +80,7 @@ class Shape:
     ranks: int
     backward: bool = False
     training: Training | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Method(nn.Module):
     """A linear layer y = x Wᵀ + bias whose replicated input and output are (B, K) and (B, N) on every rank.
 
     A subclass says what it stores (``weight``, or ``weights``), how it multiplies (``partial``) and how the ranks agree
-    (``combine``; in backward the entry of its product does).
+    (``combine``; in backward the entry of its product does). What its ``__init__`` takes beside the layer and the group
+    is the user's to set: ``name:rank=8``.
 
     Attributes:
         picks: which of "mask", "kernel" and, in training, "storage" the user picks for this method.
@@ -252,3 +255,13 @@ def trained(weight: Any) -> Storage:
 
 
 METHODS: Registry[type[Method]] = Registry("method")
+
+
+def method_of(spec: str) -> tuple[type[Method], dict[str, Any]]:
+    """The class that a spec such as ``name`` or ``name:rank=8`` picks, and what its ``__init__`` takes beside the
+    layer and the group.
+
+    Raises:
+        UnknownName, InputError: no such method, or it takes no parameter of that name, or not of that type.
+    """
+    return METHODS.resolve(spec, skip=2)

@@ -11,7 +11,6 @@ from blockshock import memory, timing
 from blockshock.accuracy import ErrorSums, compare
 from blockshock.blocks import generator
 from blockshock.collectives import aligner
-from blockshock.methods import METHODS
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.correctness import same_bits
 from blockshock.phases.forward import TimingResult
@@ -99,7 +98,6 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
         both()
     protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
     samples, stages = timing.time_call(both, device, protocol), timing.time_stages(both, device, protocol)
-    shape = case.shape(built.group.size(), backward=True)
     return TimingResult(
         samples=samples,
         eager_samples=[],
@@ -107,7 +105,7 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
         copied_bytes=stages.copied_bytes,
         alone={"forward": timing.time_call(lambda: method(x_BK), device, protocol)},
         weight_bytes=method.weight_bytes(),
-        estimated_weight_bytes=METHODS.get(case.method).estimate(shape, case.kernel or "auto").steady,
+        estimated_weight_bytes=case.estimate(built.group.size(), backward=True).steady,
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,

@@ -11,7 +11,7 @@ from blockshock import memory
 from blockshock.errors import BlockShockError
 from blockshock.kernels import build_kernel
 from blockshock.masks import check_2to4, check_complementary
-from blockshock.methods import METHODS, Layer, Method, Shape
+from blockshock.methods import Layer, Method, Shape, WeightEstimate, method_of
 from blockshock.optimizers import build_recipe
 from blockshock.patterns import build_mask
 from blockshock.storages import Training
@@ -74,7 +74,17 @@ class Case:
         return None if self.optimizer is None else Training(self.storage or "masked")
 
     def shape(self, ranks: int, backward: bool = False) -> Shape:
-        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks, backward, self.training)
+        """What a memory estimate of this case goes by."""
+        _, parameters = method_of(self.method)
+        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks, backward, self.training, parameters)
+
+    def check(self, ranks: int) -> None:
+        """Raises InputError if the method cannot lay out this layer over so many ranks."""
+        method_of(self.method)[0].check(self.shape(ranks))
+
+    def estimate(self, ranks: int, backward: bool = False) -> WeightEstimate:
+        """Weight bytes a rank holds, by arithmetic."""
+        return method_of(self.method)[0].estimate(self.shape(ranks, backward), self.kernel or "auto")
 
 
 @dataclass
@@ -106,7 +116,8 @@ def build(case: Case, backward: bool = False) -> Built:
         check_complementary(mask, mask.complement())
     layer = Layer(source, mask, case.kernel or "auto", case.B, backward, case.training)
     with memory.peak_bytes(device) as peak:
-        method = METHODS.get(case.method)(layer, group).requires_grad_(case.training is not None)
+        kind, parameters = method_of(case.method)
+        method = kind(layer, group, **parameters).requires_grad_(case.training is not None)
         if case.keep_full_weight:
             method.register_buffer("full_weight_NK", source.gather(slice(None)))
     return Built(method, source, x_BK, peak[0], group)
@@ -116,7 +127,7 @@ def obstacle(case: Case, backward: bool = False) -> str | None:
     """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size."""
     device, ranks = this_device(), dist.get_world_size()
     try:
-        METHODS.get(case.method).check(case.shape(ranks))
+        case.check(ranks)
         reason = _kernel_obstacle(case, device)
     except BlockShockError as error:
         reason = f"{case.method}: {error}"
@@ -146,8 +157,7 @@ def _kernel_obstacle(case: Case, device: torch.device) -> str | None:
 
 def estimate_bytes(case: Case, ranks: int, backward: bool = False) -> int:
     """Bytes a rank holds at most: weights while building, X, a few outputs, float64 blocks of the reference."""
-    shape = case.shape(ranks, backward)
-    estimate = METHODS.get(case.method).estimate(shape, case.kernel or "auto")
+    shape, estimate = case.shape(ranks, backward), case.estimate(ranks, backward)
     weights = estimate.building + _update_bytes(case, estimate.trained, shape.itemsize)
     full = case.N * case.K * shape.itemsize if case.keep_full_weight else 0
     activations = case.B * (2 * case.K + 4 * case.N) * shape.itemsize + case.B * case.K * 16

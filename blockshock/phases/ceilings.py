@@ -1,5 +1,6 @@
 """What this machine reaches at most: every rank measures it together with the others, before the first benchmark.
 
+One function a ceiling, each called on all ranks together and giving the same on every one.
 Under the benchmarks' own protocol, and by the fastest round rather than the median: a ceiling is something that was
 reached, and a limit drawn from it is one that a benchmark can hardly beat.
 """
@@ -7,6 +8,7 @@ reached, and a limit drawn from it is one that a benchmark can hardly beat.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +21,7 @@ from blockshock.collectives import aligner, all_gather, slowest_of_ranks
 from blockshock.kernels import KERNELS, Half, build_kernel
 from blockshock.patterns import build_mask
 from blockshock.phases.case import DTYPES, this_device
-from blockshock.roofline import Ceilings, Line
+from blockshock.roofline import Line
 from blockshock.weights import GeneratedWeights
 
 PRODUCTS = {"cuda": ((4096, 4096), (8192, 4096), (8192, 8192), (16384, 4096)), "cpu": ((256, 256), (512, 512))}
@@ -31,65 +33,70 @@ MESSAGE_BYTES = {
     "cpu": tuple(4**power << 10 for power in range(7)),
 }
 ROUNDS = {"cuda": 50, "cpu": 5}
+TRIES = 3
+"""Of what a busy machine can spoil: a line that its points are too scattered for."""
 
 
-def measure(dtypes: tuple[str, ...], mode: str, flush: bool) -> Ceilings:
-    """The ceilings, the same on every rank; all ranks call it together."""
-    device, group = this_device(), dist.group.WORLD
-    assert group is not None
-    rounds = ROUNDS[device.type]
-    protocol = timing.Protocol(mode, rounds, warmup=max(rounds // 5, 1), flush=flush, align=aligner(device, group))
+@dataclass(frozen=True)
+class _Stopwatch:
+    """Takes the seconds of the fastest round of a call, on the slowest rank."""
 
-    def fastest(call: timing.Call) -> float:
-        return min(slowest_of_ranks(timing.time_call(call, device, protocol), device, group))
+    device: torch.device
+    group: Any
+    protocol: timing.Protocol
 
-    token = torch.zeros(1, device=device)
-    launch = fastest(token.zero_)
-    several = group.size() > 1
-    return Ceilings(
-        memory_bytes_per_s=max(_memory_rate(fastest, size, device) for size in COPIED_BYTES[device.type]),
-        cache_bytes=memory.cache_bytes(device),
-        dense_flops_per_s={name: _dense_rate(fastest, DTYPES[name], device) for name in dtypes},
-        sparse_flops_per_s=_sparse_rates(fastest, dtypes, device),
-        all_reduce=_line(fastest, launch, partial(_reduce, group), device) if several else None,
-        all_gather=_line(fastest, launch, partial(_gather, group), device) if several else None,
-        launch_s=launch,
-    )
+    @classmethod
+    def of(cls, mode: str, flush: bool) -> _Stopwatch:
+        device, group = this_device(), dist.group.WORLD
+        assert group is not None
+        rounds = ROUNDS[device.type]
+        align = aligner(device, group)
+        return cls(device, group, timing.Protocol(mode, rounds, max(rounds // 5, 1), flush, align))
+
+    def __call__(self, call: timing.Call) -> float:
+        return min(slowest_of_ranks(timing.time_call(call, self.device, self.protocol), self.device, self.group))
 
 
-Fastest = Callable[[timing.Call], float]
+def cache_bytes() -> int:
+    """What the last-level cache holds."""
+    return memory.cache_bytes(this_device())
 
 
-def _memory_rate(fastest: Fastest, size: int, device: torch.device) -> float:
+def launch_s(mode: str, flush: bool) -> float:
+    """Seconds of a call that does nothing."""
+    fastest = _Stopwatch.of(mode, flush)
+    return fastest(torch.zeros(1, device=fastest.device).zero_)
+
+
+def memory_bytes_per_s(mode: str, flush: bool) -> float:
     """The better of copying (bytes read and written) and reading."""
-    size = min(size, memory.free_bytes(device) // 8)
-    source, target = (torch.zeros(size // 4, device=device) for _ in range(2))
-    return max(2 * size / fastest(lambda: target.copy_(source)), size / fastest(lambda: source.sum()))
+    fastest, rates = _Stopwatch.of(mode, flush), []
+    for most in COPIED_BYTES[fastest.device.type]:
+        size = min(most, memory.free_bytes(fastest.device) // 8)
+        source, target = (torch.zeros(size // 4, device=fastest.device) for _ in range(2))
+        rates += [2 * size / fastest(partial(target.copy_, source)), size / fastest(source.sum)]
+    return max(rates)
 
 
-def _dense_rate(fastest: Fastest, dtype: torch.dtype, device: torch.device) -> float:
+def dense_flops_per_s(mode: str, flush: bool, dtype: str) -> float:
     """FLOPs a second of the fastest product."""
-    rates = []
-    for width, tokens in PRODUCTS[device.type]:
-        x_BK, w_NK = (torch.randn(rows, width, device=device).to(dtype) for rows in (tokens, width))
+    fastest, rates = _Stopwatch.of(mode, flush), []
+    for width, tokens in PRODUCTS[fastest.device.type]:
+        x_BK, w_NK = (torch.randn(rows, width, device=fastest.device).to(DTYPES[dtype]) for rows in (tokens, width))
         rates.append(2 * tokens * width**2 / fastest(partial(F.linear, x_BK, w_NK)))
     return max(rates)
 
 
-def _sparse_rates(fastest: Fastest, dtypes: tuple[str, ...], device: torch.device) -> dict[str, float]:
-    """FLOPs of kept values a second on the sparse tensor cores, of the dtypes and kernels that can use them here."""
-    rates: dict[str, float] = {}
-    for name in KERNELS.names():
-        if KERNELS.get(name).unit != "2:4":
-            continue
-        for dtype in dtypes:
-            if build_kernel(name).unavailable(device, DTYPES[dtype]) is None:
-                rates[dtype] = max(rates.get(dtype, 0.0), _sparse_rate(fastest, name, DTYPES[dtype], device))
-    return rates
+def sparse_flops_per_s(mode: str, flush: bool, dtype: str) -> float | None:
+    """FLOPs of kept values a second on the sparse tensor cores; None where no kernel can use them here."""
+    fastest = _Stopwatch.of(mode, flush)
+    names = [name for name in KERNELS.names() if KERNELS.get(name).unit == "2:4"]
+    able = [name for name in names if build_kernel(name).unavailable(fastest.device, DTYPES[dtype]) is None]
+    return max((_sparse_rate(fastest, name, DTYPES[dtype]) for name in able), default=None)
 
 
-def _sparse_rate(fastest: Fastest, kernel: str, dtype: torch.dtype, device: torch.device) -> float:
-    rates = []
+def _sparse_rate(fastest: _Stopwatch, kernel: str, dtype: torch.dtype) -> float:
+    rates, device = [], fastest.device
     for width, tokens in PRODUCTS[device.type]:
         source = GeneratedWeights(width, width, dtype, device)
         mask = build_mask("1100", source)
@@ -99,15 +106,34 @@ def _sparse_rate(fastest: Fastest, kernel: str, dtype: torch.dtype, device: torc
     return max(rates)
 
 
-def _line(
-    fastest: Fastest, launch: float, collective: Callable[[torch.Tensor], timing.Call], device: torch.device
-) -> Line:
-    """Of the time beyond that of a call that does nothing: in a pass, a collective follows a product."""
-    points = []
-    for size in MESSAGE_BYTES[device.type]:
-        message = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
-        points.append((size, fastest(collective(message)) - launch))
-    return Line.below(points)
+def sum_line(mode: str, flush: bool, launch: float) -> Line:
+    """The line under the times of sums of several sizes, beyond that of a launch."""
+    return _line(_Stopwatch.of(mode, flush), launch, _reduce)
+
+
+def gather_line(mode: str, flush: bool, launch: float) -> Line:
+    """The same of gathers."""
+    return _line(_Stopwatch.of(mode, flush), launch, _gather)
+
+
+def _line(fastest: _Stopwatch, launch: float, collective: Callable[[Any, torch.Tensor], timing.Call]) -> Line:
+    """Of the time beyond that of a call that does nothing: in a pass, a collective follows a product.
+
+    Raises:
+        ValueError: no line fits, however often it is measured.
+    """
+    tried = 0
+    while True:
+        points = []
+        for size in MESSAGE_BYTES[fastest.device.type]:
+            message = torch.zeros(size // 2, dtype=torch.bfloat16, device=fastest.device)
+            points.append((size, fastest(collective(fastest.group, message)) - launch))
+        try:
+            return Line.below(points)
+        except ValueError:  # on all ranks alike, for they have the same times
+            tried += 1
+            if tried == TRIES:
+                raise
 
 
 def _reduce(group: Any, message: torch.Tensor) -> timing.Call:

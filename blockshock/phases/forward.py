@@ -8,7 +8,7 @@ import torch
 
 from blockshock import memory, timing
 from blockshock.collectives import aligner
-from blockshock.methods import METHODS, Method
+from blockshock.methods import Method
 from blockshock.phases.case import Built, Case, build
 from blockshock.roofline import Work
 
@@ -58,7 +58,7 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
     samples = timing.time_call(call, device, protocol)
     eager = timing.Protocol("cuda_events", rounds, warmup, flush, protocol.align)
     stages = timing.time_stages(call, device, protocol)
-    estimate = METHODS.get(case.method).estimate(case.shape(built.group.size()), case.kernel or "auto")
+    estimate = case.estimate(built.group.size())
     return TimingResult(
         samples=samples,
         eager_samples=timing.time_call(call, device, eager) if mode == "cuda_graph" else [],

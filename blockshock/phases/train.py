@@ -12,7 +12,7 @@ from blockshock import memory, timing
 from blockshock.blocks import generator
 from blockshock.collectives import aligner
 from blockshock.half_storages import HalfStorage, MaskedStorage
-from blockshock.methods import METHODS, Method
+from blockshock.methods import Method
 from blockshock.optimizers import build_recipe
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult
@@ -80,7 +80,7 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Trainin
     calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
     state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
     grads = [parameter.grad for parameter in step.parameters if parameter.grad is not None]
-    estimate = METHODS.get(case.method).estimate(case.shape(built.group.size()), case.kernel or "auto")
+    estimate = case.estimate(built.group.size())
     return TrainingResult(
         samples=samples,
         eager_samples=[],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -15,10 +16,10 @@ import pytest
 
 from blockshock import environment
 from blockshock.hypotheses import Claim
-from blockshock.phases import ceilings as ceilings_of
 from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
 from blockshock.plugin import cases, devices, journal, options, saving, sweep, together
+from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.clock import clock
 from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.limits import describe_limits
@@ -35,6 +36,7 @@ SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 STARTED = datetime.now()
 CEILINGS = pytest.StashKey[Ceilings]()
+MISSING = pytest.StashKey[dict[str, str]]()
 TOGETHER = pytest.StashKey[together.Together]()
 JOURNAL = pytest.StashKey[journal.Writer]()
 SAVING = pytest.StashKey[saving.Saving]()
@@ -148,8 +150,9 @@ def ceilings(pytestconfig: pytest.Config, settings: Settings, ranks: Ranks) -> C
     """What this machine reaches at most, measured once and saved with the run; None where nothing is timed."""
     if settings.timing == "none":
         return None
-    found: Ceilings = ranks.run(ceilings_of.measure, settings.dtypes, settings.timing, settings.flush)[0]
-    pytestconfig.stash[CEILINGS] = found
+    measuring = Measuring(ranks, settings.timing, settings.flush)
+    pytestconfig.stash[CEILINGS] = found = measuring.ceilings(settings.dtypes)
+    pytestconfig.stash[MISSING] = measuring.missing
     if JOURNAL in pytestconfig.stash:
         pytestconfig.stash[JOURNAL].ceilings(found)
     return found
@@ -178,7 +181,7 @@ class Row:
         # Ranks whose halves went to different kernels may have different work: the round waits for the slowest.
         works = [result.work for result in per_rank]
         described = [describe_limits(work, ceilings, case.dtype, self._settings.flush, samples, info) for work in works]
-        return max(described, key=lambda limits: limits["limit_ms"])
+        return max(described, key=lambda limits: limits.get("limit_ms", math.inf))
 
     def profile(self, phase: int, case: Case) -> dict[str, Any]:
         """With ``--profile``: traces of what the phase times, and rank 0's kernels with their share of the time."""
@@ -206,6 +209,12 @@ class Row:
         if JOURNAL in self._request.config.stash:
             self._request.config.stash[JOURNAL].benchmark(benchmark)
 
+    def judge(self, phase: int, case: Case, samples: list[float], info: dict[str, Any], *failures: str | None) -> None:
+        """Save what was checked with its ``status``, ``right`` or ``wrong``; any failure but None fails the test."""
+        found = [failure for failure in failures if failure is not None]
+        self.save(phase, case, samples, info | {"status": "wrong" if found else "right"})
+        assert not found, "; ".join(found)
+
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest, benchmark: Any, settings: Settings, ranks: Ranks) -> Row:
@@ -226,6 +235,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("Block-Shock: comparison")
     print_comparison(records, file=sys.stdout)
+    if missing := config.stash.get(MISSING, {}):
+        reasons = "; ".join(f"{name} ({why})" for name, why in missing.items())
+        text = f"No ceiling of {reasons}: it could not be measured, and rows that need it have no limit"
+        terminalreporter.line(text, yellow=True)
     if SAVING in config.stash and (saved := config.stash[SAVING].saved):
         terminalreporter.line(f"Saved: {saved}")
 

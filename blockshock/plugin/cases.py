@@ -12,7 +12,7 @@ from typing import Any
 from blockshock.half_storages import STORAGES
 from blockshock.hypotheses import Claim, claims
 from blockshock.kernels import KERNELS, build_kernel
-from blockshock.methods import METHODS
+from blockshock.methods import METHODS, method_of
 from blockshock.optimizers import OPTIMIZERS
 from blockshock.patterns import MASKS, build_mask
 from blockshock.phases.case import DTYPES, Case
@@ -56,7 +56,7 @@ def hypotheses(settings: Settings) -> list[Claim]:
 
 
 def _trained(case: Case, optimizers: tuple[str, ...], storages: tuple[str, ...]) -> Iterator[Case]:
-    picked = storages if "storage" in METHODS.get(case.method).picks else (None,)
+    picked = storages if "storage" in method_of(case.method)[0].picks else (None,)
     for optimizer, storage in itertools.product(optimizers, picked):
         yield replace(case, optimizer=optimizer, storage=storage)
 
@@ -118,7 +118,7 @@ def _rows(
     methods: tuple[str, ...], kernels: tuple[str, ...], masks: tuple[str, ...] | None
 ) -> Iterator[tuple[str, str | None, str | None]]:
     for method in methods:
-        picks = METHODS.get(method).picks
+        picks = method_of(method)[0].picks
         for kernel in kernels if "kernel" in picks else (None,):
             fitting = masks or (build_kernel(kernel or "dense").training_mask,)
             for mask in fitting if "mask" in picks else (None,):
@@ -151,7 +151,7 @@ def _case(choice: Choice, seed: int = 0) -> Case:
 
 def _applies(choice: Choice) -> bool:
     case = _case(choice)
-    if ("mask" in METHODS.get(case.method).picks) != (case.mask is not None):
+    if ("mask" in method_of(case.method)[0].picks) != (case.mask is not None):
         return False
     workload = build_workload(case.workload)
     if workload.shapes is not None and (case.N, case.K) not in workload.shapes:

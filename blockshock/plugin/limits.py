@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blockshock import timing
-from blockshock.roofline import STAGES, Ceilings, Work, demands, limit
+from blockshock.roofline import STAGES, Ceilings, NoCeiling, Work, demands, known, limit
 
 
 def describe_limits(
@@ -18,20 +18,32 @@ def describe_limits(
 ) -> dict[str, Any]:
     """``limit_ms``, ``of_limit`` and ``bound_by`` of the whole pass, the same of its parts in ``limits``, and ``work``.
 
+    What a ceiling is missing for is left out: the whole, or a part.
+
     Args:
         work: of one rank, by part.
         samples: seconds of each round.
         info: the times of stages, where they were measured.
     """
-    whole = demands(sum(work.values(), Work()), ceilings, dtype, flushed) | {"launch": ceilings.launch_s}
+
+    def share(part: Work, p50_ms: float, launch: bool = False) -> dict[str, Any]:
+        try:
+            found = demands(part, ceilings, dtype, flushed)
+            if launch:
+                found["launch"] = known(ceilings.launch_s, "a launch")
+        except NoCeiling:
+            return {}
+        seconds, bound_by = limit(found)
+        return {"limit_ms": seconds * 1e3, "of_limit": seconds * 1e3 / p50_ms, "bound_by": bound_by}
+
     measured = _parts_ms(info)
     limits = {
-        part: {"p50_ms": measured[part], **_of_limit(demands(found, ceilings, dtype, flushed), measured[part])}
+        part: {"p50_ms": measured[part], **of_part}
         for part, found in work.items()
-        if measured.get(part)
+        if measured.get(part) and (of_part := share(found, measured[part]))
     }
     products = work["products"]
-    return _of_limit(whole, timing.percentile(samples, 50) * 1e3) | {
+    return share(sum(work.values(), Work()), timing.percentile(samples, 50) * 1e3, launch=True) | {
         "limits": limits,
         "work": {
             "flops": sum(products.flops.values()),
@@ -39,11 +51,6 @@ def describe_limits(
             "memory_bytes": products.memory_bytes(ceilings.cache_bytes, flushed),
         },
     }
-
-
-def _of_limit(found: dict[str, float], p50_ms: float) -> dict[str, Any]:
-    seconds, bound_by = limit(found)
-    return {"limit_ms": seconds * 1e3, "of_limit": seconds * 1e3 / p50_ms, "bound_by": bound_by}
 
 
 def _parts_ms(info: dict[str, Any]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from blockshock.errors import BlockShockError, UnknownName
 from blockshock.half_storages import STORAGES, storage_of
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.masks import MOST_FEATURES, check_shape
-from blockshock.methods import METHODS
+from blockshock.methods import METHODS, method_of
 from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES
@@ -128,9 +128,7 @@ def resolve(config: pytest.Config) -> Settings:
         points=points,
         training_points=training_points,
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
-        methods=_choices(
-            "--methods", given("--methods", "all"), lambda spec: METHODS.resolve(spec, skip=2), METHODS.names()
-        ),
+        methods=_choices("--methods", given("--methods", "all"), method_of, METHODS.names()),
         kernels=_kernels(get("--kernels"), device, search=not get("--no-search")),
         masks=masks,
         training_masks=None if get("--masks") is None else masks,
