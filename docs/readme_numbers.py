@@ -1,7 +1,7 @@
 """Writes the numbers of README.md from the saved runs that it names: `python docs/readme_numbers.py`.
 
-A block of the README begins with `<!-- numbers: TABLE RUN -->` and ends with `<!-- end -->`; TABLE is one of TABLES, RUN
-a file or folder of `benchmark_results/official`. What stands between is replaced. A test holds the README to its runs.
+A block of the README begins with `<!-- numbers: TABLE RUN -->` and ends with `<!-- end -->`. TABLE is one of TABLES,
+RUN lies in `benchmark_results/official`. What stands between is replaced. A test holds the README to its runs.
 """
 
 from __future__ import annotations
