@@ -204,8 +204,8 @@ def _check_with(fault: Callable[[pytest.MonkeyPatch], None], case: Case) -> back
 
 @pytest.mark.correctness
 @pytest.mark.parametrize("fault", [_skipped_input_reduce, _scaled_by_ranks])
-def test_a_wrong_gradient_is_caught(fault: Callable[[pytest.MonkeyPatch], None], ranks: Ranks) -> None:
-    assert len(_failures(ranks.run(_check_with, fault, CASE))) == 3
+def test_a_wrong_gradient_is_caught(fault: Callable[[pytest.MonkeyPatch], None], cpu_ranks: Ranks) -> None:
+    assert len(_failures(cpu_ranks.run(_check_with, fault, CASE))) == 3
 
 
 def _nan_without_contiguous() -> tuple[bool, bool]:

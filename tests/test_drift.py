@@ -28,13 +28,15 @@ def _run_without_its_reduce(case: Case) -> drift.DriftResult:
         return drift.run(case, steps=4)
 
 
-def test_a_wrong_layer_is_caught(ranks: Ranks) -> None:
-    assert "times the dense product's; 2 times passes" in (ranks.run(_run_without_its_reduce, CASE)[0].failure() or "")
+def test_a_wrong_layer_is_caught(cpu_ranks: Ranks) -> None:
+    assert "times the dense product's; 2 times passes" in (
+        cpu_ranks.run(_run_without_its_reduce, CASE)[0].failure() or ""
+    )
 
 
-def test_outputs_that_are_no_inputs_are_refused(ranks: Ranks) -> None:
+def test_outputs_that_are_no_inputs_are_refused(cpu_ranks: Ranks) -> None:
     with pytest.raises(InputError, match="N and K must be equal, got N = 128, K = 64"):
-        ranks.run(drift.run, replace(CASE, K=64))
+        cpu_ranks.run(drift.run, replace(CASE, K=64))
 
 
 def test_the_ratio_is_that_of_all_steps_so_far() -> None:

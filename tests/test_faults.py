@@ -104,34 +104,34 @@ def _accuracy(errors: list[ErrorSums]) -> Accuracy:
     return Accuracy.of(sum(errors, ErrorSums()), roundings=2)
 
 
-def test_without_a_fault_it_passes(ranks: Ranks) -> None:
-    results = ranks.run(_run_with, None, CASE)
+def test_without_a_fault_it_passes(cpu_ranks: Ranks) -> None:
+    results = cpu_ranks.run(_run_with, None, CASE)
     assert _accuracy([result.errors for result in results]).failure() is None
     assert all(result.same_on_ranks and result.same_again for result in results)
-    assert _accuracy(ranks.run(_run_refreshed, None, CASE)).failure() is None
+    assert _accuracy(cpu_ranks.run(_run_refreshed, None, CASE)).failure() is None
 
 
 @pytest.mark.parametrize("fault", [_wrong_position, _overlapping_halves, _skipped_all_reduce])
-def test_a_wrong_result_is_caught(fault: Callable[[pytest.MonkeyPatch], None], ranks: Ranks) -> None:
-    results = ranks.run(_run_with, fault, replace(CASE, mask="1100"))
+def test_a_wrong_result_is_caught(fault: Callable[[pytest.MonkeyPatch], None], cpu_ranks: Ranks) -> None:
+    results = cpu_ranks.run(_run_with, fault, replace(CASE, mask="1100"))
     assert _accuracy([result.errors for result in results]).failure() is not None
 
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("fault", [_skipped_all_reduce, _reduced_on_one_rank_only])
 def test_ranks_that_disagree_are_caught(
-    fault: Callable[[pytest.MonkeyPatch], None], ranks: Ranks, injected: Record
+    fault: Callable[[pytest.MonkeyPatch], None], cpu_ranks: Ranks, injected: Record
 ) -> None:
-    assert not all(result.same_on_ranks for result in ranks.run(_run_with, fault, CASE))
+    assert not all(result.same_on_ranks for result in cpu_ranks.run(_run_with, fault, CASE))
     injected("a wrong result on one rank")
 
 
-def test_two_runs_that_disagree_are_caught(ranks: Ranks) -> None:
-    assert not any(result.same_again for result in ranks.run(_run_with, _different_again, CASE))
+def test_two_runs_that_disagree_are_caught(cpu_ranks: Ranks) -> None:
+    assert not any(result.same_again for result in cpu_ranks.run(_run_with, _different_again, CASE))
 
 
-def test_a_stale_refresh_is_caught(ranks: Ranks) -> None:
-    assert _accuracy(ranks.run(_run_refreshed, _stale_refresh, CASE)).failure() is not None
+def test_a_stale_refresh_is_caught(cpu_ranks: Ranks) -> None:
+    assert _accuracy(cpu_ranks.run(_run_refreshed, _stale_refresh, CASE)).failure() is not None
 
 
 def _build_overlapping(case: Case) -> None:
@@ -140,6 +140,6 @@ def _build_overlapping(case: Case) -> None:
         case_module.build(case)
 
 
-def test_overlapping_halves_are_refused_before_anything_is_built(ranks: Ranks) -> None:
+def test_overlapping_halves_are_refused_before_anything_is_built(cpu_ranks: Ranks) -> None:
     with pytest.raises(MaskError, match="halves overlap: both keep row 0, group 0"):
-        ranks.run(_build_overlapping, replace(CASE, mask="1100"))
+        cpu_ranks.run(_build_overlapping, replace(CASE, mask="1100"))

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from inner_pytest import start, suite
 
 import blockshock.plugin  # loaded before pytester notes what is: torch cannot be loaded twice
 from blockshock.accuracy import Accuracy
+from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS
 from blockshock.phases.trajectory import TrajectoryResult
 
@@ -246,7 +248,7 @@ def test_a_run_compares_with_the_saved_one(story: Story) -> None:
 
 
 def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
-    names = "not two-gpus and not dense_equivalent"
+    names = "not [gpus] and not dense_equivalent"
     chosen = ["-m", "correctness or bench", "-k", names, "--methods=dense_tp_row,mine", "--optimizers=sgd"]
     run = run_pytest(suite(tmp_path, *PHASES, conftest=USERS_OWN), "-n2", "--ranks=1", *chosen)
     assert run.status == pytest.ExitCode.OK, run.output
@@ -265,19 +267,39 @@ def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_here(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     """Run the phases in this process, which must not start ranks."""
-    suite(pytester.path, *PHASES)
+    if not (pytester.path / "tests").exists():
+        suite(pytester.path, *PHASES)
     return pytester.runpytest_inprocess(
         "-p", "no:cacheprovider", "--import-mode=importlib", *SMALL, "--workloads=gaussian", *arguments
     )
 
 
-def test_gpu2_without_two_gpus_is_skipped_with_what_to_do(pytester: pytest.Pytester) -> None:
-    result = run_here(pytester, "-m", "gpu2")
+@pytest.mark.parametrize("marker", ["gpu", "gpu2"])
+def test_what_needs_gpus_is_skipped_without_them_with_what_to_do(marker: str, pytester: pytest.Pytester) -> None:
+    result = run_here(pytester, "-m", marker)
     assert result.ret == pytest.ExitCode.OK
     assert (result.parseoutcomes()["skipped"], "passed" in result.parseoutcomes()) == (6, False)
-    why = "needs two CUDA GPUs, and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU ranks"
+    why = "needs CUDA GPUs, and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU ranks"
     for name in PHASES:
         result.stdout.fnmatch_lines([f"SKIPPED*{name}:*: {why}"])
+
+
+@pytest.mark.parametrize(("gpus", "marker", "other"), [(1, "gpu", "gpu2"), (2, "gpu2", "gpu")])
+def test_gpus_are_measured_by_the_marker_of_their_number(
+    gpus: int, marker: str, other: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    asked = ["--collect-only", "-q", "--device=auto", "--workloads=gaussian", "--kernels=gathered"]
+    ids = {mark: run_here(pytester, "-m", mark, *asked).outlines for mark in (marker, other)}
+    timed = [line.partition("[")[2].partition("-")[0] for line in ids[marker] if "::test_forward[" in line]
+    alone = ["dense_single", "block_shock", "masked_split_dense"]
+    assert sorted(timed) == sorted(METHODS.names() if gpus > 1 else alone)
+    assert [line for line in ids[other] if "::" in line and not line.endswith("[gpus]")] == [], "a reminder each"
+    assert sum("::" in line for line in ids[other]) == 6
+    if gpus == 1:
+        header = run_here(pytester, "-m", marker, "--collect-only", *asked[2:]).stdout.str()
+        assert "blockshock: 1 cuda rank (" in header
+        assert "left out, being dense_single on one rank: dense_tp_row, dense_tp_col, dtensor_" in header
 
 
 def test_ids_are_collected_as_documented(pytester: pytest.Pytester) -> None:

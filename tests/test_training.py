@@ -292,15 +292,15 @@ def _train_with(fault: Callable[[pytest.MonkeyPatch], None] | None, case: Case) 
         return trajectory.run(case, steps=12)
 
 
-def test_a_right_run_follows_the_dense_trajectory(ranks: Ranks) -> None:
-    assert ranks.run(_train_with, None, CASE)[0].failure() is None
+def test_a_right_run_follows_the_dense_trajectory(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_train_with, None, CASE)[0].failure() is None
 
 
 @pytest.mark.parametrize("fault", [_local_norm, _wrong_gradient, _forgotten_decay, _lost_step])
 def test_a_run_that_leaves_the_dense_trajectory_is_caught(
-    fault: Callable[[pytest.MonkeyPatch], None], ranks: Ranks
+    fault: Callable[[pytest.MonkeyPatch], None], cpu_ranks: Ranks
 ) -> None:
-    assert "from the dense trajectory" in (ranks.run(_train_with, fault, CASE)[0].failure() or "")
+    assert "from the dense trajectory" in (cpu_ranks.run(_train_with, fault, CASE)[0].failure() or "")
 
 
 def test_a_run_that_learns_nothing_is_caught() -> None:

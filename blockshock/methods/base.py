@@ -117,11 +117,13 @@ class Method(nn.Module):
         roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
         collectives: how the ranks agree, forward and in backward: ``all_reduce``, ``all_gather`` or not at all.
         rows, columns: of W, that this rank multiplies by.
+        sharded: each rank holds a shard of a dense weight, so that with one rank it is what ``dense_single`` is.
         rounds_weight_gradients: to the dtype of the products, whatever the dtype of the parameters.
     """
 
     picks: ClassVar[tuple[str, ...]] = ()
     collectives: ClassVar[tuple[str | None, str | None]] = (None, None)
+    sharded: ClassVar[bool] = False
     rounds_weight_gradients: ClassVar[bool] = False
     weight: Weight
 

@@ -13,6 +13,8 @@ from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimat
 
 
 class TensorParallel(Method):
+    sharded = True
+
     @classmethod
     def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
         return WeightEstimate.dense(shape.N * shape.K // shape.ranks, shape)

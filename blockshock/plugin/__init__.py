@@ -16,6 +16,7 @@ import pytest
 
 from blockshock import environment
 from blockshock.hypotheses import Claim
+from blockshock.methods import METHODS
 from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
 from blockshock.plugin import cases, devices, journal, options, saving, sweep, together
@@ -95,10 +96,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     settings = config.stash[SETTINGS]
     where = ", ".join(environment.gpus()) if settings.device == "cuda" else environment.cpu_name()
+    ranks = f"{settings.ranks} {settings.device} rank{'s' if settings.ranks > 1 else ''}"
     how = f"timing {settings.timing}, seed {settings.seed}"
     resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else None
     job = config.stash[TOGETHER].describe() if TOGETHER in config.stash else None
-    return [f"blockshock: {settings.ranks} {settings.device} ranks ({where}), {how}", *filter(None, [job, resumed])]
+    left_out = None
+    if alike := [name for name in METHODS.names() if name not in settings.methods and METHODS.get(name).sharded]:
+        left_out = f"left out, being dense_single on one rank: {', '.join(alike)}; --methods all runs them too"
+    told = [job, resumed, left_out if settings.ranks == 1 and config.getoption("--methods") is None else None]
+    return [f"blockshock: {ranks} ({where}), {how}", *filter(None, told)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -109,22 +115,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         parameters = [_parameter(case, group_name(title, case), settings) for case in on_grid]
         if cover is not None:
             parameters += [_parameter(case, cover_group(title), settings) for case in cover(settings, on_grid)]
-        metafunc.parametrize(fixture, parameters + _two_gpu_reminder(settings))
+        metafunc.parametrize(fixture, [*parameters, _reminder(settings)])
 
 
 def _parameter(case: Case | Claim, group: str, settings: Settings) -> Any:
     marks = [pytest.mark.benchmark(timer=clock, group=group)]
-    if settings.on_gpus:
-        marks.append(pytest.mark.gpu2)
+    if settings.marker:
+        marks.append(getattr(pytest.mark, settings.marker))
     return pytest.param(case, id=case.id, marks=marks)
 
 
-def _two_gpu_reminder(settings: Settings) -> list[Any]:
-    """Where there are no two GPUs, one skipped test that says so, for those who ask for ``-m gpu2``."""
-    if settings.on_gpus:
-        return []
-    why = "needs two CUDA GPUs, and --device auto or cuda; `pytest -m 'correctness or bench'` runs it on CPU ranks"
-    return [pytest.param(None, id="two-gpus", marks=[pytest.mark.gpu2, pytest.mark.skip(reason=why)])]
+def _reminder(settings: Settings) -> Any:
+    """A skipped test for those who ask for ``-m gpu`` or ``-m gpu2`` where this session does not measure that."""
+    here = "; `pytest -m 'correctness or bench'` runs it on CPU ranks"
+    markers, why = {
+        None: (["gpu", "gpu2"], f"needs CUDA GPUs, and --device auto or cuda{here}"),
+        "gpu": (["gpu2"], "needs two CUDA GPUs, and --ranks 2 or more"),
+        "gpu2": (["gpu"], f"needs --ranks 1: {settings.ranks} ranks are what -m gpu2 runs"),
+    }[settings.marker]
+    marks = [getattr(pytest.mark, marker) for marker in markers]
+    return pytest.param(None, id="gpus", marks=[*marks, pytest.mark.skip(reason=why)])
 
 
 @pytest.fixture(scope="session")

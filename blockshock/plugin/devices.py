@@ -23,7 +23,7 @@ class Devices:
         place = Place.here()
         # Of the ranks that torchrun started on a machine one holds the GPUs for all, and the others wait for it.
         self._waits = place is None or place.local_rank == 0
-        self._two = (place.local_size if place else settings.ranks) if settings.on_gpus else 2
+        self._two = (place.local_size if place else settings.ranks) if settings.marker == "gpu2" else 2
         self._first = functools.cache(environment.first_gpus)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside pytest-timeout's clock: to wait is no fault of the test

@@ -47,7 +47,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     option("--sweep", f"a range of sizes, of {', '.join(sweep.AXES)}; what does not fit is skipped", "N,B")
     option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
-    option("--methods", f"of {', '.join(METHODS.names())}. Default all", "M,M")
+    option("--methods", f"of {', '.join(METHODS.names())}. Default all that differ on so many ranks", "M,M")
     option("--kernels", f"for block_shock, of {', '.join(KERNELS.names())}. Default auto and the fast ones", "K,K")
     option("--masks", f"of {', '.join(MASKS.names())}. Default 1100; from phase 2 on what fits the kernel", "M,M")
     option("--workloads", f"of {', '.join(WORKLOADS.names())}; gaussian:std=0.5. Default gaussian,recorded", "W,W")
@@ -58,10 +58,15 @@ def add_options(parser: pytest.Parser) -> None:
         "steps from one compression of masked storage to the next: whole numbers, and never. Default 1",
         "K,K",
     )
-    option("--ranks", f"processes, one a GPU. Default {DEFAULT_RANKS}, or as many as torchrun started", "G", type=int)
+    option(
+        "--ranks",
+        f"processes, one a GPU. Default {DEFAULT_RANKS}, or 1 with a single GPU, or as many as torchrun started",
+        "G",
+        type=int,
+    )
     option(
         "--device",
-        "where ranks run; auto is cuda with two or more GPUs, else cpu",
+        "where ranks run; auto is cuda where there is a GPU for each rank, else cpu",
         choices=["auto", cpu, cuda],
         default="auto",
     )

@@ -85,9 +85,11 @@ class Settings:
         return self.timing, self.rounds, self.warmup, self.flush
 
     @property
-    def on_gpus(self) -> bool:
-        """Whether this run is the two-GPU one that ``-m gpu2`` selects."""
-        return self.device == "cuda" and self.ranks > 1
+    def marker(self) -> str | None:
+        """The marker of what is measured: ``gpu`` on one GPU, ``gpu2`` on several, None on a CPU."""
+        if self.device != "cuda":
+            return None
+        return "gpu" if self.ranks == 1 else "gpu2"
 
 
 def resolve(config: pytest.Config) -> Settings:
@@ -108,8 +110,7 @@ def resolve(config: pytest.Config) -> Settings:
         text = get(option)
         return default if text is None else text
 
-    ranks, local_ranks = _ranks(get("--ranks"), Place.here())
-    device = _device(get("--device"), local_ranks)
+    ranks, device = _ranks_and_device(get("--ranks"), get("--device"), Place.here())
     mode = get("--timing") or DEFAULT_TIMING[device]
     if device == "cpu" and mode.startswith("cuda"):
         raise pytest.UsageError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
@@ -128,7 +129,7 @@ def resolve(config: pytest.Config) -> Settings:
         points=points,
         training_points=training_points,
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
-        methods=_choices("--methods", given("--methods", "all"), method_of, METHODS.names()),
+        methods=_methods(get("--methods"), ranks),
         kernels=_kernels(get("--kernels"), device, search=not get("--no-search")),
         masks=masks,
         training_masks=None if get("--masks") is None else masks,
@@ -147,27 +148,31 @@ def resolve(config: pytest.Config) -> Settings:
     )
 
 
-def _ranks(asked: int | None, place: Place | None) -> tuple[int, int]:
-    """How many ranks, and how many of them on this machine."""
-    if place is None:
-        ranks = DEFAULT_RANKS if asked is None else _positive("--ranks", asked, most=MOST_RANKS)
-        return ranks, ranks
-    if asked not in (None, place.size):
-        raise pytest.UsageError(f"--ranks {asked}: torchrun has started {place.size}, so leave out --ranks")
-    return place.size, place.local_size
-
-
-def _device(asked: str, ranks: int) -> str:
-    """Where ranks run, of which as many are on this machine."""
+def _ranks_and_device(asked: int | None, device: str, place: Place | None) -> tuple[int, str]:
+    """How many ranks, and on what: on GPUs where there is one for each, on one GPU where there is no other."""
     gpus = torch.cuda.device_count()
-    if asked == "auto":
-        return "cuda" if gpus >= max(ranks, 2) else "cpu"
-    if asked == "cuda" and ranks > gpus:
+    if place is not None:
+        if asked not in (None, place.size):
+            raise pytest.UsageError(f"--ranks {asked}: torchrun has started {place.size}, so leave out --ranks")
+        ranks, here = place.size, place.local_size
+    else:
+        default = 1 if gpus == 1 and device != "cpu" else DEFAULT_RANKS
+        ranks = here = default if asked is None else _positive("--ranks", asked, most=MOST_RANKS)
+    if device == "cuda" and here > gpus:
         raise pytest.UsageError(
-            f"--ranks {ranks} needs {ranks} CUDA GPUs, this machine has {gpus}: "
+            f"--ranks {here} needs {here} CUDA GPUs, this machine has {gpus}: "
             + (f"choose --ranks {gpus} or fewer, or --device cpu" if gpus else "choose --device cpu")
         )
-    return asked
+    if device == "auto":
+        device = "cuda" if here <= gpus else "cpu"
+    return ranks, device
+
+
+def _methods(text: str | None, ranks: int) -> tuple[str, ...]:
+    """Those asked for; else all that are different from one another on so many ranks."""
+    if text is None:
+        return tuple(name for name in METHODS.names() if ranks > 1 or not METHODS.get(name).sharded)
+    return _choices("--methods", text, method_of, METHODS.names())
 
 
 def _split(option: str, text: str, choices: str = "whole numbers above 0") -> list[str]:
