@@ -57,8 +57,8 @@ def main() -> int:
     screen = console.Console(markup=False, emoji=False, highlight=False)
     with warnings.catch_warnings(), screen.status("Looking ...") as status:
         warnings.simplefilter("ignore")
-        device = examine(partial(look_into, findings, lambda name: status.update(f"Looking at {name} ...")))
-    runs, ending = conclude(findings, device)
+        job = examine(partial(look_into, findings, lambda name: status.update(f"Looking at {name} ...")))
+    runs, ending = conclude(findings, *job)
     rows = table.Table("check", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     rows.add_column("found", overflow="fold")
     rows.add_column("what to do", overflow="fold", max_width=26)
@@ -84,14 +84,14 @@ def look_into(
     return finding
 
 
-def examine(look: Look) -> str:
-    """Look at everything; return the device that the main job would choose."""
+def examine(look: Look) -> tuple[str, int]:
+    """Look at everything; return the device that the main job would choose, and its ranks."""
     look("Python", "install Python 3.11 or newer", check_version, platform.python_version(), "3.11")
     look("packages", "", check_packages)
     look("results folder", "make it writable, or run elsewhere", check_folder, Path("benchmark_results"))
     if look("torch", 'python -m pip install --force-reinstall "torch>=2.11"', check_torch).state != "ok":
         look("GPUs and ranks", "", lambda name: Finding(name, "n.a.", "not checked: they need torch"))
-        return "cpu"
+        return "cpu", 2
     import torch
 
     gpus = torch.cuda.device_count()
@@ -101,20 +101,21 @@ def examine(look: Look) -> str:
     look("GPU link", "", check_fact, "interconnect", "needs 2 GPUs" if gpus < 2 else "nvidia-smi does not say")
     for library in ("CUDA", "NCCL", "cuSPARSELt"):
         look(library, CUDA_BUILD, check_fact, library.lower(), "torch was built without it", CUDA_BUILD)
-    device = "cuda" if gpus > 1 else "cpu"
-    for where in ("cuda", "cpu") if gpus == 1 else (device,):
-        look(f"kernels on {where}", RANKS[where][1], check_kernels, where, gpus, look)
+    device = "cuda" if gpus else "cpu"
+    look(f"kernels on {device}", RANKS[device][1], check_kernels, device, gpus, look)
     for where, (name, remedy) in RANKS.items():
         look(name, remedy, check_ranks, where, gpus)
-    return device
+    return device, 1 if gpus == 1 else 2
 
 
-def conclude(findings: list[Finding], device: str) -> tuple[bool, str]:
+def conclude(findings: list[Finding], device: str, ranks: int = 2) -> tuple[bool, str]:
     """Whether the main job would run on its device, and the sentence that says so."""
     needed = ("Python", "packages", "results folder", "torch", f"kernels on {device}", RANKS[device][0])
     states = {finding.name: finding.state for finding in findings if finding.name in needed}
     if all(states.get(name) == "ok" for name in needed):
-        return True, f"The main job runs here: 2 {'CUDA ranks (NCCL)' if device == 'cuda' else 'CPU ranks (gloo)'}."
+        alone = "1 CUDA rank (NCCL), both halves on one GPU against the dense layer there"
+        several = f"{ranks} {'CUDA ranks (NCCL)' if device == 'cuda' else 'CPU ranks (gloo)'}"
+        return True, f"The main job runs here: {alone if (device, ranks) == ('cuda', 1) else several}."
     bad = sorted({"missing", "broken"} & set(states.values()))
     return False, f"The main job would not run: fix the lines marked {' or '.join(bad)}."
 
@@ -184,7 +185,7 @@ def check_gpus(name: str, gpus: int) -> Finding:
         found = f"torch can use {gpus} of {found}"
     if gpus == 0 and there and facts()["cuda"]:
         raise RuntimeError(found)
-    return Finding(name, "ok" if gpus else "n.a.", found + ("" if gpus > 1 else ": the main job runs on CPU ranks"))
+    return Finding(name, "ok" if gpus else "n.a.", found + ("" if gpus else ": the main job runs on CPU ranks"))
 
 
 def check_kernels(name: str, device: str, gpus: int, look: Look) -> Finding:
@@ -234,12 +235,15 @@ def multiply(name: str, kernel: str, device: str) -> Finding:
 def check_ranks(name: str, device: str, gpus: int) -> Finding:
     from blockshock.ranks import Ranks
 
-    if device == "cuda" and gpus < 2:
-        return Finding(name, "n.a.", "needs 2 GPUs")
-    with Ranks.spawn(2, device, RANK_SECONDS) as ranks:
+    if device == "cuda" and not gpus:
+        return Finding(name, "n.a.", "needs a GPU")
+    size = 1 if device == "cuda" and gpus == 1 else 2
+    with Ranks.spawn(size, device, RANK_SECONDS) as ranks:
         sums = ranks.run(sum_of_numbers, device)
-    if sums != [3, 3]:
-        raise ArithmeticError(f"an all-reduce of 1 and 2 gives {sums}")
+    if sums != [size * (size + 1) // 2] * size:
+        raise ArithmeticError(f"an all-reduce of {' and '.join(map(str, range(1, size + 1)))} gives {sums}")
+    if size == 1:
+        return Finding(name, "ok", "1 rank; what spreads over GPUs, as tensor parallelism does, takes 2")
     return Finding(name, "ok", "2 ranks, all-reduce right")
 
 

@@ -26,7 +26,8 @@ from blockshock.kernels import KERNELS, Kernel
 from blockshock.ranks import Ranks
 from blockshock.registry import Registry
 
-RUNS = r"The main job runs here: 2 (CPU ranks \(gloo\)|CUDA ranks \(NCCL\))\."
+ON_ONE_GPU = "1 CUDA rank (NCCL), both halves on one GPU against the dense layer there"
+RUNS = rf"The main job runs here: (2 CPU ranks \(gloo\)|2 CUDA ranks \(NCCL\)|{re.escape(ON_ONE_GPU)})\."
 WOULD_NOT_RUN = "The main job would not run: fix the lines marked broken."
 
 
@@ -230,12 +231,13 @@ def test_faulty_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 class FakeRanks:
     """Answers for ranks: every kernel that is not broken is right, sums are what they are said to be."""
 
-    def __init__(self, broken: tuple[str, ...] = (), sums: tuple[int, ...] = (3, 3)) -> None:
-        self.broken, self.sums = broken, list(sums)
+    def __init__(self, broken: tuple[str, ...] = (), sums: tuple[int, ...] | None = None) -> None:
+        self.broken, self.sums, self.size = broken, sums, 0
 
     def __call__(self, size: int, device: str, timeout: float) -> FakeRanks:
         if device in self.broken and size > 1:
             raise RuntimeError("no peer")
+        self.size = size
         return self
 
     def __enter__(self) -> FakeRanks:
@@ -246,7 +248,7 @@ class FakeRanks:
 
     def run(self, function: Callable[..., Any], *args: str) -> list[Any]:
         if function is doctor.sum_of_numbers:
-            return self.sums
+            return [{1: 1, 2: 3}[self.size]] * self.size if self.sums is None else list(self.sums)
         name, kernel, device = args
         state: State = "broken" if kernel in self.broken else "ok"
         return [Finding(name, state, f"on {device}")]
@@ -287,9 +289,9 @@ def examine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Examine:
         monkeypatch.setattr("shutil.which", lambda name: name)
         monkeypatch.setattr(Ranks, "spawn", ranks)
         findings: list[Finding] = []
-        device = doctor.examine(partial(doctor.look_into, findings, lambda name: None))
+        job = doctor.examine(partial(doctor.look_into, findings, lambda name: None))
         names = {finding.name: [one for one in findings if one.name == finding.name] for finding in findings}
-        return names, doctor.conclude(findings, device)[1]
+        return names, doctor.conclude(findings, *job)[1]
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -311,11 +313,14 @@ def test_many_gpus(examine: Examine) -> None:
 
 def test_one_gpu(examine: Examine) -> None:
     found, ending = examine(FakeRanks(), 1, ["GPU A"], interconnect=None)
-    assert ending == "The main job runs here: 2 CPU ranks (gloo)."
-    assert states(found, "n.a.", "missing", "broken") == {"GPU link", "NCCL ranks"}
-    assert found["GPUs"][0].found == "1 x GPU A: the main job runs on CPU ranks"
-    assert [finding.found for finding in found["kernel gathered"]] == ["on cuda", "on cpu"]
+    assert ending == f"The main job runs here: {ON_ONE_GPU}."
+    assert states(found, "n.a.", "missing", "broken") == {"GPU link"}
+    assert found["GPUs"][0].found == "1 x GPU A"
+    assert found["NCCL ranks"][0].found == "1 rank; what spreads over GPUs, as tensor parallelism does, takes 2"
+    assert [finding.found for finding in found["kernel gathered"]] == ["on cuda"]
     assert [finding.found for finding in found["kernel cutlass"]] == ["on cuda"]
+    _, ending = examine(FakeRanks(sums=(2,)), 1, ["GPU A"], interconnect=None)
+    assert ending == WOULD_NOT_RUN, "it takes an all-reduce that is right"
 
 
 @pytest.mark.parametrize(
