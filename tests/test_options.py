@@ -20,7 +20,7 @@ from blockshock.kernels import KERNELS
 from blockshock.methods import METHODS, Layer, Method
 from blockshock.patterns import MASKS
 from blockshock.phases import case as case_module
-from blockshock.plugin import Row
+from blockshock.plugin import SETTINGS, Row, pytest_report_header
 from blockshock.plugin.cases import forward_grid
 from blockshock.plugin.settings import Points, Settings
 from blockshock.plugin.settings import resolve as resolve_settings
@@ -48,6 +48,47 @@ def resolve(pytester: pytest.Pytester) -> Resolve:
         return resolve_settings(pytester.parseconfig("-p", "blockshock.plugin", *arguments))
 
     return settings
+
+
+OTHER = """
+def pytest_addoption(parser):
+    parser.getgroup("other").addoption("--device", action="append", default=["none"])
+    parser.addoption("--ranks", default="low")
+"""
+"""Another plugin, with options named as two of ours are."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "conftest"),
+    [
+        (["-p", "other"], 'pytest_plugins = ["blockshock.plugin"]'),
+        (["-p", "other", "-p", "blockshock.plugin"], ""),
+        (["-p", "blockshock.plugin", "-p", "other"], ""),
+        (["-p", "blockshock.plugin"], OTHER),
+    ],
+    ids=["ours by a conftest", "ours second", "ours first", "the other's by a conftest"],
+)
+def test_options_give_way_to_those_of_another_plugin(
+    arguments: list[str], conftest: str, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(other=OTHER)
+    pytester.makeconftest(conftest)
+    pytester.syspathinsert()
+    ours = ["--blockshock-device=cpu", "--blockshock-ranks", "4", "--seed=3", "--blockshock-B=8"]
+    config = pytester.parseconfig(*arguments, *ours, "--device=Pixel", "--ranks=high")
+    settings = resolve_settings(config)
+    assert (settings.device, settings.ranks, settings.seed, settings.points.tokens) == ("cpu", 4, 3, (8,))
+    assert (config.getoption("--device"), config.getoption("ranks")) == (["none", "Pixel"], "high")
+    config.stash[SETTINGS] = settings
+    told = "\n".join(pytest_report_header(config))
+    assert "--device is another plugin's: ours is --blockshock-device" in told
+    assert "--seed is" not in told
+
+
+def test_every_option_has_a_name_of_its_own_too(resolve: Resolve) -> None:
+    assert resolve("--blockshock-N=64", "--blockshock-warm-l2", "--blockshock-rank-timeout=5") == resolve(
+        "--N=64", "--warm-l2", "--rank-timeout=5"
+    )
 
 
 CPU_DEFAULTS = Settings(

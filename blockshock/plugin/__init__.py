@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -15,16 +15,15 @@ from typing import Any
 import pytest
 
 from blockshock import environment
-from blockshock.hypotheses import Claim
 from blockshock.methods import METHODS
 from blockshock.phases import profile
 from blockshock.phases.case import Case, obstacle
-from blockshock.plugin import cases, devices, journal, options, saving, sweep, together
+from blockshock.plugin import devices, journal, options, parameters, saving, sweep, together
 from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.clock import clock
 from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.limits import describe_limits
-from blockshock.plugin.records import cover_group, describe_case, describe_kernel, group_name
+from blockshock.plugin.records import describe_case, describe_kernel
 from blockshock.plugin.settings import Settings, resolve
 from blockshock.ranks import Ranks
 from blockshock.ranks.member import end_with_parent_thread
@@ -38,20 +37,10 @@ RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 STARTED = datetime.now()
 CEILINGS = pytest.StashKey[Ceilings]()
 MISSING = pytest.StashKey[dict[str, str]]()
+GAVE_WAY = pytest.StashKey[list[str]]()
 TOGETHER = pytest.StashKey[together.Together]()
 JOURNAL = pytest.StashKey[journal.Writer]()
 SAVING = pytest.StashKey[saving.Saving]()
-CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
-    "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
-    "forward_case": ("phase 1", cases.forward_grid, None),
-    "gradient_case": ("phase 2 grad_X", cases.backward_grid, cases.cover),
-    "backward_case": ("phase 2", cases.backward_grid, None),
-    "trajectory_case": ("phase 3 beside dense", cases.trajectories, None),
-    "training_case": ("phase 3", cases.training_grid, None),
-    "claim": ("", cases.hypotheses, None),
-    "drift_case": ("drift", cases.drifts, None),
-}
-"""Of each fixture that a phase's test takes: what its groups are called, its grid, and the small cases beside it."""
 
 timed_alone = pytest.mark.skipif(
     "PYTEST_XDIST_WORKER" in os.environ,
@@ -61,11 +50,27 @@ timed_alone = pytest.mark.skipif(
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    options.add_options(parser)
+    if any(name.endswith("conftest.py") for name, plugin in pluginmanager.list_name_plugin() if plugin is not None):
+        _add_options(parser, pluginmanager)  # loaded by a conftest.py: all others are there
     if Place.here():
         end_with_parent_thread(signal.SIGTERM)  # torchrun's, which cannot end its ranks any more where it is killed
     if not _reports():
         pluginmanager.register(together.Silent(), "blockshock-silent")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser
+) -> Generator[None, object, object]:
+    result = yield
+    _add_options(parser, early_config.pluginmanager)  # loaded by -p, before others that have options
+    return result
+
+
+def _add_options(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    if GAVE_WAY not in config.stash:
+        config.stash[GAVE_WAY] = options.add_options(parser, options.taken(parser))
 
 
 def _reports() -> bool:
@@ -89,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(config.stash[SAVING], "blockshock-saving")
         config.stash[JOURNAL] = journal.Writer(config, config.stash[SETTINGS], storage(config), config.stash[SAVING])
         config.pluginmanager.register(config.stash[JOURNAL], "blockshock-journal")
-    if config.getoption("--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
+    if options.get(config, "--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
         config.pluginmanager.register(sweep.Progress(reporter), "blockshock-sweep")
 
 
@@ -100,41 +105,24 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     how = f"timing {settings.timing}, seed {settings.seed}"
     resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else None
     job = config.stash[TOGETHER].describe() if TOGETHER in config.stash else None
-    left_out = None
-    if alike := [name for name in METHODS.names() if name not in settings.methods and METHODS.get(name).sharded]:
-        left_out = f"left out, being dense_single on one rank: {', '.join(alike)}; --methods all runs them too"
-    told = [job, resumed, left_out if settings.ranks == 1 and config.getoption("--methods") is None else None]
-    return [f"blockshock: {ranks} ({where}), {how}", *filter(None, told)]
+    gave_way = [
+        f"{name} is another plugin's: ours is --blockshock-{name[2:]}" for name in config.stash.get(GAVE_WAY, [])
+    ]
+    return [f"blockshock: {ranks} ({where}), {how}", *filter(None, [job, resumed, _left_out(config)]), *gave_way]
+
+
+def _left_out(config: pytest.Config) -> str | None:
+    """For the header: methods that the default leaves out."""
+    names = [name for name in METHODS.names() if name not in config.stash[SETTINGS].methods]
+    if not names or options.get(config, "--methods") is not None:
+        return None
+    return f"left out, being dense_single on one rank: {', '.join(names)}; --methods all runs them too"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     settings = metafunc.config.stash[SETTINGS]
-    for fixture in CASES.keys() & set(metafunc.fixturenames):
-        title, grid, cover = CASES[fixture]
-        on_grid = grid(settings)
-        parameters = [_parameter(case, group_name(title, case), settings) for case in on_grid]
-        if cover is not None:
-            parameters += [_parameter(case, cover_group(title), settings) for case in cover(settings, on_grid)]
-        metafunc.parametrize(fixture, [*parameters, _reminder(settings)])
-
-
-def _parameter(case: Case | Claim, group: str, settings: Settings) -> Any:
-    marks = [pytest.mark.benchmark(timer=clock, group=group)]
-    if settings.marker:
-        marks.append(getattr(pytest.mark, settings.marker))
-    return pytest.param(case, id=case.id, marks=marks)
-
-
-def _reminder(settings: Settings) -> Any:
-    """A skipped test for those who ask for ``-m gpu`` or ``-m gpu2`` where this session does not measure that."""
-    here = "; `pytest -m 'correctness or bench'` runs it on CPU ranks"
-    markers, why = {
-        None: (["gpu", "gpu2"], f"needs CUDA GPUs, and --device auto or cuda{here}"),
-        "gpu": (["gpu2"], "needs two CUDA GPUs, and --ranks 2 or more"),
-        "gpu2": (["gpu"], f"needs --ranks 1: {settings.ranks} ranks are what -m gpu2 runs"),
-    }[settings.marker]
-    marks = [getattr(pytest.mark, marker) for marker in markers]
-    return pytest.param(None, id="gpus", marks=[*marks, pytest.mark.skip(reason=why)])
+    for fixture in parameters.CASES.keys() & set(metafunc.fixturenames):
+        metafunc.parametrize(fixture, parameters.of(fixture, settings))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pytest
 import pytest_benchmark
 from pytest_benchmark.utils import get_machine_id, safe_dumps
 
+from blockshock.plugin import options
 from blockshock.plugin.saving import Saving
 from blockshock.plugin.settings import Settings
 from blockshock.report.journal import (
@@ -42,7 +43,7 @@ class Writer:
         self._resumed: Journal | None = None
         self._ended, self._broken = False, ""
         self._left: list[str] = []  # lines that are not on the disk yet
-        if config.getoption("--resume"):
+        if options.get(config, "--resume"):
             self._resumed = _resumable(storage, settings)
             self._folder = self._resumed.folder
 

@@ -1,6 +1,14 @@
-"""The command-line options, with their defaults."""
+"""The command-line options, with their defaults.
+
+Each has a short name, which gives way where another plugin has it (pytest-playwright has a ``--device`` too), and one
+of its own that always works: ``--blockshock-device``.
+"""
 
 from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from typing import Any
 
 import pytest
 
@@ -25,12 +33,36 @@ DEFAULT_TIMING = {"cpu": "sync", "cuda": "cuda_graph"}
 COVERS = ("grid", "pairs", "product")
 
 
-def add_options(parser: pytest.Parser) -> None:
-    group = parser.getgroup("blockshock", "Block-Shock: what to run, and how to time it")
+def get(config: pytest.Config, name: str) -> Any:
+    """The value of one of our options, by its short name, whoever has that."""
+    return config.getoption(_dest(name))
+
+
+def taken(parser: pytest.Parser) -> set[str]:
+    """Names of the options that there are. pytest offers no way to ask, and tells of a conflict by a traceback."""
+    groups = [parser._anonymous, *parser._groups]
+    return {name for group in groups for option in group.options for name in option.names()}
+
+
+def _dest(name: str) -> str:
+    return f"blockshock_{name.removeprefix('--').replace('-', '_')}"
+
+
+def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]:
+    """Add all options; return the short names that gave way to those that are taken."""
+    title = "Block-Shock: what to run, and how to time it; each option is also there as --blockshock-NAME"
+    group = parser.getgroup("blockshock", title)
+    gave_way = []
 
     def option(name: str, text: str, metavar: str | None = None, **kwargs: object) -> None:
         extra = {} if "action" in kwargs else {"metavar": metavar}
-        group.addoption(name, help=text, **extra, **kwargs)  # type: ignore[arg-type]
+        own, about = f"--blockshock-{name.removeprefix('--')}", text
+        if name in taken:
+            gave_way.append(name)
+        else:
+            group.addoption(name, dest=_dest(name), help=text, **extra, **kwargs)  # type: ignore[arg-type]
+            about = argparse.SUPPRESS
+        group.addoption(own, dest=_dest(name), help=about, **extra, **kwargs)  # type: ignore[arg-type]
 
     cpu, cuda = "cpu", "cuda"
     option(
@@ -98,3 +130,4 @@ def add_options(parser: pytest.Parser) -> None:
         type=int,
         default=300,
     )
+    return gave_way

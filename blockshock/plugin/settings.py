@@ -19,7 +19,7 @@ from blockshock.methods import METHODS, method_of
 from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES
-from blockshock.plugin import sweep
+from blockshock.plugin import options, sweep
 from blockshock.plugin.options import (
     DEFAULT_B,
     DEFAULT_N,
@@ -100,7 +100,7 @@ def resolve(config: pytest.Config) -> Settings:
     """
 
     def get(option: str) -> Any:
-        value = config.getoption(option)
+        value = options.get(config, option)
         if value == []:  # which Python 3.11 makes of it
             raise pytest.UsageError(f"{option} takes a value, and -- is none")
         return value
