@@ -58,18 +58,21 @@ def _add_recover(commands: Any) -> None:
         metavar="JOURNAL",
         type=Path,
         nargs="?",
-        help="its folder; the last unfinished one if none is named",
+        help="its folder; the last unfinished one below benchmark_results if none is named",
     )
     parser.set_defaults(run=_recover)
 
 
 def _recover(chosen: argparse.Namespace) -> int:
     try:
-        path = journal.recover(chosen.journal or journal.unfinished())
+        folder, *others = [chosen.journal] if chosen.journal else journal.unfinished_below()
+        path = journal.recover(folder)
     except (journal.NoJournal, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"Saved: {path}")
+    for other in others:
+        print(f"Unfinished too: python -m blockshock recover {other}")
     return 0
 
 

@@ -235,7 +235,7 @@ def test_the_command_line_runs_or_says_what_is_wrong(tmp_path_factory: Any, argu
         patch.setattr("blockshock.doctor.main", lambda: 0)
         patch.setattr(command, "report", lambda *given: asked.append(given) or 0)
         patch.setattr(journal, "recover", lambda folder: asked.append(folder) or folder)
-        patch.setattr(journal, "unfinished", lambda: Path("last"))
+        patch.setattr(journal, "unfinished_below", lambda: [Path("last"), Path("other")])
         try:
             status = main(arguments)
         except SystemExit as error:

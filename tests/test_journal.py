@@ -121,6 +121,28 @@ def test_the_last_unfinished_journal_is_taken(tmp_path: Path) -> None:
     assert journal.unfinished(tmp_path).name == "2"
 
 
+def test_journals_of_storages_below_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["recover"]) == 1
+    assert "no unfinished session in benchmark_results or below it" in capsys.readouterr().err
+    full = Path("benchmark_results/full")
+    killed = _journal(full / "journal" / "0002_killed", _line("a", 1))
+    (_journal(full / "journal" / "0003_ended", _line("a", 1)) / journal.FINISHED).touch()
+    assert main(["recover"]) == 0
+    assert capsys.readouterr().out == f"Saved: {full}/here/0001_recovered.json\n"
+    later = _journal(Path("benchmark_results/journal/0001_later"), _line("b", 1))
+    ahead = max(path.stat().st_mtime for path in killed.iterdir()) + 10
+    os.utime(later / journal.METRICS, (ahead, ahead))
+    assert main(["recover"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "Saved: benchmark_results/here/0001_recovered.json",
+        f"Unfinished too: python -m blockshock recover {killed}",
+    ]
+
+
 @pytest.mark.parametrize("content", [None, "{", "[]"])
 def test_what_is_no_journal_is_named(content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if content is not None:

@@ -255,3 +255,20 @@ def test_killed_at_any_moment_a_file_is_whole(tmp_path: Path, soak: bool, inject
             found = json.loads((tmp_path / "run.json").read_text())
             assert len(found) == 300_000, f"kill {number}, {moment:.4f} s after the first byte"
     injected("killed while saving", times=times)
+
+
+def test_a_run_to_compare_with_that_is_not_there_is_said(tmp_path: Path) -> None:
+    def told(*arguments: str) -> str:
+        session = start(light_suite(tmp_path), *LIGHT_OPTIONS, *arguments)
+        output, _ = session.communicate()
+        assert session.returncode == pytest.ExitCode.OK, output
+        return output
+
+    missing = told("--benchmark-compare=0099", "--benchmark-save=elsewhere")
+    assert "PytestBenchmarkWarning: Can't compare. No benchmark files in" in missing
+    assert "match '0099'" in missing
+    (saved,) = (tmp_path / RUNS).glob("*.json")
+    saved.write_text(saved.read_text().replace('"machine_info": {', '"machine_info": {"elsewhere": 1,'))
+    found = told("--benchmark-compare=0001")
+    assert "Comparing against benchmarks from:" in found
+    assert "PytestBenchmarkWarning" not in found, "that machines differ is meant"

@@ -111,6 +111,21 @@ def unfinished(storage: Path = STORAGE) -> Path:
     raise NoJournal(f"no unfinished session in {journals(storage)}: all that ran came to its end")
 
 
+def unfinished_below(storage: Path = STORAGE) -> list[Path]:
+    """The same of a folder and of all storages below it, such as that of ``tox run -e full``; the last written first.
+
+    Raises:
+        NoJournal: there is none.
+    """
+    found = []
+    for below in {path.parents[2] for path in storage.rglob(f"{journals(Path()).name}/*/{SESSION}")}:
+        with suppress(NoJournal):
+            found.append(unfinished(below))
+    if not found:
+        raise NoJournal(f"no unfinished session in {storage} or below it: all that ran came to its end")
+    return sorted(found, key=lambda folder: max(path.stat().st_mtime_ns for path in folder.iterdir()), reverse=True)
+
+
 def recover(folder: Path) -> Path:
     """Write what a journal holds as an ordinary saved run, whole or not at all; where it is.
 
