@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blockshock.compressed import Compressed24, expand
-from blockshock.kernels import cusparselt
+from blockshock.kernels import Kernel, cusparselt
 
 
 def raw(matrix: torch.Tensor) -> torch.Tensor:
@@ -55,5 +55,6 @@ def fake_cusparselt() -> Iterator[type[cusparselt.Cusparselt]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "_cslt_compress", compress)
         patch.setattr(torch, "_cslt_sparse_mm", sparse_mm)
-        patch.setattr(cusparselt.Cusparselt, "unavailable", lambda self, device, dtype: None)
+        patch.setattr(cusparselt.Cusparselt, "unavailable", Kernel.unavailable)
+        patch.setattr(cusparselt.Cusparselt, "device_types", ("cpu",))
         yield cusparselt.Cusparselt

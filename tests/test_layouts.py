@@ -108,3 +108,14 @@ def test_a_column_shard_is_a_slice(fake_cusparselt: Any, kernel: str) -> None:
     for entry in (ColumnShard(Alone(), shard, 96), OwnFeatures(Alone(), shard)):
         wanted = x_BK[:, shard].double() @ half.dense().double().T
         assert _close(packed(entry.take(x_BK)).double(), wanted)
+
+
+@pytest.mark.parametrize("layout", ["whole", "first columns", "odd columns", "one element on", "expanded"])
+def test_compiled_code_lays_out_as_eager_code_does(fake_cusparselt: Any, layout: str) -> None:
+    half = Half(source := GeneratedWeights(32, 48, torch.bfloat16, CPU), slice(0, 48), build_mask("random", source))
+    packed, x_BK = fake_cusparselt(search=False).pack(half), matrix(8, 48, torch.bfloat16, 0, layout)
+    for call in (packed, lambda x: dense_rows(x, 8) + 0):
+        compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+        for rows in (8, 7):
+            assert torch.equal(compiled(x_BK[:rows]), call(x_BK[:rows]))
+    torch._dynamo.reset()

@@ -46,8 +46,11 @@ class PackedCusparselt(Packed):
         tokens = len(x_BK)
         if not tokens:
             return x_BK.new_empty(0, self.N)
-        x_BK = dense_rows(x_BK, TOKENS_MULTIPLE)
         setting = self._setting(x_BK)
+        if torch.compiler.is_compiling():
+            y_BN: torch.Tensor = _product(self.packed, x_BK, self.bias, self.N, *setting)
+            return y_BN
+        x_BK = dense_rows(x_BK, TOKENS_MULTIPLE)
         with stage(self.product_stage):
             return multiplied(self.packed, x_BK, self.bias, setting)[:tokens]
 
@@ -120,6 +123,23 @@ def _claim_thread(device: torch.device) -> None:
     if reason := thread_obstacle(device):
         raise KernelUnavailable(f"kernel cusparselt: {reason}")
     _thread.device = indexed(device)
+
+
+@torch.library.custom_op(
+    "blockshock::cusparselt",
+    mutates_args=(),
+    schema="(Tensor packed, Tensor x, Tensor? bias, int N, int algorithm, int split_k, int split_k_mode) -> Tensor",
+)
+def _product(
+    packed: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, N: int, algorithm: int, split_k: int, mode: int
+) -> torch.Tensor:
+    """The product of compiled code, which knows where x lies only when it runs."""
+    return multiplied(packed, dense_rows(x, TOKENS_MULTIPLE), bias, (algorithm, split_k, mode))[: len(x)]
+
+
+@_product.register_fake
+def _(packed: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, N: int, *setting: int) -> torch.Tensor:
+    return x.new_empty(x.shape[0], N)
 
 
 def library_key(device: torch.device) -> str:
