@@ -96,7 +96,10 @@ class Entry:
 
 
 class _Columns(Entry):
-    """Some columns of an input that every rank holds whole, a view; in backward the ranks agree on the gradient."""
+    """Some columns of an input that every rank holds whole, a view; in backward the ranks agree on the gradient.
+
+    Of an empty batch there is nothing to agree on, and no rank asks.
+    """
 
     def __init__(self, group: Group, columns: slice = slice(None)) -> None:
         self._group, self._columns = group, columns
@@ -105,7 +108,12 @@ class _Columns(Entry):
         return x_BK[:, self._columns]
 
     def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        return (lambda: grad_x) if self._group.size() == 1 else self._agree(grad_x)
+        if self._group.size() == 1:
+            return lambda: grad_x
+        if not grad_x.is_contiguous():
+            with stage("layout"):
+                grad_x = copied(grad_x.contiguous())
+        return self._agree(grad_x)
 
     def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
         raise NotImplementedError
@@ -115,6 +123,8 @@ class Replicated(_Columns):
     """In backward the ranks' gradients are summed."""
 
     def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        if not len(grad_x):
+            return lambda: grad_x
         return _started(partial(dist.all_reduce, grad_x, group=self._group), lambda: grad_x)
 
 
@@ -136,6 +146,8 @@ class OwnFeatures(_Columns):
     """This rank's feature shard; in backward the shards are gathered."""
 
     def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        if not len(grad_x):
+            return lambda: grad_x.new_empty(0, self._group.size() * grad_x.shape[1])
         gathered = grad_x.new_empty(self._group.size() * grad_x.shape[0], grad_x.shape[1])
         return _started(
             partial(all_gather, gathered, grad_x, group=self._group),
@@ -167,7 +179,7 @@ def _side_by_side(gathered: torch.Tensor, group: Group) -> torch.Tensor:
 
 
 def _all_reduce(part: torch.Tensor, group: Group) -> torch.Tensor:
-    if group.size() > 1:
+    if group.size() > 1 and len(part):
         with stage("reduce"):
             dist.all_reduce(part, group=group)
     return part
@@ -176,6 +188,8 @@ def _all_reduce(part: torch.Tensor, group: Group) -> torch.Tensor:
 def _all_gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
     if group.size() == 1:
         return part_BS
+    if not len(part_BS):
+        return part_BS.new_empty(0, group.size() * part_BS.shape[1])
     with stage("reduce"):
         gathered = part_BS.new_empty(group.size() * part_BS.shape[0], part_BS.shape[1])
         all_gather(gathered, part_BS, group=group)

@@ -18,7 +18,9 @@ _BLOCK_BYTES = 256 << 20
 
 
 def product(a_MB: torch.Tensor, b_BK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """a @ b, accumulated in float32 at least, in the given dtype."""
+    """a @ b, accumulated in float32 at least, in the given dtype; zeros for an empty batch."""
+    if not a_MB.shape[1]:
+        return a_MB.new_zeros(len(a_MB), b_BK.shape[1], dtype=dtype)
     if a_MB.dtype == dtype:
         return a_MB @ b_BK
     if a_MB.is_cuda:

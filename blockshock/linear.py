@@ -98,8 +98,9 @@ class BlockShockLinear(nn.Module):
         """x (…, in_features) → y (…, out_features). Under ``torch.autocast`` too in the dtype given to the layer."""
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise InputError(f"x must be (B, {self.in_features}), with any dimensions for B, got {tuple(x.shape)}")
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
+        device = self.layer.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
                 return self.forward(x.to(self.layer.dtype))
         if self.layer.dtype != self.layer.parameter_dtype:
             x = x.to(self.layer.dtype)

@@ -12,6 +12,13 @@ _STATUS = Path("/proc/self/status")
 _CACHES, _USUAL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache"), 64 << 20
 
 
+def indexed(device: torch.device) -> torch.device:
+    """The device as tensors on it name it: ``cuda`` is the current GPU."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU)."""
     if device.type == "cuda":

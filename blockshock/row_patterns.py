@@ -28,12 +28,12 @@ class Every:
         x_BGQ = x_BK.unflatten(1, (-1, self.width))
         if len(self.positions) == 2:
             low, high = self.positions
-            return x_BGQ[..., low : high + 1 : high - low].flatten(1)
+            return x_BGQ[..., low : high + 1 : high - low].flatten(1).contiguous()
         return torch.stack([x_BGQ[..., position] for position in self.positions], dim=-1).flatten(1)
 
     def put(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
         """Write those columns of x: the inverse of ``take``."""
-        if self._moves_as_words(x_BK) and part_BJ.is_contiguous():
+        if self._moves_as_words(x_BK) and part_BJ.is_contiguous() and _starts_at_word(part_BJ):
             x_BK.view(torch.int32)[:, self.positions[0] // 2 :: self.width // 2] = part_BJ.view(torch.int32)
             return
         for x_BG, part_BG in self._columns(x_BK, part_BJ):
@@ -52,11 +52,16 @@ class Every:
         """Whether adjacent pairs of 16-bit elements can move as 32-bit words: half the elements, and less time."""
         if torch.compiler.is_compiling() or x_BK.itemsize != 2 or len(self.positions) != 2:
             return False  # a compiler fuses the copies in its own way
-        if x_BK.shape[1] == self.width:
-            return False  # one word a row: the strided view of it counts as contiguous, and is not viewed back
+        if x_BK.shape[1] == self.width or not len(x_BK):
+            return False  # at most one word a row: the strided view counts as contiguous, and is not viewed back
         low, high = self.positions
-        aligned = x_BK.stride(1) == 1 and x_BK.stride(0) % 2 == 0 and x_BK.storage_offset() % 2 == 0
+        aligned = x_BK.stride(1) == 1 and x_BK.stride(0) % 2 == 0 and _starts_at_word(x_BK)
         return high == low + 1 and low % 2 == self.width % 2 == 0 and aligned
+
+
+def _starts_at_word(tensor: torch.Tensor) -> bool:
+    """Whether 16-bit elements can be viewed as 32-bit words: by torch's count, and in memory, where GPUs load them."""
+    return tensor.storage_offset() % 2 == 0 and tensor.data_ptr() % 4 == 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 OTHERS = (torch.int8, torch.int64, torch.bool, torch.complex64)
 ANY = (*FLOATS, *OTHERS)
-LAYOUTS = ("whole", "transposed", "every second", "part", "expanded rows", "expanded columns")
 SPECIAL = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-45, 6e-8, 1e-40, 3e38, 65504.0)
 HUGE = (2**31, 2**53 + 1, 2**63, 2**64, 10**30, 10**400)
 
@@ -46,23 +46,40 @@ def lists(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.lists(parts, max_size=3).map(",".join) | st.sampled_from((",", ",,", " , ", "all", " all ", "all,all"))
 
 
-def matrix(rows: int, columns: int, dtype: torch.dtype, seed: int, layout: str = "whole") -> torch.Tensor:
+_VIEWS: dict[str, Callable[[Callable[..., torch.Tensor], int, int], torch.Tensor]] = {
+    "whole": lambda draw, rows, columns: draw(rows, columns),
+    "transposed": lambda draw, rows, columns: draw(columns, rows).T,
+    "every second": lambda draw, rows, columns: draw(rows, 2 * columns)[:, ::2],
+    "part": lambda draw, rows, columns: draw(rows + 3, columns + 5)[1 : rows + 1, 3 : columns + 3],
+    "first columns": lambda draw, rows, columns: draw(rows, 2 * columns)[:, :columns],
+    "last columns": lambda draw, rows, columns: draw(rows, columns + 8)[:, 8:],
+    "odd columns": lambda draw, rows, columns: draw(rows, columns + 1)[:, 1:],
+    "every third row": lambda draw, rows, columns: draw(3 * rows, columns)[::3],
+    "last rows": lambda draw, rows, columns: draw(rows + 1, columns)[1:],
+    "expanded rows": lambda draw, rows, columns: draw(1, columns).expand(rows, columns),
+    "expanded columns": lambda draw, rows, columns: draw(rows, 1).expand(rows, columns),
+    "expanded": lambda draw, rows, columns: draw(1, 1).expand(rows, columns),
+    "permuted": lambda draw, rows, columns: draw(3, rows, columns).permute(1, 0, 2)[:, 2],
+    "heads": lambda draw, rows, columns: draw(columns, rows, 2).permute(1, 2, 0).flatten(1)[:, :columns],
+    "one element on": lambda draw, rows, columns: draw(rows * columns + 1)[1:].view(rows, columns),
+    "overlapping": lambda draw, rows, columns: draw((rows - 1) * -(-columns // 2) + columns).as_strided(
+        (rows, columns), (-(-columns // 2), 1)
+    ),
+}
+LAYOUTS = tuple(_VIEWS)
+"""How a matrix can lie in memory."""
+
+
+def matrix(
+    rows: int, columns: int, dtype: torch.dtype, seed: int, layout: str = "whole", device: str = "cpu"
+) -> torch.Tensor:
     """Small whole numbers and halves, which every dtype holds and every order of summation adds alike."""
-    tall, wide = rows, columns
-    if layout == "transposed":
-        tall, wide = columns, rows
-    if layout == "every second":
-        wide = 2 * columns
-    if layout == "part":
-        tall, wide = rows + 3, columns + 5
-    if layout == "expanded rows":
-        tall = 1
-    if layout == "expanded columns":
-        wide = 1
     stream = torch.Generator().manual_seed(seed)
-    drawn = (torch.randint(-8, 9, (tall, wide), generator=stream) / 2).to(dtype)
-    views = {"transposed": drawn.T, "every second": drawn[:, ::2], "part": drawn[1 : rows + 1, 3 : columns + 3]}
-    return views.get(layout, drawn).expand(rows, columns)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return (torch.randint(-8, 9, shape, generator=stream) / 2).to(device, dtype)
+
+    return _VIEWS[layout](draw, rows, columns)
 
 
 def with_special(tensor: torch.Tensor, seed: int, values: tuple[float, ...] = SPECIAL) -> torch.Tensor:

@@ -54,7 +54,7 @@ pytestmark = pytest.mark.reliability
 CPU = torch.device("cpu")
 CPU_KERNELS = ("dense", "reference", "gathered", "auto")
 sizes = st.sampled_from((4, 8, 12, 20))
-batches = st.sampled_from((1, 2, 3, 7))
+batches = st.sampled_from((0, 1, 2, 3, 7))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -118,9 +118,9 @@ def test_a_layer_computes_and_trains_as_the_linear_it_replaces(data: Any, N: int
         return
     assert K % 4 == 0
     assert torch.equal(layer.to_linear().weight, linear.weight)
-    shape = data.draw(st.sampled_from(((1,), (3,), (2, 3), (1, 2, 2), ())))
+    shape = data.draw(st.sampled_from(((1,), (3,), (2, 3), (1, 2, 2), (), (0,), (2, 0))))
     flat = matrix(max(1, torch.Size(shape).numel()), K, torch.float32, seed, data.draw(st.sampled_from(LAYOUTS)))
-    x = flat.reshape(*shape, K).requires_grad_()
+    x = flat[: torch.Size(shape).numel()].reshape(*shape, K).requires_grad_()
     optimizers = [build_recipe("sgd:lr=0.5").build(model.parameters()) for model in (linear, layer)]
     coarse = 4e-2 if layer.layer.dtype in (torch.bfloat16, torch.float16) else 1e-5
     grads = []
@@ -131,7 +131,7 @@ def test_a_layer_computes_and_trains_as_the_linear_it_replaces(data: Any, N: int
         optimizer.step()
         grads.append((y.detach().float(), x.grad, model.state_dict()["weight"]))
     for ours, theirs in zip(*reversed(grads), strict=True):
-        atol = coarse * (1 + theirs.abs().max().item())
+        atol = coarse * (1 + max(theirs.abs().flatten().tolist(), default=0.0))
         torch.testing.assert_close(ours, theirs, rtol=coarse, atol=atol)
 
 
@@ -257,7 +257,7 @@ def test_methods_compute_the_layer_and_count_it(
     training = Training("masked") if train and name == "masked_split_dense" else train
     layer = Layer(source, build_mask(mask, source), "reference", B, backward=True, training=training)
     method = METHODS.get(name)(layer, dist.group.WORLD)
-    x_BK = matrix(B, K, torch.float32, seed, data.draw(st.sampled_from(LAYOUTS))).requires_grad_()
+    x_BK = matrix(max(B, 1), K, torch.float32, seed, data.draw(st.sampled_from(LAYOUTS)))[:B].requires_grad_()
     w_NK = source.rows(0, N)
     y_BN = method(x_BK)
     torch.testing.assert_close(y_BN, F.linear(x_BK, w_NK, bias), rtol=1e-5, atol=1e-5)
@@ -266,7 +266,7 @@ def test_methods_compute_the_layer_and_count_it(
     shape = Shape(N, K, 4, 1, True, training)
     METHODS.get(name).check(shape)
     assert METHODS.get(name).estimate(shape, "reference").steady > 0
-    assert method.work(B, backward=True)["products"].flops
+    assert method.work(max(B, 1), backward=True)["products"].flops
     assert method.weight_bytes() > 0
     assert method.algorithm
     if training is not None:

@@ -233,9 +233,9 @@ def test_a_damaged_cache_is_searched_again(cache: Path, name: str, key: str, con
         path = cache / "blockshock" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else json.dumps({key: content}).encode())
-        found = AlgorithmCache(name).get(key, lambda: answer)
+        found = AlgorithmCache(name, lambda stored: isinstance(stored, list)).get(key, lambda: answer)
         assert found == answer
-        assert AlgorithmCache(name).get(key, lambda: []) == answer
+        assert AlgorithmCache(name, lambda stored: isinstance(stored, list)).get(key, lambda: []) == answer
 
 
 @examples(250)

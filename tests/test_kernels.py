@@ -175,10 +175,14 @@ def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(monkeypatch:
     assert type(slower_elsewhere).__name__ == "Gathered"
 
 
+def _are_numbers(answer: object) -> bool:
+    return isinstance(answer, list) and all(type(number) is int for number in answer)
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AlgorithmCache:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return AlgorithmCache("test")
+    return AlgorithmCache("test", _are_numbers)
 
 
 def _never() -> list[int]:
@@ -188,8 +192,8 @@ def _never() -> list[int]:
 def test_a_search_is_remembered_in_the_process_and_on_disk(cache: AlgorithmCache) -> None:
     assert cache.get("key", lambda: [1, 2, 3]) == [1, 2, 3]
     assert cache.get("key", _never) == [1, 2, 3]
-    assert AlgorithmCache("test").get("key", _never) == [1, 2, 3]
-    assert AlgorithmCache("test").get("other", lambda: [4]) == [4]
+    assert AlgorithmCache("test", _are_numbers).get("key", _never) == [1, 2, 3]
+    assert AlgorithmCache("test", _are_numbers).get("other", lambda: [4]) == [4]
     assert json.loads((cache_folder() / "test.json").read_text()) == {"key": [1, 2, 3], "other": [4]}
 
 
@@ -198,13 +202,13 @@ def test_a_damaged_cache_is_replaced(damage: str, cache: AlgorithmCache) -> None
     cache_folder().mkdir(parents=True)
     (cache_folder() / "test.json").write_text(damage)
     assert cache.get("key", lambda: [5]) == [5]
-    assert AlgorithmCache("test").get("key", _never) == [5]
+    assert AlgorithmCache("test", _are_numbers).get("key", _never) == [5]
 
 
 def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert AlgorithmCache("test").get("key", lambda: [6]) == [6]
+    assert AlgorithmCache("test", _are_numbers).get("key", lambda: [6]) == [6]
 
 
 def _search_slowly(folder: Path) -> None:
@@ -213,7 +217,7 @@ def _search_slowly(folder: Path) -> None:
             log.write("x")
         return [7]
 
-    assert AlgorithmCache("test").get("key", search) == [7]
+    assert AlgorithmCache("test", _are_numbers).get("key", search) == [7]
 
 
 def test_of_several_processes_one_searches(cache: AlgorithmCache, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from blockshock.patterns import build_mask
 from blockshock.phases import case as case_module
 from blockshock.phases.case import Case, build, estimate_bytes, obstacle
 from blockshock.ranks import Ranks
+from blockshock.storages import Training
 from blockshock.weights import GeneratedWeights
 
 CASE = Case("block_shock", "reference", "random", "gaussian", 96, 160, 6, "bf16")
@@ -128,13 +129,12 @@ def test_refresh_refuses_weights_of_another_shape(cpu_ranks: Ranks) -> None:
 
 
 def _refusals(case: Case) -> list[str]:
-    """What the layer says to inputs that are too narrow, of another dtype, on another device, and without rows."""
+    """What the layer says to inputs that are too narrow, of another dtype, and on another device."""
     method, messages = build(case).method, []
     for shape, dtype, device in (
         ((6, 100), torch.bfloat16, "cpu"),
         ((6, 160), torch.float32, "cpu"),
         ((6, 160), torch.bfloat16, "meta"),
-        ((0, 160), torch.bfloat16, "cpu"),
     ):
         with pytest.raises(InputError) as error:
             method(torch.zeros(shape, dtype=dtype, device=device))
@@ -144,11 +144,50 @@ def _refusals(case: Case) -> list[str]:
 
 def test_an_input_that_does_not_fit_is_refused(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(_refusals, CASE)[0] == [
-        "x must be (B, 160) with B > 0, got (6, 100)",
+        "x must be (B, 160), got (6, 100)",
         "x must be torch.bfloat16 on cpu, got torch.float32 on cpu",
         "x must be torch.bfloat16 on cpu, got torch.bfloat16 on meta",
-        "x must be (B, 160) with B > 0, got (0, 160)",
     ]
+
+
+EVERY_ROW = [
+    *(("block_shock", kernel, mask) for kernel in ("gathered", "reference") for mask in ("1100", "tile")),
+    ("block_shock", "reference", "random"),
+    *((name, "auto", "1100") for name in METHODS.names() if name != "block_shock"),
+]
+
+
+def _empty_batches(dtype: torch.dtype) -> None:
+    """Layers frozen, differentiated and trained, before and after an empty batch; ranks agree all the while."""
+    group = dist.group.WORLD
+    assert group is not None
+    source = GeneratedWeights(96, 160, dtype, "cpu", with_bias=True)
+    for name, kernel, mask in EVERY_ROW:
+        for training in (None, Training("compressed"), Training("masked")):
+            if name == "masked_split_dense" and training == Training("compressed"):
+                continue
+            picked = build_mask(mask, source) if "mask" in METHODS.get(name).picks else None
+            method = METHODS.get(name)(Layer(source, picked, kernel, 6, True, training), group)
+            method.requires_grad_(training is not None)
+            for tokens in (0, 6, 0):
+                x_BK = torch.ones(tokens, 160, dtype=dtype, requires_grad=True)
+                y_BN = method(x_BK)
+                assert y_BN.shape == (tokens, 96)
+                y_BN.sum().backward()
+                assert x_BK.grad is not None
+                assert x_BK.grad.shape == (tokens, 160)
+                for parameter in filter(lambda held: held.requires_grad, method.parameters()):
+                    assert parameter.grad is not None
+                    assert bool(parameter.grad.any()) == (tokens > 0)
+                    parameter.grad = None
+            with torch.inference_mode():
+                assert method(torch.ones(0, 160, dtype=dtype)).shape == (0, 96)
+
+
+def test_an_empty_batch_passes_through_as_through_a_linear(cpu_ranks: Ranks, other_ranks: Ranks) -> None:
+    for dtype in (torch.bfloat16, torch.float64):
+        cpu_ranks.run(_empty_batches, dtype)
+    other_ranks.run(_empty_batches, torch.bfloat16)
 
 
 @pytest.mark.parametrize(

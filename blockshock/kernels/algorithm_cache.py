@@ -1,4 +1,4 @@
-"""Searched algorithms, remembered in the process and in the user's cache folder.
+"""What was searched, remembered in the process and in the user's cache folder.
 
 A file lock makes one process search while the others wait for its answer, so that all ranks run the same algorithm.
 """
@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -19,23 +20,23 @@ def cache_folder() -> Path:
 
 
 class AlgorithmCache:
-    """A JSON file of key → list of integers, shared by all processes of a user.
+    """A JSON file of key → answer, shared by all processes of a user.
 
     Args:
-        length: of each list; any other is taken for damaged, and searched again.
+        fits: whether something read from the file is an answer; what is none is taken for damaged, and searched again.
     """
 
-    def __init__(self, name: str, length: int | None = None) -> None:
-        self._name, self._length = name, length
-        self._known: dict[str, list[int]] = {}
+    def __init__(self, name: str, fits: Callable[[Any], bool]) -> None:
+        self._name, self._fits = name, fits
+        self._known: dict[str, Any] = {}
 
-    def get(self, key: str, search: Callable[[], list[int]]) -> list[int]:
+    def get(self, key: str, search: Callable[[], Any]) -> Any:
         """The remembered answer for ``key``, or ``search()``, remembered. An unwritable folder is no error."""
         if key not in self._known:
             self._known[key] = self._get_shared(key, search)
         return self._known[key]
 
-    def _get_shared(self, key: str, search: Callable[[], list[int]]) -> list[int]:
+    def _get_shared(self, key: str, search: Callable[[], Any]) -> Any:
         path = cache_folder() / f"{self._name}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,18 +53,14 @@ class AlgorithmCache:
         finally:
             lock.release()
 
-    def _read(self, path: Path) -> dict[str, list[int]]:
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
             stored = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError):
             return {}
         return {key: found for key, found in stored.items() if self._fits(found)} if isinstance(stored, dict) else {}
 
-    def _fits(self, found: object) -> bool:
-        is_list = isinstance(found, list) and all(type(number) is int for number in found)
-        return is_list and self._length in (None, len(found))  # type: ignore[arg-type]
-
-    def _write(self, path: Path, stored: dict[str, list[int]]) -> None:
+    def _write(self, path: Path, stored: dict[str, Any]) -> None:
         temporary = path.with_suffix(f".{os.getpid()}")
         try:
             temporary.write_text(json.dumps(stored, indent=1, sort_keys=True))

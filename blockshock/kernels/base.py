@@ -194,7 +194,7 @@ class Kernel:
     """
 
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16, torch.float32)
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
     sparse: ClassVar[bool] = True
     contender: ClassVar[bool] = True
     unit: ClassVar[str] = Packed.unit

@@ -6,21 +6,28 @@ value is zero, so new values under the same mask are written in place and nothin
 
 from __future__ import annotations
 
-import torch
-from torch.nn import functional as F
+import threading
+from dataclasses import asdict
 
+import torch
+
+from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.backward import backward_of, most_backward_bytes
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
-from blockshock.kernels.cusparselt_search import DEFAULT, Searcher
+from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
+from blockshock.kernels.layout import dense_rows
 from blockshock.masks import Mask
-from blockshock.stages import copied, stage
+from blockshock.memory import indexed
+from blockshock.stages import stage
 
 TOKENS_MULTIPLE = 8
 """Rows of X that the product takes; others are padded with zeros."""
+_BUCKETS = tuple(TOKENS_MULTIPLE << octave for octave in range(24))
 
 _searcher = Searcher()
-_algorithms = AlgorithmCache("cusparselt", length=3)
+_algorithms = AlgorithmCache("cusparselt-checked", fits=lambda stored: Found.read(stored) is not None)
+_thread = threading.local()
 
 
 class PackedCusparselt(Packed):
@@ -30,45 +37,50 @@ class PackedCusparselt(Packed):
     def __init__(self, half: Half, bias: torch.Tensor | None, search: bool) -> None:
         super().__init__()
         self.N, self.K, self._search = half.N, half.K, search
+        _claim_thread(half.device)
         self.register_buffer("packed", torch._cslt_compress(half.dense()), persistent=False)
         self.hold_bias(bias)
-        self._chosen: dict[int, tuple[int, int, int]] = {}
+        self._chosen: dict[int, Setting] = {}
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         tokens = len(x_BK)
-        if tokens % TOKENS_MULTIPLE:
-            with stage("layout"):
-                x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % TOKENS_MULTIPLE)))
-        algorithm, split_k, split_k_mode = self._algorithm(x_BK)
+        if not tokens:
+            return x_BK.new_empty(0, self.N)
+        setting = self._setting(x_BK)
+        if torch.compiler.is_compiling():
+            y_BN: torch.Tensor = _product(self.packed, x_BK, self.bias, self.N, *setting)
+            return y_BN
+        x_BK = dense_rows(x_BK, TOKENS_MULTIPLE)
         with stage(self.product_stage):
-            y_BN = torch._cslt_sparse_mm(
-                self.packed,
-                x_BK.t(),
-                bias=self.bias,
-                transpose_result=True,
-                alg_id=algorithm,
-                split_k=split_k,
-                split_k_mode=split_k_mode,
-            )
-        return y_BN[:tokens]
+            return multiplied(self.packed, x_BK, self.bias, setting)[:tokens]
 
-    def _algorithm(self, x_BK: torch.Tensor) -> tuple[int, int, int]:
-        tokens = len(x_BK)
-        if tokens not in self._chosen:
-            if torch.compiler.is_compiling():
-                return DEFAULT  # a search cannot be traced; run the layer once before it is compiled
-            self._chosen[tokens] = self._find(x_BK) if self._search else DEFAULT
-            name = "algorithm {}, split_k {}, split_k_mode {}".format(*self._chosen[tokens])
-            self.algorithm = "default algorithm" if self._chosen[tokens] == DEFAULT else name
-        return self._chosen[tokens]
+    def _setting(self, x_BK: torch.Tensor) -> Setting:
+        most = bucket_of(len(x_BK))
+        if torch.compiler.is_compiling():
+            return self._chosen.get(most, DEFAULT)  # no search can be traced: run the layer once, then compile it
+        _claim_thread(x_BK.device)
+        if most not in self._chosen:
+            found = self._find(most, x_BK) if self._search else Found(DEFAULT)
+            if found.setting is None:
+                raise KernelUnavailable(
+                    f"kernel cusparselt: of what was tried for ({self.N}, {self.K}), {x_BK.dtype} and up to {most} "
+                    f"tokens, nothing multiplies right on this GPU: {found.name}; use another kernel"
+                )
+            self._chosen[most], self.algorithm = found.setting, found.name
+        return self._chosen[most]
 
-    def _find(self, x_BK: torch.Tensor) -> tuple[int, int, int]:
-        tokens, bias = len(x_BK), self.bias is not None
-        key = f"{library_key(x_BK.device)} N{self.N} K{self.K} B{tokens} {x_BK.dtype} bias={bias}"
-        algorithm, split_k, split_k_mode = _algorithms.get(
-            key, lambda: _searcher.search(self.N, self.K, tokens, x_BK.dtype, bias, x_BK.device)
-        )
-        return algorithm, split_k, split_k_mode
+    def _find(self, most: int, x_BK: torch.Tensor) -> Found:
+        bias, dtype = self.bias is not None, str(x_BK.dtype).removeprefix("torch.")
+        least = most // 2 + TOKENS_MULTIPLE if most > TOKENS_MULTIPLE else most
+        key = f"{library_key(x_BK.device)} N{self.N} K{self.K} B{least}-{most} {dtype} bias={bias}"
+
+        def search() -> dict[str, object]:
+            gpu = identity(x_BK.device)
+            return asdict(_searcher.search(Request(self.N, self.K, most, least, dtype, bias, gpu)))
+
+        found = Found.read(_algorithms.get(key, search))
+        assert found is not None
+        return found
 
     @property
     def values(self) -> torch.Tensor:
@@ -77,9 +89,57 @@ class PackedCusparselt(Packed):
     def recompress(self, w_NK: torch.Tensor) -> None:
         # Copied, not kept in place of the old packing: a captured graph goes on reading where that lies.
         self.writes += 1
-        self.packed.copy_(torch._cslt_compress(w_NK))
+        _claim_thread(w_NK.device)
+        self.packed.copy_(torch._cslt_compress(dense_rows(w_NK)))
         if self.backward is not None:
             self.backward.recompress(w_NK)
+
+
+def bucket_of(tokens: int) -> int:
+    """The most tokens that share a search with so many: of one octave, so that not every length is searched."""
+    for most in _BUCKETS:
+        if tokens <= most:
+            return most
+    return tokens
+
+
+def thread_obstacle(device: torch.device) -> str | None:
+    """None, or why this thread cannot use cuSPARSELt on that device.
+
+    torch keeps one handle a thread, made for the device that the thread first uses it on; on any other one it ends in
+    an illegal memory access.
+    """
+    device = indexed(device)
+    first = getattr(_thread, "device", device)
+    if first == device:
+        return None
+    return (
+        f"torch's cuSPARSELt serves one device a thread, and this thread began with {first}, so it cannot use {device}:"
+        " run one process for each GPU, or take another kernel for this one"
+    )
+
+
+def _claim_thread(device: torch.device) -> None:
+    if reason := thread_obstacle(device):
+        raise KernelUnavailable(f"kernel cusparselt: {reason}")
+    _thread.device = indexed(device)
+
+
+@torch.library.custom_op(
+    "blockshock::cusparselt",
+    mutates_args=(),
+    schema="(Tensor packed, Tensor x, Tensor? bias, int N, int algorithm, int split_k, int split_k_mode) -> Tensor",
+)
+def _product(
+    packed: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, N: int, algorithm: int, split_k: int, mode: int
+) -> torch.Tensor:
+    """The product of compiled code, which knows where x lies only when it runs."""
+    return multiplied(packed, dense_rows(x, TOKENS_MULTIPLE), bias, (algorithm, split_k, mode))[: len(x)]
+
+
+@_product.register_fake
+def _(packed: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, N: int, *setting: int) -> torch.Tensor:
+    return x.new_empty(x.shape[0], N)
 
 
 def library_key(device: torch.device) -> str:
@@ -111,7 +171,7 @@ class Cusparselt(Kernel):
         major, minor = torch.cuda.get_device_capability(device)
         if major < 8:
             return f"2:4 tensor cores start at compute capability 8.0, this GPU has {major}.{minor}"
-        return None
+        return thread_obstacle(device)
 
     def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
         if N % 16 or K % 16:

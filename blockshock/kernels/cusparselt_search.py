@@ -1,8 +1,10 @@
-"""The search for cuSPARSELt's fastest algorithm, in a process of its own.
+"""The search for cuSPARSELt's fastest algorithm, in a process of its own, and the check of what it finds.
 
 The search runs every algorithm the library has, and some of those crash: with cuSPARSELt 0.8 on Hopper every search in
 fp16 ends in an illegal instruction, after which the process can use its GPU no more. Here that process is a helper,
 which is replaced; the answer is then torch's default algorithm, and that dtype is not searched again.
+
+Others are reported to multiply wrongly (pytorch issue 155333). So what is found is used only after it multiplied right.
 """
 
 from __future__ import annotations
@@ -10,13 +12,84 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-DEFAULT = (0, 1, -1)
-"""Algorithm, split-k and split-k mode that torch uses when it is not told otherwise."""
+from blockshock.blocks import generator, row_blocks
+from blockshock.kernels.base import Half
+from blockshock.patterns import random_mask
+from blockshock.weights import GeneratedWeights
 
-Request = dict[str, int | str | bool]
+Setting = tuple[int, int, int]
+"""Algorithm, split-k and split-k mode."""
+
+DEFAULT: Setting = (0, 1, -1)
+"""What torch uses when it is not told otherwise."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        setting: what to multiply with; None where nothing that was tried multiplies right.
+        turned_away: what was tried and multiplies wrongly.
+    """
+
+    setting: Setting | None
+    turned_away: tuple[Setting, ...] = ()
+
+    @classmethod
+    def read(cls, stored: Any) -> Found | None:
+        """The inverse of ``asdict`` after a way through JSON; None of anything else."""
+        try:
+            setting, turned_away = stored["setting"], tuple(_setting(away) for away in stored["turned_away"])
+            return cls(None if setting is None else _setting(setting), turned_away)
+        except (TypeError, KeyError, ValueError):
+            return None
+
+    @property
+    def name(self) -> str:
+        """For the record."""
+        used = "no algorithm" if self.setting is None else _name(self.setting)
+        return f"{used} (turned away: {'; '.join(map(_name, self.turned_away))})" if self.turned_away else used
+
+
+def _setting(stored: Any) -> Setting:
+    algorithm, split_k, split_k_mode = stored
+    if any(type(number) is not int for number in stored):
+        raise ValueError(f"an algorithm is three whole numbers, got {stored}")
+    return algorithm, split_k, split_k_mode
+
+
+def _name(setting: Setting) -> str:
+    return "default algorithm" if setting == DEFAULT else "algorithm {}, split_k {}, split_k_mode {}".format(*setting)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sparse (N, K) times a dense (K, tokens) in a dtype, with a bias or without.
+
+    Attributes:
+        least: the fewest tokens that the answer will be used for; ``tokens`` are the most.
+        dtype: its name in torch.
+        gpu: its identity, which is the same in every process; indices are not.
+    """
+
+    N: int
+    K: int
+    tokens: int
+    least: int
+    dtype: str
+    bias: bool
+    gpu: str
+
+
+def identity(device: torch.device) -> str:
+    return str(torch.cuda.get_device_properties(device).uuid)
 
 
 class Searcher:
@@ -24,20 +97,19 @@ class Searcher:
 
     def __init__(self) -> None:
         self._helper: subprocess.Popen[str] | None = None
-        self._crashed: set[torch.dtype] = set()
+        self._crashed: set[str] = set()
 
-    def search(self, N: int, K: int, tokens: int, dtype: torch.dtype, bias: bool, device: torch.device) -> list[int]:
-        """Algorithm, split-k and split-k mode for a sparse (N, K) times a dense (K, tokens); DEFAULT after a crash."""
-        if dtype in self._crashed:
-            return list(DEFAULT)
-        request: Request = {"N": N, "K": K, "tokens": tokens, "bias": bias}
-        request |= {"dtype": str(dtype).removeprefix("torch."), "device": device.index or 0}
-        answer = self._ask(json.dumps(request))
+    def search(self, request: Request) -> Found:
+        """What the helper found; the default algorithm after a crash."""
+        if request.dtype in self._crashed:
+            return Found(DEFAULT)
+        answer = self._ask(json.dumps(asdict(request)))
         if not answer:
             self._discard()
-            self._crashed.add(dtype)
-            return list(DEFAULT)
-        found: list[int] = json.loads(answer)
+            self._crashed.add(request.dtype)
+            return Found(DEFAULT)
+        found = Found.read(json.loads(answer))
+        assert found is not None
         return found
 
     def _ask(self, request: str) -> str:
@@ -66,32 +138,76 @@ class Searcher:
 def serve() -> None:
     """Answer requests, one a line, until standard input ends. This is the helper's program."""
     for line in sys.stdin:
-        request = json.loads(line)
-        answer = _search(**request)
-        print(json.dumps(answer), flush=True)
+        request = Request(**json.loads(line))
+        try:
+            found = _search(request)
+        except torch.OutOfMemoryError:
+            found = Found(DEFAULT)  # no fault of the dtype's: it goes on being searched
+        torch.cuda.empty_cache()
+        print(json.dumps(asdict(found)), flush=True)
 
 
-def _search(N: int, K: int, tokens: int, dtype: str, bias: bool, device: int) -> list[int]:
-    """Search on a random 2:4 matrix: the speed does not depend on values or mask.
-
-    What was found must also multiply as the default algorithm does, or the default it is.
-    """
+def _search(request: Request) -> Found:
+    (index,) = (i for i in range(torch.cuda.device_count()) if identity(torch.device("cuda", i)) == request.gpu)
+    device = torch.device("cuda", index)
     torch.cuda.set_device(device)
-    kind = getattr(torch, dtype)
-    kept = torch.tensor([True, True, False, False], device="cuda")
-    dense = torch.randn(N, K // 4, 4, device="cuda", dtype=kind).add_(4).mul_(kept).flatten(1)
-    packed = torch._cslt_compress(dense)
-    del dense
-    x_KB = torch.randn(tokens, K, device="cuda", dtype=kind).t()
-    bias_N = torch.randn(N, device="cuda", dtype=kind) if bias else None
+    trial = Trial(request.N, request.K, request.tokens, getattr(torch, request.dtype), request.bias, device)
+    packed = torch._cslt_compress(trial.w_NK)
     mm_search = torch._C._cusparselt.mm_search  # type: ignore[attr-defined]
-    found = list(mm_search(packed, x_KB, bias_N, None, None, True)[:3])
-    expected, result = (
-        torch._cslt_sparse_mm(
-            packed, x_KB, bias=bias_N, transpose_result=True, alg_id=alg, split_k=split, split_k_mode=mode
-        ).float()
-        for alg, split, mode in (DEFAULT, found)
+    fastest = _setting(mm_search(packed, trial.x_BK.t(), trial.bias, None, None, True)[:3])
+
+    def multiply(x_BK: torch.Tensor, setting: Setting) -> torch.Tensor:
+        return multiplied(packed, x_BK, trial.bias, setting)
+
+    return checked(fastest, trial, request.least, multiply)
+
+
+def multiplied(packed: torch.Tensor, x_BK: torch.Tensor, bias: torch.Tensor | None, setting: Setting) -> torch.Tensor:
+    """cuSPARSELt's product (B, N) of a packed (N, K) and of rows that lie densely, B a multiple of eight."""
+    algorithm, split_k, mode = setting
+    return torch._cslt_sparse_mm(
+        packed, x_BK.t(), bias=bias, transpose_result=True, alg_id=algorithm, split_k=split_k, split_k_mode=mode
     )
-    close = (result - expected).norm() <= 4 * torch.finfo(kind).eps * expected.norm()
-    torch.cuda.empty_cache()
-    return found if close.item() else list(DEFAULT)
+
+
+def checked(
+    fastest: Setting, trial: Trial, least: int, multiply: Callable[[torch.Tensor, Setting], torch.Tensor]
+) -> Found:
+    """The fastest setting, or else the default one, if it multiplies right at both ends of its range of tokens."""
+    tried = tuple(dict.fromkeys((fastest, DEFAULT)))
+    inputs = dict.fromkeys((len(trial.x_BK), least))
+    wrong = tuple(
+        setting
+        for setting in tried
+        if not all(trial.is_right(multiply(trial.x_BK[:tokens], setting)) for tokens in inputs)
+    )
+    right = [setting for setting in tried if setting not in wrong]
+    return Found(right[0] if right else None, wrong)
+
+
+class Trial:
+    """Random weights under a random mask, and random inputs of mean zero: no error of a product can hide in them."""
+
+    def __init__(self, N: int, K: int, tokens: int, dtype: torch.dtype, bias: bool, device: torch.device) -> None:
+        source = GeneratedWeights(N, K, dtype, device, seed=5, with_bias=bias)
+        self.w_NK, self.bias = Half(source, slice(0, K), random_mask(source)).dense(), source.bias
+        self.x_BK = torch.randn(tokens, K, device=device, generator=generator(device, 5, 4)).to(dtype)
+
+    def is_right(self, y_BN: torch.Tensor) -> bool:
+        """Whether y is the product of the first rows of x: as a whole, and every element for itself.
+
+        Both limits leave room for the roundings of a sum that was split. One wrong term in each sum goes beyond the
+        first, one wrong element beyond the second.
+        """
+        x_BK, eps = self.x_BK[: len(y_BN)].float(), torch.finfo(y_BN.dtype).eps
+        error, size, wrong = (torch.zeros((), dtype=torch.float64, device=y_BN.device) for _ in range(3))
+        for start, stop in row_blocks(len(self.w_NK), 4 * max(self.w_NK.shape[1], 4 * len(y_BN))):
+            exact_BR = x_BK @ self.w_NK[start:stop].float().T
+            if self.bias is not None:
+                exact_BR += self.bias[start:stop].float()
+            off_BR = (y_BN[:, start:stop].float() - exact_BR).abs()
+            # So counted, NaN is wrong.
+            wrong += (~(off_BR <= 4 * eps * (exact_BR.abs() + exact_BR.square().mean().sqrt()))).sum()
+            error += off_BR.double().square().sum()
+            size += exact_BR.double().square().sum()
+        return bool(wrong == 0) and bool(error.sqrt() <= eps * size.sqrt())

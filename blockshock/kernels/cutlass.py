@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
 from blockshock.kernels.backward import backward_of, most_backward_bytes
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
+from blockshock.kernels.layout import dense_rows
 from blockshock.masks import Mask
-from blockshock.stages import copied, stage
+from blockshock.stages import stage
 
 
 class PackedCutlass(Packed):
@@ -28,9 +28,9 @@ class PackedCutlass(Packed):
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         tokens = len(x_BK)
-        if tokens % 8:
-            with stage("layout"):
-                x_BK = copied(F.pad(x_BK, (0, 0, 0, -tokens % 8)))
+        if not tokens:
+            return x_BK.new_empty(0, len(self.packed))
+        x_BK = dense_rows(x_BK, multiple=8)
         with stage(self.product_stage):
             if self.bias is None:
                 y_NB = torch._sparse_semi_structured_mm(self.packed, self.meta, x_BK.t())
@@ -43,7 +43,7 @@ class PackedCutlass(Packed):
         return self.packed
 
     def recompress(self, w_NK: torch.Tensor) -> None:
-        compressed = SparseSemiStructuredTensorCUTLASS.from_dense(w_NK)
+        compressed = SparseSemiStructuredTensorCUTLASS.from_dense(dense_rows(w_NK))
         assert compressed.packed is not None
         assert compressed.meta is not None
         self.packed.copy_(compressed.packed)

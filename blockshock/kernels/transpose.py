@@ -14,6 +14,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from blockshock.blocks import row_blocks
+from blockshock.kernels.layout import dense_rows, is_dense
 from blockshock.masks import Mask
 from blockshock.patterns import transposable_tiles
 
@@ -63,19 +64,20 @@ class TileOrder:
         """Write the kept values of Wᵀ.
 
         Args:
-            values_NJ: kept values of W, (N, K/2), float32 or of the dtype of ``out_KM``.
+            values_NJ: kept values of W, (N, K/2), of any dtype.
             out_KM: takes those of Wᵀ, (K, N/2).
             rows_NJ: takes ``values_NJ`` itself, cast to the dtype of ``out_KM``.
         """
-        if values_NJ.is_cuda and out_KM.itemsize == 2:
-            _launch(self, values_NJ, out_KM, rows_NJ)
-            written = [out_KM] if rows_NJ is None else [out_KM, rows_NJ]
+        written = [out_KM] if rows_NJ is None else [out_KM, rows_NJ]
+        fits = out_KM.itemsize == 2 and values_NJ.dtype in (torch.float32, out_KM.dtype)
+        if values_NJ.is_cuda and fits and all(map(is_dense, written)):
+            _launch(self, dense_rows(values_NJ), out_KM, rows_NJ)
             increment_version([tensor for tensor in written if not tensor.is_inference()])  # as torch's writes do
             return
         cast_NJ = values_NJ.to(out_KM.dtype)
         tiles = cast_NJ.unflatten(1, (-1, 2)).unflatten(0, (-1, 4)).transpose(1, 2).flatten(2)
         turned = tiles.gather(2, self.sources[self.kinds.long()].expand(*tiles.shape[:2], 8)).unflatten(2, (4, 2))
-        out_KM.view(self.K // 4, 4, self.N // 4, 2).copy_(turned.permute(1, 2, 0, 3))
+        out_KM.unflatten(1, (-1, 2)).unflatten(0, (-1, 4)).copy_(turned.permute(1, 2, 0, 3))
         if rows_NJ is not None:
             rows_NJ.copy_(cast_NJ)
 
@@ -134,8 +136,8 @@ extern "C" __global__ void transpose_values(const source_t* values, unsigned* ro
 
 
 @cache
-def _compiled(capability: tuple[int, int], casts: bool, target: str, writes_rows: bool, repeats: bool) -> Any:
-    """The kernel for the current GPU, of that compute capability, through NVRTC."""
+def _compiled(device: torch.device, casts: bool, target: str, writes_rows: bool, repeats: bool) -> Any:
+    """The kernel for that GPU, which must be the current one, through NVRTC: it is loaded into one GPU's context."""
     source_type = "float" if casts else "unsigned short"
     flags = {"CASTS": int(casts), "WRITES_ROWS": int(writes_rows), "REPEATS": int(repeats), "TARGET": f'"{target}"'}
     header = "".join(f"#define {name} {value}\n" for name, value in flags.items())
@@ -145,10 +147,9 @@ def _compiled(capability: tuple[int, int], casts: bool, target: str, writes_rows
 def _launch(order: TileOrder, values_NJ: torch.Tensor, out_KM: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:
     target = "bf16" if out_KM.dtype == torch.bfloat16 else "f16"
     casts = values_NJ.dtype != out_KM.dtype
-    if casts and values_NJ.dtype != torch.float32:
-        raise TypeError(f"values of {values_NJ.dtype} for a packing of {out_KM.dtype}: only float32 ones are cast")
-    capability = torch.cuda.get_device_capability(values_NJ.device)
-    kernel = _compiled(capability, casts, target, rows_NJ is not None, order.repeats)
     grid = (-(-order.K // (4 * _TILES)), -(-order.N // (4 * _TILES)), 1)
     rows = out_KM if rows_NJ is None else rows_NJ  # never written through where there are none
-    kernel(grid=grid, block=(32, 8, 1), args=[values_NJ, rows, out_KM, order.codes, order.kinds, order.N, order.K])
+    args = [values_NJ, rows, out_KM, order.codes, order.kinds, order.N, order.K]
+    with torch.cuda.device(values_NJ.device):  # whose current stream the launch takes
+        kernel = _compiled(values_NJ.device, casts, target, rows_NJ is not None, order.repeats)
+        kernel(grid=grid, block=(32, 8, 1), args=args)

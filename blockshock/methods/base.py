@@ -17,7 +17,7 @@ from blockshock.errors import InputError
 from blockshock.kernels import Packed
 from blockshock.kernels.dense import PackedDense
 from blockshock.masks import Mask
-from blockshock.memory import held_bytes
+from blockshock.memory import held_bytes, indexed
 from blockshock.registry import Registry
 from blockshock.roofline import Operand, Work, product
 from blockshock.stages import copied, stage
@@ -129,12 +129,8 @@ class Method(nn.Module):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__()
-        self.N, self.K, self.dtype, self.device = (
-            layer.source.N,
-            layer.source.K,
-            layer.source.dtype,
-            layer.source.device,
-        )
+        source = layer.source
+        self.N, self.K, self.dtype, self.device = source.N, source.K, source.dtype, indexed(source.device)
         self.group = group
         self.rows, self.columns = slice(0, self.N), slice(0, self.K)
 
@@ -244,10 +240,10 @@ class Method(nn.Module):
         return held_bytes([*self.parameters(), *self.buffers()])
 
     def _check_input(self, x_BK: torch.Tensor) -> None:
-        if x_BK.ndim != 2 or x_BK.shape[1] != self.K or x_BK.shape[0] == 0:
-            raise InputError(f"x must be (B, {self.K}) with B > 0, got {tuple(x_BK.shape)}")
-        if x_BK.dtype != self.dtype or x_BK.device.type != self.device.type:
-            raise InputError(f"x must be {self.dtype} on {self.device.type}, got {x_BK.dtype} on {x_BK.device.type}")
+        if x_BK.ndim != 2 or x_BK.shape[1] != self.K:
+            raise InputError(f"x must be (B, {self.K}), got {tuple(x_BK.shape)}")
+        if x_BK.dtype != self.dtype or x_BK.device != self.device:
+            raise InputError(f"x must be {self.dtype} on {self.device}, got {x_BK.dtype} on {x_BK.device}")
 
 
 def trained(weight: Any) -> Storage:

@@ -1,0 +1,42 @@
+"""Matrices as libraries that read raw memory need them: rows one after the other, from an aligned address on.
+
+cuSPARSELt and torch's CUTLASS product take a pointer and believe that a matrix of (rows, columns) lies there. What a
+column slice, a row stride, an expanded or a transposed tensor has there is something else, and they multiply it without
+a word. Every kernel that hands a pointer to such a library passes it through here.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.stages import copied, stage
+
+ALIGNMENT = 16
+"""Bytes: of the vectors that these libraries load."""
+
+
+def dense_rows(matrix_BK: torch.Tensor, multiple: int = 1) -> torch.Tensor:
+    """The matrix itself, where it lies as libraries need it, else a copy that does: stage ``layout``, and counted.
+
+    Args:
+        multiple: the rows are filled up with zeros to a multiple of it.
+    """
+    rows, columns = matrix_BK.shape
+    missing = -rows % multiple
+    if not missing and is_dense(matrix_BK):
+        return matrix_BK
+    with stage("layout"):
+        dense_BK = matrix_BK.new_empty(rows + missing, columns)
+        dense_BK[:rows] = matrix_BK
+        dense_BK[rows:] = 0
+        return copied(dense_BK)
+
+
+def is_dense(matrix_BK: torch.Tensor) -> bool:
+    """Whether a matrix lies as libraries need it."""
+    # Strides are compared, for a tensor of one row is contiguous whatever its row stride, and libraries read that.
+    return matrix_BK.stride() == (matrix_BK.shape[1], 1) and _is_aligned(matrix_BK)
+
+
+def _is_aligned(tensor: torch.Tensor) -> bool:
+    return not torch.compiler.is_compiling() and tensor.data_ptr() % ALIGNMENT == 0  # compilers know no addresses
