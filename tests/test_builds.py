@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from blockshock import memory
 from blockshock.phases import backward, builds, compare, forward, train
-from blockshock.phases.case import Built, Case, build, obstacle
+from blockshock.phases.case import Built, Case, build, estimate_bytes, obstacle
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings
 from blockshock.ranks import Ranks
@@ -116,3 +117,18 @@ def test_the_rival_is_the_fastest_that_can_run(settings: Settings) -> None:
 def test_candidates_are_timed_forward_or_over_a_step(cpu_ranks: Ranks) -> None:
     for case in (DENSE, STEPS[1]):
         assert [len(samples) for samples in cpu_ranks.run(compare.one_build, case, *TIMED)] == [3, 3]
+
+
+def test_the_builds_that_are_held_at_once_are_counted(cpu_ranks: Ranks) -> None:
+    case = replace(DENSE, method="dense_single", N=1024, K=1024)
+    one, three = (estimate_bytes(case, 2, builds=builds) for builds in (1, 3))
+    assert three - one >= 2 * case.N * case.K * 4
+    for reason in cpu_ranks.run(_obstacle_with, case, 2 * (one + three) // 2):
+        assert reason is not None, "three builds do not fit where one does"
+    assert cpu_ranks.run(_obstacle_with, replace(case, N=512), 2 * (one + three) // 2) == [None, None]
+
+
+def _obstacle_with(case: Case, free: int) -> str | None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "free_bytes", lambda device: free)
+        return obstacle(case, builds=3)
