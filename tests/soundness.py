@@ -162,15 +162,14 @@ def most_by_chance(tries: int, probability: float) -> int:
 
 
 def save(name: str, points: Iterable[Point]) -> None:
-    """Save what was found under a name, with that of the same name on other numbers of ranks, and write the page."""
+    """Save what was found under a name, with what was found at other points before, and write the page."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
-    new = [asdict(point) for point in points]
-    kept = json.loads(path.read_text())["points"] if path.exists() else []
-    kept = [point for point in kept if point["ranks"] not in {one["ranks"] for one in new}]
+    before = [Point(**saved) for saved in json.loads(path.read_text())["points"]] if path.exists() else []
+    by_name = {point.name: point for point in [*before, *points]}
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     told = {"where": ", ".join(environment.gpus()), "versions": versions, "date": f"{date.today()}"}
-    path.write_text(json.dumps(told | {"points": [*kept, *new]}, indent=1) + "\n")
+    path.write_text(json.dumps(told | {"points": [asdict(point) for point in by_name.values()]}, indent=1) + "\n")
     FOLDER.with_suffix(".md").write_text(page())
 
 

@@ -184,7 +184,8 @@ def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) ->
 
 
 def test_claims_name_rivals_at_the_same_point() -> None:
-    trained = [replace(CASE, optimizer="sgd", storage=storage) for storage in ("masked", "compressed")]
+    storages = ("masked", "compressed", "masked:every=10", "masked:every=0")
+    trained = [replace(CASE, optimizer="sgd", storage=storage) for storage in storages]
     found = list(claims([CASE, replace(CASE, method="dense_single")], trained))
     assert Counter(claim.hypothesis.name for claim in found) == {"H1": 1, "H2": 2, "H3": 1, "H4": 1, "H5": 2}
     assert [hypothesis.name for hypothesis in HYPOTHESES] == ["H1", "H2", "H3", "H4", "H5"]

@@ -139,7 +139,7 @@ def test_what_was_found_is_saved_and_shown(tmp_path: Path, monkeypatch: pytest.M
     soundness.save("2xH100", [point])
     soundness.save("2xH100", [Point("dense_single", 1, "forward", 4096, 16, 27.0, same[:1])])
     saved = json.loads((tmp_path / "docs" / "soundness" / "2xH100.json").read_text())
-    assert [one["ranks"] for one in saved["points"]] == [2, 1], "other numbers of ranks are kept"
+    assert [one["ranks"] for one in saved["points"]] == [2, 1], "what was found at other points is kept"
     page = (tmp_path / "docs" / "soundness.md").read_text()
     assert "| dense_tp_row | forward | 4096 | 16 | 27.0 | 2 of 3 | 1 | 2.00% | 3% | 1 of 2 |" in page
     assert "different in 2 of 4 (by chance at most 2), `faster` or `slower` in 1. Slowed down: found in 1 of 2." in page
