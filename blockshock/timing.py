@@ -12,12 +12,10 @@ are aligned on the device. Modes:
 from __future__ import annotations
 
 import math
-import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -113,36 +111,44 @@ def time_call(call: Call, device: torch.device, protocol: Protocol) -> list[floa
     return time_calls([call], device, protocol)[0]
 
 
-def time_calls(calls: Sequence[Call], device: torch.device, protocol: Protocol, seed: int = 0) -> list[list[float]]:
+def time_calls(
+    calls: Sequence[Call],
+    device: torch.device,
+    protocol: Protocol,
+    prologue: Prologue | None = None,
+    order: Sequence[int] | None = None,
+) -> list[list[float]]:
     """Seconds of each round of each call, the calls of a round one after the other.
 
-    In which order is drawn from the seed anew for each round, the same on all ranks: what slows the machine down for a
-    while, or leaves it warm, meets all calls alike.
+    Every other round goes through them the other way round: what slows the machine down for a while, or leaves it
+    warm, meets all calls alike.
+
+    Args:
+        prologue: of the same device and protocol, where one has been made before.
+        order: in which the calls are captured, and run in the first round.
     """
+    order = range(len(calls)) if order is None else order
     if protocol.mode == "none":
-        for call in calls:
-            call()
+        for index in order:
+            calls[index]()
         return [[] for _ in calls]
-    prologue, orders = Prologue(device, protocol), _orders(len(calls), seed)
+    prologue = prologue or Prologue(device, protocol)
+    rounds = [order if number % 2 == 0 else order[::-1] for number in range(protocol.warmup + protocol.rounds)]
     if protocol.mode == "sync":
-        return _host_rounds(calls, device, prologue, protocol, orders)
-    if protocol.mode == "cuda_graph":
-        graphs = [capture(call) for call in calls]
-        return _device_rounds([graph.replay for graph in graphs], prologue, protocol, orders, drain=False)
-    return _device_rounds(calls, prologue, protocol, orders, drain=True)
-
-
-def _orders(count: int, seed: int) -> Iterator[list[int]]:
-    stream = random.Random(seed)
-    while True:
-        yield stream.sample(range(count), count)
+        samples = _host_rounds(calls, device, prologue, rounds)
+    elif protocol.mode == "cuda_graph":
+        graphs = {index: capture(calls[index]) for index in order}
+        samples = _device_rounds([graphs[index].replay for index in range(len(calls))], prologue, rounds, drain=False)
+    else:
+        samples = _device_rounds(calls, prologue, rounds, drain=True)
+    return [times[protocol.warmup :] for times in samples]
 
 
 def _host_rounds(
-    calls: Sequence[Call], device: torch.device, prologue: Prologue, protocol: Protocol, orders: Iterator[list[int]]
+    calls: Sequence[Call], device: torch.device, prologue: Prologue, rounds: Sequence[Sequence[int]]
 ) -> list[list[float]]:
     samples: list[list[float]] = [[] for _ in calls]
-    for order in islice(orders, protocol.warmup + protocol.rounds):
+    for order in rounds:
         for index in order:
             prologue(drain=True)
             start = time.perf_counter()
@@ -150,15 +156,15 @@ def _host_rounds(
             if device.type == "cuda":
                 torch.cuda.synchronize()
             samples[index].append(time.perf_counter() - start)
-    return [times[protocol.warmup :] for times in samples]
+    return samples
 
 
 def _device_rounds(
-    launches: Sequence[Call], prologue: Prologue, protocol: Protocol, orders: Iterator[list[int]], drain: bool
+    launches: Sequence[Call], prologue: Prologue, rounds: Sequence[Sequence[int]], drain: bool
 ) -> list[list[float]]:
     # Without a drain the host runs ahead of the device during the prologue, so no launch is ever waited for.
     events: list[list[tuple[torch.cuda.Event, torch.cuda.Event]]] = [[] for _ in launches]
-    for order in islice(orders, protocol.warmup + protocol.rounds):
+    for order in rounds:
         for index in order:
             prologue(drain)
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -167,7 +173,7 @@ def _device_rounds(
             end.record()
             events[index].append((start, end))
     torch.cuda.synchronize()
-    return [[start.elapsed_time(end) * 1e-3 for start, end in pairs[protocol.warmup :]] for pairs in events]
+    return [[start.elapsed_time(end) * 1e-3 for start, end in pairs] for pairs in events]
 
 
 @dataclass

@@ -16,6 +16,11 @@ __all__ = ["injected", "pytest_pyfunc_call"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("blockshock's own tests")
     group.addoption("--reliability", metavar="NAME", help="write docs/reliability/NAME.json and docs/reliability.md")
+    group.addoption(
+        "--soundness",
+        metavar="NAME",
+        help="try verdicts at length; write docs/soundness/NAME.json and soundness.md",
+    )
     group.addoption("--soak", action="store_true", help="inject faults as often as `tox run -e soak` does")
 
 

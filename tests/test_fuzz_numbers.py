@@ -20,7 +20,7 @@ from blockshock import memory, roofline, stages, timing
 from blockshock.doctor import Finding, check_version, conclude, look_into
 from blockshock.doctor import numbers as numbers_of
 from blockshock.kernels.algorithm_cache import AlgorithmCache
-from blockshock.pairs import Ratio, change_of, ratio_of
+from blockshock.pairs import Ratio, change_of_blocks, ratio_of_blocks
 from blockshock.plugin.clock import VirtualClock
 from blockshock.plugin.limits import describe_limits
 from blockshock.roofline import Ceilings, Line, Operand, Work, demands, limit
@@ -39,19 +39,24 @@ def is_time(seconds: float) -> bool:
 
 
 @examples(430)
-@given(first=times | any_times, second=times | any_times, seed=st.integers(0, 2**40))
-def test_ratios_are_of_medians_or_refused(first: list[float], second: list[float], seed: int) -> None:
-    found = attempt(ratio_of, first, second, seed)
-    fits = len(first) == len(second) > 0 and all(map(is_time, [*first, *second]))
-    assert (found is not None) == fits
+@given(first=st.lists(times, max_size=5), second=st.lists(times, max_size=5), odd=any_times, place=st.integers(0, 9))
+def test_ratios_are_over_blocks_or_refused(
+    first: list[list[float]], second: list[list[float]], odd: list[float], place: int
+) -> None:
+    if first and place < 5:
+        first[place % len(first)] = odd
+    found = attempt(ratio_of_blocks, first, second)
+    sound = all(block and all(map(is_time, block)) for block in [*first, *second])
+    assert (found is not None) == (len(first) == len(second) > 1 and sound)
     if found is None:
         return
-    assert found.value == pytest.approx(statistics.median(first) / statistics.median(second), rel=1e-9)
-    assert found.low <= found.high
+    logs = [math.log(statistics.median(a)) - math.log(statistics.median(b)) for a, b in zip(first, second, strict=True)]
+    assert math.log(found.value) == pytest.approx(statistics.mean(logs), abs=1e-9)
+    assert 0 < found.low <= found.value <= found.high < math.inf
     assert found.differs == (not found.low <= 1 <= found.high)
-    again = change_of((first, second), (first, second), seed)
+    again = change_of_blocks((first, second), (first, second))
     assert again.value == pytest.approx(1.0)
-    assert attempt(change_of, (first, second), (first, [])) is None
+    assert attempt(change_of_blocks, (first, second), (first, [])) is None
 
 
 @examples(250)
@@ -59,8 +64,9 @@ def test_ratios_are_of_medians_or_refused(first: list[float], second: list[float
 def test_a_verdict_is_about_the_whole_interval(low: float, wide: float, margin: float) -> None:
     high = low * (1 + wide)
     verdict = Ratio((low + high) / 2, low, high).verdict(margin)
-    assert (verdict == "supported") == (high < 1 - margin)
-    assert (verdict == "rejected") == (low > 1 - margin and verdict != "supported")
+    assert (verdict == "faster") == (high < 1 - margin)
+    assert (verdict == "slower") == (low > 1 + margin)
+    assert (verdict == "tie") == (1 - margin <= low and high <= 1 + margin)
 
 
 @examples(430)
@@ -259,6 +265,6 @@ def test_the_doctor_says_what_it_was_told(version: str, error: str, size: int) -
 
 @examples(120)
 @given(value=numbers, margin=numbers)
-def test_a_verdict_of_any_numbers_is_one_of_three(value: float, margin: float) -> None:
+def test_a_verdict_of_any_numbers_is_one_of_four(value: float, margin: float) -> None:
     if abs(margin) < 1e300:
-        assert Ratio(value, value, value).verdict(margin) in ("supported", "rejected", "undecided")
+        assert Ratio(value, value, value).verdict(margin) in ("faster", "slower", "tie", "undecided")

@@ -1,32 +1,36 @@
-"""The verdicts: is Block-Shock faster, against what, where, and how sure are we? A rejected hypothesis is a result."""
+"""The verdicts: is Block-Shock faster, against what, where, and how sure are we? To be slower is a result."""
+
+from itertools import chain
 
 import pytest
 
 from blockshock.hypotheses import Claim
-from blockshock.pairs import change_of, ratio_of
 from blockshock.phases import compare
 from blockshock.plugin import Row, timed_alone
 from blockshock.plugin.records import describe_verdict
+from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings
 from blockshock.timing import slowest
 
-Pair = tuple[list[float], list[float]]
 
-
-def _pair(results: list[compare.PairResult]) -> Pair:
-    return slowest([result.first for result in results]), slowest([result.second for result in results])
+def _slowest(per_rank: list[list[list[float]]]) -> list[list[float]]:
+    """Of each round of each block the time of the slowest rank."""
+    return [slowest(list(block)) for block in zip(*per_rank, strict=True)]
 
 
 @pytest.mark.bench
 @timed_alone
-def test_hypothesis(claim: Claim, row: Row, settings: Settings) -> None:
+def test_hypothesis(claim: Claim, row: Row, rivals: Rivals, settings: Settings) -> None:
     if settings.timing == "none":
         pytest.skip("a verdict needs times: choose another --timing than none")
-    results = row.run(compare.forward, claim.case.frozen, claim.rival.frozen, *settings.protocol)
-    forward = _pair(results)
-    ratio = ratio_of(*forward, seed=settings.seed)
-    if claim.hypothesis.training:
-        training = _pair(row.run(compare.training, claim.case, claim.rival, *settings.protocol))
-        ratio = change_of(training, forward, seed=settings.seed)
-    info = describe_verdict(claim, ratio, results[0].algorithm)
-    row.save(1, claim.case, forward[0], info | row.limits(claim.case, results, forward[0], info))
+    rival, tried = rivals.fastest(claim.rivals(settings.ranks))
+    blocks, found = {}, {}
+    for name in claim.hypothesis.passes:
+        pair = (claim.case, rival) if name == "training" else (claim.case.frozen, rival.frozen)
+        found[name] = row.run(compare.PASSES[name], *pair, *settings.protocol, builds=3)
+        first, second = (_slowest([getattr(result, which) for result in found[name]]) for which in ("first", "second"))
+        blocks[name] = {"first": first, "second": second}
+    main = claim.hypothesis.passes[0]
+    results, samples = found[main], list(chain.from_iterable(blocks[main]["first"]))
+    info = describe_verdict(claim, rival, tried, blocks, results[0].algorithm, settings)
+    row.save(1, claim.case, samples, info | row.limits(claim.case, results, samples, info))

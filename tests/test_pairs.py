@@ -1,117 +1,203 @@
-"""Are the verdicts sound? The same against itself, a planted slowdown, a machine that drifts, clocks that lie."""
+"""Are the verdicts sound? The same against itself, planted slowdowns, a machine that drifts, clocks that lie."""
 
 from collections import Counter
 from dataclasses import replace
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
-from blockshock.hypotheses import HYPOTHESES, claims
-from blockshock.pairs import Ratio, change_of, ratio_of
+from blockshock.hypotheses import BEST_DENSE, HYPOTHESES, claims
+from blockshock.pairs import Ratio, change_of_blocks, quantile, ratio_of_blocks, ratio_of_pairs
 from blockshock.phases.case import Case
-from blockshock.timing import Protocol, time_calls
+from blockshock.plugin.records import describe_verdict
+from blockshock.plugin.settings import Settings
 
-CPU = torch.device("cpu")
 CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 64, 4, "bf16")
+BLOCKS, ROUNDS, TRIES = 10, 20, 400
 
 
-def _noisy(stream: np.random.Generator, rounds: int, factor: float = 1.0) -> np.ndarray:
-    """Durations with the noise of a GPU: 2 %, and now and then an interruption."""
-    late = stream.random(rounds) < 0.05
-    return factor * np.exp(stream.normal(0, 0.02, rounds)) * (1 + late * stream.exponential(0.5, rounds))
+class Call(NamedTuple):
+    """How much builds and rounds scatter, and by which factor a slowdown must be found."""
+
+    builds: float
+    rounds: float
+    slower: float
 
 
-def test_the_same_against_itself_is_rarely_called_different() -> None:
-    x_BK = torch.randn(48, 48)
-
-    def product() -> torch.Tensor:
-        return x_BK @ x_BK
-
-    protocol, different = Protocol("sync", 40, 2, flush=False), 0
-    for seed in range(200):
-        different += ratio_of(*time_calls([product, product], CPU, protocol, seed), seed=seed).differs
-    # 5 % of 200 are ten, and three standard deviations of such a count are nine.
-    assert different <= 10 + 9
+CALLS = {"short": Call(0.01, 0.02, 1.03), "long": Call(0.003, 0.01, 1.01)}
+"""On GPUs, of some 27 µs and of 175 µs."""
+SHORT, LONG = CALLS.values()
 
 
-def test_a_slowdown_of_three_percent_is_found() -> None:
-    stream = np.random.default_rng(1)
-    tries = [ratio_of(_noisy(stream, 100), _noisy(stream, 100, 1.03), seed=seed) for seed in range(200)]
-    assert sum(found.differs and found.value < 1 for found in tries) >= 190
-    assert np.mean([found.value for found in tries]) == pytest.approx(1 / 1.03, rel=0.002)
+def _rounds(stream: np.random.Generator, count: int, noise: float = 0.02) -> np.ndarray:
+    """Durations with the noise of a GPU, and now and then an interruption."""
+    late = stream.random(count) < 0.05
+    return np.exp(stream.normal(0, noise, count)) * (1 + late * stream.exponential(0.5, count))
 
 
-def test_a_machine_that_drifts_fools_unpaired_medians_and_not_pairs() -> None:
-    stream, fooled = np.random.default_rng(2), Counter[str]()
+def _blocks(stream: np.random.Generator, call: Call, factor: float = 1.0) -> list[np.ndarray]:
+    """Blocks of one call, each of a build of its own."""
+    builds = factor * np.exp(stream.normal(0, call.builds, BLOCKS))
+    return [build * _rounds(stream, ROUNDS, call.rounds) for build in builds]
+
+
+def _interval_over_rounds(first: np.ndarray, second: np.ndarray, seed: int) -> Ratio:
+    """The planted fault: what verdicts rested on before, resampled rounds of one build of each."""
+    picked = np.random.default_rng(seed).integers(0, len(first), (500, len(first)))
+    ratios = np.median(first[picked], axis=1) / np.median(second[picked], axis=1)
+    return Ratio(float(np.median(ratios)), *map(float, np.quantile(ratios, [0.025, 0.975])))
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_the_same_against_itself_is_rarely_called_different(call: Call) -> None:
+    stream, found = np.random.default_rng(1), Counter[str]()
+    for _ in range(TRIES):
+        ratio = ratio_of_blocks(*(_blocks(stream, call) for _ in range(2)))
+        found += Counter({ratio.verdict(): 1, "different": ratio.differs})
+    # 5 % of 400 are 20, and three standard deviations of such a count are 13.
+    assert found["different"] <= 20 + 13
+    assert found["different"] >= 20 - 13, "intervals that hold the truth more often than they say are too wide"
+    assert found["faster"] + found["slower"] <= 1
+
+
+def test_an_interval_over_rounds_of_one_build_is_fooled() -> None:
+    stream, fooled = np.random.default_rng(2), 0
     for seed in range(100):
-        speed = np.linspace(1.0, 1.2, 200)  # the machine grows slower all the while
-        times = speed * _noisy(stream, 200)
-        in_turn = ratio_of(times[0::2], times[1::2], seed=seed)
-        one_after_the_other = ratio_of(times[:100], times[100:], seed=seed)
-        fooled += Counter(pairs=in_turn.verdict() == "supported", unpaired=one_after_the_other.verdict() == "supported")
+        builds = [np.exp(stream.normal(0, SHORT.builds)) * _rounds(stream, BLOCKS * ROUNDS) for _ in range(2)]
+        fooled += _interval_over_rounds(*builds, seed).differs
+    assert fooled > 50
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_slowdown_is_found(call: Call) -> None:
+    stream = np.random.default_rng(3)
+    tries = [ratio_of_blocks(_blocks(stream, call), _blocks(stream, call, call.slower)) for _ in range(TRIES)]
+    assert sum(found.differs and found.value < 1 for found in tries) >= 0.95 * TRIES
+    assert np.mean([found.value for found in tries]) == pytest.approx(1 / call.slower, rel=0.001)
+
+
+def test_a_machine_that_drifts_fools_unpaired_blocks_and_not_pairs() -> None:
+    stream, fooled = np.random.default_rng(4), Counter[str]()
+    for _ in range(100):
+        speed = np.linspace(1.0, 1.2, 2 * BLOCKS * ROUNDS)  # the machine grows slower all the while
+        times = speed * _rounds(stream, len(speed))
+        in_turn = [times[which::2].reshape(BLOCKS, ROUNDS) for which in range(2)]
+        one_after_the_other = times.reshape(2, BLOCKS, ROUNDS)
+        fooled += Counter(pairs=ratio_of_blocks(*in_turn).verdict() == "faster")
+        fooled += Counter(unpaired=ratio_of_blocks(*one_after_the_other).verdict() == "faster")
     assert fooled["pairs"] <= 2
     assert fooled["unpaired"] == 100
-
-
-def test_calls_of_a_round_come_in_an_order_drawn_anew() -> None:
-    order: list[int] = []
-    calls = [lambda index=index: order.append(index) for index in range(2)]
-    times = time_calls(calls, CPU, Protocol("sync", 50, 0, flush=False), seed=3)
-    rounds = [tuple(order[start : start + 2]) for start in range(0, 100, 2)]
-    assert set(rounds) == {(0, 1), (1, 0)}
-    assert [len(samples) for samples in times] == [50, 50]
-    again: list[int] = []
-    time_calls([lambda i=i: again.append(i) for i in range(2)], CPU, Protocol("sync", 50, 0, flush=False), seed=3)
-    assert again == order, "ranks with one seed go through the same order"
 
 
 @pytest.mark.parametrize(
     ("ratio", "verdict"),
     [
-        (Ratio(0.9, 0.88, 0.92), "supported"),
+        (Ratio(0.9, 0.88, 0.92), "faster"),
         (Ratio(0.985, 0.98, 0.991), "undecided"),
-        (Ratio(1.0, 0.995, 1.005), "rejected"),
-        (Ratio(1.2, 1.1, 1.3), "rejected"),
+        (Ratio(1.0, 0.995, 1.005), "tie"),
+        (Ratio(0.998, 0.992, 0.999), "tie"),
+        (Ratio(1.0, 0.98, 1.02), "undecided"),
+        (Ratio(1.015, 1.005, 1.02), "undecided"),
+        (Ratio(1.2, 1.1, 1.3), "slower"),
     ],
 )
 def test_verdicts(ratio: Ratio, verdict: str) -> None:
     assert ratio.verdict() == verdict
 
 
+def test_an_interval_of_more_than_a_factor_of_1_5_is_wide() -> None:
+    assert not Ratio(1.0, 0.8, 1.2).wide
+    assert Ratio(1.0, 0.8, 1.21).wide
+
+
+def test_quantiles_are_those_of_student() -> None:
+    printed = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 7: 2.365, 9: 2.262, 15: 2.131, 19: 2.093, 30: 2.042}
+    assert {freedom: round(quantile(freedom), 3) for freedom in printed} == printed
+    assert quantile(10**5) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-4)
+
+
+def test_an_interval_is_that_of_the_logarithms_over_the_blocks() -> None:
+    first, second = [[2.0, 4.0, 8.0], [8.0], [4.0, 4.0]], [[1.0], [1.0], [1.0]]
+    found = ratio_of_blocks(first, second)  # ratios 4, 8, 4: log₂ 2, 3, 2, of mean 7/3 and standard error 1/3
+    assert found.value == pytest.approx(2 ** (7 / 3))
+    assert (found.low, found.high) == tuple(pytest.approx(2 ** ((7 + sign * quantile(2)) / 3)) for sign in (-1, 1))
+
+
 def test_a_change_of_ratios_is_the_quotient_of_two_pairs() -> None:
-    stream = np.random.default_rng(4)
-    before = _noisy(stream, 100), _noisy(stream, 100, 2.0)
-    after = _noisy(stream, 100, 1.5), _noisy(stream, 100, 2.0)
-    found = change_of(before, after)
+    stream = np.random.default_rng(5)
+    before = _blocks(stream, LONG), _blocks(stream, LONG, 2.0)
+    after = _blocks(stream, LONG, 1.5), _blocks(stream, LONG, 2.0)
+    found = change_of_blocks(before, after)
     assert found.low < 1.5 < found.high
-    assert found.high - found.low < 0.1
+    assert found.high - found.low < 0.05
+    pairs = {"training": before, "forward": after}
+    saved = {name: {"first": first, "second": second} for name, (first, second) in pairs.items()}
+    assert ratio_of_pairs(saved) == found
+    assert ratio_of_pairs({"training": saved["training"]}) == ratio_of_blocks(*before)
+    with pytest.raises(ValueError, match="not about nothing"):
+        ratio_of_pairs({})
+
+
+def test_a_change_between_equal_pairs_is_rarely_seen() -> None:
+    stream = np.random.default_rng(6)
+    tries = [
+        change_of_blocks(*(tuple(_blocks(stream, call) for _ in range(2)) for call in CALLS.values()))
+        for _ in range(TRIES)
+    ]
+    assert sum(found.differs for found in tries) <= 20 + 13
 
 
 @pytest.mark.parametrize(
     ("first", "second", "says"),
     [
-        ([], [], "at least one"),
-        ([1.0], [1.0, 2.0], "got 1 and 2"),
-        ([1.0], [0.0], "clock"),
-        ([float("nan")], [1.0], "clock"),
+        ([], [], "two or more"),
+        ([[1.0]], [[1.0]], "got 1, 1"),
+        ([[1.0], [1.0]], [[1.0]], "got 2, 1"),
+        ([[1.0], []], [[1.0], [1.0]], "without a round"),
+        ([[1.0], [1.0]], [[0.0], [1.0]], "clock"),
+        ([[float("nan")], [1.0]], [[1.0], [1.0]], "clock"),
     ],
 )
-def test_a_measurement_that_is_not_sound_is_refused(first: list[float], second: list[float], says: str) -> None:
+def test_a_measurement_that_is_not_sound_is_refused(
+    first: list[list[float]], second: list[list[float]], says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
-        ratio_of(first, second)
+        ratio_of_blocks(first, second)
 
 
-def test_claims_name_a_rival_at_the_same_point() -> None:
-    trained = [replace(CASE, optimizer="sgd", storage=storage) for storage in ("masked", "compressed")]
+def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) -> None:
+    stream = np.random.default_rng(7)
+    trained = replace(CASE, optimizer="sgd", storage="masked")
+    for claim in claims([CASE], [trained]):
+        rival, *_ = claim.rivals(2)
+        blocks = {
+            name: {which: [list(block) for block in _blocks(stream, SHORT)] for which in ("first", "second")}
+            for name in claim.hypothesis.passes
+        }
+        info = describe_verdict(claim, rival, {rival.label: 1.0}, blocks, "", settings)
+        again = ratio_of_pairs(info["blocks"])
+        assert (info["ratio"], info["ratio_low"], info["ratio_high"]) == (again.value, again.low, again.high)
+        assert info["verdict"] == again.verdict(info["margin"])
+        assert (info["rival"], info["rival_method"], info["rivals"]) == (rival.label, rival.method, {rival.label: 1.0})
+
+
+def test_claims_name_rivals_at_the_same_point() -> None:
+    storages = ("masked", "compressed", "masked:every=10", "masked:every=0")
+    trained = [replace(CASE, optimizer="sgd", storage=storage) for storage in storages]
     found = list(claims([CASE, replace(CASE, method="dense_single")], trained))
-    assert Counter(claim.hypothesis.name for claim in found) == {"H1": 1, "H2": 2, "H3": 1, "H4": 1}
-    assert [hypothesis.name for hypothesis in HYPOTHESES] == ["H1", "H2", "H3", "H4"]
-    assert {claim.rival.id for claim in found} == {
-        "dense_tp_row-gaussian-N64-K64-B4-bf16",
-        "dense_tp_row-sgd-gaussian-N64-K64-B4-bf16",
-        "masked_split_dense-1100-gaussian-N64-K64-B4-bf16",
-        "dense_single-gaussian-N64-K64-B4-bf16",
+    assert Counter(claim.hypothesis.name for claim in found) == {"H1": 1, "H2": 2, "H3": 1, "H4": 1, "H5": 2}
+    assert [hypothesis.name for hypothesis in HYPOTHESES] == ["H1", "H2", "H3", "H4", "H5"]
+    by_name = {claim.hypothesis.name: [rival.id for rival in claim.rivals(2)] for claim in found}
+    assert by_name == {
+        "H1": [f"{method}-gaussian-N64-K64-B4-bf16" for method in BEST_DENSE],
+        "H2": ["dense_tp_row-sgd-gaussian-N64-K64-B4-bf16"],
+        "H3": ["masked_split_dense-1100-gaussian-N64-K64-B4-bf16"],
+        "H4": ["dense_single-gaussian-N64-K64-B4-bf16"],
+        "H5": [f"{method}-sgd-gaussian-N64-K64-B4-bf16" for method in BEST_DENSE],
     }
+    assert [rival.method for rival in found[0].rivals(1)] == ["dense_single"], "one rank has no tensor parallelism"
     assert found[0].id == "H1-block_shock-gathered-1100-gaussian-N64-K64-B4-bf16"
-    assert found[0].group == "H1 block_shock gathered 1100 against dense_tp_row"
+    assert found[0].group == "H1 block_shock gathered 1100 against the best dense one"
+    assert found[1].group == "H2 block_shock gathered 1100 masked sgd against dense_tp_row"

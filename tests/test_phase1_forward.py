@@ -13,7 +13,7 @@ from blockshock.timing import slowest
 @pytest.mark.bench
 @timed_alone
 def test_forward(forward_case: Case, row: Row, settings: Settings) -> None:
-    per_rank = row.run(forward.run, forward_case, *settings.protocol)
+    per_rank = row.run(forward.run, forward_case, *settings.protocol, builds=2)
     info = describe_timing(forward_case, settings, per_rank)
     samples = slowest([result.samples for result in per_rank])
     info |= row.limits(forward_case, per_rank, samples, info) | row.profile(1, forward_case)

@@ -36,7 +36,7 @@ def test_gradient_is_right(gradient_case: Case, row: Row) -> None:
 @pytest.mark.bench
 @timed_alone
 def test_backward(backward_case: Case, row: Row, settings: Settings) -> None:
-    per_rank = row.run(backward.run, backward_case, *settings.protocol, backward=True)
+    per_rank = row.run(backward.run, backward_case, *settings.protocol, backward=True, builds=2)
     info = describe_timing(backward_case, settings, per_rank, products=2)
     samples = slowest([result.samples for result in per_rank])
     info |= row.limits(backward_case, per_rank, samples, info) | row.profile(2, backward_case)

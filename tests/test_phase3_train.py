@@ -21,7 +21,7 @@ def test_training_is_dense_equivalent(trajectory_case: Case, row: Row) -> None:
 @pytest.mark.bench
 @timed_alone
 def test_training_step(training_case: Case, row: Row, settings: Settings) -> None:
-    per_rank = row.run(train.run, training_case, *settings.protocol)
+    per_rank = row.run(train.run, training_case, *settings.protocol, builds=2)
     info = describe_training(training_case, settings, per_rank)
     samples = slowest([result.samples for result in per_rank])
     info |= row.limits(training_case, per_rank, samples, info) | row.profile(3, training_case)

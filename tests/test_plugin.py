@@ -79,6 +79,7 @@ CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_a
 TIMED = {
     *("algorithm", "timing", "l2_flushed", "flush", "warmup_rounds", "weight_bytes", "estimated_weight_bytes"),
     *("building_peak_bytes", "steady_peak_bytes", "layout_copied_bytes", "p50_ms", "p95_ms", "tokens_per_s"),
+    "builds_p50_ms",
     *("dense_equivalent_tflops", "weight_gb_per_s", "stages", "communication_share", "alone"),
     *("limit_ms", "of_limit", "bound_by", "limits", "work"),
 }

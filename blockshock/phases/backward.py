@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from blockshock import memory, timing
 from blockshock.accuracy import ErrorSums, compare
 from blockshock.blocks import generator
-from blockshock.collectives import aligner
+from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.correctness import same_bits
 from blockshock.phases.forward import TimingResult
@@ -91,15 +92,24 @@ def both_passes(case: Case, built: Built) -> timing.Call:
 
 def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingResult:
     """Build and time forward and backward together, and forward by itself; all ranks call it together."""
-    built = build(case, backward=True)
+    protocol = protocol_of_ranks(mode, rounds, warmup, flush)
+
+    def take(built: Built, part: timing.Protocol) -> list[float]:
+        return timing.time_call(both_passes(case, built), built.x_BK.device, part)
+
+    make = partial(build, case, backward=True)
+    return over_builds(make, protocol, lambda built: _described(case, built, protocol), take)
+
+
+def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingResult:
+    """All but the samples, of one build."""
     device, method, both = built.x_BK.device, built.method, both_passes(case, built)
     x_BK = built.x_BK.detach().requires_grad_()
     with memory.peak_bytes(device) as steady:
         both()
-    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
-    samples, stages = timing.time_call(both, device, protocol), timing.time_stages(both, device, protocol)
+    stages = timing.time_stages(both, device, protocol)
     return TimingResult(
-        samples=samples,
+        builds=[],
         eager_samples=[],
         stages=stages.seconds,
         copied_bytes=stages.copied_bytes,

@@ -123,8 +123,12 @@ def build(case: Case, backward: bool = False) -> Built:
     return Built(method, source, x_BK, peak[0], group)
 
 
-def obstacle(case: Case, backward: bool = False) -> str | None:
-    """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size."""
+def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
+    """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size.
+
+    Args:
+        builds: how many are held at once.
+    """
     device, ranks = this_device(), dist.get_world_size()
     try:
         case.check(ranks)
@@ -134,7 +138,7 @@ def obstacle(case: Case, backward: bool = False) -> str | None:
     if reason:
         return reason
     ranks_here = 1 if device.type == "cuda" else ranks
-    needed, free = estimate_bytes(case, ranks, backward) * ranks_here, memory.free_bytes(device)
+    needed, free = estimate_bytes(case, ranks, backward, builds) * ranks_here, memory.free_bytes(device)
     if needed > free:
         return (
             f"needs about {memory.gib(needed)} on {device}, {memory.gib(free)} are free: "
@@ -155,14 +159,15 @@ def _kernel_obstacle(case: Case, device: torch.device) -> str | None:
     return reason and f"kernel {case.kernel}: {reason}"
 
 
-def estimate_bytes(case: Case, ranks: int, backward: bool = False) -> int:
+def estimate_bytes(case: Case, ranks: int, backward: bool = False, builds: int = 1) -> int:
     """Bytes a rank holds at most: weights while building, X, a few outputs, float64 blocks of the reference."""
     shape, estimate = case.shape(ranks, backward), case.estimate(ranks, backward)
     weights = estimate.building + _update_bytes(case, estimate.trained, shape.itemsize)
     full = case.N * case.K * shape.itemsize if case.keep_full_weight else 0
     activations = case.B * (2 * case.K + 4 * case.N) * shape.itemsize + case.B * case.K * 16
     activations *= 3 if backward else 1
-    return weights + full + activations + (2 << 30 if shape.N * shape.K * 8 > 1 << 30 else 4 * shape.N * shape.K * 8)
+    reference = 2 << 30 if shape.N * shape.K * 8 > 1 << 30 else 4 * shape.N * shape.K * 8
+    return builds * (weights + full + activations) + reference
 
 
 def _update_bytes(case: Case, trained: int, itemsize: int) -> int:

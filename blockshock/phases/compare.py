@@ -1,30 +1,32 @@
-"""Two cases on one set of ranks, timed in pairs: rounds of the two alternate, in random order."""
+"""Two cases on one set of ranks, timed in pairs: block by block built anew, in a block round by round in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from blockshock import timing
-from blockshock.collectives import aligner
-from blockshock.phases.case import Built, Case, build
+from blockshock.phases.builds import BLOCK_SHARE, Prepare, in_blocks, protocol_of_ranks
+from blockshock.phases.case import Case, build
 from blockshock.phases.forward import forward_pass
-from blockshock.phases.train import Step
+from blockshock.phases.train import Step, work_of_step
 from blockshock.roofline import Work
+
+FEWEST_ROUNDS = 3
+"""Of a median that only picks one of several."""
 
 
 @dataclass
 class PairResult:
-    """What one rank measured: seconds of each round of the two, by round.
+    """What one rank measured: seconds of each round of the two, by block.
 
     Attributes:
-        algorithm, work: of the first: the kernel and algorithm that ran, and what a forward pass cannot avoid.
+        algorithm, work: of the first: the kernel and algorithm that ran, and what it cannot avoid.
     """
 
-    first: list[float]
-    second: list[float]
+    first: list[list[float]]
+    second: list[list[float]]
     algorithm: str
     work: dict[str, Work]
 
@@ -32,27 +34,25 @@ class PairResult:
 @torch.inference_mode()
 def forward(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Forward passes of two cases; all ranks call it together."""
-    return _timed(first, second, forward_pass, mode, rounds, warmup, flush)
+    protocol = protocol_of_ranks(mode, rounds, warmup, flush)
+    samples, built = in_blocks((first, second), (forward_pass, forward_pass), protocol)
+    return PairResult(*samples, built.method.algorithm, built.method.work(first.B))
 
 
 def training(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Training steps of two cases; all ranks call it together."""
-    return _timed(first, second, Step, mode, rounds, warmup, flush)
+    samples, built = in_blocks((first, second), (Step, Step), protocol_of_ranks(mode, rounds, warmup, flush))
+    return PairResult(*samples, built.method.algorithm, work_of_step(first, built.method))
 
 
-def _timed(
-    first: Case,
-    second: Case,
-    prepare: Callable[[Case, Built], timing.Call],
-    mode: str,
-    rounds: int,
-    warmup: int,
-    flush: bool,
-) -> PairResult:
-    pair = [build(case) for case in (first, second)]
-    calls = [prepare(case, built) for case, built in zip((first, second), pair, strict=True)]
-    device = pair[0].x_BK.device
-    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, pair[0].group))
-    times = timing.time_calls(calls, device, protocol, first.seed)
-    method = pair[0].method
-    return PairResult(times[0], times[1], method.algorithm, method.work(first.B))
+PASSES = {"forward": forward, "training": training}
+"""What pairs are timed of."""
+
+
+def one_build(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> list[float]:
+    """Seconds of a few rounds of one build, to tell the fast from the slow: of a step where the case is trained."""
+    with torch.inference_mode(case.optimizer is None):
+        prepare: Prepare = forward_pass if case.optimizer is None else Step
+        protocol = protocol_of_ranks(mode, max(rounds // BLOCK_SHARE, FEWEST_ROUNDS), warmup, flush)
+        built = build(case)
+        return timing.time_call(prepare(case, built), built.x_BK.device, protocol)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from blockshock import memory, timing
-from blockshock.collectives import aligner
 from blockshock.methods import Method
+from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.roofline import Work
 
@@ -18,7 +18,7 @@ class TimingResult:
     """What one rank measured. Times in seconds, sizes in bytes.
 
     Attributes:
-        samples: of each round of what the phase times, in the mode asked for.
+        builds: by build, samples of each round of what is timed, in the mode asked for. All else is of the first one.
         eager_samples: the same by device events around eager calls; empty unless the mode is cuda_graph.
         stages, copied_bytes: from a second, instrumented series.
         alone: samples of pieces run by themselves: the rank's own ``partial`` and the collective that combines
@@ -29,7 +29,7 @@ class TimingResult:
         work: what the passes cannot avoid, by part.
     """
 
-    samples: list[float]
+    builds: list[list[float]]
     eager_samples: list[float]
     stages: dict[str, list[float]]
     copied_bytes: int
@@ -41,6 +41,11 @@ class TimingResult:
     algorithm: str
     work: dict[str, Work]
 
+    @property
+    def samples(self) -> list[float]:
+        """Those of all builds."""
+        return [seconds for build in self.builds for seconds in build]
+
 
 def forward_pass(case: Case, built: Built) -> timing.Call:
     """What this phase times."""
@@ -50,18 +55,25 @@ def forward_pass(case: Case, built: Built) -> timing.Call:
 @torch.inference_mode()
 def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingResult:
     """Build and time the case on this rank; all ranks call it together."""
-    built = build(case)
+    protocol = protocol_of_ranks(mode, rounds, warmup, flush)
+
+    def take(built: Built, part: timing.Protocol) -> list[float]:
+        return timing.time_call(forward_pass(case, built), built.x_BK.device, part)
+
+    return over_builds(lambda: build(case), protocol, lambda built: _described(case, built, protocol), take)
+
+
+def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingResult:
+    """All but the samples, of one build."""
     device, method, call = built.x_BK.device, built.method, forward_pass(case, built)
     with memory.peak_bytes(device) as steady:
         call()
-    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
-    samples = timing.time_call(call, device, protocol)
-    eager = timing.Protocol("cuda_events", rounds, warmup, flush, protocol.align)
     stages = timing.time_stages(call, device, protocol)
+    eager = replace(protocol, mode="cuda_events")
     estimate = case.estimate(built.group.size())
     return TimingResult(
-        samples=samples,
-        eager_samples=timing.time_call(call, device, eager) if mode == "cuda_graph" else [],
+        builds=[],
+        eager_samples=timing.time_call(call, device, eager) if protocol.mode == "cuda_graph" else [],
         stages=stages.seconds,
         copied_bytes=stages.copied_bytes,
         alone=_alone(method, built.x_BK, protocol),

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from blockshock import memory, timing
 from blockshock.blocks import generator
-from blockshock.collectives import aligner
 from blockshock.half_storages import HalfStorage, MaskedStorage
 from blockshock.methods import Method
 from blockshock.optimizers import build_recipe
+from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult
 from blockshock.roofline import Work
 from blockshock.stages import stage
+
+Found = TypeVar("Found")
 
 
 @dataclass
 class TrainingResult(TimingResult):
     """What one rank measured of a training step.
 
-    ``samples`` and ``stages`` are of the whole step; where it compresses every k-th time only, of the mean step of a
+    ``builds`` and ``stages`` are of the whole step; where it compresses every k-th time only, of the mean step of a
     cycle of k. ``alone`` has the forward pass, forward and backward, the packing again of all halves, and a device
     copy of their kept values.
 
@@ -69,20 +72,28 @@ class Step:
 
 def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TrainingResult:
     """Build and time training steps on this rank; all ranks call it together."""
-    built = build(case)
+    protocol = protocol_of_ranks(mode, rounds, warmup, flush)
+
+    def take(built: Built, part: timing.Protocol) -> list[float]:
+        step, device = Step(case, built), built.x_BK.device
+        return _over_cycle(halves_of(built.method), lambda: timing.time_call(step, device, part), _cycle)
+
+    return over_builds(lambda: build(case), protocol, lambda built: _described(case, built, protocol), take)
+
+
+def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingResult:
+    """All but the samples, of one build."""
     method, device = built.method, built.x_BK.device
     step = Step(case, built)
     with memory.peak_bytes(device) as steady:
         step()
-    protocol = timing.Protocol(mode, rounds, warmup, flush, aligner(device, built.group))
-    work = _work(case, method, step)
-    samples, stages = _steps(step, halves_of(method), device, protocol)
+    stages = _over_cycle(halves_of(method), lambda: timing.time_stages(step, device, protocol), _cycle_of_stages)
     calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
     state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
     grads = [parameter.grad for parameter in step.parameters if parameter.grad is not None]
     estimate = case.estimate(built.group.size())
     return TrainingResult(
-        samples=samples,
+        builds=[],
         eager_samples=[],
         stages=stages.seconds,
         copied_bytes=stages.copied_bytes,
@@ -92,7 +103,7 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Trainin
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,
-        work=work,
+        work=work_of_step(case, method),
         parameter_bytes=memory.held_bytes(step.parameters),
         gradient_bytes=memory.held_bytes(grads),
         state_bytes=memory.held_bytes(state),
@@ -100,14 +111,14 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Trainin
     )
 
 
-def _work(case: Case, method: Method, step: Step) -> dict[str, Work]:
+def work_of_step(case: Case, method: Method) -> dict[str, Work]:
     """Of both passes, the gradient of what is multiplied, and the update of all parameters and states."""
     assert case.optimizer is not None
     work = method.work(case.B, backward=True)
     forward, other = method.operands()
     gradient = 2 * case.B * sum(operand.values for operand in forward)
     work["products"] += Work(Counter(dense=gradient))
-    held, states = memory.held_bytes(step.parameters), build_recipe(case.optimizer).states
+    held, states = memory.held_bytes(method.parameters()), build_recipe(case.optimizer).states
     # Float32 parameters of float32 products may be what was multiplied: they are not read for the first time.
     first = held * states + (held if case.torch_dtype.itemsize < 4 else 0)
     every = _every(halves_of(method))
@@ -121,26 +132,25 @@ def halves_of(method: Method) -> list[HalfStorage]:
     return [module for module in method.modules() if isinstance(module, HalfStorage)]
 
 
-def _steps(
-    step: Step, halves: list[HalfStorage], device: torch.device, protocol: timing.Protocol
-) -> tuple[list[float], timing.StageTimes]:
-    """Samples and stages of a step. A captured step always does the same, so a cycle is put together from two."""
+def _over_cycle(
+    halves: list[HalfStorage], measure: Callable[[], Found], mean: Callable[[Found, Found, int], Found]
+) -> Found:
+    """What is measured of a step. A captured step always does the same, so a cycle is put together from two."""
     every = _every(halves)
 
-    def timed(compressing: bool) -> tuple[list[float], timing.StageTimes]:
+    def measured(compressing: bool) -> Found:
         for half in halves:
             if isinstance(half, MaskedStorage):
                 half.every = int(compressing)
-        return timing.time_call(step, device, protocol), timing.time_stages(step, device, protocol)
+        return measure()
 
     if every <= 1:
-        return timed(compressing=bool(every))
-    (once, once_stages), (other, other_stages) = timed(True), timed(False)
-    mean = {
-        name: _cycle(times, other_stages.seconds.get(name, [0.0] * len(times)), every)
-        for name, times in once_stages.seconds.items()
-    }
-    return _cycle(once, other, every), replace(once_stages, seconds=mean)
+        return measured(compressing=bool(every))
+    found = mean(measured(True), measured(False), every)
+    for half in halves:
+        if isinstance(half, MaskedStorage):
+            half.every = every
+    return found
 
 
 def _every(halves: list[HalfStorage]) -> int:
@@ -150,6 +160,13 @@ def _every(halves: list[HalfStorage]) -> int:
 
 def _cycle(once: list[float], other: list[float], every: int) -> list[float]:
     return [(first + (every - 1) * rest) / every for first, rest in zip(once, other, strict=True)]
+
+
+def _cycle_of_stages(once: timing.StageTimes, other: timing.StageTimes, every: int) -> timing.StageTimes:
+    mean = {
+        name: _cycle(times, other.seconds.get(name, [0.0] * len(times)), every) for name, times in once.seconds.items()
+    }
+    return replace(once, seconds=mean)
 
 
 def _packing(method: Method) -> dict[str, Any]:

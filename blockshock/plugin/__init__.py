@@ -24,6 +24,7 @@ from blockshock.plugin.clock import clock
 from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import describe_case, describe_kernel
+from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings, resolve
 from blockshock.ranks import Ranks
 from blockshock.ranks.member import end_with_parent_thread
@@ -156,6 +157,12 @@ def ceilings(pytestconfig: pytest.Config, settings: Settings, ranks: Ranks) -> C
     return found
 
 
+@pytest.fixture(scope="session")
+def rivals(settings: Settings, ranks: Ranks) -> Rivals:
+    """Finds the fastest of several cases, and times each only once."""
+    return Rivals(settings, ranks)
+
+
 class Row:
     """One row of the result table: runs its case on the ranks and saves what they measured."""
 
@@ -163,10 +170,15 @@ class Row:
         self._request, self._settings, self._ranks = request, settings, ranks
         self._watch = ClockWatch()
 
-    def run(self, function: Any, case: Case, *args: object, backward: bool = False) -> list[Any]:
-        """One result per rank. Skips the test, with the reason, when the case cannot run here."""
+    def run(self, function: Any, case: Case, *args: object, backward: bool = False, builds: int = 1) -> list[Any]:
+        """One result per rank. Skips the test, with the reason, when the cases cannot run here.
+
+        Args:
+            backward: they are differentiated.
+            builds: how many builds are held at once.
+        """
         for one in (case, *(other for other in args if isinstance(other, Case))):
-            for reason in self._ranks.run(obstacle, one, backward):
+            for reason in self._ranks.run(obstacle, one, backward, builds):
                 if reason:
                     pytest.skip(reason)
         return self._ranks.run(function, case, *args)

@@ -18,6 +18,7 @@ from blockshock.kernels import KERNELS
 from blockshock.methods import METHODS
 from blockshock.optimizers import OPTIMIZERS
 from blockshock.patterns import MASKS
+from blockshock.phases.builds import BLOCK_SHARE, BLOCKS, BUILDS
 from blockshock.phases.case import DTYPES
 from blockshock.plugin import sweep
 from blockshock.workloads import WORKLOADS
@@ -105,7 +106,9 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     option("--timing", "how phase 1 is timed. Default cuda_graph on GPUs, sync on a CPU", choices=timing.MODES)
     option(
         "--rounds",
-        f"timed rounds. Default {DEFAULT_ROUNDS[cpu]} on a CPU, {DEFAULT_ROUNDS[cuda]} on GPUs",
+        f"timed rounds, over {BUILDS[cpu]} builds on a CPU and {BUILDS[cuda]} on GPUs; of a verdict's pair one in "
+        f"{BLOCK_SHARE} in each of {BLOCKS[cpu]} and {BLOCKS[cuda]} blocks. Default {DEFAULT_ROUNDS[cpu]} and "
+        f"{DEFAULT_ROUNDS[cuda]}",
         "R",
         type=int,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from blockshock import timing
 from blockshock.accuracy import Accuracy
 from blockshock.hypotheses import Claim
-from blockshock.pairs import MARGIN, Ratio
+from blockshock.pairs import MARGIN, ratio_of_pairs
 from blockshock.phases.case import Case
 from blockshock.phases.drift import DriftResult
 from blockshock.phases.forward import TimingResult
@@ -18,6 +18,9 @@ from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.plugin.settings import Settings
 from blockshock.report.tables import or_inf
+
+Pairs = dict[str, dict[str, list[list[float]]]]
+"""Seconds of each round by pass, then of the ``first`` and the ``second`` of a pair, by block."""
 
 
 def cover_group(title: str) -> str:
@@ -91,18 +94,30 @@ def describe_kernel(kernel: KernelTime) -> dict[str, Any]:
     return info | {"ms": info.pop("seconds") * 1e3}
 
 
-def describe_verdict(claim: Claim, ratio: Ratio, algorithm: str) -> dict[str, Any]:
-    """A hypothesis at one point: the ratio with its interval, and what follows."""
+def describe_verdict(
+    claim: Claim, rival: Case, rivals: dict[str, float], blocks: Pairs, algorithm: str, settings: Settings
+) -> dict[str, Any]:
+    """A hypothesis at one point: the ratio with its interval, what follows, and all that they rest on.
+
+    Args:
+        rivals: medians in ms, by label, of those among which the rival was found.
+        blocks: seconds of the slowest rank, of each pass that the claim is about.
+    """
+    ratio = ratio_of_pairs(blocks)
     return {
         "hypothesis": claim.hypothesis.name,
         "statement": claim.hypothesis.statement,
-        "rival": claim.rival.label,
+        "rival": rival.label,
+        "rival_method": rival.method,
+        "rivals": rivals,
         "ratio": ratio.value,
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
         "margin": MARGIN,
         "verdict": ratio.verdict(),
+        "blocks": blocks,
         "algorithm": algorithm,
+        **_flushing(settings),
     }
 
 
@@ -130,6 +145,8 @@ def describe_timing(
         return info
     p50 = timing.percentile(samples, 50)
     info |= _percentiles("", samples)
+    by_build = [timing.slowest(list(build)) for build in zip(*(result.builds for result in per_rank), strict=True)]
+    info["builds_p50_ms"] = [timing.percentile(build, 50) * 1e3 for build in by_build]
     info["tokens_per_s"] = case.B / p50
     info["dense_equivalent_tflops"] = products * 2 * case.B * case.N * case.K / p50 / 1e12
     info["weight_gb_per_s"] = info["weight_bytes"] / p50 / 1e9

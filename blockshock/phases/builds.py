@@ -1,0 +1,91 @@
+"""Builds as what is repeated, not rounds alone.
+
+All rounds of one build share where its memory lies, and those of one capture how its graph was laid out. A median over
+rounds of several builds tells of the method, one over rounds of a single build of that build.
+
+A build is let go only once the next one stands, so that the next one lies elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import torch.distributed as dist
+
+from blockshock import timing
+from blockshock.collectives import aligner
+from blockshock.phases.case import Built, Case, build, this_device
+
+BUILDS = {"cuda": 3, "cpu": 2}
+"""Of a case that is timed by itself; they share its rounds."""
+BLOCKS = {"cuda": 10, "cpu": 5}
+"""Of a pair: in each block both cases are built anew."""
+BLOCK_SHARE = 5
+"""A block has one of so many parts of the rounds that are asked for, and of those before them."""
+
+Prepare = Callable[[Case, Built], timing.Call]
+"""What is timed of a built case."""
+
+
+class Replicated(Protocol):
+    """A result that keeps the samples of each build."""
+
+    builds: list[list[float]]
+
+
+Result = TypeVar("Result", bound=Replicated)
+
+
+def protocol_of_ranks(mode: str, rounds: int, warmup: int, flush: bool) -> timing.Protocol:
+    """How all ranks together time a call on their devices."""
+    return timing.Protocol(mode, rounds, warmup, flush, aligner(this_device(), dist.group.WORLD))
+
+
+def over_builds(
+    make: Callable[[], Built],
+    protocol: timing.Protocol,
+    describe: Callable[[Built], Result],
+    take: Callable[[Built, timing.Protocol], list[float]],
+) -> Result:
+    """What ``describe`` finds of the first build, and in its ``builds`` what ``take`` measures of each.
+
+    The rounds are shared out among the builds as evenly as can be. All ranks call it together.
+    """
+    count = 1 if protocol.mode == "none" else min(BUILDS[this_device().type], protocol.rounds)
+    result = None
+    for number in range(count):
+        built = make()
+        if result is None:
+            result = describe(built)
+        result.builds.append(take(built, replace(protocol, rounds=len(range(number, protocol.rounds, count)))))
+    assert result is not None
+    return result
+
+
+def in_blocks(
+    cases: tuple[Case, Case], prepare: tuple[Prepare, Prepare], protocol: timing.Protocol
+) -> tuple[tuple[list[list[float]], list[list[float]]], Built]:
+    """Seconds of each round of both cases, by block, and the last build of the first case.
+
+    The two take turns in being built, captured and timed first, from block to block and from round to round. All ranks
+    call it together.
+
+    Args:
+        protocol: of a whole case; a block has a share of it.
+    """
+    device = this_device()
+    share = replace(protocol, rounds=-(-protocol.rounds // BLOCK_SHARE), warmup=-(-protocol.warmup // BLOCK_SHARE))
+    prologue = timing.Prologue(device, share)
+    built: dict[int, Built] = {}
+    samples: tuple[list[list[float]], list[list[float]]] = ([], [])
+    for block in range(BLOCKS[device.type]):
+        order = (0, 1) if block % 2 else (1, 0)
+        for index in order:
+            built[index] = build(cases[index])
+        # The calls, and the graphs captured of them, end with the statement: they hold the builds.
+        times = timing.time_calls([prepare[i](cases[i], built[i]) for i in (0, 1)], device, share, prologue, order)
+        for index in order:
+            samples[index].append(times[index])
+    return samples, built[0]

@@ -1,0 +1,51 @@
+"""Which of several cases is the fastest at a point: each is timed once in a session, on its ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from blockshock import timing
+from blockshock.phases import compare
+from blockshock.phases.case import Case, obstacle
+from blockshock.plugin.settings import Settings
+from blockshock.ranks import Ranks
+
+
+@dataclass
+class Rivals:
+    """Picks the fastest of several cases by the medians of one build of each, and keeps these for the session.
+
+    The pair with the one that was picked is then measured afresh, since the fastest of several is, as measured, a
+    little faster than it is.
+    """
+
+    settings: Settings
+    ranks: Ranks
+    _timed: dict[Case, float | str] = field(default_factory=dict)
+
+    def fastest(self, cases: Sequence[Case]) -> tuple[Case, dict[str, float]]:
+        """The fastest of those that can run here, and medians in ms by label; of a single case there are none.
+
+        Skips the test, with the reasons, where none can run.
+        """
+        if len(cases) == 1:
+            return cases[0], {}
+        found = {case: self._median_ms(case) for case in cases}
+        timed = {case: ms for case, ms in found.items() if isinstance(ms, float)}
+        if not timed:
+            pytest.skip("; ".join(dict.fromkeys(str(reason) for reason in found.values())))
+        return min(timed, key=lambda case: timed[case]), {case.label: ms for case, ms in timed.items()}
+
+    def _median_ms(self, case: Case) -> float | str:
+        """Or why it cannot run here."""
+        if case not in self._timed:
+            reasons = [reason for reason in self.ranks.run(obstacle, case) if reason]
+            self._timed[case] = reasons[0] if reasons else self._time(case)
+        return self._timed[case]
+
+    def _time(self, case: Case) -> float:
+        per_rank = self.ranks.run(compare.one_build, case, *self.settings.protocol)
+        return timing.percentile(timing.slowest(per_rank), 50) * 1e3
