@@ -32,7 +32,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State
     for name, held, layer in _parameters(model):
         if held[0] in optimizer.state:
             states = [optimizer.state[parameter] for parameter in held]
-            state[name] = {key: _dense([one[key] for one in states], held, layer) for key in states[0]}
+            state[name] = {key: _dense(key, [one[key] for one in states], held, layer) for key in states[0]}
     return {"state": state, "groups": groups}
 
 
@@ -78,11 +78,11 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter], Blo
             yield name, [parameter], None
 
 
-def _dense(values: list[Any], held: list[nn.Parameter], layer: BlockShockLinear | None) -> Any:
+def _dense(key: str, values: list[Any], held: list[nn.Parameter], layer: BlockShockLinear | None) -> Any:
     first = values[0]
     if not isinstance(first, torch.Tensor) or first.shape != held[0].shape or layer is None:
         return first.clone() if isinstance(first, torch.Tensor) else first
-    return layer.layer.whole(values)
+    return layer.layer.whole(values, f"an optimizer's {key}")
 
 
 def _taken_apart(name: str, value: Any, held: list[nn.Parameter], layer: BlockShockLinear | None) -> list[Any]:
