@@ -25,9 +25,12 @@ from blockshock.methods import Layer
 from blockshock.methods.superposition import BlockShock
 from blockshock.patterns import build_mask
 from blockshock.registry import check_range
+from blockshock.scaling import watch_scalers
 from blockshock.steps import replace
 from blockshock.storages import Training
 from blockshock.weights import TensorWeights
+
+watch_scalers()
 
 
 class BlockShockLinear(nn.Module):

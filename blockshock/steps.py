@@ -52,6 +52,11 @@ def mark_split(parameter: nn.Parameter, group: Group) -> None:
     _split[parameter] = group
 
 
+def is_part(parameter: torch.Tensor) -> bool:
+    """Whether the parameter is so marked."""
+    return parameter in _split
+
+
 def split_over(parameter: torch.Tensor) -> list[Group]:
     """The groups of ranks over which a tensor is split: as it is marked, or as a DTensor is sharded."""
     if (group := _split.get(parameter)) is not None:
@@ -104,7 +109,7 @@ def elementwise(kind: T) -> T:
 
 def check_elementwise(optimizer: Optimizer) -> None:
     """Raises InputError where the optimizer holds a part of a matrix and is not known to act elementwise."""
-    part = next((parameter for parameter in _parameters(optimizer) if parameter in _split), None)
+    part = next((parameter for parameter in _parameters(optimizer) if is_part(parameter)), None)
     step = unwrap(type(optimizer).step)
     # A subclass that steps in its own way may do anything.
     if part is None or any(isinstance(optimizer, kind) and step is unwrap(kind.step) for kind in _ELEMENTWISE):
