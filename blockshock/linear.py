@@ -29,8 +29,10 @@ from blockshock.scaling import watch_scalers
 from blockshock.steps import replace
 from blockshock.storages import Training
 from blockshock.weights import TensorWeights
+from blockshock.wrappers import watch_wrappers
 
 watch_scalers()
+watch_wrappers()
 
 
 class BlockShockLinear(nn.Module):
