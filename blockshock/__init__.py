@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from blockshock.linear import BlockShockLinear as BlockShockLinear
     from blockshock.mask_state import saved_mask as saved_mask
     from blockshock.parallel_style import BlockShockParallel as BlockShockParallel
+    from blockshock.steps import elementwise as elementwise
 
 _PUBLIC = {
     "BlockShockLinear": "blockshock.linear",
     "BlockShockParallel": "blockshock.parallel_style",
     "clip_grad_norm_": "blockshock.clipping",
+    "elementwise": "blockshock.steps",
     "load_optimizer_state": "blockshock.checkpoint",
     "optimizer_state": "blockshock.checkpoint",
     "saved_mask": "blockshock.mask_state",

@@ -71,7 +71,7 @@ def clip_grad_norm_(
         over = split_over(parameter)
         part = parts.setdefault(tuple(map(global_ranks, over)), Part(over, parameter.device))
         if parameter.grad is not None:
-            part.grads.append(_local_gradient(parameter))
+            part.grads.append(local_gradient(parameter))
     if group is not None:
         _check_within(parts, group)
     norm = _norm(parts.values(), p)
@@ -105,7 +105,7 @@ def _check_within(splits: Iterable[Split], group: Any) -> None:
             )
 
 
-def _local_gradient(parameter: torch.Tensor) -> torch.Tensor:
+def local_gradient(parameter: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a gradient; where it was left a partial sum, that is summed and kept."""
     grad: Any = parameter.grad
     placements = getattr(grad, "placements", None)

@@ -23,3 +23,7 @@ class KernelUnavailable(BlockShockError, RuntimeError):
 
 class StalePacking(BlockShockError, RuntimeError):
     """A weight's parameter changed and what multiplies in its place did not, or one of them did before backward."""
+
+
+class RanksApart(BlockShockError, RuntimeError):
+    """Ranks that must make a call together did not."""

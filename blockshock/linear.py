@@ -20,13 +20,19 @@ from blockshock.errors import InputError
 from blockshock.kernels import build_kernel
 from blockshock.mask_state import is_saved_mask, mask_tensor
 from blockshock.masks import MOST_FEATURES, Mask, check_2to4
+from blockshock.meeting import meet
 from blockshock.methods import Layer
 from blockshock.methods.superposition import BlockShock
 from blockshock.patterns import build_mask
 from blockshock.registry import check_range
+from blockshock.scaling import watch_scalers
 from blockshock.steps import replace
 from blockshock.storages import Training
 from blockshock.weights import TensorWeights
+from blockshock.wrappers import watch_wrappers
+
+watch_scalers()
+watch_wrappers()
 
 
 class BlockShockLinear(nn.Module):
@@ -71,6 +77,7 @@ class BlockShockLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         check_range(1, MOST_FEATURES, tokens=tokens)
         ranks = _ranks(group)
+        meet(ranks, f"the building of a BlockShockLinear ({linear.out_features}, {linear.in_features})")
         weight, bias = (_of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
         assert weight is not None
         source = TensorWeights(weight, bias).cast(dtype or weight.dtype)

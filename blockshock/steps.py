@@ -1,14 +1,15 @@
 """What the step of any torch optimizer means to weights that are packed: they are packed again when it ends.
 
 torch calls the two hooks below around every optimizer's ``step``. They touch no optimizer that holds none of our
-parameters.
+parameters. An optimizer that acts elementwise takes a part of a matrix along the way of the whole; others are refused.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, MutableMapping
-from typing import Any, Protocol
+from inspect import unwrap
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -43,19 +44,23 @@ def follow(parameter: nn.Parameter, follower: Follower) -> None:
 def follower_of(parameter: torch.Tensor) -> Follower | None:
     """Who follows the parameter."""
     reference = _followers.get(parameter)
-    return reference and reference()
+    return None if reference is None else reference()
 
 
 def mark_split(parameter: nn.Parameter, group: Group) -> None:
-    """Say that the ranks of the group hold other parts of what the parameter is a part of."""
-    if group.size() > 1:
-        _split[parameter] = group
+    """Say that the parameter is a part of a matrix, whose other parts the ranks of the group hold."""
+    _split[parameter] = group
+
+
+def is_part(parameter: torch.Tensor) -> bool:
+    """Whether the parameter is so marked."""
+    return parameter in _split
 
 
 def split_over(parameter: torch.Tensor) -> list[Group]:
     """The groups of ranks over which a tensor is split: as it is marked, or as a DTensor is sharded."""
     if (group := _split.get(parameter)) is not None:
-        return [group]
+        return [group] if group.size() > 1 else []
     return [
         parameter.device_mesh.get_group(dimension)  # type: ignore[attr-defined]
         for dimension, placement in enumerate(getattr(parameter, "placements", ()))
@@ -73,11 +78,58 @@ def _parameters(optimizer: Optimizer) -> Iterator[torch.Tensor]:
         yield from group["params"]
 
 
+T = TypeVar("T", bound=type[Optimizer])
+
+_ELEMENTWISE: list[type[Optimizer]] = [
+    torch.optim.Adadelta,
+    torch.optim.Adagrad,
+    torch.optim.Adam,
+    torch.optim.Adamax,
+    torch.optim.AdamW,
+    torch.optim.ASGD,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+    torch.optim.SGD,
+]
+_WHOLE = ("Adafactor", "LBFGS", "Muon")
+"""Those of torch that look at whole matrices, or at all parameters at once."""
+
+
+def elementwise(kind: T) -> T:
+    """Say that an optimizer is one that trains a part of a matrix as it trains the whole; returns it.
+
+    It is if what it adds to an element of a parameter depends on nothing but that element, its gradients, and numbers
+    that are the same for all elements. torch's own are known.
+    """
+    _ELEMENTWISE.append(kind)
+    return kind
+
+
+def check_elementwise(optimizer: Optimizer) -> None:
+    """Raises InputError where the optimizer holds a part of a matrix and is not known to act elementwise."""
+    part = next((parameter for parameter in _parameters(optimizer) if is_part(parameter)), None)
+    step = unwrap(type(optimizer).step)
+    # A subclass that steps in its own way may do anything.
+    if part is None or any(isinstance(optimizer, kind) and step is unwrap(kind.step) for kind in _ELEMENTWISE):
+        return
+    name = type(optimizer).__name__
+    known = any(parent.__name__ in _WHOLE for parent in type(optimizer).__mro__)
+    otherwise = f" If it acts elementwise, say so once: blockshock.elementwise({name})"
+    raise InputError(
+        f"{name} {'looks at' if known else 'may look at'} whole matrices, and this parameter {tuple(part.shape)} of a "
+        "BlockShockLinear is a part of one, so its step would not be the dense layer's: give the layer's parameters() "
+        f"to an optimizer that acts elementwise, such as AdamW or SGD.{'' if known else otherwise}"
+    )
+
+
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Raises InputError where the optimizer holds the parameter of a layer that was replaced, and would not train."""
+    """Raises InputError where the optimizer is refused, or holds parameters of a layer that was replaced."""
+    check_elementwise(optimizer)
     for parameter in _parameters(optimizer):
         reference = _successors.get(parameter)
-        successor = reference and reference()
+        successor = None if reference is None else reference()
         if successor is not None and parameter.grad is None and successor.grad is not None:
             raise InputError(
                 f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a BlockShockLinear "

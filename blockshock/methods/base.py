@@ -17,6 +17,7 @@ from blockshock.errors import InputError
 from blockshock.kernels import Packed
 from blockshock.kernels.dense import PackedDense
 from blockshock.masks import Mask
+from blockshock.meeting import meet, next_name
 from blockshock.memory import held_bytes, indexed
 from blockshock.registry import Registry
 from blockshock.roofline import Operand, Work, product
@@ -132,6 +133,7 @@ class Method(nn.Module):
         source = layer.source
         self.N, self.K, self.dtype, self.device = source.N, source.K, source.dtype, indexed(source.device)
         self.group = group
+        self._name, self._copies = next_name(group, self.N, self.K), 0
         self.rows, self.columns = slice(0, self.N), slice(0, self.K)
 
     @classmethod
@@ -215,10 +217,11 @@ class Method(nn.Module):
 
     def whole_weight(self) -> torch.Tensor:
         """The trained W (N, K) on every rank, in the dtype of its parameters; all ranks call it together."""
-        return self._from_all_ranks(self.place, next(self.parameters()).dtype)
+        return self._from_all_ranks(self.place, next(self.parameters()).dtype, "weight")
 
-    def _from_all_ranks(self, place: Callable[[torch.Tensor], None], dtype: torch.dtype) -> torch.Tensor:
+    def _from_all_ranks(self, place: Callable[[torch.Tensor], None], dtype: torch.dtype, what: str) -> torch.Tensor:
         """The sum over the ranks of what each places in a matrix of zeros (N, K)."""
+        meet(self.group, f"the gathering of {what} of {self._name}")
         w_NK = torch.zeros(self.N, self.K, dtype=dtype, device=self.device)
         with torch.no_grad():
             place(w_NK)
@@ -232,6 +235,8 @@ class Method(nn.Module):
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__setstate__({name: deepcopy(value, memo) for name, value in vars(self).items()})
+        self._copies += 1
+        new._name, new._copies = f"{self._name}, copy {self._copies}", 0
         new._mark_split()
         return new
 

@@ -156,9 +156,13 @@ class BlockShock(Method):
     def place(self, w_NK: torch.Tensor) -> None:
         self._place_all(w_NK, [half.parameter.detach() for half in self.storages()])
 
-    def whole(self, held: list[torch.Tensor]) -> torch.Tensor:
-        """The (N, K) matrix on every rank of tensors that lie as this rank's parameters do; all ranks call it."""
-        return self._from_all_ranks(lambda w_NK: self._place_all(w_NK, held), held[0].dtype)
+    def whole(self, held: list[torch.Tensor], what: str) -> torch.Tensor:
+        """The (N, K) matrix on every rank of tensors that lie as this rank's parameters do; all ranks call it.
+
+        Args:
+            what: this is, for the ranks to see that they are in the same call.
+        """
+        return self._from_all_ranks(lambda w_NK: self._place_all(w_NK, held), held[0].dtype, what)
 
     def _place_all(self, w_NK: torch.Tensor, held: list[torch.Tensor]) -> None:
         for half, tensor in zip(self.storages(), held, strict=True):

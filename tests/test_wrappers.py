@@ -1,0 +1,91 @@
+"""Block-Shock layers inside torch's data parallelism: right over replicas, refused over the halves."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from blockshock import BlockShockLinear, clip_grad_norm_
+from blockshock.errors import InputError, RanksApart
+from blockshock.ranks import Ranks
+
+
+def _dense() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 8))
+
+
+def _model(group: Any, **options: Any) -> nn.Sequential:
+    model = _dense()
+    model[2] = BlockShockLinear(model[2], group, **options)
+    return model
+
+
+def _refused_over_the_halves() -> None:
+    """Before anything is written; with the layer left out of it, it works."""
+    model = _model(None)
+    before = model[2].to_linear().weight
+    with pytest.raises(InputError, match=r"DistributedDataParallel over ranks \[0, 1\] would mix the halves"):
+        DistributedDataParallel(model)
+    assert torch.equal(model[2].to_linear().weight, before)
+    model._ddp_params_and_buffers_to_ignore = [  # type: ignore[assignment]
+        name for named in (model.named_parameters(), model.named_buffers()) for name, _ in named if name[0] == "2"
+    ]
+    wrapped = DistributedDataParallel(model)
+    x = torch.ones(3, 12)
+    torch.testing.assert_close(wrapped(x), _dense()(x))
+    DistributedDataParallel(_model(DeviceMesh("cpu", [dist.get_rank()])))(x)  # both halves on each rank: replicas
+
+
+def test_over_the_ranks_of_the_halves_it_is_refused(cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_refused_over_the_halves)
+
+
+def _over_replicas(storage: str, dtype: torch.dtype | None) -> None:
+    """On a 2 × 2 mesh: four steps as the dense model's on the whole batch, also from other values on each replica."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "halves"))
+    dense, model = _dense(), _model(mesh["halves"], storage=storage, dtype=dtype, kernel="gathered")
+    if mesh.get_local_rank("replicas"):  # the constructor copies the first replica's
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.5)
+        model[2].refresh()
+    wrapped = DistributedDataParallel(model, device_mesh=mesh["replicas"])
+    ours, theirs = (torch.optim.SGD(one.parameters(), lr=0.5, momentum=0.9) for one in (wrapped, dense))
+    exact = {} if dtype is None else {"rtol": 0.03, "atol": 0.03}
+    for step in range(4):
+        x = torch.randn(6, 12, generator=torch.Generator().manual_seed(step))
+        part = x.chunk(2)[mesh.get_local_rank("replicas")]
+        for trained, optimizer, given in ((wrapped, ours, part), (dense, theirs, x)):
+            optimizer.zero_grad()
+            trained(given).float().square().mean().backward()
+        norms = clip_grad_norm_(wrapped.parameters(), 0.1), nn.utils.clip_grad_norm_(dense.parameters(), 0.1)
+        torch.testing.assert_close(norms[0].float(), norms[1], **exact)
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(model[2].to_linear().weight, dense[2].weight, **exact)
+    assert "module.2.weight" in wrapped.state_dict()
+    twin = copy.deepcopy(model)
+    torch.testing.assert_close(twin(x), model(x))
+
+
+def _other_parts_are_no_replicas() -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "halves"))
+    crossed = DeviceMesh("cpu", [[0, 3], [1, 2]])
+    with pytest.raises(RanksApart, match=r"around part [01] of layer 0.*around part [01] of layer 0"):
+        DistributedDataParallel(_model(mesh["halves"]), process_group=crossed.get_group(1))
+    mask = "1100" if mesh.get_local_rank("replicas") else "1010"
+    with pytest.raises(RanksApart, match="of mask"):
+        DistributedDataParallel(_model(mesh["halves"], mask=mask, kernel="gathered"), device_mesh=mesh["replicas"])
+
+
+def test_over_replicas_it_trains_as_the_dense_model_on_the_whole_batch(other_ranks: Ranks) -> None:
+    if other_ranks.size == 4:
+        for storage, dtype in (("compressed", None), ("masked", None), ("compressed", torch.bfloat16)):
+            other_ranks.run(_over_replicas, storage, dtype)
+        other_ranks.run(_other_parts_are_no_replicas)
