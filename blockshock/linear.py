@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from blockshock.collectives import Alone, Group, groups_of
-from blockshock.errors import InputError
+from blockshock.collectives import Alone, Group, groups_of, slowest_of_ranks
+from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
 from blockshock.mask_state import is_saved_mask, mask_tensor
 from blockshock.masks import MOST_FEATURES, Mask, check_2to4
@@ -25,7 +25,7 @@ from blockshock.methods.superposition import BlockShock
 from blockshock.patterns import build_mask
 from blockshock.registry import check_range
 from blockshock.steps import replace
-from blockshock.storages import Training
+from blockshock.storages import Training, first_difference
 from blockshock.weights import TensorWeights
 
 
@@ -110,6 +110,33 @@ class BlockShockLinear(nn.Module):
         """Make the products use the parameters as they are now."""
         for storage in self.layer.storages():
             storage.refresh()
+
+    def check(self) -> None:
+        """Compare what multiplies with the parameters, both ways and bit for bit; all ranks call it together.
+
+        It finds what no version counter sees: writes through ``parameter.data``, by a pointer, or under
+        ``torch.compile``. It holds a second packing meanwhile, and waits for the device.
+
+        Raises:
+            StalePacking: on every rank, if they differ on one; the first difference is named.
+        """
+        found, group = self._difference(), self.layer.group
+        (where,) = slowest_of_ranks([0.0 if found is None else group.rank() + 1.0], self.layer.device, group)
+        if where:
+            raise StalePacking(found or f"rank {int(where) - 1} found a difference in this layer, and names it")
+
+    def _difference(self) -> str | None:
+        """What ``check`` finds on this rank."""
+        bias, first_bias = self.bias, _of_rank_0(self.bias, self.layer.group)  # first: every rank must come by here
+        for index, half in enumerate(self.layer.storages()):
+            if what := half.difference():
+                return (
+                    f"half {index}: {what}: call refresh() on the layer after each change of a parameter by anything "
+                    "but an optimizer's step()"
+                )
+        if bias is not None and first_bias is not None and (what := first_difference(bias.detach(), first_bias)):
+            return f"the bias, the same on all ranks, holds {what} as on rank 0: change it on every rank alike"
+        return None
 
     def to_linear(self) -> nn.Linear:
         """The ``nn.Linear`` with this layer's weight and bias, exactly; all ranks call it together."""

@@ -43,7 +43,7 @@ def follow(parameter: nn.Parameter, follower: Follower) -> None:
 def follower_of(parameter: torch.Tensor) -> Follower | None:
     """Who follows the parameter."""
     reference = _followers.get(parameter)
-    return reference and reference()
+    return None if reference is None else reference()
 
 
 def mark_split(parameter: nn.Parameter, group: Group) -> None:
@@ -77,7 +77,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Raises InputError where the optimizer holds the parameter of a layer that was replaced, and would not train."""
     for parameter in _parameters(optimizer):
         reference = _successors.get(parameter)
-        successor = reference and reference()
+        successor = None if reference is None else reference()
         if successor is not None and parameter.grad is None and successor.grad is not None:
             raise InputError(
                 f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a BlockShockLinear "
