@@ -18,7 +18,7 @@ from torch import nn
 from blockshock.collectives import Alone, Group, groups_of, slowest_of_ranks
 from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
-from blockshock.mask_state import is_saved_mask, mask_tensor
+from blockshock.mask_state import is_saved_mask, mask_tensor, settled
 from blockshock.masks import MOST_FEATURES, Mask, check_2to4
 from blockshock.methods import Layer
 from blockshock.methods.superposition import BlockShock
@@ -81,6 +81,7 @@ class BlockShockLinear(nn.Module):
                 f"the mask is for a ({self.mask.N}, {self.mask.K}) weight, this one is ({source.N}, {source.K})"
             )
         check_2to4(self.mask)
+        self.mask = settled(self.mask)
         layer = Layer(source, self.mask, kernel, tokens, training=Training(storage, weight.dtype))
         self.layer = BlockShock(layer, ranks)
         self.layer.load(weight, bias)
@@ -108,8 +109,7 @@ class BlockShockLinear(nn.Module):
 
     def refresh(self) -> None:
         """Make the products use the parameters as they are now."""
-        for storage in self.layer.storages():
-            storage.refresh()
+        self.layer.repack()
 
     def check(self) -> None:
         """Compare what multiplies with the parameters, both ways and bit for bit; all ranks call it together.
@@ -211,11 +211,11 @@ class BlockShockLinear(nn.Module):
 def _ranks(group: Any) -> Group:
     """The process group that a user means."""
     if group is None:
-        return dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
+        group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
     groups = groups_of(group)
     if len(groups) != 1:
         raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
-    return groups[0]
+    return groups[0] if groups[0].size() > 1 else Alone()
 
 
 def _of_rank_0(tensor: torch.Tensor | None, group: Group) -> torch.Tensor | None:
