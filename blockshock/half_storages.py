@@ -110,7 +110,7 @@ class MaskedStorage(HalfStorage):
         if every < 0:
             raise InputError(f"masked storage compresses every so many steps, or 0 for never; got every={every}")
         self.register_buffer("dropped_NK", half.mask.complement().dense().to(half.device), persistent=False)
-        self.every, self._steps = every, 0
+        self.every, self._steps, self._is_behind = every, 0, False
 
     @staticmethod
     def _initial(half: Half, packed: Packed) -> torch.Tensor:
@@ -134,6 +134,7 @@ class MaskedStorage(HalfStorage):
         if self.every and self._steps % self.every == 0:
             self.refresh()
             return
+        self._is_behind = True
         self._apply_mask()
         self._see()
 
@@ -141,6 +142,14 @@ class MaskedStorage(HalfStorage):
     def refresh(self) -> None:
         self._apply_mask()
         super().refresh()
+        self._is_behind = False
+
+    def difference(self) -> str | None:
+        dropped = self.parameter.detach()[self.dropped_NK]
+        if dropped.count_nonzero():
+            return f"a parameter holds {dropped[dropped != 0][0].item()} where its mask drops"
+        # Between two compressions the products use the weights of the last one: that is meant.
+        return None if self._is_behind and not self.is_stale else super().difference()
 
     def _apply_mask(self) -> None:
         with stage("mask"):
@@ -148,7 +157,10 @@ class MaskedStorage(HalfStorage):
 
     def pack(self) -> None:
         with stage("compress"):
-            self.packed.recompress(self.parameter.to(self.packed.values.dtype))
+            self._write(self.packed)
+
+    def _write(self, packed: Packed) -> None:
+        packed.recompress(self.parameter.to(packed.values.dtype))
 
     def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
         return dense_NK.masked_fill(self.dropped_NK, 0)

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from blockshock.collectives import Alone, Group, groups_of
-from blockshock.errors import InputError
+from blockshock.collectives import Alone, Group, groups_of, slowest_of_ranks
+from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
-from blockshock.mask_state import is_saved_mask, mask_tensor
+from blockshock.mask_state import is_saved_mask, mask_tensor, settled
 from blockshock.masks import MOST_FEATURES, Mask, check_2to4
 from blockshock.meeting import meet
 from blockshock.methods import Layer
@@ -27,7 +27,7 @@ from blockshock.patterns import build_mask
 from blockshock.registry import check_range
 from blockshock.scaling import watch_scalers
 from blockshock.steps import replace
-from blockshock.storages import Training
+from blockshock.storages import Training, first_difference
 from blockshock.weights import TensorWeights
 from blockshock.wrappers import watch_wrappers
 
@@ -88,6 +88,7 @@ class BlockShockLinear(nn.Module):
                 f"the mask is for a ({self.mask.N}, {self.mask.K}) weight, this one is ({source.N}, {source.K})"
             )
         check_2to4(self.mask)
+        self.mask = settled(self.mask)
         layer = Layer(source, self.mask, kernel, tokens, training=Training(storage, weight.dtype))
         self.layer = BlockShock(layer, ranks)
         self.layer.load(weight, bias)
@@ -116,8 +117,34 @@ class BlockShockLinear(nn.Module):
 
     def refresh(self) -> None:
         """Make the products use the parameters as they are now."""
-        for storage in self.layer.storages():
-            storage.refresh()
+        self.layer.repack()
+
+    def check(self) -> None:
+        """Compare what multiplies with the parameters, both ways and bit for bit; all ranks call it together.
+
+        It finds what no version counter sees: writes through ``parameter.data``, by a pointer, or under
+        ``torch.compile``. It holds a second packing meanwhile, and waits for the device.
+
+        Raises:
+            StalePacking: on every rank, if they differ on one; the first difference is named.
+        """
+        found, group = self._difference(), self.layer.group
+        (where,) = slowest_of_ranks([0.0 if found is None else group.rank() + 1.0], self.layer.device, group)
+        if where:
+            raise StalePacking(found or f"rank {int(where) - 1} found a difference in this layer, and names it")
+
+    def _difference(self) -> str | None:
+        """What ``check`` finds on this rank."""
+        bias, first_bias = self.bias, _of_rank_0(self.bias, self.layer.group)  # first: every rank must come by here
+        for index, half in enumerate(self.layer.storages()):
+            if what := half.difference():
+                return (
+                    f"half {index}: {what}: call refresh() on the layer after each change of a parameter by anything "
+                    "but an optimizer's step()"
+                )
+        if bias is not None and first_bias is not None and (what := first_difference(bias.detach(), first_bias)):
+            return f"the bias, the same on all ranks, holds {what} as on rank 0: change it on every rank alike"
+        return None
 
     def to_linear(self) -> nn.Linear:
         """The ``nn.Linear`` with this layer's weight and bias, exactly; all ranks call it together."""
@@ -192,11 +219,11 @@ class BlockShockLinear(nn.Module):
 def _ranks(group: Any) -> Group:
     """The process group that a user means."""
     if group is None:
-        return dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
+        group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
     groups = groups_of(group)
     if len(groups) != 1:
         raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
-    return groups[0]
+    return groups[0] if groups[0].size() > 1 else Alone()
 
 
 def _of_rank_0(tensor: torch.Tensor | None, group: Group) -> torch.Tensor | None:

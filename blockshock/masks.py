@@ -7,6 +7,7 @@ each position is kept by exactly one of them. A mask is transposable when it is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -40,6 +41,11 @@ class Mask:
                 f"the tensor of a ({self.N}, {self.K}) mask changed after weights were packed under it: make a new "
                 "mask of it, and the layer anew from to_linear()"
             )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Read from a file: the tensor is a new one, whose writes are counted from now on.
+        vars(self).update(state)
+        self._version = _version(self._given)
 
     def __deepcopy__(self, memo: object) -> Mask:
         return self  # a value

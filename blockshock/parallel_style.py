@@ -63,6 +63,9 @@ class _Layouts:
     def __init__(self, mesh: DeviceMesh, placement: Placement) -> None:
         self._mesh, self._placements = mesh, [placement]
 
+    def __deepcopy__(self, memo: object) -> _Layouts:
+        return self  # a value, whose mesh is this run's
+
     def replicated(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(self._whole(arg) if isinstance(arg, torch.Tensor) else arg for arg in args)
 

@@ -5,6 +5,7 @@ After an optimizer's step the packing is made equal to the parameter again. Para
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,22 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from blockshock.compressed import bits
 from blockshock.errors import StalePacking
 from blockshock.kept import product
 from blockshock.kernels import Packed
 from blockshock.kernels.base import changed_since_forward
 from blockshock.stages import stage
 from blockshock.steps import follow
+
+
+def first_difference(found: torch.Tensor, should: torch.Tensor) -> str | None:
+    """The first element that is not the same bits in both: what it is, where, and what it should be."""
+    different = (bits(found) != bits(should)).flatten()
+    if not different.any():
+        return None
+    where = tuple(int(index) for index in torch.unravel_index(different.byte().argmax(), found.shape))
+    return f"{found[where].item()} at {where}, not {should[where].item()}"
 
 
 @dataclass(frozen=True)
@@ -83,11 +94,11 @@ class Storage(nn.Module):
         self.parameter, self.packed = parameter, packed
         self.register_parameter("bias", bias)
         self._see()
-        self._follow()
 
     def _see(self) -> None:
-        """From now on, what multiplies is what the parameters are now."""
+        """From now on, what multiplies is what the parameters are now; and be told of their steps."""
         self._seen = [Seen(parameter) for parameter in self._parameters_held()]
+        self._follow()
 
     def _follow(self) -> None:
         for followed in self._parameters_held():
@@ -99,7 +110,6 @@ class Storage(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Of a copy: its parameters are new ones, which nobody follows, and no longer the packing's memory.
         super().__setstate__(state)
-        self._follow()
         self.refresh()
 
     def _parameters_held(self) -> list[nn.Parameter]:
@@ -164,7 +174,28 @@ class Storage(nn.Module):
     def pack(self) -> None:
         """Take the parameter over into the packing."""
         with stage("refresh"):
-            self.packed.write(self.parameter)
+            self._write(self.packed)
+
+    def _write(self, packed: Packed) -> None:
+        """Take the parameter over into a packing of this weight."""
+        packed.write(self.parameter)
+
+    @torch.no_grad()
+    def difference(self) -> str | None:
+        """Where what multiplies, or adds the bias, differs from the parameters, bit for bit; None if nowhere.
+
+        A second packing is held for as long as this takes.
+        """
+        if self.is_stale:
+            return "a parameter changed after it was packed"
+        should = deepcopy(self.packed)
+        self._write(should)
+        if self.bias is not None and should.bias is not None:
+            should.bias.copy_(should.arrange(self.bias))
+        found = dict(self.packed.named_buffers())
+        differences = (first_difference(found[name], buffer) for name, buffer in should.named_buffers())
+        named = zip(found, differences, strict=True)
+        return next((f"its packing's {name} holds {what} as the parameter" for name, what in named if what), None)
 
     def dense(self, held: torch.Tensor) -> torch.Tensor:
         """The (N, K) matrix of a tensor that lies as the parameter does: the parameter, or a state of an optimizer."""

@@ -229,6 +229,14 @@ class Method(nn.Module):
             dist.all_reduce(w_NK, group=self.group)
         return w_NK
 
+    def __getstate__(self) -> dict[str, Any]:
+        if self.group.size() > 1:
+            raise InputError(
+                f"a layer on {self.group.size()} ranks cannot be pickled, for its process group is this run's: save "
+                "its state_dict(), or to_linear()"
+            )
+        return vars(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Method:
         """A copy on the same group of ranks."""
         memo[id(self.group)] = self.group

@@ -145,6 +145,12 @@ class BlockShock(Method):
         """The trained bias."""
         return self.storages()[0].bias
 
+    def repack(self) -> None:
+        """Multiply by the parameters as they are now, be they other ones too."""
+        for storage in self.storages():
+            storage.refresh()
+        self._mark_split()
+
     @torch.no_grad()
     def load(self, w_NK: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Train on from a dense weight (N, K), the same on all ranks, exactly; and from a bias, if it is given."""
