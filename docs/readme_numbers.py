@@ -107,9 +107,7 @@ TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "answer": _answer,
     "verdicts": _verdicts,
     "forward": _timed("forward", ("block_shock auto 1100", "block_shock cusparselt 1100", "masked_split_dense 1100")),
-    "training": _timed(
-        "training", ("block_shock gathered 1100 compressed", "block_shock cusparselt tile compressed")
-    ),
+    "training": _timed("training", ("block_shock gathered 1100 compressed", "block_shock cusparselt tile compressed")),
 }
 
 if __name__ == "__main__":

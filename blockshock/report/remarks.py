@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from blockshock.report.limits import limited
 from blockshock.report.results import Run
+from blockshock.report.tables import Info
+
+COLLECTIVES = ("all_reduce", "all_gather")
 
 
 def remarks(run: Run) -> Iterator[str]:
@@ -23,21 +28,24 @@ def remarks(run: Run) -> Iterator[str]:
 
 
 def unmeasured(run: Run) -> Iterator[str]:
-    """One line on the ceilings that could not be measured, if any could not, and on what they would have limited."""
+    """One line on the ceilings that could not be measured, if any could not, and on the results that have no limit."""
     ceilings = run.machine.get("ceilings") or {}
-    alone = {"all_reduce", "all_gather"} if all(info["ranks"] == 1 for info in run.infos) else set()
-    names = [name for name, value in ceilings.items() if value is None and name not in alone]
-    names += [
-        f"{name} {part}"
-        for name, value in ceilings.items()
-        if isinstance(value, dict)
-        for part, number in value.items()
-        if number is None
-    ]
-    without = sum("limits" in info and info.get("of_limit") is None for info in run.infos)
-    if names:
+    without = sum("limits" in info and not limited(info) for info in run.infos)
+    if names := list(dict.fromkeys(_missing(ceilings, run.infos))):
         told = ", ".join(name.removesuffix("_per_s").replace("_", " ") for name in names)
-        yield f'ceilings that could not be measured: {told}; "–" stands for the limits of {without} results'
+        yield f"ceilings that could not be measured: {told}; {without} results have no limit, a dash stands for it"
+
+
+def _missing(ceilings: dict[str, Any], infos: list[Info]) -> Iterator[str]:
+    """Names of what is None, and of products in a dtype that was timed; one rank alone has no collectives."""
+    several = any(info["ranks"] > 1 for info in infos)
+    for name, value in ceilings.items():
+        if value is None and (several or name not in COLLECTIVES):
+            yield name
+        if isinstance(value, dict):
+            yield from (f"{name} {part}" for part, number in value.items() if number is None)
+    if isinstance(dense := ceilings.get("dense_flops_per_s"), dict):
+        yield from (f"dense {info['dtype']}" for info in infos if "limits" in info and info["dtype"] not in dense)
 
 
 def flushes(runs: list[Run]) -> Iterator[str]:

@@ -106,7 +106,7 @@ def _speed_up(section: str, rows: list[Info]) -> Iterator[Table]:
 
 
 def _limits(section: str, rows: list[Info]) -> Iterator[Table]:
-    shown = [row for row in rows if "of_limit" in row or _parts(row)]
+    shown = [row for row in rows if "of_limit" in row or "limits" in row]
     if not shown:
         return
     parts = [part for part in ("products", "communication", "update") if any(part in _parts(row) for row in shown)]
