@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from blockshock.report.answer import answer, remarks
+from blockshock.report.answer import answer
+from blockshock.report.remarks import remarks
 from blockshock.report.results import Run, read_run
 from blockshock.report.sections import section_of
 

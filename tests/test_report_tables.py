@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from rows import Info, limited, run_of, timed
 
 from blockshock.report.again import commands
 from blockshock.report.comparison import comparison
 from blockshock.report.limits import limit_lines
-from blockshock.report.results import Run
 from blockshock.report.run_tables import run_tables
 from blockshock.report.tables import Column, Table, slug
-
-Info = dict[str, Any]
-
-
-def timed(label: str, N: int, B: int, p50_ms: float, **more: object) -> Info:
-    point = {"workload": "gaussian", "N": N, "K": N, "B": B, "dtype": "bf16", "device": "cuda", "ranks": 2}
-    method, _, kernel = label.partition(" ")
-    numbers = {"p50_ms": p50_ms, "p95_ms": p50_ms, "dense_equivalent_tflops": 1.0, "communication_share": 0.1}
-    memory = {"weight_bytes": 3 << 20, "estimated_weight_bytes": 2 << 20, "steady_peak_bytes": 5 << 20}
-    stages = {
-        "matmul": {"p50_ms": 0.6 * p50_ms},
-        "layout": {"p50_ms": 0.1 * p50_ms},
-        "reduce": {"p50_ms": 0.3 * p50_ms},
-    }
-    said = {"label": label, "method": method, "kernel": kernel or None, "phase": 1, "timing": "cuda_graph", "seed": 0}
-    return point | said | numbers | memory | {"stages": stages} | more
-
-
-def limited(products: float, **more: object) -> Info:
-    """What a row says of its limits; the products' share, their limit being 0.5 ms."""
-    parts = {
-        "products": {"limit_ms": 0.5, "p50_ms": 0.5 / products, "of_limit": products, "bound_by": "compute"},
-        "communication": {"limit_ms": 0.1, "p50_ms": 0.2, "of_limit": 0.5, "bound_by": "communication"},
-    }
-    return {"limit_ms": 0.6, "of_limit": 0.6, "bound_by": "compute", "limits": parts} | more
-
-
-def run_of(infos: list[Info], **machine: object) -> Run:
-    records = [
-        {"name": f"test[{number}]", "group": f"phase 1 N={i['N']} B={i['B']}", "extra_info": i, "samples": []}
-        for number, i in enumerate(infos)
-    ]
-    return Run(Path("run.json"), "", machine, records, {})
 
 
 def tables(infos: list[Info], **machine: object) -> dict[str, Table]:
@@ -54,12 +19,13 @@ def test_stages_and_speed_up_of_each_point() -> None:
     rows = [timed("dense_single", 64, 4, 4.0), timed("dense_tp_row", 64, 4, 2.0), timed("block_shock auto", 64, 4, 1.0)]
     found = tables([*rows, timed("block_shock auto", 128, 4, 1.0)])
     speeds = found["Speed-up"]
-    assert [column.name for column in speeds.columns][-4:] == ["method", "p50 ms", "× dense_single", "× dense_tp_row"]
+    names = ["method", "p50 ms", "builds ±", "× best dense", "best dense", "× dense_tp_row", "× dense_single"]
+    assert [column.name for column in speeds.columns][5:] == names
     assert [row[5:] for row in speeds.rows] == [
-        ("block_shock auto", 1.0, 4.0, 2.0),
-        ("dense_tp_row", 2.0, 2.0, 1.0),
-        ("dense_single", 4.0, 1.0, 0.5),
-        ("block_shock auto", 1.0, None, None),
+        ("block_shock auto", 1.0, None, 2.0, "dense_tp_row", 2.0, 4.0),
+        ("dense_tp_row", 2.0, None, 1.0, "dense_tp_row", 1.0, 2.0),
+        ("dense_single", 4.0, None, 0.5, "dense_tp_row", 0.5, 1.0),
+        ("block_shock auto", 1.0, None, None, None, None, None),
     ]
     assert found["Time by stage, ms"].texts()[0][5:] == ["block_shock auto", "1.0000", "0.6000", "0.1000", "0.3000"]
     assert found["Memory of the fullest rank, MiB"].texts()[0][5:] == ["block_shock auto", "3.0", "2.0", "5.0"]
@@ -77,8 +43,8 @@ def test_the_share_of_the_limit_beside_rows_that_have_none() -> None:
     ]
     assert "Share of the limit" not in tables(infos[1:])
     (times,) = comparison(run_of(infos).records)
-    assert [(row[0], row[5]) for row in times.rows] == [("block_shock auto", 0.6), ("dense_single", None)]
-    assert times.columns[5] == Column("% limit", ".0%")
+    assert [(row[0], row[6]) for row in times.rows] == [("block_shock auto", 0.6), ("dense_single", None)]
+    assert times.columns[6] == Column("% limit", ".0%")
 
 
 def test_ceilings_in_units_that_people_read() -> None:

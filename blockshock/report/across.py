@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blockshock.report.remarks import flushes
 from blockshock.report.results import Run
 from blockshock.report.tables import Cell, Column, Table
 
@@ -32,4 +33,5 @@ def across(runs: list[Run]) -> Table:
         for other in others:
             cells += [other[name], other[name] / first[name]]
         table.rows.append((name, *cells))
+    table.notes += flushes(runs)
     return table

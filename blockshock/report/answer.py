@@ -7,11 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from blockshock.report.judged import best_dense, faults, sound, was_checked
 from blockshock.report.results import Run
 from blockshock.report.sections import section_of
-from blockshock.report.tables import STALE, Info
+from blockshock.report.settle import WIDE, wide
+from blockshock.report.tables import Info
 
-RIVALS = {"dense_tp_row": "tensor parallelism", "dense_single": "one dense device"}
+RIVALS = {"dense_tp_row": "row tensor parallelism", "dense_single": "one dense device"}
 
 
 def answer(run: Run) -> Iterator[str]:
@@ -35,24 +37,14 @@ def answer(run: Run) -> Iterator[str]:
     yield _judged([info for info in infos if "verdict" in info])
 
 
-def remarks(run: Run) -> Iterator[str]:
-    """What is not in the report, and what a reader must know of how the run was put together."""
-    if not run.records:
-        yield "nothing in it can be shown"
-    for name, count in run.left_out.items():
-        yield f"left out: {count} results that do not say their {name}, of another version it seems"
-    if disturbed := sum("clock" in info for info in run.infos):
-        yield f"{disturbed} results were measured while the machine was suspended or its clock was set: † marks them"
-    yield from run.notes
-
-
 def _right(infos: list[Info]) -> str:
+    """How many of those outputs and gradients that were checked are right; and all that failed, by name."""
     checked = [info for info in infos if "error_ratio" in info]
-    right = [i for i in checked if i["error_ratio"] <= (i.get("error_ratio_limit") or 2) and i["of_bound"] <= 1]
-    same = [info for info in right if info["same_on_ranks"] and info["same_again"]]
-    return (
-        f"right: {len(same)} of {len(checked)} results that were checked" if checked else "right: nothing was checked"
-    )
+    failed = Counter(info["label"] for info in infos if was_checked(info) and faults(info))
+    right = sum(not faults(info) for info in checked)
+    told = f"right: {right} of {len(checked)} results that were checked" if checked else "right: nothing was checked"
+    names = [f"{label} at {count}" for label, count in failed.most_common()]
+    return f"{told}; WRONG: {', '.join(names)}" if names else told
 
 
 def _speed(what: str, infos: list[Info]) -> str:
@@ -60,33 +52,53 @@ def _speed(what: str, infos: list[Info]) -> str:
     points: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
     for info in infos:
         points[tuple(info.get(key) for key in ("workload", "N", "K", "B", "dtype", "optimizer"))].append(info)
+    pairs = [(ours, rows) for rows in points.values() if (ours := _fastest(rows)) is not None]
+    against = [(ours, best) for ours, rows in pairs if (best := best_dense(rows)) is not None]
     found = []
+    if against:
+        names = Counter(best["label"] for _, best in against)
+        where = ", ".join(f"{name} at {count}" for name, count in names.most_common())
+        found.append(_told("the best dense alternative's time", [_ratio(*pair) for pair in against], where))
     for rival, name in RIVALS.items():
-        ratios = [ratio for rows in points.values() if (ratio := _best_ratio(rows, rival)) is not None]
+        ratios = [_ratio(ours, row) for ours, rows in pairs for row in rows if row["method"] == rival and sound(row)]
         if ratios:
-            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            found.append(f"{statistics.median(ratios):.2f} of {name}'s time ({spread} over {len(ratios)} points)")
+            found.append(_told(f"{name}'s time", ratios))
     return (
         f"{what}: the fastest block_shock takes {', '.join(found)}" if found else f"{what}: not timed with its rivals"
     )
 
 
-def _best_ratio(rows: list[Info], rival: str) -> float | None:
-    """Of the fastest row; without those that train on stale weights between compressions."""
-    fresh = [row for row in rows if STALE not in (row.get("storage") or "")]
-    ours = [row["p50_ms"] for row in fresh if row["method"] == "block_shock"]
-    theirs = [row["p50_ms"] for row in rows if row["method"] == rival]
-    return min(ours) / theirs[0] if ours and theirs else None
+def _fastest(rows: list[Info]) -> Info | None:
+    """Of Block-Shock at one point; without those that train on stale weights, and without what is wrong."""
+    ours = [row for row in rows if row["method"] == "block_shock" and sound(row)]
+    return min(ours, key=lambda row: row["p50_ms"], default=None)
+
+
+def _ratio(ours: Info, theirs: Info) -> float:
+    return float(ours["p50_ms"] / theirs["p50_ms"])
+
+
+def _told(whose: str, ratios: list[float], where: str = "") -> str:
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} points"
+    return f"{statistics.median(ratios):.2f} of {whose} ({spread}{': ' if where else ''}{where})"
 
 
 def _judged(infos: list[Info]) -> str:
     if not infos:
         return "verdicts: none in this run; `pytest tests/test_hypotheses.py -m bench` makes them"
     counts: dict[str, Counter[str]] = defaultdict(Counter)
+    rivals: dict[str, Counter[str]] = defaultdict(Counter)
     for info in infos:
-        counts[info["hypothesis"]][info["verdict"]] += 1
+        if not info.get("wrong"):
+            counts[info["hypothesis"]][info["verdict"]] += 1
+            rivals[info["hypothesis"]][info["rival"]] += 1
     told = [
-        f"{name} {', '.join(f'{verdict} at {count}' for verdict, count in found.most_common())}"
+        f"{name} {', '.join(f'{verdict} at {count}' for verdict, count in found.most_common())} "
+        f"(against {', '.join(rival for rival, _ in rivals[name].most_common())})"
         for name, found in counts.items()
     ]
+    if distrusted := sum(bool(info.get("wrong")) for info in infos):
+        told.append(f"{distrusted} left out, whose output is wrong")
+    if spans := sum(map(wide, infos)):
+        told.append(f"{spans} with an interval wider than a factor of {WIDE:g}")
     return f"verdicts: {'; '.join(told)}"

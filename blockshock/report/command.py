@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from blockshock.report.across import across
-from blockshock.report.answer import answer, remarks
+from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
 from blockshock.report.limits import limit_lines
+from blockshock.report.remarks import remarks
 from blockshock.report.results import NotARun, Run, latest_run, read_run
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, print_tables
@@ -63,7 +64,7 @@ def _write(console: Console, folder: Path, runs: list[Run]) -> int:
     # Imported here, for pandas and matplotlib take longer to import than the rest takes to run.
     write_folder = importlib.import_module("blockshock.report.folder").write_folder
     try:
-        page = write_folder(folder, runs, Console(stderr=True))
+        page = write_folder(folder, runs, console_on(sys.stderr))
     except OSError as error:
         print(f"cannot write the report to {folder}: {error.strerror or error}", file=sys.stderr)
         return 1

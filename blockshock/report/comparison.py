@@ -6,7 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from blockshock.report.judged import best_dense
 from blockshock.report.sections import PHASES, section_of
+from blockshock.report.settle import WIDE, wide
 from blockshock.report.tables import (
     RIVALS,
     Cell,
@@ -20,9 +22,11 @@ from blockshock.report.tables import (
     or_inf,
     point,
     ratio,
+    spread,
 )
 
-_RATIOS = (Column("÷ tp row", ".2f"), Column("÷ single", ".2f"))
+_RATIOS = (Column("÷ best dense", ".2f"), Column("÷ tp row", ".2f"), Column("÷ single", ".2f"))
+_BUILDS = Column("builds ±", ".1%")
 _LIMIT = Column("% limit", ".0%")
 
 
@@ -30,7 +34,7 @@ def comparison(records: list[dict[str, Any]]) -> Iterator[Table]:
     """The tables.
 
     Args:
-        records: ``{"group": …, "extra_info": …}`` of each benchmark, as pytest-benchmark saves them.
+        records: ``{"group": …, "extra_info": …}`` of each benchmark, as ``settle.settled`` gives them.
     """
     groups: dict[str, list[Info]] = defaultdict(list)
     for record in records:
@@ -81,16 +85,26 @@ def _farthest(name: str, section: str, rows: list[Info], key: str, what: str) ->
 
 
 def _verdicts(name: str, rows: list[Info]) -> Table:
-    """One hypothesis about one kernel: the ratio at each point, and at how many it holds."""
-    shown = columns(workload="", N="d", K="d", B="d", dtype="", ratio=".3f")
+    """One hypothesis about one kernel: the ratio at each point to the rival there, and at how many it holds."""
+    shown = columns(workload="", N="d", K="d", B="d", dtype="", rival="", ratio=".3f")
     table = Table(f"{name}: {rows[0]['statement']}", "verdicts", (*shown, Column("95 % interval"), Column("verdict")))
     for row in rows:
-        interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}"
-        table.rows.append((*point(row), row["ratio"], interval, row["verdict"] + mark(row)))
+        interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}{' wide' if wide(row) else ''}"
+        table.rows.append((*point(row), row["rival"], row["ratio"], interval, row["verdict"] + mark(row)))
     counts = Counter(row["verdict"] for row in rows)
     found = ", ".join(f"{verdict} at {count}" for verdict, count in counts.most_common())
     table.notes.append(f"of {len(rows)} points {found} (margin {rows[0]['margin']:.0%})")
+    if any(map(wide, rows)):
+        table.notes.append(f"wide: an interval of more than a factor of {WIDE:g} from end to end: measure again")
     return table
+
+
+def by_loss(row: Info) -> list[Info]:
+    """A row a loss, of one that was checked for several; ``loss`` names it."""
+    losses = row.get("losses")
+    if not isinstance(losses, dict) or not losses:
+        return [row]
+    return [row | {"mean_error": None} | numbers | {"loss": loss} for loss, numbers in losses.items()]
 
 
 def _error(row: Info) -> float:
@@ -104,29 +118,40 @@ def same_bits(row: Info) -> bool:
 
 
 def _accuracy(name: str, rows: list[Info]) -> Table:
+    """Errors of gradients loss by loss: those of different losses differ by orders of magnitude."""
+    rows = [each for row in rows for each in by_loss(row)]
+    loss = columns(loss="") if any("loss" in row for row in rows) else ()
     numbers = {"relative error": ".2e", "÷ dense's": ".2f", "max error": ".2e", "of bound": ".3f", "same bits": ""}
-    table = Table(name, "accuracy", (Column("method"), *(Column(*column) for column in numbers.items())))
-    for row in sorted(rows, key=_error):
+    table = Table(name, "accuracy", (Column("method"), *loss, *(Column(*column) for column in numbers.items())))
+    for row in sorted(rows, key=lambda row: (row.get("loss", ""), _error(row))):
         errors = (row[key] for key in ("relative_error", "error_ratio", "max_error", "of_bound"))
-        table.rows.append((row["label"] + mark(row), *errors, same_bits(row)))
+        named = [row.get("loss")] if loss else []
+        table.rows.append((row["label"] + mark(row), *named, *errors, same_bits(row)))
     return table
 
 
 def _timed(name: str, section: str, rows: list[Info], numbers: dict[str, str]) -> Table:
     title = f"{name}, {rows[0]['ranks']} {rows[0]['device'].upper()} ranks, {rows[0]['timing']}"
     first, second = (Column("step ms" if section == "training" else "p50 ms", ".4f"), Column("p95 ms", ".4f"))
-    limit = [_LIMIT] if any("of_limit" in row for row in rows) else []
+    builds = [_BUILDS] if any("builds_p50_ms" in row for row in rows) else []
+    limit = [_LIMIT] if any("of_limit" in row or "limits" in row for row in rows) else []
     rest = (Column(*column) for column in numbers.items())
-    return Table(title, section, (Column("method"), first, second, *_RATIOS, *limit, *rest))
+    table = Table(title, section, (Column("method"), first, *builds, second, *_RATIOS, *limit, *rest))
+    if best := best_dense(rows):
+        table.notes.append(f"best dense: {best['label']}")
+    return table
 
 
 def _fastest_first(table: Table, rows: list[Info]) -> Iterator[tuple[Info, tuple[Cell, ...]]]:
     """Each row, and its cells of the columns that every table of times has."""
     medians = {row["label"]: row["p50_ms"] for row in rows}
+    best = best_dense(rows)
+    rivals = (best["p50_ms"] if best else None, *map(medians.get, RIVALS))
     for row in sorted(rows, key=lambda row: row["p50_ms"]):
-        ratios = (ratio(row["p50_ms"], medians.get(rival)) for rival in RIVALS)
+        ratios = (ratio(row["p50_ms"], rival) for rival in rivals)
+        builds = [spread(row)] if _BUILDS in table.columns else []
         limit = [row.get("of_limit")] if _LIMIT in table.columns else []
-        yield row, (row["label"] + mark(row), row["p50_ms"], row["p95_ms"], *ratios, *limit)
+        yield row, (row["label"] + mark(row), row["p50_ms"], *builds, row["p95_ms"], *ratios, *limit)
 
 
 def _steps(name: str, section: str, rows: list[Info]) -> Table:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from blockshock.report.comparison import by_loss
 from blockshock.report.flat import flat
+from blockshock.report.judged import sound
 from blockshock.report.results import Run
 from blockshock.report.sections import COMMANDS, section_of
-from blockshock.report.tables import point
+from blockshock.report.tables import Info, point
 
 RESAMPLES = 200
 """Fewer than a verdict's: these intervals are drawn, not judged by."""
@@ -37,6 +39,10 @@ def frame_of(run: Run) -> pd.DataFrame:
     """A row a result, its nested numbers in columns with dots, and
 
     - ``section``, and ``comparable``: whether it is of a group that can be compared line by line;
+    - ``judges``: of a verdict, the section whose times its ratio is one of; none of a ratio of ratios;
+    - ``label``: marked where the output is wrong, and ``sound``: whether it may be the fastest;
+    - ``best_of``: of a verdict, whether its rival was the best of several;
+    - ``loss``: of errors of gradients, a row each;
     - ``medians``: of resampled rounds;
     - ``checked_mean_error``: of the same method and point, where the run checked it.
     """
@@ -51,18 +57,32 @@ def frame_of(run: Run) -> pd.DataFrame:
     rows = []
     for number, record in enumerate(run.records):
         info = record["extra_info"]
-        row = {"optimizer": None} | flat(info) | {"section": section_of(info)}
+        row: Info = {"judges": judges(info), "section": section_of(info)}
         row["comparable"] = "verdict" in info or len(points[record["group"]]) == 1
         row["medians"] = _medians(record, number) if "p50_ms" in info else None
+        row |= {"sound": sound(info), "best_of": len(info.get("rivals") or ()) > 1}
         if error := checked.get((info["label"], *point(info))):
             row["checked_mean_error"] = error
-        rows.append(row)
+        if info.get("wrong"):
+            row["label"] = f"{info['label']} ‡"
+        rows += [{"optimizer": None, "loss": None} | flat(one) | row for one in by_loss(info)]
     return pd.DataFrame(rows)
 
 
+def judges(info: Info) -> str | None:
+    """The section whose times the ratio of a verdict is one of: ratios of ratios are of none. Runs without blocks
+    judged forward passes, and of what is trained ratios of ratios."""
+    if "verdict" not in info:
+        return None
+    told = list(info.get("blocks") or (("forward", "training") if info.get("optimizer") else ("forward",)))
+    return told[0] if len(told) == 1 else None
+
+
 def _medians(record: dict[str, Any], seed: int) -> np.ndarray:
-    """Medians of resampled rounds in ms. Not in pairs, as in blockshock/pairs.py: these rounds did not alternate."""
-    samples = np.asarray(record["samples"], dtype=float) * 1e3
+    """Medians of resampled builds, or of rounds where there is one build, in ms. Not in pairs, as in
+    blockshock/pairs.py: these did not alternate."""
+    builds = record["extra_info"].get("builds_p50_ms") or ()
+    samples = np.asarray(builds if len(builds) > 1 else np.multiply(record["samples"], 1e3), dtype=float)
     if len(samples) < 2:
         return np.full(RESAMPLES, record["extra_info"]["p50_ms"])
     places = np.random.default_rng(seed).integers(0, len(samples), (RESAMPLES, len(samples)))
@@ -76,29 +96,24 @@ def views(frame: pd.DataFrame) -> list[View]:
     square = frame[frame["comparable"] & (frame["N"] == frame["K"])]
     found = []
     for section in COMMANDS:
-        rows = square[square["section"] == section]
-        if section == "forward":
-            # Verdicts on forward passes hold ratios of these very points, with closer intervals.
-            rows = square[(square["section"] == section) | ((square["section"] == "verdicts") & _forward(square))]
+        # Verdicts hold ratios of these very points, with intervals that can be relied on.
+        rows = square[(square["section"] == section) | (square["judges"] == section)]
         found += [View(section, title, part) for title, part in _parts(section, rows)]
     return found
-
-
-def _forward(rows: pd.DataFrame) -> Any:
-    return rows["optimizer"].isna()
 
 
 def _parts(section: str, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     by = ["workload", "dtype", "optimizer"]
     if section == "accuracy":
-        by.append("phase")
+        by += ["phase", "loss"]
     if section == "drift":
         by += ["N", "B"]
     parts = []
     for key, part in rows.groupby(by, sort=False, dropna=False):
         names = dict(zip(by, key, strict=True))
         told = [names["workload"], names["dtype"], None if pd.isna(names["optimizer"]) else names["optimizer"]]
-        told.append("grad_X" if names.get("phase") == 2 else None)
+        if names.get("phase") == 2:
+            told.append("grad_X" if pd.isna(names["loss"]) else f"grad_X of {names['loss']}")
         told += [f"{name}={names[name]}" for name in ("N", "B") if name in names]
         parts.append((" ".join(filter(None, told)), part))
     return parts

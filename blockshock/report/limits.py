@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from blockshock.report.judged import sound
 from blockshock.report.sections import PHASES, section_of
-from blockshock.report.tables import STALE, Info
+from blockshock.report.tables import Info
 from blockshock.roofline import STAGES
 
 LEAST_N, LEAST_B = 8192, 256
@@ -30,8 +31,13 @@ def limit_lines(infos: list[Info]) -> Iterator[str]:
 
 
 def _judged(row: Info) -> bool:
-    ours = row["method"] == "block_shock" and STALE not in (row.get("storage") or "")
-    return ours and row["N"] >= LEAST_N and row["B"] >= LEAST_B and "of_limit" in _products(row)
+    ours = row["method"] == "block_shock" and sound(row)
+    return ours and row["N"] >= LEAST_N and row["B"] >= LEAST_B and limited(_products(row))
+
+
+def limited(part: Info) -> bool:
+    """Whether the limit of a pass, or of a part of it, is known: it is not where a ceiling could not be measured."""
+    return part.get("of_limit") is not None and part.get("limit_ms") is not None
 
 
 def _products(row: Info) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from blockshock.report.again import commands
-from blockshock.report.answer import answer, remarks
+from blockshock.report.answer import answer
 from blockshock.report.limits import limit_lines
 from blockshock.report.plots.style import GRID, INK, MUTED, PAPER, TITLE_HEIGHT
+from blockshock.report.remarks import remarks
 from blockshock.report.render import Missing, Picture
 from blockshock.report.results import Run
 from blockshock.report.sections import COMMANDS, SECTIONS

@@ -6,11 +6,12 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from blockshock.report.schema import items, machine_facts, positive, unfit
+from blockshock.report.settle import settled
 
 STORAGE = Path("benchmark_results")
 PATTERNS = ("*.json", "*.json.gz")
@@ -28,8 +29,8 @@ class Run:
         path: its file, or its folder.
         taken: when, as pytest-benchmark wrote it.
         machine: what ``environment.describe`` found; empty in runs that do not say.
-        records: ``{"name", "group", "extra_info", "samples"}`` of each benchmark that the report can show; samples
-            in seconds, none in runs that were saved without.
+        records: ``{"name", "group", "extra_info", "samples"}`` of each benchmark that the report can show, as
+            ``settle.settled`` gives them; samples in seconds, none in runs that were saved without.
         left_out: how many it cannot show, by what is missing.
         notes: what a reader must know of how its parts go together, a line each.
     """
@@ -70,7 +71,9 @@ def read_run(path: Path) -> Run:
         NotARun: the file cannot be read, is damaged, or holds no benchmark of this suite; no file of the folder does.
     """
     try:
-        return _read_folder(path) if path.is_dir() else _read_file(path)
+        run = _read_folder(path) if path.is_dir() else _read_file(path)
+        # Of the whole: what one part found to be wrong concerns the others too.
+        return replace(run, records=settled(run.records))
     except OSError as error:
         raise NotARun(f"{path}: {error.strerror or error}") from None
 

@@ -7,11 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from blockshock.report.comparison import same_bits
-from blockshock.report.limits import losses
+from blockshock.report.comparison import by_loss, same_bits
+from blockshock.report.judged import DENSE, best_dense
+from blockshock.report.limits import limited, losses
 from blockshock.report.results import Run
 from blockshock.report.sections import PHASES, SECTIONS, section_of
 from blockshock.report.tables import (
+    RIVALS,
     Cell,
     Column,
     Info,
@@ -23,6 +25,7 @@ from blockshock.report.tables import (
     or_inf,
     point,
     ratio,
+    spread,
 )
 
 LONGEST_NAME = 72
@@ -83,32 +86,40 @@ def _stages(section: str, rows: list[Info]) -> Iterator[Table]:
 
 
 def _speed_up(section: str, rows: list[Info]) -> Iterator[Table]:
-    rest = (Column("p50 ms", ".4f"), Column("× dense_single", ".2f"), Column("× dense_tp_row", ".2f"))
-    table, ordered = _over_points("Speed-up", section, rows, rest)
+    rest = (Column("p50 ms", ".4f"), Column("builds ±", ".1%"), Column("× best dense", ".2f"), Column("best dense"))
+    fixed = (Column(f"× {rival}", ".2f") for rival in RIVALS)
+    table, ordered = _over_points("Speed-up", section, rows, (*rest, *fixed))
     medians = {(_place(row), row["label"]): row["p50_ms"] for row in rows}
+    at: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
+    for row in rows:
+        at[_place(row)].append(row)
+    bests = {place: best_dense(found) or {} for place, found in at.items()}
     for row in ordered:
-        rivals = (medians.get((_place(row), rival)) for rival in ("dense_single", "dense_tp_row"))
-        speeds = (None if rival is None else ratio(rival, row["p50_ms"]) for rival in rivals)
-        table.rows.append((*_named(table, row), row["p50_ms"], *speeds))
+        best = bests[_place(row)]
+        rivals = (medians.get((_place(row), rival)) for rival in RIVALS)
+        speeds = [None if rival is None else ratio(rival, row["p50_ms"]) for rival in (best.get("p50_ms"), *rivals)]
+        cells = (row["p50_ms"], spread(row), speeds[0], best.get("label"), *speeds[1:])
+        table.rows.append((*_named(table, row), *cells))
     table.notes.append("above 1: faster than that method at the same point")
+    table.notes.append(f"best dense: the fastest of {', '.join(DENSE)} that was timed there and is not wrong")
     yield table
 
 
 def _limits(section: str, rows: list[Info]) -> Iterator[Table]:
-    limited = [row for row in rows if "of_limit" in row]
-    if not limited:
+    shown = [row for row in rows if "of_limit" in row or "limits" in row]
+    if not shown:
         return
-    parts = [part for part in ("products", "communication", "update") if any(part in _parts(row) for row in limited)]
+    parts = [part for part in ("products", "communication", "update") if any(part in _parts(row) for row in shown)]
     numbers = [("p50 ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%"), ("bound by", "")]
     for part in parts:
         numbers += [(f"{part} ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%")]
     numbers += [("products lose", ".4f"), ("layout loses", ".4f")]
-    table, ordered = _over_points("Share of the limit", section, limited, tuple(Column(*number) for number in numbers))
+    table, ordered = _over_points("Share of the limit", section, shown, tuple(Column(*number) for number in numbers))
     keys = ("p50_ms", "limit_ms", "of_limit")
     for row in ordered:
         cells = [*(row.get(key) for key in keys), row.get("bound_by")]
         cells += [_parts(row).get(part, {}).get(key) for part in parts for key in keys]
-        cells += losses(row) if "products" in _parts(row) else (None, None)
+        cells += losses(row) if limited(_parts(row).get("products") or {}) else (None, None)
         table.rows.append((*_named(table, row), *cells))
     table.notes.append("the limit is the time that no implementation can beat on this machine")
     yield table
@@ -158,11 +169,15 @@ def _accuracy(rows: list[Info]) -> Iterator[Table]:
         by_phase[row["phase"]].append(row)
     keys = ("relative_error", "error_ratio", "max_error", "mean_error", "of_bound")
     forms: dict[str, str] = {"relative": ".2e", "÷ dense's": ".2f", "max": ".2e", "mean": ".2e", "of bound": ".3f"}
-    rest = (*(Column(*form) for form in forms.items()), Column("same bits"))
     for phase, checked in by_phase.items():
         what = "Errors of grad_X against float64" if phase == 2 else "Errors against float64"
-        table, ordered = _over_points(what, "accuracy", checked, rest)
-        table.rows = [(*_named(table, row), *(row.get(key) for key in keys), same_bits(row)) for row in ordered]
+        each = [part for row in checked for part in by_loss(row)]
+        loss = columns(loss="") if any("loss" in row for row in each) else ()
+        rest = (*loss, *(Column(*form) for form in forms.items()), Column("same bits"))
+        table, ordered = _over_points(what, "accuracy", each, rest)
+        for row in ordered:
+            named = [row.get("loss")] if loss else []
+            table.rows.append((*_named(table, row), *named, *(row.get(key) for key in keys), same_bits(row)))
         yield table
 
 
@@ -187,13 +202,13 @@ def _ceilings(ceilings: dict[str, Any]) -> Table:
         "launch_s": ("µs", lambda value: value * 1e6),
     }
     for name, value in ceilings.items():
-        inner = value if isinstance(value, dict) else {} if value is None else {"": value}
-        for detail, number in inner.items():
+        for detail, number in (value if isinstance(value, dict) else {"": value}).items():
             unit, scaled = units.get(detail) or units.get(name) or ("TFLOP/s", lambda value: value / 1e12)
             what = f"{name} {detail.replace('bytes_per_s', 'bandwidth')}".strip()
             for suffix in ("_bytes_per_s", "_flops_per_s", "_bytes", "_s"):
                 what = what.removesuffix(suffix).replace(f"{suffix} ", " ")
-            table.rows.append((what.replace("_", " "), scaled(number), unit))
+            known = number is not None
+            table.rows.append((what.replace("_", " "), scaled(number) if known else None, unit if known else None))
     if not ceilings.get("sparse_flops_per_s"):
         table.notes.append("no rate of sparse tensor cores: this machine has none that could be measured")
     return table

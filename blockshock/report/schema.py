@@ -54,11 +54,33 @@ def having(**needed: Fits) -> Fits:
     return lambda value: isinstance(value, dict) and all(fits(value.get(name)) for name, fits in needed.items())
 
 
-def _series(value: Any) -> bool:
-    return bool(value) and items(number)(value)
+def _series_of(fits: Fits) -> Fits:
+    """A list of at least one item, all of which fit."""
+    return lambda value: bool(value) and items(fits)(value)
+
+
+_SERIES = _series_of(number)
+
+
+def _blocks(value: Any) -> bool:
+    """Samples of both sides, of what was timed: as many blocks of both, of as many rounds as one likes."""
+    block = _series_of(_series_of(positive))
+    return (
+        bool(value)
+        and each(having(first=block, second=block))(value)
+        and all(len(both["first"]) == len(both["second"]) for both in value.values())
+        and (len(value) == 1 or value.keys() == {"forward", "training"})
+    )
+
+
+def _limited(value: Any) -> bool:
+    """A part of a pass: its time, and its limit where that could be measured."""
+    limits = (value.get(name) for name in ("limit_ms", "of_limit")) if isinstance(value, dict) else ()
+    return having(p50_ms=positive)(value) and all(limit is None or number(limit) for limit in limits)
 
 
 MEDIAN = having(p50_ms=number)
+ERRORS = dict.fromkeys(("error_ratio", "relative_error", "max_error", "of_bound"), number)
 POINT: dict[str, Fits] = {
     **dict.fromkeys(("label", "method", "workload", "dtype", "device"), text),
     **dict.fromkeys(("N", "K", "B", "ranks"), size),
@@ -75,7 +97,7 @@ KINDS: dict[str, dict[str, Fits]] = {
         "timing": text,
     },
     "error_ratio": {
-        **dict.fromkeys(("error_ratio", "relative_error", "max_error", "of_bound"), number),
+        **ERRORS,
         "same_on_ranks": flag,
         "same_again": flag,
     },
@@ -85,7 +107,7 @@ KINDS: dict[str, dict[str, Fits]] = {
     },
     "worst_weight_share": {"worst_weight_share": number, "steps": whole},
     "worst_drift": {
-        **dict.fromkeys(("relative_error", "max_error", "mean_error", "ratio", "dense_relative_error"), _series),
+        **dict.fromkeys(("relative_error", "max_error", "mean_error", "ratio", "dense_relative_error"), _SERIES),
         "worst_drift": number,
         "steps": whole,
     },
@@ -97,14 +119,20 @@ KINDS: dict[str, dict[str, Fits]] = {
 }
 """Of each number that makes a row one of its kind, what else the report shows of that kind."""
 OTHERWISE: dict[str, Fits] = {
-    **dict.fromkeys(("kernel", "mask", "optimizer", "storage", "bound_by"), text),
+    **dict.fromkeys(("kernel", "mask", "optimizer", "storage", "bound_by", "clock", "status", "flush"), text),
     **dict.fromkeys(("of_limit", "limit_ms", "error_ratio_limit", "mean_error", "cuda_events_p50_ms"), number),
     **dict.fromkeys(("estimated_weight_bytes", "steady_peak_bytes", "building_peak_bytes"), number),
     **dict.fromkeys(("layout_copied_bytes", "parameter_bytes", "gradient_bytes", "state_bytes"), number),
     **dict.fromkeys(("relative_error", "max_error", "ratio"), number),
     "seed": whole,
+    "l2_flushed": flag,
+    "builds_p50_ms": _series_of(positive),
+    "blocks": _blocks,
+    "rivals": each(lambda value: value is None or number(value)),
+    "losses": lambda value: each(having(**ERRORS))(value) or items(number)(value),
+    **dict.fromkeys((f"{what}_{of}" for what in ("weight", "loss") for of in ("distance", "limit")), items(number)),
     "alone": each(MEDIAN),
-    "limits": each(having(p50_ms=positive, limit_ms=number, of_limit=number)),
+    "limits": each(_limited),
     "work": having(flops=number, memory_bytes=number),
     "kernels": items(having(name=text, kind=text, calls=whole, ms=number, share=number)),
     "traces": items(text),
@@ -136,11 +164,16 @@ def machine_facts(found: Any) -> dict[str, Any]:
 
 
 def _ceilings(found: Any) -> bool:
-    """As of ``roofline.Ceilings``: numbers, by name or by dtype; None of collectives where there is one rank."""
+    """As of ``roofline.Ceilings``: numbers, by name or by dtype; None of what could not be measured, and of collectives
+    where there is one rank."""
     if not isinstance(found, dict):
         return False
-    grouped = {name: each(number) for name in found if name not in ("memory_bytes_per_s", "cache_bytes", "launch_s")}
+    grouped = {name: each(_ceiling) for name in found if name not in ("memory_bytes_per_s", "cache_bytes", "launch_s")}
     return all(value is None or grouped.get(name, number)(value) for name, value in found.items())
+
+
+def _ceiling(value: Any) -> bool:
+    return value is None or number(value)
 
 
 def _fact(value: Any) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 
 from blockshock.report.comparison import comparison
+from blockshock.report.plain import Plain
+from blockshock.report.settle import settled
 from blockshock.report.tables import Table
 
 WIDTH = 1000
@@ -15,13 +17,14 @@ WIDTH = 1000
 
 
 def print_comparison(records: list[dict[str, Any]], file: IO[str]) -> None:
-    """Print the comparison at the end of a run; ``records`` as ``comparison`` takes them."""
-    print_tables(console_on(file), comparison(records), markdown=False)
+    """Print the comparison at the end of a run: of ``{"group": …, "extra_info": …}`` of each benchmark."""
+    print_tables(console_on(file), comparison(settled(records)), markdown=False)
 
 
 def console_on(file: IO[str]) -> Console:
-    """A console that shows text as it is: what looks like markup in a run is none."""
-    return Console(file=file, width=WIDTH, highlight=False, markup=False, emoji=False)
+    """A console that shows text as it is: what looks like markup in a run is none, and what the file's encoding lacks
+    is written plainly."""
+    return Console(file=cast(IO[str], Plain(file)), width=WIDTH, highlight=False, markup=False, emoji=False)
 
 
 def print_tables(console: Console, tables: Iterable[Table], markdown: bool) -> None:

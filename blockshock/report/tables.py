@@ -11,9 +11,9 @@ Cell = str | int | float | bool | None
 Info = dict[str, Any]
 POINT = ("workload", "N", "K", "B", "dtype")
 RIVALS = ("dense_tp_row", "dense_single")
-"""What Block-Shock is compared with."""
-STALE = ":every="
-"""In the storage, and so in the label, of what trains on stale weights between compressions: no way to train."""
+"""What Block-Shock is compared with at every point, beside the best dense alternative there."""
+MARKS = {"†": "clock", "‡": "wrong", "§": "saved_as"}
+"""Behind a row's name, and what the row says where it has that mark."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,39 @@ def point(row: Info) -> tuple[Any, ...]:
 
 
 def mark(row: Info) -> str:
-    """What goes behind a row's name, if the machine was suspended or its clock was set while it was measured."""
-    return " †" if row.get("clock") else ""
+    """What goes behind a row's name: the machine was suspended or its clock was set while it was measured, its output
+    is wrong, or its file says another verdict than its samples do."""
+    marks = "".join(sign for sign, key in MARKS.items() if row.get(key))
+    return f" {marks}" if marks else ""
 
 
 def footnotes(rows: list[Info]) -> list[str]:
     """What the marks stand for, each reason once."""
-    named: dict[str, list[str]] = {}
+    named: dict[tuple[str, str], list[str]] = {}
     for row in rows:
+        place = f"{row['label']} N={row['N']} K={row['K']} B={row['B']}"
         if row.get("clock"):
-            named.setdefault(row["clock"], []).append(f"{row['label']} N={row['N']} K={row['K']} B={row['B']}")
-    return [f"† {clock} during {', '.join(dict.fromkeys(names))}" for clock, names in named.items()]
+            named.setdefault(("†", row["clock"]), []).append(place)
+        if row.get("wrong"):
+            named.setdefault(("‡", row["wrong"]), []).append(f"{row['label']} {row['dtype']}")
+        if row.get("saved_as"):
+            named.setdefault(("§", row["saved_as"]), []).append(place)
+    told = {"†": "{0} during {1}", "‡": "{1}: {0}", "§": "computed anew from its samples; its file says {0}: {1}"}
+    return [
+        f"{sign} {told[sign].format(reason, ', '.join(dict.fromkeys(names)))}"
+        for (sign, reason), names in sorted(named.items(), key=lambda entry: list(MARKS).index(entry[0][0]))
+    ]
 
 
 def ratio(value: float, base: float | None) -> float | None:
     """Value over base, or None where there is no base."""
     return value / base if base else None
+
+
+def spread(row: Info) -> float | None:
+    """Half of how far the medians of its builds lie apart, over the median of all; None of a single build."""
+    builds = row.get("builds_p50_ms") or ()
+    return ratio((max(builds) - min(builds)) / 2, row["p50_ms"]) if len(builds) > 1 else None
 
 
 def mib(size: float | None) -> float | None:

@@ -54,7 +54,7 @@ def _roofs(ax: Any, roofs: dict[str, Any], dtypes: set[str], low: float, high: f
     slope = roofs["memory_bytes_per_s"] / 1e12
     for unit, dash in (("dense", "-"), ("sparse", "--")):
         for dtype, rate in (roofs.get(f"{unit}_flops_per_s") or {}).items():
-            if dtype not in dtypes:
+            if dtype not in dtypes or not rate:
                 continue
             top = rate / 1e12
             x = np.geomspace(low, high, 200)

@@ -15,8 +15,11 @@ def peak(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     """Of the fullest rank, while running, and dotted while building."""
     if "steady_peak_bytes" not in rows:
         return None
-    sizes = rows.assign(steady=rows["steady_peak_bytes"] / MIB, building=rows["building_peak_bytes"] / MIB)
-    return lines(sizes, "steady", styles, "peak memory, MiB", dotted="building")
+    sizes = rows.assign(steady=rows["steady_peak_bytes"] / MIB)
+    building = None
+    if "building_peak_bytes" in rows:
+        sizes, building = sizes.assign(building=rows["building_peak_bytes"] / MIB), "building"
+    return lines(sizes, "steady", styles, "peak memory, MiB", dotted=building)
 
 
 def weights(rows: pd.DataFrame, styles: Styles) -> Figure | None:

@@ -12,16 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from blockshock.report.judged import DENSE
 from blockshock.report.plots.lines import lines
 from blockshock.report.plots.scales import names, size_text, x_ticks
 from blockshock.report.plots.style import Styles, finish, panels
-from blockshock.report.tables import STALE
 
 TAIL = 2.5
 MOST_MAPS = 6
 BEST = "the fastest block_shock"
 LINE = "#101216"
 """Of break-even. The same in both themes, for the cells below it are."""
+
+
+def over_best(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Lines, of every method over the best dense one at each point."""
+    return _lines(rows, None, styles)
 
 
 def over_tensor_parallel(rows: pd.DataFrame, styles: Styles) -> Figure | None:
@@ -32,6 +37,11 @@ def over_tensor_parallel(rows: pd.DataFrame, styles: Styles) -> Figure | None:
 def over_single(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     """Lines, of every method over dense_single."""
     return _lines(rows, "dense_single", styles)
+
+
+def heat_over_best(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Maps, of Block-Shock over the best dense one at each point."""
+    return _maps(rows, None, styles)
 
 
 def heat_over_tensor_parallel(rows: pd.DataFrame, styles: Styles) -> Figure | None:
@@ -45,44 +55,59 @@ def heat_over_single(rows: pd.DataFrame, styles: Styles) -> Figure | None:
 
 
 def verdicts(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Of a hypothesis that none of the plots above shows."""
+    """Those that none of the plots above shows: of other rivals, and ratios of ratios."""
     if "hypothesis" not in rows:
         return None
-    other = rows[~rows["hypothesis"].isin(["H1", "H4"])]
+    other = rows[~(rows["judges"].notna() & (rows["rival"].isin(DENSE) | rows["best_of"]))]
     y_label = f"ratio of {' and '.join(other['hypothesis'].unique())}"
     return lines(other, "ratio", styles, y_label, band=("ratio_low", "ratio_high"), mark=1.0)
 
 
-def ratios(rows: pd.DataFrame, rival: str) -> pd.DataFrame:
-    """Label, N, B, ratio, ratio_low, ratio_high: of verdicts where there are any, else of the methods' own rounds."""
+def ratios(rows: pd.DataFrame, rival: str | None) -> pd.DataFrame:
+    """Label, N, B, ratio, ratio_low, ratio_high: of verdicts where there are any, else of the methods' own rounds.
+
+    Args:
+        rival: the label to divide by; None for the best dense alternative at each point.
+    """
     found: dict[tuple[str, int, int], tuple[float, float, float]] = {}
     timed = rows[rows["verdict"].isna()] if "verdict" in rows else rows
-    timed = timed[["label", "N", "B", "p50_ms", "medians"]] if "p50_ms" in timed else timed.iloc[:0]
-    theirs = {(row.N, row.B): row for row in timed[timed["label"] == rival].itertuples()}
+    timed = timed[["label", "method", "N", "B", "p50_ms", "medians", "sound"]] if "p50_ms" in timed else timed.iloc[:0]
+    theirs = _rivals(timed, rival)
     for row in timed.itertuples():
         if row.label != rival and (base := theirs.get((row.N, row.B))):
             medians = row.medians / base.medians
             low, high = np.percentile(medians, [TAIL, 100 - TAIL])
             found[row.label, row.N, row.B] = (row.p50_ms / base.p50_ms, low, high)
     if "verdict" in rows:
-        # H2 is a ratio of ratios, and of training.
-        judged = rows[(rows["rival"] == rival) & (rows["hypothesis"] != "H2")]
-        for row in judged.itertuples():
-            found[row.label, row.N, row.B] = (row.ratio, row.ratio_low, row.ratio_high)
+        for row in rows[rows["judges"].notna()].itertuples():
+            base = theirs.get((row.N, row.B))
+            if row.rival == rival or (rival is None and (row.best_of or (base and base.label == row.rival))):
+                found[row.label, row.N, row.B] = (row.ratio, row.ratio_low, row.ratio_high)
     columns = ["label", "N", "B", "ratio", "ratio_low", "ratio_high"]
     return pd.DataFrame([(*key, *value) for key, value in found.items()], columns=columns)
 
 
-def _lines(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
+def _rivals(timed: pd.DataFrame, rival: str | None) -> dict[tuple[int, int], Any]:
+    """The row to divide by at each N and B."""
+    if rival is not None:
+        return {(row.N, row.B): row for row in timed[timed["label"] == rival].itertuples()}
+    if timed.empty:
+        return {}
+    dense = timed[timed["method"].isin(DENSE) & timed["sound"]].sort_values("p50_ms", ascending=False)
+    return {(row.N, row.B): row for row in dense.itertuples()}
+
+
+def _lines(rows: pd.DataFrame, rival: str | None, styles: Styles) -> Figure | None:
     found = ratios(rows, rival)
-    return lines(found, "ratio", styles, f"time ÷ {rival}'s", band=("ratio_low", "ratio_high"), mark=1.0)
+    whose = "the best dense one" if rival is None else rival
+    return lines(found, "ratio", styles, f"time ÷ {whose}'s", band=("ratio_low", "ratio_high"), mark=1.0)
 
 
-def _maps(rows: pd.DataFrame, rival: str, styles: Styles) -> Figure | None:
+def _maps(rows: pd.DataFrame, rival: str | None, styles: Styles) -> Figure | None:
     """One map of the fastest, and one of each label where there are few."""
-    ours = set(rows.loc[rows["method"] == "block_shock", "label"])
+    ours = set(rows.loc[(rows["method"] == "block_shock") & rows["sound"], "label"])
     found = ratios(rows, rival)
-    found = found[found["label"].isin(ours) & ~found["label"].str.contains(STALE, regex=False)]
+    found = found[found["label"].isin(ours)]
     if found.empty:
         return None
     each = {label: found[found["label"] == label] for label in styles.sorted(found["label"])}

@@ -1,0 +1,73 @@
+"""Saved runs of which a few values are gone, or not what they were."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+from rows import checked, stepped, timed
+from strategies import SPECIAL, names, numbers
+
+from blockshock.report import schema
+from blockshock.report.results import read_run
+from blockshock.report.sections import section_of
+
+OFFICIAL = Path(__file__).parent.parent / "benchmark_results" / "official" / "0006_2xH200-full"
+scalars = st.one_of(st.none(), st.booleans(), numbers, names)
+hostile = scalars | st.sampled_from(([], {}, [1.5], [None], {"": 1}, {"p50_ms": "x"}, {"a": {"p50_ms": 1}}, [[]]))
+values = hostile | st.sampled_from((0, 0.0, -1, 1, 2, 1e-300, 1e300, *SPECIAL))
+documents = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3))
+
+
+@cache
+def some_rows() -> list[str]:
+    """One result of each kind, and a rival, of the official run, as JSON; with few samples."""
+    kept: dict[Any, dict[str, Any]] = {}
+    for record in read_run(OFFICIAL).records:
+        info = record["extra_info"]
+        if info["method"] in ("block_shock", "dense_tp_row"):
+            kept.setdefault((section_of(info), info["phase"], info["method"]), record)
+    rows = []
+    for record in kept.values():
+        info = {key: value[:4] if isinstance(value, list) else value for key, value in record["extra_info"].items()}
+        named = {"name": record["name"], "fullname": record["name"], "group": record["group"]}
+        rows.append(json.dumps(named | {"extra_info": info, "stats": {"data": record["samples"][:4]}}))
+    return rows + [json.dumps({"name": name, "fullname": name, "group": name} | row) for name, row in _newer().items()]
+
+
+def _newer() -> dict[str, dict[str, Any]]:
+    """What official runs do not hold yet."""
+    ours = "block_shock gathered 1100"
+    infos = {
+        "forward": timed(ours, 64, 4, 1.0, builds_p50_ms=[0.9, 1.1], flush="clean", l2_flushed=True),
+        "wrong": checked(ours, error_ratio=1e3, status="wrong"),
+        "every": stepped(f"{ours} masked:every=1", 64, 4, 1.0),
+    }
+    return {name: {"extra_info": info, "stats": {"data": [1e-3] * 4}} for name, info in infos.items()}
+
+
+def saved(rows: list[dict[str, Any]], machine: Any = None) -> dict[str, Any]:
+    facts = {"torch": "2.11", "gpus": ["H200"], "ceilings": {"memory_bytes_per_s": 1e12}}
+    told = {"blockshock": facts if machine is None else machine}
+    return {"benchmarks": rows, "machine_info": told, "datetime": "2026-01-01T00:00:00"}
+
+
+@st.composite
+def damaged(draw: Any) -> list[dict[str, Any]]:
+    """Results of which a few values are gone, or not what they were."""
+    rows = [json.loads(row) for row in draw(st.lists(st.sampled_from(some_rows()), min_size=1, max_size=4))]
+    for _ in range(draw(st.integers(0, 3))):
+        held: Any = draw(st.sampled_from(rows))["extra_info"]
+        keys = sorted({*held, *schema.OTHERWISE})
+        key = draw(st.sampled_from(keys))
+        while isinstance(held.get(key), dict) and held[key] and draw(st.booleans()):
+            held = held[key]
+            key = draw(st.sampled_from(sorted(held)))
+        if draw(st.integers(0, 3)):
+            held[key] = draw(values)
+        else:
+            held.pop(key, None)
+    return rows

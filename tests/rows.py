@@ -1,0 +1,79 @@
+"""Results as they are saved, for tests of what is shown of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from blockshock.report.results import Run
+from blockshock.report.settle import settled
+
+Info = dict[str, Any]
+
+
+def _point(label: str, N: int, B: int) -> Info:
+    """A label is the method, its kernel and its mask, as far as it picks them, and its storage."""
+    method, kernel, mask, storage = (label.split() + [""] * 3)[:4]
+    picks = {
+        "label": label,
+        "method": method,
+        "kernel": kernel or None,
+        "mask": mask or None,
+        "storage": storage or None,
+    }
+    where = {"device": "cuda", "ranks": 2, "seed": 0, "timing": "cuda_graph"}
+    return {"workload": "gaussian", "N": N, "K": N, "B": B, "dtype": "bf16", **where, **picks}
+
+
+def timed(label: str, N: int, B: int, p50_ms: float, **more: object) -> Info:
+    """A forward pass, or with phase=3 a training step."""
+    numbers = {"p50_ms": p50_ms, "p95_ms": p50_ms, "dense_equivalent_tflops": 1.0, "communication_share": 0.1}
+    memory = {"weight_bytes": 3 << 20, "estimated_weight_bytes": 2 << 20, "steady_peak_bytes": 5 << 20}
+    shares = {"matmul": 0.6, "layout": 0.1, "reduce": 0.3}
+    stages = {name: {"p50_ms": share * p50_ms} for name, share in shares.items()}
+    return _point(label, N, B) | {"phase": 1} | numbers | memory | {"stages": stages} | more
+
+
+def stepped(label: str, N: int, B: int, p50_ms: float, **more: object) -> Info:
+    """A training step."""
+    parts = {"update_p50_ms": 0.1, "backward_p50_ms": 0.2, "tokens_per_s": 1e3, "training_bytes": 1 << 20}
+    alone = {"alone": {"forward": {"p50_ms": 0.1}}}
+    return timed(label, N, B, p50_ms, phase=3, optimizer="sgd", **parts, **alone) | more
+
+
+def checked(label: str, N: int = 64, B: int = 4, **more: object) -> Info:
+    """A result of phase 0 that is right."""
+    errors = {"relative_error": 1e-3, "error_ratio": 1.0, "max_error": 1e-2, "mean_error": 1e-3, "of_bound": 0.5}
+    return _point(label, N, B) | {"phase": 0} | errors | {"same_on_ranks": True, "same_again": True} | more
+
+
+def verdict(label: str, N: int = 64, B: int = 4, ratio: float = 0.9, **more: object) -> Info:
+    """A verdict on H1, 2 % to both sides of its ratio."""
+    claim = {"hypothesis": "H1", "statement": "it is faster", "rival": "dense_tp_row", "margin": 0.01}
+    found = {"ratio": ratio, "ratio_low": 0.98 * ratio, "ratio_high": 1.02 * ratio, "verdict": "faster"}
+    return _point(label, N, B) | {"phase": 1} | claim | found | more
+
+
+def limited(products: float, **more: object) -> Info:
+    """What a row says of its limits; the products' share, their limit being 0.5 ms."""
+    parts = {
+        "products": {"limit_ms": 0.5, "p50_ms": 0.5 / products, "of_limit": products, "bound_by": "compute"},
+        "communication": {"limit_ms": 0.1, "p50_ms": 0.2, "of_limit": 0.5, "bound_by": "communication"},
+    }
+    return {"limit_ms": 0.6, "of_limit": 0.6, "bound_by": "compute", "limits": parts} | more
+
+
+def run_of(infos: list[Info], **machine: object) -> Run:
+    """A run of these results, as it is after it was read."""
+    return Run(Path("run.json"), "", machine, settled([_record(*numbered) for numbered in enumerate(infos)]), {})
+
+
+def saved(infos: list[Info], **machine: object) -> dict[str, Any]:
+    """A run of these results, as pytest-benchmark saves it."""
+    benchmarks = [_record(*numbered) | {"stats": {"data": [1e-3] * 4}} for numbered in enumerate(infos)]
+    return {"benchmarks": benchmarks, "machine_info": {"blockshock": machine}, "datetime": "2026-01-01T00:00:00"}
+
+
+def _record(number: int, info: Info) -> dict[str, Any]:
+    group = f"{info.get('hypothesis', 'phase')} {info['phase']} N={info['N']} B={info['B']}"
+    return {"name": f"test[{number}]", "group": group, "extra_info": info, "samples": []}
