@@ -16,8 +16,8 @@ from blockshock import environment
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
-SMALL = ("--N", "1024,2048x4096", "--B", "16,250", "--workloads", "gaussian", "--rounds", "20")
-"""Of phases: layers small enough to be quick, and one B that no kernel takes without padding."""
+SMALL = ("--N", "1024,2048x4096", "--B", "16,250", "--workloads", "gaussian", "--rounds", "20", "--cover", "grid")
+"""Of phases: layers small enough to be quick, and one B that no kernel takes without padding; the fuzz covers more."""
 
 
 @dataclass(frozen=True)
