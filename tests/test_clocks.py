@@ -15,7 +15,7 @@ from test_report_tables import run_of, tables, timed
 
 from blockshock.plugin.clock import VirtualClock
 from blockshock.plugin.clockwatch import ClockWatch
-from blockshock.report.answer import remarks
+from blockshock.report.remarks import remarks
 from blockshock.report.comparison import comparison
 from blockshock.report.journal import FINISHED, next_journal, unfinished
 from blockshock.timing import slowest
