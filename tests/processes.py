@@ -51,7 +51,11 @@ def ended(leader: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
                 os.killpg(leader.pid, signal.SIGKILL)
 
 
-def left_after(pids: list[int], seconds: float = 5.0) -> list[int]:
+END_SECONDS = 30.0
+"""For processes that are to end by themselves. They take a fraction of one, and on a busy machine some."""
+
+
+def left_after(pids: list[int], seconds: float = END_SECONDS) -> list[int]:
     """Return those that still live after so many seconds; at once when none does."""
     deadline = time.monotonic() + seconds
     while (left := [pid for pid in pids if lives(pid)]) and time.monotonic() < deadline:
@@ -59,7 +63,7 @@ def left_after(pids: list[int], seconds: float = 5.0) -> list[int]:
     return left
 
 
-def wait_until_gone(pids: list[int], seconds: float = 5.0) -> None:
+def wait_until_gone(pids: list[int], seconds: float = END_SECONDS) -> None:
     """Wait for their end, for so many seconds at most."""
     left = left_after(pids, seconds)
     assert not left, f"still alive: {left}"

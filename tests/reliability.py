@@ -25,7 +25,7 @@ INTRODUCTION = """# Reliability
 What happens when something goes wrong, and how often that was tried. The tests wrote this page: `tox run -e soak` on a
 CPU, `pytest -m "reliability and gpu2" --reliability NAME` on GPUs. Survived: the test that injected the fault saw what
 must happen, and the session went on. Detected: from the fault to the error, the slowest time. Lost: finished benchmarks
-that could not be recovered. Orphans: processes left 5 seconds later.
+that could not be recovered. Orphans: processes that did not end.
 """
 
 Record = Callable[..., None]

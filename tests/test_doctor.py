@@ -36,7 +36,7 @@ def run(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     environment |= {"PYTHONPATH": python_path(folder, ROOT), "XDG_CACHE_HOME": str(folder / "cache"), **variables}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
 
 
 def run_doctor(folder: Path, **variables: str) -> tuple[int, str]:

@@ -23,7 +23,7 @@ OPTIONS += ["--workloads=gaussian,uniform,activation_like", "--benchmark-save=wh
 COUNT = 33
 """Tests that these options select."""
 WITNESS = """
-import os
+import os, time
 import pytest
 
 witness = os.open("witness", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -32,8 +32,14 @@ witness = os.open("witness", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def pytest_runtest_logreport(report):
     if report.when == "call" and report.passed:
         os.write(witness, report.nodeid.encode() + b"\\n")
+
+def pytest_sessionfinish():
+    time.sleep(600)
 """
-"""Tells what has passed, and knows nothing of the journal: a write to a file stays when the writer is killed."""
+"""Tells what has passed, and knows nothing of the journal: a write to a file stays when the writer is killed.
+
+A busy machine lets the kill come late: the session does not end before.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def _witnessed(folder: Path) -> set[str]:
 
 
 def _kill(inner: subprocess.Popen[str], folder: Path, passes: int, seconds: float) -> list[int]:
-    """Kill a session so many seconds after so many of its tests had passed; which processes live 5 seconds later."""
+    """Kill a session so many seconds after so many of its tests had passed; which processes do not end then."""
     deadline = time.monotonic() + 60
     while len(_witnessed(folder)) < passes and inner.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""However the process that has ranks ends, at whatever moment, none of its processes is left five seconds later."""
+"""However the process that has ranks ends, at whatever moment, none of its processes is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 from gpus import CPU_AND_TWO_GPUS
 from inner_pytest import ROOT, python_path, start, suite
-from processes import ended, lives, session, wait_until_gone
+from processes import END_SECONDS, ended, lives, session, wait_until_gone
 from reliability import Record
 
 pytestmark = [pytest.mark.reliability, pytest.mark.usefixtures("heeded_interrupts")]
@@ -89,14 +89,14 @@ def test_no_rank_outlives_its_parent(tmp_path: Path, number: signal.Signals, how
         pids = session(parent.pid)
         assert len(pids) == 4, "the parent, its tracker, two ranks"
         parent.send_signal(number)
-        assert parent.wait(timeout=10) == -number
+        assert parent.wait(timeout=60) == -number
         wait_until_gone(pids)
-        assert "Traceback" not in parent.communicate(timeout=10)[1]
+        assert "Traceback" not in parent.communicate(timeout=60)[1]
 
 
 def test_parent_that_does_not_close_ends_cleanly(tmp_path: Path) -> None:
     with run_script(tmp_path, "return") as parent:
-        output, errors = parent.communicate(timeout=60)
+        output, errors = parent.communicate(timeout=120)
     assert (parent.returncode, output, errors) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
@@ -152,11 +152,11 @@ def test_pytest_leaves_nothing(
             time.sleep(0.01)
         began = time.monotonic()
         os.kill(process.pid, signal.Signals[number])
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         left = [pid for pid in session(process.pid) if pid != process.pid]
         wait_until_gone(left)
         while used_gpu_mib() > before:
-            assert time.monotonic() - began < 5, "GPU memory is not back"
+            assert time.monotonic() - began < END_SECONDS, "GPU memory is not back"
         seconds = time.monotonic() - began
     injected(f"pytest gets {number}: {moment}", seconds=seconds, orphans=sum(map(lives, left)))
 

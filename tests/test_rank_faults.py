@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,10 +25,10 @@ from blockshock.ranks import RankError, Ranks, RankTimeout
 
 pytestmark = pytest.mark.reliability
 
-TIMEOUT = 3
+TIMEOUT = 5
 """Seconds that a call may take."""
-SLACK = 5
-"""Seconds within which a fault must be named."""
+SLACK = 20
+"""Seconds within which a fault must be named: it takes two, and on a busy machine more."""
 
 
 @pytest.fixture(scope="module", params=CPU_AND_TWO_GPUS)
@@ -42,7 +44,14 @@ class Trouble(Exception):
     """An exception that survives pickling."""
 
 
+def waits(parent: int) -> Path:
+    """A file that says that rank 0 of this process waits for the others."""
+    return Path(tempfile.gettempdir()) / f"blockshock-rank-0-waits-{parent}"
+
+
 def meet() -> float:
+    if dist.get_rank() == 0:
+        waits(os.getppid()).touch()
     total = torch.ones(1, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(total)
     return total.item()
@@ -50,7 +59,8 @@ def meet() -> float:
 
 def trouble_rank_1(how: Callable[..., object], *arguments: Any) -> None:
     if dist.get_rank() == 1:
-        time.sleep(0.3)  # until rank 0 waits
+        while not waits(os.getppid()).exists():
+            time.sleep(0.01)
         how(*arguments)
     meet()
 
@@ -119,6 +129,7 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_a_fault_is_named_and_the_next_call_runs(fault: Fault, ranks: Ranks, injected: Record) -> None:
     ranks.run(meet)
+    waits(os.getpid()).unlink()
     pids, starts = ranks.pids, ranks.starts
     began = time.monotonic()
     with pytest.raises(fault.error, match=fault.message) as caught:
@@ -156,10 +167,18 @@ def test_interrupted_call(ranks: Ranks, injected: Record) -> None:
         os.kill(pid, signal.SIGINT)
     ranks.run(meet)
     assert ranks.pids == pids, "an interrupt is for the caller alone"
-    began = time.monotonic()
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    waits(os.getpid()).unlink()
+    interrupted: list[float] = []
+
+    def interrupt() -> None:
+        while not waits(os.getpid()).exists():
+            time.sleep(0.01)
+        interrupted.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         ranks.run(trouble_rank_1, time.sleep, 60)
     wait_until_gone(pids)
-    injected("Ctrl-C in a call", seconds=time.monotonic() - began - 0.2, orphans=0)
+    injected("Ctrl-C in a call", seconds=time.monotonic() - interrupted[0], orphans=0)
     assert ranks.run(meet) == [2.0, 2.0]

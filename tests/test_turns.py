@@ -19,6 +19,7 @@ from reliability import Record
 
 import blockshock.plugin  # noqa: F401 # loaded before pytester notes what is: torch cannot be loaded twice
 from blockshock import environment, turns
+from blockshock.plugin.devices import Devices
 
 pytestmark = pytest.mark.reliability
 pytest_plugins = ["pytester"]
@@ -104,16 +105,18 @@ def holder(*gpus: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def test_the_gpu_of_a_killed_owner_is_free_at_once_whatever_it_started(injected: Record) -> None:
-    said: list[str] = []
+    said: dict[str, float] = {}
     with holder("GPU-a") as (process, child):
-        threading.Timer(0.5, process.kill).start()
-        began = time.monotonic()
-        with turns.turn(["GPU-a"], said.append):
-            waited = time.monotonic() - began
+
+        def say(text: str) -> None:
+            said[text] = time.monotonic()
+            process.kill()
+
+        with turns.turn(["GPU-a"], say):
+            waited = time.monotonic() - max(said.values())
             assert lives(child), "and has inherited nothing"
-    assert said == [f"waiting for GPU-a, which process {process.pid} holds"]
-    assert 0.5 <= waited < 1.5
-    injected("owner of a GPU lock killed", seconds=waited - 0.5, lost=0)
+    assert list(said) == [f"waiting for GPU-a, which process {process.pid} holds"]
+    injected("owner of a GPU lock killed", seconds=waited, lost=0)
 
 
 def test_what_a_holder_starts_takes_turns_within_its_own() -> None:
@@ -140,10 +143,18 @@ def test_a_test_holds_the_gpus_that_it_is_marked_for(held: pytest.Pytester) -> N
     held.runpytest_inprocess(*LIGHT_OPTIONS).assert_outcomes(passed=4)
 
 
-def test_a_session_says_what_it_waits_for_and_does_not_count_that_as_the_tests_time(held: pytest.Pytester) -> None:
+def test_a_session_says_what_it_waits_for_and_does_not_count_that_as_the_tests_time(
+    held: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, say = 3, Devices._say
     with holder("GPU-b") as (process, _):
-        threading.Timer(1.5, process.kill).start()
-        result = held.runpytest_inprocess(*LIGHT_OPTIONS, "-k", "two", "--timeout=1")
+
+        def say_and_wait(devices: Devices, text: str) -> None:
+            say(devices, text)
+            threading.Timer(limit + 0.5, process.kill).start()
+
+        monkeypatch.setattr(Devices, "_say", say_and_wait)
+        result = held.runpytest_inprocess(*LIGHT_OPTIONS, "-k", "two", f"--timeout={limit}")
     result.assert_outcomes(passed=1, deselected=3)
     assert result.stderr.lines.count(f"waiting for GPU-b, which process {process.pid} holds") == 1
 

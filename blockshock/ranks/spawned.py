@@ -29,6 +29,7 @@ from blockshock.ranks.group import GRACE_SECONDS, P, Ranks, T
 from blockshock.ranks.member import STOP, TICK_SECONDS
 
 STOP_SECONDS = 3.0
+LOOK_SECONDS, STACK_SECONDS = 0.1, 10.0  # from one look at a file of stacks to the next, and at most
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,31 @@ class SpawnedRanks(Ranks):
         for rank in asked.values():
             if rank.process.exitcode is None and rank.process.pid is not None:
                 os.kill(rank.process.pid, signal.SIGUSR1)
-        if asked:
-            time.sleep(TICK_SECONDS)
+        _wait_for_stacks(asked.values())
         return {
             number: _read(rank.stacks) or "(none: it is stopped, or has not started yet)"
             for number, rank in asked.items()
         }
+
+
+def _wait_for_stacks(asked: Iterable[_Member]) -> None:
+    """Wait until those that run have written theirs: a rank of a busy machine does so late."""
+    before: list[int] = []
+    deadline = time.monotonic() + STACK_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+        sizes = [rank.stacks.stat().st_size if rank.stacks.exists() else 0 for rank in asked if _runs(rank.process)]
+        if 0 not in sizes and sizes == before:
+            return
+        before = sizes
+
+
+def _runs(process: SpawnProcess) -> bool:
+    """Whether it is neither gone nor stopped."""
+    try:
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TtZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _close(members: list[_Member], folder: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,19 +13,35 @@ RANK = int(os.environ["RANK"])
 
 
 def agree() -> float:
-    total = torch.ones(1, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(total)
-    return total.item()
+    there(dist.get_rank()).touch()
+    try:
+        total = torch.ones(1, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(total)
+        return total.item()
+    finally:
+        there(dist.get_rank()).unlink()
+
+
+def there(rank: int) -> Path:
+    """A file that says that a rank is in agree()."""
+    return Path(f"rank-{rank}-agrees")
+
+
+def wait_for_the_others() -> None:
+    while not all(there(rank).exists() for rank in range(dist.get_world_size()) if rank != dist.get_rank()):
+        time.sleep(0.01)
 
 
 def raise_on_rank_1() -> None:
     if dist.get_rank() == 1:
+        wait_for_the_others()
         raise LookupError("only here")
     agree()
 
 
 def stall_on_rank_1() -> None:
     if dist.get_rank() == 1:
+        wait_for_the_others()
         print("about to stall", flush=True)
         time.sleep(600)
     agree()
