@@ -56,10 +56,15 @@ HYPOTHESES = (
 
 @dataclass(frozen=True)
 class Claim:
-    """A hypothesis at one point, about one kernel and mask."""
+    """A hypothesis at one point, about one kernel and mask.
+
+    Attributes:
+        rivals: cases at the same point, of which the fastest is the rival.
+    """
 
     hypothesis: Hypothesis
     case: Case
+    rivals: tuple[Case, ...]
 
     @property
     def id(self) -> str:
@@ -72,26 +77,24 @@ class Claim:
         told = [self.hypothesis.name, self.case.label, *filter(None, trained), "against", self.hypothesis.against]
         return " ".join(told)
 
-    def rivals(self, ranks: int) -> list[Case]:
-        """Cases at the same point, of which the fastest is the rival. One rank alone holds all of W in any of them."""
-        methods = self.hypothesis.rivals if ranks > 1 else self.hypothesis.rivals[:1]
-        return [self._rival(method) for method in methods]
 
-    def _rival(self, method: str) -> Case:
-        mask = self.case.mask if "mask" in METHODS.get(method).picks else None
-        return replace(self.case, method=method, kernel=None, mask=mask, storage=None)
-
-
-def claims(cases: list[Case], trained: list[Case]) -> Iterator[Claim]:
+def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim]:
     """Every hypothesis about every Block-Shock case of a forward grid, or of a training grid.
 
-    Left out are storages that compress only every k-th step: no single step, captured, is the mean one, and between two
-    compressions the weights are not those of dense training.
+    Left out are rivals that one rank alone cannot be, with hypotheses that then have none; and storages that compress
+    only every k-th step: no single step, captured, is the mean one, and between two compressions the weights are not
+    those of dense training.
     """
     for hypothesis in HYPOTHESES:
+        rivals = [name for name in hypothesis.rivals if ranks > 1 or not METHODS.get(name).sharded]
         for case in trained if hypothesis.training else cases:
-            if case.method == "block_shock" and _compresses_every_time(case):
-                yield Claim(hypothesis, case)
+            if rivals and case.method == "block_shock" and _compresses_every_time(case):
+                yield Claim(hypothesis, case, tuple(_rival(case, name) for name in rivals))
+
+
+def _rival(case: Case, method: str) -> Case:
+    mask = case.mask if "mask" in METHODS.get(method).picks else None
+    return replace(case, method=method, kernel=None, mask=mask, storage=None)
 
 
 def _compresses_every_time(case: Case) -> bool:

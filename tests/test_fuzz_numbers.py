@@ -21,6 +21,7 @@ from blockshock.doctor import Finding, check_version, conclude, look_into
 from blockshock.doctor import numbers as numbers_of
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.pairs import Ratio, change_of_blocks, ratio_of_blocks
+from blockshock.phases.stage_times import time_stages
 from blockshock.plugin.clock import VirtualClock
 from blockshock.plugin.limits import describe_limits
 from blockshock.roofline import Ceilings, Line, Operand, Work, demands, limit
@@ -171,7 +172,7 @@ def test_each_call_is_timed_in_each_round(rounds: int, warmup: int, calls: int, 
         with stages.stage("matmul"), stages.stage("layout"):
             stages.copied(torch.zeros(2))
 
-    assert all(len(seconds) == timed for seconds in timing.time_stages(staged, CPU, protocol).seconds.values())
+    assert all(len(seconds) == timed for seconds in time_stages(staged, CPU, protocol).seconds.values())
     assert len(timing.time_call(staged, CPU, protocol)) == timed
     assert timing.host_seconds(lambda: rounds, CPU)[0] == rounds
 

@@ -170,8 +170,8 @@ def test_a_measurement_that_is_not_sound_is_refused(
 def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) -> None:
     stream = np.random.default_rng(7)
     trained = replace(CASE, optimizer="sgd", storage="masked")
-    for claim in claims([CASE], [trained]):
-        rival, *_ = claim.rivals(2)
+    for claim in claims([CASE], [trained], ranks=2):
+        rival, *_ = claim.rivals
         blocks = {
             name: {which: [list(block) for block in _blocks(stream, SHORT)] for which in ("first", "second")}
             for name in claim.hypothesis.passes
@@ -186,10 +186,10 @@ def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) ->
 def test_claims_name_rivals_at_the_same_point() -> None:
     storages = ("masked", "compressed", "masked:every=10", "masked:every=0")
     trained = [replace(CASE, optimizer="sgd", storage=storage) for storage in storages]
-    found = list(claims([CASE, replace(CASE, method="dense_single")], trained))
+    found = list(claims([CASE, replace(CASE, method="dense_single")], trained, ranks=2))
     assert Counter(claim.hypothesis.name for claim in found) == {"H1": 1, "H2": 2, "H3": 1, "H4": 1, "H5": 2}
     assert [hypothesis.name for hypothesis in HYPOTHESES] == ["H1", "H2", "H3", "H4", "H5"]
-    by_name = {claim.hypothesis.name: [rival.id for rival in claim.rivals(2)] for claim in found}
+    by_name = {claim.hypothesis.name: [rival.id for rival in claim.rivals] for claim in found}
     assert by_name == {
         "H1": [f"{method}-gaussian-N64-K64-B4-bf16" for method in BEST_DENSE],
         "H2": ["dense_tp_row-sgd-gaussian-N64-K64-B4-bf16"],
@@ -197,7 +197,13 @@ def test_claims_name_rivals_at_the_same_point() -> None:
         "H4": ["dense_single-gaussian-N64-K64-B4-bf16"],
         "H5": [f"{method}-sgd-gaussian-N64-K64-B4-bf16" for method in BEST_DENSE],
     }
-    assert [rival.method for rival in found[0].rivals(1)] == ["dense_single"], "one rank has no tensor parallelism"
+    alone = {
+        claim.hypothesis.name: [rival.method for rival in claim.rivals] for claim in claims([CASE], trained, ranks=1)
+    }
+    one = ["dense_single"]
+    assert alone == {"H1": one, "H3": ["masked_split_dense"], "H4": one, "H5": one}, (
+        "one rank has no tensor parallelism"
+    )
     assert found[0].id == "H1-block_shock-gathered-1100-gaussian-N64-K64-B4-bf16"
     assert found[0].group == "H1 block_shock gathered 1100 against the best dense one"
     assert found[1].group == "H2 block_shock gathered 1100 masked sgd against dense_tp_row"

@@ -61,7 +61,7 @@ def _total(case: Case, backward: bool) -> Work:
 
 def _training(case: Case) -> dict[str, Work]:
     built = build(case)
-    return train._work(case, built.method, train.Step(case, built))
+    return train.work_of_step(case, built.method)
 
 
 @pytest.mark.parametrize("row", FORWARD)

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from blockshock import memory, timing
+from blockshock.phases.stage_times import StageTimes, time_stages
 from blockshock.stages import Recorder, copied, recording, stage
-from blockshock.timing import Protocol, percentile, slowest, time_call, time_stages
+from blockshock.timing import Protocol, percentile, slowest, time_call
 
 CPU = torch.device("cpu")
 Sleep = Callable[[float], None]
@@ -158,7 +159,7 @@ def test_mode_none_runs_the_call_once_and_times_nothing() -> None:
     calls: list[int] = []
     assert time_call(lambda: calls.append(1), CPU, protocol("none")) == []
     assert len(calls) == 1
-    assert time_stages(lambda: calls.append(1), CPU, protocol("none")) == timing.StageTimes({}, 0)
+    assert time_stages(lambda: calls.append(1), CPU, protocol("none")) == StageTimes({}, 0)
     assert len(calls) == 1
 
 
@@ -191,7 +192,7 @@ def test_copied_bytes_are_those_of_one_pass(staged_pass: Callable[[], None]) -> 
 
 
 def test_a_pass_without_stages_has_none() -> None:
-    assert time_stages(lambda: None, CPU, protocol()) == timing.StageTimes({}, 0)
+    assert time_stages(lambda: None, CPU, protocol()) == StageTimes({}, 0)
 
 
 def test_the_slowest_rank_counts_in_each_round() -> None:

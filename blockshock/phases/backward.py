@@ -15,6 +15,7 @@ from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.correctness import same_bits
 from blockshock.phases.forward import TimingResult
+from blockshock.phases.stage_times import time_stages
 from blockshock.weights import TransposedWeights
 from blockshock.workloads import LOSSES, TARGETS
 
@@ -107,7 +108,7 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingRes
     x_BK = built.x_BK.detach().requires_grad_()
     with memory.peak_bytes(device) as steady:
         both()
-    stages = timing.time_stages(both, device, protocol)
+    stages = time_stages(both, device, protocol)
     return TimingResult(
         builds=[],
         eager_samples=[],

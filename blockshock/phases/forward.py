@@ -10,6 +10,7 @@ from blockshock import memory, timing
 from blockshock.methods import Method
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
+from blockshock.phases.stage_times import time_stages
 from blockshock.roofline import Work
 
 
@@ -68,7 +69,7 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingRes
     device, method, call = built.x_BK.device, built.method, forward_pass(case, built)
     with memory.peak_bytes(device) as steady:
         call()
-    stages = timing.time_stages(call, device, protocol)
+    stages = time_stages(call, device, protocol)
     eager = replace(protocol, mode="cuda_events")
     estimate = case.estimate(built.group.size())
     return TimingResult(

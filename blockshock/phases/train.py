@@ -17,6 +17,7 @@ from blockshock.optimizers import build_recipe
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult
+from blockshock.phases.stage_times import StageTimes, time_stages
 from blockshock.roofline import Work
 from blockshock.stages import stage
 
@@ -87,7 +88,7 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingR
     step = Step(case, built)
     with memory.peak_bytes(device) as steady:
         step()
-    stages = _over_cycle(halves_of(method), lambda: timing.time_stages(step, device, protocol), _cycle_of_stages)
+    stages = _over_cycle(halves_of(method), lambda: time_stages(step, device, protocol), _cycle_of_stages)
     calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
     state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
     grads = [parameter.grad for parameter in step.parameters if parameter.grad is not None]
@@ -162,7 +163,7 @@ def _cycle(once: list[float], other: list[float], every: int) -> list[float]:
     return [(first + (every - 1) * rest) / every for first, rest in zip(once, other, strict=True)]
 
 
-def _cycle_of_stages(once: timing.StageTimes, other: timing.StageTimes, every: int) -> timing.StageTimes:
+def _cycle_of_stages(once: StageTimes, other: StageTimes, every: int) -> StageTimes:
     mean = {
         name: _cycle(times, other.seconds.get(name, [0.0] * len(times)), every) for name, times in once.seconds.items()
     }

@@ -52,7 +52,7 @@ def training_grid(settings: Settings) -> list[Case]:
 
 def hypotheses(settings: Settings) -> list[Claim]:
     """Every hypothesis about every Block-Shock row of the grids."""
-    return list(claims(forward_grid(settings), training_grid(settings)))
+    return list(claims(forward_grid(settings), training_grid(settings), settings.ranks))
 
 
 def _trained(case: Case, optimizers: tuple[str, ...], storages: tuple[str, ...]) -> Iterator[Case]:
