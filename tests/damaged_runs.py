@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from rows import checked, stepped, timed
+from rows import checked, stepped, timed, verdict
 from strategies import SPECIAL, names, numbers
 
 from blockshock.report import schema
@@ -40,11 +40,15 @@ def some_rows() -> list[str]:
 
 def _newer() -> dict[str, dict[str, Any]]:
     """What official runs do not hold yet."""
-    ours = "block_shock gathered 1100"
+    sides = {"first": [[1e-3, 1.1e-3], [1e-3, 9e-4]], "second": [[1e-3, 1e-3], [1.2e-3, 1e-3]]}
+    ours, best = "block_shock gathered 1100", {"dense_single": 1.0, "dense_tp_col": 2.0}
     infos = {
         "forward": timed(ours, 64, 4, 1.0, builds_p50_ms=[0.9, 1.1], flush="clean", l2_flushed=True),
         "wrong": checked(ours, error_ratio=1e3, status="wrong"),
         "every": stepped(f"{ours} masked:every=1", 64, 4, 1.0),
+        "pair": verdict(ours, blocks={"forward": sides}, rivals=best, rival="dense_single"),
+        "change": verdict(ours, blocks={"forward": sides, "training": sides}, optimizer="sgd"),
+        "step": verdict(ours, blocks={"training": sides}, rivals=best, optimizer="sgd"),
     }
     return {name: {"extra_info": info, "stats": {"data": [1e-3] * 4}} for name, info in infos.items()}
 

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from strategies import names
 
 from blockshock.report import remarks
+from blockshock.report.comparison import wide
 from blockshock.report.frame import judges
 from blockshock.report.judged import best_dense, discredited, faults, fresh, sound, was_checked
 from blockshock.report.limits import limited
 from blockshock.report.plain import Plain, plain
 from blockshock.report.results import read_run
-from blockshock.report.settle import ratio_of, settled, wide
+from blockshock.report.settle import ratio_of, settled
 from blockshock.report.tables import spread
 
 pytestmark = pytest.mark.reliability

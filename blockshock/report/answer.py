@@ -7,10 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from blockshock.pairs import WIDE
+from blockshock.report.comparison import wide
 from blockshock.report.judged import best_dense, faults, sound, was_checked
 from blockshock.report.results import Run
 from blockshock.report.sections import section_of
-from blockshock.report.settle import WIDE, wide
 from blockshock.report.tables import Info
 
 RIVALS = {"dense_tp_row": "row tensor parallelism", "dense_single": "one dense device"}

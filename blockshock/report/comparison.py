@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from blockshock.pairs import WIDE, Ratio
 from blockshock.report.judged import best_dense
 from blockshock.report.sections import PHASES, section_of
-from blockshock.report.settle import WIDE, wide
 from blockshock.report.tables import (
     RIVALS,
     Cell,
@@ -105,6 +105,11 @@ def by_loss(row: Info) -> list[Info]:
     if not isinstance(losses, dict) or not losses:
         return [row]
     return [row | {"mean_error": None} | numbers | {"loss": loss} for loss, numbers in losses.items()]
+
+
+def wide(row: Info) -> bool:
+    """Whether the interval of a verdict is too wide to act on."""
+    return Ratio(row["ratio"], row["ratio_low"], row["ratio_high"]).wide
 
 
 def _error(row: Info) -> float:

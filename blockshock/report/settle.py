@@ -18,8 +18,6 @@ CLOSE = 1e-6
 """Relative difference of two ratios out of the same samples: of rounding, not of another formula."""
 DERIVED = ("wrong", "saved_as")
 """What this module adds to a row, and believes of no file."""
-WIDE = 1.5
-"""An interval that reaches farther, high over low, says that too much else happened on the machine."""
 
 
 def settled(records: list[Record]) -> list[Record]:
@@ -82,8 +80,3 @@ def ratio_of(blocks: dict[str, Any]) -> Any | None:
     except ValueError:
         return None
     return found if all(map(positive, (found.value, found.low, found.high))) else None
-
-
-def wide(info: Info) -> bool:
-    """Whether the interval of a verdict is too wide to act on."""
-    return bool(info["ratio_high"] > WIDE * info["ratio_low"])
