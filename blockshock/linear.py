@@ -25,10 +25,12 @@ from blockshock.methods import Layer
 from blockshock.methods.superposition import BlockShock
 from blockshock.patterns import build_mask
 from blockshock.registry import check_range
+from blockshock.replaceable import check_replaceable, take_over
 from blockshock.scaling import watch_scalers
 from blockshock.steps import replace
 from blockshock.storages import Training, first_difference
 from blockshock.weights import TensorWeights
+from blockshock.whole_weight import whole_weight
 from blockshock.wrappers import watch_wrappers
 
 watch_scalers()
@@ -70,8 +72,7 @@ class BlockShockLinear(nn.Module):
         tokens: int = 1024,
     ) -> None:
         super().__init__()
-        if not isinstance(linear, nn.Linear):
-            raise InputError(f"BlockShockLinear takes the nn.Linear that it is to compute, got {type(linear).__name__}")
+        check_replaceable(linear)
         if linear.weight.is_meta:
             raise InputError("the nn.Linear lies on the meta device: give it values (to_empty, then load) first")
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -95,7 +96,18 @@ class BlockShockLinear(nn.Module):
         halves = self.layer.storages()
         for half in halves:
             half.parameter.requires_grad_(linear.weight.requires_grad)
+        if self.bias is not None:
+            self.bias.requires_grad_(linear.bias.requires_grad)
+        take_over(linear, self)
         replace(linear.weight, halves[0].parameter)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The dense weight (out_features, in_features), for modules that read it: differentiable, not to be written.
+
+        It is put together anew each time, by a collective: all ranks read it together.
+        """
+        return whole_weight(self.layer)
 
     @property
     def bias(self) -> nn.Parameter | None:
@@ -128,7 +140,9 @@ class BlockShockLinear(nn.Module):
         Raises:
             StalePacking: on every rank, if they differ on one; the first difference is named.
         """
-        found, group = self._difference(), self.layer.group
+        group = self.layer.group
+        meet(group, f"check() of a BlockShockLinear ({self.out_features}, {self.in_features})")
+        found = self._difference()
         (where,) = slowest_of_ranks([0.0 if found is None else group.rank() + 1.0], self.layer.device, group)
         if where:
             raise StalePacking(found or f"rank {int(where) - 1} found a difference in this layer, and names it")
@@ -150,10 +164,16 @@ class BlockShockLinear(nn.Module):
         """The ``nn.Linear`` with this layer's weight and bias, exactly; all ranks call it together."""
         weight, bias = self.layer.whole_weight(), self.bias
         linear = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight)
+        linear.weight = nn.Parameter(weight, any(half.parameter.requires_grad for half in self.layer.storages()))
         if bias is not None:
-            linear.bias = nn.Parameter(bias.detach().clone())
-        return linear
+            linear.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
+        return linear.train(self.training)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """What ``layer.weight = parameter`` comes to: refused, for weight and bias are the halves'."""
+        if name in ("weight", "bias"):
+            raise InputError(f"the {name} of a BlockShockLinear cannot be another parameter: load_state_dict() sets it")
+        super().register_parameter(name, param)
 
     def extra_repr(self) -> str:
         layer = self.layer
@@ -178,6 +198,8 @@ class BlockShockLinear(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        for hook in self._load_state_dict_pre_hooks.values():
+            hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         wanted: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         if self.bias is not None:
             wanted["bias"] = (self.out_features,)

@@ -13,6 +13,7 @@ from torch.distributed.tensor.placement_types import Placement
 
 from blockshock.errors import InputError
 from blockshock.linear import BlockShockLinear
+from blockshock.replaceable import bind_hooks
 
 
 class BlockShockParallel(ParallelStyle):
@@ -45,11 +46,11 @@ class BlockShockParallel(ParallelStyle):
         if not isinstance(module, nn.Linear):
             raise InputError(f"BlockShockParallel is for nn.Linear, got {type(module).__name__}")
         layer = BlockShockLinear(module, device_mesh, **self._options)
-        hooks = {name: held for name, held in vars(module).items() if "hooks" in name}
         # In place, for parallelize_module leaves the parent's reference as it is.
         vars(module).clear()
-        vars(module).update(vars(layer) | hooks)
+        vars(module).update(vars(layer))
         module.__class__ = BlockShockLinear  # type: ignore[assignment]
+        bind_hooks(module)
         entry, end = _Layouts(device_mesh, self._input), _Layouts(device_mesh, self._output)
         module.register_forward_pre_hook(entry.replicated)
         if self._output != Replicate() or not self._use_local_output:

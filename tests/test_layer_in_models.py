@@ -1,0 +1,402 @@
+"""A layer in a user's own model: what it takes over from the nn.Linear, what is refused, and who reads its weight."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import parallelize_module
+from torch.nn.utils import parametrizations, parametrize, prune
+
+from blockshock import BlockShockLinear, BlockShockParallel
+from blockshock.errors import InputError
+from blockshock.ranks import Ranks
+
+
+def _linear(bias: bool = True) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(64, 48, bias)
+
+
+def _x(*shape: int) -> torch.Tensor:
+    return torch.randn(*(shape or (4, 64)), generator=torch.Generator().manual_seed(1))
+
+
+class _Adapted(nn.Linear):
+    """A low-rank adapter, as many libraries make them."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 48)
+        self.down, self.up = nn.Linear(64, 4, bias=False), nn.Linear(4, 48, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.up(self.down(x))
+
+
+def _patched() -> nn.Linear:
+    linear = _linear()
+    linear.forward = lambda x: nn.functional.linear(2 * x, linear.weight, linear.bias)  # type: ignore[method-assign]
+    return linear
+
+
+def _with(change: Callable[[nn.Linear], Any]) -> Callable[[], nn.Linear]:
+    def made() -> nn.Linear:
+        linear = _linear()
+        change(linear)
+        return linear
+
+    return made
+
+
+def _ones_parametrization(linear: nn.Linear) -> None:
+    parametrize.register_parametrization(linear, "bias", nn.Identity())
+
+
+REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
+    (_Adapted, "this _Adapted has a forward of its own, which a BlockShockLinear would drop: fold what it adds"),
+    (_patched, "this Linear has a forward of its own"),
+    (_with(lambda linear: prune.l1_unstructured(linear, "weight", 0.5)), r"by torch\.nn\.utils\.prune\.remove\(linear"),
+    (_with(lambda linear: prune.l1_unstructured(linear, "bias", 0.5)), r"the bias .*prune\.remove\(linear, 'bias'\)"),
+    (_with(parametrizations.weight_norm), r"parametrize\.remove_parametrizations\(linear, 'weight'\)"),
+    (_with(parametrizations.orthogonal), r"parametrize\.remove_parametrizations\(linear, 'weight'\)"),
+    (_with(_ones_parametrization), r"the bias .*remove_parametrizations\(linear, 'bias'\)"),
+    (_with(nn.utils.spectral_norm), r"by torch\.nn\.utils\.remove_spectral_norm\(linear\)"),
+    (_with(lambda linear: linear.register_buffer("scale", torch.ones(1))), "holds scale beside its weight and bias"),
+    (_with(lambda linear: linear.add_module("lora", nn.Linear(1, 1))), "holds lora beside its weight and bias"),
+    (_with(lambda linear: linear.weight.register_hook(lambda grad: grad * 0)), "the weight .* has hooks on its grad"),
+    (
+        _with(lambda linear: linear.bias.register_post_accumulate_grad_hook(lambda bias: None)),
+        "the bias of this nn.Linear has hooks on its gradient",
+    ),
+    (lambda: nn.LazyLinear(48), "the weight of this LazyLinear has no shape yet: call it on an input first"),
+    (lambda: nn.ReLU(), "takes the nn.Linear that it is to compute, got ReLU"),
+]
+
+
+@pytest.mark.parametrize(("made", "says"), REFUSED)
+def test_what_would_be_lost_is_refused(made: Callable[[], nn.Module], says: str) -> None:
+    linear: Any = made()
+    with pytest.raises(InputError, match=says):
+        BlockShockLinear(linear)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_the_older_weight_norm_is_refused() -> None:
+    with pytest.raises(InputError, match=r"by torch\.nn\.utils\.remove_weight_norm\(linear\)"):
+        BlockShockLinear(nn.utils.weight_norm(_linear()))
+
+
+def test_what_is_folded_in_as_told_is_taken() -> None:
+    pruned, normed, lazy = _linear(), parametrizations.weight_norm(_linear()), nn.LazyLinear(48)
+    prune.l1_unstructured(pruned, "weight", 0.5)
+    prune.remove(pruned, "weight")
+    parametrize.remove_parametrizations(normed, "weight")
+    lazy(_x())
+    for linear in (pruned, normed, lazy):
+        torch.testing.assert_close(BlockShockLinear(linear)(_x()), linear(_x()))
+
+
+def _refused_in_a_plan() -> list[str]:
+    says = []
+    for made in (_Adapted, _with(lambda linear: prune.l1_unstructured(linear, "weight", 0.5)), _tied_head):
+        model = nn.Sequential(made())
+        before = model(_x())
+        with pytest.raises(InputError) as error:
+            parallelize_module(model, init_device_mesh("cpu", (dist.get_world_size(),)), {"0": BlockShockParallel()})
+        assert torch.equal(model(_x()), before), "it is left as it was"
+        says.append(str(error.value))
+    return says
+
+
+def test_the_same_is_refused_in_a_plan(cpu_ranks: Ranks) -> None:
+    adapted, pruned, tied = cpu_ranks.run(_refused_in_a_plan)[0]
+    assert "has a forward of its own" in adapted
+    assert "prune.remove(linear, 'weight')" in pruned
+    assert "is tied" in tied
+
+
+class _Language(nn.Module):
+    def __init__(self, tied: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(48, 64), nn.Linear(64, 48, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+
+_ALIVE: list[nn.Module] = []
+
+
+def _tied_head() -> nn.Linear:
+    _ALIVE.append(_Language())
+    return _ALIVE[-1].head  # type: ignore[return-value]
+
+
+def test_a_tied_weight_is_refused_until_it_is_untied() -> None:
+    model, lists = _Language(), nn.ParameterList()
+    with pytest.raises(InputError, match=r"the weight .* is tied: it is also that of another module \(Embedding\)"):
+        BlockShockLinear(model.head)
+    model.head.weight = nn.Parameter(model.head.weight.detach().clone())
+    BlockShockLinear(model.head)
+    linear = _linear()
+    lists.append(linear.bias)
+    with pytest.raises(InputError, match=r"the bias .* is tied: it is also that of another module \(ParameterList\)"):
+        BlockShockLinear(linear)
+
+
+def test_others_may_hold_a_weight_that_is_not_tied() -> None:
+    model = _Language(tied=False)
+    weight, named = model.head.weight, dict(model.named_parameters())
+    optimizer, average = torch.optim.SGD(model.parameters()), copy.deepcopy(model)
+    BlockShockLinear(model.head)
+    assert weight is named["head.weight"]
+    assert len(optimizer.param_groups[0]["params"]) == len(list(average.parameters()))
+    gone = _Language()
+    gone.itself = [gone]  # type: ignore[assignment]
+    head = gone.head
+    gc.disable()
+    del gone
+    BlockShockLinear(head)
+    gc.enable()
+
+
+def test_no_random_number_is_drawn() -> None:
+    linear = _linear()
+    held = linear.weight  # so that other owners are looked for
+    before = torch.get_rng_state()
+    BlockShockLinear(linear).to_linear()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert held is linear.weight
+
+
+@pytest.mark.parametrize("frozen", [(True, True), (True, False), (False, True), (False, False)])
+def test_frozen_tensors_stay_frozen_both_ways(frozen: tuple[bool, bool]) -> None:
+    linear = _linear()
+    trains = [not one for one in frozen]
+    for parameter, requires_grad in zip((linear.weight, linear.bias), trains, strict=True):
+        parameter.requires_grad_(requires_grad)
+    layer = BlockShockLinear(linear)
+    halves = layer.layer.storages()
+    assert layer.bias is not None
+    assert [*(half.parameter.requires_grad for half in halves), layer.bias.requires_grad] == [
+        *trains[:1] * 2,
+        trains[1],
+    ]
+    back = layer.to_linear()
+    assert [back.weight.requires_grad, back.bias.requires_grad] == trains
+    x = _x().requires_grad_()
+    layer(x).sum().backward()
+    assert [halves[0].parameter.grad is not None, layer.bias.grad is not None] == trains
+    assert layer.weight.requires_grad == trains[0]
+
+
+def test_the_mode_comes_along_both_ways() -> None:
+    layer = BlockShockLinear(_linear().eval())
+    assert [module.training for module in (*layer.modules(), layer.to_linear())].count(True) == 0
+    assert layer.train().to_linear().training
+
+
+def _hooked(linear: nn.Linear, called: list[str]) -> list[Any]:
+    def says(name: str) -> Callable[..., None]:
+        return lambda module, *args, **kwargs: called.append(f"{name} {type(module).__name__}")
+
+    return [
+        linear.register_forward_pre_hook(says("before"), with_kwargs=True),
+        linear.register_forward_hook(says("after")),
+        linear.register_full_backward_hook(says("backward")),
+        linear.register_state_dict_pre_hook(says("saving")),
+        linear.register_load_state_dict_pre_hook(says("loading")),
+        linear.register_load_state_dict_post_hook(says("loaded")),
+    ]
+
+
+HOOKS = ["before", "after", "backward", "saving", "loading", "loaded"]
+
+
+def _all_hooks(module: nn.Module) -> None:
+    module(_x().requires_grad_()).sum().backward()
+    module.load_state_dict(module.state_dict())
+
+
+def _hooks_of_a_replaced_linear(in_a_plan: bool) -> None:
+    called: list[str] = []
+    model = nn.Sequential(_linear())
+    handles = _hooked(model[0], called)  # type: ignore[arg-type]
+    _all_hooks(model)
+    assert called == [f"{name} Linear" for name in HOOKS]
+    if in_a_plan:
+        parallelize_module(model, init_device_mesh("cpu", (dist.get_world_size(),)), {"0": BlockShockParallel()})
+    else:
+        model[0] = BlockShockLinear(model[0])  # type: ignore[arg-type]
+    gc.collect()
+    called.clear()
+    _all_hooks(model)
+    assert called == [f"{name} BlockShockLinear" for name in HOOKS]
+    for handle in handles:
+        handle.remove()
+    called.clear()
+    _all_hooks(model)
+    assert called == []
+
+
+def test_hooks_come_along() -> None:
+    _hooks_of_a_replaced_linear(in_a_plan=False)
+
+
+def _changing_hook(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
+    state[f"{prefix}weight"] = state.pop(f"{prefix}old_name") * 2
+
+
+def test_a_hook_may_change_the_state_before_it_is_loaded() -> None:
+    loaded = []
+    for layer in (_linear(), BlockShockLinear(_linear())):
+        layer.register_load_state_dict_pre_hook(_changing_hook)
+        state = layer.state_dict()
+        state["old_name"] = state.pop("weight")
+        layer.load_state_dict(state)
+        loaded.append(layer.state_dict()["weight"])
+    assert torch.equal(*loaded)
+    layer.load_state_dict({"old_name": loaded[0], "bias": torch.ones(48)}, assign=True)
+    assert torch.equal(layer.weight, 2 * loaded[0])
+
+
+def _attention() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.MultiheadAttention(64, 4, batch_first=True)
+
+
+def _encoder() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
+
+
+def _replace(model: nn.Module) -> None:
+    """Put a layer in the place of every nn.Linear."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, BlockShockLinear(child))
+
+
+def _called(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return model(x, x, x)[0] if isinstance(model, nn.MultiheadAttention) else model(x)
+
+
+def _reads_its_weight(make: Callable[[], nn.Module]) -> None:
+    """A module of torch that reads ``.weight`` of what it holds, beside the dense one: training, frozen and eval."""
+    dense, model = make(), make()
+    _replace(model)
+    assert any(isinstance(module, BlockShockLinear) for module in model.modules())
+    for step in range(3):
+        results = []
+        for trained in (dense, model):
+            x = (_x(2, 3, 64) + step).requires_grad_()
+            optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+            optimizer.zero_grad()
+            y = _called(trained, x)
+            y.square().sum().backward()
+            torch.nn.utils.clip_grad_value_(trained.parameters(), 0.01)
+            optimizer.step()
+            results += [[y, x.grad]]
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            found = [_called(trained.eval(), _x(2, 3, 64)) for trained in (dense, model)]
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(_called(model, _x(2, 3, 64)), _called(dense, _x(2, 3, 64)), rtol=1e-4, atol=1e-5)
+    layers = [module for module in model.modules() if isinstance(module, BlockShockLinear)]
+    olds = [module for module in dense.modules() if isinstance(module, nn.Linear)]
+    for layer, old in zip(layers, olds, strict=True):
+        torch.testing.assert_close(layer.weight.clone(), old.weight, rtol=1e-4, atol=1e-5)
+        assert (old.weight - type(old)(old.in_features, old.out_features).weight).abs().max() > 0
+
+
+@pytest.mark.parametrize("make", [_attention, _encoder])
+def test_torchs_modules_read_its_weight(make: Callable[[], nn.Module]) -> None:
+    _reads_its_weight(make)
+
+
+def _on_ranks() -> None:
+    _hooks_of_a_replaced_linear(in_a_plan=True)
+    for make in (_attention, _encoder):
+        _reads_its_weight(make)
+
+
+def test_torchs_modules_read_its_weight_and_hooks_come_along_on_two_ranks(cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_on_ranks)
+
+
+@pytest.mark.parametrize("kind", [{"storage": "masked"}, {"kernel": "reference", "mask": "random"}], ids=str)
+def test_gradients_through_the_weight_reach_the_halves(kind: dict[str, Any]) -> None:
+    linear = _linear()
+    layer = BlockShockLinear(linear, **kind)
+    assert torch.equal(layer.weight, linear.weight)
+    for weight in (linear.weight, layer.weight):
+        (weight.square() * _x(48, 64)).sum().backward()
+    halves = layer.layer.storages()
+    grads = [half.parameter.grad for half in halves]
+    assert all(grad is not None for grad in grads)
+    torch.testing.assert_close(layer.layer.whole(grads, "gradients"), linear.weight.grad)  # type: ignore[arg-type]
+
+
+WRITES: list[Callable[[torch.Tensor], Any]] = [
+    lambda w: w.mul_(2),
+    lambda w: w.t().mul_(2),
+    lambda w: w.data.copy_(torch.zeros(48, 64)),
+    lambda w: w.detach()[0].zero_(),
+    lambda w: w.__setitem__(0, 0.0),
+    lambda w: w.__imul__(2),
+    lambda w: setattr(w, "data", torch.zeros(48, 64)),
+    lambda w: torch.add(w, 1, out=w),
+    lambda w: torch._foreach_mul_([w], 2),
+    lambda w: nn.init.zeros_(w),
+    lambda w: nn.init.xavier_uniform_(w),
+    lambda w: next(iter(w.chunk(2))).fill_(1),
+    lambda w: nn.Parameter(w),
+]
+
+
+@pytest.mark.parametrize("index", range(len(WRITES)))
+def test_a_write_to_the_weight_that_was_read_is_refused(index: int) -> None:
+    layer = BlockShockLinear(_linear())
+    for grad in (True, False):
+        with (
+            torch.set_grad_enabled(grad),
+            pytest.raises(InputError, match="to the weight of a BlockShockLinear, which"),
+        ):
+            WRITES[index](layer.weight)
+    assert torch.equal(layer.weight, _linear().weight)
+
+
+def test_the_weight_is_read_like_any_tensor() -> None:
+    layer, linear = BlockShockLinear(_linear()), _linear()
+    weight = layer.weight
+    assert type(weight.clone()) is type(weight + 1) is torch.Tensor
+    assert torch.zeros(48, 64).add_(weight).equal(linear.weight)
+    assert weight.clone().mul_(2).equal(2 * linear.weight)
+    assert (weight.shape, weight.dtype, weight.device) == (linear.weight.shape, torch.float32, linear.weight.device)
+    assert "WholeWeight" in repr(weight)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_another_parameter_in_their_place_is_refused(name: str) -> None:
+    layer = BlockShockLinear(_linear())
+    with pytest.raises(InputError, match=f"the {name} of a BlockShockLinear cannot be another parameter"):
+        setattr(layer, name, nn.Parameter(torch.zeros(48, 64)))
+
+
+def test_what_would_rewrite_the_weight_of_a_layer_is_refused() -> None:
+    layer = BlockShockLinear(_linear())
+    with pytest.raises((InputError, TypeError)):
+        prune.l1_unstructured(layer, "weight", 0.5)
+    with pytest.raises(ValueError, match="does not have a parameter"):
+        parametrizations.weight_norm(layer)
+    torch.testing.assert_close(layer(_x()), _linear()(_x()))
