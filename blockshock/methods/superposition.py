@@ -45,9 +45,13 @@ class BlockShock(Method):
         for kernel, half in zip(kernels, halves, strict=True):
             kernel.check(half)
         self._names = [type(kernel).__name__.lower() for kernel in kernels]
-        self.halves = nn.ModuleList(
-            self._hold(layer, half, kernel, first=index == 0)
-            for index, (kernel, half) in enumerate(zip(kernels, halves, strict=True))
+        # Named by its place among all ranks, so that no saved state takes two parts of one weight for the same.
+        first = group.rank()
+        self.halves = nn.ModuleDict(
+            {
+                str(first + index): self._hold(layer, half, kernel, first=index == 0)
+                for index, (kernel, half) in enumerate(zip(kernels, halves, strict=True))
+            }
         )
         self._mark_split()
 
@@ -121,7 +125,7 @@ class BlockShock(Method):
         return "; ".join(dict.fromkeys(_describe(name, packed) for name, packed in halves))
 
     def weights(self) -> list[Weight]:
-        return list(self.halves)  # type: ignore[arg-type]
+        return list(self.halves.values())  # type: ignore[arg-type]
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         part_BN, *others = [product(x_BK, half, self._entry) for half in self.weights()]
@@ -134,7 +138,7 @@ class BlockShock(Method):
         return [trained(half) for half in self.weights()]
 
     def split_parameters(self) -> Iterable[nn.Parameter]:
-        return [half.parameter for half in self.halves if isinstance(half, Storage)]
+        return [half.parameter for half in self.halves.values() if isinstance(half, Storage)]
 
     @property
     def parameter_dtype(self) -> torch.dtype:
@@ -162,7 +166,7 @@ class BlockShock(Method):
     def place(self, w_NK: torch.Tensor) -> None:
         self._place_all(w_NK, [half.parameter.detach() for half in self.storages()])
 
-    def whole(self, held: list[torch.Tensor], what: str) -> torch.Tensor:
+    def whole(self, held: list[torch.Tensor], what: str = "weight") -> torch.Tensor:
         """The (N, K) matrix on every rank of tensors that lie as this rank's parameters do; all ranks call it.
 
         Args:
