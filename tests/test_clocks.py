@@ -15,9 +15,9 @@ from test_report_tables import run_of, tables, timed
 
 from blockshock.plugin.clock import VirtualClock
 from blockshock.plugin.clockwatch import ClockWatch
-from blockshock.report.remarks import remarks
 from blockshock.report.comparison import comparison
 from blockshock.report.journal import FINISHED, next_journal, unfinished
+from blockshock.report.remarks import remarks
 from blockshock.timing import slowest
 
 pytestmark = pytest.mark.reliability

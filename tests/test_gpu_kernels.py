@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -217,11 +218,19 @@ def test_kept_values_of_every_layout_turn_on_a_gpu(mask: str, layout: str) -> No
             assert torch.equal(rows_NJ, values_NJ.to(target))
 
 
+@pytest.fixture
+def searcher() -> Iterator[Searcher]:
+    """One whose helper ends with the test."""
+    made = Searcher()
+    yield made
+    made._discard()
+
+
 @pytest.mark.gpu
 @needs_a_gpu
-def test_the_helpers_search_checks_what_it_finds(tmp_path: Path) -> None:
+def test_the_helpers_search_checks_what_it_finds(searcher: Searcher) -> None:
     gpu = identity(torch.device("cuda"))
-    found = Searcher().search(Request(1024, 2048, 256, 136, "bfloat16", True, gpu))
+    found = searcher.search(Request(1024, 2048, 256, 136, "bfloat16", True, gpu))
     print(found.name)
     assert found.setting is not None
     assert (0, 1, -1) not in found.turned_away
@@ -231,11 +240,13 @@ def test_the_helpers_search_checks_what_it_finds(tmp_path: Path) -> None:
 @needs_a_gpu
 @pytest.mark.parametrize("mask", ["random", "tile_random"])
 def test_an_octaves_algorithm_is_right_for_every_length_in_it(
-    mask: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mask: str, searcher: Searcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Nor what this process remembers: other tests searched too.
+    fits = cusparselt._algorithms._fits
+    monkeypatch.setattr(cusparselt, "_algorithms", cusparselt.AlgorithmCache("cusparselt-checked", fits))
     asked: list[Request] = []
-    searcher = Searcher()
 
     def search(request: Request) -> Any:
         asked.append(request)
