@@ -7,8 +7,7 @@ from typing import Any
 
 import gpu_gate
 import pytest
-
-from blockshock import environment
+import torch
 
 
 @pytest.mark.parametrize(("gpus", "ran"), [(1, [1]), (2, [1, 2]), (3, [1, 2]), (4, [1, 2, 4])])
@@ -22,7 +21,7 @@ def test_it_runs_what_the_machine_has_the_gpus_for(
         started.append(command)
         return subprocess.CompletedProcess(command, int(failing and len(started) == 1))
 
-    monkeypatch.setattr(environment, "gpus", lambda: ["NVIDIA H200"] * gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(subprocess, "run", run)
     assert gpu_gate.main(["--seed", "3"]) == failing, "a part that fails fails the gate, whatever the later ones do"
     said = capsys.readouterr().out
@@ -35,6 +34,6 @@ def test_it_runs_what_the_machine_has_the_gpus_for(
 
 
 def test_without_a_gpu_it_does_not_pass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(environment, "gpus", list)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert gpu_gate.main([]) == 1
     assert "Nothing was checked" in capsys.readouterr().out
