@@ -19,7 +19,8 @@ from blockshock.report.journal import recover, unfinished
 
 pytestmark = pytest.mark.reliability
 OPTIONS = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--masks=1100,1010", "--kernels=reference,gathered"]
-OPTIONS += ["--workloads=gaussian,uniform,activation_like", "--benchmark-save=whole", "-p", "no:cacheprovider"]
+OPTIONS += ["--workloads=gaussian,uniform,activation_like", "--methods=all", "--benchmark-save=whole"]
+OPTIONS += ["-p", "no:cacheprovider"]
 COUNT = 33
 """Tests that these options select."""
 WITNESS = """
@@ -55,9 +56,10 @@ def _witnessed(folder: Path) -> set[str]:
 
 def _kill(inner: subprocess.Popen[str], folder: Path, passes: int, seconds: float) -> list[int]:
     """Kill a session so many seconds after so many of its tests had passed; which processes do not end then."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while len(_witnessed(folder)) < passes and inner.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
+    assert len(_witnessed(folder)) >= passes
     time.sleep(seconds)
     inner.send_signal(signal.SIGKILL)
     output, _ = inner.communicate()

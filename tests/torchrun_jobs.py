@@ -32,12 +32,16 @@ def fill(folder: Path) -> Path:
 
 @contextmanager
 def job(
-    folder: Path, launch: Sequence[str], *arguments: str, inside: Sequence[str] = ()
+    folder: Path,
+    launch: Sequence[str],
+    *arguments: str,
+    inside: Sequence[str] = (),
+    run: Sequence[str] = ("-m", "pytest", "-p", "no:hypothesispytest"),
 ) -> Iterator[subprocess.Popen[str]]:
     """pytest, started by torchrun with these options, by the command ``inside`` if there is one; nothing is left."""
     torchrun = [*inside, sys.executable, "-m", "torch.distributed.run", *launch]
     with subprocess.Popen(
-        [*torchrun, "-m", "pytest", "-p", "no:hypothesispytest", *SMALL, *arguments],
+        [*torchrun, *run, *SMALL, *arguments],
         cwd=folder,
         env=environment() | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ import pytest
 
 from blockshock.plugin.settings import Settings
 from blockshock.ranks import RankLost, answers, join
+from blockshock.ranks.group import START_SECONDS
 from blockshock.ranks.place import Place
 from blockshock.ranks.torchrun import Job
 
@@ -29,6 +30,13 @@ WRITING = {
     "xmlpath": None,
 }
 """Options of those that write or compare files, and their values where only rank 0 does."""
+
+
+RESUME = "`pytest --resume` goes on with what is left"
+_BY_A_RANK = (
+    "This pytest was started by a process that is itself rank {} of a torchrun job. Have every rank start it (torchrun "
+    "... -m pytest ...), or unset TORCHELASTIC_RUN_ID to run it on this one alone."
+)
 
 
 class Silent:
@@ -58,8 +66,11 @@ class Together:
         if config.getoption("numprocesses", None):
             raise pytest.UsageError("-n under torchrun: its ranks run the tests together, so leave out -n")
         self._settings = settings
-        with _ended_by_loss():
-            self.job = Job(place, min(LOST_SECONDS, settings.rank_timeout))
+        lost_after, alone = min(LOST_SECONDS, settings.rank_timeout), place.size > 1 and place.started_by_a_rank()
+        if alone:
+            print(f"{_BY_A_RANK.format(place.rank)} Waiting {lost_after:g} s for theirs", file=sys.stderr, flush=True)
+        with _ended_by_loss(_BY_A_RANK.format(place.rank) if alone else RESUME):
+            self.job = Job(place, lost_after, lost_after if alone else START_SECONDS)
         self._exchange = self.job.exchange
 
     def describe(self) -> str:
@@ -133,12 +144,12 @@ class Together:
 
 
 @contextmanager
-def _ended_by_loss() -> Iterator[None]:
+def _ended_by_loss(advice: str = RESUME) -> Iterator[None]:
     """Ends the session where a rank is gone."""
     try:
         yield
     except RankLost as error:
-        pytest.exit(f"{error}. `pytest --resume` goes on with what is left", returncode=1)
+        pytest.exit(f"{error}. {advice}", returncode=1)
 
 
 def _difference(first: dict[str, Any], other: dict[str, Any]) -> str:

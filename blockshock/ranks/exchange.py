@@ -23,9 +23,9 @@ class Exchange:
     that this rank lives.
     """
 
-    def __init__(self, store: Any, rank: int, size: int, lost_after: float) -> None:
+    def __init__(self, store: Any, rank: int, size: int, lost_after: float, start_after: float = START_SECONDS) -> None:
         self.rank, self.size = rank, size
-        self._store, self._lost_after = store, lost_after
+        self._store, self._lost_after, self._start_after = store, lost_after, start_after
         self._news = threading.Condition()
         self._outbox: list[tuple[str, bytes | None]] = []
         self._inbox: dict[str, bytes] = {}
@@ -89,7 +89,9 @@ class Exchange:
         if now - self._answered > limit:
             return f"the store that connects the ranks has not answered for {limit:g} s: is the network down?"
         for rank, (beat, heard) in self._heard.items():
-            limit = self._lost_after if beat else START_SECONDS  # machines import torch at different speeds
+            limit = self._lost_after if beat else self._start_after  # machines import torch at different speeds
+            if now - heard > limit and not beat:
+                return f"rank {rank} has not come within {limit:g} s"
             if now - heard > limit:
                 host = f" on {self.hosts[rank]}" if self.hosts else ""
                 return f"nothing was heard of rank {rank}{host} for {limit:g} s: its process or its machine is gone"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,3 +24,11 @@ class Place:
             return None
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE")
         return cls(*(int(os.environ[name]) for name in names))
+
+    def started_by_a_rank(self) -> bool:
+        """Whether torchrun started not this process but the one that started it: a script of this rank, or a shell."""
+        ours = {f"{name}={os.environ[name]}".encode() for name in ("TORCHELASTIC_RUN_ID", "RANK")}
+        try:
+            return ours <= set(Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0"))
+        except OSError:  # it is gone, or another user's
+            return False

@@ -19,11 +19,16 @@ from blockshock.ranks.place import Place
 class Job:
     """The ranks of one torchrun job, and the store that connects them.
 
+    Args:
+        lost_after: seconds without a sign of life after which a rank is lost.
+        start_after: the same of one that has given none yet.
+
     Raises:
         RuntimeError: the store does not answer.
+        RankLost: a rank does not come.
     """
 
-    def __init__(self, place: Place, lost_after: float) -> None:
+    def __init__(self, place: Place, lost_after: float, start_after: float = START_SECONDS) -> None:
         self.place = place
         self._stderr = os.dup(2)  # what captures output redirects the original
         attempt = f"ranks/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
@@ -31,7 +36,7 @@ class Job:
         self._store = PrefixStore(attempt, store)
         # A connection of its own: what waits in the other must not keep it from showing that this rank lives.
         own = self._store.clone()  # type: ignore[attr-defined]
-        self.exchange = Exchange(own, place.rank, place.size, lost_after)
+        self.exchange = Exchange(own, place.rank, place.size, lost_after, start_after)
 
     def store(self, name: str) -> Any:
         """A part of the job's store that nobody else uses."""
