@@ -12,6 +12,7 @@ import torch
 from blockshock import memory
 from blockshock.phases import backward, builds, compare, forward, train
 from blockshock.phases.case import Built, Case, build, estimate_bytes, obstacle
+from blockshock.plugin.records import describe_timing
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings
 from blockshock.ranks import Ranks
@@ -73,6 +74,15 @@ def test_a_headline_is_of_several_builds(phase: Any, case: Case, cpu_ranks: Rank
     assert (len(built), len(result.samples)) == (1, 1)
     (result, built, *_), *_ = cpu_ranks.run(_watched, phase, case, "none", 5, 0, True)
     assert (len(built), result.samples) == (1, [])
+
+
+def test_a_headline_is_the_median_of_all_builds_and_theirs_are_saved(cpu_ranks: Ranks, settings: Settings) -> None:
+    results = cpu_ranks.run(forward.run, CASE, *TIMED)
+    results[0].builds, results[1].builds = [[1.0, 3.0, 2.0], [5.0, 4.0]], [[3.0, 1.0, 1.0], [2.0, 6.0]]
+    info = describe_timing(CASE, settings, results)
+    assert info["builds_p50_ms"] == [3000, 5500], "of the slowest rank: 3, 3, 2 and 5, 6"
+    assert info["p50_ms"] == 3000
+    assert (info["l2_flushed"], info["flush"]) == (settings.flush, "clean" if settings.flush else "none")
 
 
 def test_calls_of_a_round_take_turns_in_being_first() -> None:

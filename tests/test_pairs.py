@@ -180,6 +180,7 @@ def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) ->
         again = ratio_of_pairs(info["blocks"])
         assert (info["ratio"], info["ratio_low"], info["ratio_high"]) == (again.value, again.low, again.high)
         assert info["verdict"] == again.verdict(info["margin"])
+        assert info["flush"] == ("clean" if settings.flush else "none")
         assert (info["rival"], info["rival_method"], info["rivals"]) == (rival.label, rival.method, {rival.label: 1.0})
 
 
