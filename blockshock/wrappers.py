@@ -22,7 +22,7 @@ from blockshock.methods.superposition import BlockShock
 
 
 def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) -> None:
-    if module is None or "process_group" not in vars(wrapper):  # asked of the wrapper, it may ask what it wraps
+    if module is None or "process_group" not in vars(wrapper):  # hasattr asks modules that are not yet made
         return
     if isinstance(wrapper, DistributedDataParallel):
         ignored = wrapper.parameters_to_ignore
