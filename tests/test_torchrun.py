@@ -170,7 +170,7 @@ def test_a_rank_that_is_gone_ends_the_job(
 STARTER = """
 import os, subprocess, sys, time
 
-command = [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", "--rank-timeout=10", *sys.argv[2:]]
+command = [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *sys.argv[2:]]
 if sys.argv[1] in ("all", os.environ["RANK"]):
     sys.exit(subprocess.call(command))
 time.sleep(600)
@@ -180,13 +180,14 @@ time.sleep(600)
 
 def test_pytest_that_only_one_rank_starts_says_so_at_once_and_does_not_wait_for_long(folder: Path) -> None:
     (folder / "starter.py").write_text(STARTER)
-    with job(folder, here(2), "tests/test_at_fault.py", run=["starter.py", "0"]) as process:
+    arguments = "tests/test_at_fault.py", "-k=test_healthy"
+    with job(folder, here(2), *arguments, "--rank-timeout=5", run=["starter.py", "0"]) as process:
         wait_for("started by a process that is itself rank 0 of a torchrun job.", process)
         output = process.communicate(timeout=120)[0]
     assert process.returncode != 0
-    assert "rank 1 has not come within 10 s. This pytest was started by a process that is itself rank 0" in output
+    assert "rank 1 has not come within 5 s. This pytest was started by a process that is itself rank 0" in output
     assert "unset TORCHELASTIC_RUN_ID" in output
-    with job(folder, here(2), "tests/test_at_fault.py", "-k=test_healthy", run=["starter.py", "all"]) as process:
+    with job(folder, here(2), *arguments, run=["starter.py", "all"]) as process:
         output = process.communicate(timeout=280)[0]
     assert process.returncode == 0, output
     assert "4 passed" in output
