@@ -147,7 +147,7 @@ def test_pytest_leaves_nothing(
     (suite(tmp_path) / "tests" / "test_waiting.py").write_text(WAITING)
     before = used_gpu_mib()
     with ended(start(tmp_path, f"--device={device}", "-k", MOMENTS[moment], new_session=True)) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not begun(moment, process.pid, tmp_path) and time.monotonic() < deadline:
             time.sleep(0.01)
         began = time.monotonic()
