@@ -13,7 +13,7 @@ import torch
 
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
-from blockshock.kernels.backward import backward_of, most_backward_bytes
+from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
@@ -183,8 +183,8 @@ class Cusparselt(Kernel):
         packed.backward = backward_of(self, half) if backward else None
         return packed
 
-    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return most_backward_bytes(N, K, itemsize)
+    def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
+        return backward_bytes(self, N, K, itemsize, mask)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return packed_bytes(N, K, itemsize)
