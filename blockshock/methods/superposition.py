@@ -49,10 +49,7 @@ class BlockShock(Method):
         # Named by its place among all ranks, so that no saved state takes two parts of one weight for the same.
         first = group.rank()
         self.halves = nn.ModuleDict(
-            {
-                str(first + index): self._hold(layer, half, kernel, first=index == 0)
-                for index, half in enumerate(halves)
-            }
+            {str(first + index): self._hold(layer, half, kernel, first=index == 0) for index, half in enumerate(halves)}
         )
         self._mark_split()
 
