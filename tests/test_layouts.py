@@ -110,6 +110,15 @@ def test_a_column_shard_is_a_slice(fake_cusparselt: Any, kernel: str) -> None:
         assert _close(packed(entry.take(x_BK)).double(), wanted)
 
 
+def test_what_a_layer_copies_for_a_slice_is_counted(fake_cusparselt: Any) -> None:
+    linear = nn.Linear(48, 32).bfloat16()
+    layer = BlockShockLinear(linear, Alone(), kernel="cusparselt:search=no", mask="tile")
+    for x, copies in ((matrix(8, 96, torch.bfloat16, 1)[:, :48], 2), (matrix(8, 48, torch.bfloat16, 1), 0)):
+        with torch.no_grad(), stages.recording(lambda: 0.0) as recorder:
+            layer(x)
+        assert recorder.copied_bytes == copies * 8 * 48 * 2, "one copy for each half on this device"
+
+
 @pytest.mark.parametrize("layout", ["whole", "first columns", "odd columns", "one element on", "expanded"])
 def test_compiled_code_lays_out_as_eager_code_does(fake_cusparselt: Any, layout: str) -> None:
     half = Half(source := GeneratedWeights(32, 48, torch.bfloat16, CPU), slice(0, 48), build_mask("random", source))

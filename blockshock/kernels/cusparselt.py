@@ -1,4 +1,4 @@
-"""NVIDIA's cuSPARSELt: the sparse tensor cores, with the algorithm searched once for each GPU, shape and dtype.
+"""NVIDIA's cuSPARSELt: the sparse tensor cores, with the algorithm searched once for a GPU, weight, octave and dtype.
 
 The packed tensor is [kept values, row-major | metadata], and the metadata depends on the mask alone when no kept
 value is zero, so new values under the same mask are written in place and nothing is compressed again.
@@ -120,6 +120,8 @@ def thread_obstacle(device: torch.device) -> str | None:
 
 
 def _claim_thread(device: torch.device) -> None:
+    if getattr(_thread, "device", None) == device:
+        return
     if reason := thread_obstacle(device):
         raise KernelUnavailable(f"kernel cusparselt: {reason}")
     _thread.device = indexed(device)

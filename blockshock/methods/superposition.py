@@ -200,8 +200,11 @@ class BlockShock(Method):
 
 def _describe(name: str, packed: Packed) -> str:
     """The kernel, what it chose, and how it goes backward where that is another packing."""
-    backward = "" if packed.backward is None else f"backward {packed.backward.algorithm or name}"
-    return ", ".join(filter(None, [f"{name} {packed.algorithm}".strip(), backward]))
+    described = [f"{name} {packed.algorithm}".strip()]
+    if packed.backward is not None:
+        other = packed.backward.algorithm or f"{name} {packed.backward.packed.algorithm}".strip()
+        described.append(f"backward {other}")
+    return ", ".join(described)
 
 
 @METHODS.register("masked_split_dense")
