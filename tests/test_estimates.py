@@ -8,15 +8,20 @@ from dataclasses import replace
 import pytest
 import torch
 from fake_cusparselt import faked
+from gpus import needs_a_gpu
 
 from blockshock import memory
+from blockshock.collectives import Alone
 from blockshock.half_storages import STORAGES
 from blockshock.kernels import auto
-from blockshock.methods import METHODS
+from blockshock.methods import METHODS, Layer, Shape
 from blockshock.optimizers import OPTIMIZERS
+from blockshock.patterns import build_mask
 from blockshock.phases.case import Case, build, update_bytes
 from blockshock.phases.train import Step
 from blockshock.ranks import Ranks
+from blockshock.storages import Training
+from blockshock.weights import GeneratedWeights
 
 CASE = Case("block_shock", None, None, "gaussian", 128, 256, 8, "bf16")
 KERNELS = ("auto:search=no", "gathered", "reference", "cusparselt:search=no")
@@ -81,3 +86,32 @@ def test_what_is_held_is_what_was_estimated_on_two_ranks(cpu_ranks: Ranks) -> No
 
 def test_what_is_held_is_what_was_estimated_on_one_rank_and_on_four(other_ranks: Ranks) -> None:
     _check(other_ranks, _rows(("auto:search=no",)))
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("storage", [None, "compressed", "masked"])
+@pytest.mark.parametrize(
+    ("kernel", "mask"),
+    [
+        *(("cusparselt:search=no", mask) for mask in ("tile", "tile_random", "random")),
+        ("gathered", "1100"),
+        ("reference", "random"),
+    ],
+)
+def test_a_gpu_gives_out_what_was_estimated(kernel: str, mask: str, storage: str | None) -> None:
+    device, size = torch.device("cuda"), 8192
+    source = GeneratedWeights(size, size, torch.bfloat16, device)
+    training = None if storage is None else Training(storage)
+    made = build_mask(mask, source)
+    made.rows(0, 4)  # what is made once and kept, such as tables of tiles, is not the layer's
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    with memory.peak_bytes(device) as peak:
+        method = METHODS.get("block_shock")(Layer(source, made, kernel, 64, True, training), Alone())
+    held = torch.cuda.memory_allocated() - before
+    shape = Shape(size, size, 2, 1, True, training, mask=made)
+    estimate = METHODS.get("block_shock").estimate(shape, method.kernel)
+    assert method.weight_bytes() == pytest.approx(estimate.steady, rel=0.005)
+    assert held == pytest.approx(estimate.steady, rel=0.02), "something is held that is not counted"
+    assert peak[0] <= estimate.building + (256 << 20), "and a few blocks of rows"
