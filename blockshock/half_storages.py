@@ -16,6 +16,7 @@ from torch import nn
 from blockshock.errors import InputError
 from blockshock.kept import Kept, product
 from blockshock.kernels import Half, Packed
+from blockshock.masks import Mask
 from blockshock.registry import Registry
 from blockshock.stages import stage
 from blockshock.storages import Storage, Training
@@ -44,8 +45,8 @@ class HalfStorage(Storage):
         raise NotImplementedError
 
     @classmethod
-    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
-        """Bytes held beside the packings."""
+    def extra_bytes(cls, N: int, K: int, itemsize: int, training: Training, mask: Mask | None) -> int:
+        """Bytes held beside the packings; at most, if the mask is not known."""
         raise NotImplementedError
 
 
@@ -76,8 +77,8 @@ class CompressedStorage(HalfStorage):
         return size // 2
 
     @classmethod
-    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
-        return size // 2 * training.bytes_beside(itemsize)
+    def extra_bytes(cls, N: int, K: int, itemsize: int, training: Training, mask: Mask | None) -> int:
+        return N * K // 2 * training.bytes_beside(itemsize) + Kept.held_bytes(N, K, mask)
 
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("grad_w"):
@@ -121,8 +122,8 @@ class MaskedStorage(HalfStorage):
         return size
 
     @classmethod
-    def extra_bytes(cls, size: int, itemsize: int, training: Training) -> int:
-        return size * (training.parameter_bytes(itemsize) + 1)
+    def extra_bytes(cls, N: int, K: int, itemsize: int, training: Training, mask: Mask | None) -> int:
+        return N * K * (training.parameter_bytes(itemsize) + 1)
 
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("grad_w"):

@@ -8,6 +8,7 @@ blocks, and then gathered. Nothing here waits for the device, so that a CUDA gra
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from blockshock.blocks import row_blocks
 from blockshock.compressed import expand, gather_kept, mask_positions
@@ -21,20 +22,27 @@ def product(a_MB: torch.Tensor, b_BK: torch.Tensor, dtype: torch.dtype) -> torch
     """a @ b, accumulated in float32 at least, in the given dtype; zeros for an empty batch."""
     if not a_MB.shape[1]:
         return a_MB.new_zeros(len(a_MB), b_BK.shape[1], dtype=dtype)
-    if a_MB.dtype == dtype:
-        return a_MB @ b_BK
-    if a_MB.is_cuda:
+    if a_MB.is_cuda and a_MB.itemsize == 2 and dtype == torch.float32:
         return torch.mm(a_MB, b_BK, out_dtype=dtype)
-    return a_MB.to(dtype) @ b_BK.to(dtype)
+    wide = torch.promote_types(a_MB.dtype, dtype)
+    return (a_MB.to(wide) @ b_BK.to(wide)).to(dtype)
 
 
-class Kept:
-    """The kept values (N, K/2) of one mask, rows in order."""
+class Kept(nn.Module):
+    """The kept values (N, K/2) of one mask, rows in order. Holds nothing, or their positions: half a byte a group."""
+
+    _positions: torch.Tensor | None
 
     def __init__(self, mask: Mask, device: torch.device) -> None:
+        super().__init__()
         self.N, self.K = mask.N, mask.K
         self.patterns = row_patterns_of(mask)
-        self._positions = None if self.patterns else mask_positions(mask)
+        self.register_buffer("_positions", None if self.patterns else mask_positions(mask), persistent=False)
+
+    @staticmethod
+    def held_bytes(N: int, K: int, mask: Mask | None) -> int:
+        """Bytes that this holds for such a mask; at most, if it is not known."""
+        return 0 if mask is not None and row_patterns_of(mask) else N * -(-K // 8)
 
     def gather(self, w_NK: torch.Tensor) -> torch.Tensor:
         """The kept values of a dense matrix."""

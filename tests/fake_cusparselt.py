@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -49,8 +50,8 @@ def sparse_mm(
     return y_BN.to(packed.dtype)
 
 
-@pytest.fixture(scope="module")
-def fake_cusparselt() -> Iterator[type[cusparselt.Cusparselt]]:
+@contextmanager
+def faked() -> Iterator[type[cusparselt.Cusparselt]]:
     """The kernel ``cusparselt:search=no`` runs on CPUs, over a library that believes what it is told."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "_cslt_compress", compress)
@@ -58,3 +59,9 @@ def fake_cusparselt() -> Iterator[type[cusparselt.Cusparselt]]:
         patch.setattr(cusparselt.Cusparselt, "unavailable", Kernel.unavailable)
         patch.setattr(cusparselt.Cusparselt, "device_types", ("cpu",))
         yield cusparselt.Cusparselt
+
+
+@pytest.fixture(scope="module")
+def fake_cusparselt() -> Iterator[type[cusparselt.Cusparselt]]:
+    with faked() as kernel:
+        yield kernel

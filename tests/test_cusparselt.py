@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 from fake_cusparselt import fake_cusparselt
+from torch import nn
 
+from blockshock import BlockShockLinear
+from blockshock.collectives import Alone
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels import Half, cusparselt
 from blockshock.kernels.algorithm_cache import cache_folder
@@ -140,6 +143,14 @@ def test_what_was_turned_away_is_remembered_and_named(searcher: FakeSearcher, mo
     assert len(searcher.asked) == 1
     (stored,) = json.loads((cache_folder() / "cusparselt-checked.json").read_text()).values()
     assert stored == {"setting": [7, 2, 0], "turned_away": [[20, 1, -1]]}
+
+
+def test_both_directions_name_what_they_run(searcher: FakeSearcher) -> None:
+    linear = nn.Linear(48, 32).bfloat16()
+    layer = BlockShockLinear(linear, Alone(), kernel="cusparselt", mask="tile")
+    layer(_x(16).requires_grad_()).sum().backward()
+    forward, backward = layer.layer.algorithm.split("; ")[0].split(", backward ")
+    assert forward == backward == f"cusparselt {searcher.answer.name}"
 
 
 @pytest.mark.parametrize("old", [[20, 1, -1], {"setting": [20, 1]}, {"setting": [20, 1, "1"], "turned_away": []}, None])

@@ -34,6 +34,7 @@ ALSO_NOT = {
     "autograd.product": "every forward pass of test_fuzz_layers.py goes through it",
     "memory.free_bytes": "takes a device alone",
     "memory.indexed": "takes a device alone",
+    "masks.looks_transposable": "of every mask: tests/test_estimates.py",
     "kernels.layout.dense_rows": "every layout at every size: tests/test_layouts.py",
     "kernels.layout.is_dense": "the check of dense_rows()",
     "memory.cache_bytes": "takes a device alone",

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from strategies import FLOATS, LAYOUTS, mask_rows, matrix, seeds
 
 from blockshock.kernels import KERNELS, Half, build_kernel
-from blockshock.kernels.backward import backward_of, most_backward_bytes
+from blockshock.kernels.backward import backward_of
 from blockshock.kernels.base import packed_bytes
 from blockshock.kernels.transpose import TileOrder
-from blockshock.masks import DenseMask, Mask
+from blockshock.masks import DenseMask, Mask, TiledMask
 from blockshock.memory import held_bytes
-from blockshock.patterns import MASKS, build_mask
+from blockshock.patterns import MASKS, build_mask, pattern_mask, transposable_tiles
 from blockshock.weights import TensorWeights
 
 pytestmark = pytest.mark.reliability
@@ -81,7 +81,11 @@ def test_kernels_say_what_they_take_and_hold(kernel: str, N: int, K: int, dtype:
     for reason in (built.unavailable(CPU, dtype), built.unsuitable(N, K, dtype)):
         assert reason is None or len(reason.split()) > 3
     assert N * K // 2 * dtype.itemsize <= built.weight_bytes(*size) <= built.build_bytes(*size)
-    assert 0 <= built.backward_bytes(*size) <= most_backward_bytes(*size)
+    most = built.backward_bytes(*size, None)
+    assert 0 <= most <= N * K * dtype.itemsize + N * K + 2**13
+    for tile in ("1100", "tile"):
+        mask = TiledMask(pattern_mask("1100", 4, 4).dense() if tile == "1100" else transposable_tiles(CPU)[0], N, K)
+        assert 0 <= built.backward_bytes(*size, mask) <= most
     assert built.weight_bytes(*size) <= max(N * K * dtype.itemsize, packed_bytes(*size) + N)
 
 

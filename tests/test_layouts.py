@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from fake_cusparselt import fake_cusparselt
+from fake_cusparselt import fake_cusparselt, faked
 from fuzzing import examples
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from blockshock.collectives import Alone, ColumnShard, OwnFeatures
 from blockshock.kernels import Half, build_kernel
 from blockshock.kernels.layout import dense_rows, is_dense
 from blockshock.patterns import build_mask
+from blockshock.ranks import Ranks
 from blockshock.weights import GeneratedWeights, TensorWeights
 
 __all__ = ["fake_cusparselt"]
@@ -108,6 +110,39 @@ def test_a_column_shard_is_a_slice(fake_cusparselt: Any, kernel: str) -> None:
     for entry in (ColumnShard(Alone(), shard, 96), OwnFeatures(Alone(), shard)):
         wanted = x_BK[:, shard].double() @ half.dense().double().T
         assert _close(packed(entry.take(x_BK)).double(), wanted)
+
+
+def test_what_a_layer_copies_for_a_slice_is_counted(fake_cusparselt: Any) -> None:
+    linear = nn.Linear(48, 32).bfloat16()
+    layer = BlockShockLinear(linear, Alone(), kernel="cusparselt:search=no", mask="tile")
+    for x, copies in ((matrix(8, 96, torch.bfloat16, 1)[:, :48], 2), (matrix(8, 48, torch.bfloat16, 1), 0)):
+        with torch.no_grad(), stages.recording(lambda: 0.0) as recorder:
+            layer(x)
+        assert recorder.copied_bytes == copies * 8 * 48 * 2, "one copy for each half on this device"
+
+
+def _trains_as_a_linear(mask: str, storage: str) -> None:
+    """Two steps of a layer whose ranks hold column shards, on inputs that are slices."""
+    torch.manual_seed(0)
+    linear = nn.Linear(128, 32)
+    with faked():
+        layer = BlockShockLinear(
+            copy.deepcopy(linear), kernel="cusparselt:search=no", mask=mask, storage=storage, dtype=torch.bfloat16
+        )
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.5) for model in (linear, layer)]
+        for seed in range(3):
+            x = matrix(7 + seed, 128, torch.float32, seed, "part") / 4
+            outputs = [model(x) for model in (linear, layer)]
+            assert _close(outputs[1].detach(), outputs[0].detach())
+            for y, optimizer in zip(outputs, optimizers, strict=True):
+                optimizer.zero_grad()
+                y.float().square().mean().backward()
+                optimizer.step()
+
+
+@pytest.mark.parametrize(("mask", "storage"), [("tile", "compressed"), ("random", "masked"), ("tile_random", "masked")])
+def test_layers_over_shards_of_columns_train_as_a_linear(mask: str, storage: str, other_ranks: Ranks) -> None:
+    other_ranks.run(_trains_as_a_linear, mask, storage)
 
 
 @pytest.mark.parametrize("layout", ["whole", "first columns", "odd columns", "one element on", "expanded"])

@@ -69,8 +69,8 @@ class Auto(Kernel):
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         return max(kernel.build_bytes(N, K, itemsize) for kernel in _contenders())
 
-    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return max(kernel.backward_bytes(N, K, itemsize) for kernel in _contenders())
+    def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
+        return max(kernel.backward_bytes(N, K, itemsize, mask) for kernel in _contenders())
 
 
 def _contenders() -> list[Kernel]:

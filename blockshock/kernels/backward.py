@@ -10,7 +10,7 @@ from blockshock.kept import Kept
 from blockshock.kernels.base import Backward, Half, Kernel, Packed
 from blockshock.kernels.dense import PackedDense
 from blockshock.kernels.transpose import TileOrder
-from blockshock.masks import check_transposable
+from blockshock.masks import Mask, check_transposable, looks_transposable
 
 
 def backward_of(kernel: Kernel, half: Half) -> Backward:
@@ -65,6 +65,11 @@ class DenseBackward(nn.Module):
         self.packed.recompress(w_NK)
 
 
-def most_backward_bytes(N: int, K: int, itemsize: int) -> int:
-    """Bytes that this holds at most: of the dense half, which is more than a packing of Wᵀ and its tile order."""
-    return N * K * itemsize + N * K // 8
+def backward_bytes(kernel: Kernel, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
+    """Bytes that ``backward_of`` holds for a half under such a mask; at most, if it is not known."""
+    turned = kernel.weight_bytes(K, N, itemsize) + TileOrder.held_bytes(N, K, mask)
+    dense = N * K * itemsize + Kept.held_bytes(N, K, mask)
+    if mask is None:
+        return max(turned, dense)
+    fits = looks_transposable(mask) and not kernel.unsuitable(K, N, kernel.dtypes[0], mask.transposed())
+    return turned if fits else dense

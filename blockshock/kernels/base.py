@@ -227,8 +227,12 @@ class Kernel:
         """
         raise NotImplementedError
 
-    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
-        """Bytes held for the backward pass beside the packing, at most; 0 for kernels that contract over N too."""
+    def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
+        """Bytes held for the backward pass beside the packing; 0 for kernels that contract over N too.
+
+        Args:
+            mask: of the half; at most, if it is not known.
+        """
         return 0
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:

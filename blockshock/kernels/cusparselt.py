@@ -1,4 +1,4 @@
-"""NVIDIA's cuSPARSELt: the sparse tensor cores, with the algorithm searched once for each GPU, shape and dtype.
+"""NVIDIA's cuSPARSELt: the sparse tensor cores, with the algorithm searched once for a GPU, weight, octave and dtype.
 
 The packed tensor is [kept values, row-major | metadata], and the metadata depends on the mask alone when no kept
 value is zero, so new values under the same mask are written in place and nothing is compressed again.
@@ -13,7 +13,7 @@ import torch
 
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
-from blockshock.kernels.backward import backward_of, most_backward_bytes
+from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
@@ -120,6 +120,8 @@ def thread_obstacle(device: torch.device) -> str | None:
 
 
 def _claim_thread(device: torch.device) -> None:
+    if getattr(_thread, "device", None) == device:
+        return
     if reason := thread_obstacle(device):
         raise KernelUnavailable(f"kernel cusparselt: {reason}")
     _thread.device = indexed(device)
@@ -183,8 +185,8 @@ class Cusparselt(Kernel):
         packed.backward = backward_of(self, half) if backward else None
         return packed
 
-    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return most_backward_bytes(N, K, itemsize)
+    def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
+        return backward_bytes(self, N, K, itemsize, mask)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return packed_bytes(N, K, itemsize)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
-from blockshock.kernels.backward import backward_of, most_backward_bytes
+from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.kernels.layout import dense_rows
 from blockshock.masks import Mask
@@ -80,8 +80,8 @@ class Cutlass(Kernel):
         packed.backward = backward_of(self, half) if backward else None
         return packed
 
-    def backward_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return most_backward_bytes(N, K, itemsize)
+    def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
+        return backward_bytes(self, N, K, itemsize, mask)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return packed_bytes(N, K, itemsize)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.graph import increment_version
 
 from blockshock.blocks import row_blocks
@@ -36,24 +37,39 @@ def _table() -> tuple[torch.Tensor, torch.Tensor]:
     return words, torch.tensor([_sources(tile) for tile in tiles[order].tolist()])
 
 
-class TileOrder:
+class TileOrder(nn.Module):
     """Of a transposable mask (N, K), where the kept values of W lie in those of Wᵀ.
 
     Holds one byte a tile, or nothing of size where a single 4 × 4 tile repeats.
     """
 
+    kinds: torch.Tensor
+    sources: torch.Tensor
+    codes: torch.Tensor
+
     def __init__(self, mask: Mask, device: torch.device) -> None:
+        super().__init__()
         self.N, self.K = mask.N, mask.K
         words, sources = _table()
-        one = mask.tile is not None and tuple(mask.tile.shape) == (4, 4)
+        one = _repeats_one_tile(mask)
         blocks = [(0, 4)] if one else list(row_blocks(mask.N, 8 * mask.K))
         kinds = [_kinds(mask.rows(start, stop), words.to(device)) for start, stop in blocks]
-        self.kinds = kinds[0][:, :1].contiguous() if one else torch.cat(kinds)
-        self.sources = sources.to(device)
+        self._hold("kinds", kinds[0][:, :1].clone() if one else torch.cat(kinds))
+        self._hold("sources", sources.to(device, copy=True))
         # Eight bits a column of the tile: row and place of its first kept value, row and place of its second.
         codes = [sum((s >> 1 | (s & 1) << 2) << 4 * i for i, s in enumerate(row)) for row in sources.tolist()]
         chosen = [codes[int(self.kinds)]] if one else codes
-        self.codes = torch.tensor(chosen).to(torch.int32).to(device)
+        self._hold("codes", torch.tensor(chosen, dtype=torch.int32, device=device))
+
+    def _hold(self, name: str, tensor: torch.Tensor) -> None:
+        self.register_buffer(name, tensor, persistent=False)
+
+    @staticmethod
+    def held_bytes(N: int, K: int, mask: Mask | None) -> int:
+        """Bytes that this holds for such a mask; at most, if it is not known."""
+        words, sources = _table()
+        kinds, codes = (1, 1) if mask is not None and _repeats_one_tile(mask) else (N * K // 16, len(words))
+        return kinds + 4 * codes + sources.nbytes
 
     @property
     def repeats(self) -> bool:
@@ -80,6 +96,10 @@ class TileOrder:
         out_KM.unflatten(1, (-1, 2)).unflatten(0, (-1, 4)).copy_(turned.permute(1, 2, 0, 3))
         if rows_NJ is not None:
             rows_NJ.copy_(cast_NJ)
+
+
+def _repeats_one_tile(mask: Mask) -> bool:
+    return mask.tile is not None and tuple(mask.tile.shape) == (4, 4)
 
 
 def _kinds(mask_RK: torch.Tensor, words: torch.Tensor) -> torch.Tensor:

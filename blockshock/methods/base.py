@@ -73,6 +73,7 @@ class Shape:
     Attributes:
         training: as of ``Layer``.
         parameters: of the method, where its spec gives some.
+        mask: of the first half; None where there is none, or where it is not known: then the most is estimated.
     """
 
     N: int
@@ -82,6 +83,7 @@ class Shape:
     backward: bool = False
     training: Training | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,11 @@ class Method(nn.Module):
     def grad_roundings(self) -> int:
         """The same of an element of grad_X."""
         return 1
+
+    @property
+    def kernel(self) -> str | None:
+        """The kernel that runs, which ``auto`` chose; None where none was picked."""
+        return None
 
     @property
     def algorithm(self) -> str:

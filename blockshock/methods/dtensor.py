@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from blockshock.collectives import Group, shard
-from blockshock.methods.base import METHODS, Layer, Shape
+from blockshock.methods.base import METHODS, Layer, Shape, WeightEstimate
 from blockshock.methods.tensor_parallel import ColumnParallel, RowParallel, TensorParallel
 from blockshock.roofline import Operand
 
@@ -24,6 +24,14 @@ class _DTensorParallel(TensorParallel):
             dtype = layer.training.parameter_dtype(w.dtype)
             w, bias = w.to(dtype), None if bias is None else bias.to(dtype)
         self.linear = parallel.ParallelLinear(self.N, self.K, w, bias, self.group, rowwise)
+
+    @classmethod
+    def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
+        if shape.training is None:
+            return super().estimate(shape, kernel)
+        elements = shape.N * shape.K // shape.ranks  # of the parameters alone: they are cast for each product
+        held = elements * shape.training.parameter_bytes(shape.itemsize)
+        return WeightEstimate(held, held + elements * shape.itemsize, elements)
 
     @property
     def algorithm(self) -> str:

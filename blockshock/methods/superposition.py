@@ -41,17 +41,15 @@ class BlockShock(Method):
         self._entry = self._entry_of(group)
         halves = list(self._halves(layer.source, which))
         picked = build_kernel(self._kernel(layer.kernel))
-        kernels = [picked.resolve(half, layer.tokens, layer.both_ways, self._slowest) for half in halves]
-        for kernel, half in zip(kernels, halves, strict=True):
+        # Halves are alike, so that what is fastest for one is for all; ranks agree on one, too.
+        kernel = picked.resolve(halves[0], layer.tokens, layer.both_ways, self._slowest)
+        for half in halves:
             kernel.check(half)
-        self._names = [type(kernel).__name__.lower() for kernel in kernels]
+        self._name = type(kernel).__name__.lower()
         # Named by its place among all ranks, so that no saved state takes two parts of one weight for the same.
         first = group.rank()
         self.halves = nn.ModuleDict(
-            {
-                str(first + index): self._hold(layer, half, kernel, first=index == 0)
-                for index, (kernel, half) in enumerate(zip(kernels, halves, strict=True))
-            }
+            {str(first + index): self._hold(layer, half, kernel, first=index == 0) for index, half in enumerate(halves)}
         )
         self._mark_split()
 
@@ -100,14 +98,15 @@ class BlockShock(Method):
     def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
         halves, shards = (2, 1) if shape.ranks == 1 else (1, shape.ranks // 2)
         pack = build_kernel(cls._kernel(kernel))
-        size = shape.N, shape.K // shards, shape.itemsize
-        backward = pack.backward_bytes(*size) if shape.backward or shape.training else 0
+        size = N, K, _ = shape.N, shape.K // shards, shape.itemsize
+        mask = None if shape.mask is None else shape.mask.columns(0, K)
+        backward = pack.backward_bytes(*size, mask) if shape.backward or shape.training else 0
         held, building = pack.weight_bytes(*size) + backward, pack.build_bytes(*size) + backward
         trained = 0
         if shape.training is not None:
             storage, _ = storage_of(shape.training.storage)
-            trained = storage.elements(size[0] * size[1])
-            more = storage.extra_bytes(size[0] * size[1], shape.itemsize, shape.training)
+            trained = storage.elements(N * K)
+            more = storage.extra_bytes(*size, shape.training, mask)
             held, building = held + more, building + more
         return WeightEstimate(halves * held, (halves - 1) * held + building, halves * trained)
 
@@ -120,9 +119,12 @@ class BlockShock(Method):
         return max(self.group.size(), 2)
 
     @property
+    def kernel(self) -> str | None:
+        return self._name
+
+    @property
     def algorithm(self) -> str:
-        halves = zip(self._names, self.packings(), strict=True)
-        return "; ".join(dict.fromkeys(_describe(name, packed) for name, packed in halves))
+        return "; ".join(dict.fromkeys(_describe(self._name, packed) for packed in self.packings()))
 
     def weights(self) -> list[Weight]:
         return list(self.halves.values())  # type: ignore[arg-type]
@@ -198,8 +200,11 @@ class BlockShock(Method):
 
 def _describe(name: str, packed: Packed) -> str:
     """The kernel, what it chose, and how it goes backward where that is another packing."""
-    backward = "" if packed.backward is None else f"backward {packed.backward.algorithm or name}"
-    return ", ".join(filter(None, [f"{name} {packed.algorithm}".strip(), backward]))
+    described = [f"{name} {packed.algorithm}".strip()]
+    if packed.backward is not None:
+        other = packed.backward.algorithm or f"{name} {packed.backward.packed.algorithm}".strip()
+        described.append(f"backward {other}")
+    return ", ".join(described)
 
 
 @METHODS.register("masked_split_dense")

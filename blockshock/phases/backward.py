@@ -116,7 +116,7 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingRes
         copied_bytes=stages.copied_bytes,
         alone={"forward": timing.time_call(lambda: method(x_BK), device, protocol)},
         weight_bytes=method.weight_bytes(),
-        estimated_weight_bytes=case.estimate(built.group.size(), backward=True).steady,
+        estimated_weight_bytes=built.estimate.steady,
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,

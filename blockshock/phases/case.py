@@ -10,7 +10,7 @@ import torch.distributed as dist
 from blockshock import memory
 from blockshock.errors import BlockShockError
 from blockshock.kernels import build_kernel
-from blockshock.masks import check_2to4, check_complementary
+from blockshock.masks import Mask, check_2to4, check_complementary
 from blockshock.methods import Layer, Method, Shape, WeightEstimate, method_of
 from blockshock.optimizers import build_recipe
 from blockshock.patterns import build_mask
@@ -73,28 +73,31 @@ class Case:
         """How the weights are trained. Dense halves have no kept values to store: they are masked."""
         return None if self.optimizer is None else Training(self.storage or "masked")
 
-    def shape(self, ranks: int, backward: bool = False) -> Shape:
-        """What a memory estimate of this case goes by."""
+    def shape(self, ranks: int, backward: bool = False, mask: Mask | None = None) -> Shape:
+        """What a memory estimate of this case goes by; without its mask, the most."""
         _, parameters = method_of(self.method)
-        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks, backward, self.training, parameters)
+        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks, backward, self.training, parameters, mask)
 
     def check(self, ranks: int) -> None:
         """Raises InputError if the method cannot lay out this layer over so many ranks."""
         method_of(self.method)[0].check(self.shape(ranks))
 
-    def estimate(self, ranks: int, backward: bool = False) -> WeightEstimate:
-        """Weight bytes a rank holds, by arithmetic."""
-        return method_of(self.method)[0].estimate(self.shape(ranks, backward), self.kernel or "auto")
+    def estimate(self, ranks: int, backward: bool = False, mask: Mask | None = None) -> WeightEstimate:
+        """Weight bytes a rank holds, by arithmetic; without the mask, and of the kernel ``auto``, the most."""
+        found = method_of(self.method)[0].estimate(self.shape(ranks, backward, mask), self.kernel or "auto")
+        full = self.N * self.K * self.torch_dtype.itemsize if self.keep_full_weight else 0
+        return replace(found, steady=found.steady + full, building=found.building + full)
 
 
 @dataclass
 class Built:
-    """A case on this rank: the method, its input, and what building it took."""
+    """A case on this rank: the method, its input, what building it took, and by arithmetic should hold."""
 
     method: Method
     source: WeightSource
     x_BK: torch.Tensor
     building_bytes: int
+    estimate: WeightEstimate
     group: dist.ProcessGroup
 
 
@@ -120,7 +123,8 @@ def build(case: Case, backward: bool = False) -> Built:
         method = kind(layer, group, **parameters).requires_grad_(case.training is not None)
         if case.keep_full_weight:
             method.register_buffer("full_weight_NK", source.gather(slice(None)))
-    return Built(method, source, x_BK, peak[0], group)
+    estimate = replace(case, kernel=method.kernel).estimate(group.size(), backward, mask)
+    return Built(method, source, x_BK, peak[0], estimate, group)
 
 
 def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
@@ -132,13 +136,15 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     device, ranks = this_device(), dist.get_world_size()
     try:
         case.check(ranks)
-        reason = _kernel_obstacle(case, device)
+        mask = _mask(case, device)
+        reason = _kernel_obstacle(case, device, mask)
     except BlockShockError as error:
         reason = f"{case.method}: {error}"
     if reason:
         return reason
     ranks_here = 1 if device.type == "cuda" else ranks
-    needed, free = estimate_bytes(case, ranks, backward, builds) * ranks_here, memory.free_bytes(device)
+    needed = estimate_bytes(case, ranks, backward, builds, mask) * ranks_here
+    free = memory.free_bytes(device)
     if needed > free:
         return (
             f"needs about {memory.gib(needed)} on {device}, {memory.gib(free)} are free: "
@@ -147,11 +153,14 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     return None
 
 
-def _kernel_obstacle(case: Case, device: torch.device) -> str | None:
+def _mask(case: Case, device: torch.device) -> Mask | None:
     if case.mask is None:
         return None
     source = build_workload(case.workload).weights(case.N, case.K, case.torch_dtype, device, case.seed)
-    mask = build_mask(case.mask, source)
+    return build_mask(case.mask, source)
+
+
+def _kernel_obstacle(case: Case, device: torch.device, mask: Mask | None) -> str | None:
     if case.kernel is None:
         return None
     kernel = build_kernel(case.kernel)
@@ -159,19 +168,19 @@ def _kernel_obstacle(case: Case, device: torch.device) -> str | None:
     return reason and f"kernel {case.kernel}: {reason}"
 
 
-def estimate_bytes(case: Case, ranks: int, backward: bool = False, builds: int = 1) -> int:
+def estimate_bytes(case: Case, ranks: int, backward: bool = False, builds: int = 1, mask: Mask | None = None) -> int:
     """Bytes a rank holds at most: weights while building, X, a few outputs, float64 blocks of the reference."""
-    shape, estimate = case.shape(ranks, backward), case.estimate(ranks, backward)
-    weights = estimate.building + _update_bytes(case, estimate.trained, shape.itemsize)
-    full = case.N * case.K * shape.itemsize if case.keep_full_weight else 0
+    shape, estimate = case.shape(ranks, backward, mask), case.estimate(ranks, backward, mask)
+    weights = estimate.building + update_bytes(case, estimate)
     activations = case.B * (2 * case.K + 4 * case.N) * shape.itemsize + case.B * case.K * 16
     activations *= 3 if backward else 1
     reference = 2 << 30 if shape.N * shape.K * 8 > 1 << 30 else 4 * shape.N * shape.K * 8
-    return builds * (weights + full + activations) + reference
+    return builds * (weights + activations) + reference
 
 
-def _update_bytes(case: Case, trained: int, itemsize: int) -> int:
-    """Bytes of the gradients and of the optimizer's state of so many trained elements."""
+def update_bytes(case: Case, estimate: WeightEstimate) -> int:
+    """Bytes of the gradients and of the optimizer's state of the weights that are trained."""
     if case.optimizer is None or case.training is None:
         return 0
-    return trained * case.training.parameter_bytes(itemsize) * (1 + build_recipe(case.optimizer).states)
+    size = case.training.parameter_bytes(case.torch_dtype.itemsize)
+    return estimate.trained * size * (1 + build_recipe(case.optimizer).states)

@@ -71,7 +71,6 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingRes
         call()
     stages = time_stages(call, device, protocol)
     eager = replace(protocol, mode="cuda_events")
-    estimate = case.estimate(built.group.size())
     return TimingResult(
         builds=[],
         eager_samples=timing.time_call(call, device, eager) if protocol.mode == "cuda_graph" else [],
@@ -79,7 +78,7 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingRes
         copied_bytes=stages.copied_bytes,
         alone=_alone(method, built.x_BK, protocol),
         weight_bytes=method.weight_bytes(),
-        estimated_weight_bytes=estimate.steady,
+        estimated_weight_bytes=built.estimate.steady,
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,

@@ -92,7 +92,6 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingR
     calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
     state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
     grads = [parameter.grad for parameter in step.parameters if parameter.grad is not None]
-    estimate = case.estimate(built.group.size())
     return TrainingResult(
         builds=[],
         eager_samples=[],
@@ -100,7 +99,7 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingR
         copied_bytes=stages.copied_bytes,
         alone={name: timing.time_call(call, device, protocol) for name, call in calls.items()},
         weight_bytes=method.weight_bytes(),
-        estimated_weight_bytes=estimate.steady,
+        estimated_weight_bytes=built.estimate.steady,
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,
