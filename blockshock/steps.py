@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -143,5 +144,6 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         follower.after_step()
 
 
-register_optimizer_step_pre_hook(_before_step)
-register_optimizer_step_post_hook(_after_step)
+# A compiled step runs the hooks as they are. The public decorator would import the compiler, which costs a second.
+register_optimizer_step_pre_hook(_disable_dynamo(_before_step))
+register_optimizer_step_post_hook(_disable_dynamo(_after_step))

@@ -288,6 +288,22 @@ def test_check_knows_halves_that_are_packed_rarely() -> None:
         layer.check()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@kinds
+def test_a_compiled_step_packs_too(kind: dict[str, Any]) -> None:
+    weights = []
+    for layer in (_linear(), BlockShockLinear(_linear(), **kind)):
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
+        step = torch.compile(lambda optimizer=optimizer: optimizer.step(), backend="aot_eager")
+        for _ in range(2):
+            optimizer.zero_grad()
+            layer(_x()).float().square().mean().backward()
+            step()
+        weights.append(layer.weight.clone())
+    layer.check()
+    torch.testing.assert_close(*weights, rtol=0.02, atol=1e-4)
+
+
 @pytest.mark.gpu
 @needs_a_gpu
 @pytest.mark.parametrize("storage", ["compressed", "masked"])
