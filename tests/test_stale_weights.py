@@ -276,6 +276,20 @@ def test_check_finds_a_stale_backward_packing() -> None:
         layer.check()
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_check_finds_what_a_compiled_layer_does_not_notice() -> None:
+    layer = BlockShockLinear(_linear(), dtype=torch.bfloat16, kernel="gathered")
+    compiled = torch.compile(layer, backend="aot_eager")
+    before = compiled(_x())
+    with torch.no_grad():
+        _first_half(layer).mul_(2)
+    assert torch.equal(compiled(_x()), before)
+    with pytest.raises(StalePacking, match="half 0: a parameter changed after it was packed: call refresh"):
+        layer.check()
+    layer.refresh()
+    torch.testing.assert_close(compiled(_x()).float(), layer.to_linear()(_x()), rtol=0.02, atol=0.05)
+
+
 def test_check_knows_halves_that_are_packed_rarely() -> None:
     layer = BlockShockLinear(_linear(), storage="masked:every=2")
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
