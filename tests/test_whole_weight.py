@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +36,10 @@ def _encoder() -> nn.Module:
     return nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
 
 
+def _stack() -> nn.Module:
+    return nn.TransformerEncoder(_encoder(), 2)  # type: ignore[arg-type]
+
+
 def _replace(model: nn.Module) -> None:
     """Put a layer in the place of every nn.Linear."""
     for module in list(model.modules()):
@@ -42,8 +48,8 @@ def _replace(model: nn.Module) -> None:
                 setattr(module, name, BlockShockLinear(child))
 
 
-def _called(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return model(x, x, x)[0] if isinstance(model, nn.MultiheadAttention) else model(x)
+def _called(model: Any, x: torch.Tensor) -> torch.Tensor:
+    return model(x, x, x)[0] if hasattr(model, "in_proj_weight") else model(x)
 
 
 def _reads_its_weight(make: Callable[[], nn.Module]) -> None:
@@ -67,6 +73,8 @@ def _reads_its_weight(make: Callable[[], nn.Module]) -> None:
         with torch.set_grad_enabled(grad):
             found = [_called(trained.eval(), _x(2, 3, 64)) for trained in (dense, model)]
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(_called(compiled, _x(2, 3, 64)), found[0], rtol=1e-4, atol=1e-5)
     with torch.inference_mode():
         torch.testing.assert_close(_called(model, _x(2, 3, 64)), _called(dense, _x(2, 3, 64)), rtol=1e-4, atol=1e-5)
     layers = [module for module in model.modules() if isinstance(module, BlockShockLinear)]
@@ -76,13 +84,14 @@ def _reads_its_weight(make: Callable[[], nn.Module]) -> None:
         assert (old.weight - type(old)(old.in_features, old.out_features).weight).abs().max() > 0
 
 
-@pytest.mark.parametrize("make", [_attention, _encoder])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # by the compiler
+@pytest.mark.parametrize("make", [_attention, _encoder, _stack])
 def test_torchs_modules_read_its_weight(make: Callable[[], nn.Module]) -> None:
     _reads_its_weight(make)
 
 
 def _on_ranks() -> None:
-    for make in (_attention, _encoder):
+    for make in (_attention, _stack):
         _reads_its_weight(make)
 
 
@@ -140,6 +149,14 @@ def test_the_weight_is_read_like_any_tensor() -> None:
     assert weight.clone().mul_(2).equal(2 * linear.weight)
     assert (weight.shape, weight.dtype, weight.device) == (linear.weight.shape, torch.float32, linear.weight.device)
     assert "WholeWeight" in repr(weight)
+    file = io.BytesIO()
+    torch.save({"weight": weight.detach()}, file)
+    file.seek(0)
+    for own in (copy.deepcopy(weight.detach()), torch.load(file, weights_only=True)["weight"]):
+        assert type(own) is torch.Tensor
+        own.mul_(2)
+        assert torch.equal(own, 2 * linear.weight)
+    assert torch.equal(layer.weight, linear.weight)
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])
