@@ -147,6 +147,33 @@ def test_a_tied_weight_is_refused_until_it_is_untied() -> None:
         BlockShockLinear(linear)
 
 
+class _Twice(nn.Module):
+    """One nn.Linear in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = self.second = nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).relu())
+
+
+def test_a_linear_in_two_places_is_replaced_in_both() -> None:
+    dense, half_done, done = _Twice(), _Twice(), _Twice()
+    half_done.first = BlockShockLinear(half_done.first)
+    done.first = done.second = BlockShockLinear(done.first)
+    for model in (dense, half_done, done):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(_x()).square().sum().backward()
+        if model is half_done:
+            with pytest.raises(InputError, match=r"nn\.Linear \(64, 64\) that it was made from, which stood in more"):
+                optimizer.step()
+        else:
+            optimizer.step()
+    torch.testing.assert_close(done(_x()), dense(_x()))
+
+
 def test_others_may_hold_a_weight_that_is_not_tied() -> None:
     model = _Language(tied=False)
     weight, named = model.head.weight, dict(model.named_parameters())
@@ -195,68 +222,3 @@ def test_the_mode_comes_along_both_ways() -> None:
     layer = BlockShockLinear(_linear().eval())
     assert [module.training for module in (*layer.modules(), layer.to_linear())].count(True) == 0
     assert layer.train().to_linear().training
-
-
-def _hooked(linear: nn.Linear, called: list[str]) -> list[Any]:
-    def says(name: str) -> Callable[..., None]:
-        return lambda module, *args, **kwargs: called.append(f"{name} {type(module).__name__}")
-
-    return [
-        linear.register_forward_pre_hook(says("before"), with_kwargs=True),
-        linear.register_forward_hook(says("after")),
-        linear.register_full_backward_hook(says("backward")),
-        linear.register_state_dict_pre_hook(says("saving")),
-        linear.register_load_state_dict_pre_hook(says("loading")),
-        linear.register_load_state_dict_post_hook(says("loaded")),
-    ]
-
-
-HOOKS = ["before", "after", "backward", "saving", "loading", "loaded"]
-
-
-def _all_hooks(module: nn.Module) -> None:
-    module(_x().requires_grad_()).sum().backward()
-    module.load_state_dict(module.state_dict())
-
-
-def _hooks_of_a_replaced_linear(in_a_plan: bool) -> None:
-    called: list[str] = []
-    model = nn.Sequential(_linear())
-    handles = _hooked(model[0], called)  # type: ignore[arg-type]
-    _all_hooks(model)
-    assert called == [f"{name} Linear" for name in HOOKS]
-    if in_a_plan:
-        parallelize_module(model, init_device_mesh("cpu", (dist.get_world_size(),)), {"0": BlockShockParallel()})
-    else:
-        model[0] = BlockShockLinear(model[0])  # type: ignore[arg-type]
-    gc.collect()
-    called.clear()
-    _all_hooks(model)
-    assert called == [f"{name} BlockShockLinear" for name in HOOKS]
-    for handle in handles:
-        handle.remove()
-    called.clear()
-    _all_hooks(model)
-    assert called == []
-
-
-def test_hooks_come_along(cpu_ranks: Ranks) -> None:
-    _hooks_of_a_replaced_linear(in_a_plan=False)
-    cpu_ranks.run(_hooks_of_a_replaced_linear, True)
-
-
-def _changing_hook(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
-    state[f"{prefix}weight"] = state.pop(f"{prefix}old_name") * 2
-
-
-def test_a_hook_may_change_the_state_before_it_is_loaded() -> None:
-    loaded = []
-    for layer in (_linear(), BlockShockLinear(_linear())):
-        layer.register_load_state_dict_pre_hook(_changing_hook)
-        state = layer.state_dict()
-        state["old_name"] = state.pop("weight")
-        layer.load_state_dict(state)
-        loaded.append(layer.state_dict()["weight"])
-    assert torch.equal(*loaded)
-    layer.load_state_dict({"old_name": loaded[0], "bias": torch.ones(48)}, assign=True)
-    assert torch.equal(layer.weight, 2 * loaded[0])
