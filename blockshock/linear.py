@@ -229,7 +229,10 @@ class BlockShockLinear(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> BlockShockLinear:
         held = self.layer.storages()[0].parameter
+        was_shared = held.is_shared()
         changed = fn(held.detach()[:1])
+        if held.is_shared() != was_shared:
+            raise InputError("a BlockShockLinear cannot be shared between processes: what multiplies would not be")
         if (changed.dtype, changed.device) != (held.dtype, held.device):
             raise InputError(
                 f"a BlockShockLinear stays where it was built, in {held.dtype} on {held.device}: move or cast the "

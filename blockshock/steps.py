@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -130,10 +131,18 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for parameter in _parameters(optimizer):
         reference = _successors.get(parameter)
         successor = None if reference is None else reference()
-        if successor is not None and parameter.grad is None and successor.grad is not None:
+        if successor is None or successor.grad is None:
+            continue
+        if parameter.grad is None:
             raise InputError(
                 f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a BlockShockLinear "
                 "replaced: build the optimizer after the layer is replaced, from the model's parameters()"
+            )
+        if any(other is successor for other in _parameters(optimizer)):
+            raise InputError(
+                f"this optimizer trains a BlockShockLinear and, beside it, the nn.Linear {tuple(parameter.shape)} that "
+                "it was made from, which stood in more places than one: put the layer in all of them; to train both, "
+                "make the layer from a copy.deepcopy() of the nn.Linear"
             )
 
 
@@ -143,5 +152,6 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         follower.after_step()
 
 
-register_optimizer_step_pre_hook(_before_step)
-register_optimizer_step_post_hook(_after_step)
+# A compiled step runs the hooks as they are. The public decorator would import the compiler, which costs a second.
+register_optimizer_step_pre_hook(_disable_dynamo(_before_step))
+register_optimizer_step_post_hook(_disable_dynamo(_after_step))

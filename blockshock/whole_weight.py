@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.utils._pytree import tree_leaves, tree_map
 
 from blockshock.errors import InputError
@@ -19,8 +20,14 @@ _WRITERS = {"__setitem__", "__set__", "__delete__"} | {
 
 def whole_weight(layer: BlockShock) -> torch.Tensor:
     """The trained W (N, K) on every rank, differentiable; all ranks call it together."""
+    w_NK = _gathered(layer)
+    return w_NK if torch.compiler.is_compiling() else w_NK.as_subclass(WholeWeight)  # the compiler sees what is written
+
+
+@_disable_dynamo
+def _gathered(layer: BlockShock) -> torch.Tensor:
     w_NK: torch.Tensor = _Whole.apply(layer, *(half.parameter for half in layer.storages()))
-    return w_NK.as_subclass(WholeWeight)
+    return w_NK
 
 
 class WholeWeight(torch.Tensor):
@@ -40,6 +47,17 @@ class WholeWeight(torch.Tensor):
             found = func(*args, **kwargs)
             memory = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, WholeWeight)}
             return tree_map(lambda leaf: leaf.as_subclass(cls) if _is_view(leaf, memory) else leaf, found)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        return self._plain().__deepcopy__(memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._plain().__reduce_ex__(protocol)
+
+    def _plain(self) -> torch.Tensor:
+        """A copy or a file holds its own values, which can be written."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(torch.Tensor)
 
 
 def _targets(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

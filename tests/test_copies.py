@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gpus import needs_a_gpu
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import parallelize_module
 
 from blockshock import BlockShockLinear, BlockShockParallel
-from blockshock.errors import InputError
+from blockshock.errors import InputError, StalePacking
 from blockshock.ranks import Ranks
 from blockshock.steps import split_over
 
@@ -107,6 +108,16 @@ def test_the_linear_that_was_replaced_is_copied_too(copied: Callable[[nn.Module]
         torch.optim.SGD(linear.parameters(), lr=0.1).step()
 
 
+def test_a_layer_is_not_loaded_onto_another_device() -> None:
+    file = io.BytesIO()
+    torch.save(BlockShockLinear(_linear()), file)
+    file.seek(0)
+    with pytest.raises(
+        InputError, match="a layer that was built on cpu cannot be loaded onto meta: load its state_dict"
+    ):
+        torch.load(file, weights_only=False, map_location="meta")
+
+
 def test_an_average_of_a_model_follows_it() -> None:
     model = nn.Sequential(BlockShockLinear(_linear()))
     average = torch.optim.swa_utils.AveragedModel(model)
@@ -182,3 +193,38 @@ def _in_inference_mode() -> None:
 def test_inference_mode_takes_layers_and_makes_them(cpu_ranks: Ranks) -> None:
     _in_inference_mode()
     cpu_ranks.run(_in_inference_mode)
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("parameters", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("kernel", "mask", "storage"),
+    [
+        ("cusparselt:search=no", "tile", "compressed"),
+        ("cusparselt:search=no", "tile_random", "compressed"),
+        ("cusparselt:search=no", "1100", "masked"),
+        ("gathered", "tile", "compressed"),
+    ],
+)
+def test_copies_and_checks_on_a_gpu(kernel: str, mask: str, storage: str, parameters: torch.dtype) -> None:
+    linear = nn.Linear(128, 64).to("cuda", parameters)
+    x = torch.randn(16, 128, device="cuda", dtype=torch.bfloat16)
+    layer = BlockShockLinear(linear, kernel=kernel, mask=mask, storage=storage, dtype=torch.bfloat16)
+    for twin in (copied(layer) for copied in COPIES):
+        optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01)
+        for _ in range(2):
+            twin(x).float().square().mean().backward()
+            optimizer.step()
+        twin.check()
+        assert not torch.equal(twin.weight, layer.weight)
+        with torch.inference_mode():
+            right = twin.to_linear()(x.to(parameters))
+            torch.testing.assert_close(twin(x).to(parameters), right, rtol=0.05, atol=0.05)
+        for parameter in twin.parameters():
+            parameter.data.view(-1)[:2].add_(1)
+        with pytest.raises(StalePacking, match="half 0: "):
+            twin.check()
+        twin.refresh()
+        twin.check()
+    layer.check()

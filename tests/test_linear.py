@@ -292,6 +292,7 @@ def test_a_gradient_of_another_shape_is_refused() -> None:
         (lambda: BlockShockLinear(_linear(), kernel="dense"), "compressed storage needs a kernel that holds kept"),
         (lambda: BlockShockLinear(_linear())(_x(1, 2, 60)), r"x must be \(B, 64\)"),
         (lambda: BlockShockLinear(_linear())(_x().double()), "x must be torch.float32 on cpu, got torch.float64"),
+        (lambda: BlockShockLinear(_linear()).share_memory(), "cannot be shared between processes"),
         (lambda: BlockShockLinear(_linear()).double(), "stays where it was built, in torch.float32 on cpu"),
     ],
 )

@@ -244,6 +244,15 @@ class Method(nn.Module):
             )
         return vars(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        found = {tensor.device for tensor in (*self.parameters(), *self.buffers())}
+        if found - {self.device}:
+            raise InputError(
+                f"a layer that was built on {self.device} cannot be loaded onto {', '.join(sorted(map(str, found)))}: "
+                "load its state_dict() into a layer that was built there"
+            )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Method:
         """A copy on the same group of ranks."""
         memo[id(self.group)] = self.group
