@@ -18,6 +18,7 @@ from blockshock.errors import InputError
 from blockshock.half_storages import storage_of
 from blockshock.kernels import Half, Kernel, Packed, build_kernel
 from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
+from blockshock.sharded import gathered, spread_as
 from blockshock.storages import Storage
 from blockshock.weights import WeightSource
 
@@ -46,10 +47,10 @@ class BlockShock(Method):
             kernel.check(half)
         self._names = [type(kernel).__name__.lower() for kernel in kernels]
         # Named by its place among all ranks, so that no saved state takes two parts of one weight for the same.
-        first = group.rank()
+        place = group.rank()
         self.halves = nn.ModuleDict(
             {
-                str(first + index): self._hold(layer, half, kernel, first=index == 0)
+                str(place + index): self._hold(layer, half, kernel, first=index == 0)
                 for index, (kernel, half) in enumerate(zip(kernels, halves, strict=True))
             }
         )
@@ -159,12 +160,13 @@ class BlockShock(Method):
     def load(self, w_NK: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Train on from a dense weight (N, K), the same on all ranks, exactly; and from a bias, if it is given."""
         if bias is not None and self.bias is not None:
-            self.bias.copy_(bias)
+            held = self.storages()[0].trained("bias")
+            held.copy_(spread_as(held, bias))
         for storage in self.storages():
             storage.load(w_NK[:, self.columns].to(self.device))
 
     def place(self, w_NK: torch.Tensor) -> None:
-        self._place_all(w_NK, [half.parameter.detach() for half in self.storages()])
+        self._place_all(w_NK, [half.trained("parameter").detach() for half in self.storages()])
 
     def whole(self, held: list[torch.Tensor], what: str = "weight") -> torch.Tensor:
         """The (N, K) matrix on every rank of tensors that lie as this rank's parameters do; all ranks call it.
@@ -176,7 +178,7 @@ class BlockShock(Method):
 
     def _place_all(self, w_NK: torch.Tensor, held: list[torch.Tensor]) -> None:
         for half, tensor in zip(self.storages(), held, strict=True):
-            w_NK[:, self.columns] += half.dense(tensor)
+            w_NK[:, self.columns] += half.dense(gathered(tensor, "a half"))
 
     def held(self, w_NK: torch.Tensor) -> list[torch.Tensor]:
         """The inverse of ``whole``, of this rank."""
