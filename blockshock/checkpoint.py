@@ -16,6 +16,7 @@ from torch import nn
 
 from blockshock.errors import InputError
 from blockshock.linear import BlockShockLinear
+from blockshock.sharded import gathered, is_shard, reshard, spread_as
 from blockshock.steps import check_elementwise
 
 State = dict[str, Any]
@@ -33,6 +34,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State
             of the layer's halves alone.
     """
     check_elementwise(optimizer)
+    reshard(model)
     state, shapes = {}, {}
     for name, held, layer in _parameters(model, optimizer):
         states = [optimizer.state[parameter] for parameter in held if parameter in optimizer.state]
@@ -57,6 +59,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
     if len(saved["groups"]) != len(optimizer.param_groups):
         raise InputError(f"the state has {len(saved['groups'])} groups, the optimizer {len(optimizer.param_groups)}")
     check_elementwise(optimizer)
+    reshard(model)
     loaded: dict[torch.Tensor, State] = {}
     for name, held, layer in _parameters(model, optimizer):
         loaded |= _loaded(name, held, layer, saved)
@@ -124,7 +127,7 @@ def _dense(what: str, values: list[Any], held: list[nn.Parameter], layer: BlockS
     if not isinstance(first, torch.Tensor):
         return first
     if layer is None or first.ndim == 0:
-        return first.clone()
+        return gathered(first, what).clone()
     if first.shape != held[0].shape:
         raise InputError(
             f"{what} is a tensor {tuple(first.shape)}, neither one number nor of the shape {tuple(held[0].shape)} of "
@@ -138,5 +141,12 @@ def _taken_apart(value: Any, held: list[nn.Parameter], layer: BlockShockLinear |
         return [value for _ in held]
     if layer is None or value.ndim == 0:
         # A number, such as Adam's step, lies where the optimizer keeps it: on a CPU, or where it is told to.
-        return [value.clone() if value.ndim == 0 else value.to(parameter.device, copy=True) for parameter in held]
-    return layer.layer.held(value.to(held[0].device))
+        return [value.clone() if value.ndim == 0 else _placed(value, parameter) for parameter in held]
+    parts = layer.layer.held(value.to(held[0].device))
+    return [spread_as(parameter, part) for parameter, part in zip(held, parts, strict=True)]
+
+
+def _placed(value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+    """A copy of an optimizer's state, of the parameter's shape or another one, where the parameter lies."""
+    copied = value.to(parameter.device, copy=True)
+    return spread_as(parameter, copied) if value.shape == parameter.shape and not is_shard(value) else copied

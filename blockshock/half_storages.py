@@ -18,7 +18,9 @@ from blockshock.kept import Kept, product
 from blockshock.kernels import Half, Packed
 from blockshock.masks import Mask
 from blockshock.registry import Registry
+from blockshock.sharded import check_replicas
 from blockshock.stages import stage
+from blockshock.steps import part_of
 from blockshock.storages import Storage, Training
 
 
@@ -28,11 +30,15 @@ class HalfStorage(Storage):
     def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
         parameter = self._initial(half, packed).to(training.parameter_dtype(half.dtype))
         super().__init__(nn.Parameter(parameter), packed, bias)
-        self._mask = half.mask
+        self.mask = half.mask
 
     def check(self) -> None:
         super().check()
-        self._mask.check_unchanged()
+        self.mask.check_unchanged()
+
+    def _check_shard(self, held: torch.Tensor, shard: Any) -> None:
+        for group in shard.device_mesh.get_all_groups():
+            check_replicas("fully_shard", group, part_of(held), self.mask)
 
     @staticmethod
     def _initial(half: Half, packed: Packed) -> torch.Tensor:
@@ -143,6 +149,9 @@ class MaskedStorage(HalfStorage):
     def refresh(self) -> None:
         self._apply_mask()
         super().refresh()
+
+    def _take_over(self) -> None:
+        super()._take_over()
         self._is_behind = False
 
     def difference(self) -> str | None:
@@ -153,6 +162,8 @@ class MaskedStorage(HalfStorage):
         return None if self._is_behind and not self.is_stale else super().difference()
 
     def _apply_mask(self) -> None:
+        if self._shards:
+            return  # they stay zero where the mask drops, as their gradients are
         with stage("mask"):
             self.parameter.masked_fill_(self.dropped_NK, 0)
 

@@ -27,6 +27,7 @@ from blockshock.patterns import build_mask
 from blockshock.registry import check_range
 from blockshock.replaceable import check_replaceable, take_over
 from blockshock.scaling import watch_scalers
+from blockshock.sharded import gathered
 from blockshock.steps import replace
 from blockshock.storages import Training, first_difference
 from blockshock.weights import TensorWeights
@@ -125,7 +126,7 @@ class BlockShockLinear(nn.Module):
         if self.layer.dtype != self.layer.parameter_dtype:
             x = x.to(self.layer.dtype)
         y: torch.Tensor = self.layer(x.reshape(-1, x.shape[-1]))
-        return y.view(*x.shape[:-1], self.out_features)
+        return y if x.ndim == 2 else y.view(*x.shape[:-1], self.out_features)
 
     def refresh(self) -> None:
         """Make the products use the parameters as they are now."""
@@ -138,11 +139,13 @@ class BlockShockLinear(nn.Module):
         ``torch.compile``. It holds a second packing meanwhile, and waits for the device.
 
         Raises:
+            InputError: ``fully_shard`` has spread the parameters: call the model's ``unshard()`` first.
             StalePacking: on every rank, if they differ on one; the first difference is named.
         """
-        group = self.layer.group
-        meet(group, f"check() of a BlockShockLinear ({self.out_features}, {self.in_features})")
-        found = self._difference()
+        if any(half.is_spread for half in self.layer.storages()):
+            raise InputError("check() needs whole parameters, and fully_shard has spread them: call unshard() first")
+        self.layer.meet("check()")
+        found, group = self._difference(), self.layer.group
         (where,) = slowest_of_ranks([0.0 if found is None else group.rank() + 1.0], self.layer.device, group)
         if where:
             raise StalePacking(found or f"rank {int(where) - 1} found a difference in this layer, and names it")
@@ -166,7 +169,7 @@ class BlockShockLinear(nn.Module):
         linear = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
         linear.weight = nn.Parameter(weight, any(half.parameter.requires_grad for half in self.layer.storages()))
         if bias is not None:
-            linear.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
+            linear.bias = nn.Parameter(self._whole_bias(), bias.requires_grad)
         return linear.train(self.training)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
@@ -174,6 +177,9 @@ class BlockShockLinear(nn.Module):
         if name in ("weight", "bias"):
             raise InputError(f"the {name} of a BlockShockLinear cannot be another parameter: load_state_dict() sets it")
         super().register_parameter(name, param)
+
+    def _whole_bias(self) -> torch.Tensor:
+        return gathered(self.layer.storages()[0].trained("bias"), "bias").detach().clone()
 
     def extra_repr(self) -> str:
         layer = self.layer
@@ -185,7 +191,7 @@ class BlockShockLinear(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.layer.whole_weight()
         if self.bias is not None:
-            destination[f"{prefix}bias"] = self.bias.detach().clone()
+            destination[f"{prefix}bias"] = self._whole_bias()
         destination[f"{prefix}mask"] = mask_tensor(self.mask)
 
     def _load_from_state_dict(

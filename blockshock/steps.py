@@ -12,7 +12,6 @@ from inspect import unwrap
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import nn
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import (
     Optimizer,
@@ -37,7 +36,7 @@ _successors: MutableMapping[torch.Tensor, TensorWeakRef] = WeakTensorKeyDictiona
 _split: MutableMapping[torch.Tensor, Group] = WeakTensorKeyDictionary()
 
 
-def follow(parameter: nn.Parameter, follower: Follower) -> None:
+def follow(parameter: torch.Tensor, follower: Follower) -> None:
     """From now on the follower is told of each step of an optimizer that holds the parameter."""
     _followers[parameter] = weakref.ref(follower)
 
@@ -48,25 +47,25 @@ def follower_of(parameter: torch.Tensor) -> Follower | None:
     return None if reference is None else reference()
 
 
-def mark_split(parameter: nn.Parameter, group: Group) -> None:
+def mark_split(parameter: torch.Tensor, group: Group) -> None:
     """Say that the parameter is a part of a matrix, whose other parts the ranks of the group hold."""
     _split[parameter] = group
 
 
-def is_part(parameter: torch.Tensor) -> bool:
-    """Whether the parameter is so marked."""
-    return parameter in _split
+def part_of(parameter: torch.Tensor) -> Group | None:
+    """The group that the parameter is so marked with."""
+    return _split.get(parameter)
 
 
 def split_over(parameter: torch.Tensor) -> list[Group]:
     """The groups of ranks over which a tensor is split: as it is marked, or as a DTensor is sharded."""
-    if (group := _split.get(parameter)) is not None:
-        return [group] if group.size() > 1 else []
-    return [
+    group = part_of(parameter)
+    sharded = [
         parameter.device_mesh.get_group(dimension)  # type: ignore[attr-defined]
         for dimension, placement in enumerate(getattr(parameter, "placements", ()))
         if not (placement.is_replicate() or placement.is_partial())
     ]
+    return sharded if group is None or group.size() == 1 else [group, *sharded]
 
 
 def replace(old: torch.Tensor, new: torch.Tensor) -> None:
@@ -110,7 +109,7 @@ def elementwise(kind: T) -> T:
 
 def check_elementwise(optimizer: Optimizer) -> None:
     """Raises InputError where the optimizer holds a part of a matrix and is not known to act elementwise."""
-    part = next((parameter for parameter in _parameters(optimizer) if is_part(parameter)), None)
+    part = next((parameter for parameter in _parameters(optimizer) if part_of(parameter) is not None), None)
     step = unwrap(type(optimizer).step)
     # A subclass that steps in its own way may do anything.
     if part is None or any(isinstance(optimizer, kind) and step is unwrap(kind.step) for kind in _ELEMENTWISE):

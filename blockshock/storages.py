@@ -18,6 +18,7 @@ from blockshock.errors import StalePacking
 from blockshock.kept import product
 from blockshock.kernels import Packed
 from blockshock.kernels.base import changed_since_forward
+from blockshock.sharded import Shardable, spread_as
 from blockshock.stages import stage
 from blockshock.steps import follow
 
@@ -66,19 +67,27 @@ class Seen:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         # The weak reference keeps the identity from being given to other memory, and no memory from being freed.
-        self._memory = StorageWeakRef(tensor.untyped_storage())
+        self._memory = StorageWeakRef(self._local(tensor).untyped_storage())
         self._state = self._state_of(tensor)
 
     @staticmethod
-    def _state_of(tensor: torch.Tensor) -> tuple[int, int, int]:
-        version = 0 if tensor.is_inference() else tensor._version
-        return version, tensor.data_ptr(), tensor.untyped_storage()._cdata
+    def _local(tensor: torch.Tensor) -> torch.Tensor:
+        """Of a DTensor this rank's shard."""
+        local: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
+        return local
+
+    @classmethod
+    def _state_of(cls, tensor: torch.Tensor) -> tuple[int, int, int]:
+        local = cls._local(tensor)
+        # A write through a DTensor moves its own version alone.
+        version = 0 if tensor.is_inference() else tensor._version + local._version
+        return version, local.data_ptr(), local.untyped_storage()._cdata
 
     def is_still(self, tensor: torch.Tensor) -> bool:
         return self._state_of(tensor) == self._state
 
 
-class Storage(nn.Module):
+class Storage(Shardable):
     """A trained weight (N, K). Multiplies as its packing does, and refuses to once the two differ.
 
     Attributes:
@@ -97,11 +106,11 @@ class Storage(nn.Module):
 
     def _see(self) -> None:
         """From now on, what multiplies is what the parameters are now; and be told of their steps."""
-        self._seen = [Seen(parameter) for parameter in self._parameters_held()]
+        self._seen = [Seen(parameter) for parameter in self.trained_parameters()]
         self._follow()
 
     def _follow(self) -> None:
-        for followed in self._parameters_held():
+        for followed in self.trained_parameters():
             follow(followed, self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,13 +121,14 @@ class Storage(nn.Module):
         super().__setstate__(state)
         self.refresh()
 
-    def _parameters_held(self) -> list[nn.Parameter]:
-        return [self.parameter] if self.bias is None else [self.parameter, self.bias]
+    def when_gathered(self) -> None:
+        if self.is_stale:
+            self._take_over()
 
     @property
     def is_stale(self) -> bool:
         """Whether a parameter changed, or is another one, since the packing was written."""
-        pairs = zip(self._seen, self._parameters_held(), strict=True)
+        pairs = zip(self._seen, self.trained_parameters(), strict=True)
         return not all(seen.is_still(parameter) for seen, parameter in pairs)
 
     @property
@@ -159,9 +169,15 @@ class Storage(nn.Module):
         assert self.bias is not None
         return grad_y_BN.sum(0, dtype=self.bias.dtype)
 
-    @torch.no_grad()
     def refresh(self) -> None:
-        """Make what multiplies equal to the parameters again."""
+        """Make what multiplies equal to the parameters again; to shards, once they are gathered."""
+        if self._shards:
+            self._follow()
+        else:
+            self._take_over()
+
+    @torch.no_grad()
+    def _take_over(self) -> None:
         self.pack()
         if self.bias is not None and self.packed.bias is not None:
             self.packed.bias.copy_(self.packed.arrange(self.bias))
@@ -212,7 +228,8 @@ class Storage(nn.Module):
     @torch.no_grad()
     def load(self, w_NK: torch.Tensor) -> None:
         """Take over the values of a dense matrix exactly, zeros too."""
-        self.parameter.copy_(self.held(w_NK.to(self.parameter.dtype)))
+        parameter = self.trained("parameter")
+        parameter.copy_(spread_as(parameter, self.held(w_NK.to(parameter.dtype))))
         self.refresh()
 
     def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:

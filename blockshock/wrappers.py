@@ -7,31 +7,31 @@ of another one: that is how a wrapper is noticed before it does anything.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from blockshock.collectives import Group, global_ranks
 from blockshock.errors import InputError
-from blockshock.mask_state import mask_tensor
-from blockshock.meeting import meet
+from blockshock.half_storages import HalfStorage
 from blockshock.methods.superposition import BlockShock
+from blockshock.sharded import check_replicas
+from blockshock.steps import part_of
 
 
 def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) -> None:
-    if module is None or "process_group" not in vars(wrapper):  # hasattr asks modules that are not yet made
-        return
-    if isinstance(wrapper, DistributedDataParallel):
+    # No attribute of the wrapper is asked for by chance: one that is half built may raise anything.
+    if module is not None and isinstance(wrapper, DistributedDataParallel) and name == "module":
         ignored = wrapper.parameters_to_ignore
         layers = [layer for prefix, layer in _layers(module) if not ignored.issuperset(_tensors(prefix, layer))]
-        _check_replicas("DistributedDataParallel", wrapper.process_group, layers)
+        for half in (half for layer in layers for half in layer.storages()):
+            assert isinstance(half, HalfStorage)
+            check_replicas("DistributedDataParallel", wrapper.process_group, part_of(half.parameter), half.mask)
         if layers:
             _refresh_before_forward(wrapper, layers)
-    elif type(wrapper).__name__ == "FullyShardedDataParallel":
-        ignored = getattr(wrapper, "_ignored_params", set())
+    elif module is not None and type(wrapper).__name__ == "FullyShardedDataParallel" and name == "_fsdp_wrapped_module":
+        ignored = vars(wrapper).get("_ignored_params", set())
         if any(not ignored.issuperset(layer.parameters()) for _, layer in _layers(module)):
             raise InputError(
                 "FullyShardedDataParallel flattens parameters, and a BlockShockLinear multiplies by memory of its own: "
@@ -49,21 +49,6 @@ def _tensors(prefix: str, layer: BlockShock) -> set[str]:
     """The names of all that a wrapper would touch of a layer."""
     dot = prefix and prefix + "."
     return {dot + name for named in (layer.named_parameters(), layer.named_buffers()) for name, _ in named}
-
-
-def _check_replicas(wrapper: str, group: Group, layers: list[BlockShock]) -> None:
-    """Raises InputError where the group holds two parts of one layer, RanksApart where its ranks hold other parts."""
-    for number, layer in enumerate(layers):
-        halves = layer.group
-        both = set(global_ranks(halves)) & set(global_ranks(group))
-        if halves.size() > 1 and len(both) > 1:
-            raise InputError(
-                f"{wrapper} over ranks {sorted(both)} would mix the halves of a BlockShockLinear that lie on them: "
-                "give it the ranks that hold the same half, as process_group= the other dimension of a DeviceMesh, or "
-                "wrap the other modules alone"
-            )
-        mask = hashlib.sha256(mask_tensor(layer.mask).numpy().tobytes()).hexdigest()[:12]
-        meet(group, f"{wrapper} around part {halves.rank()} of layer {number}, of mask {mask}")
 
 
 def _refresh_before_forward(wrapper: nn.Module, layers: list[BlockShock]) -> None:

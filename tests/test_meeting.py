@@ -73,7 +73,7 @@ def test_different_calls_are_named_on_every_rank(cpu_ranks: Ranks) -> None:
     found, others = cpu_ranks.run(_apart)
     assert found == others
     for says, other in zip(
-        found, (r"layer \d+ \(8, 16\)", "copy 1", "the building of", "an optimizer's exp_avg"), strict=True
+        found, (r"layer \d+ \(8, 16\)", "copy 1", "the building of", "weight's exp_avg"), strict=True
     ):
         assert says.startswith("the ranks are in different calls: rank 0 in the gathering of weight of layer")
         assert re.search(rf"rank 1 in .*{other}", says)

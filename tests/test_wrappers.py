@@ -8,9 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from blockshock import BlockShockLinear, clip_grad_norm_
+from blockshock import BlockShockLinear, clip_grad_norm_, load_optimizer_state, optimizer_state
 from blockshock.errors import InputError, RanksApart
 from blockshock.ranks import Ranks
 
@@ -42,8 +44,25 @@ def _refused_over_the_halves() -> None:
     DistributedDataParallel(_model(DeviceMesh("cpu", [dist.get_rank()])))(x)  # both halves on each rank: replicas
 
 
+class FullyShardedDataParallel(nn.Module):
+    """What torch's does first; it needs a GPU."""
+
+    def __init__(self, module: nn.Module, ignored: set[nn.Parameter]) -> None:
+        super().__init__()
+        self.process_group, self._ignored_params = None, ignored
+        self._fsdp_wrapped_module = module
+
+
+def test_flattened_parameters_are_refused() -> None:
+    model = _model(None)
+    with pytest.raises(InputError, match="FullyShardedDataParallel flattens parameters"):
+        FullyShardedDataParallel(model, set())
+    FullyShardedDataParallel(model, set(model[2].parameters()))
+
+
 def test_over_the_ranks_of_the_halves_it_is_refused(cpu_ranks: Ranks) -> None:
     cpu_ranks.run(_refused_over_the_halves)
+    cpu_ranks.run(_sharded_over_the_halves)
 
 
 def _over_replicas(storage: str, dtype: torch.dtype | None) -> None:
@@ -74,10 +93,67 @@ def _over_replicas(storage: str, dtype: torch.dtype | None) -> None:
     torch.testing.assert_close(twin(x), model(x))
 
 
+def _fully_sharded(storage: str, every_module: bool, policy: torch.dtype | None) -> None:
+    """The same by fully_shard: parameters, gradients and states are spread over the replicas."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "halves"))
+    dense, model = _dense(), _model(mesh["halves"], storage=storage, kernel="gathered")
+    options: dict[str, Any] = {"mesh": mesh["replicas"]}
+    if policy is not None:
+        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=policy, output_dtype=torch.float32)
+    for module in (model[2], model[0]) if every_module else ():
+        fully_shard(module, **options)
+    fully_shard(model, **options)
+    half = next(iter(model[2].layer.storages()))
+    assert isinstance(half.parameter, DTensor)
+    ours, theirs = (torch.optim.AdamW(one.parameters(), lr=0.01) for one in (model, dense))
+    exact = {} if policy is None else {"rtol": 0.05, "atol": 0.05}
+    for step in range(4):
+        x = torch.randn(6, 12, generator=torch.Generator().manual_seed(step))
+        for trained, optimizer in ((model, ours), (dense, theirs)):
+            optimizer.zero_grad()
+            given = x.chunk(2)[mesh.get_local_rank("replicas")] if trained is model else x
+            trained(given).square().mean().backward()
+        norms = clip_grad_norm_(model.parameters(), 0.1), nn.utils.clip_grad_norm_(dense.parameters(), 0.1)
+        torch.testing.assert_close(norms[0].float(), norms[1], **exact)
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(model(x), dense(x), **exact)
+    torch.testing.assert_close(model[2].to_linear().weight, dense[2].weight, **exact)
+    states = optimizer_state(model, ours), optimizer_state(dense, theirs)
+    if policy is None:
+        torch.testing.assert_close(states[0]["state"], states[1]["state"])
+    again = _model(mesh["halves"], storage=storage, kernel="gathered")
+    for fresh, options_of in ((again, options), (_model(mesh["halves"], kernel="gathered"), None)):
+        if options_of is not None:
+            fully_shard(fresh, **options_of)
+        state = model[2].state_dict()
+        fresh[2].load_state_dict(state)
+        optimizer = torch.optim.AdamW(fresh.parameters(), lr=0.01)
+        load_optimizer_state(fresh, optimizer, states[0])
+        assert torch.equal(fresh[2].state_dict()["weight"], state["weight"])
+        torch.testing.assert_close(optimizer_state(fresh, optimizer), states[0])
+
+
+def _sharded_over_the_halves() -> None:
+    """Refused when it is asked for; with the layer's parameters left out, it works."""
+    mesh = init_device_mesh("cpu", (2,))
+    with pytest.raises(InputError, match=r"fully_shard over ranks \[0, 1\] would mix the halves"):
+        fully_shard(_model(mesh), mesh=mesh)
+    model = _model(mesh)
+    fully_shard(model, mesh=mesh, ignored_params=set(model[2].parameters()))
+    assert isinstance(model[0].weight, DTensor)
+    optimizer, x = torch.optim.SGD(model.parameters(), lr=0.1, foreach=False), torch.ones(3, 12)
+    dense = _dense()
+    for trained, one in ((model, optimizer), (dense, torch.optim.SGD(dense.parameters(), lr=0.1))):
+        trained(x).square().mean().backward()
+        one.step()
+    torch.testing.assert_close(model(x), dense(x))
+
+
 def _other_parts_are_no_replicas() -> None:
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "halves"))
     crossed = DeviceMesh("cpu", [[0, 3], [1, 2]])
-    with pytest.raises(RanksApart, match=r"around part [01] of layer 0.*around part [01] of layer 0"):
+    with pytest.raises(RanksApart, match=r"around part [01] of a weight.*around part [01] of a weight"):
         DistributedDataParallel(_model(mesh["halves"]), process_group=crossed.get_group(1))
     mask = "1100" if mesh.get_local_rank("replicas") else "1010"
     with pytest.raises(RanksApart, match="of mask"):
@@ -89,3 +165,5 @@ def test_over_replicas_it_trains_as_the_dense_model_on_the_whole_batch(other_ran
         for storage, dtype in (("compressed", None), ("masked", None), ("compressed", torch.bfloat16)):
             other_ranks.run(_over_replicas, storage, dtype)
         other_ranks.run(_other_parts_are_no_replicas)
+        for kind in (("compressed", False, None), ("masked", True, None), ("compressed", True, torch.bfloat16)):
+            other_ranks.run(_fully_sharded, *kind)

@@ -228,7 +228,7 @@ class Method(nn.Module):
 
     def _from_all_ranks(self, place: Callable[[torch.Tensor], None], dtype: torch.dtype, what: str) -> torch.Tensor:
         """The sum over the ranks of what each places in a matrix of zeros (N, K)."""
-        meet(self.group, f"the gathering of {what} of {self._name}")
+        self.meet(f"the gathering of {what}")
         w_NK = torch.zeros(self.N, self.K, dtype=dtype, device=self.device)
         with torch.no_grad():
             place(w_NK)
@@ -252,6 +252,10 @@ class Method(nn.Module):
                 f"a layer that was built on {self.device} cannot be loaded onto {', '.join(sorted(map(str, found)))}: "
                 "load its state_dict() into a layer that was built there"
             )
+
+    def meet(self, call: str) -> None:
+        """Return when all ranks are in this call of this layer; raises RanksApart where they are not."""
+        meet(self.group, f"{call} of {self._name}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Method:
         """A copy on the same group of ranks."""

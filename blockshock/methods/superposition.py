@@ -18,6 +18,7 @@ from blockshock.errors import InputError
 from blockshock.half_storages import storage_of
 from blockshock.kernels import Half, Kernel, Packed, build_kernel
 from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
+from blockshock.sharded import gathered, spread_as
 from blockshock.storages import Storage
 from blockshock.weights import WeightSource
 
@@ -45,11 +46,11 @@ class BlockShock(Method):
         kernel = picked.resolve(halves[0], layer.tokens, layer.both_ways, self._slowest)
         for half in halves:
             kernel.check(half)
-        self._name = type(kernel).__name__.lower()
+        self._kernel_name = type(kernel).__name__.lower()
         # Named by its place among all ranks, so that no saved state takes two parts of one weight for the same.
-        first = group.rank()
+        place = group.rank()
         self.halves = nn.ModuleDict(
-            {str(first + index): self._hold(layer, half, kernel, first=index == 0) for index, half in enumerate(halves)}
+            {str(place + index): self._hold(layer, half, kernel, first=index == 0) for index, half in enumerate(halves)}
         )
         self._mark_split()
 
@@ -120,11 +121,11 @@ class BlockShock(Method):
 
     @property
     def kernel(self) -> str | None:
-        return self._name
+        return self._kernel_name
 
     @property
     def algorithm(self) -> str:
-        return "; ".join(dict.fromkeys(_describe(self._name, packed) for packed in self.packings()))
+        return "; ".join(dict.fromkeys(_describe(self._kernel_name, packed) for packed in self.packings()))
 
     def weights(self) -> list[Weight]:
         return list(self.halves.values())  # type: ignore[arg-type]
@@ -161,12 +162,13 @@ class BlockShock(Method):
     def load(self, w_NK: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Train on from a dense weight (N, K), the same on all ranks, exactly; and from a bias, if it is given."""
         if bias is not None and self.bias is not None:
-            self.bias.copy_(bias)
+            held = self.storages()[0].trained("bias")
+            held.copy_(spread_as(held, bias))
         for storage in self.storages():
             storage.load(w_NK[:, self.columns].to(self.device))
 
     def place(self, w_NK: torch.Tensor) -> None:
-        self._place_all(w_NK, [half.parameter.detach() for half in self.storages()])
+        self._place_all(w_NK, [half.trained("parameter").detach() for half in self.storages()])
 
     def whole(self, held: list[torch.Tensor], what: str = "weight") -> torch.Tensor:
         """The (N, K) matrix on every rank of tensors that lie as this rank's parameters do; all ranks call it.
@@ -178,7 +180,7 @@ class BlockShock(Method):
 
     def _place_all(self, w_NK: torch.Tensor, held: list[torch.Tensor]) -> None:
         for half, tensor in zip(self.storages(), held, strict=True):
-            w_NK[:, self.columns] += half.dense(tensor)
+            w_NK[:, self.columns] += half.dense(gathered(tensor, "a half"))
 
     def held(self, w_NK: torch.Tensor) -> list[torch.Tensor]:
         """The inverse of ``whole``, of this rank."""
