@@ -5,6 +5,10 @@ rounds of one build share where its memory lies and how its graph was laid out, 
 0.3 to 0.5 % of one of 175 µs. Rounds of one build, however many, cannot see that: on GPUs they told a method from
 itself in 55 to 80 % of tries. Of each block counts the logarithm of the ratio of its two medians; the interval is
 Student's ("The probable error of a mean", Biometrika 6, 1908) over these.
+
+How many blocks that takes, ten of them tell: a pilot. The rest is Stein's two-stage procedure ("A two-sample test for a
+linear hypothesis whose power is independent of the variance", Ann. Math. Statist. 16, 1945): the scatter is that of the
+pilot, however many blocks follow, and so the interval holds the truth as often as it says.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +27,19 @@ LONGEST = 1e18
 MARGIN = 0.01
 """Ratios closer to one than this are no difference that anybody should act on."""
 LARGEST_LOG = 700.0
+LONG_CALL = 100e-6
+"""Seconds from which a call scatters so little from build to build that differences of 1 % are looked for."""
+PRECISION = {"long": 0.005, "short": 0.015}
+"""What an interval should be at most to either side: half of the difference that it is to find, 1 % or 3 %."""
+BEYOND_DOUBT = 3
+"""How many of its own half widths an interval lies beyond the margin where it need not be narrower."""
 WIDE = 1.5
 """An interval whose ends are a larger factor apart says that something was wrong with the measurement."""
 
 Blocks = Sequence[Sequence[float]]
 """Seconds of each round, by block."""
+Pair = tuple[Blocks, Blocks] | tuple[Blocks, Blocks, int]
+"""Blocks of the first and of the second, and how many of them are the pilot: all, unless it is said."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +72,38 @@ class Ratio:
         return self.high > WIDE * self.low
 
 
-def ratio_of_blocks(first: Blocks, second: Blocks) -> Ratio:
+def ratio_of_blocks(first: Blocks, second: Blocks, pilot: int | None = None) -> Ratio:
     """Time of the first over that of the second; block i of both was timed in turn.
 
+    Args:
+        pilot: how many of the blocks, the first ones, tell the scatter; None for all.
+
     Raises:
-        ValueError: fewer than two blocks, not as many of both, an empty one, or a duration that no clock can give.
+        ValueError: fewer than two blocks in all or in the pilot, not as many of both, an empty one, or a duration that
+            no clock can give.
     """
-    mean, variance, freedom = _log_ratio(first, second)
+    mean, variance, freedom = _log_ratio(first, second, pilot)
     return _interval(mean, variance, freedom)
 
 
-def change_of_blocks(before: tuple[Blocks, Blocks], after: tuple[Blocks, Blocks]) -> Ratio:
+def blocks_needed(first: Blocks, second: Blocks) -> int:
+    """How many blocks in all make the interval as narrow as PRECISION, judged by a pilot of them.
+
+    As many as there are, where the pilot's difference is beyond doubt.
+
+    Raises:
+        ValueError: as of ``ratio_of_blocks``.
+    """
+    mean, variance, freedom = _log_ratio(first, second)
+    half = quantile(freedom) * math.sqrt(variance)
+    seconds = min(_median([_median(block) for block in blocks]) for blocks in (first, second))
+    wanted = PRECISION["long" if seconds >= LONG_CALL else "short"]
+    if abs(mean) > MARGIN + BEYOND_DOUBT * half:
+        return len(first)
+    return max(len(first), math.ceil(len(first) * (half / wanted) ** 2))
+
+
+def change_of_blocks(before: Pair, after: Pair) -> Ratio:
     """How a ratio changes from one pair to another: that of ``after`` over that of ``before``.
 
     The two pairs were measured one after the other and may scatter differently (Welch, Biometrika 34, 1947).
@@ -84,8 +118,9 @@ def change_of_blocks(before: tuple[Blocks, Blocks], after: tuple[Blocks, Blocks]
     return _interval(now - was, variance, max(int(freedom), 1))
 
 
-def ratio_of_pairs(pairs: Mapping[str, Mapping[str, Blocks]]) -> Ratio:
-    """What a verdict rests on, out of its saved ``blocks``: by pass, blocks of the ``first`` and of the ``second``.
+def ratio_of_pairs(pairs: Mapping[str, Mapping[str, Any]]) -> Ratio:
+    """What a verdict rests on, out of its saved ``blocks``: by pass, blocks of the ``first`` and of the ``second``,
+    and how many are the ``pilot``.
 
     Of one pass the ratio of its pair; of ``forward`` and ``training`` how it changes from a training step to a forward
     pass.
@@ -93,7 +128,7 @@ def ratio_of_pairs(pairs: Mapping[str, Mapping[str, Blocks]]) -> Ratio:
     Raises:
         ValueError: as of ``ratio_of_blocks``, or there are no such passes.
     """
-    found = {name: (pair["first"], pair["second"]) for name, pair in pairs.items()}
+    found = {name: (pair["first"], pair["second"], pair["pilot"]) for name, pair in pairs.items()}
     if found.keys() == {"forward", "training"}:
         return change_of_blocks(before=found["training"], after=found["forward"])
     if len(found) != 1:
@@ -101,12 +136,15 @@ def ratio_of_pairs(pairs: Mapping[str, Mapping[str, Blocks]]) -> Ratio:
     return ratio_of_blocks(*next(iter(found.values())))
 
 
-def _log_ratio(first: Blocks, second: Blocks) -> tuple[float, float, int]:
+def _log_ratio(first: Blocks, second: Blocks, pilot: int | None = None) -> tuple[float, float, int]:
     """Mean over the blocks of the logarithm of the ratio of medians, the variance of that mean, degrees of freedom."""
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"an interval takes as many blocks of both, and two or more: got {len(first)}, {len(second)}")
+    pilot = len(first) if pilot is None else pilot
+    if not 2 <= pilot <= len(first):
+        raise ValueError(f"a pilot is two or more of the blocks: got {pilot} of {len(first)}")
     logs = [math.log(_median(a)) - math.log(_median(b)) for a, b in zip(first, second, strict=True)]
-    return float(np.mean(logs)), float(np.var(logs, ddof=1)) / len(logs), len(logs) - 1
+    return float(np.mean(logs)), float(np.var(logs[:pilot], ddof=1)) / len(logs), pilot - 1
 
 
 def _median(samples: Sequence[float]) -> float:

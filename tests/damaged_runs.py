@@ -40,7 +40,7 @@ def some_rows() -> list[str]:
 
 def _newer() -> dict[str, dict[str, Any]]:
     """What official runs do not hold yet."""
-    sides = {"first": [[1e-3, 1.1e-3], [1e-3, 9e-4]], "second": [[1e-3, 1e-3], [1.2e-3, 1e-3]]}
+    sides = {"first": [[1e-3, 1.1e-3], [1e-3, 9e-4]], "second": [[1e-3, 1e-3], [1.2e-3, 1e-3]], "pilot": 2}
     ours, best = "block_shock gathered 1100", {"dense_single": 1.0, "dense_tp_col": 2.0}
     infos = {
         "forward": timed(ours, 64, 4, 1.0, builds_p50_ms=[0.9, 1.1], flush="clean", l2_flushed=True),

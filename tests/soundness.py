@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from blockshock import environment, timing
-from blockshock.pairs import Ratio, ratio_of_blocks
-from blockshock.phases.builds import Prepare, in_blocks, protocol_of_ranks
+from blockshock.pairs import LONG_CALL, Ratio, ratio_of_blocks
+from blockshock.phases.builds import Blocks, Prepare, in_blocks, protocol_of_ranks
 from blockshock.phases.case import Built, Case
 from blockshock.phases.forward import forward_pass
 from blockshock.phases.train import Step
@@ -31,7 +31,6 @@ TIMED = ("cuda_graph", 100, 10, True)
 """As verdicts are timed on GPUs unless options say otherwise."""
 FEW_CYCLES = 1000
 """Both calls of a planted pair end with a kernel that waits, so that they differ in how long it waits alone."""
-LONG_CALL = 100e-6
 CHANCE = 0.999
 CLOCKS = (0.2e9, 3e9)
 """Between these, in Hz, every GPU's clock is."""
@@ -44,8 +43,6 @@ compared with itself, built anew for each try, and may be called different in 5 
 of all tries. `pytest tests/test_same_against_itself.py -m gpu2 --soundness NAME` made it (`-m gpu` on one
 GPU).
 """
-
-Times = tuple[list[list[float]], list[list[float]]]
 
 
 @dataclass
@@ -90,7 +87,7 @@ class Point:
         return statistics.median(high - low for _, low, high in self.against_itself)
 
 
-def pair_of_same(case: Case, cycles: tuple[int, int] | None, *timed: object) -> Times:
+def pair_of_same(case: Case, cycles: tuple[int, int] | None, *timed: object) -> Blocks:
     """A case against itself, both followed by a kernel that waits for so many cycles; all ranks call it together."""
     prepare: Prepare = forward_pass if case.optimizer is None else Step
     both = (prepare, prepare) if cycles is None else tuple(partial(_slowed, prepare, count) for count in cycles)
@@ -108,12 +105,12 @@ def _slowed(prepare: Prepare, cycles: int, case: Case, built: Built) -> timing.C
     return slowed
 
 
-def _slowest(per_rank: list[Times]) -> Times:
+def _slowest(per_rank: list[Blocks]) -> tuple[list[list[float]], list[list[float]], int]:
     first, second = (
-        [timing.slowest(list(block)) for block in zip(*(times[which] for times in per_rank), strict=True)]
-        for which in (0, 1)
+        [timing.slowest(list(block)) for block in zip(*(getattr(one, which) for one in per_rank), strict=True)]
+        for which in ("first", "second")
     )
-    return first, second
+    return first, second, per_rank[0].pilot
 
 
 def _median(blocks: list[list[float]]) -> float:
@@ -125,15 +122,15 @@ def study(
 ) -> None:
     """Fill a point with so many tries of both kinds. ``tell`` is told how far it is."""
 
-    def times(seed: int, cycles: tuple[int, int] | None = None) -> Times:
+    def times(seed: int, cycles: tuple[int, int] | None = None) -> tuple[list[list[float]], list[list[float]], int]:
         case = Case(**asdict(point.case) | {"seed": seed})
         return _slowest(ranks.run(pair_of_same, case, cycles, *timed))
 
     medians = []
     for seed in range(tries):
-        first, second = times(seed)
+        first, *others = times(seed)
         medians.append(_median(first))
-        ratio = ratio_of_blocks(first, second)
+        ratio = ratio_of_blocks(first, *others)
         point.against_itself.append((ratio.value, ratio.low, ratio.high))
         tell(f"{point.name}: {seed + 1} of {tries}, different {point.different}")
     point.median_us = statistics.median(medians) * 1e6
@@ -141,7 +138,7 @@ def study(
         return
     # How fast the cycles are where the call runs: a GPU under load lowers its clock.
     many = int(point.median_us * 1e-6 * 0.3 * 1.5e9)
-    calls, slower = map(_median, times(tries, (FEW_CYCLES, FEW_CYCLES + many)))
+    calls, slower = map(_median, times(tries, (FEW_CYCLES, FEW_CYCLES + many))[:2])
     clock = many / min(max(slower - calls, many / CLOCKS[1]), many / CLOCKS[0])
     point.share = 0.01 if calls >= LONG_CALL else 0.03
     cycles = round(point.share * calls * clock)

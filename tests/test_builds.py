@@ -1,5 +1,6 @@
 """What is repeated: how often something is built, in which order, where it lies, and how the fastest rival is found."""
 
+import random
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from blockshock import memory
 from blockshock.phases import backward, builds, compare, forward, train
@@ -52,11 +54,33 @@ def _watched(function: Any, *args: object) -> tuple[Any, list[str], int, bool]:
 def test_a_pair_is_built_anew_in_every_block(passes: str, pair: tuple[Case, Case], cpu_ranks: Ranks) -> None:
     count = builds.BLOCKS["cpu"]
     for result, built, most, apart in cpu_ranks.run(_watched, compare.PASSES[passes], *pair, *TIMED):
-        assert [len(block) for block in result.first] == [len(block) for block in result.second] == [1] * count
+        assert (
+            [len(block) for block in result.blocks.first]
+            == [len(block) for block in result.blocks.second]
+            == [1] * count
+        )
+        assert result.blocks.pilot == count
         assert Counter(built) == {CASE.method: count, DENSE.method: count}
         assert all(one != other for one, other in pairwise(built[::2])), "which comes first alternates"
         assert apart, "a build took the place of one that is timed"
         assert most == 3, "of the two pairs, three are held at most"
+
+
+def _scattered(most: int, pair: tuple[Case, Case]) -> compare.PairResult:
+    """A pair on ranks whose times scatter from block to block, and on each rank in a way of its own."""
+    scatter = random.Random(dist.get_rank())
+    times = lambda *_: [[scatter.uniform(1e-3, 1.5e-3)] for _ in range(2)]  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(builds.MOST_BLOCKS, "cpu", most)
+        patch.setattr(builds.timing, "time_calls", times)
+        return compare.forward(*pair, *TIMED)
+
+
+def test_blocks_that_scatter_are_more_and_as_many_on_all_ranks(cpu_ranks: Ranks) -> None:
+    first, second = cpu_ranks.run(_scattered, 8, (CASE, DENSE))
+    assert len(first.blocks.first) == len(second.blocks.second) == 8
+    assert first.blocks.first != second.blocks.first
+    assert first.blocks.pilot == second.blocks.pilot == builds.BLOCKS["cpu"]
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,9 @@ def test_hypothesis(claim: Claim, row: Row, rivals: Rivals, settings: Settings) 
     for name in claim.hypothesis.passes:
         pair = (claim.case, rival) if name == "training" else (claim.case.frozen, rival.frozen)
         found[name] = row.run(compare.PASSES[name], *pair, *settings.protocol, builds=3)
-        first, second = (_slowest([getattr(result, which) for result in found[name]]) for which in ("first", "second"))
-        blocks[name] = {"first": first, "second": second}
+        timed = [result.blocks for result in found[name]]
+        first, second = (_slowest([getattr(one, which) for one in timed]) for which in ("first", "second"))
+        blocks[name] = {"first": first, "second": second, "pilot": timed[0].pilot}
     main = claim.hypothesis.passes[0]
     results, samples = found[main], list(chain.from_iterable(blocks[main]["first"]))
     info = describe_verdict(claim, rival, tried, blocks, results[0].algorithm, settings)

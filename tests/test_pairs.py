@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from blockshock.hypotheses import BEST_DENSE, HYPOTHESES, claims
-from blockshock.pairs import Ratio, change_of_blocks, quantile, ratio_of_blocks, ratio_of_pairs
+from blockshock.pairs import Ratio, blocks_needed, change_of_blocks, quantile, ratio_of_blocks, ratio_of_pairs
+from blockshock.phases.builds import MOST_BLOCKS
 from blockshock.phases.case import Case
 from blockshock.plugin.records import describe_verdict
 from blockshock.plugin.settings import Settings
@@ -24,9 +25,10 @@ class Call(NamedTuple):
     builds: float
     rounds: float
     slower: float
+    seconds: float
 
 
-CALLS = {"short": Call(0.01, 0.02, 1.03), "long": Call(0.003, 0.01, 1.01)}
+CALLS = {"short": Call(0.01, 0.02, 1.03, 27e-6), "long": Call(0.003, 0.01, 1.01, 175e-6)}
 """On GPUs, of some 27 µs and of 175 µs."""
 SHORT, LONG = CALLS.values()
 
@@ -41,6 +43,17 @@ def _blocks(stream: np.random.Generator, call: Call, factor: float = 1.0) -> lis
     """Blocks of one call, each of a build of its own."""
     builds = factor * np.exp(stream.normal(0, call.builds, BLOCKS))
     return [build * _rounds(stream, ROUNDS, call.rounds) for build in builds]
+
+
+def _in_two_stages(stream: np.random.Generator, call: Call) -> tuple[Ratio, int]:
+    """A pair whose second is the slower one, in as many blocks as its pilot asks for; and how many that are."""
+    pair = [[call.seconds * block for block in _blocks(stream, call, factor)] for factor in (1.0, call.slower)]
+    wanted = min(blocks_needed(*pair), MOST_BLOCKS["cuda"])
+    while len(pair[0]) < wanted:
+        for which, factor in enumerate((1.0, call.slower)):
+            pair[which] += [call.seconds * block for block in _blocks(stream, call, factor)]
+    first, second = (blocks[:wanted] for blocks in pair)
+    return ratio_of_blocks(first, second, pilot=BLOCKS), wanted
 
 
 def _interval_over_rounds(first: np.ndarray, second: np.ndarray, seed: int) -> Ratio:
@@ -76,6 +89,32 @@ def test_a_slowdown_is_found(call: Call) -> None:
     tries = [ratio_of_blocks(_blocks(stream, call), _blocks(stream, call, call.slower)) for _ in range(TRIES)]
     assert sum(found.differs and found.value < 1 for found in tries) >= 0.95 * TRIES
     assert np.mean([found.value for found in tries]) == pytest.approx(1 / call.slower, rel=0.001)
+
+
+SCATTERED = {"short": Call(0.028, 0.02, 1.03, 27e-6), "long": Call(0.01, 0.01, 1.01, 175e-6)}
+"""As two ranks and their collective do at worst."""
+
+
+@pytest.mark.parametrize("call", SCATTERED.values(), ids=SCATTERED)
+def test_builds_that_scatter_take_more_blocks(call: Call) -> None:
+    stream = np.random.default_rng(8)
+    few = [ratio_of_blocks(_blocks(stream, call), _blocks(stream, call, call.slower)) for _ in range(TRIES)]
+    assert sum(found.high < 1 for found in few) < 0.8 * TRIES, "ten blocks would do"
+    more = [_in_two_stages(stream, call) for _ in range(TRIES)]
+    assert sum(found.high < 1 for found, _ in more) >= 0.95 * TRIES
+    same = [_in_two_stages(stream, call._replace(slower=1.0)) for _ in range(TRIES)]
+    assert sum(found.differs for found, _ in same) <= 20 + 13
+    assert sum(found.verdict() in ("faster", "slower") for found, _ in same) <= 2
+    # A difference beyond doubt takes no more blocks than it did.
+    assert {blocks for _, blocks in (_in_two_stages(stream, call._replace(slower=2.0)) for _ in range(50))} == {BLOCKS}
+
+
+def test_a_pilot_of_no_blocks_is_refused() -> None:
+    blocks = [[1.0, 1.1], [1.2], [1.1]]
+    assert ratio_of_blocks(blocks, blocks, pilot=2) == Ratio(1, 1, 1)
+    for pilot in (0, 1, 4):
+        with pytest.raises(ValueError, match=f"got {pilot} of 3"):
+            ratio_of_blocks(blocks, blocks, pilot=pilot)
 
 
 def test_a_machine_that_drifts_fools_unpaired_blocks_and_not_pairs() -> None:
@@ -133,7 +172,7 @@ def test_a_change_of_ratios_is_the_quotient_of_two_pairs() -> None:
     assert found.low < 1.5 < found.high
     assert found.high - found.low < 0.05
     pairs = {"training": before, "forward": after}
-    saved = {name: {"first": first, "second": second} for name, (first, second) in pairs.items()}
+    saved = {name: {"first": first, "second": second, "pilot": BLOCKS} for name, (first, second) in pairs.items()}
     assert ratio_of_pairs(saved) == found
     assert ratio_of_pairs({"training": saved["training"]}) == ratio_of_blocks(*before)
     with pytest.raises(ValueError, match="not about nothing"):
@@ -174,6 +213,7 @@ def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) ->
         rival, *_ = claim.rivals
         blocks = {
             name: {which: [list(block) for block in _blocks(stream, SHORT)] for which in ("first", "second")}
+            | {"pilot": 6}
             for name in claim.hypothesis.passes
         }
         info = describe_verdict(claim, rival, {rival.label: 1.0}, blocks, "", settings)

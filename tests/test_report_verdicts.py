@@ -29,12 +29,13 @@ OURS = "block_shock gathered 1100"
 WORDS = {"faster", "slower", "tie", "undecided"}
 
 
-def blocks(ratio: float, scatter: float = 0.001) -> dict[str, list[list[float]]]:
+def blocks(ratio: float, scatter: float = 0.001) -> dict[str, Any]:
     """Ten blocks of five rounds whose ratio of medians is about this."""
     changes = [1 + scatter * (number - 4.5) for number in range(10)]
     return {
         "first": [[1e-3 * ratio * change * more for more in (0.9, 1.0, 1.0, 1.1, 1.5)] for change in changes],
         "second": [[1e-3 * more for more in (0.8, 1.0, 1.0, 1.2, 2.0)] for _ in changes],
+        "pilot": 10,
     }
 
 
@@ -102,8 +103,8 @@ def test_a_verdict_on_both_passes_is_that_of_the_change_from_training_to_forward
 @pytest.mark.parametrize(
     "found",
     [
-        {"forward": {"first": [[1e-3]], "second": [[1e-3]]}},
-        {"forward": {"first": [[1e-90], [1e90]], "second": [[1e90], [1e-90]]}},
+        {"forward": {"first": [[1e-3]], "second": [[1e-3]], "pilot": 2}},
+        {"forward": {"first": [[1e-90], [1e90]], "second": [[1e90], [1e-90]], "pilot": 2}},
     ],
 )
 def test_blocks_that_give_no_ratio_decide_nothing(found: Info) -> None:
@@ -115,10 +116,10 @@ def test_blocks_that_give_no_ratio_decide_nothing(found: Info) -> None:
 @pytest.mark.parametrize(
     "found",
     [
-        {"forward": {"first": [[1e-3], []], "second": [[1e-3], [1e-3]]}},
-        {"forward": {"first": [[1e-3], [1e-3]], "second": [[1e-3]]}},
-        {"forward": {"first": [[1e-3], [-1.0]], "second": [[1e-3], [1e-3]]}},
-        {"forward": {"first": [[1e-3], ["x"]], "second": [[1e-3], [1e-3]]}},
+        {"forward": {"first": [[1e-3], []], "second": [[1e-3], [1e-3]], "pilot": 2}},
+        {"forward": {"first": [[1e-3], [1e-3]], "second": [[1e-3]], "pilot": 2}},
+        {"forward": {"first": [[1e-3], [-1.0]], "second": [[1e-3], [1e-3]], "pilot": 2}},
+        {"forward": {"first": [[1e-3], ["x"]], "second": [[1e-3], [1e-3]], "pilot": 2}},
         {"forward": {"first": [[1e-3], [1e-3]]}},
         {"forward": blocks(1.0), "backward": blocks(1.0)},
     ],

@@ -9,19 +9,23 @@ A build is let go only once the next one stands, so that the next one lies elsew
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from blockshock import timing
-from blockshock.collectives import aligner
+from blockshock.collectives import aligner, slowest_of_ranks
+from blockshock.pairs import blocks_needed
 from blockshock.phases.case import Built, Case, build, this_device
 
 BUILDS = {"cuda": 3, "cpu": 2}
 """Of a case that is timed by itself; they share its rounds."""
 BLOCKS = {"cuda": 10, "cpu": 5}
-"""Of a pair: in each block both cases are built anew."""
+"""Of a pair, for a start: in each block both cases are built anew."""
+MOST_BLOCKS = {"cuda": 60, "cpu": 5}
+"""Of a pair whose blocks scatter."""
 BLOCK_SHARE = 5
 """A block has one of so many parts of the rounds that are asked for, and of those before them."""
 
@@ -64,12 +68,25 @@ def over_builds(
     return result
 
 
+@dataclass
+class Blocks:
+    """Seconds of each round of two cases, by block, on this rank.
+
+    Attributes:
+        pilot: how many of the blocks, the first ones, told how many it takes.
+    """
+
+    first: list[list[float]]
+    second: list[list[float]]
+    pilot: int
+
+
 def in_blocks(
     cases: tuple[Case, Case], prepare: tuple[Prepare, Prepare], protocol: timing.Protocol
-) -> tuple[tuple[list[list[float]], list[list[float]]], Built]:
-    """Seconds of each round of both cases, by block, and the last build of the first case.
+) -> tuple[Blocks, Built]:
+    """The two cases timed in blocks, and the last build of the first.
 
-    The two take turns in being built, captured and timed first, from block to block and from round to round. All ranks
+    They take turns in being built, captured and timed first, from block to block and from round to round. All ranks
     call it together.
 
     Args:
@@ -80,7 +97,9 @@ def in_blocks(
     prologue = timing.Prologue(device, share)
     built: dict[int, Built] = {}
     samples: tuple[list[list[float]], list[list[float]]] = ([], [])
-    for block in range(BLOCKS[device.type]):
+    pilot = wanted = BLOCKS[device.type]
+    while len(samples[0]) < wanted:
+        block = len(samples[0])
         order = (0, 1) if block % 2 else (1, 0)
         for index in order:
             built[index] = build(cases[index])
@@ -88,4 +107,13 @@ def in_blocks(
         times = timing.time_calls([prepare[i](cases[i], built[i]) for i in (0, 1)], device, share, prologue, order)
         for index in order:
             samples[index].append(times[index])
-    return samples, built[0]
+        if block + 1 == pilot and protocol.mode != "none":
+            wanted = min(_wanted(samples, device), MOST_BLOCKS[device.type])
+    return Blocks(*samples, pilot), built[0]
+
+
+def _wanted(samples: tuple[list[list[float]], list[list[float]]], device: torch.device) -> int:
+    """How many blocks the pilot of all ranks asks for, the same on every rank."""
+    group = dist.group.WORLD
+    first, second = ([slowest_of_ranks(block, device, group) for block in blocks] for blocks in samples)
+    return blocks_needed(first, second)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from blockshock import timing
-from blockshock.phases.builds import BLOCK_SHARE, Prepare, in_blocks, protocol_of_ranks
+from blockshock.phases.builds import BLOCK_SHARE, Blocks, Prepare, in_blocks, protocol_of_ranks
 from blockshock.phases.case import Case, build
 from blockshock.phases.forward import forward_pass
 from blockshock.phases.train import Step, work_of_step
@@ -19,14 +19,13 @@ FEWEST_ROUNDS = 3
 
 @dataclass
 class PairResult:
-    """What one rank measured: seconds of each round of the two, by block.
+    """What one rank measured.
 
     Attributes:
         algorithm, work: of the first: the kernel and algorithm that ran, and what it cannot avoid.
     """
 
-    first: list[list[float]]
-    second: list[list[float]]
+    blocks: Blocks
     algorithm: str
     work: dict[str, Work]
 
@@ -35,14 +34,14 @@ class PairResult:
 def forward(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Forward passes of two cases; all ranks call it together."""
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
-    samples, built = in_blocks((first, second), (forward_pass, forward_pass), protocol)
-    return PairResult(*samples, built.method.algorithm, built.method.work(first.B))
+    blocks, built = in_blocks((first, second), (forward_pass, forward_pass), protocol)
+    return PairResult(blocks, built.method.algorithm, built.method.work(first.B))
 
 
 def training(first: Case, second: Case, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Training steps of two cases; all ranks call it together."""
-    samples, built = in_blocks((first, second), (Step, Step), protocol_of_ranks(mode, rounds, warmup, flush))
-    return PairResult(*samples, built.method.algorithm, work_of_step(first, built.method))
+    blocks, built = in_blocks((first, second), (Step, Step), protocol_of_ranks(mode, rounds, warmup, flush))
+    return PairResult(blocks, built.method.algorithm, work_of_step(first, built.method))
 
 
 PASSES = {"forward": forward, "training": training}

@@ -19,7 +19,7 @@ from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.plugin.settings import Settings
 from blockshock.report.tables import or_inf
 
-Pairs = dict[str, dict[str, list[list[float]]]]
+Pairs = dict[str, dict[str, Any]]
 """Seconds of each round by pass, then of the ``first`` and the ``second`` of a pair, by block."""
 
 

@@ -63,11 +63,11 @@ _SERIES = _series_of(number)
 
 
 def _blocks(value: Any) -> bool:
-    """Samples of both sides, of what was timed: as many blocks of both, of as many rounds as one likes."""
+    """Samples of both sides, of what was timed: as many blocks of both, some a pilot, of as many rounds as one likes."""
     block = _series_of(_series_of(positive))
     return (
         bool(value)
-        and each(having(first=block, second=block))(value)
+        and each(having(first=block, second=block, pilot=size))(value)
         and all(len(both["first"]) == len(both["second"]) for both in value.values())
         and (len(value) == 1 or value.keys() == {"forward", "training"})
     )
