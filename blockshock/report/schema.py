@@ -63,7 +63,7 @@ _SERIES = _series_of(number)
 
 
 def _blocks(value: Any) -> bool:
-    """Samples of both sides, of what was timed: as many blocks of both, some a pilot, of as many rounds as one likes."""
+    """Samples of both sides, of what was timed: as many blocks of both, some a pilot, of any number of rounds."""
     block = _series_of(_series_of(positive))
     return (
         bool(value)
