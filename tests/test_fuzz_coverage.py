@@ -19,7 +19,7 @@ NOT_FUZZED = {
     "blockshock.environment": "takes no arguments",
     "blockshock.doctor": "looks at this machine: each check is broken in turn by tests/test_doctor.py",
     "blockshock.kernels.cusparselt": "needs a GPU: tests/test_gpu_kernels.py; over a fake, tests/test_layouts.py",
-    "blockshock.kernels.cusparselt_search": "needs a GPU: tests/test_gpu_kernels.py, tests/test_cusparselt.py",
+    "blockshock.kernels.cusparselt_search": "needs a GPU: tests/test_gpu_cusparselt.py, tests/test_cusparselt.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",
     "blockshock.dtensor_linear": "the rival, torch's own: tests/test_methods.py",
     "blockshock.methods.dtensor": "the rival, torch's own: tests/test_methods.py",

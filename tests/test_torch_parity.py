@@ -114,14 +114,14 @@ def test_ours_takes_every_shape_and_layout_that_has_groups(shape: tuple[int, int
 
 
 @pytest.mark.parametrize("kernel", ["reference", "gathered"])
-@pytest.mark.parametrize("shape", [(8,), (5, 8), (2, 3, 8), (2, 1, 3, 8)])
+@pytest.mark.parametrize("shape", [(8,), (5, 8), (2, 3, 8), (2, 1, 3, 8), (0, 8), (2, 0, 8)])
 def test_linear_takes_inputs_of_any_dimensions_as_torchs_does(kernel: str, shape: tuple[int, ...]) -> None:
     linear = nn.Linear(8, 12)
     layer, x = BlockShockLinear(linear, kernel=kernel), torch.randn(shape)
     assert torch.allclose(layer(x), F.linear(x, linear.weight, linear.bias), atol=1e-5)
 
 
-@pytest.mark.parametrize("x", [torch.ones(5, 9), torch.ones(()), torch.ones(5, 8).bfloat16(), torch.ones(0, 8)])
+@pytest.mark.parametrize("x", [torch.ones(5, 9), torch.ones(()), torch.ones(5, 8).bfloat16()])
 def test_inputs_that_do_not_fit_are_named(x: torch.Tensor) -> None:
     with pytest.raises(InputError, match="x must be"):
         BlockShockLinear(nn.Linear(8, 12))(x)
