@@ -72,6 +72,13 @@ class CompressedStorage(HalfStorage):
         super().__init__(half, packed, training, bias)
         self.kept = Kept(half.mask, half.device)
 
+    @torch.no_grad()
+    def _share_memory(self) -> None:
+        values = self.packed.values
+        if values.dtype == self.parameter.dtype and not self.parameter.is_inference():
+            values.copy_(self.parameter)
+            self.parameter.data = values
+
     @staticmethod
     def _initial(half: Half, packed: Packed) -> torch.Tensor:
         if packed.values.numel() * 2 != half.N * half.K:

@@ -119,7 +119,11 @@ class Storage(Shardable):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Of a copy: its parameters are new ones, which nobody follows, and no longer the packing's memory.
         super().__setstate__(state)
+        self._share_memory()
         self.refresh()
+
+    def _share_memory(self) -> None:
+        """Make the parameter the packing's memory, where it was that in what this is a copy of."""
 
     def when_gathered(self) -> None:
         if self.is_stale:

@@ -118,6 +118,33 @@ def test_a_layer_is_not_loaded_onto_another_device() -> None:
         torch.load(file, weights_only=False, map_location="meta")
 
 
+@copies
+@pytest.mark.parametrize("kind", KINDS[:1], ids=str)
+def test_a_copys_parameters_are_the_memory_that_multiplies_too(
+    copied: Callable[[nn.Module], Any], kind: dict[str, Any]
+) -> None:
+    layer = BlockShockLinear(_linear(), **kind)
+    average = copied(layer)
+    _train(layer)
+    assert average.layer.weight_bytes() == layer.layer.weight_bytes()
+    for mine, other in zip(average.layer.storages(), layer.layer.storages(), strict=True):
+        mine.parameter.data.copy_(other.parameter)
+    average.check()
+    torch.testing.assert_close(average(_x()) - average.bias, layer(_x()) - layer.bias)
+
+
+@copies
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo
+def test_a_compiled_copys_backward_pass_after_a_step_is_refused(copied: Callable[[nn.Module], Any]) -> None:
+    layer = copied(BlockShockLinear(_linear(), kernel="gathered", mask="tile"))
+    compiled, x = torch.compile(layer, backend="aot_eager"), _x().requires_grad_()
+    y = compiled(x).square().sum()
+    compiled(x).square().sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.5).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
 def test_an_average_of_a_model_follows_it() -> None:
     model = nn.Sequential(BlockShockLinear(_linear()))
     average = torch.optim.swa_utils.AveragedModel(model)

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
 from blockshock.blocks import row_blocks
 from blockshock.compressed import kept_columns, pick
@@ -156,6 +157,8 @@ class Packed(nn.Module):
             self.backward.write(values_NJ, None if mine else self.values)
         elif not mine:
             self.values.copy_(values_NJ)
+        if mine and not self.values.is_inference():
+            increment_version([self.values])  # the parameter whose memory this is may have a counter of its own
 
     def refresh_from(self, half: Half) -> None:
         """Take over the values of another half with the same mask."""
