@@ -211,7 +211,9 @@ class BlockShockLinear(nn.Module):
             wanted["bias"] = (self.out_features,)
         found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         error_msgs += [f"{prefix}{key} is no tensor" for key, value in found.items() if not torch.is_tensor(value)]
-        found = {key: value for key, value in found.items() if torch.is_tensor(value)}
+        # torch.distributed.checkpoint adds what it finds in the model itself.
+        own = {id(tensor) for tensor in [*self.parameters(), *self.buffers()]}
+        found = {key: value for key, value in found.items() if torch.is_tensor(value) and id(value) not in own}
         missing_keys += [prefix + name for name in wanted if name not in found]
         unexpected_keys += [prefix + name for name in found if name not in {*wanted, "mask"}]
         wrong = [

@@ -47,11 +47,8 @@ class BlockShock(Method):
         for half in halves:
             kernel.check(half)
         self._kernel_name = type(kernel).__name__.lower()
-        # Named by its place among all ranks, so that no saved state takes two parts of one weight for the same.
-        place = group.rank()
-        self.halves = nn.ModuleDict(
-            {str(place + index): self._hold(layer, half, kernel, first=index == 0) for index, half in enumerate(halves)}
-        )
+        held = [self._hold(layer, half, kernel, first=index == 0) for index, half in enumerate(halves)]
+        self.halves = nn.ModuleDict({_name(group.rank() + index, half): half for index, half in enumerate(held)})
         self._mark_split()
 
     def _slowest(self, seconds: list[float]) -> list[float]:
@@ -198,6 +195,12 @@ class BlockShock(Method):
         which, _ = self._place()
         for half, packed in zip(self._halves(source, which), self.packings(), strict=True):
             packed.refresh_from(half)
+
+
+def _name(place: int, half: Weight) -> str:
+    """Of a half among those of all ranks, and of the order of its rows: no saved state is then taken for another's."""
+    packed = half.packed if isinstance(half, Storage) else half
+    return f"{place}_by_pattern" if packed.sorted_by_pattern else str(place)
 
 
 def _describe(name: str, packed: Packed) -> str:
