@@ -1,5 +1,12 @@
 """The errors that users of the package meet. Each is also the built-in type that fits it best."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
 
 class BlockShockError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -23,6 +30,15 @@ class KernelUnavailable(BlockShockError, RuntimeError):
 
 class StalePacking(BlockShockError, RuntimeError):
     """A weight's parameter changed and what multiplies in its place did not, or one of them did before backward."""
+
+    @classmethod
+    def before_backward(cls, values: torch.Tensor) -> StalePacking:
+        """Of a backward pass by other weights than those that went forward, in torch's words."""
+        return cls(
+            f"one of the variables needed for gradient computation has been modified by an inplace operation: a "
+            f"weight, held as {values.dtype} {tuple(values.shape)}, changed between a forward pass and its backward "
+            "pass: call backward before the optimizer's step(), or the forward pass again after it"
+        )
 
 
 class RanksApart(BlockShockError, RuntimeError):

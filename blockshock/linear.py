@@ -18,7 +18,7 @@ from torch import nn
 from blockshock.collectives import Alone, Group, groups_of, slowest_of_ranks
 from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
-from blockshock.mask_state import is_saved_mask, mask_tensor, settled
+from blockshock.mask_state import faults_of_state, mask_tensor, settled
 from blockshock.masks import MOST_FEATURES, Mask, check_2to4
 from blockshock.meeting import meet
 from blockshock.methods import Layer
@@ -42,7 +42,9 @@ class BlockShockLinear(nn.Module):
     """y = x Wᵀ + b with W = W⁰ + W¹: each half 2:4, and complementary.
 
     Its parameters are the halves of this rank and, on every rank, the bias. An optimizer's ``step()`` packs them again
-    by itself; after any other change of a parameter call ``refresh()``. ``state_dict()`` holds what an ``nn.Linear``'s
+    by itself; after any other change of a parameter call ``refresh()``. A forward pass raises StalePacking where that
+    was forgotten, but for writes that torch does not count, and for compiled layers: ``check()`` finds those. Hooks of
+    the linear, its mode and what of it is frozen come along. ``state_dict()`` holds what an ``nn.Linear``'s
     holds, ``weight`` and ``bias``, and the mask of the first half. All ranks make it together. It loads into any
     number of ranks, kernel and storage, with the same mask; an ``nn.Linear``'s loads too.
 
@@ -57,7 +59,8 @@ class BlockShockLinear(nn.Module):
         tokens: rows of x that the kernel ``auto`` is chosen for.
 
     Raises:
-        InputError: this is not an nn.Linear on a device, or cannot be split like this.
+        InputError: this is not an nn.Linear on a device, or cannot be split like this; or it computes, holds or shares
+            more than x Wᵀ + b, as pruned, adapted and tied ones do.
         KernelUnavailable: the kernel cannot run here.
     """
 
@@ -216,21 +219,7 @@ class BlockShockLinear(nn.Module):
         found = {key: value for key, value in found.items() if torch.is_tensor(value) and id(value) not in own}
         missing_keys += [prefix + name for name in wanted if name not in found]
         unexpected_keys += [prefix + name for name in found if name not in {*wanted, "mask"}]
-        wrong = [
-            f"{prefix}{name} has shape {tuple(found[name].shape)}, this layer's is {shape}"
-            for name, shape in wanted.items()
-            if name in found and tuple(found[name].shape) != shape
-        ]
-        wrong += [
-            f"{prefix}{name} is {found[name].dtype}, this layer's is real: load the part of it that is meant"
-            for name in wanted
-            if name in found and found[name].is_complex()
-        ]
-        if "mask" in found and not wrong and not is_saved_mask(found["mask"], self.mask):
-            wrong.append(
-                f"{prefix}mask is not this layer's: build the layer with mask=blockshock.saved_mask(state, prefix), "
-                "or leave the mask out of the state to load the weights under this layer's own"
-            )
+        wrong = faults_of_state(found, wanted, self.mask, prefix)
         error_msgs += wrong
         if not wrong and "weight" in found:
             self.layer.load(found["weight"], found.get("bias"))

@@ -82,3 +82,31 @@ def is_saved_mask(saved: torch.Tensor, mask: Mask) -> bool:
         return False
     blocks = row_blocks(mask.N, mask.K)
     return all(torch.equal(theirs.rows(*block).cpu(), mask.rows(*block).cpu()) for block in blocks)
+
+
+def faults_of_state(
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], mask: Mask, prefix: str
+) -> list[str]:
+    """Why a saved state cannot be loaded into a layer of such a mask; empty if it can.
+
+    Args:
+        found: the state's tensors, by their names in the layer.
+        wanted: the layer's shapes by name.
+        prefix: of the names, in the texts.
+    """
+    wrong = [
+        f"{prefix}{name} has shape {tuple(found[name].shape)}, this layer's is {shape}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    wrong += [
+        f"{prefix}{name} is {found[name].dtype}, this layer's is real: load the part of it that is meant"
+        for name in wanted
+        if name in found and found[name].is_complex()
+    ]
+    if "mask" in found and not wrong and not is_saved_mask(found["mask"], mask):
+        wrong.append(
+            f"{prefix}mask is not this layer's: build the layer with mask=blockshock.saved_mask(state, prefix), "
+            "or leave the mask out of the state to load the weights under this layer's own"
+        )
+    return wrong

@@ -17,7 +17,6 @@ from blockshock.compressed import bits
 from blockshock.errors import StalePacking
 from blockshock.kept import product
 from blockshock.kernels import Packed
-from blockshock.kernels.base import changed_since_forward
 from blockshock.sharded import Shardable, spread_as
 from blockshock.stages import stage
 from blockshock.steps import follow
@@ -144,7 +143,7 @@ class Storage(Shardable):
         """As of the packing. A parameter that changed may be the packing's own memory."""
         self.packed.check_since(writes)
         if self.is_stale:
-            raise changed_since_forward(self.parameter)
+            raise StalePacking.before_backward(self.parameter)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():

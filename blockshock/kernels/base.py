@@ -144,7 +144,7 @@ class Packed(nn.Module):
     def check_since(self, writes: int) -> None:
         """Raises StalePacking if it was written after it had been written so often."""
         if self.writes != writes:
-            raise changed_since_forward(self.values)
+            raise StalePacking.before_backward(self.values)
 
     def write(self, values_NJ: torch.Tensor) -> None:
         """Take over new kept values, of any dtype and in the order of ``values``, for both directions.
@@ -173,15 +173,6 @@ class Packed(nn.Module):
     def recompress(self, w_NK: torch.Tensor) -> None:
         """Take over a dense matrix, zero where the mask drops, the way compression does."""
         self.write(self.kept_of(w_NK))
-
-
-def changed_since_forward(values: torch.Tensor) -> StalePacking:
-    """The error, in torch's words, of a backward pass by other weights than those that went forward."""
-    return StalePacking(
-        f"one of the variables needed for gradient computation has been modified by an inplace operation: a weight, "
-        f"held as {values.dtype} {tuple(values.shape)}, changed between a forward pass and its backward pass: call "
-        "backward before the optimizer's step(), or the forward pass again after it"
-    )
 
 
 class Kernel:
