@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gpus import needs_two_gpus
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -118,16 +119,16 @@ def _dense(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: _full(value) for name, value in model.state_dict().items() if not name.endswith("mask")}
 
 
-def _trained_in_a_plan(local: bool, norm_type: float) -> list[list[float]]:
+def _trained_in_a_plan(local: bool, norm_type: float, device: str = "cpu") -> list[list[float]]:
     """Losses and norms of a model in a plan beside the same model in float64 on one rank."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    dense, model = _Block().double(), _Block()
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    dense, model = _Block().double().to(device), _Block().to(device)
     parallelize_module(model, mesh, _plan(local))
     found: list[list[float]] = []
     for trained in (dense, model):
         optimizer = torch.optim.SGD(trained.parameters(), lr=0.1, momentum=0.9, foreach=False)
         for step in range(4):
-            x = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+            x = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64).to(device)
             given = x if trained is dense else x.float().chunk(dist.get_world_size(), 1)[dist.get_rank()]
             optimizer.zero_grad()
             loss = 30 * trained(given).square().mean()
@@ -202,3 +203,12 @@ def _on_a_mesh() -> None:
 def test_each_layers_own_ranks_count_on_a_mesh(other_ranks: Ranks) -> None:
     if other_ranks.size == 4:
         other_ranks.run(_on_a_mesh)
+
+
+@pytest.mark.gpu2
+@needs_two_gpus
+def test_beside_sequence_parallel_on_gpus() -> None:
+    with Ranks.spawn(2, device="cuda") as gpus:
+        for local, norm_type in ((False, 2.0), (True, INF)):
+            first, second = gpus.run(_trained_in_a_plan, local, norm_type, "cuda")
+            assert first == second

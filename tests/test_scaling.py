@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gpus import needs_two_gpus
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate
@@ -22,18 +23,18 @@ KINDS: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
 ]
 
 
-def _model() -> nn.Sequential:
+def _model(device: str) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 8), nn.Linear(8, 4))
+    return nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 8), nn.Linear(8, 4)).to(device)
 
 
-def _in_a_plan(model: nn.Module) -> nn.Module:
+def _in_a_plan(model: nn.Sequential) -> nn.Module:
     plan = {
         "0": SequenceParallel(use_local_output=False),
         "1": BlockShockParallel(kernel="gathered"),
         "2": RowwiseParallel(input_layouts=Replicate()),
     }
-    return parallelize_module(model, init_device_mesh("cpu", (dist.get_world_size(),)), plan)
+    return parallelize_module(model, init_device_mesh(model[0].weight.device.type, (dist.get_world_size(),)), plan)
 
 
 def _beside(model: nn.Sequential) -> nn.Module:
@@ -41,28 +42,29 @@ def _beside(model: nn.Sequential) -> nn.Module:
     return model
 
 
-def _skipped_together(unscale_first: bool) -> list[list[float]]:
+def _skipped_together(unscale_first: bool, device: str = "cpu") -> list[list[float]]:
     """The scales of each kind, in four steps with an inf on one rank in the second."""
     kinds = [(_beside, *kind) for kind in KINDS]
     # torch has no fused step for DTensors and plain tensors together.
     kinds += [(_in_a_plan, kind, options) for kind, options in KINDS if not options.get("fused")]
-    return [_skipped(unscale_first, *kind) for kind in kinds]
+    return [_skipped(unscale_first, device, *kind) for kind in kinds]
 
 
 def _skipped(
     unscale_first: bool,
+    device: str,
     build: Callable[[nn.Sequential], nn.Module],
     kind: type[torch.optim.Optimizer],
     options: dict[str, Any],
 ) -> list[float]:
     """The scales; the weights must be those of a dense model that does not make that step."""
-    model, dense, ranks, rank = build(_model()), _model(), dist.get_world_size(), dist.get_rank()
+    model, dense, ranks, rank = build(_model(device)), _model(device), dist.get_world_size(), dist.get_rank()
     layer: Any = model.get_submodule("1")
     half = next(parameter for parameter in layer.parameters() if split_over(parameter))
     ours, theirs = (kind(trained.parameters(), lr=0.1, **options) for trained in (model, dense))
-    scaler, scales = torch.amp.GradScaler("cpu", init_scale=64.0), []
+    scaler, scales = torch.amp.GradScaler(device, init_scale=64.0), []
     for step in range(4):
-        x = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(step))
+        x = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(step)).to(device)
         ours.zero_grad()
         scaler.scale(model(x.chunk(ranks, 1)[rank] if build is _in_a_plan else x).square().mean()).backward()
         if step == 1 and rank == ranks - 1:
@@ -88,6 +90,14 @@ def _skipped(
 def test_an_inf_in_one_ranks_half_makes_all_ranks_skip_the_step(unscale_first: bool, cpu_ranks: Ranks) -> None:
     for scales in cpu_ranks.run(_skipped_together, unscale_first):
         assert scales == [[64.0, 32.0, 32.0, 32.0]] * 5
+
+
+@pytest.mark.gpu2
+@needs_two_gpus
+def test_an_inf_on_one_gpu_makes_all_skip_the_step() -> None:
+    with Ranks.spawn(2, device="cuda") as gpus:
+        for scales in gpus.run(_skipped_together, True, "cuda"):
+            assert scales == [[64.0, 32.0, 32.0, 32.0]] * 5
 
 
 def test_a_scaler_without_split_weights_is_torchs() -> None:

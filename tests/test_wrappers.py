@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from gpus import needs_two_gpus
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -17,13 +18,23 @@ from blockshock.errors import InputError, RanksApart
 from blockshock.ranks import Ranks
 
 
-def _dense() -> nn.Sequential:
+def _dense(device: str = "cpu") -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 8))
+    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 8)).to(device)
 
 
-def _model(group: Any, **options: Any) -> nn.Sequential:
-    model = _dense()
+def _mesh(device: str) -> DeviceMesh:
+    """Two halves over two replicas; with two ranks, both halves on each."""
+    ranks = dist.get_world_size()
+    return init_device_mesh(device, (2, ranks // 2), mesh_dim_names=("replicas", "halves"))
+
+
+def _batch(seed: int, device: str) -> torch.Tensor:
+    return torch.randn(6, 12, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def _model(group: Any, device: str = "cpu", **options: Any) -> nn.Sequential:
+    model = _dense(device)
     model[2] = BlockShockLinear(model[2], group, **options)
     return model
 
@@ -65,10 +76,10 @@ def test_over_the_ranks_of_the_halves_it_is_refused(cpu_ranks: Ranks) -> None:
     cpu_ranks.run(_sharded_over_the_halves)
 
 
-def _over_replicas(storage: str, dtype: torch.dtype | None) -> None:
+def _over_replicas(storage: str, dtype: torch.dtype | None, device: str = "cpu") -> None:
     """On a 2 × 2 mesh: four steps as the dense model's on the whole batch, also from other values on each replica."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "halves"))
-    dense, model = _dense(), _model(mesh["halves"], storage=storage, dtype=dtype, kernel="gathered")
+    mesh = _mesh(device)
+    dense, model = _dense(device), _model(mesh["halves"], device, storage=storage, dtype=dtype, kernel="gathered")
     if mesh.get_local_rank("replicas"):  # the constructor copies the first replica's
         with torch.no_grad():
             for parameter in model.parameters():
@@ -78,7 +89,7 @@ def _over_replicas(storage: str, dtype: torch.dtype | None) -> None:
     ours, theirs = (torch.optim.SGD(one.parameters(), lr=0.5, momentum=0.9) for one in (wrapped, dense))
     exact = {} if dtype is None else {"rtol": 0.03, "atol": 0.03}
     for step in range(4):
-        x = torch.randn(6, 12, generator=torch.Generator().manual_seed(step))
+        x = _batch(step, device)
         part = x.chunk(2)[mesh.get_local_rank("replicas")]
         for trained, optimizer, given in ((wrapped, ours, part), (dense, theirs, x)):
             optimizer.zero_grad()
@@ -93,10 +104,10 @@ def _over_replicas(storage: str, dtype: torch.dtype | None) -> None:
     torch.testing.assert_close(twin(x), model(x))
 
 
-def _fully_sharded(storage: str, every_module: bool, policy: torch.dtype | None) -> None:
+def _fully_sharded(storage: str, every_module: bool, policy: torch.dtype | None, device: str = "cpu") -> None:
     """The same by fully_shard: parameters, gradients and states are spread over the replicas."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "halves"))
-    dense, model = _dense(), _model(mesh["halves"], storage=storage, kernel="gathered")
+    mesh = _mesh(device)
+    dense, model = _dense(device), _model(mesh["halves"], device, storage=storage, kernel="gathered")
     options: dict[str, Any] = {"mesh": mesh["replicas"]}
     if policy is not None:
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=policy, output_dtype=torch.float32)
@@ -108,7 +119,7 @@ def _fully_sharded(storage: str, every_module: bool, policy: torch.dtype | None)
     ours, theirs = (torch.optim.AdamW(one.parameters(), lr=0.01) for one in (model, dense))
     exact = {} if policy is None else {"rtol": 0.05, "atol": 0.05}
     for step in range(4):
-        x = torch.randn(6, 12, generator=torch.Generator().manual_seed(step))
+        x = _batch(step, device)
         for trained, optimizer in ((model, ours), (dense, theirs)):
             optimizer.zero_grad()
             given = x.chunk(2)[mesh.get_local_rank("replicas")] if trained is model else x
@@ -122,8 +133,8 @@ def _fully_sharded(storage: str, every_module: bool, policy: torch.dtype | None)
     states = optimizer_state(model, ours), optimizer_state(dense, theirs)
     if policy is None:
         torch.testing.assert_close(states[0]["state"], states[1]["state"])
-    again = _model(mesh["halves"], storage=storage, kernel="gathered")
-    for fresh, options_of in ((again, options), (_model(mesh["halves"], kernel="gathered"), None)):
+    again = _model(mesh["halves"], device, storage=storage, kernel="gathered")
+    for fresh, options_of in ((again, options), (_model(mesh["halves"], device, kernel="gathered"), None)):
         if options_of is not None:
             fully_shard(fresh, **options_of)
         state = model[2].state_dict()
@@ -160,10 +171,32 @@ def _other_parts_are_no_replicas() -> None:
         DistributedDataParallel(_model(mesh["halves"], mask=mask, kernel="gathered"), device_mesh=mesh["replicas"])
 
 
+REPLICAS: list[tuple[str, torch.dtype | None]] = [
+    ("compressed", None),
+    ("masked", None),
+    ("compressed", torch.bfloat16),
+]
+SHARDED: list[tuple[str, bool, torch.dtype | None]] = [
+    ("compressed", False, None),
+    ("masked", True, None),
+    ("compressed", True, torch.bfloat16),
+]
+
+
 def test_over_replicas_it_trains_as_the_dense_model_on_the_whole_batch(other_ranks: Ranks) -> None:
     if other_ranks.size == 4:
-        for storage, dtype in (("compressed", None), ("masked", None), ("compressed", torch.bfloat16)):
-            other_ranks.run(_over_replicas, storage, dtype)
+        for kind in REPLICAS:
+            other_ranks.run(_over_replicas, *kind)
         other_ranks.run(_other_parts_are_no_replicas)
-        for kind in (("compressed", False, None), ("masked", True, None), ("compressed", True, torch.bfloat16)):
-            other_ranks.run(_fully_sharded, *kind)
+        for sharding in SHARDED:
+            other_ranks.run(_fully_sharded, *sharding)
+
+
+@pytest.mark.gpu2
+@needs_two_gpus
+def test_over_replicas_on_gpus() -> None:
+    with Ranks.spawn(4 if torch.cuda.device_count() >= 4 else 2, device="cuda") as gpus:
+        for kind in REPLICAS:
+            gpus.run(_over_replicas, *kind, device="cuda")
+        for sharding in SHARDED:
+            gpus.run(_fully_sharded, *sharding, device="cuda")
