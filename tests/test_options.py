@@ -62,11 +62,12 @@ def pytest_addoption(parser):
     ("arguments", "conftest"),
     [
         (["-p", "other"], 'pytest_plugins = ["blockshock.plugin"]'),
+        ([], 'pytest_plugins = ["blockshock.plugin", "other"]'),
         (["-p", "other", "-p", "blockshock.plugin"], ""),
         (["-p", "blockshock.plugin", "-p", "other"], ""),
         (["-p", "blockshock.plugin"], OTHER),
     ],
-    ids=["ours by a conftest", "ours second", "ours first", "the other's by a conftest"],
+    ids=["ours by a conftest", "both by a conftest", "ours second", "ours first", "the other's by a conftest"],
 )
 def test_options_give_way_to_those_of_another_plugin(
     arguments: list[str], conftest: str, pytester: pytest.Pytester

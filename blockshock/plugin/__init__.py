@@ -38,7 +38,6 @@ RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 STARTED = datetime.now()
 CEILINGS = pytest.StashKey[Ceilings]()
 MISSING = pytest.StashKey[dict[str, str]]()
-GAVE_WAY = pytest.StashKey[list[str]]()
 TOGETHER = pytest.StashKey[together.Together]()
 JOURNAL = pytest.StashKey[journal.Writer]()
 SAVING = pytest.StashKey[saving.Saving]()
@@ -51,8 +50,7 @@ timed_alone = pytest.mark.skipif(
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    if any(name.endswith("conftest.py") for name, plugin in pluginmanager.list_name_plugin() if plugin is not None):
-        _add_options(parser, pluginmanager)  # loaded by a conftest.py: all others are there
+    options.add_after_others_of_a_conftest(parser, pluginmanager)
     if Place.here():
         end_with_parent_thread(signal.SIGTERM)  # torchrun's, which cannot end its ranks any more where it is killed
     if not _reports():
@@ -64,14 +62,8 @@ def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser
 ) -> Generator[None, object, object]:
     result = yield
-    _add_options(parser, early_config.pluginmanager)  # loaded by -p, before others that have options
+    options.add(parser, early_config.pluginmanager)  # loaded by -p, before others that have options
     return result
-
-
-def _add_options(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
-    config: Any = pluginmanager.get_plugin("pytestconfig")
-    if GAVE_WAY not in config.stash:
-        config.stash[GAVE_WAY] = options.add_options(parser, options.taken(parser))
 
 
 def _reports() -> bool:
@@ -107,7 +99,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else None
     job = config.stash[TOGETHER].describe() if TOGETHER in config.stash else None
     gave_way = [
-        f"{name} is another plugin's: ours is --blockshock-{name[2:]}" for name in config.stash.get(GAVE_WAY, [])
+        f"{name} is another plugin's: ours is --blockshock-{name[2:]}"
+        for name in config.stash.get(options.GAVE_WAY, [])
     ]
     return [f"blockshock: {ranks} ({where}), {how}", *filter(None, [job, resumed, _left_out(config)]), *gave_way]
 

@@ -34,6 +34,28 @@ DEFAULT_TIMING = {"cpu": "sync", "cuda": "cuda_graph"}
 COVERS = ("grid", "pairs", "product")
 
 
+GAVE_WAY = pytest.StashKey[list[str]]()
+"""Of a session: the short names that other plugins have."""
+
+
+def add_after_others_of_a_conftest(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add all options, if a ``conftest.py`` loads this plugin: all others are there, with those that it names later."""
+    plugins = pluginmanager.list_name_plugin()
+    conftests = [plugin for name, plugin in plugins if plugin is not None and name.endswith("conftest.py")]
+    for named in (getattr(conftest, "pytest_plugins", ()) for conftest in conftests):
+        for name in [named] if isinstance(named, str) else named:
+            pluginmanager.import_plugin(name)
+    if conftests:
+        add(parser, pluginmanager)
+
+
+def add(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add all options, once."""
+    config: Any = pluginmanager.get_plugin("pytestconfig")
+    if GAVE_WAY not in config.stash:
+        config.stash[GAVE_WAY] = add_options(parser, taken(parser))
+
+
 def get(config: pytest.Config, name: str) -> Any:
     """The value of one of our options, by its short name, whoever has that."""
     return config.getoption(_dest(name))
