@@ -19,7 +19,16 @@ _WRITERS = {"__setitem__", "__set__", "__delete__"} | {
 
 
 def whole_weight(layer: BlockShock) -> torch.Tensor:
-    """The trained W (N, K) on every rank, differentiable; all ranks call it together."""
+    """The trained W (N, K) on every rank, differentiable; all ranks call it together.
+
+    Raises:
+        InputError: gradients are recorded, and ``fully_shard`` holds the parameters as shards.
+    """
+    if torch.is_grad_enabled() and any(half.is_spread for half in layer.storages()):
+        raise InputError(
+            "fully_shard holds the parameters of this layer as shards, to which no gradient of its weight would come: "
+            "call unshard() on the module that it was applied to, or read the weight under torch.no_grad()"
+        )
     w_NK = _gathered(layer)
     return w_NK if torch.compiler.is_compiling() else w_NK.as_subclass(WholeWeight)  # the compiler sees what is written
 

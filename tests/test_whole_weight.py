@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, prune
 
 from blockshock import BlockShockLinear
@@ -97,6 +100,24 @@ def _on_ranks() -> None:
 
 def test_torchs_modules_read_its_weight_on_two_ranks(cpu_ranks: Ranks) -> None:
     cpu_ranks.run(_on_ranks)
+
+
+def _spread() -> None:
+    """fully_shard over two replicas of a layer of one rank."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(), 1), mesh_dim_names=("replicas", "halves"))
+    layer = BlockShockLinear(_linear(), mesh["halves"])
+    fully_shard(layer, mesh=mesh["replicas"])
+    with pytest.raises(InputError, match=r"as shards, to which no gradient of its weight would come: call unshard\(\)"):
+        _ = layer.weight
+    with torch.no_grad():
+        assert torch.equal(layer.weight, _linear().weight)
+    layer.unshard()
+    assert torch.equal(layer.weight, _linear().weight)
+    assert layer.weight.requires_grad
+
+
+def test_a_weight_that_is_spread_over_replicas_is_gathered_first(cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_spread)
 
 
 @pytest.mark.parametrize("kind", [{"storage": "masked"}, {"kernel": "reference", "mask": "random"}], ids=str)
