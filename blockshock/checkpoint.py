@@ -9,6 +9,7 @@ dense layer's optimizer has it, and are taken apart again when loaded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -125,7 +126,7 @@ def _parameters(
 def _dense(what: str, values: list[Any], held: list[nn.Parameter], layer: BlockShockLinear | None) -> Any:
     first = values[0]
     if not isinstance(first, torch.Tensor):
-        return first
+        return deepcopy(first)
     if layer is None or first.ndim == 0:
         return gathered(first, what).clone()
     if first.shape != held[0].shape:
@@ -138,7 +139,7 @@ def _dense(what: str, values: list[Any], held: list[nn.Parameter], layer: BlockS
 
 def _taken_apart(value: Any, held: list[nn.Parameter], layer: BlockShockLinear | None) -> list[Any]:
     if not isinstance(value, torch.Tensor):
-        return [value for _ in held]
+        return [deepcopy(value) for _ in held]
     if layer is None or value.ndim == 0:
         # A number, such as Adam's step, lies where the optimizer keeps it: on a CPU, or where it is told to.
         return [value.clone() if value.ndim == 0 else _placed(value, parameter) for parameter in held]

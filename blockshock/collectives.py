@@ -42,6 +42,20 @@ def groups_of(group: Any) -> list[Group]:
     return [group]
 
 
+def ranks_of(group: Any) -> Group:
+    """The process group that a user means for a layer; None for the default one, or for no group at all.
+
+    Raises:
+        InputError: this is no process group, nor a DeviceMesh of one dimension.
+    """
+    if group is None:
+        return dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
+    groups = groups_of(group)
+    if len(groups) != 1:
+        raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
+    return groups[0]
+
+
 def global_ranks(group: Group) -> tuple[int, ...]:
     """The ranks of a group, as the default group counts them."""
     return (0,) if isinstance(group, Alone) else tuple(dist.get_process_group_ranks(group))

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from blockshock.collectives import Alone, Group, groups_of, slowest_of_ranks
+from blockshock.collectives import Group, ranks_of, slowest_of_ranks
 from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
 from blockshock.mask_state import faults_of_state, mask_tensor, settled
@@ -27,7 +27,7 @@ from blockshock.patterns import build_mask
 from blockshock.registry import check_range
 from blockshock.replaceable import check_replaceable, take_over
 from blockshock.scaling import watch_scalers
-from blockshock.sharded import gathered
+from blockshock.sharded import gathered, is_shard
 from blockshock.steps import replace
 from blockshock.storages import Training, first_difference
 from blockshock.weights import TensorWeights
@@ -81,7 +81,7 @@ class BlockShockLinear(nn.Module):
             raise InputError("the nn.Linear lies on the meta device: give it values (to_empty, then load) first")
         self.in_features, self.out_features = linear.in_features, linear.out_features
         check_range(1, MOST_FEATURES, tokens=tokens)
-        ranks = _ranks(group)
+        ranks = ranks_of(group)
         meet(ranks, f"the building of a BlockShockLinear ({linear.out_features}, {linear.in_features})")
         weight, bias = (_of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
         assert weight is not None
@@ -122,6 +122,11 @@ class BlockShockLinear(nn.Module):
         """x (…, in_features) → y (…, out_features). Under ``torch.autocast`` too in the dtype given to the layer."""
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise InputError(f"x must be (B, {self.in_features}), with any dimensions for B, got {tuple(x.shape)}")
+        if is_shard(x):
+            raise InputError(
+                "x is a DTensor: BlockShockParallel takes one in a plan; elsewhere pass a plain x that is the same on "
+                "all ranks, as x.full_tensor() is"
+            )
         device = self.layer.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -236,16 +241,6 @@ class BlockShockLinear(nn.Module):
                 "nn.Linear before, or build it from to_linear()"
             )
         return self
-
-
-def _ranks(group: Any) -> Group:
-    """The process group that a user means."""
-    if group is None:
-        group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
-    groups = groups_of(group)
-    if len(groups) != 1:
-        raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
-    return groups[0] if groups[0].size() > 1 else Alone()
 
 
 def _of_rank_0(tensor: torch.Tensor | None, group: Group) -> torch.Tensor | None:

@@ -23,7 +23,7 @@ from blockshock.steps import mark_split, part_of
 
 
 def is_shard(tensor: torch.Tensor | None) -> bool:
-    """Whether this is a DTensor, whose import costs a second."""
+    """Whether this is a DTensor; to import the class costs a second."""
     return hasattr(tensor, "placements")
 
 

@@ -150,6 +150,27 @@ def test_a_state_of_parameters_without_a_gradient_and_of_other_shapes_loads() ->
     assert resumed.state[other[2].weight]["row_var"].shape == (4, 1), "nothing was loaded"
 
 
+def test_lbfgs_without_halves_saves_and_loads() -> None:
+    models = [_model(_linear()), _model(_linear())]
+    optimizers = [torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3) for model in models]
+
+    def loss(model: nn.Module) -> torch.Tensor:
+        model.zero_grad()
+        value: torch.Tensor = model(torch.ones(2, 16)).square().sum()
+        value.backward()
+        return value
+
+    optimizers[0].step(lambda: loss(models[0]))
+    file = io.BytesIO()
+    torch.save(optimizer_state(models[0], optimizers[0]), file)
+    file.seek(0)
+    models[1].load_state_dict(models[0].state_dict())
+    load_optimizer_state(models[1], optimizers[1], torch.load(file, weights_only=True))
+    for model, optimizer in zip(models, optimizers, strict=True):
+        optimizer.step(lambda model=model: loss(model))  # type: ignore[misc]
+    assert torch.equal(models[0][1].weight, models[1][1].weight)
+
+
 def test_a_state_that_could_not_be_loaded_is_not_saved() -> None:
     layer = BlockShockLinear(_linear())
     half, *others = [storage.parameter for storage in layer.layer.storages()]

@@ -10,7 +10,7 @@ from gpus import needs_two_gpus
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from blockshock import BlockShockLinear, clip_grad_norm_, load_optimizer_state, optimizer_state
@@ -159,6 +159,8 @@ def _sharded_over_the_halves() -> None:
         trained(x).square().mean().backward()
         one.step()
     torch.testing.assert_close(model(x), dense(x))
+    with pytest.raises(InputError, match="x is a DTensor: BlockShockParallel takes one in a plan"):
+        model[2](distribute_tensor(torch.ones(4, 16), mesh, [Replicate()]))
 
 
 def _other_parts_are_no_replicas() -> None:
