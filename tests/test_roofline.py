@@ -209,7 +209,7 @@ def test_a_ceiling_that_fails_is_missing_and_a_rank_that_is_lost_is_an_error() -
     def run(function: Callable[..., Any], *args: Any) -> list[Any]:
         if error := failing.get(function.__name__):
             raise error
-        return [Line(0.0, 1.0) if function.__name__.endswith("_line") else 1.0]
+        return [{"sum_line": Line(0.0, 1.0), "memory_and_cache": (1.0, 1)}.get(function.__name__, 1.0)]
 
     def found() -> tuple[Ceilings, dict[str, str]]:
         measuring = Measuring(cast(Any, SimpleNamespace(size=2, run=run)), "sync", flush=True)
@@ -217,14 +217,14 @@ def test_a_ceiling_that_fails_is_missing_and_a_rank_that_is_lost_is_an_error() -
 
     whole, missing = found()
     assert missing == {}
-    failing |= {"memory_bytes_per_s": ZeroDivisionError(), "gather_line": RankTimeout("no answer\nand stacks")}
+    failing |= {"memory_and_cache": ZeroDivisionError(), "gather_line": RankTimeout("no answer\nand stacks")}
     assert found() == (
-        replace(whole, memory_bytes_per_s=None, all_gather=None),
+        replace(whole, memory_bytes_per_s=None, cache_bytes=0, all_gather=None),
         {"memory": "ZeroDivisionError", "all-gather": "RankTimeout: no answer"},
     )
     failing |= {"dense_flops_per_s": ValueError("x"), "launch_s": ValueError("y")}
-    assert found()[0] == Ceilings(None, 1, {}, {"bf16": 1.0, "fp32": 1.0}, None, None, None)
-    failing["memory_bytes_per_s"] = RankLost("rank 1 is gone")
+    assert found()[0] == Ceilings(None, 0, {}, {"bf16": 1.0, "fp32": 1.0}, None, None, None)
+    failing["memory_and_cache"] = RankLost("rank 1 is gone")
     with pytest.raises(RankLost):
         found()
 

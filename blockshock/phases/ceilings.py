@@ -57,25 +57,20 @@ class _Stopwatch:
         return min(slowest_of_ranks(timing.time_call(call, self.device, self.protocol), self.device, self.group))
 
 
-def cache_bytes() -> int:
-    """What the last-level cache holds."""
-    return memory.cache_bytes(this_device())
-
-
 def launch_s(mode: str, flush: bool) -> float:
     """Seconds of a call that does nothing."""
     fastest = _Stopwatch.of(mode, flush)
     return fastest(torch.zeros(1, device=fastest.device).zero_)
 
 
-def memory_bytes_per_s(mode: str, flush: bool) -> float:
-    """The better of copying (bytes read and written) and reading."""
+def memory_and_cache(mode: str, flush: bool) -> tuple[float, int]:
+    """Bytes a second, the better of copying (bytes read and written) and reading; and bytes of the last-level cache."""
     fastest, rates = _Stopwatch.of(mode, flush), []
     for most in COPIED_BYTES[fastest.device.type]:
         size = min(most, memory.free_bytes(fastest.device) // 8)
         source, target = (torch.zeros(size // 4, device=fastest.device) for _ in range(2))
         rates += [2 * size / fastest(partial(target.copy_, source)), size / fastest(source.sum)]
-    return max(rates)
+    return max(rates), memory.cache_bytes(fastest.device)
 
 
 def dense_flops_per_s(mode: str, flush: bool, dtype: str) -> float:

@@ -30,12 +30,13 @@ class Measuring:
             RankLost: a rank is gone for good. Whatever else happens to a measurement costs no more than that ceiling.
         """
         launch = self._measure("launch", phase.launch_s)
+        rate, cache = self._measure("memory", phase.memory_and_cache) or (None, 0)
         several = self._ranks.size > 1 and launch is not None
         dense = {name: self._measure(f"dense {name}", phase.dense_flops_per_s, name) for name in dtypes}
         sparse = {name: self._measure(f"2:4 {name}", phase.sparse_flops_per_s, name) for name in dtypes}
         return Ceilings(
-            memory_bytes_per_s=self._measure("memory", phase.memory_bytes_per_s),
-            cache_bytes=self._ranks.run(phase.cache_bytes)[0],
+            memory_bytes_per_s=rate,
+            cache_bytes=cache,
             dense_flops_per_s={name: rate for name, rate in dense.items() if rate is not None},
             sparse_flops_per_s={name: rate for name, rate in sparse.items() if rate is not None},
             all_reduce=self._measure("all-reduce", phase.sum_line, launch) if several else None,
