@@ -88,7 +88,7 @@ def clip_grad_norm_(
 def _order(norm_type: Any) -> float:
     try:
         p = float(norm_type)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         p = math.nan
     if not p > 0:
         raise InputError(f"norm_type must be a number above zero, or inf, got {norm_type!r}; ranks go by group=")

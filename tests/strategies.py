@@ -114,4 +114,6 @@ def is_2to4(mask_NK: torch.Tensor) -> bool:
 
 def equal(found: torch.Tensor, wanted: torch.Tensor) -> bool:
     """The same bits, NaN and −0.0 too."""
-    return torch.equal(found.contiguous().view(torch.uint8), wanted.contiguous().view(torch.uint8))
+    # Copied, for a single element is contiguous whatever its strides.
+    one, other = (tensor.clone(memory_format=torch.contiguous_format).view(-1) for tensor in (found, wanted))
+    return found.shape == wanted.shape and torch.equal(one.view(torch.uint8), other.view(torch.uint8))

@@ -21,6 +21,11 @@ NOT_FUZZED = {
     "blockshock.kernels.cusparselt": "needs a GPU: tests/test_gpu_kernels.py; over a fake, tests/test_layouts.py",
     "blockshock.kernels.cusparselt_search": "needs a GPU: tests/test_gpu_cusparselt.py, tests/test_cusparselt.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",
+    "blockshock.meeting": "ranks wait for each other: tests/test_meeting.py",
+    "blockshock.replaceable": "each kind that is refused: tests/test_replaced_linears.py",
+    "blockshock.scaling": "takes no arguments: tests/test_scaling.py",
+    "blockshock.sharded": "over several ranks: tests/test_wrappers.py and tests/test_checkpointing.py",
+    "blockshock.wrappers": "takes no arguments: tests/test_wrappers.py",
     "blockshock.dtensor_linear": "the rival, torch's own: tests/test_methods.py",
     "blockshock.methods.dtensor": "the rival, torch's own: tests/test_methods.py",
     "blockshock.phases": "run on ranks, with what the fuzzed options resolve to",
@@ -32,14 +37,16 @@ NOT_FUZZED = {
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
     "autograd.product": "every forward pass of test_fuzz_layers.py goes through it",
+    "clipping.local_gradient": "called by clip_grad_norm_ for every gradient",
+    "collectives.global_ranks": "called by clip_grad_norm_ for every group",
+    "kernels.base.changed_since_forward": "makes an error: tests/test_stale_weights.py",
     "memory.free_bytes": "takes a device alone",
     "memory.indexed": "takes a device alone",
     "masks.looks_transposable": "of every mask: tests/test_estimates.py",
-    "kernels.layout.dense_rows": "every layout at every size: tests/test_layouts.py",
-    "kernels.layout.is_dense": "the check of dense_rows()",
     "memory.cache_bytes": "takes a device alone",
     "memory.peak_bytes": "takes a device alone",
     "timing.capture": "needs a GPU",
+    "timing.warm_up": "needs a GPU",
     "timing.check_durations": "called by slowest() for every series",
     "turns.turn": "holds files that processes wait for: tests/test_turns.py",
     "storages.DenseStorage": "made by the methods of test_fuzz_layers.py",
@@ -64,6 +71,7 @@ ALSO_NOT = {
     "report.show.print_comparison": "print_tables on comparison, both fuzzed",
     "steps.follow": "called by every storage",
     "steps.replace": "called by every BlockShockLinear",
+    "steps.part_of": "called by check_elementwise() for every parameter",
 }
 
 

@@ -9,11 +9,13 @@ import torch
 from fuzzing import attempt, examples
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLOATS, LAYOUTS, mask_rows, matrix, seeds
+from strategies import ANY, FLOATS, LAYOUTS, equal, mask_rows, matrices, matrix, seeds
 
 from blockshock.kernels import KERNELS, Half, build_kernel
 from blockshock.kernels.backward import backward_of
 from blockshock.kernels.base import packed_bytes
+from blockshock.kernels.cusparselt import bucket_of
+from blockshock.kernels.layout import dense_rows, is_dense
 from blockshock.kernels.transpose import TileOrder
 from blockshock.masks import DenseMask, Mask, TiledMask
 from blockshock.memory import held_bytes
@@ -103,3 +105,22 @@ def test_kept_values_turn_as_the_matrix_does(N: int, K: int, seed: int, kind: st
     assert torch.equal(turned.dense(), half.dense().T)
     assert torch.equal(backward_of(build_kernel("reference"), half)(torch.eye(N)), half.dense())
     assert torch.equal(half.kept_values(0, N), half.dense()[whole].view(N, -1))
+
+
+@examples(190)
+@given(x=matrices(st.integers(1, 9), st.integers(1, 20), ANY), multiple=st.sampled_from((1, 8)))
+def test_rows_lie_densely_with_the_same_bits(x: torch.Tensor, multiple: int) -> None:
+    found = dense_rows(x, multiple)
+    assert is_dense(found)
+    assert len(found) == -(-len(x) // multiple) * multiple
+    assert equal(found[: len(x)], x)
+    assert not found[len(x) :].any()
+    assert (found is x) == (is_dense(x) and len(x) % multiple == 0)
+
+
+@examples(120)
+@given(st.integers(0, 2**30))
+def test_lengths_of_an_octave_share_a_search(tokens: int) -> None:
+    most = bucket_of(tokens)
+    assert tokens <= most == bucket_of(most)
+    assert most == 8 or most < 2 * tokens

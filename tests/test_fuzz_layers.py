@@ -17,14 +17,7 @@ from strategies import FLOATS, LAYOUTS, OTHERS, counts, mask_rows, matrices, mat
 from torch import nn
 from torch.nn import functional as F
 
-from blockshock import (
-    BlockShockLinear,
-    BlockShockParallel,
-    clip_grad_norm_,
-    load_optimizer_state,
-    optimizer_state,
-    saved_mask,
-)
+from blockshock import BlockShockLinear, BlockShockParallel, load_optimizer_state, optimizer_state, saved_mask
 from blockshock.collectives import (
     Alone,
     ColumnShard,
@@ -45,7 +38,7 @@ from blockshock.methods import METHODS, Layer, Shape
 from blockshock.methods.base import trained
 from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS, build_mask, pattern_mask
-from blockshock.steps import follower_of, mark_split, split_over
+from blockshock.steps import follower_of
 from blockshock.storages import Training
 from blockshock.weights import TensorWeights
 
@@ -189,28 +182,6 @@ def test_an_optimizers_state_is_loaded_or_refused(data: Any, seed: int, name: st
     attempt(load_optimizer_state, model, optimizer, {part: saved[part]})
     attempt(load_optimizer_state, model, optimizer, saved | {"groups": data.draw(st.lists(st.just({}), max_size=3))})
     assert follower_of(layer.layer.storages()[0].parameter) is layer.layer.storages()[0]
-
-
-@examples(250)
-@given(seed=seeds, count=st.integers(0, 3), most=numbers, special=st.booleans(), alone=st.booleans())
-def test_gradients_are_clipped_as_torch_clips_them(
-    seed: int, count: int, most: float, special: bool, alone: bool
-) -> None:
-    ours, theirs = ([nn.Parameter(torch.zeros(2, 3)) for _ in range(count)] for _ in range(2))
-    for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-        mine.grad = matrix(2, 3, torch.float32, seed + index) * (float("inf") if special and not index else 1)
-        other.grad = mine.grad.clone()
-        mark_split(mine, Alone())
-        assert split_over(mine) == []
-    given_parameters = ours[0] if alone and count == 1 else ours
-    norm = attempt(clip_grad_norm_, given_parameters, most)
-    assert (norm is not None) == (most >= 0)
-    if norm is None:
-        return
-    wanted = torch.nn.utils.clip_grad_norm_(theirs, float(min(most, 1e30)))
-    torch.testing.assert_close(norm.float(), wanted.float(), equal_nan=True)
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, equal_nan=True, rtol=1e-4, atol=1e-5)
 
 
 @examples(190)

@@ -1,4 +1,4 @@
-"""Times, ratios, limits and stages, with every number that a clock, a file or a user may give."""
+"""Times, limits and stages, with every number that a clock, a file or a user may give."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ import torch
 from fuzzing import attempt, examples
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SPECIAL, counts, names, numbers, odd_names, times
+from strategies import SPECIAL, counts, names, odd_names, times
 
 from blockshock import memory, roofline, stages, timing
 from blockshock.doctor import Finding, check_version, conclude, look_into
 from blockshock.doctor import numbers as numbers_of
 from blockshock.kernels.algorithm_cache import AlgorithmCache
-from blockshock.pairs import Ratio, change_of_blocks, ratio_of_blocks
 from blockshock.phases.stage_times import time_stages
 from blockshock.plugin.clock import VirtualClock
 from blockshock.plugin.limits import describe_limits
@@ -33,41 +32,6 @@ CPU = torch.device("cpu")
 any_times = st.lists(st.floats() | st.sampled_from(SPECIAL) | st.floats(1e-9, 1e3), max_size=6)
 sizes = st.integers(0, 2**50)
 rates = st.floats(1.0, 1e16)
-
-
-def is_time(seconds: float) -> bool:
-    return 0 < seconds < 1e18
-
-
-@examples(430)
-@given(first=st.lists(times, max_size=5), second=st.lists(times, max_size=5), odd=any_times, place=st.integers(0, 9))
-def test_ratios_are_over_blocks_or_refused(
-    first: list[list[float]], second: list[list[float]], odd: list[float], place: int
-) -> None:
-    if first and place < 5:
-        first[place % len(first)] = odd
-    found = attempt(ratio_of_blocks, first, second)
-    sound = all(block and all(map(is_time, block)) for block in [*first, *second])
-    assert (found is not None) == (len(first) == len(second) > 1 and sound)
-    if found is None:
-        return
-    logs = [math.log(statistics.median(a)) - math.log(statistics.median(b)) for a, b in zip(first, second, strict=True)]
-    assert math.log(found.value) == pytest.approx(statistics.mean(logs), abs=1e-9)
-    assert 0 < found.low <= found.value <= found.high < math.inf
-    assert found.differs == (not found.low <= 1 <= found.high)
-    again = change_of_blocks((first, second), (first, second))
-    assert again.value == pytest.approx(1.0)
-    assert attempt(change_of_blocks, (first, second), (first, [])) is None
-
-
-@examples(250)
-@given(low=st.floats(1e-6, 1e6), wide=st.floats(0, 10), margin=st.floats(0, 0.5))
-def test_a_verdict_is_about_the_whole_interval(low: float, wide: float, margin: float) -> None:
-    high = low * (1 + wide)
-    verdict = Ratio((low + high) / 2, low, high).verdict(margin)
-    assert (verdict == "faster") == (high < 1 - margin)
-    assert (verdict == "slower") == (low > 1 + margin)
-    assert (verdict == "tie") == (1 - margin <= low and high <= 1 + margin)
 
 
 @examples(430)
@@ -262,10 +226,3 @@ def test_the_doctor_says_what_it_was_told(version: str, error: str, size: int) -
     assert memory.gib(size).split()[1] in ("GiB", "MiB")
     assert memory.held_bytes([torch.empty(size % 99)] * 2) == size % 99 * 4
     assert split_over(torch.empty(0)) == []
-
-
-@examples(120)
-@given(value=numbers, margin=numbers)
-def test_a_verdict_of_any_numbers_is_one_of_four(value: float, margin: float) -> None:
-    if abs(margin) < 1e300:
-        assert Ratio(value, value, value).verdict(margin) in ("faster", "slower", "tie", "undecided")

@@ -18,7 +18,7 @@ from blockshock.errors import UnknownName
 from blockshock.half_storages import STORAGES, storage_of
 from blockshock.hypotheses import HYPOTHESES
 from blockshock.kernels import KERNELS, build_kernel
-from blockshock.methods import METHODS
+from blockshock.methods import METHODS, method_of
 from blockshock.optimizers import OPTIMIZERS, build_recipe
 from blockshock.patterns import MASKS
 from blockshock.phases.case import DTYPES, Case, estimate_bytes
@@ -166,13 +166,14 @@ def test_a_sweep_takes_what_is_given_first(axes: str | None, N: str | None, B: s
 @pytest.mark.parametrize(
     ("build", "registry"),
     [
+        (method_of, METHODS),
         (build_kernel, KERNELS),
         (build_workload, WORKLOADS),
         (build_recipe, OPTIMIZERS),
         (storage_of, STORAGES),
         (lambda spec: MASKS.resolve(spec, skip=1), MASKS),
     ],
-    ids=["kernel", "workload", "optimizer", "storage", "mask"],
+    ids=["method", "kernel", "workload", "optimizer", "storage", "mask"],
 )
 @examples(190)
 @given(data=st.data())
