@@ -7,28 +7,39 @@ RUN lies in `benchmark_results/official`. What stands between is replaced. A tes
 from __future__ import annotations
 
 import re
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from blockshock.errors import InputError, UnknownName
 from blockshock.report.answer import answer
+from blockshock.report.judged import best_dense
 from blockshock.report.remarks import remarks
 from blockshock.report.results import Run, read_run
 from blockshock.report.sections import section_of
+from blockshock.report.tables import spread
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- numbers: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-DENSE = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
 
 Info = dict[str, Any]
 
 
 def written(readme: str) -> str:
-    """The README with every block of numbers made anew."""
+    """The README with every block of numbers made anew.
+
+    Raises:
+        InputError: a block has no name of a table and a run, or no end.
+        UnknownName: there is no such table.
+        NotARun: there is no such run.
+    """
+    if readme.count("<!-- numbers:") != len(BLOCK.findall(readme)):
+        raise InputError("a block of numbers begins with `<!-- numbers: TABLE RUN -->` and ends with `<!-- end -->`")
 
     def block(match: re.Match[str]) -> str:
+        if match[2] not in TABLES:
+            raise UnknownName(f"the README asks for a table of numbers {match[2]!r}, and there are {', '.join(TABLES)}")
         run = read_run(ROOT / "benchmark_results" / "official" / match[3])
         return match[1] + "\n".join(TABLES[match[2]](run)) + "\n" + match[4]
 
@@ -43,7 +54,7 @@ def _verdicts(run: Run) -> Iterator[str]:
     """A line for each hypothesis and row: the range of its ratios, and at how many points it is what."""
     found: dict[tuple[str, ...], list[Info]] = defaultdict(list)
     for info in run.infos:
-        if "verdict" in info:
+        if "verdict" in info and not info.get("wrong"):
             trained = f", {info['optimizer']}" if info.get("optimizer") and info.get("storage") else ""
             found[info["hypothesis"], info["statement"], info["label"] + trained].append(info)
     yield from _header("hypothesis", "row", "ratio", "verdict", "rivals")
@@ -72,10 +83,9 @@ def _timed(section: str, labels: tuple[str, ...]) -> Callable[[Run], Iterator[st
                 points[tuple(info.get(key) or "" for key in ("workload", "N", "K", "B", "optimizer"))].append(info)
         yield from _header("N × K", "B", "best dense", "ms", *(cell for label in labels for cell in (label, "÷")))
         for (workload, N, K, B, optimizer), infos in sorted(points.items()):
-            dense = [info for info in infos if info["method"] in DENSE]
-            if not dense:
+            best = best_dense(infos)
+            if best is None:
                 continue
-            best = min(dense, key=lambda info: info["p50_ms"])
             size = f"{N}²" if N == K else f"{N}×{K}"
             cells = [" ".join(filter(None, [size, workload.replace("gaussian", "")])), f"{B} {optimizer}".strip()]
             cells += [best["label"], _ms(best)]
@@ -88,10 +98,9 @@ def _timed(section: str, labels: tuple[str, ...]) -> Callable[[Run], Iterator[st
 
 
 def _ms(info: Info) -> str:
-    """The median, and by how much the medians of its builds differ."""
-    builds = info.get("builds_p50_ms") or [info["p50_ms"]]
-    spread = (max(builds) - min(builds)) / statistics.median(builds)
-    return f"{info['p50_ms']:.4f} ({spread:.1%})" if len(builds) > 1 else f"{info['p50_ms']:.4f}"
+    """The median, and how far those of its builds lie from the middle between them."""
+    builds = spread(info)
+    return f"{info['p50_ms']:.4f}" if builds is None else f"{info['p50_ms']:.4f} ± {builds:.1%}"
 
 
 def _header(*names: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from strategies import ANY, counts, equal, matrices, matrix, names, numbers, see
 from torch import nn
 
 from blockshock import clip_grad_norm_, elementwise, steps
-from blockshock.collectives import Alone, groups_of
+from blockshock.collectives import Alone, groups_of, ranks_of
 from blockshock.steps import check_elementwise, mark_split, split_over
 from blockshock.storages import Seen, first_difference
 
@@ -54,6 +54,7 @@ def test_gradients_are_clipped_as_torch_clips_them(
 def test_a_group_is_one_of_ranks_or_refused(group: Any) -> None:
     is_one = isinstance(group, Alone)
     assert attempt(groups_of, group) == ([group] if is_one else None)
+    assert attempt(ranks_of, group) is (group if is_one else None)
     assert (attempt(clip_grad_norm_, [], 1.0, group=group) is not None) == is_one
 
 
