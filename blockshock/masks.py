@@ -245,11 +245,6 @@ def check_transposable(mask: Mask) -> None:
             )
 
 
-def looks_transposable(mask: Mask) -> bool:
-    """Whether the first rows of a mask are those of a transposable one: all, for masks made alike everywhere."""
-    return mask.N % 4 == 0 and bool((mask.rows(0, 4).sum(0) == 2).all())
-
-
 def check_masked(w_NK: torch.Tensor, mask: Mask) -> None:
     """Raises MaskError, naming the first offending row and group, unless ``w_NK`` is zero wherever the mask drops."""
     if tuple(w_NK.shape) != (mask.N, mask.K):

@@ -42,7 +42,6 @@ ALSO_NOT = {
     "memory.free_bytes": "takes a device alone",
     "memory.indexed": "takes a device alone",
     "mask_state.faults_of_state": "called for every state that is loaded",
-    "masks.looks_transposable": "of every mask: tests/test_estimates.py",
     "memory.cache_bytes": "takes a device alone",
     "memory.peak_bytes": "takes a device alone",
     "timing.capture": "needs a GPU",

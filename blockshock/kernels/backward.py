@@ -10,7 +10,7 @@ from blockshock.kept import Kept
 from blockshock.kernels.base import Backward, Half, Kernel, Packed
 from blockshock.kernels.dense import PackedDense
 from blockshock.kernels.transpose import TileOrder
-from blockshock.masks import Mask, check_transposable, looks_transposable
+from blockshock.masks import Mask, check_transposable
 
 
 def backward_of(kernel: Kernel, half: Half) -> Backward:
@@ -71,5 +71,10 @@ def backward_bytes(kernel: Kernel, N: int, K: int, itemsize: int, mask: Mask | N
     dense = N * K * itemsize + Kept.held_bytes(N, K, mask)
     if mask is None:
         return max(turned, dense)
-    fits = looks_transposable(mask) and not kernel.unsuitable(K, N, kernel.dtypes[0], mask.transposed())
+    fits = _looks_transposable(mask) and not kernel.unsuitable(K, N, kernel.dtypes[0], mask.transposed())
     return turned if fits else dense
+
+
+def _looks_transposable(mask: Mask) -> bool:
+    """Whether the first rows of a mask are those of a transposable one: all, for masks made alike everywhere."""
+    return mask.N % 4 == 0 and bool((mask.rows(0, 4).sum(0) == 2).all())

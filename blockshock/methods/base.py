@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from blockshock.kernels.dense import PackedDense
 from blockshock.masks import Mask
 from blockshock.meeting import meet, next_name
 from blockshock.memory import held_bytes, indexed
+from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.registry import Registry
 from blockshock.roofline import Operand, Work, product
 from blockshock.stages import copied, stage
@@ -64,48 +65,6 @@ class Layer:
         if self.training is None or bias is None:
             return None
         return nn.Parameter(bias.to(self.training.parameter_dtype(bias.dtype), copy=True))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a memory estimate goes by: N, K, bytes an element, ranks, and which of backward and training run.
-
-    Attributes:
-        training: as of ``Layer``.
-        parameters: of the method, where its spec gives some.
-        mask: of the first half; None where there is none, or where it is not known: then the most is estimated.
-    """
-
-    N: int
-    K: int
-    itemsize: int
-    ranks: int
-    backward: bool = False
-    training: Training | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    mask: Mask | None = None
-
-
-@dataclass(frozen=True)
-class WeightEstimate:
-    """Bytes that one rank holds of the weights in steady state, and at most while building.
-
-    Attributes:
-        trained: elements of the parameters, in training: as many as their gradients have.
-    """
-
-    steady: int
-    building: int
-    trained: int = 0
-
-    @classmethod
-    def dense(cls, elements: int, shape: Shape) -> WeightEstimate:
-        """Of so many elements of a dense weight."""
-        frozen = elements * shape.itemsize
-        if shape.training is None:
-            return cls(frozen, frozen)
-        trained = frozen + elements * shape.training.bytes_beside(shape.itemsize)
-        return cls(trained, trained, elements)
 
 
 class Method(nn.Module):

@@ -6,7 +6,8 @@ import torch
 
 from blockshock.autograd import product
 from blockshock.collectives import Entry, Group
-from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
+from blockshock.methods.base import METHODS, Layer, Method, trained
+from blockshock.methods.estimate import Shape, WeightEstimate
 
 
 @METHODS.register("dense_single")

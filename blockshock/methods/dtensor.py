@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from blockshock.collectives import Group, shard
-from blockshock.methods.base import METHODS, Layer, Shape, WeightEstimate
+from blockshock.methods.base import METHODS, Layer
+from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.tensor_parallel import ColumnParallel, RowParallel, TensorParallel
 from blockshock.roofline import Operand
 

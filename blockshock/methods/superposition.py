@@ -17,7 +17,8 @@ from blockshock.collectives import ColumnShard, Entry, Group, Replicated, shard,
 from blockshock.errors import InputError
 from blockshock.half_storages import storage_of
 from blockshock.kernels import Half, Kernel, Packed, build_kernel
-from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
+from blockshock.methods.base import METHODS, Layer, Method, trained
+from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.sharded import gathered, spread_as
 from blockshock.storages import Storage
 from blockshock.weights import WeightSource

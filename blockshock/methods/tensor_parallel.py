@@ -9,7 +9,8 @@ from torch import nn
 
 from blockshock.autograd import product
 from blockshock.collectives import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
-from blockshock.methods.base import METHODS, Layer, Method, Shape, WeightEstimate, trained
+from blockshock.methods.base import METHODS, Layer, Method, trained
+from blockshock.methods.estimate import Shape, WeightEstimate
 
 
 class TensorParallel(Method):
