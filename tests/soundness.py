@@ -20,7 +20,7 @@ import torch
 
 from blockshock import environment, timing
 from blockshock.pairs import LONG_CALL, Ratio, ratio_of_blocks
-from blockshock.phases.builds import Blocks, Prepare, in_blocks, protocol_of_ranks
+from blockshock.phases.builds import PairBlocks, Prepare, in_blocks, protocol_of_ranks
 from blockshock.phases.case import Built, Case
 from blockshock.phases.forward import forward_pass
 from blockshock.phases.train import Step
@@ -87,7 +87,7 @@ class Point:
         return statistics.median(high - low for _, low, high in self.against_itself)
 
 
-def pair_of_same(case: Case, cycles: tuple[int, int] | None, *timed: object) -> Blocks:
+def pair_of_same(case: Case, cycles: tuple[int, int] | None, *timed: object) -> PairBlocks:
     """A case against itself, both followed by a kernel that waits for so many cycles; all ranks call it together."""
     prepare: Prepare = forward_pass if case.optimizer is None else Step
     both = (prepare, prepare) if cycles is None else tuple(partial(_slowed, prepare, count) for count in cycles)
@@ -105,7 +105,7 @@ def _slowed(prepare: Prepare, cycles: int, case: Case, built: Built) -> timing.C
     return slowed
 
 
-def _slowest(per_rank: list[Blocks]) -> tuple[list[list[float]], list[list[float]], int]:
+def _slowest(per_rank: list[PairBlocks]) -> tuple[list[list[float]], list[list[float]], int]:
     first, second = (
         [timing.slowest(list(block)) for block in zip(*(getattr(one, which) for one in per_rank), strict=True)]
         for which in ("first", "second")

@@ -112,7 +112,7 @@ def _waits(cycles: int) -> None:
         pass
 
 
-def _pair_on_a_cpu(*args: Any) -> soundness.Blocks:
+def _pair_on_a_cpu(*args: Any) -> soundness.PairBlocks:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "_sleep", _waits)
         return soundness.pair_of_same(*args)

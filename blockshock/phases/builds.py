@@ -33,13 +33,13 @@ Prepare = Callable[[Case, Built], timing.Call]
 """What is timed of a built case."""
 
 
-class Replicated(Protocol):
+class OverBuilds(Protocol):
     """A result that keeps the samples of each build."""
 
     builds: list[list[float]]
 
 
-Result = TypeVar("Result", bound=Replicated)
+Result = TypeVar("Result", bound=OverBuilds)
 
 
 def protocol_of_ranks(mode: str, rounds: int, warmup: int, flush: bool) -> timing.Protocol:
@@ -69,7 +69,7 @@ def over_builds(
 
 
 @dataclass
-class Blocks:
+class PairBlocks:
     """Seconds of each round of two cases, by block, on this rank.
 
     Attributes:
@@ -83,7 +83,7 @@ class Blocks:
 
 def in_blocks(
     cases: tuple[Case, Case], prepare: tuple[Prepare, Prepare], protocol: timing.Protocol
-) -> tuple[Blocks, Built]:
+) -> tuple[PairBlocks, Built]:
     """The two cases timed in blocks, and the last build of the first.
 
     They take turns in being built, captured and timed first, from block to block and from round to round. All ranks
@@ -109,7 +109,7 @@ def in_blocks(
             samples[index].append(times[index])
         if block + 1 == pilot and protocol.mode != "none":
             wanted = min(_wanted(samples, device), MOST_BLOCKS[device.type])
-    return Blocks(*samples, pilot), built[0]
+    return PairBlocks(*samples, pilot), built[0]
 
 
 def _wanted(samples: tuple[list[list[float]], list[list[float]]], device: torch.device) -> int:

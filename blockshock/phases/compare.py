@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from blockshock import timing
-from blockshock.phases.builds import BLOCK_SHARE, Blocks, Prepare, in_blocks, protocol_of_ranks
+from blockshock.phases.builds import BLOCK_SHARE, PairBlocks, Prepare, in_blocks, protocol_of_ranks
 from blockshock.phases.case import Case, build
 from blockshock.phases.forward import forward_pass
 from blockshock.phases.train import Step, work_of_step
@@ -25,7 +25,7 @@ class PairResult:
         algorithm, work: of the first: the kernel and algorithm that ran, and what it cannot avoid.
     """
 
-    blocks: Blocks
+    blocks: PairBlocks
     algorithm: str
     work: dict[str, Work]
 
