@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_process_group_store
 
-from blockshock.collectives import Alone, Group, global_ranks
+from blockshock.collectives import Group, global_ranks
 from blockshock.errors import RanksApart
 
 WARN_SECONDS = 30.0
@@ -113,5 +113,5 @@ def meet(group: Group, call: str) -> None:
 
 def next_name(group: Group, N: int, K: int) -> str:
     """Of a layer that is being built, the same on all ranks of the group."""
-    number = "" if isinstance(group, Alone) or group.size() == 1 else f" {next(_of(group).numbers)}"
+    number = "" if group.size() == 1 else f" {next(_of(group).numbers)}"
     return f"layer{number} ({N}, {K})"

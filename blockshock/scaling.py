@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from blockshock.clipping import local_gradient
 from blockshock.collectives import global_ranks
+from blockshock.sharded import is_shard
 from blockshock.steps import part_of, split_over
 
 Found = dict[torch.device, torch.Tensor]
@@ -53,7 +54,7 @@ def _agreeing(unscale: Unscale) -> Unscale:
 @torch.no_grad()
 def _local(parameter: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a parameter, with what it holds of the gradient."""
-    if not hasattr(parameter, "placements"):
+    if not is_shard(parameter):
         return parameter
     local: torch.Tensor = parameter.to_local().detach()  # type: ignore[attr-defined]
     local.grad = None if parameter.grad is None else local_gradient(parameter)

@@ -57,8 +57,7 @@ def _refresh_before_forward(wrapper: nn.Module, layers: list[BlockShock]) -> Non
     def refresh(module: nn.Module, args: tuple[Any, ...]) -> None:
         handle.remove()
         for layer in layers:
-            for half in layer.storages():
-                half.refresh()
+            layer.repack()
 
     handle = wrapper.register_forward_pre_hook(refresh)
 

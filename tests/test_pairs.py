@@ -14,6 +14,7 @@ from blockshock.phases.builds import MOST_BLOCKS
 from blockshock.phases.case import Case
 from blockshock.plugin.records import describe_verdict
 from blockshock.plugin.settings import Settings
+from blockshock.report.judged import DENSE
 
 CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 64, 4, "bf16")
 BLOCKS, ROUNDS, TRIES = 10, 20, 400
@@ -222,6 +223,10 @@ def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) ->
         assert info["verdict"] == again.verdict(info["margin"])
         assert info["flush"] == ("clean" if settings.flush else "none")
         assert (info["rival"], info["rival_method"], info["rivals"]) == (rival.label, rival.method, {rival.label: 1.0})
+
+
+def test_verdicts_and_the_report_mean_the_same_by_dense() -> None:
+    assert BEST_DENSE == DENSE
 
 
 def test_claims_name_rivals_at_the_same_point() -> None:

@@ -181,7 +181,7 @@ class Row:
         ceilings: Ceilings | None = self._request.getfixturevalue("ceilings")
         if ceilings is None:
             return {}
-        # Ranks whose halves went to different kernels may have different work: the round waits for the slowest.
+        # Ranks may have different work: the round waits for the slowest.
         works = [result.work for result in per_rank]
         described = [describe_limits(work, ceilings, case.dtype, self._settings.flush, samples, info) for work in works]
         return max(described, key=lambda limits: limits.get("limit_ms", math.inf))

@@ -12,9 +12,7 @@ from blockshock.report.comparison import wide
 from blockshock.report.judged import best_dense, faults, sound, was_checked
 from blockshock.report.results import Run
 from blockshock.report.sections import section_of
-from blockshock.report.tables import Info
-
-RIVALS = {"dense_tp_row": "row tensor parallelism", "dense_single": "one dense device"}
+from blockshock.report.tables import RIVALS, Info
 
 
 def answer(run: Run) -> Iterator[str]:

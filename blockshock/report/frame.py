@@ -17,7 +17,7 @@ from blockshock.report.sections import COMMANDS, section_of
 from blockshock.report.tables import Info, point
 
 RESAMPLES = 200
-"""Fewer than a verdict's: these intervals are drawn, not judged by."""
+"""Few: these intervals are drawn, not judged by."""
 
 
 @dataclass(frozen=True)

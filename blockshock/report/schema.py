@@ -23,6 +23,10 @@ def positive(value: Any) -> bool:
     return number(value) and 0 < value < math.inf
 
 
+def _number_or_none(value: Any) -> bool:
+    return value is None or number(value)
+
+
 def whole(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
@@ -76,7 +80,7 @@ def _blocks(value: Any) -> bool:
 def _limited(value: Any) -> bool:
     """A part of a pass: its time, and its limit where that could be measured."""
     limits = (value.get(name) for name in ("limit_ms", "of_limit")) if isinstance(value, dict) else ()
-    return having(p50_ms=positive)(value) and all(limit is None or number(limit) for limit in limits)
+    return having(p50_ms=positive)(value) and all(map(_number_or_none, limits))
 
 
 MEDIAN = having(p50_ms=number)
@@ -128,7 +132,7 @@ OTHERWISE: dict[str, Fits] = {
     "l2_flushed": flag,
     "builds_p50_ms": _series_of(positive),
     "blocks": _blocks,
-    "rivals": each(lambda value: value is None or number(value)),
+    "rivals": each(_number_or_none),
     "losses": lambda value: each(having(**ERRORS))(value) or items(number)(value),
     **dict.fromkeys((f"{what}_{of}" for what in ("weight", "loss") for of in ("distance", "limit")), items(number)),
     "alone": each(MEDIAN),
@@ -168,13 +172,9 @@ def _ceilings(found: Any) -> bool:
     where there is one rank."""
     if not isinstance(found, dict):
         return False
-    grouped = {name: each(_ceiling) for name in found if name not in ("memory_bytes_per_s", "cache_bytes", "launch_s")}
-    return all(value is None or grouped.get(name, number)(value) for name, value in found.items())
-
-
-def _ceiling(value: Any) -> bool:
-    return value is None or number(value)
+    single, grouped = ("memory_bytes_per_s", "cache_bytes", "launch_s"), each(_number_or_none)
+    return all(value is None or (number if name in single else grouped)(value) for name, value in found.items())
 
 
 def _fact(value: Any) -> bool:
-    return value is None or text(value) or number(value)
+    return text(value) or _number_or_none(value)

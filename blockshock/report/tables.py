@@ -10,8 +10,8 @@ from typing import Any
 Cell = str | int | float | bool | None
 Info = dict[str, Any]
 POINT = ("workload", "N", "K", "B", "dtype")
-RIVALS = ("dense_tp_row", "dense_single")
-"""What Block-Shock is compared with at every point, beside the best dense alternative there."""
+RIVALS = {"dense_tp_row": "row tensor parallelism", "dense_single": "one dense device"}
+"""What Block-Shock is compared with at every point, beside the best dense alternative there, and in words."""
 MARKS = {"†": "clock", "‡": "wrong", "§": "saved_as"}
 """Behind a row's name, and what the row says where it has that mark."""
 
