@@ -85,7 +85,12 @@ def test_blocks_that_scatter_are_more_and_as_many_on_all_ranks(cpu_ranks: Ranks)
 
 @pytest.mark.parametrize(
     ("phase", "case"),
-    [(forward.run, CASE), (backward.run, CASE), (train.run, replace(STEPS[0], storage="masked:every=3"))],
+    [
+        (forward.run, CASE),
+        (backward.run, CASE),
+        (train.run, replace(STEPS[0], storage="masked:every=3")),
+        (train.run, replace(STEPS[0], storage="compressed")),
+    ],
 )
 def test_a_headline_is_of_several_builds(phase: Any, case: Case, cpu_ranks: Ranks) -> None:
     for result, built, most, apart in cpu_ranks.run(_watched, phase, case, *TIMED):

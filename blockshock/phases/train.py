@@ -90,6 +90,9 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingR
         step()
     stages = _over_cycle(halves_of(method), lambda: time_stages(step, device, protocol), _cycle_of_stages)
     calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
+    alone = {name: timing.time_call(call, device, protocol) for name, call in calls.items()}
+    for half in halves_of(method):
+        half.refresh()  # a packing whose memory is the parameter's, packed by itself, counts as a change of that
     state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
     grads = [parameter.grad for parameter in step.parameters if parameter.grad is not None]
     return TrainingResult(
@@ -97,7 +100,7 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingR
         eager_samples=[],
         stages=stages.seconds,
         copied_bytes=stages.copied_bytes,
-        alone={name: timing.time_call(call, device, protocol) for name, call in calls.items()},
+        alone=alone,
         weight_bytes=method.weight_bytes(),
         estimated_weight_bytes=built.estimate.steady,
         building_bytes=built.building_bytes,
