@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from typing import Any, cast
 import pytest
 import torch
 from inner_pytest import ROOT, python_path
+from resolving import CPU_DEFAULTS, Resolve, no_gpus, resolve
 
 from blockshock.collectives import Group
 from blockshock.kernels import KERNELS
@@ -22,32 +22,12 @@ from blockshock.patterns import MASKS
 from blockshock.phases import case as case_module
 from blockshock.plugin import SETTINGS, Row, pytest_report_header
 from blockshock.plugin.cases import forward_grid
-from blockshock.plugin.settings import Points, Settings
+from blockshock.plugin.settings import Points
 from blockshock.plugin.settings import resolve as resolve_settings
-from blockshock.ranks.place import Place
 from blockshock.workloads import WORKLOADS
 
 pytest_plugins = ["pytester"]
-Resolve = Callable[..., Settings]
-
-
-@pytest.fixture(autouse=True)
-def no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    _say_gpus(monkeypatch, 0)
-
-
-def _say_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-
-
-@pytest.fixture
-def resolve(pytester: pytest.Pytester) -> Resolve:
-    """The settings of a command line, as pytest parses it with the plugin loaded."""
-
-    def settings(*arguments: str) -> Settings:
-        return resolve_settings(pytester.parseconfig("-p", "blockshock.plugin", *arguments))
-
-    return settings
+__all__ = ["no_gpus", "resolve"]
 
 
 OTHER = """
@@ -90,86 +70,6 @@ def test_every_option_has_a_name_of_its_own_too(resolve: Resolve) -> None:
     assert resolve("--blockshock-N=64", "--blockshock-warm-l2", "--blockshock-rank-timeout=5") == resolve(
         "--N=64", "--warm-l2", "--rank-timeout=5"
     )
-
-
-CPU_DEFAULTS = Settings(
-    device="cpu",
-    ranks=2,
-    points=Points(((256, 256), (512, 512)), (4, 16)),
-    training_points=Points(((256, 256),), (16,)),
-    dtypes=("bf16",),
-    methods=METHODS.names(),
-    kernels=("auto", "gathered"),
-    masks=("1100",),
-    training_masks=None,
-    optimizers=("sgd", "adamw"),
-    storages=("compressed", "masked"),
-    workloads=("gaussian", "recorded"),
-    timing="sync",
-    rounds=5,
-    warmup=1,
-    flush=True,
-    seed=0,
-    cover="pairs",
-    keep_full_weight=False,
-    profile=False,
-    rank_timeout=300,
-)
-GPU_DEFAULTS = replace(
-    CPU_DEFAULTS,
-    device="cuda",
-    points=Points(tuple((N, N) for N in (4096, 8192, 16384, 40960)), (16, 64, 256, 1024)),
-    training_points=Points(tuple((N, N) for N in (4096, 8192, 16384)), (1024, 4096)),
-    kernels=("auto", "cusparselt", "cutlass", "gathered"),
-    timing="cuda_graph",
-    rounds=100,
-    warmup=10,
-)
-
-
-def test_defaults_fit_a_cpu(resolve: Resolve) -> None:
-    assert resolve() == CPU_DEFAULTS
-    assert resolve().marker is None
-
-
-def test_defaults_fit_two_gpus(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
-    _say_gpus(monkeypatch, 2)
-    assert resolve() == GPU_DEFAULTS
-    assert resolve().marker == "gpu2"
-    assert resolve("--device=cpu") == CPU_DEFAULTS
-
-
-def test_defaults_fit_one_gpu(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
-    _say_gpus(monkeypatch, 1)
-    alone = replace(GPU_DEFAULTS, ranks=1, methods=("dense_single", "block_shock", "masked_split_dense"))
-    assert resolve() == resolve("--device=cuda") == alone
-    assert resolve().marker == "gpu"
-    assert resolve("--methods=all") == replace(alone, methods=METHODS.names()), "they may run"
-    assert resolve("--methods=dense_tp_row").methods == ("dense_tp_row",)
-    assert resolve("--device=cpu") == CPU_DEFAULTS
-
-
-@pytest.mark.parametrize(
-    ("gpus", "ranks", "device"),
-    [(0, 1, "cpu"), (1, 1, "cuda"), (1, 2, "cpu"), (2, 1, "cuda"), (2, 2, "cuda"), (2, 4, "cpu"), (8, 4, "cuda")],
-)
-def test_auto_takes_gpus_where_there_is_one_for_each_rank(
-    gpus: int, ranks: int, device: str, resolve: Resolve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _say_gpus(monkeypatch, gpus)
-    settings = resolve(f"--ranks={ranks}")
-    assert (settings.device, settings.ranks) == (device, ranks)
-    assert settings.marker == (None if device == "cpu" else "gpu" if ranks == 1 else "gpu2")
-
-
-@pytest.mark.parametrize(("gpus", "nodes", "device"), [(0, 1, "cpu"), (1, 1, "cpu"), (2, 1, "cuda"), (1, 2, "cuda")])
-def test_under_torchrun_gpus_are_those_of_one_machine(
-    gpus: int, nodes: int, device: str, resolve: Resolve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _say_gpus(monkeypatch, gpus)
-    place = Place(rank=0, size=2, local_rank=0, local_size=2 // nodes, nodes=nodes)
-    monkeypatch.setattr(Place, "here", lambda: place)
-    assert (resolve().device, resolve().ranks) == (device, 2)
 
 
 @pytest.mark.parametrize(
@@ -303,13 +203,6 @@ def test_parameters_of_a_users_method_are_checked_as_those_of_other_axes(
         resolve("--methods=tuned:gian=3")
     with pytest.raises(pytest.UsageError, match=r"--methods: .* gain takes a number, not 'much'"):
         resolve("--methods=tuned:gain=much")
-
-
-def test_more_ranks_than_gpus_says_how_many_there_are(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
-    _say_gpus(monkeypatch, 2)
-    wanted = "--ranks 4 needs 4 CUDA GPUs, this machine has 2: choose --ranks 2 or fewer, or --device cpu"
-    with pytest.raises(pytest.UsageError, match=wanted):
-        resolve("--device=cuda", "--ranks=4")
 
 
 def test_a_usage_error_ends_pytest_with_status_4_and_no_traceback(tmp_path: Path) -> None:
