@@ -45,15 +45,17 @@ def groups_of(group: Any) -> list[Group]:
 def ranks_of(group: Any) -> Group:
     """The process group that a user means for a layer; None for the default one, or for no group at all.
 
+    A group of one rank is as good as none, and a layer without one can be pickled.
+
     Raises:
         InputError: this is no process group, nor a DeviceMesh of one dimension.
     """
     if group is None:
-        return dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
+        group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
     groups = groups_of(group)
     if len(groups) != 1:
         raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
-    return groups[0]
+    return groups[0] if groups[0].size() > 1 else Alone()
 
 
 def global_ranks(group: Group) -> tuple[int, ...]:
