@@ -49,12 +49,12 @@ class _Product(torch.autograd.Function):
         weight: Weight,
         entry: Entry,
     ) -> torch.Tensor:
-        ctx.weight, ctx.entry = weight, entry
+        ctx.weight, ctx.entry, ctx.writes = weight, entry, None
         x_BS = entry.take(x_BK)
         saved = [] if parameter is None else [x_BS]
         if torch.compiler.is_compiling():
             # What backward reads of the packing then is watched by autograd, if it is saved.
-            saved += weight.buffers()
+            saved = [*saved, *weight.buffers()]  # torch 2.11 traces no += of these
         else:
             ctx.writes = weight.writes
         ctx.save_for_backward(*saved)
@@ -65,10 +65,13 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         weight, (needs_x, needs_weight, needs_bias, *_) = ctx.weight, ctx.needs_input_grad
-        if needs_x and not torch.compiler.is_compiling():
+        # Where a graph breaks, forward may have been compiled and backward not: autograd looks when it hands over.
+        looks = needs_weight or ctx.writes is None
+        saved: tuple[torch.Tensor, ...] = ctx.saved_tensors if looks else ()
+        if needs_x and ctx.writes is not None and not torch.compiler.is_compiling():
             weight.check_since(ctx.writes)
         grad_y_BN = _contiguous(grad_y_BN)
         agree = ctx.entry.give_back(weight.grad_input(grad_y_BN)) if needs_x else None
-        grad_w = weight.grad_weight(grad_y_BN, ctx.saved_tensors[0]) if needs_weight else None
+        grad_w = weight.grad_weight(grad_y_BN, saved[0]) if needs_weight else None
         grad_bias = weight.grad_bias(grad_y_BN) if needs_bias else None
         return (None if agree is None else agree()), grad_w, grad_bias, None, None

@@ -317,22 +317,6 @@ def test_a_copy_stays_on_its_ranks(cpu_ranks: Ranks) -> None:
     cpu_ranks.run(_copied)
 
 
-def _compiled(mask: str) -> None:
-    """Traced whole, forward and backward; after a step the compiled layer uses the new weights."""
-    linear, x = _linear(), _x()
-    layer = BlockShockLinear(linear, kernel="gathered", mask=mask)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), linear(x))
-    torch.testing.assert_close(_all_gradients(compiled, x), _all_gradients(linear, x))
-    for trained in (layer, linear):
-        torch.optim.SGD(trained.parameters(), lr=0.1).step()
-    torch.testing.assert_close(compiled(x), linear(x))
-
-
-def test_it_compiles_without_a_graph_break(cpu_ranks: Ranks) -> None:
-    cpu_ranks.run(_compiled, "tile")
-
-
 class _MLP(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -133,7 +133,10 @@ class Packed(nn.Module):
         return Operand(self.values.numel(), held_bytes(held), self.unit)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
-        """x @ Wᵀ (+ bias): (B, K) → (B, N). Stages ``layout`` and ``matmul``."""
+        """x @ Wᵀ (+ bias): (B, K) → (B, N). Stages ``layout`` and ``matmul``.
+
+        What is contiguous is no view of more: ranks sum over it in place, compiled code too.
+        """
         raise NotImplementedError
 
     def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:

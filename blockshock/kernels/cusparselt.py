@@ -52,7 +52,8 @@ class PackedCusparselt(Packed):
             return y_BN
         x_BK = dense_rows(x_BK, TOKENS_MULTIPLE)
         with stage(self.product_stage):
-            return multiplied(self.packed, x_BK, self.bias, setting)[:tokens]
+            # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.
+            return multiplied(self.packed, x_BK, self.bias, setting)[:tokens].data
 
     def _setting(self, x_BK: torch.Tensor) -> Setting:
         most = bucket_of(len(x_BK))
