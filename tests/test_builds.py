@@ -1,10 +1,11 @@
 """What is repeated: how often something is built, in which order, where it lies, and how the fastest rival is found."""
 
+import math
 import random
 import weakref
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock import memory
+from blockshock.pairs import ratio_of_blocks
 from blockshock.phases import backward, builds, compare, forward, train
 from blockshock.phases.case import Built, Case, build, estimate_bytes, obstacle
 from blockshock.plugin.records import describe_timing
@@ -61,9 +63,55 @@ def test_a_pair_is_built_anew_in_every_block(passes: str, pair: tuple[Case, Case
         )
         assert result.blocks.pilot == count
         assert Counter(built) == {CASE.method: count, DENSE.method: count}
-        assert all(one != other for one, other in pairwise(built[::2])), "which comes first alternates"
+        assert len(set(built[::2])) == 2, "either is built first"
         assert apart, "a build took the place of one that is timed"
         assert most == 3, "of the two pairs, three are held at most"
+
+
+class _Placed:
+    """A build of which only its place in memory matters."""
+
+    def __init__(self, taken: set[int]) -> None:
+        self.place = min({0, 1, 2} - taken)
+        taken.add(self.place)
+        weakref.finalize(self, taken.remove, self.place)
+
+
+class _Turns(random.Random):
+    """The planted fault: builds take turns in being the first of a block."""
+
+    def sample(self, *_: Any) -> list[int]:
+        self.block = getattr(self, "block", -1) + 1
+        return [1, 0] if self.block % 2 == 0 else [0, 1]
+
+
+def _in_places(stream: type[random.Random], tries: int) -> list[compare.PairBlocks]:
+    """A case against itself where the time is that of the place in memory: the lowest that is free, of three."""
+    taken, noise, seconds = set[int](), random.Random(1), (1.0, 1.002, 1.006)
+
+    def timed(places: list[int], *_: Any) -> list[list[float]]:
+        return [[seconds[place] * math.exp(noise.gauss(0, 2e-4))] for place in places]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builds, "random", SimpleNamespace(Random=stream))
+        patch.setattr(builds, "build", lambda case: _Placed(taken))
+        patch.setattr(builds, "BLOCKS", {"cpu": 10})
+        patch.setattr(builds, "MOST_BLOCKS", {"cpu": 60})
+        patch.setattr(builds.timing, "time_calls", timed)
+        protocol, found = Protocol("sync", 5, 0), []
+        for seed in range(tries):
+            case = replace(CASE, seed=seed)
+            found.append(builds.in_blocks((case, case), (lambda _, built: built.place,) * 2, protocol)[0])
+        return found
+
+
+def test_places_in_memory_do_not_tell_a_case_from_itself(cpu_ranks: Ranks) -> None:
+    different = Counter[str]()
+    for stream in (random.Random, _Turns):
+        for blocks in cpu_ranks.run(_in_places, stream, 200)[0]:
+            different[stream.__name__] += ratio_of_blocks(blocks.first, blocks.second, blocks.pilot).differs
+    assert different["Random"] <= 10 + 9  # 5 % and three standard deviations
+    assert different["_Turns"] > 100, "the planted fault is not seen"
 
 
 def _scattered(most: int, pair: tuple[Case, Case]) -> compare.PairResult:

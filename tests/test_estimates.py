@@ -114,4 +114,5 @@ def test_a_gpu_gives_out_what_was_estimated(kernel: str, mask: str, storage: str
     estimate = METHODS.get("block_shock").estimate(shape, method.kernel)
     assert method.weight_bytes() == pytest.approx(estimate.steady, rel=0.005)
     assert held == pytest.approx(estimate.steady, rel=0.02), "something is held that is not counted"
-    assert peak[0] <= estimate.building + (256 << 20), "and a few blocks of rows"
+    # Blocks of rows are 64 MiB of weights; their positions, as int64, are several times that.
+    assert peak[0] <= estimate.building + (768 << 20), "and a few blocks of rows"

@@ -8,6 +8,7 @@ A build is let go only once the next one stands, so that the next one lies elsew
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -86,8 +87,10 @@ def in_blocks(
 ) -> tuple[PairBlocks, Built]:
     """The two cases timed in blocks, and the last build of the first.
 
-    They take turns in being built, captured and timed first, from block to block and from round to round. All ranks
-    call it together.
+    They take turns in being captured and timed first, from block to block and from round to round. Which is built
+    first is drawn anew for each block, the same on all ranks: a new build takes the place of the one that was let go
+    last, and were turns taken in that too, each of the two would keep to two of three places in memory, one of them its
+    own. Of a call of 187 µs that is 0.2 %, in all blocks alike. All ranks call it together.
 
     Args:
         protocol: of a whole case; a block has a share of it.
@@ -98,10 +101,11 @@ def in_blocks(
     built: dict[int, Built] = {}
     samples: tuple[list[list[float]], list[list[float]]] = ([], [])
     pilot = wanted = BLOCKS[device.type]
+    stream = random.Random(f"{cases[0].id} {cases[1].id} {cases[0].seed}")
     while len(samples[0]) < wanted:
         block = len(samples[0])
         order = (0, 1) if block % 2 else (1, 0)
-        for index in order:
+        for index in stream.sample((0, 1), 2):
             built[index] = build(cases[index])
         # The calls, and the graphs captured of them, end with the statement: they hold the builds.
         times = timing.time_calls([prepare[i](cases[i], built[i]) for i in (0, 1)], device, share, prologue, order)
