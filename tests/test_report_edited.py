@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rows import Info, checked, saved, stepped, timed, verdict
 
+from blockshock.__main__ import main
 from blockshock.report.answer import answer
 from blockshock.report.remarks import remarks
 from blockshock.report.results import NotARun, Run, read_run
@@ -75,3 +76,31 @@ def test_what_was_judged_wrong_is_named_without_its_number_too(tmp_path: Path) -
 
 def test_a_phase_that_there_is_not_is_named(tmp_path: Path) -> None:
     assert read(tmp_path, saved([checked(OURS), timed(OURS, 64, 4, 1.0, phase=7)])).left_out == {"phase": 1}
+
+
+def twice(results: int) -> Info:
+    document = saved([checked(OURS, error_ratio=1.5), timed(OURS, 64, 4, 1.0), checked(OURS)])
+    document["benchmarks"][2]["name"] = document["benchmarks"][0]["name"]
+    return document | {"benchmarks": document["benchmarks"][:results]}
+
+
+def test_a_result_that_stands_twice_in_a_file_counts_once_and_is_the_last(tmp_path: Path) -> None:
+    run = read(tmp_path, twice(3))
+    assert [info["label"] for info in run.infos] == [OURS, OURS]
+    assert run.infos[0]["error_ratio"] == 1.0
+    assert list(answer(run))[1] == "right: 1 of 1 results that were checked"
+    told = "1 results are in run.json more than once: shown is the last"
+    assert list(remarks(run)) == [told]
+    assert told in list(remarks(read_run(tmp_path))), "of the folder too"
+    assert list(remarks(read(tmp_path, twice(2)))) == []
+
+
+def test_a_file_that_is_given_twice_is_reported_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(twice(2)))
+    (tmp_path / "link.json").symlink_to(path)
+    assert main(["report", str(path), str(tmp_path / "link.json"), str(tmp_path / "." / "run.json")]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"{path} was given 3 times: it is reported on once\n"
+    assert out.count("right: 1 of 1") == 1
+    assert "2 runs" not in out

@@ -89,6 +89,7 @@ def _read_folder(folder: Path) -> Run:
             notes.append(f"skipped {error}")
     if not parts:
         raise NotARun(f"{folder}: no saved run in it" + "".join(f"; {note}" for note in notes))
+    notes += [note for part in parts for note in part.notes]
     parts.sort(key=lambda part: part.taken)
     last = {record["name"]: record for part in parts for record in part.records}
     if twice := sum(len(part.records) for part in parts) - len(last):
@@ -131,7 +132,10 @@ def _read_file(path: Path) -> Run:
             left_out[name] += 1
         else:
             records.append(record)
-    return Run(path, str(saved.get("datetime") or ""), machine, records, dict(left_out))
+    last = {record["name"]: record for record in records}
+    twice = len(records) - len(last)
+    notes = [f"{twice} results are in {path.name} more than once: shown is the last"] if twice else []
+    return Run(path, str(saved.get("datetime") or ""), machine, list(last.values()), dict(left_out), notes)
 
 
 def read_json(raw: bytes | str) -> Any:
