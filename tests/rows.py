@@ -21,13 +21,19 @@ def _point(label: str, N: int, B: int) -> Info:
         "mask": mask or None,
         "storage": storage or None,
     }
-    where = {"device": "cuda", "ranks": 2, "seed": 0, "timing": "cuda_graph"}
+    where = {"device": "cuda", "ranks": 2, "seed": 0}
     return {"workload": "gaussian", "N": N, "K": N, "B": B, "dtype": "bf16", **where, **picks}
 
 
 def timed(label: str, N: int, B: int, p50_ms: float, **more: object) -> Info:
     """A forward pass, or with phase=3 a training step."""
-    numbers = {"p50_ms": p50_ms, "p95_ms": p50_ms, "dense_equivalent_tflops": 1.0, "communication_share": 0.1}
+    numbers = {
+        "timing": "cuda_graph",
+        "p50_ms": p50_ms,
+        "p95_ms": p50_ms,
+        "dense_equivalent_tflops": 1.0,
+        "communication_share": 0.1,
+    }
     memory = {"weight_bytes": 3 << 20, "estimated_weight_bytes": 2 << 20, "steady_peak_bytes": 5 << 20}
     shares = {"matmul": 0.6, "layout": 0.1, "reduce": 0.3}
     stages = {name: {"p50_ms": share * p50_ms} for name, share in shares.items()}
@@ -75,5 +81,5 @@ def saved(infos: list[Info], **machine: object) -> dict[str, Any]:
 
 
 def _record(number: int, info: Info) -> dict[str, Any]:
-    group = f"{info.get('hypothesis', 'phase')} {info['phase']} N={info['N']} B={info['B']}"
+    group = f"{info.get('hypothesis', 'phase')} {info.get('phase')} N={info['N']} B={info['B']}"
     return {"name": f"test[{number}]", "group": group, "extra_info": info, "samples": []}

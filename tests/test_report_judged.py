@@ -128,7 +128,7 @@ def test_verdicts_on_what_is_wrong_or_against_it_do_not_count() -> None:
     run = of_wrong_kernel()
     assert list(answer(run))[4] == "verdicts: H1 faster at 1 (against dense_tp_row); 2 left out, whose output is wrong"
     (table,) = [table for table in comparison(run.records) if table.section == "verdicts"]
-    assert [row[-1] for row in table.rows] == ["faster ‡", "faster", "faster ‡"]
+    assert [row[-1] for row in table.rows] == ["faster ‡§", "faster §", "faster ‡§"]
     assert "‡ block_shock gathered 1100 bf16: its rival's output is wrong" in table.notes
 
 

@@ -51,6 +51,11 @@ def table(run: Run) -> Table:
     return found
 
 
+def table_rows(run: Run) -> list[Any]:
+    """The last cells of all rows."""
+    return [row[-1] for table in comparison(run.records) for row in table.rows]
+
+
 def test_the_report_computes_ratio_and_interval_from_the_blocks() -> None:
     found = blocks(0.9)
     (info,) = run_of([judged({"forward": found})]).infos
@@ -146,13 +151,39 @@ def test_words_of_older_runs_are_translated(word: str, low: float, high: float, 
     assert [info["verdict"] for info in run_of([old]).infos] == [now]
 
 
+STRIPPED = "1 verdicts were saved without samples: the file is believed, § marks them"
+
+
+@pytest.mark.parametrize("beside", [judged({"forward": blocks(0.9)}), verdict(OURS, verdict="tie", blocks=None)])
+@pytest.mark.parametrize("word", ["faster", "supported", "undecided"])
+def test_a_verdict_whose_blocks_are_gone_is_marked_where_others_have_some(word: str, beside: Info) -> None:
+    run = run_of([beside, verdict(OURS, 128, ratio=0.5, verdict=word)])
+    assert table_rows(run)[1].endswith(" §")
+    notes = [note for table in comparison(run.records) for note in table.notes if note.startswith("§")]
+    assert f"§ no samples saved: the file is believed: {OURS} N=128 K=128 B=4" in notes
+    bare = 1 + ("blocks" in beside and beside["blocks"] is None)
+    assert list(remarks(run)) == [STRIPPED.replace("1", str(bare), 1)]
+
+
+def test_an_older_run_whose_verdicts_have_no_blocks_gets_one_remark() -> None:
+    run = run_of([verdict(OURS, N, verdict=word) for N, word in ((64, "supported"), (128, "undecided"))])
+    assert table_rows(run) == ["faster", "undecided"]
+    assert list(remarks(run)) == [
+        "2 verdicts were saved without samples: the file is believed, as it is of older versions"
+    ]
+
+
 @pytest.mark.parametrize("name", ["0003_2xH200-verdicts.json", "0006_2xH200-full"])
 def test_official_runs_of_before_read_in_the_new_words(name: str, tmp_path: Path) -> None:
     run = read_run(OFFICIAL / name)
     found = Counter(info["verdict"] for info in run.infos if "verdict" in info)
     assert set(found) <= WORDS
     assert found["faster"] > 50 < found["slower"]
-    assert not any("saved_as" in info for info in run.infos)
+    assert not any({"saved_as", "believed"} & info.keys() for info in run.infos)
+    assert (
+        f"{found.total()} verdicts were saved without samples: the file is believed, as it is of older versions"
+        in list(remarks(run))
+    )
     assert not {"supported", "rejected"} & set(" ".join(answer(run)).replace(",", " ").split())
 
 

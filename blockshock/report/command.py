@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def report(paths: list[Path], markdown: bool, folder: Path | None) -> int:
     except NotARun as error:
         print(error, file=sys.stderr)
         return 1
-    for path in chosen:
+    for path in _each_once(chosen):
         try:
             runs.append(read_run(path))
         except NotARun as error:
@@ -48,6 +49,17 @@ def report(paths: list[Path], markdown: bool, folder: Path | None) -> int:
     if len(runs) > 1:
         print_tables(console, [across(runs)], markdown)
     return 0
+
+
+def _each_once(paths: list[Path]) -> list[Path]:
+    """The paths, less those that are another's file by another name; says so."""
+    places: dict[str, list[Path]] = {}
+    for path in paths:
+        places.setdefault(os.path.realpath(path), []).append(path)
+    for first, *others in places.values():
+        if others:
+            print(f"{first} was given {1 + len(others)} times: it is reported on once", file=sys.stderr)
+    return [first for first, *_ in places.values()]
 
 
 def _print_answer(console: Console, run: Run, markdown: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from blockshock.report.limits import limited
 from blockshock.report.results import Run
+from blockshock.report.settle import without_samples
 from blockshock.report.tables import Info
 
 COLLECTIVES = ("all_reduce", "all_gather")
@@ -22,6 +23,9 @@ def remarks(run: Run) -> Iterator[str]:
         yield f"{disturbed} results were measured while the machine was suspended or its clock was set: † marks them"
     if anew := sum("saved_as" in info for info in run.infos):
         yield f"{anew} verdicts are not what their samples say: shown is what the samples say, § marks them"
+    if bare := sum(map(without_samples, run.infos)):
+        marked = "§ marks them" if any("believed" in info for info in run.infos) else "as it is of older versions"
+        yield f"{bare} verdicts were saved without samples: the file is believed, {marked}"
     yield from unmeasured(run)
     yield from flushes([run])
     yield from run.notes

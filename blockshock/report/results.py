@@ -89,6 +89,7 @@ def _read_folder(folder: Path) -> Run:
             notes.append(f"skipped {error}")
     if not parts:
         raise NotARun(f"{folder}: no saved run in it" + "".join(f"; {note}" for note in notes))
+    notes += [note for part in parts for note in part.notes]
     parts.sort(key=lambda part: part.taken)
     last = {record["name"]: record for part in parts for record in part.records}
     if twice := sum(len(part.records) for part in parts) - len(last):
@@ -117,21 +118,24 @@ def _read_file(path: Path) -> Run:
     try:
         raw = path.read_bytes()
         saved = read_json(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-        ours = [_record(bench) for bench in saved["benchmarks"] if "phase" in bench["extra_info"]]
+        found = [_record(bench) for bench in saved["benchmarks"]]
         machine = machine_facts(saved.get("machine_info", {}).get("blockshock"))
     except (gzip.BadGzipFile, ValueError, EOFError, zlib.error) as error:
         raise NotARun(f"{path}: damaged, or no JSON ({error})") from None
     except (KeyError, TypeError, AttributeError):
         raise NotARun(f"{path}: JSON, but no run that pytest-benchmark saved") from None
-    if not ours:
+    if not any("phase" in record["extra_info"] for record in found):
         raise NotARun(f"{path}: a run of pytest-benchmark, but none of Block-Shock's tests is in it")
     records, left_out = [], Counter[str]()
-    for record in ours:
+    for record in found:
         if name := unfit(record["extra_info"]):
             left_out[name] += 1
         else:
             records.append(record)
-    return Run(path, str(saved.get("datetime") or ""), machine, records, dict(left_out))
+    last = {record["name"]: record for record in records}
+    twice = len(records) - len(last)
+    notes = [f"{twice} results are in {path.name} more than once: shown is the last"] if twice else []
+    return Run(path, str(saved.get("datetime") or ""), machine, list(last.values()), dict(left_out), notes)
 
 
 def read_json(raw: bytes | str) -> Any:
@@ -152,4 +156,5 @@ def read_json(raw: bytes | str) -> Any:
 def _record(bench: dict[str, Any]) -> dict[str, Any]:
     samples = bench.get("stats", {}).get("data", [])
     named = {key: str(bench[key]) for key in ("name", "group")}
-    return named | {"extra_info": bench["extra_info"], "samples": samples if items(positive)(samples) else []}
+    info = bench["extra_info"] if isinstance(bench["extra_info"], dict) else {}
+    return named | {"extra_info": info, "samples": samples if items(positive)(samples) else []}

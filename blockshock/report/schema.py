@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from blockshock.report.sections import PHASES, section_of
+
 Fits = Callable[[Any], bool]
 SMALLEST, LARGEST = 1e-100, 1e100
 """Of what is measured: ratios of such numbers, and axes that hold them, stay within what a float can be."""
@@ -86,9 +88,9 @@ def _limited(value: Any) -> bool:
 MEDIAN = having(p50_ms=number)
 ERRORS = dict.fromkeys(("error_ratio", "relative_error", "max_error", "of_bound"), number)
 POINT: dict[str, Fits] = {
+    "phase": whole,
     **dict.fromkeys(("label", "method", "workload", "dtype", "device"), text),
     **dict.fromkeys(("N", "K", "B", "ranks"), size),
-    "phase": whole,
 }
 KINDS: dict[str, dict[str, Fits]] = {
     "p50_ms": {
@@ -153,10 +155,29 @@ def unfit(info: dict[str, Any]) -> str | None:
     for name, fits in needed.items():
         if not fits(info.get(name)):
             return name
+    # What was judged wrong when it ran is not to go unseen for want of a number.
+    if section_of(info) is None and info.get("timing") != "none" and info.get("status") != "wrong":
+        return _lost(info)
     for name, fits in OTHERWISE.items():
         if name not in needed and info.get(name) is not None and not fits(info[name]):
             return name
     return None
+
+
+CHECKS = {1: "p50_ms", 2: "error_ratio", 3: "worst_weight_share"}
+"""What a row of each phase has that was not timed."""
+
+
+def _lost(info: dict[str, Any]) -> str:
+    """The number that would make a row one of a section, where it is of none and did not run untimed."""
+    phase = info["phase"]
+    if "hypothesis" in info:
+        return "verdict"
+    if phase == 0:
+        return "worst_drift" if "ratio" in info else "error_ratio"
+    if phase not in PHASES:
+        return "phase"
+    return "p50_ms" if "timing" in info else CHECKS[phase]
 
 
 def machine_facts(found: Any) -> dict[str, Any]:

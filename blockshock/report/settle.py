@@ -16,8 +16,11 @@ EVERY_STEP = re.compile(r":every=0*1(?=:| |$)")
 """``masked:every=1`` is what ``masked`` means, and so the same row."""
 CLOSE = 1e-6
 """Relative difference of two ratios out of the same samples: of rounding, not of another formula."""
-DERIVED = ("wrong", "saved_as")
+DERIVED = ("wrong", "saved_as", "believed")
 """What this module adds to a row, and believes of no file."""
+OLDER = ("supported", "rejected", "undecided")
+"""The words of runs that saved no blocks."""
+BELIEVED = "no samples saved: the file is believed"
 
 
 def settled(records: list[Record]) -> list[Record]:
@@ -25,27 +28,40 @@ def settled(records: list[Record]) -> list[Record]:
 
     - ``label`` and ``storage``: one name for one thing.
     - ``verdict``: ``faster``, ``slower``, ``tie`` or ``undecided``, of a ratio and an interval that follow from the
-      saved ``blocks``; ``saved_as`` holds what the file said, where that is something else.
+      saved ``blocks``; ``saved_as`` holds what the file said, where that is something else. ``believed`` says so of
+      a verdict without blocks, in a run whose verdicts have them.
     - ``wrong``: why the row's output is not to be trusted, where a check of the same run failed.
     """
-    infos = [_settled(record["extra_info"]) for record in records]
+    believed = {"believed": BELIEVED} if any(map(_newer, (record["extra_info"] for record in records))) else {}
+    infos = [_settled(record["extra_info"], believed) for record in records]
     for info, wrong in zip(infos, discredited(infos), strict=True):
         if wrong:
             info["wrong"] = wrong
     return [record | {"extra_info": info} for record, info in zip(records, infos, strict=True)]
 
 
-def _settled(info: Info) -> Info:
+def without_samples(info: Info) -> bool:
+    """Whether it is a verdict whose ratio cannot be computed anew."""
+    return "verdict" in info and not info.get("blocks")
+
+
+def _newer(info: Info) -> bool:
+    """Whether it is a verdict of a version that saves blocks, be they there or not."""
+    return "verdict" in info and (not without_samples(info) or info["verdict"] not in OLDER)
+
+
+def _settled(info: Info, believed: Info) -> Info:
     info = {name: value for name, value in info.items() if name not in DERIVED}
     for name in ("label", "storage"):
         if isinstance(info.get(name), str):
             info[name] = EVERY_STEP.sub("", info[name])
+    if without_samples(info):
+        return info | {"verdict": _word(info)} | believed
     return _judged(info) if "verdict" in info else info
 
 
 def _judged(info: Info) -> Info:
-    if not info.get("blocks"):
-        return info | {"verdict": _word(info)}
+    """A verdict, of what its blocks say."""
     said = f"{info['ratio']:.3f} ({info['ratio_low']:.3f} – {info['ratio_high']:.3f}), {info['verdict']}"
     found = ratio_of(info["blocks"])
     if found is None:

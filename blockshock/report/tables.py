@@ -12,8 +12,15 @@ Info = dict[str, Any]
 POINT = ("workload", "N", "K", "B", "dtype")
 RIVALS = {"dense_tp_row": "row tensor parallelism", "dense_single": "one dense device"}
 """What Block-Shock is compared with at every point, beside the best dense alternative there, and in words."""
-MARKS = {"†": "clock", "‡": "wrong", "§": "saved_as"}
-"""Behind a row's name, and what the row says where it has that mark."""
+MARKS = {"clock": "†", "wrong": "‡", "saved_as": "§", "believed": "§"}
+"""What a row may say, and the mark that it has behind its name then."""
+FOOTNOTES = {
+    "clock": "{0} during {1}",
+    "wrong": "{1}: {0}",
+    "saved_as": "computed anew from its samples; its file says {0}: {1}",
+    "believed": "{0}: {1}",
+}
+"""Of what it says, and the rows that say so."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,8 @@ def point(row: Info) -> tuple[Any, ...]:
 
 def mark(row: Info) -> str:
     """What goes behind a row's name: the machine was suspended or its clock was set while it was measured, its output
-    is wrong, or its file says another verdict than its samples do."""
-    marks = "".join(sign for sign, key in MARKS.items() if row.get(key))
+    is wrong, or its file says something else than its samples do, or has none to say so."""
+    marks = "".join(dict.fromkeys(sign for key, sign in MARKS.items() if row.get(key)))
     return f" {marks}" if marks else ""
 
 
@@ -82,16 +89,12 @@ def footnotes(rows: list[Info]) -> list[str]:
     named: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         place = f"{row['label']} N={row['N']} K={row['K']} B={row['B']}"
-        if row.get("clock"):
-            named.setdefault(("†", row["clock"]), []).append(place)
-        if row.get("wrong"):
-            named.setdefault(("‡", row["wrong"]), []).append(f"{row['label']} {row['dtype']}")
-        if row.get("saved_as"):
-            named.setdefault(("§", row["saved_as"]), []).append(place)
-    told = {"†": "{0} during {1}", "‡": "{1}: {0}", "§": "computed anew from its samples; its file says {0}: {1}"}
+        for key in filter(row.get, MARKS):
+            name = f"{row['label']} {row['dtype']}" if key == "wrong" else place
+            named.setdefault((key, row[key]), []).append(name)
     return [
-        f"{sign} {told[sign].format(reason, ', '.join(dict.fromkeys(names)))}"
-        for (sign, reason), names in sorted(named.items(), key=lambda entry: list(MARKS).index(entry[0][0]))
+        f"{MARKS[key]} {FOOTNOTES[key].format(reason, ', '.join(dict.fromkeys(names)))}"
+        for (key, reason), names in sorted(named.items(), key=lambda entry: list(MARKS).index(entry[0][0]))
     ]
 
 
