@@ -54,7 +54,7 @@ class _Product(torch.autograd.Function):
         saved = [] if parameter is None else [x_BS]
         if torch.compiler.is_compiling():
             # What backward reads of the packing then is watched by autograd, if it is saved.
-            saved = [*saved, *weight.buffers()]  # torch 2.11 traces no += of these
+            saved = [*saved, *weight.tensors()]  # torch 2.11 traces no += of these
         else:
             ctx.writes = weight.writes
         ctx.save_for_backward(*saved)

@@ -68,9 +68,14 @@ def storage_of(spec: str) -> tuple[type[HalfStorage], dict[str, Any]]:
 class CompressedStorage(HalfStorage):
     """The kept values (N, K/2) are the parameter; in the packing's own dtype they are the packing's own memory."""
 
+    kept: Kept
+
     def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
         super().__init__(half, packed, training, bias)
-        self.kept = Kept(half.mask, half.device)
+        vars(self)["kept"] = Kept(half.mask, half.device)  # as the packing
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [*super().tensors(), *self.kept.buffers()]
 
     @torch.no_grad()
     def _share_memory(self) -> None:
@@ -115,16 +120,17 @@ class MaskedStorage(HalfStorage):
             use the weights of the last one.
     """
 
-    dropped_NK: torch.Tensor
-
     def __init__(
         self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None, every: int = 1
     ) -> None:
         super().__init__(half, packed, training, bias)
         if every < 0:
             raise InputError(f"masked storage compresses every so many steps, or 0 for never; got every={every}")
-        self.register_buffer("dropped_NK", half.mask.complement().dense().to(half.device), persistent=False)
+        self.dropped_NK = half.mask.complement().dense().to(half.device)
         self.every, self._steps, self._is_behind = every, 0, False
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [*super().tensors(), self.dropped_NK]
 
     @staticmethod
     def _initial(half: Half, packed: Packed) -> torch.Tensor:

@@ -89,6 +89,8 @@ class Seen:
 class Storage(Shardable):
     """A trained weight (N, K). Multiplies as its packing does, and refuses to once the two differ.
 
+    What multiplies is no part of the module tree: who averages or broadcasts a model writes its buffers too.
+
     Attributes:
         parameter: what the optimizer holds.
         bias: the layer's trained bias (N,), replicated, where this weight's product is the one that adds it.
@@ -96,12 +98,18 @@ class Storage(Shardable):
     """
 
     bias: nn.Parameter | None
+    packed: Packed
 
     def __init__(self, parameter: nn.Parameter, packed: Packed, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.parameter, self.packed = parameter, packed
+        self.parameter = parameter
+        vars(self)["packed"] = packed  # an attribute that nn.Module does not see
         self.register_parameter("bias", bias)
         self._see()
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds beside the parameters; some of it may be their memory."""
+        return self.packed.tensors()
 
     def _see(self) -> None:
         """From now on, what multiplies is what the parameters are now; and be told of their steps."""

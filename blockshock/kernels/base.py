@@ -109,6 +109,10 @@ class Packed(nn.Module):
         self.algorithm, self.product_stage = "", "matmul"
         self.backward, self.writes = None, 0
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds."""
+        return list(self.buffers())
+
     def hold_bias(self, bias: torch.Tensor | None) -> None:
         """Keep a bias (N,), or None."""
         self.register_buffer("bias", None if bias is None else self.arrange(bias).clone(), persistent=False)
@@ -150,10 +154,7 @@ class Packed(nn.Module):
             raise StalePacking.before_backward(self.values)
 
     def write(self, values_NJ: torch.Tensor) -> None:
-        """Take over new kept values, of any dtype and in the order of ``values``, for both directions.
-
-        ``values`` itself may be given, once it was changed.
-        """
+        """Take over new kept values, of any dtype, in the order of ``values``; or ``values`` itself, changed."""
         self.writes += 1
         mine = values_NJ.data_ptr() == self.values.data_ptr()
         if self.backward is not None:

@@ -205,7 +205,7 @@ class Method(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        found = {tensor.device for tensor in (*self.parameters(), *self.buffers())}
+        found = {tensor.device for tensor in self.tensors()}
         if found - {self.device}:
             raise InputError(
                 f"a layer that was built on {self.device} cannot be loaded onto {', '.join(sorted(map(str, found)))}: "
@@ -227,9 +227,14 @@ class Method(nn.Module):
         new._mark_split()
         return new
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds: parameters, buffers, and what is packed of trained weights."""
+        packed = [tensor for module in self.modules() if isinstance(module, Storage) for tensor in module.tensors()]
+        return [*self.parameters(), *self.buffers(), *packed]
+
     def weight_bytes(self) -> int:
-        """Bytes of the storages behind all parameters and buffers, each storage once."""
-        return held_bytes([*self.parameters(), *self.buffers()])
+        """Bytes of the storages behind all of them, each storage once."""
+        return held_bytes(self.tensors())
 
     def _check_input(self, x_BK: torch.Tensor) -> None:
         if x_BK.ndim != 2 or x_BK.shape[1] != self.K:
@@ -248,8 +253,7 @@ METHODS: Registry[type[Method]] = Registry("method")
 
 
 def method_of(spec: str) -> tuple[type[Method], dict[str, Any]]:
-    """The class that a spec such as ``name`` or ``name:rank=8`` picks, and what its ``__init__`` takes beside the
-    layer and the group.
+    """The class that a spec such as ``name:rank=8`` picks, and what its ``__init__`` takes beside layer and group.
 
     Raises:
         UnknownName, InputError: no such method, or it takes no parameter of that name, or not of that type.

@@ -110,7 +110,7 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingR
         parameter_bytes=memory.held_bytes(step.parameters),
         gradient_bytes=memory.held_bytes(grads),
         state_bytes=memory.held_bytes(state),
-        training_bytes=memory.held_bytes([*method.parameters(), *method.buffers(), *grads, *state]),
+        training_bytes=memory.held_bytes([*method.tensors(), *grads, *state]),
     )
 
 
