@@ -86,6 +86,7 @@ def _over_replicas(storage: str, dtype: torch.dtype | None, device: str = "cpu")
                 parameter.mul_(0.5)
         model[2].refresh()
     wrapped = DistributedDataParallel(model, device_mesh=mesh["replicas"])
+    assert not wrapped.modules_buffers  # what multiplies is packed on each rank, and never sent
     ours, theirs = (torch.optim.SGD(one.parameters(), lr=0.5, momentum=0.9) for one in (wrapped, dense))
     exact = {} if dtype is None else {"rtol": 0.03, "atol": 0.03}
     for step in range(4):
