@@ -24,17 +24,12 @@ def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) ->
     # No attribute of the wrapper is asked for by chance: one that is half built may raise anything.
     if module is not None and isinstance(wrapper, DistributedDataParallel) and name == "module":
         ignored = wrapper.parameters_to_ignore
-        named = [
-            (prefix, layer) for prefix, layer in _layers(module) if not ignored.issuperset(_tensors(prefix, layer))
-        ]
-        for half in (half for _, layer in named for half in layer.storages()):
+        layers = [layer for prefix, layer in _layers(module) if not ignored.issuperset(_tensors(prefix, layer))]
+        for half in (half for layer in layers for half in layer.storages()):
             assert isinstance(half, HalfStorage)
             check_replicas("DistributedDataParallel", wrapper.process_group, part_of(half.parameter), half.mask)
-        # Each rank packs for itself. Packings that were sent would cost as much as the weights in every forward pass,
-        # and move the version of the parameter whose memory they are: torch keeps it from 2.13 on.
-        ignored.update(name for prefix, layer in named for name in _buffers(prefix, layer))
-        if named:
-            _refresh_before_forward(wrapper, [layer for _, layer in named])
+        if layers:
+            _refresh_before_forward(wrapper, layers)
     elif module is not None and type(wrapper).__name__ == "FullyShardedDataParallel" and name == "_fsdp_wrapped_module":
         ignored = vars(wrapper).get("_ignored_params", set())
         if any(not ignored.issuperset(layer.parameters()) for _, layer in _layers(module)):
@@ -51,13 +46,8 @@ def _layers(module: nn.Module) -> list[tuple[str, BlockShock]]:
 
 
 def _tensors(prefix: str, layer: BlockShock) -> set[str]:
-    """The names of all that a wrapper would touch of a layer."""
-    return {name for name, _ in layer.named_parameters(prefix)} | _buffers(prefix, layer)
-
-
-def _buffers(prefix: str, layer: BlockShock) -> set[str]:
-    """The names of what a layer holds beside its parameters, all of it made of them and of the mask."""
-    return {name for name, _ in layer.named_buffers(prefix)}
+    """The names of all that a wrapper would touch of a layer: what multiplies is no buffer of the module tree."""
+    return {name for name, _ in layer.named_parameters(prefix)}
 
 
 def _refresh_before_forward(wrapper: nn.Module, layers: list[BlockShock]) -> None:
