@@ -66,6 +66,7 @@ ALSO_NOT = {
     "report.journal.write_whole": "called by recover()",
     "report.limits.losses": "called for every row with limits",
     "report.page.inline": "called for every plot of write_folder",
+    "report.settle.without_samples": "called by settled() for every row",
     "report.run_tables.short_name": "called for every row that was profiled",
     "report.show.print_comparison": "print_tables on comparison, both fuzzed",
     "steps.follow": "called by every storage",
