@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from rows import checked, stepped, timed, verdict
+from rows import checked, samples_of, stepped, timed, verdict
 from strategies import SPECIAL, names, numbers
 
 from blockshock.report import schema
@@ -50,7 +50,7 @@ def _newer() -> dict[str, dict[str, Any]]:
         "change": verdict(ours, blocks={"forward": sides, "training": sides}, optimizer="sgd"),
         "step": verdict(ours, blocks={"training": sides}, rivals=best, optimizer="sgd"),
     }
-    return {name: {"extra_info": info, "stats": {"data": [1e-3] * 4}} for name, info in infos.items()}
+    return {name: {"extra_info": info, "stats": {"data": samples_of(info)}} for name, info in infos.items()}
 
 
 def saved(rows: list[dict[str, Any]], machine: Any = None) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def test_two_runs_are_compared(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     saved["benchmarks"] = json.loads(TRAINING.read_text())["benchmarks"][:3]
     for bench in saved["benchmarks"]:
         bench["extra_info"]["p50_ms"] *= 2
+        bench["stats"]["data"] = [2 * seconds for seconds in bench["stats"]["data"]]
     (tmp_path / "slower.json").write_text(json.dumps(saved))
     _, out, _ = _report(capsys, TRAINING, tmp_path / "slower.json")
     assert f"2 runs, p50 in ms and ÷ that of {TRAINING.name}: 3 benchmarks in all of them" in out
@@ -72,7 +73,7 @@ def test_a_folder_is_a_run_made_in_parts(capsys: pytest.CaptureFixture[str], tmp
     saved = json.loads(TRAINING.read_text())
     first, second = saved["benchmarks"][:40], copy.deepcopy(saved["benchmarks"][30:60])
     for bench in second:
-        bench["extra_info"]["p50_ms"] = 1e6
+        bench["extra_info"]["p50_ms"], bench["stats"]["data"] = 1e6, [1e3]
     (tmp_path / "1.json").write_text(json.dumps(saved | {"benchmarks": first}))
     saved["machine_info"]["blockshock"]["git_commit"] = "another"
     saved["machine_info"]["blockshock"]["ceilings"] = {"launch_s": 1e-6}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rows import Info, checked, saved, stepped, timed, verdict
 
 from blockshock.__main__ import main
 from blockshock.report.answer import answer
+from blockshock.report.comparison import comparison
 from blockshock.report.remarks import remarks
 from blockshock.report.results import NotARun, Run, read_run
 
@@ -104,3 +106,61 @@ def test_a_file_that_is_given_twice_is_reported_on_once(tmp_path: Path, capsys: 
     assert err == f"{path} was given 3 times: it is reported on once\n"
     assert out.count("right: 1 of 1") == 1
     assert "2 runs" not in out
+
+
+ROUNDS = [1.3e-3, 0.9e-3, 1.0e-3, 1.1e-3, 1.2e-3, 0.8e-3, 2.0e-3]
+"""Of three builds: three rounds, two and two."""
+MEDIANS = {
+    "p50_ms": 1e3 * statistics.median(ROUNDS),
+    "p95_ms": 1e3 * statistics.quantiles(ROUNDS, n=100, method="inclusive")[94],
+    "builds_p50_ms": [1.0, 1.15, 1.4],
+}
+
+
+def of_rounds(rounds: list[float], **more: object) -> Info:
+    document = saved([timed(OURS, 64, 4, 9.0) | MEDIANS | more, timed("dense_single", 64, 4, 2.0)])
+    document["benchmarks"][0]["stats"]["data"] = rounds
+    return document
+
+
+@pytest.mark.parametrize(
+    ("planted", "said"),
+    [
+        ({"p50_ms": 0.1}, "p50 0.1000 ms"),
+        ({"p95_ms": 0.2}, "p95 0.2000 ms"),
+        ({"builds_p50_ms": [0.1, 1.15, 1.4]}, "builds p50 0.1000, 1.1500, 1.4000 ms"),
+        ({"builds_p50_ms": [1e-3] * 8}, f"builds p50 {', '.join(['0.0010'] * 8)} ms"),
+        ({"p50_ms": 0.1, "p95_ms": 0.2}, "p50 0.1000 ms, p95 0.2000 ms"),
+    ],
+    ids=str,
+)
+def test_times_that_are_not_what_the_samples_give_are_replaced_and_named(
+    planted: Info, said: str, tmp_path: Path
+) -> None:
+    run = read(tmp_path, of_rounds(ROUNDS, **planted))
+    for name in set(MEDIANS) - ({"builds_p50_ms"} if len(planted.get("builds_p50_ms", ())) == 8 else set()):
+        assert run.infos[0][name] == pytest.approx(MEDIANS[name])
+    (table,) = comparison(run.records)
+    assert [row[0] for row in table.rows] == [f"{OURS} §", "dense_single"]
+    assert f"§ computed anew from its samples; its file says {said}: {OURS} N=64 K=64 B=4" in table.notes
+    told = "1 timed results are not what their samples say: shown is what the samples say, § marks them"
+    assert list(remarks(run)) == [told]
+
+
+def test_times_that_are_what_the_samples_give_are_not_touched(tmp_path: Path) -> None:
+    run = read(tmp_path, of_rounds(ROUNDS))
+    assert list(remarks(run)) == []
+    assert {name: run.infos[0][name] for name in MEDIANS} == MEDIANS
+
+
+@pytest.mark.parametrize("gone", [[], [1e-3, None], [0.0]])
+def test_times_without_samples_are_marked_where_others_have_some(gone: list[Any], tmp_path: Path) -> None:
+    run = read(tmp_path, of_rounds(gone, p50_ms=0.1))
+    (table,) = comparison(run.records)
+    assert [row[:2] for row in table.rows] == [(f"{OURS} §", 0.1), ("dense_single", 2.0)]
+    assert f"§ no samples saved: the file is believed: {OURS} N=64 K=64 B=4" in table.notes
+    told = "timed results were saved without samples: the file is believed"
+    assert list(remarks(run)) == [f"1 {told}, § marks them"]
+    document = of_rounds(gone)
+    document["benchmarks"][1]["stats"] = {}
+    assert list(remarks(read(tmp_path, document))) == [f"2 {told}, as it is of older versions"]

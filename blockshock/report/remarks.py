@@ -7,7 +7,7 @@ from typing import Any
 
 from blockshock.report.limits import limited
 from blockshock.report.results import Run
-from blockshock.report.settle import without_samples
+from blockshock.report.settle import bare, is_timed
 from blockshock.report.tables import Info
 
 COLLECTIVES = ("all_reduce", "all_gather")
@@ -21,11 +21,16 @@ def remarks(run: Run) -> Iterator[str]:
         yield f"left out: {count} results that do not say their {name}, of another version it seems"
     if disturbed := sum("clock" in info for info in run.infos):
         yield f"{disturbed} results were measured while the machine was suspended or its clock was set: † marks them"
-    if anew := sum("saved_as" in info for info in run.infos):
-        yield f"{anew} verdicts are not what their samples say: shown is what the samples say, § marks them"
-    if bare := sum(map(without_samples, run.infos)):
-        marked = "§ marks them" if any("believed" in info for info in run.infos) else "as it is of older versions"
-        yield f"{bare} verdicts were saved without samples: the file is believed, {marked}"
+    for what, records in (
+        ("verdicts", [record for record in run.records if "verdict" in record["extra_info"]]),
+        ("timed results", [record for record in run.records if is_timed(record)]),
+    ):
+        if anew := sum("saved_as" in record["extra_info"] for record in records):
+            yield f"{anew} {what} are not what their samples say: shown is what the samples say, § marks them"
+        if believed := sum(map(bare, records)):
+            marked = any("believed" in record["extra_info"] for record in records)
+            how = "§ marks them" if marked else "as it is of older versions"
+            yield f"{believed} {what} were saved without samples: the file is believed, {how}"
     yield from unmeasured(run)
     yield from flushes([run])
     yield from run.notes
