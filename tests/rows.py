@@ -49,7 +49,8 @@ def stepped(label: str, N: int, B: int, p50_ms: float, **more: object) -> Info:
 
 def checked(label: str, N: int = 64, B: int = 4, **more: object) -> Info:
     """A result of phase 0 that is right."""
-    errors = {"relative_error": 1e-3, "error_ratio": 1.0, "max_error": 1e-2, "mean_error": 1e-3, "of_bound": 0.5}
+    relative = {"relative_error": 1e-3 * float(more.get("error_ratio", 1.0)), "dense_relative_error": 1e-3}  # type: ignore[arg-type]
+    errors = {**relative, "error_ratio": 1.0, "max_error": 1e-2, "mean_error": 1e-3, "of_bound": 0.5}
     return _point(label, N, B) | {"phase": 0} | errors | {"same_on_ranks": True, "same_again": True} | more
 
 

@@ -21,7 +21,14 @@ from blockshock.report.tables import Table
 
 GATHERED = "block_shock gathered 1100"
 OURS = "block_shock cusparselt 1100"
-LOSS = {"error_ratio": 1.0, "relative_error": 1e-3, "max_error": 1e-2, "mean_error": 1e-3, "of_bound": 0.5}
+LOSS = {
+    "error_ratio": 1.0,
+    "relative_error": 1e-3,
+    "dense_relative_error": 1e-3,
+    "max_error": 1e-2,
+    "mean_error": 1e-3,
+    "of_bound": 0.5,
+}
 TRAINED = {"worst_weight_share": 0.5, "steps": 2, "losses": [1.0, 0.5], "weight_distance": [0.1], "weight_limit": [0.2]}
 DRIFT = {"worst_drift": 1.5, "ratio": [1.0, 1.5], "relative_error": [1e-3], "steps": 2}
 
@@ -36,6 +43,16 @@ def right(run: Run) -> str:
         {"error_ratio": 2.1},
         {"error_ratio": math.nan},
         {"error_ratio": 2.5, "error_ratio_limit": 2.4},
+        {"error_ratio": 50, "error_ratio_limit": 1e9},
+        {"error_ratio_limit": 1e9},
+        {"error_ratio_limit": math.inf},
+        {"error_ratio_limit": math.nan},
+        {"relative_error": 1.0},
+        {"relative_error": math.nan},
+        {"dense_relative_error": 1.0},
+        {"dense_relative_error": 0.0},
+        {"max_error": math.inf},
+        {"max_error": math.nan},
         {"of_bound": 1.01},
         {"of_bound": math.nan},
         {"same_on_ranks": False},
@@ -43,6 +60,9 @@ def right(run: Run) -> str:
         {"status": "wrong"},
         {"losses": {"sum": LOSS, "mse": LOSS | {"of_bound": 1.5}}},
         {"losses": {"sum": LOSS, "mse": LOSS | {"error_ratio": math.nan}}},
+        {"losses": {"sum": LOSS, "mse": LOSS | {"error_ratio_limit": 1e9}}},
+        {"losses": {"sum": LOSS, "mse": LOSS | {"relative_error": 1.0}}},
+        {"losses": {"sum": LOSS, "mse": LOSS | {"max_error": math.inf}}},
     ],
     ids=str,
 )

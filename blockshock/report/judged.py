@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,6 +12,10 @@ DENSE = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor
 """The dense alternatives, of which the fastest at a point is what a dense-equivalent layer must beat there."""
 PASSES = 2.0
 """Times the dense product's error, where a row does not say its own limit."""
+UNEVEN = 3.0
+"""Times more than that is the most that is allowed for a few large elements: 1 + 2/√n, of one element."""
+CLOSE = 1e-6
+"""Relative difference of two numbers of which one follows from the other: of rounding alone."""
 LEARNS = 0.9
 """Of its first loss a training run's last one is less."""
 PICKS = ("method", "kernel", "mask", "dtype")
@@ -24,9 +29,10 @@ def was_checked(info: Info) -> bool:
 
 def faults(info: Info) -> list[str]:
     """What a checked row failed by, in words. None where it is right, or says nothing of it. NaN is a fault."""
-    found = list(_of_numbers(info))
+    largest = _largest_limit(info)
+    found = list(_of_numbers(info, largest))
     for loss, numbers in _losses(info).items():
-        found += [f"{fault} ({loss})" for fault in _of_numbers(numbers)]
+        found += [f"{fault} ({loss})" for fault in _of_numbers(numbers, largest)]
     if info.get("status") == "wrong" and not found:
         found.append("it was judged wrong when it ran")
     return list(dict.fromkeys(found))
@@ -38,9 +44,20 @@ def _losses(info: Info) -> dict[str, Info]:
     return losses if isinstance(losses, dict) else {}
 
 
-def _of_numbers(info: Info) -> Iterator[str]:
-    if "error_ratio" in info and not info["error_ratio"] <= (info.get("error_ratio_limit") or PASSES):
-        yield f"its error is {info['error_ratio']:.3g} × the dense product's"
+def _largest_limit(info: Info) -> float:
+    """What ``error_ratio_limit`` can be at most, of its formula in ``accuracy.py``.
+
+    Of as many roundings as ranks and one more, and of partial sums as large as the terms of a sum are when their signs
+    are independent: √K times the sum, or √N of a gradient.
+    """
+    roundings = max(info["ranks"] + 1, 2)
+    cancellation = (max(info["N"], info["K"]) + 1) / 2
+    return PASSES * math.sqrt(roundings / 2) * math.sqrt(cancellation) * UNEVEN
+
+
+def _of_numbers(info: Info, largest: float) -> Iterator[str]:
+    if "error_ratio" in info:
+        yield from _of_errors(info, largest)
     if not info.get("of_bound", 0.0) <= 1:
         yield f"an element is off by {info['of_bound']:.3g} × its bound"
     if info.get("same_on_ranks") is False:
@@ -51,6 +68,22 @@ def _of_numbers(info: Info) -> Iterator[str]:
         yield from _of_training(info)
     if "worst_drift" in info and not all(ratio < PASSES for ratio in (info["worst_drift"], *info["ratio"])):
         yield f"fed back to itself its error grows to {info['worst_drift']:.3g} × the dense product's"
+
+
+def _of_errors(info: Info, largest: float) -> Iterator[str]:
+    """Of an output beside float64: of its numbers, and of whether they agree with each other."""
+    found, limit = info["error_ratio"], info.get("error_ratio_limit") or PASSES
+    if not found <= limit:
+        yield f"its error is {found:.3g} × the dense product's"
+    if not limit <= largest:
+        yield f"what passes is saved as {limit:.3g} × the dense product's error, and can be {largest:.3g} × at most"
+    relative, dense = info.get("relative_error"), info.get("dense_relative_error")
+    if isinstance(relative, (int, float)) and isinstance(dense, (int, float)):
+        follows = 1.0 if relative == dense else relative / dense if dense else math.inf
+        if not (math.isclose(found, follows, rel_tol=CLOSE) or found != found):
+            yield f"its error is saved as {found:.3g} × the dense product's, and is {follows:.3g} × by the two errors"
+    if not info.get("max_error", 0.0) < math.inf:
+        yield f"an element is off by {info['max_error']:.3g}"
 
 
 def _of_training(info: Info) -> Iterator[str]:

@@ -86,7 +86,16 @@ def _limited(value: Any) -> bool:
 
 
 MEDIAN = having(p50_ms=number)
-ERRORS = dict.fromkeys(("error_ratio", "relative_error", "max_error", "of_bound"), number)
+ERRORS = dict.fromkeys(("error_ratio", "relative_error", "dense_relative_error", "max_error", "of_bound"), number)
+
+
+def _loss(value: Any) -> bool:
+    """Errors of the gradient of one loss."""
+    return having(**ERRORS)(value) and all(
+        _number_or_none(value.get(name)) for name in ("error_ratio_limit", "mean_error")
+    )
+
+
 POINT: dict[str, Fits] = {
     "phase": whole,
     **dict.fromkeys(("label", "method", "workload", "dtype", "device"), text),
@@ -135,7 +144,7 @@ OTHERWISE: dict[str, Fits] = {
     "builds_p50_ms": _series_of(positive),
     "blocks": _blocks,
     "rivals": each(_number_or_none),
-    "losses": lambda value: each(having(**ERRORS))(value) or items(number)(value),
+    "losses": lambda value: each(_loss)(value) or items(number)(value),
     **dict.fromkeys((f"{what}_{of}" for what in ("weight", "loss") for of in ("distance", "limit")), items(number)),
     "alone": each(MEDIAN),
     "limits": each(_limited),
