@@ -31,6 +31,7 @@ LOSS = {
 }
 TRAINED = {"worst_weight_share": 0.5, "steps": 2, "losses": [1.0, 0.5], "weight_distance": [0.1], "weight_limit": [0.2]}
 DRIFT = {"worst_drift": 1.5, "ratio": [1.0, 1.5], "relative_error": [1e-3], "steps": 2}
+EACH_STEP = {"max_error": [1.0], "dense_relative_error": [0.1]}
 
 
 def right(run: Run) -> str:
@@ -84,6 +85,8 @@ def test_each_thing_that_can_be_wrong_is_counted_by_itself(planted: Info) -> Non
         TRAINED | {"status": "wrong"},
         DRIFT | {"worst_drift": 2.0, "ratio": [1.0, 2.0]},
         DRIFT | {"ratio": [1.0, math.nan]},
+        DRIFT | {"relative_error": [1e-3, 1.0], "dense_relative_error": [1e-3, 1e-3]},
+        DRIFT | {"max_error": [1e-3, math.inf]},
     ],
     ids=str,
 )
@@ -172,7 +175,7 @@ def test_a_wrong_training_run_discredits_its_own_steps_alone() -> None:
 
 
 def test_a_layer_that_drifts_is_marked_itself() -> None:
-    drifts = checked("dense_single", worst_drift=9.0, ratio=[9.0], relative_error=[1.0], steps=1)
+    drifts = checked("dense_single", worst_drift=9.0, ratio=[9.0], relative_error=[1.0], steps=1, **EACH_STEP)
     run = run_of([drifts, timed("dense_single", 64, 4, 1.0)])
     assert [bool(info.get("wrong")) for info in run.infos] == [True, False]
 

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from blockshock.report.tables import or_inf
+
 Info = dict[str, Any]
 DENSE = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
 """The dense alternatives, of which the fastest at a point is what a dense-equivalent layer must beat there."""
@@ -66,8 +68,20 @@ def _of_numbers(info: Info, largest: float) -> Iterator[str]:
         yield "two runs differ in their bits"
     if "worst_weight_share" in info:
         yield from _of_training(info)
-    if "worst_drift" in info and not all(ratio < PASSES for ratio in (info["worst_drift"], *info["ratio"])):
-        yield f"fed back to itself its error grows to {info['worst_drift']:.3g} × the dense product's"
+    if "worst_drift" in info:
+        yield from _of_drift(info)
+
+
+def _of_drift(info: Info) -> Iterator[str]:
+    """Of outputs that were fed back: of the ratios as saved, and of the last as the errors of all steps give it."""
+    ratios = [info["worst_drift"], *info["ratio"]]
+    if "dense_relative_error" in info:
+        ours, dense = (math.hypot(*info[name]) for name in ("relative_error", "dense_relative_error"))
+        ratios.append(1.0 if ours == dense else ours / dense if dense else math.inf)
+    if not all(ratio < PASSES for ratio in ratios):
+        yield f"fed back to itself its error grows to {max(ratios, key=or_inf):.3g} × the dense product's"
+    if not all(map(math.isfinite, info.get("max_error", ()))):
+        yield "an element that was fed back is off by more than any number"
 
 
 def _of_errors(info: Info, largest: float) -> Iterator[str]:
@@ -77,8 +91,10 @@ def _of_errors(info: Info, largest: float) -> Iterator[str]:
         yield f"its error is {found:.3g} × the dense product's"
     if not limit <= largest:
         yield f"what passes is saved as {limit:.3g} × the dense product's error, and can be {largest:.3g} × at most"
+    if "worst_drift" in info:
+        return  # the others are lists, of each step
     relative, dense = info.get("relative_error"), info.get("dense_relative_error")
-    if isinstance(relative, (int, float)) and isinstance(dense, (int, float)):
+    if relative is not None and dense is not None:
         follows = 1.0 if relative == dense else relative / dense if dense else math.inf
         if not (math.isclose(found, follows, rel_tol=CLOSE) or found != found):
             yield f"its error is saved as {found:.3g} × the dense product's, and is {follows:.3g} × by the two errors"
