@@ -164,3 +164,10 @@ def test_times_without_samples_are_marked_where_others_have_some(gone: list[Any]
     document = of_rounds(gone)
     document["benchmarks"][1]["stats"] = {}
     assert list(remarks(read(tmp_path, document))) == [f"2 {told}, as it is of older versions"]
+
+
+def test_what_a_verdict_says_of_errors_is_not_read(tmp_path: Path) -> None:
+    more = {"error_ratio": "x", "worst_drift": 1.0, "worst_weight_share": None, "dense_relative_error": "x"}
+    run = read(tmp_path, saved([checked(OURS), verdict(OURS) | more, verdict(OURS)]))
+    assert list(answer(run))[1] == "right: 1 of 1 results that were checked"
+    assert [bool(info.get("wrong")) for info in run.infos] == [False] * 3

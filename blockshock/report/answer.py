@@ -38,7 +38,7 @@ def answer(run: Run) -> Iterator[str]:
 
 def _right(infos: list[Info]) -> str:
     """How many of those outputs and gradients that were checked are right; and all that failed, by name."""
-    checked = [info for info in infos if "error_ratio" in info]
+    checked = [info for info in infos if "error_ratio" in info and was_checked(info)]
     failed = Counter(info["label"] for info in infos if was_checked(info) and faults(info))
     right = sum(not faults(info) for info in checked)
     told = f"right: {right} of {len(checked)} results that were checked" if checked else "right: nothing was checked"

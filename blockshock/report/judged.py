@@ -25,12 +25,14 @@ CHECKS = ("error_ratio", "worst_weight_share", "worst_drift", "status")
 
 
 def was_checked(info: Info) -> bool:
-    """Whether the row says how right something is."""
-    return any(check in info for check in CHECKS)
+    """Whether the row says how right something is: of verdicts such numbers are not read."""
+    return "verdict" not in info and any(check in info for check in CHECKS)
 
 
 def faults(info: Info) -> list[str]:
     """What a checked row failed by, in words. None where it is right, or says nothing of it. NaN is a fault."""
+    if not was_checked(info):
+        return []
     largest = _largest_limit(info)
     found = list(_of_numbers(info, largest))
     for loss, numbers in _losses(info).items():
@@ -141,7 +143,7 @@ def _picks(info: Info) -> tuple[Any, ...]:
 
 
 def _reason(info: Info, failed: Iterable[tuple[Info, list[str]]], checked: list[Info]) -> str | None:
-    if "worst_drift" in info:
+    if "worst_drift" in info and was_checked(info):
         return "; ".join(faults(info)) or None
     wrong = [(row, why) for row, why in failed if _concerns(row, info)]
     if not wrong:
