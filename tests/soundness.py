@@ -40,8 +40,8 @@ A verdict rests on an interval that is to hold the true ratio in 95 % of cases. 
 compared with itself, built anew for each try, and may be called different in 5 % of them, chance counted, but never
 `faster` or `slower`. Then one of the two is slowed down by a known share, by a kernel that waits: 1 % of a call of
 100 µs or more, 3 % of a shorter one. That is found where the interval leaves out one. Width: high less low, the median
-of all tries. `pytest tests/test_same_against_itself.py -m gpu2 --soundness NAME` made it (`-m gpu` on one
-GPU).
+of all tries. `pytest tests/test_same_against_itself.py -m gpu2 --soundness NAME` made it (on one GPU:
+`-m gpu --ranks 1`).
 """
 
 
@@ -165,7 +165,8 @@ def save(name: str, points: Iterable[Point]) -> None:
     before = [Point(**saved) for saved in json.loads(path.read_text())["points"]] if path.exists() else []
     by_name = {point.name: point for point in [*before, *points]}
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    told = {"where": ", ".join(environment.gpus()), "versions": versions, "date": f"{date.today()}"}
+    used = environment.gpus()[: max(point.ranks for point in by_name.values())]
+    told = {"where": ", ".join(used), "versions": versions, "date": f"{date.today()}"}
     path.write_text(json.dumps(told | {"points": [asdict(point) for point in by_name.values()]}, indent=1) + "\n")
     FOLDER.with_suffix(".md").write_text(page())
 
