@@ -13,7 +13,7 @@ from torch.distributed.tensor.placement_types import Placement
 
 from blockshock.errors import InputError
 from blockshock.linear import BlockShockLinear
-from blockshock.replaceable import bind_hooks
+from blockshock.replaceable import bind_hooks, hooks_of
 
 
 class BlockShockParallel(ParallelStyle):
@@ -46,9 +46,10 @@ class BlockShockParallel(ParallelStyle):
         if not isinstance(module, nn.Linear):
             raise InputError(f"BlockShockParallel is for nn.Linear, got {type(module).__name__}")
         layer = BlockShockLinear(module, device_mesh, **self._options)
-        # In place, for parallelize_module leaves the parent's reference as it is.
+        # In place, for parallelize_module leaves the parent's reference as it is: handles remove its hooks as before.
+        attributes = vars(layer) | hooks_of(module)
         vars(module).clear()
-        vars(module).update(vars(layer))
+        vars(module).update(attributes)
         module.__class__ = BlockShockLinear  # type: ignore[assignment]
         bind_hooks(module)
         entry, end = _Layouts(device_mesh, self._input), _Layouts(device_mesh, self._output)
