@@ -112,9 +112,7 @@ def take_over(linear: nn.Module, layer: nn.Module) -> None:
 
 def hooks_of(module: nn.Module) -> dict[str, Any]:
     """The attributes of a module that hold its hooks."""
-    return {
-        name: held for name, held in vars(module).items() if "hooks" in name or name == "_is_full_backward_hook"
-    }
+    return {name: held for name, held in vars(module).items() if "hooks" in name or name == "_is_full_backward_hook"}
 
 
 def bind_hooks(layer: nn.Module) -> None:
