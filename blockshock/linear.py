@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from blockshock.arguments import check_options, check_x
 from blockshock.collectives import Group, ranks_of, slowest_of_ranks
 from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
@@ -27,7 +28,7 @@ from blockshock.patterns import build_mask
 from blockshock.registry import check_range
 from blockshock.replaceable import check_replaceable, take_over
 from blockshock.scaling import watch_scalers
-from blockshock.sharded import gathered, is_shard
+from blockshock.sharded import gathered
 from blockshock.steps import replace
 from blockshock.storages import Training, first_difference
 from blockshock.weights import TensorWeights
@@ -76,6 +77,7 @@ class BlockShockLinear(nn.Module):
         tokens: int = 1024,
     ) -> None:
         super().__init__()
+        check_options(mask, kernel, storage, dtype, tokens)
         check_replaceable(linear)
         if linear.weight.is_meta:
             raise InputError("the nn.Linear lies on the meta device: give it values (to_empty, then load) first")
@@ -85,7 +87,7 @@ class BlockShockLinear(nn.Module):
         meet(ranks, f"the building of a BlockShockLinear ({linear.out_features}, {linear.in_features})")
         weight, bias = (_of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
         assert weight is not None
-        source = TensorWeights(weight, bias).cast(dtype or weight.dtype)
+        source = TensorWeights(weight, bias, of="rank 0's nn.Linear").cast(dtype or weight.dtype)
         name = build_kernel(kernel).training_mask if mask is None else mask
         self.mask = name if isinstance(name, Mask) else build_mask(name, source)
         if (self.mask.N, self.mask.K) != (source.N, source.K):
@@ -118,15 +120,14 @@ class BlockShockLinear(nn.Module):
         """The bias (out_features,), the same on every rank."""
         return self.layer.bias
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (…, in_features) → y (…, out_features). Under ``torch.autocast`` too in the dtype given to the layer."""
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise InputError(f"x must be (B, {self.in_features}), with any dimensions for B, got {tuple(x.shape)}")
-        if is_shard(x):
-            raise InputError(
-                "x is a DTensor: BlockShockParallel takes one in a plan; elsewhere pass a plain x that is the same on "
-                "all ranks, as x.full_tensor() is"
-            )
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """x (…, in_features) → y (…, out_features). Under ``torch.autocast`` too in the dtype given to the layer.
+
+        Args:
+            input: x, by the name that it has in ``nn.Linear``.
+        """
+        x = input
+        check_x(x, self.in_features)
         device = self.layer.device.type
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
@@ -238,7 +239,8 @@ class BlockShockLinear(nn.Module):
         if (changed.dtype, changed.device) != (held.dtype, held.device):
             raise InputError(
                 f"a BlockShockLinear stays where it was built, in {held.dtype} on {held.device}: move or cast the "
-                "nn.Linear before, or build it from to_linear()"
+                "nn.Linear before, or build it from to_linear(). Of a model, what comes before this layer is moved or "
+                "cast already: undo that in the same way"
             )
         return self
 

@@ -13,7 +13,7 @@ from torch.distributed.tensor.placement_types import Placement
 
 from blockshock.errors import InputError
 from blockshock.linear import BlockShockLinear
-from blockshock.replaceable import bind_hooks
+from blockshock.replaceable import bind_hooks, hooks_of
 
 
 class BlockShockParallel(ParallelStyle):
@@ -46,13 +46,14 @@ class BlockShockParallel(ParallelStyle):
         if not isinstance(module, nn.Linear):
             raise InputError(f"BlockShockParallel is for nn.Linear, got {type(module).__name__}")
         layer = BlockShockLinear(module, device_mesh, **self._options)
-        # In place, for parallelize_module leaves the parent's reference as it is.
+        # In place, for parallelize_module leaves the parent's reference as it is: handles remove its hooks as before.
+        attributes = vars(layer) | hooks_of(module)
         vars(module).clear()
-        vars(module).update(vars(layer))
+        vars(module).update(attributes)
         module.__class__ = BlockShockLinear  # type: ignore[assignment]
         bind_hooks(module)
         entry, end = _Layouts(device_mesh, self._input), _Layouts(device_mesh, self._output)
-        module.register_forward_pre_hook(entry.replicated)
+        module.register_forward_pre_hook(entry.replicated, with_kwargs=True)
         if self._output != Replicate() or not self._use_local_output:
             module.register_forward_hook(end.local if self._use_local_output else end.distributed)
         return module
@@ -67,10 +68,12 @@ class _Layouts:
     def __deepcopy__(self, memo: object) -> _Layouts:
         return self  # a value, whose mesh is this run's
 
-    def replicated(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(self._whole(arg) if isinstance(arg, torch.Tensor) else arg for arg in args)
+    def replicated(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return tuple(self._whole(arg) for arg in args), {name: self._whole(arg) for name, arg in kwargs.items()}
 
-    def _whole(self, x: torch.Tensor) -> torch.Tensor:
+    def _whole(self, x: Any) -> Any:
+        if not isinstance(x, torch.Tensor):
+            return x
         if not isinstance(x, DTensor):
             if self._placements == [Replicate()]:
                 return x

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
+from copy import copy
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.module import _WrappedHook
@@ -102,12 +104,15 @@ def _other_owners(linear: nn.Linear, name: str) -> Iterator[str]:
 
 
 def take_over(linear: nn.Module, layer: nn.Module) -> None:
-    """Give a layer the hooks of the module that it replaces, those that are registered later too, and its mode."""
-    for name, held in vars(linear).items():
-        if "hooks" in name or name == "_is_full_backward_hook":
-            vars(layer)[name] = held
+    """Give a layer the hooks that the module which it replaces has now, and its mode. What either gets later is its."""
+    vars(layer).update({name: copy(held) for name, held in hooks_of(linear).items()})
     layer.train(linear.training)
     bind_hooks(layer)
+
+
+def hooks_of(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module that hold its hooks."""
+    return {name: held for name, held in vars(module).items() if "hooks" in name or name == "_is_full_backward_hook"}
 
 
 def bind_hooks(layer: nn.Module) -> None:

@@ -136,35 +136,39 @@ class GeneratedWeights(WeightSource):
         return nudge_zeros(w.to(self.dtype))
 
 
+_MEND = "put finite values there first, by load_state_dict() of a sound state or torch.nan_to_num_()"
+
+
 class TensorWeights(WeightSource):
     """The weights of a layer that exists: a (N, K) tensor, on the device where it lies.
+
+    Args:
+        of: whose they are, for messages.
 
     Raises:
         InputError: the tensor is not a floating-point matrix, or holds NaN or inf (the first row is named).
     """
 
-    def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None = None, seed: int = 0) -> None:
+    def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None = None, seed: int = 0, of: str = "") -> None:
         if w_NK.ndim != 2 or not w_NK.is_floating_point():
             raise InputError(f"W must be a floating-point (N, K) matrix, got {w_NK.dtype} {tuple(w_NK.shape)}")
-        check_finite(w_NK, "W")
+        check_finite(w_NK, f"the weight of {of}" if of else "W", _MEND)
         N, K = w_NK.shape
         check_shape(N, K)
         super().__init__(N, K, w_NK.dtype, w_NK.device, seed, None if bias is None else bias.detach())
         self._w_NK = w_NK.detach()
         if bias is not None:
-            check_finite(bias[:, None], "bias")
+            check_finite(bias[:, None], f"the bias of {of}" if of else "bias", _MEND)
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         return nudge_zeros(self._w_NK[start:stop]).contiguous()
 
 
-def check_finite(tensor: torch.Tensor, name: str) -> None:
+def check_finite(tensor: torch.Tensor, name: str, what: str = "only finite values can be compared") -> None:
     """Raises InputError, naming the first bad row, if a matrix holds NaN or inf."""
     for start, stop in row_blocks(len(tensor), tensor[0].numel() * tensor.itemsize if len(tensor) else 1):
         bad = (~torch.isfinite(tensor[start:stop])).nonzero()
         if len(bad):
             row, column = bad[0].tolist()
             value = tensor[start + row, column].item()
-            raise InputError(
-                f"{name} holds {value} at row {start + row}, column {column}: only finite values can be compared"
-            )
+            raise InputError(f"{name} holds {value} at row {start + row}, column {column}: {what}")

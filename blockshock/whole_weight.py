@@ -9,6 +9,7 @@ import torch
 from torch._compile import _disable_dynamo
 from torch.utils._pytree import tree_leaves, tree_map
 
+from blockshock.autograd import check_once
 from blockshock.errors import InputError
 from blockshock.methods.superposition import BlockShock
 
@@ -93,5 +94,7 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_NK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        if ctx.layer.group.size() > 1:
+            check_once()  # what other ranks keep of it would be missing
         # Every rank makes the whole gradient, as it does of the output, and keeps its part.
         return None, *ctx.layer.held(grad_NK)

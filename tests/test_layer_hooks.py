@@ -62,15 +62,29 @@ def _hooks_of_a_replaced_linear(in_a_plan: bool) -> None:
     _all_hooks(model)
     assert called == [f"{name} BlockShockLinear" for name in HOOKS]
     for handle in handles:
-        handle.remove()
+        handle.remove()  # of the module that it was got from: in a plan the layer is that module
     called.clear()
     _all_hooks(model)
-    assert called == []
+    assert called == ([] if in_a_plan else [f"{name} BlockShockLinear" for name in HOOKS])
 
 
 def test_hooks_come_along(cpu_ranks: Ranks) -> None:
     _hooks_of_a_replaced_linear(in_a_plan=False)
     cpu_ranks.run(_hooks_of_a_replaced_linear, True)
+
+
+def test_hooks_of_a_layer_and_of_its_linear_are_their_own() -> None:
+    called: list[str] = []
+    linear = _linear()
+    _hooked(linear, called)
+    layer = BlockShockLinear(linear)
+    layer.register_forward_hook(lambda module, args, y: y * 0)
+    called.clear()
+    _all_hooks(linear)
+    assert called == [f"{name} Linear" for name in HOOKS]
+    assert linear(_x()).count_nonzero()
+    linear.register_forward_hook(lambda module, args, y: y + 1)
+    assert not layer(_x()).count_nonzero()
 
 
 def _changing_hook(module: nn.Module, state: dict[str, Any], prefix: str, *args: Any) -> None:
