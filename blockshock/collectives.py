@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from blockshock.borrowed import Borrowed
 from blockshock.errors import InputError
 from blockshock.stages import copied, stage
 
@@ -118,7 +119,11 @@ class _Columns(Entry):
     """
 
     def __init__(self, group: Group, columns: slice = slice(None)) -> None:
-        self._group, self._columns = group, columns
+        self._borrowed, self._columns = Borrowed(group), columns
+
+    @property
+    def _group(self) -> Group:
+        return self._borrowed.group
 
     def take(self, x_BK: torch.Tensor) -> torch.Tensor:
         return x_BK[:, self._columns]
@@ -248,9 +253,9 @@ class _SumOverRanks(torch.autograd.Function):
 class _GatherFeatures(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part_BS: torch.Tensor, group: Group) -> torch.Tensor:
-        ctx.group, ctx.features = group, part_BS.shape[1]
+        ctx.first, ctx.features = group.rank() * part_BS.shape[1], part_BS.shape[1]
         return _all_gather_features(part_BS, group)
 
     @staticmethod
     def backward(ctx: Any, grad_BN: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        return grad_BN.narrow(1, ctx.group.rank() * ctx.features, ctx.features), None
+        return grad_BN.narrow(1, ctx.first, ctx.features), None

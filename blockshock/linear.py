@@ -194,7 +194,7 @@ class BlockShockLinear(nn.Module):
         layer = self.layer
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"ranks={layer.group.size()}, {layer.algorithm}"
+            f"ranks={layer.ranks}, {layer.algorithm}"
         )
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

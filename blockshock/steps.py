@@ -20,6 +20,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
+from blockshock.borrowed import Borrowed
 from blockshock.collectives import Group
 from blockshock.errors import InputError
 
@@ -33,7 +34,7 @@ class Follower(Protocol):
 # Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
 _followers: MutableMapping[torch.Tensor, weakref.ref[Follower]] = WeakTensorKeyDictionary()
 _successors: MutableMapping[torch.Tensor, TensorWeakRef] = WeakTensorKeyDictionary()
-_split: MutableMapping[torch.Tensor, Group] = WeakTensorKeyDictionary()
+_split: MutableMapping[torch.Tensor, Borrowed] = WeakTensorKeyDictionary()
 
 
 def follow(parameter: torch.Tensor, follower: Follower) -> None:
@@ -49,12 +50,13 @@ def follower_of(parameter: torch.Tensor) -> Follower | None:
 
 def mark_split(parameter: torch.Tensor, group: Group) -> None:
     """Say that the parameter is a part of a matrix, whose other parts the ranks of the group hold."""
-    _split[parameter] = group
+    _split[parameter] = Borrowed(group)
 
 
 def part_of(parameter: torch.Tensor) -> Group | None:
     """The group that the parameter is so marked with."""
-    return _split.get(parameter)
+    borrowed = _split.get(parameter)
+    return None if borrowed is None else borrowed.group
 
 
 def split_over(parameter: torch.Tensor) -> list[Group]:

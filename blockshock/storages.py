@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from blockshock.compressed import bits
@@ -113,6 +114,9 @@ class Storage(Shardable):
 
     def _see(self) -> None:
         """From now on, what multiplies is what the parameters are now; and be told of their steps."""
+        if torch.compiler.is_compiling():
+            _see_when_run(self)
+            return
         self._seen = [Seen(parameter) for parameter in self.trained_parameters()]
         self._follow()
 
@@ -248,6 +252,10 @@ class Storage(Shardable):
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         """Nothing, likewise."""
+
+
+# While code is traced, no tensor has the memory or version that it will have.
+_see_when_run = _disable_dynamo(Storage._see)
 
 
 class DenseStorage(Storage):

@@ -129,3 +129,21 @@ def _written_over() -> None:
 def test_a_products_output_is_memory_of_its_own(cpu_ranks: Ranks) -> None:
     _written_over()
     cpu_ranks.run(_written_over)
+
+
+def test_refresh_in_compiled_code_sees_what_is_written_when_it_runs() -> None:
+    _, layer = _built({"kernel": "gathered"})
+
+    @torch.compile(backend="aot_eager")
+    def doubled() -> None:
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(2)
+        layer.refresh()
+
+    x = _x(torch.float32, 4)
+    before = layer(x)
+    doubled()
+    doubled()
+    torch.testing.assert_close(layer(x), 4 * before)
+    layer.check()

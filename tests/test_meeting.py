@@ -5,6 +5,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable
+from weakref import ref
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from blockshock import BlockShockLinear, meeting, optimizer_state
-from blockshock.errors import RanksApart
+from blockshock import BlockShockLinear, clip_grad_norm_, meeting, optimizer_state
+from blockshock.collectives import gather_features
+from blockshock.errors import InputError, RanksApart
 from blockshock.ranks import Ranks
 
 
@@ -99,3 +101,28 @@ def _keys() -> int:
     store = meeting._of(dist.group.WORLD)._store
     held = meeting._of(dist.group.WORLD)._held
     return sum(store.check([f"{number}/{name}"]) for number in range(held) for name in ("here", "go", "0", "1"))
+
+
+def _left_behind() -> None:
+    """A trained layer, a copy, its graph and an optimizer are left when their group is destroyed."""
+    group = dist.new_group(list(range(dist.get_world_size())))
+    ended = ref(group)
+    layer, x = BlockShockLinear(nn.Linear(16, 8), group, kernel="gathered"), torch.ones(2, 16, requires_grad=True)
+    optimizer, twin = torch.optim.SGD(layer.parameters(), lr=0.1), copy.deepcopy(layer)
+    loss = layer(x).sum() + gather_features(x, group).sum()
+    loss.backward()
+    clip_grad_norm_(layer.parameters(), 1.0)
+    optimizer.step()
+    twin.state_dict()
+    dist.destroy_process_group(group)
+    del group
+    assert ended() is None
+    assert loss.grad_fn is not None
+    assert "ranks=2" in repr(layer)
+    with pytest.raises(InputError, match="the process group of these ranks is destroyed"):
+        layer(x)
+
+
+def test_no_layer_keeps_a_group_alive(cpu_ranks: Ranks) -> None:
+    """Its threads would outlive Python, and abort it."""
+    cpu_ranks.run(_left_behind)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from blockshock.autograd import Weight
+from blockshock.borrowed import Borrowed
 from blockshock.collectives import Group
 from blockshock.errors import InputError
 from blockshock.kernels import Packed
@@ -78,6 +79,7 @@ class Method(nn.Module):
         picks: which of "mask", "kernel" and, in training, "storage" the user picks for this method.
         roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
         collectives: how the ranks agree, forward and in backward: ``all_reduce``, ``all_gather`` or not at all.
+        ranks: how many there are.
         rows, columns: of W, that this rank multiplies by.
         sharded: each rank holds a shard of a dense weight, so that with one rank it is what ``dense_single`` is.
         rounds_weight_gradients: to the dtype of the products, whatever the dtype of the parameters.
@@ -93,9 +95,14 @@ class Method(nn.Module):
         super().__init__()
         source = layer.source
         self.N, self.K, self.dtype, self.device = source.N, source.K, source.dtype, indexed(source.device)
-        self.group = group
+        self._borrowed, self.ranks = Borrowed(group), group.size()
         self._name, self._copies = next_name(group, self.N, self.K), 0
         self.rows, self.columns = slice(0, self.N), slice(0, self.K)
+
+    @property
+    def group(self) -> Group:
+        """Raises InputError where it is destroyed."""
+        return self._borrowed.group
 
     @classmethod
     def check(cls, shape: Shape) -> None:
@@ -196,9 +203,9 @@ class Method(nn.Module):
         return w_NK
 
     def __getstate__(self) -> dict[str, Any]:
-        if self.group.size() > 1:
+        if self.ranks > 1:
             raise InputError(
-                f"a layer on {self.group.size()} ranks cannot be pickled, for its process group is this run's: save "
+                f"a layer on {self.ranks} ranks cannot be pickled, for its process group is this run's: save "
                 "its state_dict(), or to_linear()"
             )
         return vars(self)
@@ -218,7 +225,6 @@ class Method(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Method:
         """A copy on the same group of ranks."""
-        memo[id(self.group)] = self.group
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__setstate__({name: deepcopy(value, memo) for name, value in vars(self).items()})
