@@ -115,7 +115,9 @@ def _line(*cells: object) -> str:
 TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "answer": _answer,
     "verdicts": _verdicts,
-    "forward": _timed("forward", ("block_shock gathered 1100", "block_shock cusparselt 1100", "masked_split_dense 1100")),
+    "forward": _timed(
+        "forward", ("block_shock gathered 1100", "block_shock cusparselt 1100", "masked_split_dense 1100")
+    ),
     "training": _timed("training", ("block_shock gathered 1100 compressed", "block_shock cusparselt tile compressed")),
 }
 
