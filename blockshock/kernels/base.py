@@ -111,7 +111,7 @@ class Packed(nn.Module):
 
     def tensors(self) -> list[torch.Tensor]:
         """All that it holds."""
-        return list(self.buffers())
+        return [*self.buffers()]  # as torch 2.11 traces it
 
     def hold_bias(self, bias: torch.Tensor | None) -> None:
         """Keep a bias (N,), or None."""
