@@ -168,7 +168,7 @@ def test_layers_train_right_on_a_cpu(fake_cusparselt: Any, data: Any) -> None:
 
 @pytest.mark.gpu
 @needs_a_gpu
-@examples(300)
+@examples(120)
 @given(data=st.data())
 def test_layers_train_right_on_a_gpu(data: Any) -> None:
     _check_a_layer(data, "cuda")
