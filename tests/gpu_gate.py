@@ -20,7 +20,8 @@ from blockshock import environment
 ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
 SMALL = shlex.split(
-    "--N 2048x1024 --B 16,250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 --cover grid"
+    "--N 2048x1024 --B 16,250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 "
+    "--cover grid"
 )
 """Of phases: layers small enough to be quick, and one B that no kernel takes without padding; the fuzz covers more."""
 
