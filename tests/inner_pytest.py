@@ -23,7 +23,7 @@ def ranks():
 @pytest.mark.benchmark(timer=clock, group="light")
 @pytest.mark.parametrize("number", range(3))
 def test_light(number, row):
-    row.save(0, CASE, [1e-3] * 400, {"number": number})
+    row.save(0, CASE, [1e-3] * 400, {"number": number, "timing": "none"})
 """
 """Tests without ranks: three benchmarks, as large as real ones."""
 LIGHT_OPTIONS = ["--device=cpu", "--ranks=1", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
