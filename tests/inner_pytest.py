@@ -26,6 +26,8 @@ def test_light(number, row):
     row.save(0, CASE, [1e-3] * 400, {"number": number, "timing": "none"})
 """
 """Tests without ranks: three benchmarks, as large as real ones."""
+LIGHT_INFO = '{"number": number, "timing": "none"}'
+"""What they save of each."""
 LIGHT_OPTIONS = ["--device=cpu", "--ranks=1", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inner_pytest import LIGHT_OPTIONS, light_suite, python_path
+from inner_pytest import LIGHT_INFO, LIGHT_OPTIONS, light_suite, python_path
 from rows import Info, checked, limited, run_of, saved, stepped, timed, verdict
 
 from blockshock.__main__ import main
@@ -165,7 +165,7 @@ def test_what_can_be_written_is_left_as_it_is() -> None:
 def test_a_session_keeps_its_summary_where_output_is_not_utf_8(tmp_path: Path) -> None:
     light_suite(tmp_path)
     test = tmp_path / "test_light.py"
-    test.write_text(test.read_text().replace('{"number": number}', f"{checked(OURS, error_ratio=3.0)!r}"))
+    test.write_text(test.read_text().replace(LIGHT_INFO, f"{checked(OURS, error_ratio=3.0)!r}"))
     done = child("-m", "pytest", *LIGHT_OPTIONS, f"--rootdir={tmp_path}", str(tmp_path), PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " / dense's " in done.stdout.partition("Block-Shock: comparison")[2]
