@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from inner_pytest import python_path
+from resolving import CPU_DEFAULTS
 
 from blockshock.half_storages import STORAGES
 from blockshock.kernels import KERNELS
@@ -23,28 +24,17 @@ from blockshock.plugin import cases
 from blockshock.plugin.settings import Points, Settings
 from blockshock.workloads import WORKLOADS, Workload
 
-SETTINGS = Settings(
-    device="cpu",
-    ranks=2,
+SETTINGS = replace(
+    CPU_DEFAULTS,
     points=Points(((64, 64), (64, 128)), (4, 16)),
     training_points=Points(((64, 64),), (4,)),
     dtypes=("bf16", "fp32"),
     methods=("dense_single", "block_shock", "masked_split_dense"),
     kernels=("auto", "reference"),
     masks=("1100", "random"),
-    training_masks=None,
-    optimizers=("sgd", "adamw"),
-    storages=("compressed", "masked"),
     workloads=("gaussian", "gaussian:std=0.5"),
-    timing="sync",
     rounds=3,
     warmup=0,
-    flush=True,
-    seed=0,
-    cover="pairs",
-    keep_full_weight=False,
-    profile=False,
-    rank_timeout=300,
 )
 CHOICES = ("row", "mask", "dtype", "workload", "size", "B")
 
