@@ -18,7 +18,7 @@ from torch import nn
 
 from blockshock import BlockShockLinear
 from blockshock.collectives import Alone
-from blockshock.kernels import Half, Packed, build_kernel
+from blockshock.kernels import Half, Kernel, Packed, build_kernel
 from blockshock.kernels.transpose import TileOrder
 from blockshock.masks import DenseMask, Mask
 from blockshock.patterns import build_mask
@@ -29,8 +29,8 @@ __all__ = ["fake_cusparselt"]
 KERNELS = ("cusparselt:search=no", "cutlass", "gathered", "reference", "dense", "auto:search=no")
 MASKS = ("1100", "0110", "1001", "random", "magnitude", "tile", "tile_random", "tile_magnitude", "given")
 SIZES = ((16, 16), (48, 32), (20, 12), (36, 44), (64, 128), (144, 272), (256, 512))
-OF_AUTO = ((48, 32), (256, 512))
-"""Few, for each is measured."""
+OF_AUTO = tuple(itertools.product(("1100", "random", "tile_random"), ((48, 32), (256, 512))))
+"""Masks and sizes: few, for each is measured, and its kernels are fuzzed by themselves."""
 lengths = st.sampled_from((0, 1, 7, 8, 16, 32, 64)) | st.integers(0, 70)
 """Of a batch: as often such that the library takes x as it is, as others."""
 
@@ -53,7 +53,7 @@ def _half(mask: str, dtype: torch.dtype, N: int, K: int, device: str) -> Half:
 def rows(kernel: str, device: str) -> list[tuple[str, torch.dtype, int, int]]:
     """Mask, dtype, N and K of all that a kernel takes on a device."""
     built, found = build_kernel(kernel), []
-    for mask, (N, K) in itertools.product(MASKS, OF_AUTO if kernel.startswith("auto") else SIZES):
+    for mask, (N, K) in OF_AUTO if kernel.startswith("auto") else itertools.product(MASKS, SIZES):
         made = _half(mask, torch.float32, N, K, "cpu").mask
         for dtype in FLOATS:
             if not built.unavailable(torch.device(device), dtype) and not built.unsuitable(N, K, dtype, made):
@@ -62,13 +62,20 @@ def rows(kernel: str, device: str) -> list[tuple[str, torch.dtype, int, int]]:
 
 
 @cache
+def chosen_for(kernel: str, device: str, mask: str, dtype: torch.dtype, N: int, K: int) -> tuple[Kernel, Half]:
+    """The kernel that multiplies by a half; where that is `auto`'s choice, it is measured once."""
+    half = _half(mask, dtype, N, K, device)
+    chosen = build_kernel(kernel).resolve(half, 16, True, lambda seconds: seconds)
+    chosen.check(half)
+    return chosen, half
+
+
+@cache
 def packing(
     kernel: str, device: str, mask: str, dtype: torch.dtype, N: int, K: int, with_bias: bool
 ) -> tuple[Packed, torch.Tensor, torch.Tensor]:
     """Packed once for many x: the packing, and its weights and bias in float64."""
-    half = _half(mask, dtype, N, K, device)
-    chosen = build_kernel(kernel).resolve(half, 16, True, lambda seconds: seconds)
-    chosen.check(half)
+    chosen, half = chosen_for(kernel, device, mask, dtype, N, K)
     assert half.source.bias is not None
     bias = half.source.bias * with_bias
     packed = chosen.pack(half, bias if with_bias else None, backward=True)

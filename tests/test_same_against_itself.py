@@ -96,11 +96,11 @@ def test_the_same_is_not_faster_than_itself(
 def test_intervals_hold_the_truth_as_often_as_they_say(gpus: Study) -> None:
     if not gpus.points:
         pytest.skip("nothing was tried: run this file as a whole")
-    print(soundness.summary(gpus.points))
+    told = "\n".join([soundness.summary(gpus.points), *map(soundness.as_line, gpus.points)])
     tries, different = sum(len(one.against_itself) for one in gpus.points), sum(one.different for one in gpus.points)
     planted, found = sum(len(one.planted) for one in gpus.points), sum(one.found for one in gpus.points)
-    assert different <= most_by_chance(tries, 0.05)
-    assert found >= (0.95 * planted if gpus.long else planted - most_by_chance(planted, 0.05))
+    assert different <= most_by_chance(tries, 0.05), told
+    assert found >= (0.95 * planted if gpus.long else planted - most_by_chance(planted, 0.05)), told
 
 
 # The study itself, on a CPU.
