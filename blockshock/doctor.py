@@ -159,14 +159,14 @@ def check_folder(name: str, folder: Path) -> Finding:
 
 
 def check_cache(name: str) -> Finding:
-    from blockshock.kernels.algorithm_cache import cache_folder
+    from blockshock.kernels import cache_folder
 
     return check_folder(name, cache_folder())
 
 
 @cache
 def facts() -> dict[str, Any]:
-    return dict(importlib.import_module("blockshock.environment").describe())
+    return dict(importlib.import_module("blockshock.machine.environment").describe())
 
 
 def check_fact(name: str, key: str, absent: str, remedy: str = "") -> Finding:
@@ -214,10 +214,9 @@ def multiply(name: str, kernel: str, device: str) -> Finding:
     """Multiply by both halves of a small W and compare the sum with float64; a rank calls it."""
     import torch
 
-    from blockshock.accuracy import Accuracy, compare
     from blockshock.kernels import Half, build_kernel
-    from blockshock.patterns import pattern_mask
-    from blockshock.weights import GeneratedWeights
+    from blockshock.matrices import GeneratedWeights, pattern_mask
+    from blockshock.measure import Accuracy, compare
 
     source, mask = GeneratedWeights(256, 256, torch.bfloat16, device), pattern_mask("1100", 256, 256, device)
     x_BK, chosen = source.rows(0, 16), build_kernel(kernel)

@@ -358,7 +358,7 @@ def test_facts_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no such library")
 
     with monkeypatch.context() as patch:
-        patch.setattr("blockshock.environment.describe", fail)
+        patch.setattr("blockshock.machine.environment.describe", fail)
         doctor.facts.cache_clear()
         finding = look_at(doctor.check_fact, "cuda", "")
     assert (finding.state, finding.found, finding.remedy) == ("broken", "no such library", "mend it")

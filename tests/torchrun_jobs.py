@@ -15,7 +15,7 @@ from pathlib import Path
 from inner_pytest import ROOT, environment, suite
 from processes import descendants
 
-from blockshock.accuracy import Accuracy, ErrorSums
+from blockshock.measure.accuracy import Accuracy, ErrorSums
 from blockshock.phases import correctness
 from blockshock.phases.case import Case
 from blockshock.ranks import Ranks

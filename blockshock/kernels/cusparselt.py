@@ -17,8 +17,8 @@ from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
-from blockshock.masks import Mask
-from blockshock.memory import indexed
+from blockshock.machine import indexed
+from blockshock.matrices import Mask
 from blockshock.stages import stage
 
 TOKENS_MULTIPLE = 8

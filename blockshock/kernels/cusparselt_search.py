@@ -18,10 +18,8 @@ from typing import Any
 
 import torch
 
-from blockshock.blocks import generator, row_blocks
 from blockshock.kernels.base import Half
-from blockshock.patterns import random_mask
-from blockshock.weights import GeneratedWeights
+from blockshock.matrices import GeneratedWeights, generator, random_mask, row_blocks
 
 Setting = tuple[int, int, int]
 """Algorithm, split-k and split-k mode."""

@@ -8,7 +8,7 @@ from torch.sparse import SparseSemiStructuredTensorCUTLASS
 from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.kernels.layout import dense_rows
-from blockshock.masks import Mask
+from blockshock.matrices import Mask
 from blockshock.stages import stage
 
 

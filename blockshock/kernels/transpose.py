@@ -14,10 +14,8 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from blockshock.blocks import row_blocks
 from blockshock.kernels.layout import dense_rows, is_dense
-from blockshock.masks import Mask
-from blockshock.patterns import transposable_tiles
+from blockshock.matrices import Mask, row_blocks, transposable_tiles
 
 _BITS = torch.tensor([1 << bit for bit in range(16)])
 _TILES = 32

@@ -12,4 +12,7 @@ from blockshock.ranks.errors import RankError as RankError
 from blockshock.ranks.errors import RankLost as RankLost
 from blockshock.ranks.errors import RankTimeout as RankTimeout
 from blockshock.ranks.group import DEVICES as DEVICES
+from blockshock.ranks.group import START_SECONDS as START_SECONDS
 from blockshock.ranks.group import Ranks as Ranks
+from blockshock.ranks.member import end_with_parent_thread as end_with_parent_thread
+from blockshock.ranks.place import Place as Place
