@@ -191,10 +191,10 @@ def check_gpus(name: str, gpus: int) -> Finding:
 def check_kernels(name: str, device: str, gpus: int, look: Look) -> Finding:
     """Look at each kernel, on a rank that is started anew after a crash; one that is sparse has to be right."""
     from blockshock.kernels import KERNELS
-    from blockshock.ranks import Ranks
+    from blockshock.ranks import spawn
 
     right = []
-    with Ranks.spawn(1, device, RANK_SECONDS) as ranks:
+    with spawn(1, device, RANK_SECONDS) as ranks:
 
         def check_kernel(*call: str) -> Finding:
             return ranks.run(multiply, *call)[0]
@@ -232,12 +232,12 @@ def multiply(name: str, kernel: str, device: str) -> Finding:
 
 
 def check_ranks(name: str, device: str, gpus: int) -> Finding:
-    from blockshock.ranks import Ranks
+    from blockshock.ranks import spawn
 
     if device == "cuda" and not gpus:
         return Finding(name, "n.a.", "needs a GPU")
     size = 1 if device == "cuda" and gpus == 1 else 2
-    with Ranks.spawn(size, device, RANK_SECONDS) as ranks:
+    with spawn(size, device, RANK_SECONDS) as ranks:
         sums = ranks.run(sum_of_numbers, device)
     if sums != [size * (size + 1) // 2] * size:
         raise ArithmeticError(f"an all-reduce of {' and '.join(map(str, range(1, size + 1)))} gives {sums}")

@@ -26,7 +26,7 @@ from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import describe_case, describe_kernel
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings, resolve
-from blockshock.ranks import Place, Ranks, end_with_parent_thread
+from blockshock.ranks import Place, Ranks, adopt, end_with_parent_thread, spawn
 from blockshock.registry import extensions
 from blockshock.report import print_comparison
 
@@ -127,9 +127,9 @@ def ranks(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Ranks]:
     """The session's group of ranks; started at the first use, started anew after a failure."""
     device, timeout = settings.device, settings.rank_timeout
     if TOGETHER in pytestconfig.stash:
-        group = Ranks.adopt(pytestconfig.stash[TOGETHER].job, device, timeout)
+        group = adopt(pytestconfig.stash[TOGETHER].job, device, timeout)
     else:
-        group = Ranks.spawn(settings.ranks, device, timeout, preload=extensions())
+        group = spawn(settings.ranks, device, timeout, preload=extensions())
     with group:
         yield group
 

@@ -22,7 +22,7 @@ from blockshock.methods import METHODS
 from blockshock.methods.product import product
 from blockshock.phases import backward
 from blockshock.phases.case import Case
-from blockshock.ranks import Ranks
+from blockshock.ranks import Ranks, spawn
 
 CPU = torch.device("cpu")
 CASE = Case("block_shock", "gathered", "tile", "gaussian", 96, 160, 6, "bf16")
@@ -224,7 +224,7 @@ def _nan_without_contiguous() -> tuple[bool, bool]:
 @pytest.mark.gpu
 @needs_a_gpu
 def test_the_gradient_of_a_sum_is_right_through_cusparselt() -> None:
-    with Ranks.spawn(1, device="cuda") as ranks:
+    with spawn(1, device="cuda") as ranks:
         ((right, finite_without),) = ranks.run(_nan_without_contiguous)
     print(f"finite without the fix: {finite_without}")
     assert right

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from blockshock.machine import memory
 from blockshock.measure import timing
-from blockshock.ranks import Ranks
+from blockshock.ranks import Ranks, spawn
 
 LAYERS = [(4096, 1024), (8192, 64), (8192, 1024)]
 """(N, B) whose dense product takes 20 µs and more on current data-centre GPUs."""
@@ -103,7 +103,7 @@ def _flushed_and_cold(N: int, B: int) -> dict[str, float]:
 def gpu_rank() -> Iterator[Ranks]:
     if not torch.cuda.device_count():
         pytest.skip("needs a CUDA GPU: run it on a machine that has one")
-    with Ranks.spawn(1, device="cuda") as ranks:
+    with spawn(1, device="cuda") as ranks:
         yield ranks
 
 

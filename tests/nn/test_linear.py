@@ -28,7 +28,7 @@ from blockshock.matrices.masks import DenseMask, TiledMask
 from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.measure import timing
-from blockshock.ranks import Ranks
+from blockshock.ranks import Ranks, spawn
 
 KINDS = [
     ("gathered", "1100", "compressed"),
@@ -434,7 +434,7 @@ def _trains_on_gpus(
 @pytest.mark.gpu2
 @needs_two_gpus
 def test_it_trains_on_gpus_with_every_kernel_mask_and_storage() -> None:
-    with Ranks.spawn(2, device="cuda") as gpus:
+    with spawn(2, device="cuda") as gpus:
         for kernel, mask, storage in GPU_KINDS:
             # A search takes seconds for each dtype; what it finds is checked elsewhere.
             for parameters, products in DTYPES[:1] if (kernel, mask, storage) == SEARCHED else DTYPES:
@@ -470,7 +470,7 @@ def _compiled_on_gpus(kernel: str) -> dict[str, float]:
 @pytest.mark.gpu2
 @needs_two_gpus
 def test_it_compiles_on_gpus() -> None:
-    with Ranks.spawn(2, device="cuda") as gpus:
+    with spawn(2, device="cuda") as gpus:
         found = {kernel: gpus.run(_compiled_on_gpus, kernel)[0] for kernel in ("gathered", "cusparselt:search=no")}
     print(found)
     assert found["gathered"]["breaks"] == 0

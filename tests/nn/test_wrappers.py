@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from blockshock import BlockShockLinear, clip_grad_norm_, load_optimizer_state, optimizer_state
 from blockshock.errors import InputError, RanksApart
-from blockshock.ranks import Ranks
+from blockshock.ranks import Ranks, spawn
 
 
 def _dense(device: str = "cpu") -> nn.Sequential:
@@ -198,7 +198,7 @@ def test_over_replicas_it_trains_as_the_dense_model_on_the_whole_batch(other_ran
 @pytest.mark.gpu2
 @needs_two_gpus
 def test_over_replicas_on_gpus() -> None:
-    with Ranks.spawn(4 if torch.cuda.device_count() >= 4 else 2, device="cuda") as gpus:
+    with spawn(4 if torch.cuda.device_count() >= 4 else 2, device="cuda") as gpus:
         for kind in REPLICAS:
             gpus.run(_over_replicas, *kind, device="cuda")
         for sharding in SHARDED:

@@ -15,7 +15,7 @@ from reliability import Record
 
 from blockshock.phases import correctness
 from blockshock.phases.case import Case
-from blockshock.ranks import Ranks
+from blockshock.ranks import spawn
 
 pytestmark = pytest.mark.reliability
 
@@ -58,7 +58,7 @@ def listening(pid: int) -> list[str]:
 
 def test_many_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, injected: Record) -> None:
     calls = 1000 if soak else 300
-    with Ranks.spawn(2) as ranks:
+    with spawn(2) as ranks:
 
         def call(times: int) -> None:
             for _ in range(times):
@@ -85,7 +85,7 @@ def test_many_calls_leak_nothing_and_listen_on_loopback_only(soak: bool, injecte
 
 
 def use_a_group(value: int) -> list[float]:
-    with Ranks.spawn(2) as ranks:
+    with spawn(2) as ranks:
         return [result.item() for result in ranks.run(share, torch.tensor(float(value)))]
 
 

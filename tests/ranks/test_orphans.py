@@ -30,7 +30,7 @@ SCRIPT = textwrap.dedent("""
 
     import torch.distributed as dist
 
-    from blockshock.ranks import Ranks
+    from blockshock.ranks import Ranks, spawn
 
 
     def stall(in_native_code):
@@ -46,11 +46,11 @@ SCRIPT = textwrap.dedent("""
     def main():
         groups = []
         if "thread" in sys.argv:
-            starter = threading.Thread(target=lambda: groups.append(Ranks.spawn(2)))
+            starter = threading.Thread(target=lambda: groups.append(spawn(2)))
             starter.start()
             starter.join()
         else:
-            groups.append(Ranks.spawn(2))
+            groups.append(spawn(2))
         if "return" not in sys.argv:
             groups[0].run(stall, "native" in sys.argv)
 

@@ -21,7 +21,7 @@ from gpus import CPU_AND_TWO_GPUS
 from processes import wait_until_gone
 from reliability import Record
 
-from blockshock.ranks import RankError, Ranks, RankTimeout
+from blockshock.ranks import RankError, Ranks, RankTimeout, spawn
 
 pytestmark = pytest.mark.reliability
 
@@ -33,7 +33,7 @@ SLACK = 30
 
 @pytest.fixture(scope="module", params=CPU_AND_TWO_GPUS)
 def ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
-    with Ranks.spawn(2, request.param, timeout=TIMEOUT) as group:
+    with spawn(2, request.param, timeout=TIMEOUT) as group:
         yield group
 
 

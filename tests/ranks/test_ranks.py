@@ -17,14 +17,14 @@ from processes import lives
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from blockshock.ranks import RankError, Ranks, spawned
+from blockshock.ranks import RankError, Ranks, spawn, spawned
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     path = tmp_path_factory.mktemp("preload") / "some_file.py"
     path.write_text("WORD = 'loaded'\n")
-    with Ranks.spawn(2, timeout=60, preload=[("rank_preload", path)]) as group:
+    with spawn(2, timeout=60, preload=[("rank_preload", path)]) as group:
         yield group
 
 
@@ -150,7 +150,7 @@ def test_failing_preload(tmp_path: Path) -> None:
     path = tmp_path / "some_file.py"
     path.write_text("raise LookupError('no such thing')\n")
     with pytest.raises(LookupError, match="no such thing") as caught:
-        Ranks.spawn(1, timeout=60, preload=[("rank_preload", path)])
+        spawn(1, timeout=60, preload=[("rank_preload", path)])
     assert "some_file.py" in str(caught.value.__cause__)
 
 
@@ -160,23 +160,23 @@ def test_failing_preload(tmp_path: Path) -> None:
 def test_more_ranks_than_gpus() -> None:
     gpus = torch.cuda.device_count()
     with pytest.raises(ValueError, match=f"there are {gpus} CUDA GPUs"):
-        Ranks.spawn(gpus + 1, device="cuda")
+        spawn(gpus + 1, device="cuda")
 
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_bad_size(size: int) -> None:
     with pytest.raises(ValueError, match=f"at least 1 rank, not {size}"):
-        Ranks.spawn(size)
+        spawn(size)
 
 
 def test_bad_device() -> None:
     with pytest.raises(ValueError, match="unknown device 'tpu': choose from cpu, cuda"):
-        Ranks.spawn(1, device="tpu")
+        spawn(1, device="tpu")
 
 
 def test_bad_timeout() -> None:
     with pytest.raises(ValueError, match="timeout must be a positive number"):
-        Ranks.spawn(1, timeout=0)
+        spawn(1, timeout=0)
 
 
 # The end.
@@ -189,7 +189,7 @@ def test_second_group_and_its_end(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(spawned, "STOP_SECONDS", 30.0)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-    group = Ranks.spawn(2, timeout=60)  # started here, so that the ranks inherit the captured output
+    group = spawn(2, timeout=60)  # started here, so that the ranks inherit the captured output
     assert [result.item() for result in group.run(all_reduce, torch.tensor(1.0))] == [3.0, 3.0]
     assert [result.item() for result in ranks.run(all_reduce, torch.tensor(1.0))] == [3.0, 3.0]
     assert not set(group.pids) & set(ranks.pids)
