@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -105,6 +106,7 @@ def examine(look: Look) -> tuple[str, int]:
     look(f"kernels on {device}", RANKS[device][1], check_kernels, device, gpus, look)
     for where, (name, remedy) in RANKS.items():
         look(name, remedy, check_ranks, where, gpus)
+    look("torch's private parts", "", check_internals, device, look)
     return device, 1 if gpus == 1 else 2
 
 
@@ -244,6 +246,42 @@ def check_ranks(name: str, device: str, gpus: int) -> Finding:
     if size == 1:
         return Finding(name, "ok", "1 rank; what spreads over GPUs, as tensor parallelism does, takes 2")
     return Finding(name, "ok", "2 ranks, all-reduce right")
+
+
+def check_internals(name: str, device: str, look: Look) -> Finding:
+    """Try each, those of a GPU on a rank, for they may crash; one that is not what it was has a line of its own."""
+    from blockshock.machine import INTERNALS
+    from blockshock.ranks import spawn
+
+    tried, broken = 0, 0
+    with spawn(1, device, RANK_SECONDS) if device == "cuda" else nullcontext() as ranks:
+        for part, internal in INTERNALS.items():
+            try:
+                lacks = ranks.run(try_internal, part, device)[0] if ranks else try_internal(part, device)
+                tried += not lacks
+            except Exception as error:
+                broken += 1
+                look(part, f"take another torch: {internal.without}", raise_again, error)
+    if broken:
+        return Finding(name, "broken", f"{broken} of {len(INTERNALS)} are not what they were", "see the line of each")
+    return Finding(name, "ok", f"{tried} of {len(INTERNALS)} tried, all do what they did")
+
+
+def try_internal(part: str, device: str) -> str | None:
+    """Try one of torch's private parts; a rank calls it. Why it cannot be tried here, or None."""
+    from blockshock.machine import INTERNALS
+
+    internal = INTERNALS[part]
+    if internal.device == "cuda" and device != "cuda":
+        return "needs a GPU"
+    lacks = internal.lacks()
+    if not lacks:
+        internal.attempt()
+    return lacks
+
+
+def raise_again(name: str, error: Exception) -> Finding:
+    raise error
 
 
 def sum_of_numbers(device: str) -> int:

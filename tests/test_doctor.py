@@ -249,6 +249,8 @@ class FakeRanks:
     def run(self, function: Callable[..., Any], *args: str) -> list[Any]:
         if function is doctor.sum_of_numbers:
             return [{1: 1, 2: 3}[self.size]] * self.size if self.sums is None else list(self.sums)
+        if function is doctor.try_internal:
+            return [None]
         name, kernel, device = args
         state: State = "broken" if kernel in self.broken else "ok"
         return [Finding(name, state, f"on {device}")]

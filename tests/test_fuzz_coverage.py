@@ -22,6 +22,8 @@ NOT_FUZZED = {
     "blockshock.kernels.cusparselt_search": "needs a GPU: tests/kernels/test_gpu_cusparselt.py, test_cusparselt.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",
     "blockshock.machine.meeting": "ranks wait for each other: tests/machine/test_meeting.py",
+    "blockshock.machine.torch_internals": "each is tried by tests/machine/test_torch_internals.py",
+    "blockshock.machine.tried_internals": "all of it by tests/machine/test_torch_internals.py",
     "blockshock.nn.replaceable": "each kind that is refused: tests/nn/test_replaced_linears.py",
     "blockshock.training.scaling": "takes no arguments: tests/training/test_scaling.py",
     "blockshock.training.sharded": "over several ranks: tests/nn/test_wrappers.py and tests/nn/test_checkpointing.py",

@@ -1,6 +1,6 @@
 """What this machine is, and how ranks agree: memory, collectives, turns at GPUs, the environment."""
 
-from blockshock.machine import environment, memory
+from blockshock.machine import environment, memory, torch_internals
 from blockshock.machine.borrowed import Borrowed
 from blockshock.machine.collectives import (
     ColumnShard,
@@ -20,8 +20,10 @@ from blockshock.machine.collectives import (
 )
 from blockshock.machine.meeting import meet, next_name
 from blockshock.machine.memory import held_bytes, indexed
+from blockshock.machine.tried_internals import INTERNALS
 
 __all__ = [
+    "INTERNALS",
     "Borrowed",
     "ColumnShard",
     "Entry",
@@ -43,4 +45,5 @@ __all__ = [
     "shard",
     "slowest_of_ranks",
     "sum_over_ranks",
+    "torch_internals",
 ]

@@ -15,9 +15,9 @@ from itertools import count
 from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_process_group_store
 
 from blockshock.errors import RanksApart
+from blockshock.machine import torch_internals
 from blockshock.machine.collectives import Group, global_ranks
 
 WARN_SECONDS = 30.0
@@ -40,7 +40,7 @@ class Meetings:
         # What an earlier group of these ranks left in a store that outlived it is not for this one.
         prefix = f"blockshock/{_made[self._ranks]}"
         _made[self._ranks] += 1
-        self._store = dist.PrefixStore(prefix, _get_process_group_store(group))  # type: ignore[attr-defined]
+        self._store = dist.PrefixStore(prefix, torch_internals.store_of(group))  # type: ignore[attr-defined]
         self._held = 0
         self.numbers = count()
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from blockshock.machine import torch_internals
+
 _STATUS = Path("/proc/self/status")
 _CACHES, _USUAL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache"), 64 << 20
 
@@ -64,7 +66,7 @@ def peak_bytes(device: torch.device) -> Iterator[list[int]]:
 
 def held_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of the storages behind the tensors, each storage once; of a DTensor, of this rank's part."""
-    local = [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]
+    local = [torch_internals.local_of(tensor) for tensor in tensors]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}.values())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from blockshock.errors import InputError, MaskError
+from blockshock.machine import torch_internals
 from blockshock.matrices.blocks_of_rows import check_slice, row_blocks
 
 MOST_FEATURES = 2**31 - 1
@@ -32,11 +33,11 @@ class Mask:
     def __init__(self, N: int, K: int, tile: torch.Tensor | None = None, given: torch.Tensor | None = None) -> None:
         check_shape(N, K)
         self.N, self.K, self.tile = N, K, tile
-        self._given, self._version = given, _version(given)
+        self._given, self._version = given, torch_internals.version(given)
 
     def check_unchanged(self) -> None:
         """Raises MaskError if the tensor that the mask was made from was written to since."""
-        if _version(self._given) != self._version:
+        if torch_internals.version(self._given) != self._version:
             raise MaskError(
                 f"the tensor of a ({self.N}, {self.K}) mask changed after weights were packed under it: make a new "
                 "mask of it, and the layer anew from to_linear()"
@@ -45,7 +46,7 @@ class Mask:
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Read from a file: the tensor is a new one, whose writes are counted from now on.
         vars(self).update(state)
-        self._version = _version(self._given)
+        self._version = torch_internals.version(self._given)
 
     def __deepcopy__(self, memo: object) -> Mask:
         return self  # a value
@@ -181,11 +182,6 @@ class Transposed(_View):
 
     def transposed(self) -> Mask:
         return self._mask
-
-
-def _version(tensor: torch.Tensor | None) -> int:
-    """How often a tensor was written to, as far as torch counts that."""
-    return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 def check_shape(N: int, K: int) -> None:

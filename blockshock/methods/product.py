@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from blockshock.errors import InputError
 from blockshock.kernels import Packed
-from blockshock.machine import Entry
+from blockshock.machine import Entry, torch_internals
 from blockshock.stages import copied, stage
 from blockshock.training import Storage
 
@@ -44,15 +44,12 @@ _INSTEAD = "leave this layer an nn.Linear (to_linear() makes it one) for that"
 
 def _check_untransformed(*tensors: torch.Tensor) -> None:
     """No transform of torch's would see what ranks sum, nor what is packed."""
-    functorch = getattr(torch._C, "_functorch", None)
-    stack = getattr(functorch, "peek_interpreter_stack", lambda: None)
-    is_batched = getattr(functorch, "is_legacy_batchedtensor", lambda tensor: False)  # as is_grads_batched makes them
-    if stack() is not None or any(is_batched(tensor) for tensor in tensors):
+    if torch_internals.is_transformed(*tensors):
         raise InputError(
             "a Block-Shock layer takes no part in functional transforms (vmap, torch.func.grad, jvp, jacrev, gradients "
             f"in batches): differentiate by backward(), one gradient at a time, or {_INSTEAD}"
         )
-    if getattr(forward_ad, "_current_level", -1) >= 0 and any(
+    if torch_internals.in_forward_mode() and any(
         forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
     ):
         raise InputError(f"a Block-Shock layer has no forward-mode derivative: use backward(), or {_INSTEAD}")

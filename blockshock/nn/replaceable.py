@@ -12,11 +12,11 @@ from copy import copy
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.module import _WrappedHook
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize, prune
 
 from blockshock.errors import InputError
+from blockshock.machine import torch_internals
 
 _HELD = ("weight", "bias")
 
@@ -119,5 +119,4 @@ def bind_hooks(layer: nn.Module) -> None:
     """Let hooks that are called with their module be called with this one."""
     hooks = layer._load_state_dict_pre_hooks
     for key, hook in hooks.items():
-        if isinstance(hook, _WrappedHook) and hook.with_module:
-            hooks[key] = _WrappedHook(hook.hook, layer)
+        hooks[key] = torch_internals.bind_hook(hook, layer)

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._compile import _disable_dynamo
-from torch.utils._pytree import tree_leaves, tree_map
 
 from blockshock.errors import InputError
+from blockshock.machine import torch_internals
 from blockshock.methods import BlockShock, check_once
 
 _WRITERS = {"__setitem__", "__set__", "__delete__"} | {
@@ -33,7 +32,7 @@ def whole_weight(layer: BlockShock) -> torch.Tensor:
     return w_NK if torch.compiler.is_compiling() else w_NK.as_subclass(WholeWeight)  # the compiler sees what is written
 
 
-@_disable_dynamo
+@torch_internals.uncompiled
 def _gathered(layer: BlockShock) -> torch.Tensor:
     w_NK: torch.Tensor = _Whole.apply(layer, *(half.parameter for half in layer.storages()))
     return w_NK
@@ -52,10 +51,16 @@ class WholeWeight(torch.Tensor):
                 f"{func.__name__} would write to the weight of a BlockShockLinear, which is put together from its "
                 "halves each time that it is read: load_state_dict() writes to them, optimizers train parameters()"
             )
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch_internals.as_plain_tensors():
             found = func(*args, **kwargs)
-            memory = {_memory(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, WholeWeight)}
-            return tree_map(lambda leaf: leaf.as_subclass(cls) if _is_view(leaf, memory) else leaf, found)
+            memory = {
+                torch_internals.memory_of(leaf)
+                for leaf in torch_internals.leaves((args, kwargs))
+                if isinstance(leaf, WholeWeight)
+            }
+            return torch_internals.map_leaves(
+                lambda leaf: leaf.as_subclass(cls) if _is_view(leaf, memory) else leaf, found
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         return self._plain().__deepcopy__(memo)
@@ -65,7 +70,7 @@ class WholeWeight(torch.Tensor):
 
     def _plain(self) -> torch.Tensor:
         """A copy or a file holds its own values, which can be written."""
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch_internals.as_plain_tensors():
             return self.as_subclass(torch.Tensor)
 
 
@@ -74,15 +79,11 @@ def _targets(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     name = func.__name__
     in_place = name in _WRITERS or (name.endswith("_") and not name.endswith("__"))
     first = [args[0] if args else next(iter(kwargs.values()), None)] if in_place else []
-    return tree_leaves([first, kwargs.get("out")])
-
-
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return torch_internals.leaves([first, kwargs.get("out")])
 
 
 def _is_view(found: Any, memory: set[int]) -> bool:
-    return type(found) is torch.Tensor and found.layout == torch.strided and _memory(found) in memory
+    return type(found) is torch.Tensor and found.layout == torch.strided and torch_internals.memory_of(found) in memory
 
 
 class _Whole(torch.autograd.Function):

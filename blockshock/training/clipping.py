@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock.errors import InputError
-from blockshock.machine import Group, global_ranks, groups_of
+from blockshock.machine import Group, global_ranks, groups_of, torch_internals
 from blockshock.registry import check_range
 from blockshock.training.steps import split_over
 
@@ -158,4 +158,4 @@ def _scale(grads: list[torch.Tensor], scale: torch.Tensor, foreach: bool | None)
     for grad in grads:
         alike.setdefault((grad.device, grad.dtype, grad.is_sparse), []).append(grad)
     for (device, _, _), some in alike.items():
-        torch._foreach_mul_(some, scale.to(device))
+        torch_internals.scale_all_(some, scale.to(device))

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from blockshock.machine import torch_internals
 from blockshock.registry import Registry, check_range
 
 MOST = 1e6
@@ -46,7 +47,7 @@ def build_recipe(spec: str) -> Recipe:
 
 def _fused(parameters: list[nn.Parameter]) -> bool:
     """Whether one kernel can do a whole SGD step: torch has none for DTensor."""
-    return not any(hasattr(parameter, "_local_tensor") for parameter in parameters)
+    return not any(torch_internals.local_of(parameter) is not parameter for parameter in parameters)
 
 
 @OPTIMIZERS.register("sgd")

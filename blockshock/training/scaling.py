@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from blockshock.machine import global_ranks
+from blockshock.machine import global_ranks, torch_internals
 from blockshock.training.clipping import local_gradient
 from blockshock.training.sharded import is_shard
 from blockshock.training.steps import part_of, split_over
@@ -63,6 +63,4 @@ def _local(parameter: torch.Tensor) -> torch.Tensor:
 
 def watch_scalers() -> None:
     """From now on all of torch's scalers agree over the ranks."""
-    unscale: Any = torch.amp.GradScaler._unscale_grads_
-    if not hasattr(unscale, "__wrapped__"):
-        torch.amp.GradScaler._unscale_grads_ = _agreeing(unscale)  # type: ignore[method-assign,assignment]
+    torch_internals.wrap_unscale(_agreeing)

@@ -12,7 +12,6 @@ from inspect import unwrap
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch._compile import _disable_dynamo
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -21,7 +20,7 @@ from torch.optim.optimizer import (
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from blockshock.errors import InputError
-from blockshock.machine import Borrowed, Group
+from blockshock.machine import Borrowed, Group, torch_internals
 
 
 class Follower(Protocol):
@@ -152,6 +151,6 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         follower.after_step()
 
 
-# A compiled step runs the hooks as they are. The public decorator would import the compiler, which costs a second.
-register_optimizer_step_pre_hook(_disable_dynamo(_before_step))
-register_optimizer_step_post_hook(_disable_dynamo(_after_step))
+# A compiled step runs the hooks as they are.
+register_optimizer_step_pre_hook(torch_internals.uncompiled(_before_step))
+register_optimizer_step_post_hook(torch_internals.uncompiled(_after_step))

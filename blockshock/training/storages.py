@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._compile import _disable_dynamo
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from blockshock.errors import StalePacking
 from blockshock.kernels import Packed
+from blockshock.machine import torch_internals
 from blockshock.matrices import bits, product
 from blockshock.stages import stage
 from blockshock.training.sharded import Shardable, spread_as
@@ -66,21 +66,18 @@ class Seen:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         # The weak reference keeps the identity from being given to other memory, and no memory from being freed.
-        self._memory = StorageWeakRef(self._local(tensor).untyped_storage())
+        self._memory = StorageWeakRef(torch_internals.local_of(tensor).untyped_storage())
         self._state = self._state_of(tensor)
 
     @staticmethod
-    def _local(tensor: torch.Tensor) -> torch.Tensor:
-        """Of a DTensor this rank's shard."""
-        local: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
-        return local
-
-    @classmethod
-    def _state_of(cls, tensor: torch.Tensor) -> tuple[int, int, int]:
-        local = cls._local(tensor)
+    def _state_of(tensor: torch.Tensor) -> tuple[int, int, int]:
+        local = torch_internals.local_of(tensor)
         # A write through a DTensor moves its own version alone.
-        version = 0 if tensor.is_inference() else tensor._version + local._version
-        return version, local.data_ptr(), local.untyped_storage()._cdata
+        return (
+            torch_internals.version(tensor) + torch_internals.version(local),
+            local.data_ptr(),
+            torch_internals.memory_of(local),
+        )
 
     def is_still(self, tensor: torch.Tensor) -> bool:
         return self._state_of(tensor) == self._state
@@ -254,7 +251,7 @@ class Storage(Shardable):
 
 
 # While code is traced, no tensor has the memory or version that it will have.
-_see_when_run = _disable_dynamo(Storage._see)
+_see_when_run = torch_internals.uncompiled(Storage._see)
 
 
 class DenseStorage(Storage):

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional as F
 
-from blockshock.machine import Group
+from blockshock.machine import Group, torch_internals
 from blockshock.stages import stage
 
 
@@ -56,7 +55,7 @@ class ParallelLinear(nn.Module):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("reduce"):
             if not torch.is_grad_enabled():
-                return _waited(self.linear(x_BK))
+                return torch_internals.arrived(self.linear(x_BK))
             y_BN: torch.Tensor = _WaitForward.apply(self.linear(_WaitBackward.apply(x_BK)))
             return y_BN
 
@@ -74,14 +73,10 @@ def _mesh(device_type: str, group: Group) -> DeviceMesh:
     return DeviceMesh.from_group(group, device_type)
 
 
-def _waited(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.wait() if isinstance(tensor, AsyncCollectiveTensor) else tensor
-
-
 class _WaitForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: torch.Tensor) -> torch.Tensor:
-        return _waited(y)
+        return torch_internals.arrived(y)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
@@ -96,4 +91,4 @@ class _WaitBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         with stage("reduce"):
-            return _waited(grad)
+            return torch_internals.arrived(grad)
