@@ -5,25 +5,44 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from blockshock.moved import know_old_names
+
 if TYPE_CHECKING:
-    from blockshock.checkpoint import load_optimizer_state as load_optimizer_state
-    from blockshock.checkpoint import optimizer_state as optimizer_state
-    from blockshock.clipping import clip_grad_norm_ as clip_grad_norm_
-    from blockshock.linear import BlockShockLinear as BlockShockLinear
-    from blockshock.mask_state import saved_mask as saved_mask
-    from blockshock.parallel_style import BlockShockParallel as BlockShockParallel
-    from blockshock.steps import elementwise as elementwise
+    from blockshock.kernels import KERNELS as KERNELS
+    from blockshock.matrices.masks import TiledMask as TiledMask
+    from blockshock.matrices.named_masks import MASKS as MASKS
+    from blockshock.matrices.saved_mask import saved_mask as saved_mask
+    from blockshock.matrices.workloads import WORKLOADS as WORKLOADS
+    from blockshock.matrices.workloads import Workload as Workload
+    from blockshock.methods import METHODS as METHODS
+    from blockshock.methods import Method as Method
+    from blockshock.nn.checkpoint import load_optimizer_state as load_optimizer_state
+    from blockshock.nn.checkpoint import optimizer_state as optimizer_state
+    from blockshock.nn.linear import BlockShockLinear as BlockShockLinear
+    from blockshock.nn.parallel_style import BlockShockParallel as BlockShockParallel
+    from blockshock.phases.hypotheses import HYPOTHESES as HYPOTHESES
+    from blockshock.training.clipping import clip_grad_norm_ as clip_grad_norm_
+    from blockshock.training.steps import elementwise as elementwise
 
 _PUBLIC = {
-    "BlockShockLinear": "blockshock.linear",
-    "BlockShockParallel": "blockshock.parallel_style",
-    "clip_grad_norm_": "blockshock.clipping",
-    "elementwise": "blockshock.steps",
-    "load_optimizer_state": "blockshock.checkpoint",
-    "optimizer_state": "blockshock.checkpoint",
-    "saved_mask": "blockshock.mask_state",
+    "HYPOTHESES": "blockshock.phases.hypotheses",
+    "KERNELS": "blockshock.kernels",
+    "MASKS": "blockshock.matrices.named_masks",
+    "METHODS": "blockshock.methods",
+    "WORKLOADS": "blockshock.matrices.workloads",
+    "BlockShockLinear": "blockshock.nn.linear",
+    "BlockShockParallel": "blockshock.nn.parallel_style",
+    "Method": "blockshock.methods",
+    "TiledMask": "blockshock.matrices.masks",
+    "Workload": "blockshock.matrices.workloads",
+    "clip_grad_norm_": "blockshock.training.clipping",
+    "elementwise": "blockshock.training.steps",
+    "load_optimizer_state": "blockshock.nn.checkpoint",
+    "optimizer_state": "blockshock.nn.checkpoint",
+    "saved_mask": "blockshock.matrices.saved_mask",
 }
 __all__ = list(_PUBLIC)
+know_old_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blockshock import doctor
-from blockshock.report import journal
+from blockshock.saved import journal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -105,6 +106,7 @@ def examine(look: Look) -> tuple[str, int]:
     look(f"kernels on {device}", RANKS[device][1], check_kernels, device, gpus, look)
     for where, (name, remedy) in RANKS.items():
         look(name, remedy, check_ranks, where, gpus)
+    look("torch's private parts", "", check_internals, device, look)
     return device, 1 if gpus == 1 else 2
 
 
@@ -159,14 +161,14 @@ def check_folder(name: str, folder: Path) -> Finding:
 
 
 def check_cache(name: str) -> Finding:
-    from blockshock.kernels.algorithm_cache import cache_folder
+    from blockshock.kernels import cache_folder
 
     return check_folder(name, cache_folder())
 
 
 @cache
 def facts() -> dict[str, Any]:
-    return dict(importlib.import_module("blockshock.environment").describe())
+    return dict(importlib.import_module("blockshock.machine.environment").describe())
 
 
 def check_fact(name: str, key: str, absent: str, remedy: str = "") -> Finding:
@@ -191,10 +193,10 @@ def check_gpus(name: str, gpus: int) -> Finding:
 def check_kernels(name: str, device: str, gpus: int, look: Look) -> Finding:
     """Look at each kernel, on a rank that is started anew after a crash; one that is sparse has to be right."""
     from blockshock.kernels import KERNELS
-    from blockshock.ranks import Ranks
+    from blockshock.ranks import spawn
 
     right = []
-    with Ranks.spawn(1, device, RANK_SECONDS) as ranks:
+    with spawn(1, device, RANK_SECONDS) as ranks:
 
         def check_kernel(*call: str) -> Finding:
             return ranks.run(multiply, *call)[0]
@@ -214,10 +216,9 @@ def multiply(name: str, kernel: str, device: str) -> Finding:
     """Multiply by both halves of a small W and compare the sum with float64; a rank calls it."""
     import torch
 
-    from blockshock.accuracy import Accuracy, compare
     from blockshock.kernels import Half, build_kernel
-    from blockshock.patterns import pattern_mask
-    from blockshock.weights import GeneratedWeights
+    from blockshock.matrices import GeneratedWeights, pattern_mask
+    from blockshock.measure import Accuracy, compare
 
     source, mask = GeneratedWeights(256, 256, torch.bfloat16, device), pattern_mask("1100", 256, 256, device)
     x_BK, chosen = source.rows(0, 16), build_kernel(kernel)
@@ -233,18 +234,54 @@ def multiply(name: str, kernel: str, device: str) -> Finding:
 
 
 def check_ranks(name: str, device: str, gpus: int) -> Finding:
-    from blockshock.ranks import Ranks
+    from blockshock.ranks import spawn
 
     if device == "cuda" and not gpus:
         return Finding(name, "n.a.", "needs a GPU")
     size = 1 if device == "cuda" and gpus == 1 else 2
-    with Ranks.spawn(size, device, RANK_SECONDS) as ranks:
+    with spawn(size, device, RANK_SECONDS) as ranks:
         sums = ranks.run(sum_of_numbers, device)
     if sums != [size * (size + 1) // 2] * size:
         raise ArithmeticError(f"an all-reduce of {' and '.join(map(str, range(1, size + 1)))} gives {sums}")
     if size == 1:
         return Finding(name, "ok", "1 rank; what spreads over GPUs, as tensor parallelism does, takes 2")
     return Finding(name, "ok", "2 ranks, all-reduce right")
+
+
+def check_internals(name: str, device: str, look: Look) -> Finding:
+    """Try each, those of a GPU on a rank, for they may crash; one that is not what it was has a line of its own."""
+    from blockshock.machine import INTERNALS
+    from blockshock.ranks import spawn
+
+    tried, broken = 0, 0
+    with spawn(1, device, RANK_SECONDS) if device == "cuda" else nullcontext() as ranks:
+        for part, internal in INTERNALS.items():
+            try:
+                lacks = ranks.run(try_internal, part, device)[0] if ranks else try_internal(part, device)
+                tried += not lacks
+            except Exception as error:
+                broken += 1
+                look(part, f"take another torch: {internal.without}", raise_again, error)
+    if broken:
+        return Finding(name, "broken", f"{broken} of {len(INTERNALS)} are not what they were", "see the line of each")
+    return Finding(name, "ok", f"{tried} of {len(INTERNALS)} tried, all do what they did")
+
+
+def try_internal(part: str, device: str) -> str | None:
+    """Try one of torch's private parts; a rank calls it. Why it cannot be tried here, or None."""
+    from blockshock.machine import INTERNALS
+
+    internal = INTERNALS[part]
+    if internal.device == "cuda" and device != "cuda":
+        return "needs a GPU"
+    lacks = internal.lacks()
+    if not lacks:
+        internal.attempt()
+    return lacks
+
+
+def raise_again(name: str, error: Exception) -> Finding:
+    raise error
 
 
 def sum_of_numbers(device: str) -> int:

@@ -14,11 +14,11 @@ from typing import Any
 
 from blockshock.errors import InputError, UnknownName
 from blockshock.report.answer import answer
-from blockshock.report.judged import best_dense
 from blockshock.report.remarks import remarks
-from blockshock.report.results import Run, read_run
-from blockshock.report.sections import section_of
 from blockshock.report.tables import spread
+from blockshock.saved.judged import best_dense
+from blockshock.saved.results import Run, read_run
+from blockshock.saved.sections import section_of
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- numbers: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -8,7 +8,7 @@ from fuzzing import pytest_pyfunc_call
 from reliability import Ledger, injected
 
 from blockshock.plugin.settings import Settings
-from blockshock.ranks import Ranks
+from blockshock.ranks import Ranks, spawn
 
 __all__ = ["injected", "pytest_pyfunc_call"]
 
@@ -49,12 +49,12 @@ def cpu_ranks(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Ra
     if (settings.device, settings.ranks) == ("cpu", 2):
         yield request.getfixturevalue("ranks")
     else:
-        with Ranks.spawn(2) as group:
+        with spawn(2) as group:
             yield group
 
 
 @pytest.fixture(scope="session", params=[1, 4])
 def other_ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
     """Groups on CPUs of other sizes."""
-    with Ranks.spawn(request.param) as group:
+    with spawn(request.param) as group:
         yield group

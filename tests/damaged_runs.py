@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rows import checked, samples_of, stepped, timed, verdict
 from strategies import SPECIAL, names, numbers
 
-from blockshock.report import schema
-from blockshock.report.results import read_run
-from blockshock.report.sections import section_of
+from blockshock.saved import schema
+from blockshock.saved.results import read_run
+from blockshock.saved.sections import section_of
 
 OFFICIAL = Path(__file__).parent.parent / "benchmark_results" / "official" / "0006_2xH200-full"
 scalars = st.one_of(st.none(), st.booleans(), numbers, names)

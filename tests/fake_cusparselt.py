@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from blockshock.compressed import Compressed24, expand
 from blockshock.kernels import Kernel, cusparselt
+from blockshock.matrices.compressed import Compressed24, expand
 
 
 def raw(matrix: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from blockshock import environment
+from blockshock.machine import environment
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from blockshock import environment
+from blockshock.machine import environment
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reliability"
 FAULT, FUZZED = "reliability: fault", "reliability: fuzzed"

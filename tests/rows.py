@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from blockshock.report.results import Run
-from blockshock.report.settle import settled
+from blockshock.report.run_tables import run_tables
+from blockshock.report.tables import Table
+from blockshock.saved.results import Run
+from blockshock.saved.settle import settled
 
 Info = dict[str, Any]
 
@@ -73,6 +75,11 @@ def limited(products: float, **more: object) -> Info:
 def run_of(infos: list[Info], **machine: object) -> Run:
     """A run of these results, as it is after it was read."""
     return Run(Path("run.json"), "", machine, settled([_record(*numbered) for numbered in enumerate(infos)]), {})
+
+
+def tables(infos: list[Info], **machine: object) -> dict[str, Table]:
+    """The tables of such a run, by their titles up to a colon."""
+    return {table.title.partition(":")[0]: table for table in run_tables(run_of(infos, **machine))}
 
 
 def saved(infos: list[Info], **machine: object) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import torch
 
-from blockshock import environment, timing
-from blockshock.pairs import LONG_CALL, Ratio, ratio_of_blocks
+from blockshock.machine import environment
+from blockshock.measure import timing
 from blockshock.phases.builds import PairBlocks, Prepare, in_blocks, protocol_of_ranks
 from blockshock.phases.case import Built, Case
 from blockshock.phases.forward import forward_pass
 from blockshock.phases.train import Step
 from blockshock.ranks import Ranks
+from blockshock.saved.pairs import LONG_CALL, Ratio, ratio_of_blocks
 
 FOLDER = Path(__file__).parent.parent / "docs" / "soundness"
 TIMED = ("cuda_graph", 100, 10, True)

@@ -23,7 +23,7 @@ from blockshock import doctor
 from blockshock.__main__ import main
 from blockshock.doctor import Finding, State
 from blockshock.kernels import KERNELS, Kernel
-from blockshock.ranks import Ranks
+from blockshock.ranks import spawn
 from blockshock.registry import Registry
 
 ON_ONE_GPU = "1 CUDA rank (NCCL), both halves on one GPU against the dense layer there"
@@ -212,7 +212,7 @@ def test_faulty_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("gathered", "wrong", "raising", "reference", "dying"):
         names.register(name)(Kernel)
     monkeypatch.setattr(blockshock.kernels, "KERNELS", names)
-    monkeypatch.setattr(Ranks, "spawn", partial(Ranks.spawn, preload=[("faulty_kernels", tmp_path / "faulty.py")]))
+    monkeypatch.setattr("blockshock.ranks.spawn", partial(spawn, preload=[("faulty_kernels", tmp_path / "faulty.py")]))
 
     findings: list[Finding] = []
     look = partial(doctor.look_into, findings, lambda name: None)
@@ -249,6 +249,8 @@ class FakeRanks:
     def run(self, function: Callable[..., Any], *args: str) -> list[Any]:
         if function is doctor.sum_of_numbers:
             return [{1: 1, 2: 3}[self.size]] * self.size if self.sums is None else list(self.sums)
+        if function is doctor.try_internal:
+            return [None]
         name, kernel, device = args
         state: State = "broken" if kernel in self.broken else "ok"
         return [Finding(name, state, f"on {device}")]
@@ -256,7 +258,7 @@ class FakeRanks:
 
 def test_a_sparse_kernel_has_to_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
     sparse = tuple(name for name in KERNELS.names() if KERNELS.get(name).sparse)
-    monkeypatch.setattr(Ranks, "spawn", FakeRanks(broken=sparse))
+    monkeypatch.setattr("blockshock.ranks.spawn", FakeRanks(broken=sparse))
     findings: list[Finding] = []
     look = partial(doctor.look_into, findings, lambda name: None)
     look("all", "", doctor.check_kernels, "cpu", 0, look)
@@ -265,7 +267,7 @@ def test_a_sparse_kernel_has_to_be_right(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("sums", [(3, 2), (1, 2), (3,)])
 def test_wrong_sum(monkeypatch: pytest.MonkeyPatch, sums: tuple[int, ...]) -> None:
-    monkeypatch.setattr(Ranks, "spawn", FakeRanks(sums=sums))
+    monkeypatch.setattr("blockshock.ranks.spawn", FakeRanks(sums=sums))
     assert look_at(doctor.check_ranks, "cpu", 0) == Finding(
         "it", "broken", f"an all-reduce of 1 and 2 gives {list(sums)}", "mend it"
     )
@@ -287,7 +289,7 @@ def examine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Examine:
         monkeypatch.setattr(doctor, "facts", lambda: FACTS | {"gpus": gpus} | facts)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: usable)
         monkeypatch.setattr("shutil.which", lambda name: name)
-        monkeypatch.setattr(Ranks, "spawn", ranks)
+        monkeypatch.setattr("blockshock.ranks.spawn", ranks)
         findings: list[Finding] = []
         job = doctor.examine(partial(doctor.look_into, findings, lambda name: None))
         names = {finding.name: [one for one in findings if one.name == finding.name] for finding in findings}
@@ -358,7 +360,7 @@ def test_facts_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no such library")
 
     with monkeypatch.context() as patch:
-        patch.setattr("blockshock.environment.describe", fail)
+        patch.setattr("blockshock.machine.environment.describe", fail)
         doctor.facts.cache_clear()
         finding = look_at(doctor.check_fact, "cuda", "")
     assert (finding.state, finding.found, finding.remedy) == ("broken", "no such library", "mend it")

@@ -15,19 +15,20 @@ import blockshock
 pytestmark = pytest.mark.reliability
 HERE = Path(__file__).parent
 NOT_FUZZED = {
-    "blockshock.ranks": "starts processes: faults are injected by tests/test_rank_faults.py and others",
-    "blockshock.environment": "takes no arguments",
+    "blockshock.ranks": "starts processes: faults are injected by tests/ranks/test_rank_faults.py and others",
+    "blockshock.machine.environment": "takes no arguments",
     "blockshock.doctor": "looks at this machine: each check is broken in turn by tests/test_doctor.py",
-    "blockshock.kernels.cusparselt": "needs a GPU: tests/test_gpu_kernels.py; over a fake, tests/test_layouts.py",
-    "blockshock.kernels.cusparselt_search": "needs a GPU: tests/test_gpu_cusparselt.py, tests/test_cusparselt.py",
+    "blockshock.kernels.cusparselt": "needs a GPU: tests/kernels/test_gpu_kernels.py; over a fake, test_layouts.py",
+    "blockshock.kernels.cusparselt_search": "needs a GPU: tests/kernels/test_gpu_cusparselt.py, test_cusparselt.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",
-    "blockshock.meeting": "ranks wait for each other: tests/test_meeting.py",
-    "blockshock.replaceable": "each kind that is refused: tests/test_replaced_linears.py",
-    "blockshock.scaling": "takes no arguments: tests/test_scaling.py",
-    "blockshock.sharded": "over several ranks: tests/test_wrappers.py and tests/test_checkpointing.py",
-    "blockshock.wrappers": "takes no arguments: tests/test_wrappers.py",
-    "blockshock.dtensor_linear": "the rival, torch's own: tests/test_methods.py",
-    "blockshock.methods.dtensor": "the rival, torch's own: tests/test_methods.py",
+    "blockshock.machine.meeting": "ranks wait for each other: tests/machine/test_meeting.py",
+    "blockshock.machine.torch_internals": "each is tried by tests/machine/test_torch_internals.py",
+    "blockshock.machine.tried_internals": "all of it by tests/machine/test_torch_internals.py",
+    "blockshock.nn.replaceable": "each kind that is refused: tests/nn/test_replaced_linears.py",
+    "blockshock.training.scaling": "takes no arguments: tests/training/test_scaling.py",
+    "blockshock.training.sharded": "over several ranks: tests/nn/test_wrappers.py and tests/nn/test_checkpointing.py",
+    "blockshock.nn.wrappers": "takes no arguments: tests/nn/test_wrappers.py",
+    "blockshock.methods.dtensor": "the rival, torch's own: tests/methods/test_methods.py",
     "blockshock.phases": "run on ranks, with what the fuzzed options resolve to",
     "blockshock.plugin": "pytest calls them, with what the fuzzed options resolve to",
     "blockshock.report.plots": "drawn of fuzzed runs by write_folder",
@@ -36,46 +37,47 @@ NOT_FUZZED = {
 }
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
-    "autograd.product": "every forward pass of test_fuzz_layers.py goes through it",
-    "clipping.local_gradient": "called by clip_grad_norm_ for every gradient",
-    "collectives.global_ranks": "called by clip_grad_norm_ for every group",
-    "memory.free_bytes": "takes a device alone",
-    "memory.indexed": "takes a device alone",
-    "mask_state.faults_of_state": "called for every state that is loaded",
-    "memory.cache_bytes": "takes a device alone",
-    "memory.peak_bytes": "takes a device alone",
-    "timing.capture": "needs a GPU",
-    "timing.warm_up": "needs a GPU",
-    "timing.check_durations": "called by slowest() for every series",
-    "turns.turn": "holds files that processes wait for: tests/test_turns.py",
-    "storages.DenseStorage": "made by the methods of test_fuzz_layers.py",
+    "methods.product.product": "every forward pass of test_fuzz_layers.py goes through it",
+    "training.clipping.local_gradient": "called by clip_grad_norm_ for every gradient",
+    "machine.collectives.global_ranks": "called by clip_grad_norm_ for every group",
+    "machine.memory.free_bytes": "takes a device alone",
+    "machine.memory.indexed": "takes a device alone",
+    "matrices.saved_mask.faults_of_state": "called for every state that is loaded",
+    "machine.memory.cache_bytes": "takes a device alone",
+    "machine.memory.peak_bytes": "takes a device alone",
+    "measure.timing.capture": "needs a GPU",
+    "measure.timing.warm_up": "needs a GPU",
+    "measure.timing.check_durations": "called by slowest() for every series",
+    "machine.turns.turn": "holds files that processes wait for: tests/machine/test_turns.py",
+    "training.storages.DenseStorage": "made by the methods of test_fuzz_layers.py",
     "kernels.algorithm_cache.cache_folder": "takes no arguments",
-    "blocks.check_slice": "the check behind every rows() and columns()",
+    "matrices.blocks_of_rows.check_slice": "the check behind every rows() and columns()",
+    "moved.know_old_names": "takes no arguments",
     "registry.check_range": "the check behind every number in a spec",
-    "hypotheses.claims": "made by cases.hypotheses",
-    "masks.Complement": "made by complement()",
-    "masks.Transposed": "made by transposed()",
-    "row_patterns.Every": "a part of RowPatterns",
+    "phases.hypotheses.claims": "made by cases.hypotheses",
+    "matrices.masks.Complement": "made by complement()",
+    "matrices.masks.Transposed": "made by transposed()",
+    "matrices.repeating_rows.Every": "a part of RowPatterns",
     "report.tables.footnotes": "called for every table that is shown",
-    "arguments.check_options": "called by every BlockShockLinear that is fuzzed",
-    "arguments.check_x": "called by every forward pass of one",
-    "autograd.check_once": "called by every backward pass of a layer",
+    "nn.arguments.check_options": "called by every BlockShockLinear that is fuzzed",
+    "nn.arguments.check_x": "called by every forward pass of one",
+    "methods.product.check_once": "called by every backward pass of a layer",
     "stages.Recorder": "made by recording()",
-    "storages.Storage": "the base of the storages that are fuzzed",
-    "report.command.report": "all that it calls is fuzzed; itself by tests/test_report.py",
+    "training.storages.Storage": "the base of the storages that are fuzzed",
+    "report.command.report": "all that it calls is fuzzed; itself by tests/report/test_report.py",
     "report.comparison.same_bits": "called for every row that was checked",
-    "report.journal.next_journal": "called by every session",
-    "report.journal.next_run": "called by recover()",
-    "report.journal.write_whole": "called by recover()",
+    "saved.journal.next_journal": "called by every session",
+    "saved.journal.next_run": "called by recover()",
+    "saved.journal.write_whole": "called by recover()",
     "report.limits.losses": "called for every row with limits",
     "report.page.inline": "called for every plot of write_folder",
-    "report.settle.bare": "called by settled() for every row",
-    "report.settle.is_timed": "called by settled() for every row",
+    "saved.settle.bare": "called by settled() for every row",
+    "saved.settle.is_timed": "called by settled() for every row",
     "report.run_tables.short_name": "called for every row that was profiled",
     "report.show.print_comparison": "print_tables on comparison, both fuzzed",
-    "steps.follow": "called by every storage",
-    "steps.replace": "called by every BlockShockLinear",
-    "steps.part_of": "called by check_elementwise() for every parameter",
+    "training.steps.follow": "called by every storage",
+    "training.steps.replace": "called by every BlockShockLinear",
+    "training.steps.part_of": "called by check_elementwise() for every parameter",
 }
 
 
@@ -109,14 +111,15 @@ def is_plain(name: str) -> bool:
     module, _, last = name.rpartition(".")
     value = getattr(importlib.import_module(f"blockshock.{module}"), last)
     if not inspect.isclass(value):
-        return last.endswith(("_mask", "_target", "_loss")) and module in ("patterns", "workloads")
+        return last.endswith(("_mask", "_target", "_loss")) and module in ("matrices.named_masks", "matrices.workloads")
     own = [key for key, held in vars(value).items() if inspect.isfunction(held) and not key.startswith("_")]
-    registered = module in ("workloads", "optimizers", "half_storages") or module.startswith(("kernels.", "methods."))
+    registries = ("matrices.workloads", "training.optimizers", "training.half_storages")
+    registered = module in registries or module.startswith(("kernels.", "methods."))
     return not own or registered or issubclass(value, Exception) or getattr(value, "_is_protocol", False)
 
 
 def test_every_public_function_is_fuzzed_or_excused() -> None:
-    called = set().union(*map(names_in, HERE.glob("test_fuzz_*.py")))
+    called = set().union(*map(names_in, HERE.rglob("test_fuzz_*.py")))
     excused = tuple(name.removeprefix("blockshock.") + "." for name in NOT_FUZZED)
     missing = [
         name

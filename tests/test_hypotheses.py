@@ -4,13 +4,13 @@ from itertools import chain
 
 import pytest
 
-from blockshock.hypotheses import Claim
+from blockshock.measure.timing import slowest
 from blockshock.phases import compare
+from blockshock.phases.hypotheses import Claim
 from blockshock.plugin import Row, timed_alone
 from blockshock.plugin.records import describe_verdict
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings
-from blockshock.timing import slowest
 
 
 def _slowest(per_rank: list[list[list[float]]]) -> list[list[float]]:

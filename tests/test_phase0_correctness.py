@@ -2,12 +2,12 @@
 
 import pytest
 
-from blockshock.accuracy import Accuracy, ErrorSums
+from blockshock.measure.accuracy import Accuracy, ErrorSums
+from blockshock.measure.timing import slowest
 from blockshock.phases import correctness
 from blockshock.phases.case import Case
 from blockshock.plugin import Row
 from blockshock.plugin.records import describe_accuracy
-from blockshock.timing import slowest
 
 
 @pytest.mark.correctness

@@ -2,13 +2,13 @@
 
 import pytest
 
-from blockshock.accuracy import Accuracy, ErrorSums
+from blockshock.measure.accuracy import Accuracy, ErrorSums
+from blockshock.measure.timing import slowest
 from blockshock.phases import backward
 from blockshock.phases.case import Case
 from blockshock.plugin import Row, timed_alone
 from blockshock.plugin.records import describe_gradient, describe_timing
 from blockshock.plugin.settings import Settings
-from blockshock.timing import slowest
 
 
 @pytest.mark.correctness

@@ -2,12 +2,12 @@
 
 import pytest
 
+from blockshock.measure.timing import slowest
 from blockshock.phases import train, trajectory
 from blockshock.phases.case import Case
 from blockshock.plugin import Row, timed_alone
 from blockshock.plugin.records import describe_training, describe_trajectory
 from blockshock.plugin.settings import Settings
-from blockshock.timing import slowest
 
 
 @pytest.mark.correctness

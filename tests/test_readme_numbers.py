@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockshock.errors import InputError, UnknownName
-from blockshock.report.results import NotARun
+from blockshock.saved.results import NotARun
 
 ROOT = Path(__file__).parent.parent
 RUN = "0006_2xH200-full"

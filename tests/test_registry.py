@@ -14,11 +14,11 @@ import torch
 from blockshock import registry
 from blockshock.errors import InputError, UnknownName
 from blockshock.kernels.base import KERNELS
+from blockshock.matrices.named_masks import MASKS, build_mask
+from blockshock.matrices.weights import GeneratedWeights
+from blockshock.matrices.workloads import LOSSES, TARGETS, WORKLOADS, build_workload
 from blockshock.methods.base import METHODS
-from blockshock.patterns import MASKS, build_mask
 from blockshock.registry import Registry, extensions, parse_spec
-from blockshock.weights import GeneratedWeights
-from blockshock.workloads import LOSSES, TARGETS, WORKLOADS, build_workload
 
 pytestmark = pytest.mark.masks
 
@@ -142,8 +142,8 @@ def test_entries_from_outside_are_remembered_with_their_file(tmp_path: Path, mon
     file.write_text(
         textwrap.dedent("""
             import torch
-            from blockshock.patterns import MASKS, pattern_mask
-            from blockshock.workloads import WORKLOADS, Workload
+            from blockshock.matrices.named_masks import MASKS, pattern_mask
+            from blockshock.matrices.workloads import WORKLOADS, Workload
 
             @MASKS.register("outer")
             def outer(source, flip=False):
@@ -170,7 +170,7 @@ def test_every_module_of_a_package_is_loaded(tmp_path: Path, monkeypatch: pytest
     package.mkdir()
     for name in ("__init__", "b", "a"):
         code = "" if name == "__init__" else f"TARGETS.register('outside_{name}')(lambda y_BN, stream: y_BN)"
-        (package / f"{name}.py").write_text(f"from blockshock.workloads import TARGETS\n{code}\n")
+        (package / f"{name}.py").write_text(f"from blockshock.matrices.workloads import TARGETS\n{code}\n")
     monkeypatch.syspath_prepend(tmp_path)
     TARGETS.load_package("outside_package")
     assert TARGETS.names()[-2:] == ("outside_a", "outside_b")
@@ -180,7 +180,9 @@ def test_every_module_of_a_package_is_loaded(tmp_path: Path, monkeypatch: pytest
 def test_files_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
-        code = f"from blockshock.workloads import TARGETS\nTARGETS.register('of_{folder}')(lambda y, stream: y)\n"
+        code = (
+            f"from blockshock.matrices.workloads import TARGETS\nTARGETS.register('of_{folder}')(lambda y, stream: y)\n"
+        )
         (tmp_path / folder / "same_name.py").write_text(code)
         monkeypatch.syspath_prepend(tmp_path / folder)
         monkeypatch.delitem(sys.modules, "same_name", raising=False)

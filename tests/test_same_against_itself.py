@@ -16,7 +16,7 @@ from gpus import needs_a_gpu, needs_two_gpus
 from soundness import Point, most_by_chance
 
 from blockshock.plugin import timed_alone
-from blockshock.ranks import Ranks
+from blockshock.ranks import Ranks, spawn
 
 LONG = [(passes, N, B) for passes in ("forward", "training") for N in (4096, 8192, 16384) for B in (16, 1024)]
 SHORT = [("forward", 4096, 16), ("forward", 8192, 1024), ("training", 4096, 16)]
@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def gpus(request: pytest.FixtureRequest) -> Iterator[Study]:
     name = request.config.getoption("--soundness")
-    with Ranks.spawn(request.param, "cuda") as ranks:
+    with spawn(request.param, "cuda") as ranks:
         found = Study(ranks, bool(name))
         yield found
     if name and found.points:

@@ -25,12 +25,12 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from blockshock import BlockShockLinear
-from blockshock.compressed import Compressed24
 from blockshock.errors import BlockShockError, InputError, MaskError
 from blockshock.kernels import Half, build_kernel
-from blockshock.masks import DenseMask
-from blockshock.patterns import build_mask
-from blockshock.weights import TensorWeights, nudge_zeros
+from blockshock.matrices.compressed import Compressed24
+from blockshock.matrices.masks import DenseMask
+from blockshock.matrices.named_masks import build_mask
+from blockshock.matrices.weights import TensorWeights, nudge_zeros
 
 HALVES = (torch.bfloat16, torch.float16)
 

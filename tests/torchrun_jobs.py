@@ -15,10 +15,10 @@ from pathlib import Path
 from inner_pytest import ROOT, environment, suite
 from processes import descendants
 
-from blockshock.accuracy import Accuracy, ErrorSums
+from blockshock.measure.accuracy import Accuracy, ErrorSums
 from blockshock.phases import correctness
 from blockshock.phases.case import Case
-from blockshock.ranks import Ranks
+from blockshock.ranks import spawn
 
 SMALL = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--kernels=gathered"]
 
@@ -70,7 +70,7 @@ def check_results(saved: Path, size: int) -> None:
     """That a job's phase 0 found, to the bit, what as many spawned ranks find."""
     infos = [bench["extra_info"] for bench in json.loads(saved.read_text())["benchmarks"]]
     assert len(infos) == 7
-    with Ranks.spawn(size) as ranks:
+    with spawn(size) as ranks:
         for info in infos:
             case = Case(**{name: info[name] for name in Case.__dataclass_fields__})
             per_rank = ranks.run(correctness.run, case)

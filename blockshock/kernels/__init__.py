@@ -4,4 +4,8 @@ from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, build_kernel
 
 KERNELS.load_package(__name__)
 
-__all__ = ["KERNELS", "Half", "Kernel", "Packed", "build_kernel"]
+# After all are registered in the order of their files: test ids keep to that order.
+from blockshock.kernels.algorithm_cache import cache_folder  # noqa: E402
+from blockshock.kernels.dense import PackedDense  # noqa: E402
+
+__all__ = ["KERNELS", "Half", "Kernel", "Packed", "PackedDense", "build_kernel", "cache_folder"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from blockshock import timing
-from blockshock.blocks import generator
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.base import KERNELS, Agree, Half, Kernel, build_kernel
-from blockshock.masks import Mask
+from blockshock.matrices import Mask, generator
+from blockshock.measure import timing
 
 _fastest: dict[tuple[object, ...], str] = {}
 

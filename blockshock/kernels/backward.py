@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 from blockshock.errors import MaskError
-from blockshock.kept import Kept
 from blockshock.kernels.base import Backward, Half, Kernel, Packed
 from blockshock.kernels.dense import PackedDense
 from blockshock.kernels.transpose import TileOrder
-from blockshock.masks import Mask, check_transposable
+from blockshock.matrices import Kept, Mask, check_transposable
 
 
 def backward_of(kernel: Kernel, half: Half) -> Backward:

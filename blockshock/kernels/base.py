@@ -13,14 +13,11 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from blockshock.blocks import row_blocks
-from blockshock.compressed import kept_columns, pick
 from blockshock.errors import InputError, KernelUnavailable, StalePacking
-from blockshock.masks import Mask
-from blockshock.memory import held_bytes
+from blockshock.machine import held_bytes
+from blockshock.matrices import Mask, TransposedWeights, WeightSource, kept_columns, pick, row_blocks
+from blockshock.measure import Operand
 from blockshock.registry import Registry
-from blockshock.roofline import Operand
-from blockshock.weights import TransposedWeights, WeightSource
 
 Agree = Callable[[list[float]], list[float]]
 """Turns this rank's measured seconds into those that all ranks decide by."""

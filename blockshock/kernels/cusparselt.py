@@ -17,8 +17,8 @@ from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
-from blockshock.masks import Mask
-from blockshock.memory import indexed
+from blockshock.machine import indexed, torch_internals
+from blockshock.matrices import Mask
 from blockshock.stages import stage
 
 TOKENS_MULTIPLE = 8
@@ -38,7 +38,7 @@ class PackedCusparselt(Packed):
         super().__init__()
         self.N, self.K, self._search = half.N, half.K, search
         _claim_thread(half.device)
-        self.register_buffer("packed", torch._cslt_compress(half.dense()), persistent=False)
+        self.register_buffer("packed", torch_internals.compress(half.dense()), persistent=False)
         self.hold_bias(bias)
         self._chosen: dict[int, Setting] = {}
 
@@ -91,7 +91,7 @@ class PackedCusparselt(Packed):
         # Copied, not kept in place of the old packing: a captured graph goes on reading where that lies.
         self.writes += 1
         _claim_thread(w_NK.device)
-        self.packed.copy_(torch._cslt_compress(dense_rows(w_NK)))
+        self.packed.copy_(torch_internals.compress(dense_rows(w_NK)))
         if self.backward is not None:
             self.backward.recompress(w_NK)
 

@@ -18,10 +18,9 @@ from typing import Any
 
 import torch
 
-from blockshock.blocks import generator, row_blocks
 from blockshock.kernels.base import Half
-from blockshock.patterns import random_mask
-from blockshock.weights import GeneratedWeights
+from blockshock.machine import torch_internals
+from blockshock.matrices import GeneratedWeights, generator, random_mask, row_blocks
 
 Setting = tuple[int, int, int]
 """Algorithm, split-k and split-k mode."""
@@ -152,9 +151,8 @@ def _search(request: Request) -> Found:
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
     trial = Trial(request.N, request.K, request.tokens, getattr(torch, request.dtype), request.bias, device)
-    packed = torch._cslt_compress(trial.w_NK)
-    mm_search = torch._C._cusparselt.mm_search  # type: ignore[attr-defined]
-    fastest = _setting(mm_search(packed, trial.x_BK.t(), trial.bias, None, None, True)[:3])
+    packed = torch_internals.compress(trial.w_NK)
+    fastest = _setting(torch_internals.search(packed, trial.x_BK.t(), trial.bias))
 
     def multiply(x_BK: torch.Tensor, setting: Setting) -> torch.Tensor:
         return multiplied(packed, x_BK, trial.bias, setting)
@@ -164,10 +162,7 @@ def _search(request: Request) -> Found:
 
 def multiplied(packed: torch.Tensor, x_BK: torch.Tensor, bias: torch.Tensor | None, setting: Setting) -> torch.Tensor:
     """cuSPARSELt's product (B, N) of a packed (N, K) and of rows that lie densely, B a multiple of eight."""
-    algorithm, split_k, mode = setting
-    return torch._cslt_sparse_mm(
-        packed, x_BK.t(), bias=bias, transpose_result=True, alg_id=algorithm, split_k=split_k, split_k_mode=mode
-    )
+    return torch_internals.sparse_mm(packed, x_BK.t(), bias, setting)
 
 
 def checked(

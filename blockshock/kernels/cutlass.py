@@ -8,7 +8,8 @@ from torch.sparse import SparseSemiStructuredTensorCUTLASS
 from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
 from blockshock.kernels.layout import dense_rows
-from blockshock.masks import Mask
+from blockshock.machine import torch_internals
+from blockshock.matrices import Mask
 from blockshock.stages import stage
 
 
@@ -32,10 +33,7 @@ class PackedCutlass(Packed):
             return x_BK.new_empty(0, len(self.packed))
         x_BK = dense_rows(x_BK, multiple=8)
         with stage(self.product_stage):
-            if self.bias is None:
-                y_NB = torch._sparse_semi_structured_mm(self.packed, self.meta, x_BK.t())
-            else:
-                y_NB = torch._sparse_semi_structured_addmm(self.bias, self.packed, self.meta, x_BK.t())
+            y_NB = torch_internals.cutlass_mm(self.packed, self.meta, x_BK.t(), self.bias)
         return y_NB.t()[:tokens]
 
     @property

@@ -9,10 +9,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.blocks import row_blocks
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
-from blockshock.masks import Mask
-from blockshock.row_patterns import MOST_PATTERNS, RowPatterns
+from blockshock.matrices import MOST_PATTERNS, Mask, RowPatterns, row_blocks
 from blockshock.stages import copied, stage
 
 

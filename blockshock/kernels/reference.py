@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.blocks import row_blocks
-from blockshock.compressed import Compressed24, gather_kept
 from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
+from blockshock.matrices import Compressed24, gather_kept, row_blocks
 from blockshock.stages import stage
 
 

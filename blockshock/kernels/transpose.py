@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from blockshock.blocks import row_blocks
 from blockshock.kernels.layout import dense_rows, is_dense
-from blockshock.masks import Mask
-from blockshock.patterns import transposable_tiles
+from blockshock.machine import torch_internals
+from blockshock.matrices import Mask, row_blocks, transposable_tiles
 
 _BITS = torch.tensor([1 << bit for bit in range(16)])
 _TILES = 32
@@ -161,7 +160,7 @@ def _compiled(device: torch.device, casts: bool, target: str, writes_rows: bool,
     source_type = "float" if casts else "unsigned short"
     flags = {"CASTS": int(casts), "WRITES_ROWS": int(writes_rows), "REPEATS": int(repeats), "TARGET": f'"{target}"'}
     header = "".join(f"#define {name} {value}\n" for name, value in flags.items())
-    return torch.cuda._compile_kernel(f"{header}typedef {source_type} source_t;\n{_CUDA}", "transpose_values")
+    return torch_internals.compile_cuda(f"{header}typedef {source_type} source_t;\n{_CUDA}", "transpose_values")
 
 
 def _launch(order: TileOrder, values_NJ: torch.Tensor, out_KM: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:

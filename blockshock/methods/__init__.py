@@ -2,7 +2,10 @@
 
 from blockshock.methods.base import METHODS, Layer, Method, method_of
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.product import check_once
 
 METHODS.load_package(__name__)
 
-__all__ = ["METHODS", "Layer", "Method", "Shape", "WeightEstimate", "method_of"]
+from blockshock.methods.superposition import BlockShock  # noqa: E402 - after all are registered in order
+
+__all__ = ["METHODS", "BlockShock", "Layer", "Method", "Shape", "WeightEstimate", "check_once", "method_of"]

@@ -11,22 +11,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from blockshock.autograd import Weight
-from blockshock.borrowed import Borrowed
-from blockshock.collectives import Group
 from blockshock.errors import InputError
-from blockshock.kernels import Packed
-from blockshock.kernels.dense import PackedDense
-from blockshock.masks import Mask
-from blockshock.meeting import meet, next_name
-from blockshock.memory import held_bytes, indexed
+from blockshock.kernels import Packed, PackedDense
+from blockshock.machine import Borrowed, Group, held_bytes, indexed, meet, next_name
+from blockshock.matrices import Mask, WeightSource
+from blockshock.measure import Operand, Work, product
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.product import Weight
 from blockshock.registry import Registry
-from blockshock.roofline import Operand, Work, product
 from blockshock.stages import copied, stage
-from blockshock.steps import mark_split
-from blockshock.storages import DenseStorage, Storage, Training
-from blockshock.weights import WeightSource
+from blockshock.training import DenseStorage, Storage, Training, mark_split
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from blockshock.autograd import product
-from blockshock.collectives import Entry, Group
+from blockshock.machine import Entry, Group
 from blockshock.methods.base import METHODS, Layer, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.product import product
 
 
 @METHODS.register("dense_single")

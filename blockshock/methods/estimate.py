@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from blockshock.masks import Mask
-from blockshock.storages import Training
+from blockshock.matrices import Mask
+from blockshock.training import Training
 
 
 @dataclass(frozen=True)

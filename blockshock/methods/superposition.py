@@ -12,16 +12,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from blockshock.autograd import Weight, product
-from blockshock.collectives import ColumnShard, Entry, Group, Replicated, shard, slowest_of_ranks, sum_over_ranks
 from blockshock.errors import InputError
-from blockshock.half_storages import storage_of
 from blockshock.kernels import Half, Kernel, Packed, build_kernel
+from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, slowest_of_ranks, sum_over_ranks
+from blockshock.matrices import WeightSource
 from blockshock.methods.base import METHODS, Layer, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
-from blockshock.sharded import gathered, spread_as
-from blockshock.storages import Storage
-from blockshock.weights import WeightSource
+from blockshock.methods.product import Weight, product
+from blockshock.training import Storage, gathered, spread_as, storage_of
 
 
 @METHODS.register("block_shock")

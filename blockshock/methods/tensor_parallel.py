@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from blockshock.autograd import product
-from blockshock.collectives import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
+from blockshock.machine import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
 from blockshock.methods.base import METHODS, Layer, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.product import product
 
 
 class TensorParallel(Method):

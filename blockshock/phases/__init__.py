@@ -1,1 +1,30 @@
-"""The programs that every rank runs: module-level functions of a case, sent through ``Ranks.run``."""
+"""What every rank runs, phase by phase, and the hypotheses that are judged by it."""
+
+from blockshock.phases import ceilings, compare, profile
+from blockshock.phases.builds import BLOCK_SHARE, BLOCKS, BUILDS
+from blockshock.phases.case import DTYPES, Case, obstacle
+from blockshock.phases.drift import DriftResult
+from blockshock.phases.forward import TimingResult
+from blockshock.phases.hypotheses import Claim, claims
+from blockshock.phases.profile import KernelTime
+from blockshock.phases.train import TrainingResult
+from blockshock.phases.trajectory import TrajectoryResult
+
+__all__ = [
+    "BLOCKS",
+    "BLOCK_SHARE",
+    "BUILDS",
+    "DTYPES",
+    "Case",
+    "Claim",
+    "DriftResult",
+    "KernelTime",
+    "TimingResult",
+    "TrainingResult",
+    "TrajectoryResult",
+    "ceilings",
+    "claims",
+    "compare",
+    "obstacle",
+    "profile",
+]

@@ -8,16 +8,14 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from blockshock import memory, timing
-from blockshock.accuracy import ErrorSums, compare
-from blockshock.blocks import generator
+from blockshock.machine import memory
+from blockshock.matrices import LOSSES, TARGETS, TransposedWeights, generator
+from blockshock.measure import ErrorSums, compare, timing
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.correctness import same_bits
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.stage_times import time_stages
-from blockshock.weights import TransposedWeights
-from blockshock.workloads import LOSSES, TARGETS
 
 
 @dataclass

@@ -16,10 +16,10 @@ from typing import Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
-from blockshock import timing
-from blockshock.collectives import aligner, slowest_of_ranks
-from blockshock.pairs import blocks_needed
+from blockshock.machine import aligner, slowest_of_ranks
+from blockshock.measure import timing
 from blockshock.phases.case import Built, Case, build, this_device
+from blockshock.saved.pairs import blocks_needed
 
 BUILDS = {"cuda": 3, "cpu": 2}
 """Of a case that is timed by itself; they share its rounds."""

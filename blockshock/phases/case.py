@@ -7,16 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 
-from blockshock import memory
 from blockshock.errors import BlockShockError
 from blockshock.kernels import build_kernel
-from blockshock.masks import Mask, check_2to4, check_complementary
+from blockshock.machine import memory
+from blockshock.matrices import Mask, WeightSource, build_mask, build_workload, check_2to4, check_complementary
 from blockshock.methods import Layer, Method, Shape, WeightEstimate, method_of
-from blockshock.optimizers import build_recipe
-from blockshock.patterns import build_mask
-from blockshock.storages import Training
-from blockshock.weights import WeightSource
-from blockshock.workloads import build_workload
+from blockshock.training import Training, build_recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

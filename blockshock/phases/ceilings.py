@@ -16,13 +16,11 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from blockshock import memory, timing
-from blockshock.collectives import aligner, all_gather, slowest_of_ranks
 from blockshock.kernels import KERNELS, Half, build_kernel
-from blockshock.patterns import build_mask
+from blockshock.machine import aligner, all_gather, memory, slowest_of_ranks
+from blockshock.matrices import GeneratedWeights, build_mask
+from blockshock.measure import Line, timing
 from blockshock.phases.case import DTYPES, this_device
-from blockshock.roofline import Line
-from blockshock.weights import GeneratedWeights
 
 PRODUCTS = {"cuda": ((4096, 4096), (8192, 4096), (8192, 8192), (16384, 4096)), "cpu": ((256, 256), (512, 512))}
 """N = K, and B, of the products whose rates are taken."""

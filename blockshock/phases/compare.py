@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from blockshock import timing
+from blockshock.measure import Work, timing
 from blockshock.phases.builds import BLOCK_SHARE, PairBlocks, Prepare, in_blocks, protocol_of_ranks
 from blockshock.phases.case import Case, build
 from blockshock.phases.forward import forward_pass
 from blockshock.phases.train import Step, work_of_step
-from blockshock.roofline import Work
 
 FEWEST_ROUNDS = 3
 """Of a median that only picks one of several."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from blockshock import timing
-from blockshock.accuracy import ErrorSums, compare
-from blockshock.compressed import bits
+from blockshock.matrices import bits
+from blockshock.measure import ErrorSums, compare, timing
 from blockshock.phases.case import Built, Case, build
 
 

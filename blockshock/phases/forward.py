@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from blockshock import memory, timing
+from blockshock.machine import memory
+from blockshock.measure import Work, timing
 from blockshock.methods import Method
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.stage_times import time_stages
-from blockshock.roofline import Work
 
 
 @dataclass

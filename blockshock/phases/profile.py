@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity
 
-from blockshock import timing
+from blockshock.measure import timing
 from blockshock.phases.backward import both_passes
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import forward_pass

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from blockshock.measure import Call, Prologue, Protocol, warm_up
 from blockshock.stages import recording
-from blockshock.timing import Call, Prologue, Protocol, warm_up
 
 
 @dataclass

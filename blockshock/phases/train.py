@@ -9,17 +9,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from blockshock import memory, timing
-from blockshock.blocks import generator
-from blockshock.half_storages import HalfStorage, MaskedStorage
+from blockshock.machine import memory
+from blockshock.matrices import generator
+from blockshock.measure import Work, timing
 from blockshock.methods import Method
-from blockshock.optimizers import build_recipe
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.stage_times import StageTimes, time_stages
-from blockshock.roofline import Work
 from blockshock.stages import stage
+from blockshock.training import HalfStorage, MaskedStorage, build_recipe
 
 Found = TypeVar("Found")
 

@@ -19,14 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from blockshock.clipping import clip_grad_norm_
-from blockshock.kept import product
+from blockshock.matrices import GeneratedWeights, build_workload, product
 from blockshock.methods import Method
-from blockshock.optimizers import build_recipe
 from blockshock.phases.case import Case, build, this_device
-from blockshock.storages import Training
-from blockshock.weights import GeneratedWeights
-from blockshock.workloads import build_workload
+from blockshock.training import Training, build_recipe, clip_grad_norm_
 
 BATCHES = 8
 ORDERS = 2

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from blockshock import environment
+from blockshock.machine import environment
+from blockshock.measure import Ceilings
 from blockshock.methods import METHODS
-from blockshock.phases import profile
-from blockshock.phases.case import Case, obstacle
+from blockshock.phases import Case, obstacle, profile
 from blockshock.plugin import devices, journal, options, parameters, saving, sweep, together
 from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.clock import clock
@@ -26,12 +26,9 @@ from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import describe_case, describe_kernel
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings, resolve
-from blockshock.ranks import Ranks
-from blockshock.ranks.member import end_with_parent_thread
-from blockshock.ranks.place import Place
+from blockshock.ranks import Place, Ranks, adopt, end_with_parent_thread, spawn
 from blockshock.registry import extensions
-from blockshock.report.show import print_comparison
-from blockshock.roofline import Ceilings
+from blockshock.report import print_comparison
 
 SETTINGS = pytest.StashKey[Settings]()
 RECORDS = pytest.StashKey[list[dict[str, Any]]]()
@@ -130,9 +127,9 @@ def ranks(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Ranks]:
     """The session's group of ranks; started at the first use, started anew after a failure."""
     device, timeout = settings.device, settings.rank_timeout
     if TOGETHER in pytestconfig.stash:
-        group = Ranks.adopt(pytestconfig.stash[TOGETHER].job, device, timeout)
+        group = adopt(pytestconfig.stash[TOGETHER].job, device, timeout)
     else:
-        group = Ranks.spawn(settings.ranks, device, timeout, preload=extensions())
+        group = spawn(settings.ranks, device, timeout, preload=extensions())
     with group:
         yield group
 

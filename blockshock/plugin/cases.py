@@ -9,16 +9,12 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from blockshock.half_storages import STORAGES
-from blockshock.hypotheses import Claim, claims
 from blockshock.kernels import KERNELS, build_kernel
+from blockshock.matrices import MASKS, WORKLOADS, GeneratedWeights, build_mask, build_workload
 from blockshock.methods import METHODS, method_of
-from blockshock.optimizers import OPTIMIZERS
-from blockshock.patterns import MASKS, build_mask
-from blockshock.phases.case import DTYPES, Case
+from blockshock.phases import DTYPES, Case, Claim, claims
 from blockshock.plugin.settings import Points, Settings
-from blockshock.weights import GeneratedWeights
-from blockshock.workloads import WORKLOADS, build_workload
+from blockshock.training import OPTIMIZERS, STORAGES
 
 COVER_SHAPES = {
     "cpu": ((256, 256), (128, 384), (1536, 384), (384, 1536)),

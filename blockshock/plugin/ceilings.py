@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from blockshock.measure import Ceilings
 from blockshock.phases import ceilings as phase
 from blockshock.ranks import RankLost, Ranks
-from blockshock.roofline import Ceilings
 
 Found = TypeVar("Found")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from blockshock.timing import check_durations
+from blockshock.measure import check_durations
 
 
 class VirtualClock:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from blockshock import environment, turns
+from blockshock.machine import environment, turns
 from blockshock.plugin.settings import Settings
-from blockshock.ranks.place import Place
+from blockshock.ranks import Place
 
 
 class Devices:

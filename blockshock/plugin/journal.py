@@ -13,10 +13,11 @@ import pytest
 import pytest_benchmark
 from pytest_benchmark.utils import get_machine_id, safe_dumps
 
+from blockshock.measure import Ceilings
 from blockshock.plugin import options
 from blockshock.plugin.saving import Saving
 from blockshock.plugin.settings import Settings
-from blockshock.report.journal import (
+from blockshock.saved import (
     FINISHED,
     METRICS,
     SESSION,
@@ -27,7 +28,6 @@ from blockshock.report.journal import (
     unfinished,
     write_whole,
 )
-from blockshock.roofline import Ceilings
 
 
 class Writer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from blockshock import timing
-from blockshock.roofline import STAGES, Ceilings, NoCeiling, Work, demands, known, limit
+from blockshock.measure import Ceilings, NoCeiling, Work, demands, known, limit, timing
+from blockshock.saved import STAGES
 
 
 def describe_limits(

@@ -12,16 +12,13 @@ from typing import Any
 
 import pytest
 
-from blockshock import timing
-from blockshock.half_storages import STORAGES
 from blockshock.kernels import KERNELS
+from blockshock.matrices import MASKS, WORKLOADS
+from blockshock.measure import timing
 from blockshock.methods import METHODS
-from blockshock.optimizers import OPTIMIZERS
-from blockshock.patterns import MASKS
-from blockshock.phases.builds import BLOCK_SHARE, BLOCKS, BUILDS
-from blockshock.phases.case import DTYPES
+from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.plugin import sweep
-from blockshock.workloads import WORKLOADS
+from blockshock.training import OPTIMIZERS, STORAGES
 
 DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}
 DEFAULT_B = {"cpu": "4,16", "cuda": "16,64,256,1024"}

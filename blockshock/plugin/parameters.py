@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from blockshock.hypotheses import Claim
-from blockshock.phases.case import Case
+from blockshock.phases import Case, Claim
 from blockshock.plugin import cases
 from blockshock.plugin.clock import clock
 from blockshock.plugin.records import cover_group, group_name

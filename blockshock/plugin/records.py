@@ -6,18 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from blockshock import timing
-from blockshock.accuracy import Accuracy
-from blockshock.hypotheses import Claim
-from blockshock.pairs import MARGIN, ratio_of_pairs
-from blockshock.phases.case import Case
-from blockshock.phases.drift import DriftResult
-from blockshock.phases.forward import TimingResult
-from blockshock.phases.profile import KernelTime
-from blockshock.phases.train import TrainingResult
-from blockshock.phases.trajectory import TrajectoryResult
+from blockshock.measure import Accuracy, timing
+from blockshock.phases import Case, Claim, DriftResult, KernelTime, TimingResult, TrainingResult, TrajectoryResult
 from blockshock.plugin.settings import Settings
-from blockshock.report.tables import or_inf
+from blockshock.saved import or_inf
+from blockshock.saved.pairs import MARGIN, ratio_of_pairs
 
 Pairs = dict[str, dict[str, Any]]
 """Seconds of each round by pass, then of the ``first`` and the ``second`` of a pair, by block."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from blockshock import timing
-from blockshock.phases import compare
-from blockshock.phases.case import Case, obstacle
+from blockshock.measure import timing
+from blockshock.phases import Case, compare, obstacle
 from blockshock.plugin.settings import Settings
 from blockshock.ranks import Ranks
 

@@ -15,7 +15,7 @@ import pytest
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
-from blockshock.report.journal import next_run, write_whole
+from blockshock.saved import next_run, write_whole
 
 
 class WholeRuns(FileStorage):

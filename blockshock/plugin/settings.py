@@ -12,13 +12,10 @@ import pytest
 import torch
 
 from blockshock.errors import BlockShockError, UnknownName
-from blockshock.half_storages import STORAGES, storage_of
 from blockshock.kernels import KERNELS, build_kernel
-from blockshock.masks import MOST_FEATURES, check_shape
+from blockshock.matrices import MASKS, MOST_FEATURES, WORKLOADS, build_workload, check_shape
 from blockshock.methods import METHODS, method_of
-from blockshock.optimizers import OPTIMIZERS, build_recipe
-from blockshock.patterns import MASKS
-from blockshock.phases.case import DTYPES
+from blockshock.phases import DTYPES
 from blockshock.plugin import options, sweep
 from blockshock.plugin.options import (
     DEFAULT_B,
@@ -30,8 +27,8 @@ from blockshock.plugin.options import (
     TRAINING_B,
     TRAINING_N,
 )
-from blockshock.ranks.place import Place
-from blockshock.workloads import WORKLOADS, build_workload
+from blockshock.ranks import Place
+from blockshock.training import OPTIMIZERS, STORAGES, build_recipe, storage_of
 
 MOST_RANKS = 64
 """One process each: more is a slip of the hand, and brings a machine down."""

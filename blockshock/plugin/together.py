@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 
 from blockshock.plugin.settings import Settings
-from blockshock.ranks import RankLost, answers, join
-from blockshock.ranks.group import START_SECONDS
-from blockshock.ranks.place import Place
+from blockshock.ranks import START_SECONDS, Place, RankLost, answers, join
 from blockshock.ranks.torchrun import Job
 
 LOST_SECONDS = 30.0

@@ -19,8 +19,9 @@ import torch
 import torch.distributed as dist
 
 from blockshock.ranks import answers, join
+from blockshock.ranks.constants import GRACE_SECONDS
 from blockshock.ranks.errors import RankError, RankLost, RankTimeout
-from blockshock.ranks.group import GRACE_SECONDS, P, Ranks, T
+from blockshock.ranks.group import P, Ranks, T
 from blockshock.ranks.torchrun import Job
 
 FREE_SECONDS = 10.0  # for a rank to come back from what it was interrupted in
@@ -28,7 +29,7 @@ INTERRUPT = signal.SIGUSR2
 
 
 class AdoptedRanks(Ranks):
-    """See `Ranks.adopt`."""
+    """See `adopt`."""
 
     def __init__(self, job: Job, device: str, timeout: float) -> None:
         super().__init__(job.place.size, device, timeout)

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from blockshock.ranks.constants import START_SECONDS
 from blockshock.ranks.errors import RankLost
-from blockshock.ranks.group import START_SECONDS
 
 BEAT_SECONDS = 1.0
 QUICK_SECONDS, SLOW_SECONDS = 0.005, 0.25

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
-if TYPE_CHECKING:
-    from blockshock.ranks.torchrun import Job
+from blockshock.ranks.constants import DEVICES, START_SECONDS
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-DEVICES = ("cpu", "cuda")
-START_SECONDS = 120.0  # the least that a start may take: it imports torch, however short the calls are to be
-GRACE_SECONDS = 1.0  # for the other ranks to finish, once one has failed
 
 
 class Ranks(ABC):
@@ -37,43 +31,6 @@ class Ranks(ABC):
         self.size, self.device, self._timeout = size, device, timeout
         self._start_timeout = max(timeout, START_SECONDS)
         self.starts = 0
-
-    @staticmethod
-    def spawn(
-        size: int,
-        device: str = "cpu",
-        timeout: float = 300.0,
-        preload: Iterable[tuple[str, str | os.PathLike[str]]] = (),
-    ) -> Ranks:
-        """Start `size` processes on this machine, and return once all of them are up.
-
-        Each `run` may take `timeout` seconds; a start may take as long, and at least 120 seconds. `preload` names
-        modules, as (module name, file path), that a rank loads from their files before it runs anything. Ranks talk
-        over loopback only, unless GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME is set.
-
-        Raises:
-            ValueError: an unknown device, a size or timeout that is not positive, or more ranks than GPUs.
-            RankError, RankTimeout: a rank does not come up. Also whatever a preloaded module raises.
-        """
-        from blockshock.ranks.spawned import SpawnedRanks  # noqa: PLC0415 - it is a subclass
-
-        return SpawnedRanks(size, device, timeout, preload)
-
-    @staticmethod
-    def adopt(job: Job, device: str = "cpu", timeout: float = 300.0) -> Ranks:
-        """The ranks that torchrun started, this process being one of them; all of them call this together.
-
-        `run` then runs the function in the calling process, and returns once every rank has done so. Ranks of one
-        machine talk over loopback only, those of several over the interface that leads to MASTER_ADDR, unless
-        GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME is set.
-
-        Raises:
-            ValueError: an unknown device, a timeout that is not positive, or fewer GPUs than ranks on this machine.
-            RuntimeError: the ranks do not find each other.
-        """
-        from blockshock.ranks.adopted import AdoptedRanks  # noqa: PLC0415 - it is a subclass
-
-        return AdoptedRanks(job, device, timeout)
 
     @abstractmethod
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> list[T]:

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 
 from blockshock.ranks import answers, member
+from blockshock.ranks.constants import GRACE_SECONDS
 from blockshock.ranks.errors import RankError, RankTimeout
-from blockshock.ranks.group import GRACE_SECONDS, P, Ranks, T
+from blockshock.ranks.group import P, Ranks, T
 from blockshock.ranks.member import STOP, TICK_SECONDS
 
 STOP_SECONDS = 3.0
@@ -42,7 +43,7 @@ class _Member:
 
 
 class SpawnedRanks(Ranks):
-    """See `Ranks.spawn`."""
+    """See `spawn`."""
 
     def __init__(
         self, size: int, device: str, timeout: float, preload: Iterable[tuple[str, str | os.PathLike[str]]]

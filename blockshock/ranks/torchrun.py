@@ -11,8 +11,8 @@ from typing import Any
 
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
+from blockshock.ranks.constants import START_SECONDS
 from blockshock.ranks.exchange import Exchange
-from blockshock.ranks.group import START_SECONDS
 from blockshock.ranks.place import Place
 
 

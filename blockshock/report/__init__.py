@@ -1,1 +1,5 @@
-"""Reads results and shows them. Nothing here imports torch, so that looking at numbers is instant on a laptop."""
+"""Reads saved runs and shows them. Nothing here imports torch."""
+
+from blockshock.report.show import print_comparison
+
+__all__ = ["or_inf", "print_comparison"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from blockshock.report.remarks import flushes
-from blockshock.report.results import Run
 from blockshock.report.tables import Cell, Column, Table
+from blockshock.saved import Run
 
 
 def medians(run: Run) -> dict[str, float]:

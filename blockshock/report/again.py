@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blockshock.report.results import Run
-from blockshock.report.sections import COMMANDS, section_of
 from blockshock.report.tables import Info
+from blockshock.saved import COMMANDS, Run, section_of
 
 OPTIONS = {
     "B": "B", "dtype": "dtype", "workloads": "workload", "kernels": "kernel", "optimizers": "optimizer",

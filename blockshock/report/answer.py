@@ -7,12 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from blockshock.pairs import WIDE
 from blockshock.report.comparison import wide
-from blockshock.report.judged import best_dense, faults, sound, was_checked
-from blockshock.report.results import Run
-from blockshock.report.sections import section_of
 from blockshock.report.tables import RIVALS, Info
+from blockshock.saved import Run, best_dense, faults, section_of, sound, was_checked
+from blockshock.saved.pairs import WIDE
 
 
 def answer(run: Run) -> Iterator[str]:

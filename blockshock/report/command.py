@@ -14,10 +14,10 @@ from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
 from blockshock.report.limits import limit_lines
 from blockshock.report.remarks import remarks
-from blockshock.report.results import NotARun, Run, latest_run, read_run
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, print_tables
 from blockshock.report.workers import start_server
+from blockshock.saved import NotARun, Run, latest_run, read_run
 
 
 def report(paths: list[Path], markdown: bool, folder: Path | None) -> int:

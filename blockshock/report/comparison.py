@@ -6,9 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from blockshock.pairs import WIDE, Ratio
-from blockshock.report.judged import best_dense
-from blockshock.report.sections import PHASES, section_of
 from blockshock.report.tables import (
     RIVALS,
     Cell,
@@ -19,11 +16,12 @@ from blockshock.report.tables import (
     footnotes,
     mark,
     mib,
-    or_inf,
     point,
     ratio,
     spread,
 )
+from blockshock.saved import PHASES, best_dense, or_inf, section_of
+from blockshock.saved.pairs import WIDE, Ratio
 
 _RATIOS = (Column("÷ best dense", ".2f"), Column("÷ tp row", ".2f"), Column("÷ single", ".2f"))
 _BUILDS = Column("builds ±", ".1%")

@@ -15,9 +15,9 @@ from blockshock.report.comparison import comparison
 from blockshock.report.flat import flat
 from blockshock.report.page import Chapter, page
 from blockshock.report.render import Picture, draw, draw_across
-from blockshock.report.results import Run
 from blockshock.report.run_tables import run_tables
 from blockshock.report.tables import Table, slug
+from blockshock.saved import Run
 
 PAGE = "report.html"
 LIST = ".written"

@@ -11,10 +11,8 @@ import pandas as pd
 
 from blockshock.report.comparison import by_loss
 from blockshock.report.flat import flat
-from blockshock.report.judged import sound
-from blockshock.report.results import Run
-from blockshock.report.sections import COMMANDS, section_of
 from blockshock.report.tables import Info, point
+from blockshock.saved import COMMANDS, Run, section_of, sound
 
 RESAMPLES = 200
 """Few: these intervals are drawn, not judged by."""
@@ -80,7 +78,7 @@ def judges(info: Info) -> str | None:
 
 def _medians(record: dict[str, Any], seed: int) -> np.ndarray:
     """Medians of resampled builds, or of rounds where there is one build, in ms. Not in pairs, as in
-    blockshock/pairs.py: these did not alternate."""
+    blockshock/saved/pairs.py: these did not alternate."""
     builds = record["extra_info"].get("builds_p50_ms") or ()
     samples = np.asarray(builds if len(builds) > 1 else np.multiply(record["samples"], 1e3), dtype=float)
     if len(samples) < 2:

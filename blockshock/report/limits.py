@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from blockshock.report.judged import sound
-from blockshock.report.sections import PHASES, section_of
 from blockshock.report.tables import Info
-from blockshock.roofline import STAGES
+from blockshock.saved import PHASES, STAGES, section_of, sound
 
 LEAST_N, LEAST_B = 8192, 256
 """Smaller points are bound by launches and by the collective, which the method does not own."""

@@ -17,9 +17,8 @@ from blockshock.report.limits import limit_lines
 from blockshock.report.plots.style import GRID, INK, MUTED, PAPER, TITLE_HEIGHT
 from blockshock.report.remarks import remarks
 from blockshock.report.render import Missing, Picture
-from blockshock.report.results import Run
-from blockshock.report.sections import COMMANDS, SECTIONS
 from blockshock.report.tables import Table
+from blockshock.saved import COMMANDS, SECTIONS, Run
 
 THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "none"}
 """What the plots draw in these colours follows the page's theme."""

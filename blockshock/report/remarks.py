@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.limits import limited
-from blockshock.report.results import Run
-from blockshock.report.settle import bare, is_timed
 from blockshock.report.tables import Info
+from blockshock.saved import Run, bare, is_timed
 
 COLLECTIVES = ("all_reduce", "all_gather")
 

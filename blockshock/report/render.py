@@ -16,10 +16,9 @@ from blockshock.report.frame import View, frame_of, views
 from blockshock.report.plots import Plot, kinds
 from blockshock.report.plots.runs import runs_figure
 from blockshock.report.plots.style import TITLE_HEIGHT, TOP, Styles, use_settings
-from blockshock.report.results import Run
-from blockshock.report.sections import SECTIONS
 from blockshock.report.tables import slug
 from blockshock.report.workers import start_server
+from blockshock.saved import SECTIONS, Run
 
 DPI = 100
 FEW = 16

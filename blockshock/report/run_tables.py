@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blockshock.report.comparison import by_loss, same_bits
-from blockshock.report.judged import DENSE, best_dense
 from blockshock.report.limits import limited, losses
-from blockshock.report.results import Run
-from blockshock.report.sections import PHASES, SECTIONS, section_of
 from blockshock.report.tables import (
     RIVALS,
     Cell,
@@ -22,11 +19,11 @@ from blockshock.report.tables import (
     footnotes,
     mark,
     mib,
-    or_inf,
     point,
     ratio,
     spread,
 )
+from blockshock.saved import DENSE, PHASES, SECTIONS, Run, best_dense, or_inf, section_of
 
 LONGEST_NAME = 72
 _POINT = columns(workload="", N="d", K="d", B="d", dtype="")

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from blockshock.report.comparison import comparison
 from blockshock.report.plain import Plain
-from blockshock.report.settle import settled
 from blockshock.report.tables import Table
+from blockshock.saved import settled
 
 WIDTH = 1000
 """Of the console, more than any table needs: rich cuts columns that do not fit, a terminal or a log loses none."""

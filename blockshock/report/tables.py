@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,11 +111,6 @@ def spread(row: Info) -> float | None:
 def mib(size: float | None) -> float | None:
     """Bytes as MiB."""
     return None if size is None else size / 2**20
-
-
-def or_inf(number: float) -> float:
-    """What to rank a number by: NaN is the worst."""
-    return math.inf if math.isnan(number) else number
 
 
 def slug(text: str) -> str:

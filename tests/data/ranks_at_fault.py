@@ -1,4 +1,4 @@
-"""Tests that go wrong on one rank, for a pytest that tests/test_torchrun.py starts under torchrun."""
+"""Tests that go wrong on one rank, for a pytest that tests/ranks/test_torchrun.py starts under torchrun."""
 
 import os
 import signal

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from blockshock.report.plots import accuracy, drift, limits, memory, ratios, stages, times
 from blockshock.report.plots.style import Styles
-from blockshock.report.sections import COMMANDS, PHASES
+from blockshock.saved import COMMANDS, PHASES
 
 Draw = Callable[[pd.DataFrame, Styles], Figure | None]
 TIMED = tuple(PHASES.values())

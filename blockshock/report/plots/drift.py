@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from blockshock.report.judged import PASSES
 from blockshock.report.plots.scales import from_zero, quantity
 from blockshock.report.plots.style import Styles, finish, panels
+from blockshock.saved import PASSES
 
 ERRORS = {"relative_error": "relative", "max_error": "largest", "mean_error": "mean"}
 

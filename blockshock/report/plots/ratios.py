@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from blockshock.report.judged import DENSE
 from blockshock.report.plots.lines import lines
 from blockshock.report.plots.scales import names, size_text, x_ticks
 from blockshock.report.plots.style import Styles, finish, panels
+from blockshock.saved import DENSE
 
 TAIL = 2.5
 MOST_MAPS = 6

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from blockshock.report.across import in_all, medians
 from blockshock.report.plots.scales import names, spread
 from blockshock.report.plots.style import Styles, finish, panels
-from blockshock.report.results import Run
+from blockshock.saved import Run
 
 
 def runs_figure(runs: list[Run]) -> Figure | None:

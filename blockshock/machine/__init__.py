@@ -1,0 +1,49 @@
+"""What this machine is, and how ranks agree: memory, collectives, turns at GPUs, the environment."""
+
+from blockshock.machine import environment, memory, torch_internals
+from blockshock.machine.borrowed import Borrowed
+from blockshock.machine.collectives import (
+    ColumnShard,
+    Entry,
+    Group,
+    OwnFeatures,
+    Replicated,
+    aligner,
+    all_gather,
+    gather_features,
+    global_ranks,
+    groups_of,
+    ranks_of,
+    shard,
+    slowest_of_ranks,
+    sum_over_ranks,
+)
+from blockshock.machine.meeting import meet, next_name
+from blockshock.machine.memory import held_bytes, indexed
+from blockshock.machine.tried_internals import INTERNALS
+
+__all__ = [
+    "INTERNALS",
+    "Borrowed",
+    "ColumnShard",
+    "Entry",
+    "Group",
+    "OwnFeatures",
+    "Replicated",
+    "aligner",
+    "all_gather",
+    "environment",
+    "gather_features",
+    "global_ranks",
+    "groups_of",
+    "held_bytes",
+    "indexed",
+    "meet",
+    "memory",
+    "next_name",
+    "ranks_of",
+    "shard",
+    "slowest_of_ranks",
+    "sum_over_ranks",
+    "torch_internals",
+]

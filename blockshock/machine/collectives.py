@@ -1,0 +1,261 @@
+"""What the methods ask of a process group. Groups of one rank need no communication and get none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from blockshock.errors import InputError
+from blockshock.machine.borrowed import Borrowed
+from blockshock.stages import copied, stage
+
+Group = Any  # a ProcessGroup, or Alone
+
+# The older name warns in torch 2.13, the newer is not there in 2.11.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+class Alone:
+    """The group of one rank, where there is no process group."""
+
+    def size(self) -> int:
+        return 1
+
+    def rank(self) -> int:
+        return 0
+
+
+def groups_of(group: Any) -> list[Group]:
+    """The process groups that a user means: one, or that of each dimension of a DeviceMesh.
+
+    Raises:
+        InputError: this is neither.
+    """
+    if hasattr(group, "get_all_groups"):  # a DeviceMesh, whose import costs a second
+        return list(group.get_all_groups())
+    if not hasattr(group, "size") or not hasattr(group, "rank"):
+        raise InputError(f"group must be a process group or a DeviceMesh, got {type(group).__name__}")
+    return [group]
+
+
+def ranks_of(group: Any) -> Group:
+    """The process group that a user means for a layer; None for the default one, or for no group at all.
+
+    A group of one rank is as good as none, and a layer without one can be pickled.
+
+    Raises:
+        InputError: this is no process group, nor a DeviceMesh of one dimension.
+    """
+    if group is None:
+        group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
+    groups = groups_of(group)
+    if len(groups) != 1:
+        raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
+    return groups[0] if groups[0].size() > 1 else Alone()
+
+
+def global_ranks(group: Group) -> tuple[int, ...]:
+    """The ranks of a group, as the default group counts them."""
+    return (0,) if isinstance(group, Alone) else tuple(dist.get_process_group_ranks(group))
+
+
+def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> slice:
+    """The ``index``-th of ``count`` equal contiguous parts of ``range(total)``.
+
+    Raises:
+        InputError: there is no such part, or the parts would not be equal, or not multiples of ``multiple``.
+    """
+    if not 0 <= index < count or multiple < 1 or total < 1:
+        raise InputError(f"{what} = {total} has no shard {index} of {count}, of a multiple of {multiple}")
+    if total % (count * multiple):
+        step = math.lcm(count * multiple, 4)  # K must be a multiple of four whatever the shards
+        raise InputError(
+            f"{what} = {total} cannot be cut into {count} equal shards of a multiple of {multiple}; "
+            f"the nearest that can is {max(total // step, 1) * step}"
+        )
+    size = total // count
+    return slice(index * size, (index + 1) * size)
+
+
+def sum_over_ranks(part: torch.Tensor, group: Group) -> torch.Tensor:
+    """The sum of all ranks' contiguous parts, written over ``part``; in backward the identity."""
+    if part.requires_grad and group.size() > 1:
+        total: torch.Tensor = _SumOverRanks.apply(part, group)
+        return total
+    return _all_reduce(part, group)
+
+
+def gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
+    """All ranks' (B, S) feature shards side by side in rank order, (B, G·S); in backward each rank takes its own."""
+    if part_BS.requires_grad and group.size() > 1:
+        whole: torch.Tensor = _GatherFeatures.apply(part_BS, group)
+        return whole
+    return _all_gather_features(part_BS, group)
+
+
+class Entry:
+    """How a product takes its input, and what its grad_X becomes: here all of it, as it is.
+
+    The two directions are conjugate (Megatron-LM, Shoeybi et al., arXiv 1909.08053, §3). Communication in backward
+    is started by ``give_back`` and waited for by the call that it returns, so that other work fits between.
+    """
+
+    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return x_BK
+
+    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        return lambda: grad_x
+
+
+class _Columns(Entry):
+    """Some columns of an input that every rank holds whole, a view; in backward the ranks agree on the gradient.
+
+    Of an empty batch there is nothing to agree on, and no rank asks.
+    """
+
+    def __init__(self, group: Group, columns: slice = slice(None)) -> None:
+        self._borrowed, self._columns = Borrowed(group), columns
+
+    @property
+    def _group(self) -> Group:
+        return self._borrowed.group
+
+    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return x_BK[:, self._columns]
+
+    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        if self._group.size() == 1:
+            return lambda: grad_x
+        if not grad_x.is_contiguous():
+            with stage("layout"):
+                grad_x = copied(grad_x.contiguous())
+        return self._agree(grad_x)
+
+    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        raise NotImplementedError
+
+
+class Replicated(_Columns):
+    """In backward the ranks' gradients are summed."""
+
+    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        if not len(grad_x):
+            return lambda: grad_x
+        return _started(partial(dist.all_reduce, grad_x, group=self._group), lambda: grad_x)
+
+
+class ColumnShard(Replicated):
+    """One of as many shards of columns as there are pairs of ranks; in backward they come together again."""
+
+    def __init__(self, group: Group, columns: slice, K: int) -> None:
+        super().__init__(group, columns)
+        self._K = K
+
+    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        with stage("layout"):
+            whole_BK = grad_x.new_zeros(len(grad_x), self._K)
+            whole_BK[:, self._columns] = copied(grad_x)
+        return super().give_back(whole_BK)
+
+
+class OwnFeatures(_Columns):
+    """This rank's feature shard; in backward the shards are gathered."""
+
+    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
+        if not len(grad_x):
+            return lambda: grad_x.new_empty(0, self._group.size() * grad_x.shape[1])
+        gathered = grad_x.new_empty(self._group.size() * grad_x.shape[0], grad_x.shape[1])
+        return _started(
+            partial(all_gather, gathered, grad_x, group=self._group),
+            lambda: _side_by_side(gathered, self._group),
+        )
+
+
+def _started(start: Callable[..., Any], result: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Start a collective now; the call that is returned waits for it and gives the result."""
+    if torch.compiler.is_compiling():
+        # It takes no asynchronous collective, and orders those it has by itself.
+        start()
+        return result
+    with stage("reduce"):
+        work = start(async_op=True)
+
+    def finish() -> torch.Tensor:
+        with stage("reduce"):
+            work.wait()
+        return result()
+
+    return finish
+
+
+def _side_by_side(gathered: torch.Tensor, group: Group) -> torch.Tensor:
+    """Of shards (B, S) one below the other, (B, G·S)."""
+    with stage("layout"):
+        return copied(torch.cat(gathered.chunk(group.size()), dim=1))
+
+
+def _all_reduce(part: torch.Tensor, group: Group) -> torch.Tensor:
+    if group.size() > 1 and len(part):
+        with stage("reduce"):
+            dist.all_reduce(part, group=group)
+    return part
+
+
+def _all_gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
+    if group.size() == 1:
+        return part_BS
+    if not len(part_BS):
+        return part_BS.new_empty(0, group.size() * part_BS.shape[1])
+    with stage("reduce"):
+        gathered = part_BS.new_empty(group.size() * part_BS.shape[0], part_BS.shape[1])
+        all_gather(gathered, part_BS, group=group)
+    return _side_by_side(gathered, group)
+
+
+def slowest_of_ranks(seconds: list[float], device: torch.device, group: Group) -> list[float]:
+    """Elementwise maximum over the ranks, the same list on every rank."""
+    times = torch.tensor(seconds, dtype=torch.float64, device=device)
+    if group.size() > 1:
+        dist.all_reduce(times, op=dist.ReduceOp.MAX, group=group)
+    return times.tolist()
+
+
+def aligner(device: torch.device, group: Group) -> Callable[[], None]:
+    """A call that all ranks pass together: on CUDA in stream order (it can be captured), on a CPU in program order."""
+    token = torch.zeros(1, device=device)
+
+    def align() -> None:
+        if group.size() > 1:
+            dist.all_reduce(token, group=group)
+
+    return align
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor, group: Group) -> torch.Tensor:
+        # The sum may be written over the part without autograd's knowledge: no product needs its output in backward.
+        total = _all_reduce(part.data, group)
+        # Compiled, torch 2.11 gives what copy_ returns as an output too. Were that this tensor, it would get the
+        # gradient, and the part zeros.
+        return total.view_as(total) if torch.compiler.is_compiling() else total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return grad, None
+
+
+class _GatherFeatures(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, part_BS: torch.Tensor, group: Group) -> torch.Tensor:
+        ctx.first, ctx.features = group.rank() * part_BS.shape[1], part_BS.shape[1]
+        return _all_gather_features(part_BS, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BN: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        return grad_BN.narrow(1, ctx.first, ctx.features), None

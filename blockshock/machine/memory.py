@@ -1,0 +1,75 @@
+"""Memory of a device as a rank sees it: what is free, what a block of code held at most, what a case needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from blockshock.machine import torch_internals
+
+_STATUS = Path("/proc/self/status")
+_CACHES, _USUAL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache"), 64 << 20
+
+
+def indexed(device: torch.device) -> torch.device:
+    """The device as tensors on it name it: ``cuda`` is the current GPU."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU)."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Bytes that the last-level cache of the device holds."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).L2_cache_size)
+    sizes = [int(path.read_text().strip().removesuffix("K")) << 10 for path in _CACHES.glob("index*/size")]
+    return max(sizes, default=_USUAL_CACHE)
+
+
+def _kilobytes(path: Path, field: str) -> int:
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) << 10
+    raise OSError(f"{path} has no field {field}")
+
+
+@contextmanager
+def peak_bytes(device: torch.device) -> Iterator[list[int]]:
+    """Bytes held at most inside the block beyond those held before it, as the one element of a list.
+
+    On CUDA what torch's allocator handed out; on a CPU the growth of the process's resident set.
+    """
+    peak: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark of this process
+    before = _kilobytes(_STATUS, "VmRSS")
+    yield peak
+    peak.append(max(_kilobytes(_STATUS, "VmHWM") - before, 0))
+
+
+def held_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind the tensors, each storage once; of a DTensor, of this rank's part."""
+    local = [torch_internals.local_of(tensor) for tensor in tensors]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in local}.values())
+
+
+def gib(size: int) -> str:
+    """``size`` bytes for a reader."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.2f} MiB"

@@ -1,0 +1,130 @@
+"""torch's private parts that this package lives by, all of them: a release of torch may change any without a word.
+
+Whoever needs one calls it through here; it is looked up then, so that one that is gone breaks nothing but what
+needs it. `tried_internals` says of each what that is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.autograd import forward_ad
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compress(w_NK: torch.Tensor) -> torch.Tensor:
+    """A 2:4 matrix as cuSPARSELt has it; reads raw memory, so the rows must lie densely."""
+    return torch._cslt_compress(w_NK)
+
+
+def sparse_mm(
+    packed: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None, setting: tuple[int, int, int]
+) -> torch.Tensor:
+    """cuSPARSELt's product (B, N), by an algorithm, a number of parts that K is split into, and how these are added."""
+    algorithm, split_k, mode = setting
+    return torch._cslt_sparse_mm(
+        packed, x_KB, bias=bias, transpose_result=True, alg_id=algorithm, split_k=split_k, split_k_mode=mode
+    )
+
+
+def search(packed: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None) -> Sequence[int]:
+    """The setting of `sparse_mm` that cuSPARSELt finds to be fastest."""
+    found = torch._C._cusparselt.mm_search(packed, x_KB, bias, None, None, True)  # type: ignore[attr-defined]
+    return list(found[:3])
+
+
+def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """CUTLASS's product (N, B)."""
+    if bias is None:
+        return torch._sparse_semi_structured_mm(packed, meta, x_KB)
+    return torch._sparse_semi_structured_addmm(bias, packed, meta, x_KB)
+
+
+def compile_cuda(source: str, name: str) -> Any:
+    """The kernel of that name, for the current GPU, through NVRTC."""
+    return torch.cuda._compile_kernel(source, name)
+
+
+def version(tensor: torch.Tensor | None) -> int:
+    """How often a tensor was written to, as far as torch counts that: not of inference tensors."""
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """Which memory a tensor lies in: a number that no other memory has while that one lives."""
+    return tensor.untyped_storage()._cdata
+
+
+def local_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Of a DTensor this rank's part itself, unlike ``to_local()`` without a view of it."""
+    local: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
+    return local
+
+
+def uncompiled(function: Function) -> Function:
+    """The function, run as it is by compiled code. The public decorator imports the compiler, which costs a second."""
+    return torch._compile._disable_dynamo(function)  # type: ignore[return-value]
+
+
+def is_transformed(*tensors: torch.Tensor) -> bool:
+    """Whether a functional transform is at work, or one of the tensors is a batch of gradients."""
+    functorch = torch._C._functorch
+    return functorch.peek_interpreter_stack() is not None or any(
+        functorch.is_legacy_batchedtensor(tensor) for tensor in tensors
+    )
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode derivatives are being computed."""
+    return forward_ad._current_level >= 0
+
+
+def as_plain_tensors() -> AbstractContextManager[None]:
+    """Within it, no subclass of Tensor sees what is called."""
+    return torch._C.DisableTorchFunctionSubclass()  # type: ignore[return-value]
+
+
+def leaves(tree: Any) -> list[Any]:
+    """All that lists, tuples and dicts hold, however deep."""
+    return torch.utils._pytree.tree_leaves(tree)
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same tree with what the function makes of each leaf."""
+    return torch.utils._pytree.tree_map(function, tree)
+
+
+def scale_all_(tensors: list[torch.Tensor], factor: torch.Tensor) -> None:
+    """Multiply tensors of one device and dtype in place, in few launches."""
+    torch._foreach_mul_(tensors, factor)
+
+
+def wrap_unscale(wrap: Callable[[Any], Any]) -> None:
+    """Have every scaler look for inf by what ``wrap`` makes of torch's own method; once."""
+    unscale: Any = torch.amp.GradScaler._unscale_grads_
+    if not hasattr(unscale, "__wrapped__"):
+        torch.amp.GradScaler._unscale_grads_ = wrap(unscale)  # type: ignore[method-assign]
+
+
+def bind_hook(hook: Any, module: nn.Module) -> Any:
+    """A hook on loading states, called with this module where it was to be called with another."""
+    kind = nn.modules.module._WrappedHook
+    return kind(hook.hook, module) if isinstance(hook, kind) and hook.with_module else hook
+
+
+def store_of(group: Any) -> Any:
+    """The store that the ranks of a process group met in."""
+    return dist.distributed_c10d._get_process_group_store(group)
+
+
+def arrived(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, once the collective that fills it is done."""
+    kind = importlib.import_module("torch.distributed._functional_collectives").AsyncCollectiveTensor
+    return tensor.wait() if isinstance(tensor, kind) else tensor  # type: ignore[attr-defined, no-any-return]

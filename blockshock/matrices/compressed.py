@@ -1,0 +1,188 @@
+"""Compressed24: the kept values of a 2:4 matrix and their positions, in plain torch, on any device and dtype.
+
+Per group of four: two values, and four bits (two 2-bit positions, the lower first). In bf16 that is 9/16 of the dense
+bytes. Compression reads the mask and never looks for zeros, so kept zeros, −0.0 and NaN survive bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from blockshock.errors import InputError, MaskError
+from blockshock.matrices.blocks_of_rows import check_slice, row_blocks
+from blockshock.matrices.masks import DenseMask, Mask
+from blockshock.matrices.weights import WeightSource
+
+_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory seen as integers, so that values of any dtype move bit for bit and on every device."""
+    if tensor.itemsize not in _INTEGER:
+        raise InputError(f"elements of 1, 2, 4 or 8 bytes can be compressed, {tensor.dtype} has {tensor.itemsize}")
+    return tensor.view(_INTEGER[tensor.itemsize])
+
+
+def kept_columns(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+    """Positions 0–3 of the two kept of each four, in order, as int64 (R, K/4, 2).
+
+    Raises:
+        MaskError: a group does not keep exactly two; row (counted from ``first_row``) and group are named.
+    """
+    if mask_RK.ndim != 2 or mask_RK.dtype != torch.bool or mask_RK.shape[1] % 4 or not mask_RK.shape[1]:
+        raise MaskError(
+            f"rows of a mask are a boolean (R, K) tensor, K a multiple of 4; got {mask_RK.dtype} {tuple(mask_RK.shape)}"
+        )
+    grouped = mask_RK.unflatten(1, (-1, 4))
+    wrong = (grouped.sum(-1) != 2).nonzero()
+    if len(wrong):
+        row, group = wrong[0].tolist()
+        raise MaskError(f"not 2:4: row {first_row + row}, group {group} keeps {int(grouped[row, group].sum())} of 4")
+    low = grouped.byte().argmax(-1)
+    high = 3 - grouped.flip(-1).byte().argmax(-1)
+    return torch.stack((low, high), dim=-1)
+
+
+class Compressed24(torch.nn.Module):
+    """A 2:4 matrix (N, K) as kept values (N, K/2) and packed positions (N, ⌈K/8⌉), two groups a byte.
+
+    Buffers: ``values_NJ`` in the matrix's dtype, ``positions`` uint8. Rows are independent, so any row block can be
+    compressed, refreshed or decompressed alone.
+
+    Args:
+        persistent: the buffers are part of the module's state.
+    """
+
+    values_NJ: torch.Tensor
+    positions: torch.Tensor
+
+    def __init__(self, N: int, K: int, dtype: torch.dtype, device: torch.device | str, persistent: bool = True) -> None:
+        super().__init__()
+        self.N, self.K = N, K
+        positions = torch.empty(N, math.ceil(K / 8), dtype=torch.uint8, device=device)
+        self.register_buffer("values_NJ", torch.empty(N, K // 2, dtype=dtype, device=device), persistent)
+        self.register_buffer("positions", positions, persistent)
+
+    @classmethod
+    def from_tensor(cls, w_NK: torch.Tensor, mask: Mask | torch.Tensor) -> Compressed24:
+        """Compress a matrix of any dtype of 1, 2, 4 or 8 bytes. What the mask drops is lost."""
+        mask = DenseMask(mask) if isinstance(mask, torch.Tensor) else mask
+        if tuple(w_NK.shape) != (mask.N, mask.K):
+            raise MaskError(f"matrix {tuple(w_NK.shape)} and mask ({mask.N}, {mask.K}) differ in shape")
+        packed = cls(mask.N, mask.K, w_NK.dtype, w_NK.device)
+        for start, stop in row_blocks(mask.N, mask.K * w_NK.itemsize, block_bytes=16 << 20):
+            packed.write_rows(start, w_NK[start:stop], mask.rows(start, stop))
+        return packed
+
+    @classmethod
+    def from_source(cls, source: WeightSource, columns: slice, mask: Mask, persistent: bool = True) -> Compressed24:
+        """Compress the given columns of a source under the mask of those columns, in row blocks."""
+        width = len(range(*columns.indices(source.K)))
+        if (source.N, width) != (mask.N, mask.K):
+            raise MaskError(f"matrix ({source.N}, {width}) and mask ({mask.N}, {mask.K}) differ in shape")
+        packed = cls(mask.N, mask.K, source.dtype, source.device, persistent)
+        for start, stop in row_blocks(mask.N, source.K * source.dtype.itemsize, block_bytes=16 << 20):
+            packed.write_rows(start, source.rows(start, stop)[:, columns], mask.rows(start, stop))
+        return packed
+
+    def write_rows(self, start: int, w_RK: torch.Tensor, mask_RK: torch.Tensor) -> None:
+        """Compress rows [start, start + R) in place.
+
+        Raises:
+            InputError: the rows are not all there, or not of this width and dtype.
+            MaskError: the mask is not 2:4, or of another shape.
+        """
+        stop = start + len(w_RK)
+        check_slice(start, stop, self.N)
+        if w_RK.shape[1:] != (self.K,) or w_RK.dtype != self.values_NJ.dtype:
+            raise InputError(
+                f"rows of {self.values_NJ.dtype} (R, {self.K}) are compressed, got {w_RK.dtype} {tuple(w_RK.shape)}"
+            )
+        if w_RK.shape != mask_RK.shape:
+            raise MaskError(f"matrix {tuple(w_RK.shape)} and mask {tuple(mask_RK.shape)} differ in shape")
+        self.positions[start:stop] = positions_of(mask_RK, first_row=start)
+        self.values_NJ[start:stop] = gather_kept(w_RK, self.positions[start:stop])
+
+    def decompress(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows [start, stop) as a dense tensor (rows, K) with zeros where the mask drops."""
+        rows = slice(start, self.N if stop is None else stop)
+        check_slice(start, rows.stop, self.N)
+        return expand(self.values_NJ[rows], self.positions[rows])
+
+    def decompress_columns(self, start: int, stop: int) -> torch.Tensor:
+        """Columns [start, stop) as a dense tensor (N, columns).
+
+        Raises:
+            InputError: start is not a multiple of eight, or stop neither that nor K: positions share bytes.
+        """
+        if start % 8 or (stop % 8 and stop != self.K):
+            raise InputError(
+                f"columns [{start}, {stop}) of K = {self.K}: both ends must be multiples of 8, or the end K"
+            )
+        check_slice(start, stop, self.K, "columns")
+        values = self.values_NJ[:, start // 2 : stop // 2].contiguous()
+        return expand(values, self.positions[:, start // 8 : -(-stop // 8)])
+
+    def refresh(self, values_NJ: torch.Tensor) -> None:
+        """Write new kept values (N, K/2) under the same mask.
+
+        Raises:
+            InputError: shape or dtype differ from what is stored.
+        """
+        if values_NJ.shape != self.values_NJ.shape or values_NJ.dtype != self.values_NJ.dtype:
+            raise InputError(
+                f"refresh takes {self.values_NJ.dtype} {tuple(self.values_NJ.shape)}, "
+                f"got {values_NJ.dtype} {tuple(values_NJ.shape)}"
+            )
+        self.values_NJ.copy_(values_NJ)
+
+    @property
+    def nbytes(self) -> int:
+        return self.values_NJ.nbytes + self.positions.nbytes
+
+
+def positions_of(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
+    """The packed positions (R, ⌈K/8⌉) of a 2:4 mask, uint8; MaskError, as of ``kept_columns``, if it is not one."""
+    where = kept_columns(mask_RK, first_row)
+    nibbles = (where[..., 0] | where[..., 1] << 2).to(torch.uint8)
+    if nibbles.shape[1] % 2:
+        nibbles = torch.nn.functional.pad(nibbles, (0, 1))
+    return nibbles[:, 0::2] | nibbles[:, 1::2] << 4
+
+
+def mask_positions(mask: Mask) -> torch.Tensor:
+    """The packed positions (N, ⌈K/8⌉) of a whole mask, made in row blocks."""
+    blocks = row_blocks(mask.N, 8 * mask.K)
+    return torch.cat([positions_of(mask.rows(start, stop), start) for start, stop in blocks])
+
+
+def _unpacked(positions: torch.Tensor, rows: int, K: int) -> torch.Tensor:
+    """Positions 0–3 of the two kept of each four, int64 (R, K/4, 2)."""
+    if K % 4 or tuple(positions.shape) != (rows, -(-K // 8)) or positions.dtype != torch.uint8:
+        raise InputError(
+            f"({rows}, {K}) rows go with uint8 positions ({rows}, ⌈K/8⌉), K a multiple of 4; "
+            f"got {positions.dtype} {tuple(positions.shape)}"
+        )
+    nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : K // 4].long()
+    return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
+
+
+def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The kept values (R, K/2) of dense rows."""
+    return pick(w_RK, _unpacked(positions, *w_RK.shape))
+
+
+def pick(w_RK: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """The kept values (R, K/2) of dense rows, by their positions as of ``kept_columns``, bit for bit."""
+    return bits(w_RK.contiguous()).unflatten(1, (-1, 4)).gather(2, where).flatten(1).view(w_RK.dtype)
+
+
+def expand(values_RJ: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The dense (R, K) rows of kept values (R, K/2) and their packed positions (R, ⌈K/8⌉)."""
+    rows, kept_of_row = values_RJ.shape
+    where = _unpacked(positions, rows, 2 * kept_of_row)
+    kept = bits(values_RJ.contiguous()).unflatten(1, (-1, 2))
+    dense = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
+    return dense.scatter_(2, where, kept).flatten(1).view(values_RJ.dtype)

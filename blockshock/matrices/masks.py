@@ -1,0 +1,255 @@
+"""2:4 masks as values: a mask is an (N, K) boolean matrix that hands out rows, and need not exist whole.
+
+In a 2:4 mask each group of four consecutive columns of a row keeps exactly two. Two masks are complementary when
+each position is kept by exactly one of them. A mask is transposable when it is 2:4 along rows and along columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from blockshock.errors import InputError, MaskError
+from blockshock.machine import torch_internals
+from blockshock.matrices.blocks_of_rows import check_slice, row_blocks
+
+MOST_FEATURES = 2**31 - 1
+"""N·K of such a layer still fits into the 63 bits that torch counts elements by."""
+
+
+class Mask:
+    """An (N, K) boolean matrix that hands out rows.
+
+    Attributes:
+        N, K: rows (out-features) and columns (in-features).
+        tile: a boolean (P, Q) tensor that repeats over the whole mask, or None when there is none.
+
+    Args:
+        given: the user's tensor that the mask is read from, which must not change any more.
+    """
+
+    def __init__(self, N: int, K: int, tile: torch.Tensor | None = None, given: torch.Tensor | None = None) -> None:
+        check_shape(N, K)
+        self.N, self.K, self.tile = N, K, tile
+        self._given, self._version = given, torch_internals.version(given)
+
+    def check_unchanged(self) -> None:
+        """Raises MaskError if the tensor that the mask was made from was written to since."""
+        if torch_internals.version(self._given) != self._version:
+            raise MaskError(
+                f"the tensor of a ({self.N}, {self.K}) mask changed after weights were packed under it: make a new "
+                "mask of it, and the layer anew from to_linear()"
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Read from a file: the tensor is a new one, whose writes are counted from now on.
+        vars(self).update(state)
+        self._version = torch_internals.version(self._given)
+
+    def __deepcopy__(self, memo: object) -> Mask:
+        return self  # a value
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) as a boolean tensor (stop - start, K)."""
+        check_slice(start, stop, self.N)
+        return self._rows(start, stop)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        raise NotImplementedError
+
+    def complement(self) -> Mask:
+        """The mask that keeps what this one drops."""
+        return Complement(self)
+
+    def columns(self, start: int, stop: int) -> Mask:
+        """Columns [start, stop); start and stop are multiples of four, so that groups stay whole."""
+        if start % 4 or stop % 4:
+            raise MaskError(f"columns [{start}, {stop}) cut a group of four: both ends must be multiples of 4")
+        if not 0 <= start < stop <= self.K:
+            raise MaskError(f"columns [{start}, {stop}) are not columns of a mask with K = {self.K}")
+        return self._part(start, stop)
+
+    def _part(self, start: int, stop: int) -> Mask:
+        return self if (start, stop) == (0, self.K) else Columns(self, start, stop)
+
+    def transposed(self) -> Mask:
+        """The (K, N) mask of the transposed matrix; it is 2:4 only if this one is transposable."""
+        return Transposed(self)
+
+    def dense(self) -> torch.Tensor:
+        """The whole mask as one boolean tensor (N, K)."""
+        return self.rows(0, self.N)
+
+
+class TiledMask(Mask):
+    """A tile repeated over (N, K): costs the tile's few bytes, whatever N and K."""
+
+    def __init__(self, tile: torch.Tensor, N: int, K: int, given: torch.Tensor | None = None) -> None:
+        if tile.ndim != 2 or tile.dtype != torch.bool or not tile.numel() or K % tile.shape[1]:
+            raise MaskError(
+                f"a tile is a boolean (P, Q) tensor with Q dividing K = {K}; got {tile.dtype} {tuple(tile.shape)}"
+            )
+        super().__init__(N, K, tile, given=tile if given is None else given)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        tile = self.tile
+        assert tile is not None
+        which = torch.arange(start, stop, device=tile.device) % tile.shape[0]
+        return tile[which].repeat(1, self.K // tile.shape[1])
+
+    def complement(self) -> Mask:
+        assert self.tile is not None
+        return TiledMask(~self.tile, self.N, self.K, self._given)
+
+    def transposed(self) -> Mask:
+        assert self.tile is not None
+        if self.N % self.tile.shape[0]:
+            return super().transposed()
+        return TiledMask(self.tile.T, self.K, self.N, self._given)
+
+    def _part(self, start: int, stop: int) -> Mask:
+        assert self.tile is not None
+        width = self.tile.shape[1]
+        if (stop - start) % width:
+            return super()._part(start, stop)
+        return TiledMask(self.tile.roll(-(start % width), dims=1), self.N, stop - start, self._given)
+
+
+class DenseMask(Mask):
+    """A mask given as a boolean tensor (N, K)."""
+
+    def __init__(self, mask_NK: torch.Tensor) -> None:
+        if mask_NK.ndim != 2 or mask_NK.dtype != torch.bool:
+            raise MaskError(f"a mask is a boolean (N, K) tensor; got {mask_NK.dtype} {tuple(mask_NK.shape)}")
+        super().__init__(mask_NK.shape[0], mask_NK.shape[1], given=mask_NK)
+        self.mask_NK = mask_NK
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.mask_NK[start:stop]
+
+
+class LazyMask(Mask):
+    """A mask whose rows are computed when asked for, by ``make(start, stop) → bool (stop - start, K)``."""
+
+    def __init__(self, N: int, K: int, make: Callable[[int, int], torch.Tensor]) -> None:
+        super().__init__(N, K)
+        self._make = make
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._make(start, stop)
+
+
+class _View(Mask):
+    """A mask that is read from another."""
+
+    def __init__(self, mask: Mask, N: int, K: int) -> None:
+        super().__init__(N, K)
+        self._mask = mask
+
+    def check_unchanged(self) -> None:
+        self._mask.check_unchanged()
+
+
+class Complement(_View):
+    def __init__(self, mask: Mask) -> None:
+        super().__init__(mask, mask.N, mask.K)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        return ~self._mask.rows(start, stop)
+
+    def complement(self) -> Mask:
+        return self._mask
+
+
+class Columns(_View):
+    def __init__(self, mask: Mask, start: int, stop: int) -> None:
+        super().__init__(mask, mask.N, stop - start)
+        self._columns = slice(start, stop)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._mask.rows(start, stop)[:, self._columns]
+
+
+class Transposed(_View):
+    def __init__(self, mask: Mask) -> None:
+        super().__init__(mask, mask.K, mask.N)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        blocks = row_blocks(self._mask.N, self._mask.K)
+        return torch.cat([self._mask.rows(first, last)[:, start:stop] for first, last in blocks]).T
+
+    def transposed(self) -> Mask:
+        return self._mask
+
+
+def check_shape(N: int, K: int) -> None:
+    """Raises InputError unless N and K are positive and not beyond what torch can count, and K a multiple of four."""
+    if N <= 0 or K <= 0:
+        raise InputError(f"N and K must be positive, got N = {N}, K = {K}")
+    if max(N, K) > MOST_FEATURES:
+        raise InputError(f"N and K must be at most {MOST_FEATURES}, which 32 bits hold; got N = {N}, K = {K}")
+    if K % 4:
+        nearest = f"nearest are {K - K % 4} and {K - K % 4 + 4}" if K > 4 else "smallest is 4"
+        raise InputError(f"K must be a multiple of 4 for 2:4 groups, got K = {K}; the {nearest}")
+
+
+def complement(mask: Mask) -> Mask:
+    """The mask that keeps what ``mask`` drops."""
+    return mask.complement()
+
+
+def check_2to4(mask: Mask) -> None:
+    """Raises MaskError, naming the first offending row and group, unless each group of four keeps exactly two."""
+    for start, stop in row_blocks(mask.N, mask.K):
+        kept = mask.rows(start, stop).unflatten(1, (-1, 4)).sum(-1)
+        bad = (kept != 2).nonzero()
+        if len(bad):
+            row, group = bad[0].tolist()
+            raise MaskError(
+                f"not 2:4: row {start + row}, group {group} keeps {int(kept[row, group])} of 4, must keep 2"
+            )
+
+
+def check_complementary(mask: Mask, other: Mask) -> None:
+    """Raises MaskError, naming the first row and group where the two masks overlap or leave a hole."""
+    if (mask.N, mask.K) != (other.N, other.K):
+        raise MaskError(f"masks of different shapes: ({mask.N}, {mask.K}) and ({other.N}, {other.K})")
+    for start, stop in row_blocks(mask.N, mask.K):
+        ours, theirs = mask.rows(start, stop), other.rows(start, stop)
+        bad = (ours == theirs).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            what = "overlap: both keep" if ours[row, column] else "leave a hole: neither keeps"
+            raise MaskError(f"halves {what} row {start + row}, group {column // 4} (column {column})")
+
+
+def check_transposable(mask: Mask) -> None:
+    """Raises MaskError unless the mask is 2:4 along rows and, per group of four rows, along columns."""
+    if mask.N % 4:
+        raise MaskError(f"a transposable mask needs N to be a multiple of 4, got N = {mask.N}")
+    check_2to4(mask)
+    for start, stop in row_blocks(mask.N, mask.K):
+        kept = mask.rows(start, stop).unflatten(0, (-1, 4)).sum(1)
+        bad = (kept != 2).nonzero()
+        if len(bad):
+            group, column = bad[0].tolist()
+            raise MaskError(
+                f"not transposable: column {column}, rows {start + 4 * group} to {start + 4 * group + 3} keep "
+                f"{int(kept[group, column])} of 4, must keep 2"
+            )
+
+
+def check_masked(w_NK: torch.Tensor, mask: Mask) -> None:
+    """Raises MaskError, naming the first offending row and group, unless ``w_NK`` is zero wherever the mask drops."""
+    if tuple(w_NK.shape) != (mask.N, mask.K):
+        raise MaskError(f"matrix {tuple(w_NK.shape)} and mask ({mask.N}, {mask.K}) differ in shape")
+    for start, stop in row_blocks(mask.N, mask.K):
+        bad = ((w_NK[start:stop] != 0) & ~mask.rows(start, stop)).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise MaskError(
+                f"not masked: row {start + row}, group {column // 4} holds {w_NK[start + row, column].item()} "
+                f"at column {column}, which the mask drops"
+            )

@@ -1,0 +1,112 @@
+"""A mask as a plain tensor, for a state that is saved: its tile where it has one, else the positions it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.matrices.blocks_of_rows import row_blocks
+from blockshock.matrices.compressed import expand, mask_positions
+from blockshock.matrices.masks import DenseMask, Mask, TiledMask, check_2to4
+
+
+class StoredMask(Mask):
+    """A mask by the positions that it keeps, as of ``Compressed24``: 1/8 byte an element."""
+
+    def __init__(self, positions: torch.Tensor, N: int, K: int) -> None:
+        super().__init__(N, K)
+        self._positions = positions
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        positions = self._positions[start:stop]
+        ones = torch.ones(len(positions), self.K // 2, dtype=torch.uint8, device=positions.device)
+        return expand(ones, positions).bool()
+
+
+def settled(mask: Mask) -> Mask:
+    """The mask as it is now: one that is computed when asked for reads weights that may change, and cannot be saved."""
+    if mask.tile is not None or isinstance(mask, DenseMask):
+        return mask
+    return StoredMask(mask_positions(mask), mask.N, mask.K)
+
+
+def mask_tensor(mask: Mask) -> torch.Tensor:
+    """A boolean tile, or uint8 positions (N, ⌈K/8⌉) as of ``Compressed24``; on the CPU."""
+    if mask.tile is not None:
+        return mask.tile.detach().cpu().clone()
+    return mask_positions(mask).cpu()
+
+
+def _mask_of(saved: torch.Tensor, N: int, K: int) -> Mask:
+    if saved.dtype == torch.bool:
+        return TiledMask(saved, N, K)
+    if saved.dtype != torch.uint8 or tuple(saved.shape) != (N, -(-K // 8)):
+        raise InputError(f"not the mask of a ({N}, {K}) weight: {saved.dtype} {tuple(saved.shape)}")
+    ones = torch.ones(N, K // 2, dtype=torch.uint8, device=saved.device)
+    return DenseMask(expand(ones, saved).bool())
+
+
+def saved_mask(state: Mapping[str, torch.Tensor], prefix: str = "") -> Mask:
+    """The mask in a saved state, to build a layer that the state loads into.
+
+    Args:
+        prefix: of the layer's keys in the state, such as ``mlp.0.``.
+
+    Raises:
+        InputError: the state has no layer with a mask under that prefix.
+        MaskError: what it has is not a 2:4 mask.
+    """
+    for name in ("weight", "mask"):
+        if prefix + name not in state:
+            near = sorted({key.removesuffix("mask") for key in state if key.endswith("mask")})
+            raise InputError(f"the state has no {prefix + name!r}; prefixes of layers with a mask: {near or 'none'}")
+    shape = tuple(state[prefix + "weight"].shape)
+    if len(shape) != 2:
+        raise InputError(f"{prefix + 'weight'!r} is not the (N, K) weight of a layer, but of shape {shape}")
+    mask = _mask_of(state[prefix + "mask"], *shape)
+    check_2to4(mask)
+    return mask
+
+
+def is_saved_mask(saved: torch.Tensor, mask: Mask) -> bool:
+    """Whether a saved tensor is that of this mask, or of another form of it."""
+    ours = mask_tensor(mask)
+    saved = saved.cpu()
+    if (saved.dtype, saved.shape) == (ours.dtype, ours.shape):
+        return torch.equal(saved, ours)
+    try:
+        theirs = _mask_of(saved, mask.N, mask.K)
+    except ValueError:
+        return False
+    blocks = row_blocks(mask.N, mask.K)
+    return all(torch.equal(theirs.rows(*block).cpu(), mask.rows(*block).cpu()) for block in blocks)
+
+
+def faults_of_state(
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], mask: Mask, prefix: str
+) -> list[str]:
+    """Why a saved state cannot be loaded into a layer of such a mask; empty if it can.
+
+    Args:
+        found: the state's tensors, by their names in the layer.
+        wanted: the layer's shapes by name.
+        prefix: of the names, in the texts.
+    """
+    wrong = [
+        f"{prefix}{name} has shape {tuple(found[name].shape)}, this layer's is {shape}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    wrong += [
+        f"{prefix}{name} is {found[name].dtype}, this layer's is real: load the part of it that is meant"
+        for name in wanted
+        if name in found and found[name].is_complex()
+    ]
+    if "mask" in found and not wrong and not is_saved_mask(found["mask"], mask):
+        wrong.append(
+            f"{prefix}mask is not this layer's: build the layer with mask=blockshock.saved_mask(state, prefix), "
+            "or leave the mask out of the state to load the weights under this layer's own"
+        )
+    return wrong

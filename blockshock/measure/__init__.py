@@ -1,0 +1,27 @@
+"""How fast, how right and how near a limit: timing, errors against float64, the roofline."""
+
+from blockshock.measure import timing
+from blockshock.measure.accuracy import Accuracy, ErrorSums, compare
+from blockshock.measure.roofline import Ceilings, Line, NoCeiling, Operand, Work, demands, known, limit, product
+from blockshock.measure.timing import Call, Prologue, Protocol, check_durations, warm_up
+
+__all__ = [
+    "Accuracy",
+    "Call",
+    "Ceilings",
+    "ErrorSums",
+    "Line",
+    "NoCeiling",
+    "Operand",
+    "Prologue",
+    "Protocol",
+    "Work",
+    "check_durations",
+    "compare",
+    "demands",
+    "known",
+    "limit",
+    "product",
+    "timing",
+    "warm_up",
+]

@@ -1,0 +1,177 @@
+"""Errors against the float64 reference, and what passes.
+
+The reference is computed in float64 from the same rounded W, X and bias. A result passes when
+
+- its relative Frobenius error is at most twice that of the dense product on one device in the same dtype, and
+- each element lies within the forward error bound of its arithmetic,
+  |ŷ − y| ≤ (r·u + K·u₃₂) (|X||W|ᵀ + |b|),
+  where u is the unit roundoff of the dtype, r the number of roundings to it that an element meets (the partial sums
+  are rounded once, each addition of one of them once), and u₃₂ that of the float32 accumulation over K (Higham,
+  Accuracy and Stability of Numerical Algorithms, 2002, §3.1).
+
+Three things make the error of the dense product an unfair yardstick, and are allowed for:
+
+- In float32 the order of summation decides, and kernels differ in it. The yardstick is at least u·√(K/6): the
+  root-mean-square error of summing K independent terms one after the other (each of K steps rounds a partial sum that
+  grows as √k, by a uniform error of variance u²/3; Higham and Mary, SIAM J. Sci. Comput. 41, 2019).
+- Independent roundings add in squares. Twice the yardstick leaves room for two partial sums of the size that
+  uncorrelated ones have, ‖p₀‖² + ‖p₁‖² = ‖y‖²; for r partial sums, and for such as cancel, the limit is
+  2·√(r/2)·√((Σ‖p‖² + ‖y‖²) / 2‖y‖²), never below 2. Σ‖p‖² is measured in float64, for partial sums over
+  contiguous parts of K and over alternating pairs of columns, whichever cancel more.
+- The norm of a few large elements is a matter of chance. Its standard deviation falls as 1/√n with the effective number
+  of elements n = (Σy²)²/Σy⁴, and two of them are allowed: the limit is multiplied by 1 + 2/√n.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.nn import functional as F
+
+from blockshock.matrices import WeightSource, row_blocks
+
+
+@dataclass
+class ErrorSums:
+    """Sums over the output features that one rank checked; they add up to the whole."""
+
+    count: int = 0
+    absolute: float = 0.0
+    squared: float = 0.0
+    dense_squared: float = 0.0
+    reference_squared: float = 0.0
+    contiguous_squared: float = 0.0
+    alternating_squared: float = 0.0
+    reference_fourth: float = 0.0
+    largest: float = 0.0
+    of_bound: float = 0.0
+    summation_error: float = 0.0
+
+    def __add__(self, other: ErrorSums) -> ErrorSums:
+        sums = {name: value + getattr(other, name) for name, value in asdict(self).items()}
+        for name in ("largest", "of_bound", "summation_error"):
+            sums[name] = max(getattr(self, name), getattr(other, name))
+        return ErrorSums(**sums)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Error of an output against float64.
+
+    Attributes:
+        max_error, mean_error: of single elements, absolute.
+        relative_error: Frobenius norm of the error over that of the reference.
+        dense_relative_error: the same of the dense product on one device.
+        error_ratio: relative_error over dense_relative_error, the yardstick.
+        error_ratio_limit: what of that passes.
+        of_bound: the largest error of an element as a fraction of its forward error bound.
+    """
+
+    max_error: float
+    mean_error: float
+    relative_error: float
+    dense_relative_error: float
+    error_ratio: float
+    error_ratio_limit: float
+    of_bound: float
+
+    @classmethod
+    def of(cls, sums: ErrorSums, roundings: int) -> Accuracy:
+        """From the sums over all ranks' shares; roundings is r of the method."""
+        relative = _root_ratio(sums.squared, sums.reference_squared)
+        dense = max(_root_ratio(sums.dense_squared, sums.reference_squared), sums.summation_error)
+        partial_sums = max(sums.contiguous_squared, sums.alternating_squared) if roundings > 1 else 0.0
+        cancellation = (partial_sums + sums.reference_squared) / (2 * sums.reference_squared or 1.0)
+        elements = sums.reference_squared**2 / sums.reference_fourth if sums.reference_fourth else math.inf
+        limit = (
+            2.0 * math.sqrt(max(roundings, 2) / 2) * math.sqrt(max(cancellation, 1.0)) * (1 + 2 / math.sqrt(elements))
+        )
+        return cls(
+            max_error=sums.largest,
+            mean_error=sums.absolute / sums.count,
+            relative_error=relative,
+            dense_relative_error=dense,
+            error_ratio=1.0 if relative == dense else relative / dense if dense else math.inf,
+            error_ratio_limit=limit,
+            of_bound=sums.of_bound,
+        )
+
+    def failure(self) -> str | None:
+        """None if the result passes, else a sentence that says what it missed and by how much."""
+        # Written so that NaN fails.
+        if not self.error_ratio <= self.error_ratio_limit:
+            return (
+                f"relative error {self.relative_error:.3g} is {self.error_ratio:.3g} times the dense product's "
+                f"{self.dense_relative_error:.3g}; at most {self.error_ratio_limit:.3g} times passes"
+            )
+        if not self.of_bound <= 1.0:
+            return f"an element is off by {self.of_bound:.3g} times its forward error bound"
+        return None
+
+
+def _root_ratio(part: float, whole: float) -> float:
+    if whole == 0.0:
+        return 0.0 if part == 0.0 else math.inf
+    return math.sqrt(part / whole)
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """Half the distance from 1 to the next number."""
+    return torch.finfo(dtype).eps / 2
+
+
+def compare(
+    y_BN: torch.Tensor, x_BK: torch.Tensor, source: WeightSource, roundings: int, index: int, count: int
+) -> ErrorSums:
+    """Errors of y against float64, over every ``count``-th block of output features from the ``index``-th on.
+
+    Args:
+        roundings: r of the bound.
+    """
+    x64_BK = x_BK.double()
+    u, u32 = unit_roundoff(y_BN.dtype), unit_roundoff(torch.float32)
+    rounding = roundings * u + source.K * u32
+    summation_error = u * math.sqrt(source.K / 6) if y_BN.dtype == torch.float32 else 0.0
+    sums = ErrorSums()
+    for number, (start, stop) in enumerate(row_blocks(source.N, source.K * 8, block_bytes=256 << 20)):
+        if number % count != index:
+            continue
+        w_RK = source.rows(start, stop)
+        bias_R = None if source.bias is None else source.bias[start:stop]
+        dense_BR = F.linear(x_BK, w_RK, bias_R).double()
+        w64_RK = w_RK.double()
+        exact_BR, bound_BR = x64_BK @ w64_RK.T, x64_BK.abs() @ w64_RK.abs().T
+        if bias_R is not None:
+            exact_BR, bound_BR = exact_BR + bias_R.double(), bound_BR + bias_R.double().abs()
+        error_BR = (y_BN[:, start:stop].double() - exact_BR).abs()
+        # An element whose bound is zero must be exact: 0/0 counts as within, x/0 as infinitely far.
+        of_bound = torch.where(error_BR == 0, 0.0, error_BR / (bound_BR * rounding))
+        contiguous, alternating = _partial_sums_squared(x64_BK, w64_RK, exact_BR, roundings)
+        sums += ErrorSums(
+            count=error_BR.numel(),
+            absolute=error_BR.sum().item(),
+            squared=error_BR.square().sum().item(),
+            dense_squared=(dense_BR - exact_BR).square().sum().item(),
+            reference_squared=exact_BR.square().sum().item(),
+            contiguous_squared=contiguous,
+            alternating_squared=alternating,
+            reference_fourth=exact_BR.square().square().sum().item(),
+            largest=error_BR.max().item(),
+            of_bound=of_bound.max().item(),
+            summation_error=summation_error,
+        )
+    return sums
+
+
+def _partial_sums_squared(
+    x_BK: torch.Tensor, w_RK: torch.Tensor, y_BR: torch.Tensor, parts: int
+) -> tuple[float, float]:
+    """Σ‖p‖² of partial sums over contiguous parts of K, and over the alternating pairs of columns that 1100 keeps."""
+    if parts == 1:
+        return 0.0, 0.0
+    chunks = zip(x_BK.chunk(parts, dim=1), w_RK.chunk(parts, dim=1), strict=True)
+    contiguous = sum((x @ w.T).square().sum().item() for x, w in chunks)
+    pairs = x_BK.unflatten(1, (-1, 4))[..., :2].flatten(1) @ w_RK.unflatten(1, (-1, 4))[..., :2].flatten(1).T
+    return contiguous, (pairs.square().sum() + (y_BR - pairs).square().sum()).item()

@@ -1,0 +1,111 @@
+"""The product of every method, forward and backward, in named stages.
+
+In backward grad_y is made contiguous first: a loss such as ``y.sum()`` hands over an expanded tensor of stride zero,
+which sparse kernels read as if it were dense memory. Then comes grad_X, and while the ranks agree on it, the gradient
+of the weights (the order of Megatron-LM, Shoeybi et al., arXiv 1909.08053).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from blockshock.errors import InputError
+from blockshock.kernels import Packed
+from blockshock.machine import Entry, torch_internals
+from blockshock.stages import copied, stage
+from blockshock.training import Storage
+
+Weight = Packed | Storage
+"""A frozen weight, or one that is trained."""
+
+
+def product(x_BK: torch.Tensor, weight: Weight, entry: Entry) -> torch.Tensor:
+    """entry(x) Wᵀ + bias, differentiable once in x and in the parameters of a trained weight.
+
+    Raises:
+        InputError: in a functional transform, or forward-mode differentiation; in backward, with ``create_graph``.
+    """
+    if not torch.compiler.is_compiling():
+        _check_untransformed(x_BK)
+    parameter, bias = (weight.parameter, weight.bias) if isinstance(weight, Storage) else (None, None)
+    if torch.is_grad_enabled() and (x_BK.requires_grad or parameter is not None):
+        y_BN: torch.Tensor = _Product.apply(x_BK, parameter, bias, weight, entry)
+        return y_BN
+    part_BN: torch.Tensor = weight(entry.take(x_BK))
+    return part_BN
+
+
+_INSTEAD = "leave this layer an nn.Linear (to_linear() makes it one) for that"
+
+
+def _check_untransformed(*tensors: torch.Tensor) -> None:
+    """No transform of torch's would see what ranks sum, nor what is packed."""
+    if torch_internals.is_transformed(*tensors):
+        raise InputError(
+            "a Block-Shock layer takes no part in functional transforms (vmap, torch.func.grad, jvp, jacrev, gradients "
+            f"in batches): differentiate by backward(), one gradient at a time, or {_INSTEAD}"
+        )
+    if torch_internals.in_forward_mode() and any(
+        forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
+    ):
+        raise InputError(f"a Block-Shock layer has no forward-mode derivative: use backward(), or {_INSTEAD}")
+
+
+def check_once() -> None:
+    """Raises InputError in a backward pass whose gradients are to be differentiated: they would lack terms."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise InputError(
+            "the gradients of a Block-Shock layer cannot be differentiated again: call backward() or grad() without "
+            f"create_graph=True, or {_INSTEAD}"
+        )
+
+
+def _contiguous(grad: torch.Tensor) -> torch.Tensor:
+    if grad.is_contiguous():
+        return grad
+    with stage("layout"):
+        return copied(grad.contiguous())
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_BK: torch.Tensor,
+        parameter: nn.Parameter | None,
+        bias: nn.Parameter | None,
+        weight: Weight,
+        entry: Entry,
+    ) -> torch.Tensor:
+        ctx.weight, ctx.entry, ctx.writes = weight, entry, None
+        x_BS = entry.take(x_BK)
+        saved = [] if parameter is None else [x_BS]
+        if torch.compiler.is_compiling():
+            # What backward reads of the packing then is watched by autograd, if it is saved.
+            saved = [*saved, *weight.tensors()]  # torch 2.11 traces no += of these
+        else:
+            ctx.writes = weight.writes
+        ctx.save_for_backward(*saved)
+        y_BN: torch.Tensor = weight(x_BS)
+        return y_BN
+
+    @staticmethod
+    def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        check_once()
+        if not torch.compiler.is_compiling():
+            _check_untransformed(grad_y_BN)
+        weight, (needs_x, needs_weight, needs_bias, *_) = ctx.weight, ctx.needs_input_grad
+        # Where a graph breaks, forward may have been compiled and backward not: autograd looks when it hands over.
+        looks = needs_weight or ctx.writes is None
+        saved: tuple[torch.Tensor, ...] = ctx.saved_tensors if looks else ()
+        if needs_x and ctx.writes is not None and not torch.compiler.is_compiling():
+            weight.check_since(ctx.writes)
+        grad_y_BN = _contiguous(grad_y_BN)
+        agree = ctx.entry.give_back(weight.grad_input(grad_y_BN)) if needs_x else None
+        grad_w = weight.grad_weight(grad_y_BN, saved[0]) if needs_weight else None
+        grad_bias = weight.grad_bias(grad_y_BN) if needs_bias else None
+        return (None if agree is None else agree()), grad_w, grad_bias, None, None

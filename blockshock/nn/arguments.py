@@ -1,0 +1,50 @@
+"""What users hand to a BlockShockLinear, looked at before anything is done with it: what does not fit is said in words.
+
+Values are looked at where they are used; here only of what kind they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.matrices import Mask
+from blockshock.training import is_shard
+
+
+def check_options(mask: Any, kernel: Any, storage: Any, dtype: Any, tokens: Any) -> None:
+    """Raises InputError, which names the first option that is not what a layer takes."""
+    if torch.is_tensor(mask):
+        raise InputError(
+            "mask= takes a name or a Mask, got a tensor: wrap a boolean (out_features, in_features) tensor of the "
+            "first half in blockshock.matrices.masks.DenseMask"
+        )
+    if not (mask is None or isinstance(mask, (str, Mask))):
+        raise InputError(f"mask= takes a name such as 'tile', a Mask, or None, got {mask!r}")
+    for option, value in (("kernel", kernel), ("storage", storage)):
+        if not isinstance(value, str):
+            raise InputError(f"{option}= takes a name, got {value!r}: leave it out for the default")
+    if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+        raise InputError(f"dtype= takes a floating-point dtype such as torch.bfloat16, or None, got {dtype!r}")
+    if type(tokens) is not int:
+        raise InputError(f"tokens= takes a whole number of rows of x, got {tokens!r}")
+
+
+def check_x(x: Any, in_features: int) -> None:
+    """Raises InputError unless x is a dense tensor (…, in_features) of floating-point numbers."""
+    if not isinstance(x, torch.Tensor):
+        raise InputError(f"x must be a tensor, got {type(x).__name__}")
+    if x.is_nested or x.layout != torch.strided:
+        kind = "nested" if x.is_nested else str(x.layout)
+        raise InputError(f"x must be a dense tensor, this one is {kind}: pass its to_dense(), or padded rows")
+    if x.ndim == 0 or x.shape[-1] != in_features:
+        raise InputError(f"x must be (B, {in_features}), with any dimensions for B, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise InputError(f"x must be of floating-point numbers, got {x.dtype}")
+    if is_shard(x):
+        raise InputError(
+            "x is a DTensor: BlockShockParallel takes one in a plan; elsewhere pass a plain x that is the same on "
+            "all ranks, as x.full_tensor() is"
+        )

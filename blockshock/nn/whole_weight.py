@@ -1,0 +1,100 @@
+"""A layer's weight as torch's modules read it: one dense matrix. Gradients reach the halves; writes are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.machine import torch_internals
+from blockshock.methods import BlockShock, check_once
+
+_WRITERS = {"__setitem__", "__set__", "__delete__"} | {
+    f"__i{name}__"
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift")
+}
+
+
+def whole_weight(layer: BlockShock) -> torch.Tensor:
+    """The trained W (N, K) on every rank, differentiable; all ranks call it together.
+
+    Raises:
+        InputError: gradients are recorded, and ``fully_shard`` holds the parameters as shards.
+    """
+    if torch.is_grad_enabled() and any(half.is_spread for half in layer.storages()):
+        raise InputError(
+            "fully_shard holds the parameters of this layer as shards, to which no gradient of its weight would come: "
+            "call unshard() on the module that it was applied to, or read the weight under torch.no_grad()"
+        )
+    w_NK = _gathered(layer)
+    return w_NK if torch.compiler.is_compiling() else w_NK.as_subclass(WholeWeight)  # the compiler sees what is written
+
+
+@torch_internals.uncompiled
+def _gathered(layer: BlockShock) -> torch.Tensor:
+    w_NK: torch.Tensor = _Whole.apply(layer, *(half.parameter for half in layer.storages()))
+    return w_NK
+
+
+class WholeWeight(torch.Tensor):
+    """A tensor made for those who read it: a write would be lost, and raises InputError, through a view too."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if any(isinstance(target, WholeWeight) for target in _targets(func, args, kwargs)):
+            raise InputError(
+                f"{func.__name__} would write to the weight of a BlockShockLinear, which is put together from its "
+                "halves each time that it is read: load_state_dict() writes to them, optimizers train parameters()"
+            )
+        with torch_internals.as_plain_tensors():
+            found = func(*args, **kwargs)
+            memory = {
+                torch_internals.memory_of(leaf)
+                for leaf in torch_internals.leaves((args, kwargs))
+                if isinstance(leaf, WholeWeight)
+            }
+            return torch_internals.map_leaves(
+                lambda leaf: leaf.as_subclass(cls) if _is_view(leaf, memory) else leaf, found
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        return self._plain().__deepcopy__(memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._plain().__reduce_ex__(protocol)
+
+    def _plain(self) -> torch.Tensor:
+        """A copy or a file holds its own values, which can be written."""
+        with torch_internals.as_plain_tensors():
+            return self.as_subclass(torch.Tensor)
+
+
+def _targets(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """What a torch function writes to, by torch's conventions for names."""
+    name = func.__name__
+    in_place = name in _WRITERS or (name.endswith("_") and not name.endswith("__"))
+    first = [args[0] if args else next(iter(kwargs.values()), None)] if in_place else []
+    return torch_internals.leaves([first, kwargs.get("out")])
+
+
+def _is_view(found: Any, memory: set[int]) -> bool:
+    return type(found) is torch.Tensor and found.layout == torch.strided and torch_internals.memory_of(found) in memory
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, layer: BlockShock, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.layer = layer
+        return layer.whole([parameter.detach() for parameter in parameters], "weight")
+
+    @staticmethod
+    def backward(ctx: Any, grad_NK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        if ctx.layer.group.size() > 1:
+            check_once()  # what other ranks keep of it would be missing
+        # Every rank makes the whole gradient, as it does of the output, and keeps its part.
+        return None, *ctx.layer.held(grad_NK)

@@ -1,0 +1,53 @@
+"""Saved runs and journals: what is in them, and what they say by themselves. Nothing here imports torch."""
+
+from blockshock.saved import journal
+from blockshock.saved.journal import (
+    FINISHED,
+    METRICS,
+    SESSION,
+    Journal,
+    NoJournal,
+    next_journal,
+    next_run,
+    read_journal,
+    unfinished,
+    write_whole,
+)
+from blockshock.saved.judged import DENSE, PASSES, best_dense, faults, sound, was_checked
+from blockshock.saved.results import NotARun, Run, latest_run, read_run
+from blockshock.saved.schema import or_inf
+from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, section_of
+from blockshock.saved.settle import bare, is_timed, settled
+
+__all__ = [
+    "COMMANDS",
+    "DENSE",
+    "FINISHED",
+    "METRICS",
+    "PASSES",
+    "PHASES",
+    "SECTIONS",
+    "SESSION",
+    "STAGES",
+    "Journal",
+    "NoJournal",
+    "NotARun",
+    "Run",
+    "bare",
+    "best_dense",
+    "faults",
+    "is_timed",
+    "journal",
+    "latest_run",
+    "next_journal",
+    "next_run",
+    "or_inf",
+    "read_journal",
+    "read_run",
+    "section_of",
+    "settled",
+    "sound",
+    "unfinished",
+    "was_checked",
+    "write_whole",
+]

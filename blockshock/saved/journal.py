@@ -1,0 +1,180 @@
+"""Journals of runs that did not end: what is in one, and how it becomes an ordinary saved run. Never imports torch.
+
+A journal is a folder: ``session.json`` says what was run and where, ``metrics.jsonl`` has a line for each benchmark, on
+the disk before the next one starts, and ``finished`` is there once the session ended by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blockshock.saved.results import STORAGE, read_json
+from blockshock.saved.schema import having, text
+
+SESSION, METRICS, FINISHED = "session.json", "metrics.jsonl", "finished"
+
+
+class NoJournal(ValueError):
+    """A folder that is no journal, or none to be found; the message says what to do."""
+
+
+@dataclass
+class Journal:
+    """What a session wrote before it ended.
+
+    Attributes:
+        session: what was run, and where.
+        benchmarks: as pytest-benchmark saves them, by full name; the last of each.
+        passed: full names of the tests that passed.
+        ceilings: of the machine, if they were measured.
+    """
+
+    folder: Path
+    session: dict[str, Any]
+    benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    passed: set[str] = field(default_factory=set)
+    ceilings: dict[str, Any] | None = None
+
+
+def is_session(found: Any) -> bool:
+    """Whether this is what a session says of itself; the id of its machine names a folder, and no other one."""
+    info = dict.fromkeys(("machine_info", "commit_info"), having())
+    told = dict.fromkeys(("machine_id", "datetime", "version"), text)
+    return having(**info, **told)(found) and re.fullmatch(r"[\w.+-]*\w", found["machine_id"]) is not None
+
+
+def journals(storage: Path) -> Path:
+    """Where the journals beside the saved runs are."""
+    return storage / "journal"
+
+
+def next_journal(storage: Path, name: str) -> Path:
+    """The folder of a new journal. A number says which is the last: the wall clock may have stepped back since."""
+    last = max((_place(folder)[0] for folder in journals(storage).glob("*")), default=0)
+    return journals(storage) / f"{last + 1:04}_{name}"
+
+
+def _place(folder: Path) -> tuple[int, str]:
+    """Where a journal stands among others; those of before there were numbers begin with a date of eight digits."""
+    number = folder.name.partition("_")[0]
+    return (int(number) if number.isdecimal() and len(number) < 8 else 0, folder.name)
+
+
+def read_journal(folder: Path) -> Journal:
+    """A journal. A last line that was cut off is left out: its benchmark had not finished.
+
+    Raises:
+        NoJournal: there is none in that folder.
+    """
+    try:
+        session = read_json((folder / SESSION).read_bytes())
+        if not is_session(session):
+            raise NoJournal(f"{folder} is no journal: {SESSION} does not say what a session says")
+        journal = Journal(folder, session)
+        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    except NoJournal:
+        raise
+    except (OSError, ValueError) as error:
+        raise NoJournal(f"{folder} is no journal: {error}") from None
+    for line in lines:
+        try:
+            entry = read_json(line)
+        except ValueError:
+            continue
+        if not isinstance(entry, dict):
+            continue
+        if having(fullname=text)(entry.get("benchmark")):
+            journal.benchmarks[entry["benchmark"]["fullname"]] = entry["benchmark"]
+        if text(entry.get("passed")):
+            journal.passed.add(entry["passed"])
+        if isinstance(entry.get("ceilings"), dict):
+            journal.ceilings = entry["ceilings"]
+    return journal
+
+
+def unfinished(storage: Path = STORAGE) -> Path:
+    """The journal of the last session that did not end by itself.
+
+    Raises:
+        NoJournal: there is none.
+    """
+    found = sorted((path.parent for path in journals(storage).glob(f"*/{SESSION}")), key=_place)
+    for folder in reversed(found):
+        if not (folder / FINISHED).exists():
+            return folder
+    raise NoJournal(f"no unfinished session in {journals(storage)}: all that ran came to its end")
+
+
+def unfinished_below(storage: Path = STORAGE) -> list[Path]:
+    """The same of a folder and of all storages below it, such as that of ``tox run -e full``; the last written first.
+
+    Raises:
+        NoJournal: there is none.
+    """
+    found = []
+    for below in {path.parents[2] for path in storage.rglob(f"{journals(Path()).name}/*/{SESSION}")}:
+        with suppress(NoJournal):
+            found.append(unfinished(below))
+    if not found:
+        raise NoJournal(f"no unfinished session in {storage} or below it: all that ran came to its end")
+    return sorted(found, key=lambda folder: max(path.stat().st_mtime_ns for path in folder.iterdir()), reverse=True)
+
+
+def recover(folder: Path) -> Path:
+    """Write what a journal holds as an ordinary saved run, whole or not at all; where it is.
+
+    Raises:
+        NoJournal: there is no journal in that folder, or no benchmark in it.
+        OSError: the run cannot be written.
+    """
+    journal = read_journal(folder)
+    if not journal.benchmarks:
+        raise NoJournal(f"{folder}: no benchmark finished in this session")
+    session = journal.session
+    machine_info = session["machine_info"]
+    if journal.ceilings:
+        machine_info["blockshock"] = {**machine_info.get("blockshock", {}), "ceilings": journal.ceilings}
+    saved = {
+        "machine_info": machine_info,
+        "commit_info": session["commit_info"],
+        "benchmarks": list(journal.benchmarks.values()),
+        "datetime": session["datetime"],
+        "version": session["version"],
+    }
+    runs = folder.parent.parent / session["machine_id"]
+    runs.mkdir(parents=True, exist_ok=True)
+    path = next_run(runs, "recovered")
+    write_whole(path, json.dumps(saved, indent=4))
+    return path
+
+
+def next_run(folder: Path, name: str) -> Path:
+    """The file of the next saved run in a folder; they are numbered as pytest-benchmark does."""
+    numbers = [int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]_*.json*")]
+    return folder / f"{max(numbers, default=0) + 1:04}_{name}.json"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there with all of its text, or not at all, whatever happens meanwhile.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    # Beside it, for only within a file system is replacing atomic; hidden, and of no name that a run has.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # where the folder is gone, say: what was raised first is what went wrong
+            temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,160 @@
+"""Saved runs as they lie on disk: which there are, what is in them, and why a file is none. Never imports torch."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from blockshock.saved.schema import items, machine_facts, positive, unfit
+from blockshock.saved.settle import settled
+
+STORAGE = Path("benchmark_results")
+PATTERNS = ("*.json", "*.json.gz")
+
+
+class NotARun(ValueError):
+    """A file that is no saved run of this suite; the message says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One saved run, of one file or of several that a folder holds.
+
+    Attributes:
+        path: its file, or its folder.
+        taken: when, as pytest-benchmark wrote it.
+        machine: what ``environment.describe`` found; empty in runs that do not say.
+        records: ``{"name", "group", "extra_info", "samples"}`` of each benchmark that the report can show, as
+            ``settle.settled`` gives them; samples in seconds, none in runs that were saved without.
+        left_out: how many it cannot show, by what is missing.
+        notes: what a reader must know of how its parts go together, a line each.
+    """
+
+    path: Path
+    taken: str
+    machine: dict[str, Any]
+    records: list[dict[str, Any]]
+    left_out: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def infos(self) -> list[dict[str, Any]]:
+        """The extra_info of each benchmark."""
+        return [record["extra_info"] for record in self.records]
+
+    @property
+    def name(self) -> str:
+        """What to call it beside others."""
+        return self.path.name or str(self.path.resolve().name)
+
+
+def latest_run(storage: Path = STORAGE) -> Path:
+    """The saved run that was written last.
+
+    Raises:
+        NotARun: there is none.
+    """
+    if found := [path for pattern in PATTERNS for path in storage.glob(f"*/{pattern}")]:
+        return max(found, key=lambda path: path.stat().st_mtime)
+    raise NotARun(f"no saved run in {storage}: make one with `tox run -e bench`, or name a file")
+
+
+def read_run(path: Path) -> Run:
+    """A saved run: a file, plain or gzipped, or a folder of files that are its parts.
+
+    Raises:
+        NotARun: the file cannot be read, is damaged, or holds no benchmark of this suite; no file of the folder does.
+    """
+    try:
+        run = _read_folder(path) if path.is_dir() else _read_file(path)
+        # Of the whole: what one part found to be wrong concerns the others too.
+        return replace(run, records=settled(run.records))
+    except OSError as error:
+        raise NotARun(f"{path}: {error.strerror or error}") from None
+
+
+def _read_folder(folder: Path) -> Run:
+    """All files as one run, and those a folder down, where pytest-benchmark saves; a test that several measured is
+    taken from the last of them."""
+    parts, notes = [], []
+    for path in sorted(path for pattern in PATTERNS for deep in ("", "*/") for path in folder.glob(deep + pattern)):
+        try:
+            parts.append(_read_file(path))
+        except NotARun as error:
+            notes.append(f"skipped {error}")
+    if not parts:
+        raise NotARun(f"{folder}: no saved run in it" + "".join(f"; {note}" for note in notes))
+    notes += [note for part in parts for note in part.notes]
+    parts.sort(key=lambda part: part.taken)
+    last = {record["name"]: record for part in parts for record in part.records}
+    if twice := sum(len(part.records) for part in parts) - len(last):
+        notes.append(f"{twice} results were measured more than once: shown is the last")
+    left_out = sum((Counter(part.left_out) for part in parts), Counter[str]())
+    # Each part measured the ceilings anew, where it timed anything: its rows have their limits from those.
+    ceilings = [part.machine["ceilings"] for part in parts if "ceilings" in part.machine]
+    machine = parts[0].machine | ({"ceilings": ceilings[-1]} if ceilings else {})
+    return Run(folder, parts[0].taken, machine, list(last.values()), dict(left_out), notes + _differences(parts))
+
+
+def _differences(parts: list[Run]) -> list[str]:
+    """What was not the same when the parts were measured."""
+    told = []
+    for what, name in (("gpus", "GPUs"), ("cpu", "CPU"), ("torch", "torch"), ("git_commit", "commit")):
+        found = dict.fromkeys(str(part.machine.get(what)) for part in parts)
+        if len(found) > 1:
+            names = (
+                f"{value} ({', '.join(p.name for p in parts if str(p.machine.get(what)) == value)})" for value in found
+            )
+            told.append(f"parts differ in their {name}: {'; '.join(names)}")
+    return told
+
+
+def _read_file(path: Path) -> Run:
+    try:
+        raw = path.read_bytes()
+        saved = read_json(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+        found = [_record(bench) for bench in saved["benchmarks"]]
+        machine = machine_facts(saved.get("machine_info", {}).get("blockshock"))
+    except (gzip.BadGzipFile, ValueError, EOFError, zlib.error) as error:
+        raise NotARun(f"{path}: damaged, or no JSON ({error})") from None
+    except (KeyError, TypeError, AttributeError):
+        raise NotARun(f"{path}: JSON, but no run that pytest-benchmark saved") from None
+    if not any("phase" in record["extra_info"] for record in found):
+        raise NotARun(f"{path}: a run of pytest-benchmark, but none of Block-Shock's tests is in it")
+    records, left_out = [], Counter[str]()
+    for record in found:
+        if name := unfit(record["extra_info"]):
+            left_out[name] += 1
+        else:
+            records.append(record)
+    last = {record["name"]: record for record in records}
+    twice = len(records) - len(last)
+    notes = [f"{twice} results are in {path.name} more than once: shown is the last"] if twice else []
+    return Run(path, str(saved.get("datetime") or ""), machine, list(last.values()), dict(left_out), notes)
+
+
+def read_json(raw: bytes | str) -> Any:
+    """What the text says. Halves of a surrogate pair, which nothing can be written with, become question marks.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deep to be a run.
+    """
+    try:
+        found = json.loads(raw)
+        if (b"\\ud" if isinstance(raw, bytes) else "\\ud") in raw.lower():  # type: ignore[operator]
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return found
+
+
+def _record(bench: dict[str, Any]) -> dict[str, Any]:
+    samples = bench.get("stats", {}).get("data", [])
+    named = {key: str(bench[key]) for key in ("name", "group")}
+    info = bench["extra_info"] if isinstance(bench["extra_info"], dict) else {}
+    return named | {"extra_info": info, "samples": samples if items(positive)(samples) else []}

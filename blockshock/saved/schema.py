@@ -1,0 +1,215 @@
+"""What the report reads of a saved result: which values must be there, and what they must be for it to show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from blockshock.saved.sections import PHASES, section_of
+
+Fits = Callable[[Any], bool]
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Of what is measured: ratios of such numbers, and axes that hold them, stay within what a float can be."""
+
+
+def number(value: Any) -> bool:
+    """0, NaN and inf too: an output that holds one has such errors. Nothing larger or smaller than what is measured."""
+    if type(value) not in (int, float):
+        return False
+    return value in (0, math.inf, -math.inf) or value != value or SMALLEST < abs(value) < LARGEST
+
+
+def positive(value: Any) -> bool:
+    """What is divided by, or drawn on a logarithmic scale."""
+    return number(value) and 0 < value < math.inf
+
+
+def or_inf(number: float) -> float:
+    """What to rank a number by: NaN is the worst."""
+    return math.inf if math.isnan(number) else number
+
+
+def _number_or_none(value: Any) -> bool:
+    return value is None or number(value)
+
+
+def whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def size(value: Any) -> bool:
+    return whole(value) and value > 0
+
+
+def text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def each(fits: Fits) -> Fits:
+    """An object, all of whose values fit."""
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+
+
+def items(fits: Fits) -> Fits:
+    """A list, all of whose items fit."""
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+def having(**needed: Fits) -> Fits:
+    """An object with at least these values."""
+    return lambda value: isinstance(value, dict) and all(fits(value.get(name)) for name, fits in needed.items())
+
+
+def _series_of(fits: Fits) -> Fits:
+    """A list of at least one item, all of which fit."""
+    return lambda value: bool(value) and items(fits)(value)
+
+
+_SERIES = _series_of(number)
+
+
+def _blocks(value: Any) -> bool:
+    """Samples of both sides, of what was timed: as many blocks of both, some a pilot, of any number of rounds."""
+    block = _series_of(_series_of(positive))
+    return (
+        bool(value)
+        and each(having(first=block, second=block, pilot=size))(value)
+        and all(len(both["first"]) == len(both["second"]) for both in value.values())
+        and (len(value) == 1 or value.keys() == {"forward", "training"})
+    )
+
+
+def _limited(value: Any) -> bool:
+    """A part of a pass: its time, and its limit where that could be measured."""
+    limits = (value.get(name) for name in ("limit_ms", "of_limit")) if isinstance(value, dict) else ()
+    return having(p50_ms=positive)(value) and all(map(_number_or_none, limits))
+
+
+MEDIAN = having(p50_ms=number)
+ERRORS = dict.fromkeys(("error_ratio", "relative_error", "dense_relative_error", "max_error", "of_bound"), number)
+
+
+def _loss(value: Any) -> bool:
+    """Errors of the gradient of one loss."""
+    return having(**ERRORS)(value) and all(
+        _number_or_none(value.get(name)) for name in ("error_ratio_limit", "mean_error")
+    )
+
+
+POINT: dict[str, Fits] = {
+    "phase": whole,
+    **dict.fromkeys(("label", "method", "workload", "dtype", "device"), text),
+    **dict.fromkeys(("N", "K", "B", "ranks"), size),
+}
+KINDS: dict[str, dict[str, Fits]] = {
+    "p50_ms": {
+        "p50_ms": positive,
+        "p95_ms": positive,
+        "stages": each(MEDIAN),
+        "dense_equivalent_tflops": number,
+        "communication_share": number,
+        "weight_bytes": number,
+        "timing": text,
+    },
+    "error_ratio": {
+        **ERRORS,
+        "same_on_ranks": flag,
+        "same_again": flag,
+    },
+    "update_p50_ms": {
+        **dict.fromkeys(("update_p50_ms", "backward_p50_ms", "tokens_per_s", "training_bytes"), number),
+        "alone": having(forward=MEDIAN),
+    },
+    "worst_weight_share": {"worst_weight_share": number, "steps": whole},
+    "worst_drift": {
+        **dict.fromkeys(("relative_error", "max_error", "mean_error", "ratio", "dense_relative_error"), _SERIES),
+        "worst_drift": number,
+        "steps": whole,
+    },
+    "verdict": {
+        **dict.fromkeys(("statement", "hypothesis", "rival", "verdict"), text),
+        **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), positive),
+        "margin": number,
+    },
+}
+"""Of each number that makes a row one of its kind, what else the report shows of that kind."""
+OTHERWISE: dict[str, Fits] = {
+    **dict.fromkeys(("kernel", "mask", "optimizer", "storage", "bound_by", "clock", "status", "flush"), text),
+    **dict.fromkeys(("of_limit", "limit_ms", "error_ratio_limit", "mean_error", "cuda_events_p50_ms"), number),
+    **dict.fromkeys(("estimated_weight_bytes", "steady_peak_bytes", "building_peak_bytes"), number),
+    **dict.fromkeys(("layout_copied_bytes", "parameter_bytes", "gradient_bytes", "state_bytes"), number),
+    **dict.fromkeys(("relative_error", "max_error", "ratio"), number),
+    "seed": whole,
+    "l2_flushed": flag,
+    "builds_p50_ms": _series_of(positive),
+    "blocks": _blocks,
+    "rivals": each(_number_or_none),
+    "losses": lambda value: each(_loss)(value) or items(number)(value),
+    **dict.fromkeys((f"{what}_{of}" for what in ("weight", "loss") for of in ("distance", "limit")), items(number)),
+    "alone": each(MEDIAN),
+    "limits": each(_limited),
+    "work": having(flops=number, memory_bytes=number),
+    "kernels": items(having(name=text, kind=text, calls=whole, ms=number, share=number)),
+    "traces": items(text),
+}
+"""What a row may have of any kind, or not."""
+
+
+def unfit(info: dict[str, Any]) -> str | None:
+    """The first value that the report would look for in vain, or could not show: of another version, say."""
+    kinds = ["verdict"] if "verdict" in info else [kind for kind in KINDS if kind in info]
+    if "p50_ms" in kinds and info.get("phase") == 3:  # shown as a training step, whatever it lacks of one
+        kinds.append("update_p50_ms")
+    needed = POINT | {name: fits for kind in kinds for name, fits in KINDS[kind].items()}
+    for name, fits in needed.items():
+        if not fits(info.get(name)):
+            return name
+    # What was judged wrong when it ran is not to go unseen for want of a number.
+    if section_of(info) is None and info.get("timing") != "none" and info.get("status") != "wrong":
+        return _lost(info)
+    for name, fits in OTHERWISE.items():
+        if name not in needed and info.get(name) is not None and not fits(info[name]):
+            return name
+    return None
+
+
+CHECKS = {1: "p50_ms", 2: "error_ratio", 3: "worst_weight_share"}
+"""What a row of each phase has that was not timed."""
+
+
+def _lost(info: dict[str, Any]) -> str:
+    """The number that would make a row one of a section, where it is of none and did not run untimed."""
+    phase = info["phase"]
+    if "hypothesis" in info:
+        return "verdict"
+    if phase == 0:
+        return "worst_drift" if "ratio" in info else "error_ratio"
+    if phase not in PHASES:
+        return "phase"
+    return "p50_ms" if "timing" in info else CHECKS[phase]
+
+
+def machine_facts(found: Any) -> dict[str, Any]:
+    """Those facts about a machine that can be shown."""
+    if not isinstance(found, dict):
+        return {}
+    named = {"gpus": items(text), "ceilings": _ceilings}
+    return {name: value for name, value in found.items() if named.get(name, _fact)(value)}
+
+
+def _ceilings(found: Any) -> bool:
+    """As of ``roofline.Ceilings``: numbers, by name or by dtype; None of what could not be measured, and of collectives
+    where there is one rank."""
+    if not isinstance(found, dict):
+        return False
+    single, grouped = ("memory_bytes_per_s", "cache_bytes", "launch_s"), each(_number_or_none)
+    return all(value is None or (number if name in single else grouped)(value) for name, value in found.items())
+
+
+def _fact(value: Any) -> bool:
+    return text(value) or _number_or_none(value)

@@ -1,0 +1,33 @@
+"""Weights that are trained: how they are stored, and what an optimizer's steps do to them."""
+
+from blockshock.training.clipping import clip_grad_norm_
+from blockshock.training.half_storages import STORAGES, HalfStorage, MaskedStorage, storage_of
+from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.scaling import watch_scalers
+from blockshock.training.sharded import check_replicas, gathered, is_shard, reshard, spread_as
+from blockshock.training.steps import check_elementwise, mark_split, part_of, replace
+from blockshock.training.storages import DenseStorage, Storage, Training, first_difference
+
+__all__ = [
+    "OPTIMIZERS",
+    "STORAGES",
+    "DenseStorage",
+    "HalfStorage",
+    "MaskedStorage",
+    "Storage",
+    "Training",
+    "build_recipe",
+    "check_elementwise",
+    "check_replicas",
+    "clip_grad_norm_",
+    "first_difference",
+    "gathered",
+    "is_shard",
+    "mark_split",
+    "part_of",
+    "replace",
+    "reshard",
+    "spread_as",
+    "storage_of",
+    "watch_scalers",
+]

@@ -1,0 +1,190 @@
+"""The two ways to hold a 2:4 half while it is trained; optimizers that act elementwise take both along the dense way.
+
+masked      the textbook way: the half as a dense parameter; after a step the mask is applied again and the half
+            compressed again, in both directions.
+compressed  the parameter is the kept values (N, K/2). Gradients and optimizer state are half the size; after a
+            step the values are written to where the packings hold them, and nothing is compressed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from blockshock.errors import InputError
+from blockshock.kernels import Half, Packed
+from blockshock.matrices import Kept, Mask, product
+from blockshock.registry import Registry
+from blockshock.stages import stage
+from blockshock.training.sharded import check_replicas
+from blockshock.training.steps import part_of
+from blockshock.training.storages import Storage, Training
+
+
+class HalfStorage(Storage):
+    """A trained 2:4 half, packed for both directions."""
+
+    def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
+        parameter = self._initial(half, packed).to(training.parameter_dtype(half.dtype))
+        super().__init__(nn.Parameter(parameter), packed, bias)
+        self.mask = half.mask
+
+    def check(self) -> None:
+        super().check()
+        self.mask.check_unchanged()
+
+    def _check_shard(self, held: torch.Tensor, shard: Any) -> None:
+        for group in shard.device_mesh.get_all_groups():
+            check_replicas("fully_shard", group, part_of(held), self.mask)
+
+    @staticmethod
+    def _initial(half: Half, packed: Packed) -> torch.Tensor:
+        """The parameter's first values."""
+        raise NotImplementedError
+
+    @classmethod
+    def elements(cls, size: int) -> int:
+        """Elements of the parameter of a half of N·K = ``size``."""
+        raise NotImplementedError
+
+    @classmethod
+    def extra_bytes(cls, N: int, K: int, itemsize: int, training: Training, mask: Mask | None) -> int:
+        """Bytes held beside the packings; at most, if the mask is not known."""
+        raise NotImplementedError
+
+
+STORAGES: Registry[type[HalfStorage]] = Registry("storage")
+
+
+def storage_of(spec: str) -> tuple[type[HalfStorage], dict[str, Any]]:
+    """The storage that a spec such as ``masked:every=10`` names, and its parameters."""
+    return STORAGES.resolve(spec, skip=4)
+
+
+@STORAGES.register("compressed")
+class CompressedStorage(HalfStorage):
+    """The kept values (N, K/2) are the parameter; in the packing's own dtype they are the packing's own memory."""
+
+    kept: Kept
+
+    def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
+        super().__init__(half, packed, training, bias)
+        vars(self)["kept"] = Kept(half.mask, half.device)  # as the packing
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [*super().tensors(), *self.kept.buffers()]
+
+    @torch.no_grad()
+    def _share_memory(self) -> None:
+        values = self.packed.values
+        if values.dtype == self.parameter.dtype and not self.parameter.is_inference():
+            values.copy_(self.parameter)
+            self.parameter.data = values
+
+    @staticmethod
+    def _initial(half: Half, packed: Packed) -> torch.Tensor:
+        if packed.values.numel() * 2 != half.N * half.K:
+            raise InputError("compressed storage needs a kernel that holds kept values alone; take masked")
+        return packed.values
+
+    @classmethod
+    def elements(cls, size: int) -> int:
+        return size // 2
+
+    @classmethod
+    def extra_bytes(cls, N: int, K: int, itemsize: int, training: Training, mask: Mask | None) -> int:
+        return N * K // 2 * training.bytes_beside(itemsize) + Kept.held_bytes(N, K, mask)
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        with stage("grad_w"):
+            return self.kept.gradient(grad_y_BN, x_BK, self.parameter.dtype, self.packed.sorted_by_pattern)
+
+    def dense(self, held: torch.Tensor) -> torch.Tensor:
+        out_NK = held.new_empty(len(held), 2 * held.shape[1])
+        self.kept.scatter(self.packed.disarrange(held), out_NK)
+        return out_NK
+
+    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
+        return self.packed.arrange(self.kept.gather(dense_NK))
+
+
+@STORAGES.register("masked")
+class MaskedStorage(HalfStorage):
+    """The half as a dense (N, K) parameter, zero where the mask drops, and the mask (one byte an element).
+
+    Args:
+        every: how many steps lie from one compression to the next, 0 for no compression at all. Between, the products
+            use the weights of the last one.
+    """
+
+    def __init__(
+        self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None, every: int = 1
+    ) -> None:
+        super().__init__(half, packed, training, bias)
+        if every < 0:
+            raise InputError(f"masked storage compresses every so many steps, or 0 for never; got every={every}")
+        self.dropped_NK = half.mask.complement().dense().to(half.device)
+        self.every, self._steps, self._is_behind = every, 0, False
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [*super().tensors(), self.dropped_NK]
+
+    @staticmethod
+    def _initial(half: Half, packed: Packed) -> torch.Tensor:
+        return half.dense()
+
+    @classmethod
+    def elements(cls, size: int) -> int:
+        return size
+
+    @classmethod
+    def extra_bytes(cls, N: int, K: int, itemsize: int, training: Training, mask: Mask | None) -> int:
+        return N * K * (training.parameter_bytes(itemsize) + 1)
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        with stage("grad_w"):
+            return product(grad_y_BN.T, x_BK, self.parameter.dtype).masked_fill_(self.dropped_NK, 0)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self._steps += 1
+        if self.every and self._steps % self.every == 0:
+            self.refresh()
+            return
+        self._is_behind = True
+        self._apply_mask()
+        self._see()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        self._apply_mask()
+        super().refresh()
+
+    def _take_over(self) -> None:
+        super()._take_over()
+        self._is_behind = False
+
+    def difference(self) -> str | None:
+        dropped = self.parameter.detach()[self.dropped_NK]
+        if dropped.count_nonzero():
+            return f"a parameter holds {dropped[dropped != 0][0].item()} where its mask drops"
+        # Between two compressions the products use the weights of the last one: that is meant.
+        return None if self._is_behind and not self.is_stale else super().difference()
+
+    def _apply_mask(self) -> None:
+        if self._shards:
+            return  # they stay zero where the mask drops, as their gradients are
+        with stage("mask"):
+            self.parameter.masked_fill_(self.dropped_NK, 0)
+
+    def pack(self) -> None:
+        with stage("compress"):
+            self._write(self.packed)
+
+    def _write(self, packed: Packed) -> None:
+        packed.recompress(self.parameter.to(packed.values.dtype))
+
+    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
+        return dense_NK.masked_fill(self.dropped_NK, 0)

@@ -1,0 +1,156 @@
+"""What the step of any torch optimizer means to weights that are packed: they are packed again when it ends.
+
+torch calls the two hooks below around every optimizer's ``step``. They touch no optimizer that holds none of our
+parameters. An optimizer that acts elementwise takes a part of a matrix along the way of the whole; others are refused.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, MutableMapping
+from inspect import unwrap
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
+
+from blockshock.errors import InputError
+from blockshock.machine import Borrowed, Group, torch_internals
+
+
+class Follower(Protocol):
+    """Something that must be told when an optimizer changed its parameters."""
+
+    def after_step(self) -> None: ...
+
+
+# Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
+_followers: MutableMapping[torch.Tensor, weakref.ref[Follower]] = WeakTensorKeyDictionary()
+_successors: MutableMapping[torch.Tensor, TensorWeakRef] = WeakTensorKeyDictionary()
+_split: MutableMapping[torch.Tensor, Borrowed] = WeakTensorKeyDictionary()
+
+
+def follow(parameter: torch.Tensor, follower: Follower) -> None:
+    """From now on the follower is told of each step of an optimizer that holds the parameter."""
+    _followers[parameter] = weakref.ref(follower)
+
+
+def follower_of(parameter: torch.Tensor) -> Follower | None:
+    """Who follows the parameter."""
+    reference = _followers.get(parameter)
+    return None if reference is None else reference()
+
+
+def mark_split(parameter: torch.Tensor, group: Group) -> None:
+    """Say that the parameter is a part of a matrix, whose other parts the ranks of the group hold."""
+    _split[parameter] = Borrowed(group)
+
+
+def part_of(parameter: torch.Tensor) -> Group | None:
+    """The group that the parameter is so marked with."""
+    borrowed = _split.get(parameter)
+    return None if borrowed is None else borrowed.group
+
+
+def split_over(parameter: torch.Tensor) -> list[Group]:
+    """The groups of ranks over which a tensor is split: as it is marked, or as a DTensor is sharded."""
+    group = part_of(parameter)
+    sharded = [
+        parameter.device_mesh.get_group(dimension)  # type: ignore[attr-defined]
+        for dimension, placement in enumerate(getattr(parameter, "placements", ()))
+        if not (placement.is_replicate() or placement.is_partial())
+    ]
+    return sharded if group is None or group.size() == 1 else [group, *sharded]
+
+
+def replace(old: torch.Tensor, new: torch.Tensor) -> None:
+    """Say that a layer with the parameter ``new`` took the place of one with ``old``."""
+    _successors[old] = TensorWeakRef(new)
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+
+
+T = TypeVar("T", bound=type[Optimizer])
+
+_ELEMENTWISE: list[type[Optimizer]] = [
+    torch.optim.Adadelta,
+    torch.optim.Adagrad,
+    torch.optim.Adam,
+    torch.optim.Adamax,
+    torch.optim.AdamW,
+    torch.optim.ASGD,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+    torch.optim.SGD,
+]
+_WHOLE = ("Adafactor", "LBFGS", "Muon")
+"""Those of torch that look at whole matrices, or at all parameters at once."""
+
+
+def elementwise(kind: T) -> T:
+    """Say that an optimizer is one that trains a part of a matrix as it trains the whole; returns it.
+
+    It is if what it adds to an element of a parameter depends on nothing but that element, its gradients, and numbers
+    that are the same for all elements. torch's own are known.
+    """
+    _ELEMENTWISE.append(kind)
+    return kind
+
+
+def check_elementwise(optimizer: Optimizer) -> None:
+    """Raises InputError where the optimizer holds a part of a matrix and is not known to act elementwise."""
+    part = next((parameter for parameter in _parameters(optimizer) if part_of(parameter) is not None), None)
+    step = unwrap(type(optimizer).step)
+    # A subclass that steps in its own way may do anything.
+    if part is None or any(isinstance(optimizer, kind) and step is unwrap(kind.step) for kind in _ELEMENTWISE):
+        return
+    name = type(optimizer).__name__
+    known = any(parent.__name__ in _WHOLE for parent in type(optimizer).__mro__)
+    otherwise = f" If it acts elementwise, say so once: blockshock.elementwise({name})"
+    raise InputError(
+        f"{name} {'looks at' if known else 'may look at'} whole matrices, and this parameter {tuple(part.shape)} of a "
+        "BlockShockLinear is a part of one, so its step would not be the dense layer's: give the layer's parameters() "
+        f"to an optimizer that acts elementwise, such as AdamW or SGD.{'' if known else otherwise}"
+    )
+
+
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Raises InputError where the optimizer is refused, or holds parameters of a layer that was replaced."""
+    check_elementwise(optimizer)
+    for parameter in _parameters(optimizer):
+        reference = _successors.get(parameter)
+        successor = None if reference is None else reference()
+        if successor is None or successor.grad is None:
+            continue
+        if parameter.grad is None:
+            raise InputError(
+                f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a BlockShockLinear "
+                "replaced: build the optimizer after the layer is replaced, from the model's parameters()"
+            )
+        if any(other is successor for other in _parameters(optimizer)):
+            raise InputError(
+                f"this optimizer trains a BlockShockLinear and, beside it, the nn.Linear {tuple(parameter.shape)} that "
+                "it was made from, which stood in more places than one: put the layer in all of them; to train both, "
+                "make the layer from a copy.deepcopy() of the nn.Linear"
+            )
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    followers = {id(found): found for parameter in _parameters(optimizer) if (found := follower_of(parameter))}
+    for follower in followers.values():
+        follower.after_step()
+
+
+# A compiled step runs the hooks as they are.
+register_optimizer_step_pre_hook(torch_internals.uncompiled(_before_step))
+register_optimizer_step_post_hook(torch_internals.uncompiled(_after_step))

@@ -1,0 +1,265 @@
+"""How a weight is held while it is trained: a parameter, what multiplies in its place, and how the two are kept equal.
+
+After an optimizer's step the packing is made equal to the parameter again. Parameters of 16-bit products are float32.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from blockshock.errors import StalePacking
+from blockshock.kernels import Packed
+from blockshock.machine import torch_internals
+from blockshock.matrices import bits, product
+from blockshock.stages import stage
+from blockshock.training.sharded import Shardable, spread_as
+from blockshock.training.steps import follow
+
+
+def first_difference(found: torch.Tensor, should: torch.Tensor) -> str | None:
+    """The first element that is not the same bits in both: what it is, where, and what it should be."""
+    different = (bits(found) != bits(should)).flatten()
+    if not different.any():
+        return None
+    where = tuple(int(index) for index in torch.unravel_index(different.byte().argmax(), found.shape))
+    return f"{found[where].item()} at {where}, not {should[where].item()}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How weights are to be trained.
+
+    Attributes:
+        storage: of a half, a spec such as ``compressed`` or ``masked:every=10``.
+        dtype: of the parameters, their gradients and the optimizer's state; None for float32, or for float64 weights
+            their own.
+    """
+
+    storage: str = "compressed"
+    dtype: torch.dtype | None = None
+
+    def parameter_dtype(self, compute: torch.dtype) -> torch.dtype:
+        return self.dtype or torch.promote_types(compute, torch.float32)
+
+    def parameter_bytes(self, itemsize: int) -> int:
+        """Bytes of an element of the parameters, for products of elements of ``itemsize`` bytes."""
+        return self.dtype.itemsize if self.dtype else max(itemsize, 4)
+
+    def bytes_beside(self, itemsize: int) -> int:
+        """The same, of parameters that are the packing's own memory where they are of its size."""
+        parameter = self.parameter_bytes(itemsize)
+        return 0 if parameter == itemsize else parameter
+
+
+class Seen:
+    """How a tensor was, as far as that can be told without a look at its values.
+
+    A write through ``tensor`` or a view of it moves its version; ``set_`` and ``tensor.data = other`` its memory. No
+    write through ``tensor.data``, or a pointer, moves anything. Inference tensors have no version.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        # The weak reference keeps the identity from being given to other memory, and no memory from being freed.
+        self._memory = StorageWeakRef(torch_internals.local_of(tensor).untyped_storage())
+        self._state = self._state_of(tensor)
+
+    @staticmethod
+    def _state_of(tensor: torch.Tensor) -> tuple[int, int, int]:
+        local = torch_internals.local_of(tensor)
+        # A write through a DTensor moves its own version alone.
+        return (
+            torch_internals.version(tensor) + torch_internals.version(local),
+            local.data_ptr(),
+            torch_internals.memory_of(local),
+        )
+
+    def is_still(self, tensor: torch.Tensor) -> bool:
+        return self._state_of(tensor) == self._state
+
+
+class Storage(Shardable):
+    """A trained weight (N, K). Multiplies as its packing does, and refuses to once the two differ.
+
+    What multiplies is no part of the module tree: who averages or broadcasts a model writes its buffers too.
+
+    Attributes:
+        parameter: what the optimizer holds.
+        bias: the layer's trained bias (N,), replicated, where this weight's product is the one that adds it.
+        packed: what multiplies.
+    """
+
+    bias: nn.Parameter | None
+    packed: Packed
+
+    def __init__(self, parameter: nn.Parameter, packed: Packed, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.parameter = parameter
+        vars(self)["packed"] = packed  # an attribute that nn.Module does not see
+        self.register_parameter("bias", bias)
+        self._see()
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds beside the parameters; some of it may be their memory."""
+        return self.packed.tensors()
+
+    def _see(self) -> None:
+        """From now on, what multiplies is what the parameters are now; and be told of their steps."""
+        if torch.compiler.is_compiling():
+            _see_when_run(self)
+            return
+        self._seen = [Seen(parameter) for parameter in self.trained_parameters()]
+        self._follow()
+
+    def _follow(self) -> None:
+        for followed in self.trained_parameters():
+            follow(followed, self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_seen"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Of a copy: its parameters are new ones, which nobody follows, and no longer the packing's memory.
+        super().__setstate__(state)
+        self._share_memory()
+        self.refresh()
+
+    def _share_memory(self) -> None:
+        """Make the parameter the packing's memory, where it was that in what this is a copy of."""
+
+    def when_gathered(self) -> None:
+        if self.is_stale:
+            self._take_over()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a parameter changed, or is another one, since the packing was written."""
+        pairs = zip(self._seen, self.trained_parameters(), strict=True)
+        return not all(seen.is_still(parameter) for seen, parameter in pairs)
+
+    @property
+    def writes(self) -> int:
+        """As of the packing."""
+        return self.packed.writes
+
+    def check_since(self, writes: int) -> None:
+        """As of the packing. A parameter that changed may be the packing's own memory."""
+        self.packed.check_since(writes)
+        if self.is_stale:
+            raise StalePacking.before_backward(self.parameter)
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():
+            self.check()
+        y_BN: torch.Tensor = self.packed(x_BK)
+        return y_BN
+
+    def check(self) -> None:
+        """Raises StalePacking if what multiplies is no longer what is trained."""
+        if self.is_stale:
+            raise StalePacking(
+                f"the parameter of a {tuple(self.parameter.shape)} weight changed after it was packed: an optimizer's "
+                "step() packs it by itself; after any other change call refresh() on the layer"
+            )
+
+    def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        """As of the packing."""
+        return self.packed.grad_input(grad_y_BN)
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        """The gradient of ``parameter``. Stage ``grad_w``."""
+        raise NotImplementedError
+
+    def grad_bias(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        """The gradient of ``bias``."""
+        assert self.bias is not None
+        return grad_y_BN.sum(0, dtype=self.bias.dtype)
+
+    def refresh(self) -> None:
+        """Make what multiplies equal to the parameters again; to shards, once they are gathered."""
+        if self._shards:
+            self._follow()
+        else:
+            self._take_over()
+
+    @torch.no_grad()
+    def _take_over(self) -> None:
+        self.pack()
+        if self.bias is not None and self.packed.bias is not None:
+            self.packed.bias.copy_(self.packed.arrange(self.bias))
+        self._see()
+
+    def after_step(self) -> None:
+        """What an optimizer's ``step`` ends with."""
+        self.refresh()
+
+    def pack(self) -> None:
+        """Take the parameter over into the packing."""
+        with stage("refresh"):
+            self._write(self.packed)
+
+    def _write(self, packed: Packed) -> None:
+        """Take the parameter over into a packing of this weight."""
+        packed.write(self.parameter)
+
+    @torch.no_grad()
+    def difference(self) -> str | None:
+        """Where what multiplies, or adds the bias, differs from the parameters, bit for bit; None if nowhere.
+
+        A second packing is held for as long as this takes.
+        """
+        if self.is_stale:
+            return "a parameter changed after it was packed"
+        should = deepcopy(self.packed)
+        self._write(should)
+        if self.bias is not None and should.bias is not None:
+            should.bias.copy_(should.arrange(self.bias))
+        found = dict(self.packed.named_buffers())
+        differences = (first_difference(found[name], buffer) for name, buffer in should.named_buffers())
+        named = zip(found, differences, strict=True)
+        return next((f"its packing's {name} holds {what} as the parameter" for name, what in named if what), None)
+
+    def dense(self, held: torch.Tensor) -> torch.Tensor:
+        """The (N, K) matrix of a tensor that lies as the parameter does: the parameter, or a state of an optimizer."""
+        return held
+
+    def held(self, dense_NK: torch.Tensor) -> torch.Tensor:
+        """The inverse of ``dense``; what the mask drops is lost."""
+        return dense_NK
+
+    def matrix(self) -> torch.Tensor:
+        """The trained weight (N, K) in the parameter's dtype, zero where a mask drops."""
+        return self.dense(self.parameter.detach())
+
+    @torch.no_grad()
+    def load(self, w_NK: torch.Tensor) -> None:
+        """Take over the values of a dense matrix exactly, zeros too."""
+        parameter = self.trained("parameter")
+        parameter.copy_(spread_as(parameter, self.held(w_NK.to(parameter.dtype))))
+        self.refresh()
+
+    def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:
+        """Nothing: how a layer is split is no part of its state. BlockShockLinear saves it whole."""
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        """Nothing, likewise."""
+
+
+# While code is traced, no tensor has the memory or version that it will have.
+_see_when_run = torch_internals.uncompiled(Storage._see)
+
+
+class DenseStorage(Storage):
+    """All of a dense weight, for methods that do not split it by a mask."""
+
+    def __init__(self, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
+        super().__init__(nn.Parameter(packed.values.to(training.parameter_dtype(packed.values.dtype))), packed, bias)
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        with stage("grad_w"):
+            return product(grad_y_BN.T, x_BK, self.parameter.dtype)

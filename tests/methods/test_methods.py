@@ -1,0 +1,239 @@
+"""Methods on real ranks: every group size, rectangular layers, bias, memory, refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from blockshock.errors import InputError
+from blockshock.machine import memory
+from blockshock.matrices.named_masks import build_mask
+from blockshock.matrices.weights import GeneratedWeights
+from blockshock.measure.accuracy import Accuracy, ErrorSums, compare
+from blockshock.methods import METHODS, Layer, Shape
+from blockshock.phases import case as case_module
+from blockshock.phases.case import Case, build, estimate_bytes, obstacle
+from blockshock.ranks import Ranks
+from blockshock.training.storages import Training
+
+CASE = Case("block_shock", "reference", "random", "gaussian", 96, 160, 6, "bf16")
+
+
+def _errors(method: str, mask: str | None, kernel: str, with_bias: bool) -> tuple[ErrorSums, int]:
+    """A layer whose width shards evenly and whose shards keep groups of four whole."""
+    group = dist.group.WORLD
+    assert group is not None
+    source = GeneratedWeights(96, 160, torch.bfloat16, "cpu", with_bias=with_bias)
+    layer = Layer(source, None if mask is None else build_mask(mask, source), kernel, 6)
+    built = METHODS.get(method)(layer, group)
+    x_BK = torch.randn(6, 160, generator=torch.Generator().manual_seed(5)).bfloat16()
+    with torch.inference_mode():
+        errors = compare(built(x_BK), x_BK, source, built.roundings, group.rank(), group.size())
+    return errors, built.roundings
+
+
+def _check(ranks: Ranks, with_bias: bool) -> None:
+    for name in METHODS.names():
+        for mask, kernel in (("1100", "gathered"), ("random", "reference"), ("tile", "auto")):
+            picked = mask if "mask" in METHODS.get(name).picks else None
+            errors, roundings = zip(*ranks.run(_errors, name, picked, kernel, with_bias), strict=True)
+            failure = Accuracy.of(sum(errors, ErrorSums()), roundings[0]).failure()
+            assert failure is None, f"{name} {mask} {kernel} bias={with_bias}: {failure}"
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_every_method_is_right_on_one_and_on_four_ranks(other_ranks: Ranks, with_bias: bool) -> None:
+    _check(other_ranks, with_bias)
+
+
+def test_every_method_takes_a_bias_on_two_ranks(cpu_ranks: Ranks) -> None:
+    _check(cpu_ranks, with_bias=True)
+
+
+def _weight_bytes(case: Case) -> tuple[int, int, int]:
+    built = build(case)
+    estimate = METHODS.get(case.method).estimate(case.shape(dist.get_world_size()), case.kernel or "auto")
+    return built.method.weight_bytes(), estimate.steady, estimate_bytes(case, dist.get_world_size())
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_counted_weight_bytes_are_those_estimated(method: str, cpu_ranks: Ranks) -> None:
+    picks = METHODS.get(method).picks
+    case = replace(CASE, method=method, mask="random" if "mask" in picks else None, kernel=None)
+    for counted, estimated, _ in cpu_ranks.run(_weight_bytes, replace(case, kernel="reference")):
+        assert counted == estimated
+
+
+def test_a_half_in_bf16_takes_9_16_of_dense_bytes(cpu_ranks: Ranks) -> None:
+    dense_bytes = CASE.N * CASE.K * 2
+    assert [counted for counted, _, _ in cpu_ranks.run(_weight_bytes, CASE)] == [dense_bytes * 9 // 16] * 2
+
+
+def test_the_full_weight_is_held_only_when_asked_for(cpu_ranks: Ranks) -> None:
+    without = cpu_ranks.run(_weight_bytes, CASE)
+    with_full = cpu_ranks.run(_weight_bytes, replace(CASE, keep_full_weight=True))
+    for (counted, _, needed), (counted_full, _, needed_full) in zip(without, with_full, strict=True):
+        assert counted_full - counted == needed_full - needed == CASE.N * CASE.K * 2
+
+
+def _largest_block(case: Case) -> int:
+    """Elements of the largest piece of W that building asks its source for."""
+    sizes = []
+    rows = GeneratedWeights._block
+
+    def watched(self: GeneratedWeights, index: int, count: int) -> torch.Tensor:
+        block = rows(self, index, count)
+        sizes.append(block.numel())
+        return block
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GeneratedWeights, "_block", watched)
+        patch.setattr(
+            "blockshock.matrices.weights.row_blocks", lambda rows, *_: [(i, i + 64) for i in range(0, rows, 64)]
+        )
+        patch.setattr(
+            "blockshock.matrices.compressed.row_blocks",
+            lambda rows, *_, **__: [(i, i + 64) for i in range(0, rows, 64)],
+        )
+        build(case)
+    return max(sizes)
+
+
+@pytest.mark.parametrize("method", ["dense_tp_row", "dense_tp_col", "dtensor_row", "block_shock"])
+def test_the_full_weight_is_never_made_on_a_rank(method: str, cpu_ranks: Ranks) -> None:
+    case = Case(method, None, "1100" if method == "block_shock" else None, "gaussian", 1024, 64, 4, "fp32")
+    assert max(cpu_ranks.run(_largest_block, replace(case, kernel="reference"))) <= 256 * 64
+
+
+def _refreshed(case: Case) -> ErrorSums:
+    built = build(case)
+    new = GeneratedWeights(case.N, case.K, case.torch_dtype, "cpu", seed=9)
+    built.method.refresh(new)  # type: ignore[operator]
+    with torch.inference_mode():
+        return compare(built.method(built.x_BK), built.x_BK, new, 2, built.group.rank(), built.group.size())
+
+
+@pytest.mark.parametrize(("method", "kernel"), [("block_shock", "reference"), ("masked_split_dense", None)])
+def test_refresh_makes_it_the_layer_of_the_new_weights(method: str, kernel: str | None, cpu_ranks: Ranks) -> None:
+    errors = cpu_ranks.run(_refreshed, replace(CASE, method=method, kernel=kernel))
+    assert Accuracy.of(sum(errors, ErrorSums()), roundings=2).failure() is None
+
+
+def _refresh_wrong_shape(case: Case) -> str:
+    with pytest.raises(InputError) as error:
+        build(case).method.refresh(GeneratedWeights(96, 164, torch.bfloat16, "cpu"))  # type: ignore[operator]
+    return str(error.value)
+
+
+def test_refresh_refuses_weights_of_another_shape(cpu_ranks: Ranks) -> None:
+    message = "refresh takes torch.bfloat16 weights (96, 160), got torch.bfloat16 (96, 164)"
+    assert cpu_ranks.run(_refresh_wrong_shape, CASE)[0] == message
+
+
+def _refusals(case: Case) -> list[str]:
+    """What the layer says to inputs that are too narrow, of another dtype, and on another device."""
+    method, messages = build(case).method, []
+    for shape, dtype, device in (
+        ((6, 100), torch.bfloat16, "cpu"),
+        ((6, 160), torch.float32, "cpu"),
+        ((6, 160), torch.bfloat16, "meta"),
+    ):
+        with pytest.raises(InputError) as error:
+            method(torch.zeros(shape, dtype=dtype, device=device))
+        messages.append(str(error.value))
+    return messages
+
+
+def test_an_input_that_does_not_fit_is_refused(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_refusals, CASE)[0] == [
+        "x must be (B, 160), got (6, 100)",
+        "x must be torch.bfloat16 on cpu, got torch.float32 on cpu",
+        "x must be torch.bfloat16 on cpu, got torch.bfloat16 on meta",
+    ]
+
+
+EVERY_ROW = [
+    *(("block_shock", kernel, mask) for kernel in ("gathered", "reference") for mask in ("1100", "tile")),
+    ("block_shock", "reference", "random"),
+    *((name, "auto", "1100") for name in METHODS.names() if name != "block_shock"),
+]
+
+
+def _empty_batches(dtype: torch.dtype) -> None:
+    """Layers frozen, differentiated and trained, before and after an empty batch; ranks agree all the while."""
+    group = dist.group.WORLD
+    assert group is not None
+    source = GeneratedWeights(96, 160, dtype, "cpu", with_bias=True)
+    for name, kernel, mask in EVERY_ROW:
+        for training in (None, Training("compressed"), Training("masked")):
+            if name == "masked_split_dense" and training == Training("compressed"):
+                continue
+            picked = build_mask(mask, source) if "mask" in METHODS.get(name).picks else None
+            method = METHODS.get(name)(Layer(source, picked, kernel, 6, True, training), group)
+            method.requires_grad_(training is not None)
+            for tokens in (0, 6, 0):
+                x_BK = torch.ones(tokens, 160, dtype=dtype, requires_grad=True)
+                y_BN = method(x_BK)
+                assert y_BN.shape == (tokens, 96)
+                y_BN.sum().backward()
+                assert x_BK.grad is not None
+                assert x_BK.grad.shape == (tokens, 160)
+                for parameter in filter(lambda held: held.requires_grad, method.parameters()):
+                    assert parameter.grad is not None
+                    assert bool(parameter.grad.any()) == (tokens > 0)
+                    parameter.grad = None
+            with torch.inference_mode():
+                assert method(torch.ones(0, 160, dtype=dtype)).shape == (0, 96)
+
+
+def test_an_empty_batch_passes_through_as_through_a_linear(cpu_ranks: Ranks, other_ranks: Ranks) -> None:
+    for dtype in (torch.bfloat16, torch.float64):
+        cpu_ranks.run(_empty_batches, dtype)
+    other_ranks.run(_empty_batches, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "message"),
+    [
+        ("block_shock", Shape(96, 160, 2, 3), "1 rank or an even number, got 3: try --ranks 2 or 4"),
+        ("block_shock", Shape(96, 100, 2, 4), "K = 100 cannot be cut into 2 equal shards of a multiple of 4"),
+        ("dense_tp_row", Shape(96, 100, 2, 8), "K = 100 cannot be cut into 8 equal shards"),
+        ("dense_tp_col", Shape(90, 160, 2, 4), "N = 90 cannot be cut into 4 equal shards"),
+        ("dtensor_col", Shape(90, 160, 2, 4), "N = 90 cannot be cut into 4 equal shards"),
+    ],
+)
+def test_a_layer_that_cannot_be_laid_out_is_refused(method: str, shape: Shape, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        METHODS.get(method).check(shape)
+
+
+def _obstacle_with_little_memory(case: Case) -> str | None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "free_bytes", lambda _: 1 << 20)
+        patch.setattr(case_module, "build", lambda _: pytest.fail("built although it does not fit"))
+        return obstacle(case)
+
+
+def test_a_size_that_does_not_fit_is_an_obstacle_with_the_estimate(cpu_ranks: Ranks) -> None:
+    for reason in cpu_ranks.run(_obstacle_with_little_memory, replace(CASE, N=4096, K=4096)):
+        assert reason is not None
+        assert "on cpu, 1.00 MiB are free: lower --N or --B" in reason
+
+
+def test_a_case_that_fits_has_no_obstacle(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(obstacle, CASE) == [None, None]
+
+
+def test_a_user_sees_which_kernel_cannot_run(cpu_ranks: Ranks) -> None:
+    (reason, _) = cpu_ranks.run(obstacle, replace(CASE, kernel="cusparselt"))
+    assert reason == "kernel cusparselt: needs a cuda device, this is cpu"
+    (reason, _) = cpu_ranks.run(obstacle, replace(CASE, kernel="gathered"))
+    assert reason is not None
+    assert "needs a row-periodic mask" in reason
+
+
+def test_a_mask_that_does_not_fit_the_layer_is_an_obstacle_and_not_a_failure(cpu_ranks: Ranks) -> None:
+    for method, kernel in (("masked_split_dense", None), ("block_shock", "reference")):
+        (reason, _) = cpu_ranks.run(obstacle, replace(CASE, method=method, kernel=kernel, mask="tile", N=66))
+        assert reason == f"{method}: a transposable mask needs N to be a multiple of 4, got N = 66"

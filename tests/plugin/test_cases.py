@@ -1,0 +1,207 @@
+"""Which cases a run covers: their ids, the grid, and every pair of choices."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from inner_pytest import ROOT, python_path
+from resolving import CPU_DEFAULTS
+
+from blockshock.kernels import KERNELS
+from blockshock.matrices.named_masks import MASKS
+from blockshock.matrices.workloads import WORKLOADS, Workload
+from blockshock.methods import METHODS
+from blockshock.phases.case import DTYPES, Case
+from blockshock.plugin import cases
+from blockshock.plugin.settings import Points, Settings
+from blockshock.training.half_storages import STORAGES
+from blockshock.training.optimizers import OPTIMIZERS
+
+SETTINGS = replace(
+    CPU_DEFAULTS,
+    points=Points(((64, 64), (64, 128)), (4, 16)),
+    training_points=Points(((64, 64),), (4,)),
+    dtypes=("bf16", "fp32"),
+    methods=("dense_single", "block_shock", "masked_split_dense"),
+    kernels=("auto", "reference"),
+    masks=("1100", "random"),
+    workloads=("gaussian", "gaussian:std=0.5"),
+    rounds=3,
+    warmup=0,
+)
+CHOICES = ("row", "mask", "dtype", "workload", "size", "B")
+
+every_device = pytest.mark.parametrize("device", ["cpu", "cuda"])
+
+
+def ids(found: list[Case]) -> list[str]:
+    return [case.id for case in found]
+
+
+def cover(settings: Settings) -> list[Case]:
+    return cases.cover(settings, cases.forward_grid(settings))
+
+
+def choice_pairs(found: list[Case]) -> set[frozenset[tuple[str, object]]]:
+    """Every two choices that occur together in some case."""
+    rows = [
+        ((case.method, case.kernel), case.mask, case.dtype, case.workload, (case.N, case.K), case.B) for case in found
+    ]
+    named = [list(zip(CHOICES, row, strict=True)) for row in rows]
+    return {frozenset((a, b)) for row in named for a in row for b in row if a != b}
+
+
+def test_ids_read_as_documented() -> None:
+    halves = Case("block_shock", "cusparselt", "1100", "gaussian", 8192, 8192, 64, "bf16")
+    dense = Case("dense_single", None, None, "gaussian:std=0.5", 64, 128, 1, "fp32")
+    assert halves.id == "block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16"
+    assert dense.id == "dense_single-gaussian:std=0.5-N64-K128-B1-fp32"
+    assert (halves.label, dense.label) == ("block_shock cusparselt 1100", "dense_single")
+
+
+def test_ids_are_those_of_the_layer_whatever_it_is_run_with() -> None:
+    changed = replace(SETTINGS, ranks=4, timing="none", rounds=9, warmup=9, flush=False, seed=7, keep_full_weight=True)
+    assert ids(cases.forward_grid(changed)) == ids(cases.forward_grid(SETTINGS))
+    assert ids(cover(changed)) == ids(cover(SETTINGS))
+
+
+@pytest.mark.parametrize("beside", ["grid", "pairs", "product"])
+@every_device
+def test_ids_are_unique(beside: str, device: str) -> None:
+    # The grid holds cases of the cover, too: none is run twice.
+    points = Points(cases.COVER_SHAPES[device], cases.COVER_TOKENS)
+    small = replace(SETTINGS, device=device, cover=beside, points=points)
+    found = ids(cases.forward_grid(small) + cover(small))
+    assert len(found) == len(set(found))
+
+
+def test_the_grid_is_every_choice_that_a_method_picks() -> None:
+    rows: list[tuple[str, str | None, str | None]] = [("dense_single", None, None)]
+    rows += [("block_shock", kernel, mask) for kernel in ("auto", "reference") for mask in ("1100", "random")]
+    rows += [("masked_split_dense", None, mask) for mask in ("1100", "random")]
+    wanted = {
+        Case(method, kernel, mask, workload, N, K, B, dtype)
+        for method, kernel, mask in rows
+        for workload in ("gaussian", "gaussian:std=0.5")
+        for N, K in ((64, 64), (64, 128))
+        for B in (4, 16)
+        for dtype in ("bf16", "fp32")
+    }
+    found = cases.forward_grid(SETTINGS)
+    assert (set(found), len(found)) == (wanted, 7 * 2 * 2 * 2 * 2)
+
+
+def test_the_grid_of_the_training_phases_differs_in_its_masks_alone() -> None:
+    found = {(case.method, case.kernel, case.mask) for case in cases.backward_grid(SETTINGS)}
+    assert found == {
+        ("dense_single", None, None),
+        ("block_shock", "auto", "1100"),
+        ("block_shock", "reference", "tile"),
+        ("masked_split_dense", None, "1100"),
+    }
+    assert cases.backward_grid(replace(SETTINGS, training_masks=SETTINGS.masks)) == cases.forward_grid(SETTINGS)
+
+
+def test_halves_are_trained_in_each_storage_and_all_by_each_optimizer() -> None:
+    found = cases.training_grid(replace(SETTINGS, dtypes=("bf16",)))
+    of_halves = {(case.optimizer, case.storage) for case in found if case.method == "block_shock"}
+    assert of_halves == set(itertools.product(("sgd", "adamw"), ("compressed", "masked")))
+    assert {(case.optimizer, case.storage) for case in found if case.method != "block_shock"} == {
+        ("sgd", None),
+        ("adamw", None),
+    }
+    assert len({case.id for case in found}) == len(found)
+
+
+@every_device
+def test_trajectories_have_every_method_optimizer_and_storage(device: str) -> None:
+    found = cases.trajectories(replace(SETTINGS, device=device))
+    assert {case.optimizer for case in found} == set(OPTIMIZERS.names())
+    assert {case.method for case in found} == set(SETTINGS.methods)
+    assert {case.storage for case in found if case.method == "block_shock"} == set(STORAGES.names())
+    assert {case.workload for case in found if case.method == "block_shock"} == {"gaussian", "recorded"}
+    assert len({case.id for case in found}) == len(found)
+
+
+def test_cases_carry_the_seed_and_whether_all_of_w_is_kept() -> None:
+    found = cases.forward_grid(replace(SETTINGS, seed=7, keep_full_weight=True))
+    assert {(case.seed, case.keep_full_weight) for case in found} == {(7, True)}
+    assert {case.seed for case in cover(replace(SETTINGS, seed=7))} == {7}
+
+
+def test_the_recorded_workload_has_its_own_shapes_and_no_more_tokens_than_it_holds() -> None:
+    points = replace(SETTINGS.points, tokens=(16, 512, 513))
+    settings = replace(SETTINGS, workloads=("recorded", "gaussian"), points=points, dtypes=("bf16",))
+    found = cases.forward_grid(settings)
+    recorded = {(case.N, case.K, case.B) for case in found if case.workload == "recorded"}
+    others = {(case.N, case.K, case.B) for case in found if case.workload == "gaussian"}
+    assert recorded == {(N, K, B) for N, K in ((1536, 384), (384, 1536)) for B in (16, 512)}
+    assert others == {(N, K, B) for N, K in settings.points.sizes for B in (16, 512, 513)}
+
+
+@pytest.mark.parametrize("tries", [cases._COMPLETIONS, 1])
+@every_device
+def test_pairs_are_all_those_of_the_product_in_far_fewer_cases(
+    device: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cases, "_COMPLETIONS", tries)
+    pairs, product = (cover(replace(SETTINGS, device=device, cover=asked)) for asked in ("pairs", "product"))
+    assert choice_pairs(pairs) == choice_pairs(product)
+    assert set(ids(pairs)) < set(ids(product))
+    if tries > 1:
+        assert len(pairs) * 50 < len(product)
+
+
+@every_device
+def test_the_cover_reaches_everything_that_has_a_name_and_runs_on_the_device(device: str) -> None:
+    found = cover(replace(SETTINGS, device=device))
+    fit = {name for name in KERNELS.names() if device in KERNELS.get(name).device_types}
+    assert {case.method for case in found} == set(METHODS.names())
+    assert {case.kernel for case in found} - {None} == {name for name in fit if KERNELS.get(name).sparse}
+    assert {case.mask for case in found} - {None} == set(MASKS.names())
+    assert {case.workload for case in found} == set(WORKLOADS.names())
+    assert {case.dtype for case in found} == set(DTYPES)
+
+
+def test_the_cover_holds_only_cases_that_can_run() -> None:
+    for case in cover(replace(SETTINGS, device="cuda", cover="product")):
+        assert (case.mask is not None) == ("mask" in METHODS.get(case.method).picks)
+        assert (case.kernel is not None) == ("kernel" in METHODS.get(case.method).picks)
+        assert case.workload != "recorded" or (case.N, case.K) in ((1536, 384), (384, 1536))
+        assert case.kernel not in ("cutlass", "cusparselt") or case.dtype != "fp32"
+        assert case.kernel != "gathered" or case.mask not in ("random", "magnitude", "tile_random", "tile_magnitude")
+
+
+def test_the_cover_asks_no_workload_for_more_tokens_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(Workload):
+        most_tokens = 4
+
+        def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
+            raise NotImplementedError
+
+    monkeypatch.setitem(WORKLOADS._entries, "short", Short)
+    assert {case.B for case in cover(SETTINGS) if case.workload == "short"} == {1}
+
+
+def test_the_cover_is_the_same_again_and_in_another_process() -> None:
+    found = ids(cover(SETTINGS))
+    assert ids(cover(SETTINGS)) == found
+    code = "import test_cases as t; print(*t.ids(t.cover(t.SETTINGS)), sep='\\n')"
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "1",
+        "PYTHONPATH": python_path(ROOT, ROOT / "tests", Path(__file__).parent),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == found
+
+
+def test_cover_grid_adds_nothing() -> None:
+    assert cover(replace(SETTINGS, cover="grid")) == []

@@ -1,0 +1,173 @@
+"""Saved runs that somebody edited by hand: what was taken from them or put into them is named, and never counted."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rows import Info, checked, saved, stepped, timed, verdict
+
+from blockshock.__main__ import main
+from blockshock.report.answer import answer
+from blockshock.report.comparison import comparison
+from blockshock.report.remarks import remarks
+from blockshock.saved.results import NotARun, Run, read_run
+
+OURS = "block_shock gathered 1100"
+TRAINED = {"phase": 3, "optimizer": "sgd", "worst_weight_share": 0.5, "steps": 2}
+SERIES = ("ratio", "relative_error", "dense_relative_error", "max_error", "mean_error")
+DRIFT = {"worst_drift": 1.5, "steps": 2} | {name: [1.0, 1.5] for name in SERIES}
+ERRORS = ("error_ratio", "relative_error", "max_error", "mean_error", "of_bound", "same_on_ranks", "same_again")
+
+
+def read(path: Path, document: Info) -> Run:
+    (path / "run.json").write_text(json.dumps(document))
+    return read_run(path / "run.json")
+
+
+def without(info: Info, *names: str) -> Info:
+    return {name: value for name, value in info.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost"),
+    [
+        (checked(OURS, status="right"), "error_ratio"),
+        (checked(OURS, phase=2, losses={}), "error_ratio"),
+        (without(checked(OURS), *ERRORS) | TRAINED, "worst_weight_share"),
+        (without(checked(OURS), *ERRORS) | DRIFT, "worst_drift"),
+        (timed(OURS, 64, 4, 1.0), "p50_ms"),
+        (timed(OURS, 64, 4, 1.0, phase=2), "p50_ms"),
+        (stepped(OURS, 64, 4, 1.0), "p50_ms"),
+        (verdict(OURS), "verdict"),
+        (checked(OURS), "phase"),
+    ],
+)
+def test_a_result_without_the_number_that_makes_it_one_is_counted_by_that(
+    kept: Info, lost: str, tmp_path: Path
+) -> None:
+    assert read(tmp_path, saved([checked("dense_single"), kept])).left_out == {}
+    run = read(tmp_path, saved([checked("dense_single"), without(kept, lost)]))
+    assert (len(run.records), run.left_out) == (1, {lost: 1})
+    assert f"left out: 1 results that do not say their {lost}, of another version it seems" in list(remarks(run))
+
+
+@pytest.mark.parametrize("emptied", [{}, None, [], ["phase"], 3])
+def test_a_result_that_says_nothing_is_counted_too(emptied: Any, tmp_path: Path) -> None:
+    document = saved([checked("dense_single"), checked(OURS)])
+    document["benchmarks"][1]["extra_info"] = emptied
+    assert read(tmp_path, document).left_out == {"phase": 1}
+    document["benchmarks"] = document["benchmarks"][1:]
+    with pytest.raises(NotARun, match="none of Block-Shock's tests"):
+        read(tmp_path, document)
+
+
+def test_what_ran_untimed_lacks_nothing(tmp_path: Path) -> None:
+    untimed = without(timed(OURS, 64, 4, 1.0, timing="none"), "p50_ms", "p95_ms")
+    assert read(tmp_path, saved([untimed])).left_out == {}
+
+
+def test_what_was_judged_wrong_is_named_without_its_number_too(tmp_path: Path) -> None:
+    wrong = without(checked(OURS, status="wrong"), "error_ratio")
+    told = list(answer(read(tmp_path, saved([checked("dense_single"), wrong]))))[1]
+    assert told == f"right: 1 of 1 results that were checked; WRONG: {OURS} at 1"
+
+
+def test_a_phase_that_there_is_not_is_named(tmp_path: Path) -> None:
+    assert read(tmp_path, saved([checked(OURS), timed(OURS, 64, 4, 1.0, phase=7)])).left_out == {"phase": 1}
+
+
+def twice(results: int) -> Info:
+    document = saved([checked(OURS, error_ratio=1.5), timed(OURS, 64, 4, 1.0), checked(OURS)])
+    document["benchmarks"][2]["name"] = document["benchmarks"][0]["name"]
+    return document | {"benchmarks": document["benchmarks"][:results]}
+
+
+def test_a_result_that_stands_twice_in_a_file_counts_once_and_is_the_last(tmp_path: Path) -> None:
+    run = read(tmp_path, twice(3))
+    assert [info["label"] for info in run.infos] == [OURS, OURS]
+    assert run.infos[0]["error_ratio"] == 1.0
+    assert list(answer(run))[1] == "right: 1 of 1 results that were checked"
+    told = "1 results are in run.json more than once: shown is the last"
+    assert list(remarks(run)) == [told]
+    assert told in list(remarks(read_run(tmp_path))), "of the folder too"
+    assert list(remarks(read(tmp_path, twice(2)))) == []
+
+
+def test_a_file_that_is_given_twice_is_reported_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(twice(2)))
+    (tmp_path / "link.json").symlink_to(path)
+    assert main(["report", str(path), str(tmp_path / "link.json"), str(tmp_path / "." / "run.json")]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"{path} was given 3 times: it is reported on once\n"
+    assert out.count("right: 1 of 1") == 1
+    assert "2 runs" not in out
+
+
+ROUNDS = [1.3e-3, 0.9e-3, 1.0e-3, 1.1e-3, 1.2e-3, 0.8e-3, 2.0e-3]
+"""Of three builds: three rounds, two and two."""
+MEDIANS = {
+    "p50_ms": 1e3 * statistics.median(ROUNDS),
+    "p95_ms": 1e3 * statistics.quantiles(ROUNDS, n=100, method="inclusive")[94],
+    "builds_p50_ms": [1.0, 1.15, 1.4],
+}
+
+
+def of_rounds(rounds: list[float], **more: object) -> Info:
+    document = saved([timed(OURS, 64, 4, 9.0) | MEDIANS | more, timed("dense_single", 64, 4, 2.0)])
+    document["benchmarks"][0]["stats"]["data"] = rounds
+    return document
+
+
+@pytest.mark.parametrize(
+    ("planted", "said"),
+    [
+        ({"p50_ms": 0.1}, "p50 0.1000 ms"),
+        ({"p95_ms": 0.2}, "p95 0.2000 ms"),
+        ({"builds_p50_ms": [0.1, 1.15, 1.4]}, "builds p50 0.1000, 1.1500, 1.4000 ms"),
+        ({"builds_p50_ms": [1e-3] * 8}, f"builds p50 {', '.join(['0.0010'] * 8)} ms"),
+        ({"p50_ms": 0.1, "p95_ms": 0.2}, "p50 0.1000 ms, p95 0.2000 ms"),
+    ],
+    ids=str,
+)
+def test_times_that_are_not_what_the_samples_give_are_replaced_and_named(
+    planted: Info, said: str, tmp_path: Path
+) -> None:
+    run = read(tmp_path, of_rounds(ROUNDS, **planted))
+    for name in set(MEDIANS) - ({"builds_p50_ms"} if len(planted.get("builds_p50_ms", ())) == 8 else set()):
+        assert run.infos[0][name] == pytest.approx(MEDIANS[name])
+    (table,) = comparison(run.records)
+    assert [row[0] for row in table.rows] == [f"{OURS} §", "dense_single"]
+    assert f"§ computed anew from its samples; its file says {said}: {OURS} N=64 K=64 B=4" in table.notes
+    told = "1 timed results are not what their samples say: shown is what the samples say, § marks them"
+    assert list(remarks(run)) == [told]
+
+
+def test_times_that_are_what_the_samples_give_are_not_touched(tmp_path: Path) -> None:
+    run = read(tmp_path, of_rounds(ROUNDS))
+    assert list(remarks(run)) == []
+    assert {name: run.infos[0][name] for name in MEDIANS} == MEDIANS
+
+
+@pytest.mark.parametrize("gone", [[], [1e-3, None], [0.0]])
+def test_times_without_samples_are_marked_where_others_have_some(gone: list[Any], tmp_path: Path) -> None:
+    run = read(tmp_path, of_rounds(gone, p50_ms=0.1))
+    (table,) = comparison(run.records)
+    assert [row[:2] for row in table.rows] == [(f"{OURS} §", 0.1), ("dense_single", 2.0)]
+    assert f"§ no samples saved: the file is believed: {OURS} N=64 K=64 B=4" in table.notes
+    told = "timed results were saved without samples: the file is believed"
+    assert list(remarks(run)) == [f"1 {told}, § marks them"]
+    document = of_rounds(gone)
+    document["benchmarks"][1]["stats"] = {}
+    assert list(remarks(read(tmp_path, document))) == [f"2 {told}, as it is of older versions"]
+
+
+def test_what_a_verdict_says_of_errors_is_not_read(tmp_path: Path) -> None:
+    more = {"error_ratio": "x", "worst_drift": 1.0, "worst_weight_share": None, "dense_relative_error": "x"}
+    run = read(tmp_path, saved([checked(OURS), verdict(OURS) | more, verdict(OURS)]))
+    assert list(answer(run))[1] == "right: 1 of 1 results that were checked"
+    assert [bool(info.get("wrong")) for info in run.infos] == [False] * 3

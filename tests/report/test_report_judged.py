@@ -1,0 +1,209 @@
+"""What a report makes of results that are wrong, stale or the same by another name: each is planted, and found."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from inner_pytest import ROOT
+from rows import Info, checked, run_of, stepped, timed, verdict
+
+from blockshock.report.answer import answer
+from blockshock.report.comparison import comparison
+from blockshock.report.frame import frame_of, views
+from blockshock.report.limits import limit_lines
+from blockshock.report.plots.ratios import ratios
+from blockshock.report.run_tables import run_tables
+from blockshock.report.tables import Table
+from blockshock.saved.judged import discredited, faults, fresh
+from blockshock.saved.results import Run, read_run
+
+GATHERED = "block_shock gathered 1100"
+OURS = "block_shock cusparselt 1100"
+LOSS = {
+    "error_ratio": 1.0,
+    "relative_error": 1e-3,
+    "dense_relative_error": 1e-3,
+    "max_error": 1e-2,
+    "mean_error": 1e-3,
+    "of_bound": 0.5,
+}
+TRAINED = {"worst_weight_share": 0.5, "steps": 2, "losses": [1.0, 0.5], "weight_distance": [0.1], "weight_limit": [0.2]}
+DRIFT = {"worst_drift": 1.5, "ratio": [1.0, 1.5], "relative_error": [1e-3], "steps": 2}
+EACH_STEP = {"max_error": [1.0], "dense_relative_error": [0.1]}
+
+
+def right(run: Run) -> str:
+    return list(answer(run))[1]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        {"error_ratio": 2.1},
+        {"error_ratio": math.nan},
+        {"error_ratio": 2.5, "error_ratio_limit": 2.4},
+        {"error_ratio": 50, "error_ratio_limit": 1e9},
+        {"error_ratio_limit": 1e9},
+        {"error_ratio_limit": math.inf},
+        {"error_ratio_limit": math.nan},
+        {"relative_error": 1.0},
+        {"relative_error": math.nan},
+        {"dense_relative_error": 1.0},
+        {"dense_relative_error": 0.0},
+        {"max_error": math.inf},
+        {"max_error": math.nan},
+        {"of_bound": 1.01},
+        {"of_bound": math.nan},
+        {"same_on_ranks": False},
+        {"same_again": False},
+        {"status": "wrong"},
+        {"losses": {"sum": LOSS, "mse": LOSS | {"of_bound": 1.5}}},
+        {"losses": {"sum": LOSS, "mse": LOSS | {"error_ratio": math.nan}}},
+        {"losses": {"sum": LOSS, "mse": LOSS | {"error_ratio_limit": 1e9}}},
+        {"losses": {"sum": LOSS, "mse": LOSS | {"relative_error": 1.0}}},
+        {"losses": {"sum": LOSS, "mse": LOSS | {"max_error": math.inf}}},
+    ],
+    ids=str,
+)
+def test_each_thing_that_can_be_wrong_is_counted_by_itself(planted: Info) -> None:
+    others = [checked(OURS), checked(OURS, 128, status="right", error_ratio=2.5, error_ratio_limit=2.6)]
+    assert right(run_of([checked("dense_single"), *others])) == "right: 3 of 3 results that were checked"
+    wrong = checked("dense_single", 128, **planted)
+    assert right(run_of([*others, wrong])) == "right: 2 of 3 results that were checked; WRONG: dense_single at 1"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        TRAINED | {"worst_weight_share": 1.2},
+        TRAINED | {"worst_weight_share": math.nan},
+        TRAINED | {"weight_distance": [math.nan]},
+        TRAINED | {"loss_distance": [0.3], "loss_limit": [0.2]},
+        TRAINED | {"losses": [1.0, 0.95]},
+        TRAINED | {"status": "wrong"},
+        DRIFT | {"worst_drift": 2.0, "ratio": [1.0, 2.0]},
+        DRIFT | {"ratio": [1.0, math.nan]},
+        DRIFT | {"relative_error": [1e-3, 1.0], "dense_relative_error": [1e-3, 1e-3]},
+        DRIFT | {"max_error": [1e-3, math.inf]},
+    ],
+    ids=str,
+)
+def test_long_runs_that_go_astray_are_named(planted: Info) -> None:
+    assert faults(timed(OURS, 64, 4, 1.0) | TRAINED) == faults(timed(OURS, 64, 4, 1.0) | DRIFT) == []
+    astray = {name: value for name, value in checked(OURS).items() if name not in LOSS} | planted
+    told = right(run_of([checked("dense_single"), astray | {"phase": 3}]))
+    assert told == f"right: 1 of 1 results that were checked; WRONG: {OURS} at 1"
+
+
+def of_wrong_kernel() -> Run:
+    """cusparselt is wrong at one of two points, and the fastest at all of three; so is a dense way."""
+    rows = [checked(OURS, error_ratio=1e3), checked(OURS, 128), checked(GATHERED)]
+    rows += [checked("dense_tp_col", of_bound=7.0), checked("dense_single")]
+    for N in (64, 128, 256):
+        for label, ms in (
+            (OURS, 1.0),
+            ("dense_tp_col", 1.5),
+            (GATHERED, 2.0),
+            ("dense_single", 4.0),
+        ):
+            rows.append(timed(label, N, 4, ms))
+    rows += [timed(OURS, 64, 8, 1.0, dtype="fp16"), timed("dense_single", 64, 8, 4.0, dtype="fp16")]
+    rows += [
+        verdict(OURS),
+        verdict(GATHERED),
+        verdict(GATHERED, rival="dense_tp_col"),
+    ]
+    return run_of(rows)
+
+
+def found(run: Run) -> dict[str, Table]:
+    return {table.title.partition(":")[0]: table for table in run_tables(run)}
+
+
+def test_a_wrong_row_is_marked_in_every_later_table_and_says_at_how_many_points_it_failed() -> None:
+    run = of_wrong_kernel()
+    why = "its output is wrong at 1 of 2 points that were checked: its error is 1e+03 × the dense product's"
+    note = f"‡ {OURS} bf16: {why}"
+    for title in ("Speed-up", "Time by stage, ms", "Memory of the fullest rank, MiB"):
+        table = found(run)[title]
+        labels = [row[5] for row in table.rows]
+        assert labels.count(f"{OURS} ‡") == labels.count("dense_tp_col ‡") == 3
+        assert labels.count(GATHERED) == 3
+        assert labels.count(OURS) == 1, "in fp16 nothing was found wrong"
+        assert note in table.notes
+    by_point = [table for table in comparison(run.records) if table.title.startswith("phase 1")]
+    assert next(row[0] for row in by_point[0].rows) == f"{OURS} ‡"
+    assert note in by_point[0].notes
+
+
+def test_what_is_wrong_is_neither_the_fastest_nor_the_best_rival() -> None:
+    run = of_wrong_kernel()
+    told = list(answer(run))[2]
+    assert "takes 0.50 of the best dense alternative's time (0.25 to 0.50 over 4 points: dense_single at 4)" in told
+    speeds = [row for row in found(run)["Speed-up"].rows if row[4] == "bf16"]
+    assert {row[9] for row in speeds} == {"dense_single"}
+    assert list(limit_lines([timed(OURS, 8192, 256, 1.0, wrong="so it is")])) == []
+
+
+def test_verdicts_on_what_is_wrong_or_against_it_do_not_count() -> None:
+    run = of_wrong_kernel()
+    assert list(answer(run))[4] == "verdicts: H1 faster at 1 (against dense_tp_row); 2 left out, whose output is wrong"
+    (table,) = [table for table in comparison(run.records) if table.section == "verdicts"]
+    assert [row[-1] for row in table.rows] == ["faster ‡§", "faster §", "faster ‡§"]
+    assert "‡ block_shock gathered 1100 bf16: its rival's output is wrong" in table.notes
+
+
+def test_plots_name_what_is_wrong_and_take_it_for_no_rival() -> None:
+    run = of_wrong_kernel()
+    (view,) = [view for view in views(frame_of(run)) if view.title == "gaussian bf16" and view.section == "forward"]
+    assert {f"{OURS} ‡", "dense_tp_col ‡", "dense_single"} < set(view.rows["label"])
+    best = ratios(view.rows, None).set_index(["label", "N"])["ratio"]
+    assert best[GATHERED, 128] == 0.5
+    assert best["dense_single", 128] == 1.0
+
+
+def test_a_wrong_training_run_discredits_its_own_steps_alone() -> None:
+    kept, masked = "block_shock gathered 1100 compressed", "block_shock gathered 1100 masked"
+    astray = {"phase": 3, "optimizer": "sgd", "worst_weight_share": 3.0, "steps": 50}
+    wrong = stepped(kept, 64, 4, 1.0) | astray
+    steps = [stepped(kept, 64, 4, 1.0), stepped(kept, 64, 4, 1.0, optimizer="adamw"), stepped(masked, 64, 4, 1.0)]
+    forward, judged = timed(GATHERED, 64, 4, 1.0), verdict(kept, optimizer="sgd")
+    reasons = discredited([wrong, *steps, forward, judged])
+    assert [reason is None for reason in reasons] == [False, False, True, True, True, False]
+
+
+def test_a_layer_that_drifts_is_marked_itself() -> None:
+    drifts = checked("dense_single", worst_drift=9.0, ratio=[9.0], relative_error=[1.0], steps=1, **EACH_STEP)
+    run = run_of([drifts, timed("dense_single", 64, 4, 1.0)])
+    assert [bool(info.get("wrong")) for info in run.infos] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("storage", "is_fresh"),
+    [
+        *((None, True), ("compressed", True), ("masked", True), ("masked:every=1", True)),
+        *(("masked:every=0", False), ("masked:every=10", False), ("masked:every=never", False)),
+    ],
+)
+def test_stale_is_what_its_cadence_says(storage: str | None, is_fresh: bool) -> None:
+    assert fresh({"storage": storage}) == is_fresh
+
+
+def test_masked_and_masked_at_every_step_are_one_row_and_the_fastest_may_be_it() -> None:
+    rows: list[Any] = [stepped("dense_single", 64, 4, 2.0)]
+    rows += [stepped(f"block_shock gathered 1100 masked:every={n}", 64, 4, ms) for n, ms in ((1, 1.5), (10, 1.0))]
+    run = run_of(rows)
+    assert [info["label"] for info in run.infos][1:] == [
+        "block_shock gathered 1100 masked",
+        "block_shock gathered 1100 masked:every=10",
+    ]
+    assert "takes 0.75 of the best dense alternative's time" in list(answer(run))[3]
+    assert rows[1]["label"].endswith("masked:every=1"), "what was saved is not touched"
+
+
+def test_no_official_run_holds_anything_that_is_wrong() -> None:
+    official = ROOT / "benchmark_results" / "official"
+    for path in sorted(official.iterdir()):
+        assert [info["label"] for info in read_run(path).infos if info.get("wrong")] == []

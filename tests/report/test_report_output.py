@@ -1,0 +1,184 @@
+"""What a report says of how a run was measured, and that it says it on any terminal, in any folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inner_pytest import LIGHT_INFO, LIGHT_OPTIONS, ROOT, light_suite, python_path
+from rows import Info, checked, limited, run_of, saved, stepped, timed, verdict
+
+from blockshock.__main__ import main
+from blockshock.report.across import across
+from blockshock.report.comparison import comparison
+from blockshock.report.frame import frame_of, views
+from blockshock.report.plain import plain
+from blockshock.report.remarks import remarks
+from blockshock.report.run_tables import run_tables
+from blockshock.report.tables import Table
+from blockshock.saved.results import Run, read_run
+
+OFFICIAL = ROOT / "benchmark_results" / "official"
+LONG = "t" * 80
+OURS = "block_shock gathered 1100"
+CEILINGS: dict[str, Any] = {
+    "memory_bytes_per_s": 4.2e12,
+    "cache_bytes": 50 << 20,
+    "dense_flops_per_s": {"bf16": 8e14},
+    "sparse_flops_per_s": {},
+    "all_reduce": {"latency_s": 9e-6, "bytes_per_s": 2.87e11},
+    "all_gather": {"latency_s": 9e-6, "bytes_per_s": 2.87e11},
+    "launch_s": 4e-6,
+}
+
+
+def table(run: Run, title: str) -> Table:
+    (found,) = [table for table in run_tables(run) if table.title.startswith(title)]
+    return found
+
+
+def test_the_spread_over_builds_stands_beside_the_median() -> None:
+    several = timed(OURS, 64, 4, 1.0, builds_p50_ms=[0.98, 1.0, 1.03], p95_ms=1.027)
+    run = run_of([several, timed("dense_single", 64, 4, 2.0, builds_p50_ms=[2.0]), timed("dense_tp_row", 64, 4, 4.0)])
+    assert [row[7] for row in table(run, "Speed-up").texts()] == ["2.5%", "–", "–"]
+    (times,) = comparison(run.records)
+    assert [column.name for column in times.columns][:4] == ["method", "p50 ms", "builds ±", "p95 ms"]
+    assert [row[2] for row in times.texts()] == ["2.5%", "–", "–"]
+    step = stepped(OURS, 64, 4, 1.0, builds_p50_ms=[0.9, 1.1], p95_ms=1.09)
+    (steps,) = comparison(run_of([step]).records)
+    assert steps.texts()[0][:4] == [OURS, "1.0000", "10.0%", "1.0900"]
+
+
+def test_a_run_says_how_it_was_flushed_if_that_is_in_its_times() -> None:
+    zeroed = [timed(OURS, 64, 4, 1.0, l2_flushed=True)]
+    clean = [timed(OURS, 64, 4, 1.0, l2_flushed=True, flush="clean")]
+    none = [timed(OURS, 64, 4, 1.0, l2_flushed=False), timed(OURS, 64, 4, 1.0, l2_flushed=True, device="cpu")]
+    says = "flushed by zeroing: times below 0.2 ms contain 4 to 10 µs of writing back"
+    assert list(remarks(run_of(zeroed))) == [says]
+    assert list(remarks(run_of(clean))) == list(remarks(run_of(none))) == []
+    both = "1 results were flushed so, 1 cleanly: not to be compared below 0.2 ms"
+    assert list(remarks(run_of(zeroed + clean))) == [says, both]
+    assert across([run_of(zeroed), run_of(clean)]).notes == [says, both]
+    assert across([run_of(clean), run_of(clean)]).notes == []
+    assert says in list(remarks(read_run(OFFICIAL / "0001_2xH200.json")))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "name"),
+    [
+        ({"all_reduce": None}, "all reduce"),
+        ({"memory_bytes_per_s": None}, "memory bytes"),
+        ({"launch_s": None}, "launch s"),
+        ({"dense_flops_per_s": {"bf16": None}}, "dense flops per s bf16"),
+        ({"dense_flops_per_s": {}}, "dense bf16"),
+        ({"dense_flops_per_s": None}, "dense flops"),
+    ],
+)
+def test_a_ceiling_that_is_missing_is_a_dash_and_one_warning(lacking: Info, name: str, tmp_path: Path) -> None:
+    parts = {"products": {"p50_ms": 0.5}, "communication": {"p50_ms": 0.2, "limit_ms": None, "of_limit": None}}
+    infos = [
+        timed("block_shock auto 1100", 8192, 256, 1.0, of_limit=None, limits=parts),
+        timed(OURS, 8192, 256, 1.0, limits={}),
+        timed("dense_single", 8192, 256, 1.0, **limited(0.5), work={"flops": 1e12, "memory_bytes": 1e8}),
+    ]
+    (tmp_path / "run.json").write_text(json.dumps(saved(infos, ceilings=CEILINGS | lacking)))
+    run = read_run(tmp_path / "run.json")
+    assert run.left_out == {}
+    told = f"ceilings that could not be measured: {name}; 2 results have no limit, a dash stands for it"
+    assert list(remarks(run)) == [told]
+    shares = [row[7:10] for row in table(run, "Share of the limit").texts()]
+    assert sorted(shares) == [["0.6000", "60%", "compute"], ["–", "–", "–"], ["–", "–", "–"]]
+    (times,) = comparison(run.records)
+    assert sorted(row[6] for row in times.texts()) == ["60%", "–", "–"]
+    measured = [row[1] for row in table(run, "Measured ceilings").texts()]
+    assert ("–" in measured) == (lacking != {"dense_flops_per_s": {}})
+    assert main(["report", str(tmp_path / "run.json"), "--to", str(tmp_path / "to")]) == 0
+    assert "could not be measured" in (tmp_path / "to" / "report.html").read_text(encoding="utf-8")
+
+
+def test_one_rank_has_no_collectives_to_miss() -> None:
+    alone = CEILINGS | {"all_reduce": None, "all_gather": None}
+    assert list(remarks(run_of([timed(OURS, 64, 4, 1.0, ranks=1, **limited(0.5))], ceilings=alone))) == []
+
+
+def test_errors_of_gradients_are_shown_loss_by_loss() -> None:
+    small, large = (
+        {"error_ratio": 1.1, "relative_error": 1e-3, "max_error": of, "of_bound": 0.5} for of in (1e-7, 1e-2)
+    )
+    losses = {"sum": large, "mse_zero": small}
+    run = run_of([checked(label, phase=2, losses=losses, **large) for label in ("dense_single", OURS)])
+    (grouped,) = comparison(run.records)
+    both = table(run, "Errors of grad_X")
+    for shown, loss, error in ((grouped, 1, 4), (both, 6, 9)):
+        assert sorted((row[loss], row[error]) for row in shown.texts()) == [
+            *[("mse_zero", "1.00e-07")] * 2,
+            *[("sum", "1.00e-02")] * 2,
+        ]
+    (forward,) = comparison(run_of([checked(OURS)]).records)
+    assert "loss" not in [column.name for column in forward.columns]
+
+
+def test_plots_of_gradients_never_mix_losses() -> None:
+    found = [view for view in views(frame_of(read_run(OFFICIAL / "0006_2xH200-full"))) if view.section == "accuracy"]
+    about = [view for view in found if "grad_X" in view.title]
+    assert {view.title.rpartition(" ")[2] for view in about} == {"sum", "mse_zero", "mse_target"}
+    assert all(view.rows["loss"].nunique() == 1 for view in about)
+    assert all(view.rows["max_error"].max() < 1e3 * view.rows["max_error"].min() for view in about)
+
+
+def child(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """This Python in a process of its own, with the project on its path."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "FORCE_COLOR"))}
+    env |= {"PYTHONPATH": python_path(ROOT), **environment}
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_report_is_printed_in_any_encoding(encoding: str, tmp_path: Path) -> None:
+    infos = [timed(f"{OURS} ‡ 名前", 64, 4, 1.0, clock="slept"), timed("dense_single", 64, 4, 2.0), verdict(OURS)]
+    path = tmp_path / "run–‡.json"
+    path.write_text(json.dumps(saved([*infos, checked(OURS, error_ratio=1e9)], gpus=["µ", "µ"])), encoding="utf-8")
+    for arguments in ((), ("--format", "md")):
+        done = child("-m", "blockshock", "report", str(path), *arguments, PYTHONIOENCODING=encoding)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert f"{plain('÷', encoding)} single" in done.stdout
+        if encoding == "ascii":
+            assert done.stdout.isascii()
+            assert "2 x u; versions unknown" in done.stdout
+            assert f"{OURS} # ?? +" in done.stdout
+
+
+def test_what_can_be_written_is_left_as_it_is() -> None:
+    assert plain("2 × ÷ – ≥ ‡", "utf-8") == plain("2 × ÷ – ≥ ‡", None) == "2 × ÷ – ≥ ‡"
+    assert plain("2 × ÷ – ≥ ‡", "latin-1") == "2 × ÷ - >= #"
+    assert plain("2 × ÷ – ≥ ‡ 名\ud800", "ascii") == "2 x / - >= # ??"
+
+
+def test_a_session_keeps_its_summary_where_output_is_not_utf_8(tmp_path: Path) -> None:
+    light_suite(tmp_path)
+    test = tmp_path / "test_light.py"
+    test.write_text(test.read_text().replace(LIGHT_INFO, f"{checked(OURS, error_ratio=3.0)!r}"))
+    done = child("-m", "pytest", *LIGHT_OPTIONS, f"--rootdir={tmp_path}", str(tmp_path), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " / dense's " in done.stdout.partition("Block-Shock: comparison")[2]
+    assert f"{OURS} #" in done.stdout
+    assert "3 passed" in done.stdout
+
+
+def test_a_report_is_drawn_where_temporary_files_have_long_names(tmp_path: Path) -> None:
+    (tmp_path / LONG).mkdir()
+    infos = [timed(label, N, B, 1.0) for label in (OURS, "dense_single") for N in (64, 128) for B in (4, 16)]
+    sections = [*infos, *(stepped(OURS, N, 4, 1.0) for N in (64, 128)), *(checked(OURS, N) for N in (64, 128))]
+    (tmp_path / "run.json").write_text(json.dumps(saved(sections)))
+    arguments = ("report", str(tmp_path / "run.json"), "--to", str(tmp_path / "to"))
+    done = child("-m", "blockshock", *arguments, TMPDIR=str(tmp_path / LONG))
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "to" / "plots").glob("*.svg"))) > 16, "so many that several processes draw them"
+    assert list((tmp_path / LONG).iterdir()) == []

@@ -1,0 +1,307 @@
+"""Training, piece by piece: row patterns, kept values, the turn to Wᵀ, storages, clipping, and planted faults."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from gpus import needs_a_gpu
+from torch import nn
+
+from blockshock.errors import InputError, StalePacking
+from blockshock.kernels import Half, build_kernel
+from blockshock.kernels.backward import backward_of
+from blockshock.kernels.transpose import TileOrder
+from blockshock.matrices.kept import Kept
+from blockshock.matrices.masks import DenseMask, Mask, TiledMask
+from blockshock.matrices.named_masks import MASKS, build_mask, transposable_tiles
+from blockshock.matrices.repeating_rows import RowPatterns
+from blockshock.matrices.weights import GeneratedWeights
+from blockshock.phases import trajectory
+from blockshock.phases.case import Case
+from blockshock.phases.train import _cycle
+from blockshock.phases.trajectory import TrajectoryResult
+from blockshock.ranks import Ranks
+from blockshock.training.clipping import clip_grad_norm_
+from blockshock.training.half_storages import CompressedStorage, MaskedStorage
+from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.storages import Storage, Training
+
+CPU = torch.device("cpu")
+TILES = {
+    "1100": torch.tensor([[1, 1, 0, 0]]).bool(),
+    "1010": torch.tensor([[1, 0, 1, 0]]).bool(),
+    "tile": torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]).bool(),
+    "overlapping": torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 0]]).bool(),
+    "wide": torch.tensor([[1, 0, 1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1, 0, 0]]).bool(),
+}
+
+
+def _half(mask: str | Mask, N: int = 48, K: int = 64, dtype: torch.dtype = torch.float32, seed: int = 0) -> Half:
+    source = GeneratedWeights(N, K, dtype, CPU, seed)
+    return Half(source, slice(0, K), mask if isinstance(mask, Mask) else build_mask(mask, source))
+
+
+def _random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 3) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.masks
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tile", TILES)
+def test_row_patterns_take_apart_and_put_together(tile: str, dtype: torch.dtype) -> None:
+    N, K, B = 24, 32, 5
+    patterns, mask = RowPatterns(TILES[tile], N), TiledMask(TILES[tile], N, K)
+    w_NK, y_BN = _random(N, K, dtype=dtype), _random(B, N, dtype=dtype)
+    assert torch.equal(patterns.unsort(patterns.sort(w_NK)), w_NK)
+    assert torch.equal(patterns.unsort(patterns.sort(w_NK[:, 0])), w_NK[:, 0])
+    assert torch.equal(patterns.dense(patterns.kept(w_NK)), w_NK * mask.dense())
+    assert torch.equal(patterns.join(patterns.split(y_BN)), y_BN)
+    parts = [pattern.kept.take(_random(B, K, dtype=dtype)) for pattern in patterns]
+    expected = torch.zeros(B, K, dtype=dtype)
+    for pattern, part in zip(patterns, parts, strict=True):
+        kept = mask.rows(pattern.rows.positions[0], pattern.rows.positions[0] + 1)[0]
+        expected[:, kept] += part
+    assert torch.equal(patterns.sum_columns(parts, K), expected)
+
+
+@pytest.mark.masks
+@pytest.mark.parametrize("mask", [*MASKS.names(), "8x8"])
+def test_kept_values_are_read_written_and_differentiated(mask: str) -> None:
+    half = _half(TiledMask(_eight(), 48, 64) if mask == "8x8" else mask)
+    kept, dropped = Kept(half.mask, CPU), ~half.mask.dense()
+    w_NK, grad_y_BN, x_BK = _random(48, 64), _random(7, 48), _random(7, 64)
+    values_NJ = kept.gather(w_NK)
+    assert torch.equal(values_NJ.flatten(), w_NK[half.mask.dense()])
+    out_NK = torch.ones(48, 64)
+    kept.scatter(values_NJ, out_NK)
+    assert torch.equal(out_NK, w_NK.masked_fill(dropped, 0))
+    exact_NK = grad_y_BN.double().T @ x_BK.double()
+    for dtype in (torch.float32, torch.float64):
+        grad_NJ = kept.gradient(grad_y_BN, x_BK, dtype, sorted_by_pattern=False)
+        assert grad_NJ.dtype == dtype
+        torch.testing.assert_close(grad_NJ.double(), kept.gather(exact_NK), rtol=0, atol=1e-5)
+    if kept.patterns:
+        by_pattern = kept.gradient(grad_y_BN, x_BK, torch.float64, sorted_by_pattern=True)
+        assert torch.equal(kept.patterns.unsort(by_pattern), grad_NJ)
+
+
+def _eight() -> torch.Tensor:
+    """A transposable 8 × 8 tile of more distinct rows than a product is split for."""
+    tiles = transposable_tiles(CPU)
+    return torch.cat([torch.cat([tiles[3], tiles[40]], 1), torch.cat([tiles[77], tiles[12]], 1)])
+
+
+@pytest.mark.masks
+@pytest.mark.parametrize("mask", ["tile", "tile_random", "tile_magnitude", "all 90", "8x8"])
+def test_kept_values_turn_into_those_of_the_transpose(mask: str) -> None:
+    if mask == "all 90":
+        tiles = transposable_tiles(CPU).unflatten(0, (9, 10)).transpose(1, 2).flatten(2).flatten(0, 1)
+        half = _half(DenseMask(tiles), 36, 40)
+    else:
+        half = _half(TiledMask(_eight(), 48, 64) if mask == "8x8" else mask)
+    order, w_NK = TileOrder(half.mask, CPU), half.dense()
+    assert order.repeats == (mask == "tile")
+    values_NJ, turned = w_NK[half.mask.dense()].view(half.N, -1), half.transposed()
+    out_KM, rows_NJ = (
+        torch.empty(half.K, half.N // 2, dtype=torch.bfloat16),
+        torch.empty(half.N, half.K // 2).bfloat16(),
+    )
+    order.transpose(values_NJ, out_KM, rows_NJ)
+    assert torch.equal(out_KM, turned.kept_values(0, turned.N).bfloat16())
+    assert torch.equal(rows_NJ, values_NJ.bfloat16())
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize(("N", "K"), [(16, 16), (48, 64), (144, 272), (1040, 400)])
+@pytest.mark.parametrize("mask", ["tile", "tile_random"])
+def test_kept_values_turn_on_a_gpu_as_on_a_cpu(mask: str, N: int, K: int) -> None:
+    half, gpu = _half(mask, N, K), torch.device("cuda")
+    for given, target in (
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float16, torch.float16),
+    ):
+        values_NJ = half.dense()[half.mask.dense()].view(N, -1).to(given)
+        expected_KM = torch.empty(K, N // 2, dtype=target)
+        TileOrder(half.mask, CPU).transpose(values_NJ, expected_KM)
+        on_gpu = Half(GeneratedWeights(N, K, torch.float32, gpu), half.columns, DenseMask(half.mask.dense().to(gpu)))
+        mask_there = build_mask("tile", on_gpu.source) if mask == "tile" else on_gpu.mask
+        order = TileOrder(mask_there, gpu)
+        for rows_NJ in (None, torch.empty(N, K // 2, dtype=target, device=gpu)):
+            out_KM = torch.empty(K, N // 2, dtype=target, device=gpu)
+            order.transpose(values_NJ.to(gpu), out_KM, rows_NJ)
+            assert torch.equal(out_KM.cpu(), expected_KM)
+            assert rows_NJ is None or torch.equal(rows_NJ.cpu(), values_NJ.to(target))
+
+
+def _storage(kind: str, kernel: str, mask: str, dtype: torch.dtype = torch.float32, every: int = 1) -> Storage:
+    """A trained half; reference goes backward by a packing of Wᵀ, as the sparse tensor cores do."""
+    half, training = _half(mask, dtype=dtype), Training(kind)
+    packed = build_kernel(kernel).pack(half, backward=True)
+    if kernel == "reference":
+        packed.backward = backward_of(build_kernel("reference"), half)
+        packed.grad_input = packed.backward  # type: ignore[method-assign,assignment]
+    if kind == "compressed":
+        return CompressedStorage(half, packed, training, None)
+    return MaskedStorage(half, packed, training, None, every)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kernel", "mask"),
+    [
+        ("gathered", "1010"),
+        ("gathered", "tile"),
+        ("reference", "tile"),
+        ("reference", "tile_random"),
+        ("reference", "random"),
+        ("dense", "random"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["compressed", "masked"])
+def test_a_step_reaches_every_product(kind: str, kernel: str, mask: str, dtype: torch.dtype) -> None:
+    if (kind, kernel) == ("compressed", "dense"):
+        with pytest.raises(InputError, match="take masked"):
+            _storage(kind, kernel, mask, dtype)
+        return
+    storage = _storage(kind, kernel, mask, dtype)
+    x_BK, grad_y_BN, kept = _random(6, 64, dtype=dtype), _random(6, 48, dtype=dtype), _half(mask).mask.dense()
+    exact = (grad_y_BN.double().T @ x_BK.double()) * kept
+    grad = storage.grad_weight(grad_y_BN, x_BK)
+    assert grad.shape == storage.parameter.shape
+    torch.testing.assert_close(storage.dense(grad).double(), exact, rtol=0, atol=1e-5)
+    before, storage.parameter.grad = storage.matrix().clone(), grad
+    torch.optim.SGD([storage.parameter], lr=0.1).step()
+    torch.testing.assert_close(storage.matrix().double(), before.double() - 0.1 * exact, rtol=0, atol=1e-5)
+    w_NK = storage.matrix().to(dtype).double()
+    tolerance = {"rtol": 0.02, "atol": 0.05} if dtype == torch.bfloat16 else {"rtol": 0, "atol": 1e-5}
+    torch.testing.assert_close(storage(x_BK).double(), x_BK.double() @ w_NK.T, **tolerance)
+    torch.testing.assert_close(storage.grad_input(grad_y_BN).double(), grad_y_BN.double() @ w_NK, **tolerance)
+
+
+def test_masked_weights_are_compressed_every_so_many_steps() -> None:
+    for every, changes in ((1, [True] * 6), (3, [False, False, True] * 2), (0, [False] * 6)):
+        storage = _storage("masked", "gathered", "tile", every=every)
+        optimizer, x_BK = torch.optim.SGD([storage.parameter], lr=0.1), _random(2, 64)
+        storage.parameter.grad = torch.ones_like(storage.parameter)
+        found = []
+        for _ in range(6):
+            before = storage(x_BK)
+            optimizer.step()
+            found.append(not torch.equal(storage(x_BK), before))
+        assert found == changes
+        assert torch.equal(storage.matrix(), storage.matrix() * _half("tile").mask.dense()), (
+            "the mask is applied each time"
+        )
+    assert _cycle([5.0, 6.0], [1.0, 2.0], 4) == [2.0, 3.0]
+
+
+def test_a_stale_packing_is_named() -> None:
+    storage = _storage("compressed", "gathered", "tile", torch.bfloat16)
+    with torch.no_grad():
+        storage.parameter.add_(1)
+    with pytest.raises(StalePacking, match=r"the parameter of a \(48, 32\) weight changed after it was packed"):
+        storage(_random(2, 64, dtype=torch.bfloat16))
+    storage.refresh()
+    storage(_random(2, 64, dtype=torch.bfloat16))
+
+
+def test_a_copy_of_a_storage_is_one_of_its_own() -> None:
+    storage = _storage("compressed", "gathered", "tile")
+    twin = copy.deepcopy(storage)
+    twin.parameter.grad = torch.ones_like(twin.parameter)
+    torch.optim.SGD([twin.parameter], lr=0.1).step()
+    torch.testing.assert_close(twin(_random(2, 64)), _random(2, 64) @ twin.matrix().T)
+    torch.testing.assert_close(storage(_random(2, 64)), _random(2, 64) @ _half("tile").dense().T)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_optimizers_keep_the_states_they_say(name: str) -> None:
+    recipe, parameter = build_recipe(name), nn.Parameter(torch.ones(5, 4))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = recipe.build([parameter])
+    optimizer.step()
+    states = [value for value in optimizer.state[parameter].values() if value is not None and value.shape == (5, 4)]
+    assert len(states) == recipe.states
+    assert optimizer.defaults["fused"]
+    assert build_recipe(f"{name}:lr=0.5:weight_decay=0.0").build([parameter]).defaults["lr"] == 0.5
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 100.0])
+def test_clipping_by_hand_is_torchs(max_norm: float) -> None:
+    ours, theirs = ([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))] for _ in range(2))
+    for parameters in (ours, theirs):
+        for index, parameter in enumerate(parameters):
+            parameter.grad = torch.full_like(parameter, 1.0 + index)
+    norm, expected = clip_grad_norm_(ours, max_norm), nn.utils.clip_grad_norm_(theirs, max_norm)
+    torch.testing.assert_close(norm.float(), expected)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert clip_grad_norm_([nn.Parameter(torch.ones(2))], 1.0) == 0
+
+
+CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 48, 16, "fp32", 0, False, "momentum", "compressed")
+
+
+def _lost_step(patch: pytest.MonkeyPatch) -> None:
+    """Rank 1 misses one step of the first optimizer."""
+    step, calls = torch.optim.SGD.step, iter(range(1000))
+    lost = 7 if torch.distributed.get_rank() == 1 else -1
+
+    def faulty(self: torch.optim.SGD, closure: None = None) -> None:
+        if next(calls) != lost:
+            step(self)
+
+    patch.setattr(torch.optim.SGD, "step", faulty)
+
+
+def _local_norm(patch: pytest.MonkeyPatch) -> None:
+    """Each rank clips by the norm of its own half."""
+    patch.setattr("blockshock.training.clipping.split_over", lambda parameter: [])
+
+
+def _wrong_gradient(patch: pytest.MonkeyPatch) -> None:
+    """The gradient of the kept values is gathered one row off."""
+    gradient = Kept.gradient
+    patch.setattr(Kept, "gradient", lambda self, *args: gradient(self, *args).roll(1, 0))
+
+
+def _forgotten_decay(patch: pytest.MonkeyPatch) -> None:
+    """The halves do not decay, the dense weights do."""
+    build = OPTIMIZERS.get("momentum").build
+
+    def faulty(self: object, parameters: object) -> torch.optim.Optimizer:
+        optimizer = build(self, parameters)  # type: ignore[arg-type]
+        shapes = {tuple(p.shape) for group in optimizer.param_groups for p in group["params"]}
+        if (64, 24) in shapes:
+            optimizer.param_groups[0]["weight_decay"] = 0.0
+        return optimizer
+
+    patch.setattr(OPTIMIZERS.get("momentum"), "build", faulty)
+
+
+def _train_with(fault: Callable[[pytest.MonkeyPatch], None] | None, case: Case) -> TrajectoryResult:
+    with pytest.MonkeyPatch.context() as patch:
+        if fault is not None:
+            fault(patch)
+        return trajectory.run(case, steps=12)
+
+
+def test_a_right_run_follows_the_dense_trajectory(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_train_with, None, CASE)[0].failure() is None
+
+
+@pytest.mark.parametrize("fault", [_local_norm, _wrong_gradient, _forgotten_decay, _lost_step])
+def test_a_run_that_leaves_the_dense_trajectory_is_caught(
+    fault: Callable[[pytest.MonkeyPatch], None], cpu_ranks: Ranks
+) -> None:
+    assert "from the dense trajectory" in (cpu_ranks.run(_train_with, fault, CASE)[0].failure() or "")
+
+
+def test_a_run_that_learns_nothing_is_caught() -> None:
+    flat = TrajectoryResult([0.0] * 2, [1.0] * 2, [0.0] * 2, [1.0] * 2, [1.0, 1.0])
+    assert flat.failure() == "nothing was learned: the loss went from 1 to 1"
+    assert TrajectoryResult([float("nan")], [1.0], [0.0], [1.0], [1.0]).failure() is not None
