@@ -2,10 +2,23 @@
 
 from blockshock.methods.base import METHODS, Layer, Method, method_of
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.kinds import Promise, Role, Span
 from blockshock.methods.product import check_once
 
 METHODS.load_package(__name__)
 
 from blockshock.methods.superposition import BlockShock  # noqa: E402 - after all are registered in order
 
-__all__ = ["METHODS", "BlockShock", "Layer", "Method", "Shape", "WeightEstimate", "check_once", "method_of"]
+__all__ = [
+    "METHODS",
+    "BlockShock",
+    "Layer",
+    "Method",
+    "Promise",
+    "Role",
+    "Shape",
+    "Span",
+    "WeightEstimate",
+    "check_once",
+    "method_of",
+]

@@ -17,6 +17,7 @@ from blockshock.machine import Borrowed, Group, held_bytes, indexed, meet, next_
 from blockshock.matrices import Mask, WeightSource
 from blockshock.measure import Operand, Work, product
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.kinds import Promise, Role, Span
 from blockshock.methods.product import Weight
 from blockshock.registry import Registry
 from blockshock.stages import copied, stage
@@ -70,6 +71,7 @@ class Method(nn.Module):
     is the user's to set: ``name:rank=8``.
 
     Attributes:
+        promise, span, role: as of ``kinds``.
         picks: which of "mask", "kernel" and, in training, "storage" the user picks for this method.
         roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
         collectives: how the ranks agree, forward and in backward: ``all_reduce``, ``all_gather`` or not at all.
@@ -79,6 +81,9 @@ class Method(nn.Module):
         rounds_weight_gradients: to the dtype of the products, whatever the dtype of the parameters.
     """
 
+    promise: ClassVar[Promise] = Promise.DENSE
+    span: ClassVar[Span] = Span.GROUP
+    role: ClassVar[Role] = Role.SUBJECT
     picks: ClassVar[tuple[str, ...]] = ()
     collectives: ClassVar[tuple[str | None, str | None]] = (None, None)
     sharded: ClassVar[bool] = False

@@ -7,6 +7,7 @@ import torch
 from blockshock.machine import Entry, Group
 from blockshock.methods.base import METHODS, Layer, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.kinds import Role, Span
 from blockshock.methods.product import product
 
 
@@ -16,6 +17,8 @@ class DenseSingle(Method):
 
     Stores W (N × K).
     """
+
+    span, role = Span.ONE, Role.RIVAL
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)

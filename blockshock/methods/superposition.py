@@ -18,6 +18,7 @@ from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, slo
 from blockshock.matrices import WeightSource
 from blockshock.methods.base import METHODS, Layer, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.kinds import Role
 from blockshock.methods.product import Weight, product
 from blockshock.training import Storage, gathered, spread_as, storage_of
 
@@ -215,6 +216,7 @@ def _describe(name: str, packed: Packed) -> str:
 class MaskedSplitDense(BlockShock):
     """The ablation: the same halves stored dense, with their zeros multiplied. Stores N·K/shards a half."""
 
+    role = Role.ABLATION
     picks = ("mask",)
 
     @classmethod

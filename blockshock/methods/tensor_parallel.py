@@ -10,10 +10,12 @@ from torch import nn
 from blockshock.machine import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
 from blockshock.methods.base import METHODS, Layer, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.kinds import Role
 from blockshock.methods.product import product
 
 
 class TensorParallel(Method):
+    role = Role.RIVAL
     sharded = True
 
     @classmethod
