@@ -30,7 +30,7 @@ def test_hypothesis(claim: Claim, row: Row, rivals: Rivals, settings: Settings) 
         found[name] = row.run(compare.PASSES[name], *pair, *settings.protocol, builds=3)
         timed = [result.blocks for result in found[name]]
         first, second = (_slowest([getattr(one, which) for one in timed]) for which in ("first", "second"))
-        blocks[name] = {"first": first, "second": second, "pilot": timed[0].pilot}
+        blocks[name] = {"first": first, "second": second, "pilot": timed[0].pilot, "repeated": timed[0].repeated}
     main = claim.hypothesis.passes[0]
     results, samples = found[main], list(chain.from_iterable(blocks[main]["first"]))
     info = describe_verdict(claim, rival, tried, blocks, results[0].algorithm, settings)

@@ -9,8 +9,10 @@ A build is let go only once the next one stands, so that the next one lies elsew
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Protocol, TypeVar
 
 import torch
@@ -27,11 +29,19 @@ BLOCKS = {"cuda": 10, "cpu": 5}
 """Of a pair, for a start: in each block both cases are built anew."""
 MOST_BLOCKS = {"cuda": 60, "cpu": 5}
 """Of a pair whose blocks scatter."""
+DISTURBED = 1.5
+"""Times what a call takes in the other blocks is no build's doing: those lie within a few per cent of each other."""
+MOST_REPEATED = {"cuda": 10, "cpu": 0}
+"""Blocks of a pair that are measured again because something else had the machine: on a CPU that is no exception."""
 BLOCK_SHARE = 5
 """A block has one of so many parts of the rounds that are asked for, and of those before them."""
 
 Prepare = Callable[[Case, Built], timing.Call]
 """What is timed of a built case."""
+
+
+Samples = tuple[list[list[float]], list[list[float]]]
+"""Seconds of each round by block, of the first and of the second of a pair."""
 
 
 class OverBuilds(Protocol):
@@ -75,11 +85,13 @@ class PairBlocks:
 
     Attributes:
         pilot: how many of the blocks, the first ones, told how many it takes.
+        repeated: how many were measured again, for they were disturbed.
     """
 
     first: list[list[float]]
     second: list[list[float]]
     pilot: int
+    repeated: int
 
 
 def in_blocks(
@@ -99,25 +111,48 @@ def in_blocks(
     share = replace(protocol, rounds=-(-protocol.rounds // BLOCK_SHARE), warmup=-(-protocol.warmup // BLOCK_SHARE))
     prologue = timing.Prologue(device, share)
     built: dict[int, Built] = {}
-    samples: tuple[list[list[float]], list[list[float]]] = ([], [])
+    samples: Samples = ([], [])
     pilot = wanted = BLOCKS[device.type]
     stream = random.Random(f"{cases[0].id} {cases[1].id} {cases[0].seed}")
+    repeated, piloting = 0, protocol.mode != "none"
     while len(samples[0]) < wanted:
-        block = len(samples[0])
-        order = (0, 1) if block % 2 else (1, 0)
+        order = (0, 1) if len(samples[0]) % 2 else (1, 0)
         for index in stream.sample((0, 1), 2):
             built[index] = build(cases[index])
         # The calls, and the graphs captured of them, end with the statement: they hold the builds.
         times = timing.time_calls([prepare[i](cases[i], built[i]) for i in (0, 1)], device, share, prologue, order)
         for index in order:
             samples[index].append(times[index])
-        if block + 1 == pilot and protocol.mode != "none":
-            wanted = min(_wanted(samples, device), MOST_BLOCKS[device.type])
-    return PairBlocks(*samples, pilot), built[0]
+        if len(samples[0]) < wanted or protocol.mode == "none":
+            continue
+        slowest = _slowest_of_ranks(samples, device)
+        again = disturbed(slowest)[: MOST_REPEATED[device.type] - repeated]
+        if again:
+            repeated += len(again)
+            first, second = ([one for number, one in enumerate(blocks) if number not in again] for blocks in samples)
+            samples = first, second
+        elif piloting:
+            piloting, wanted = False, min(blocks_needed(*slowest), MOST_BLOCKS[device.type])
+    return PairBlocks(*samples, pilot, repeated), built[0]
 
 
-def _wanted(samples: tuple[list[list[float]], list[list[float]]], device: torch.device) -> int:
-    """How many blocks the pilot of all ranks asks for, the same on every rank."""
-    group = dist.group.WORLD
-    first, second = ([slowest_of_ranks(block, device, group) for block in blocks] for blocks in samples)
-    return blocks_needed(first, second)
+def disturbed(samples: Samples) -> list[int]:
+    """The blocks in which a call took far longer than in the others: for a while the machine was not ours.
+
+    Of the two calls alike, and by how long they took, not by their ratio: what is left is no verdict's choice.
+    """
+    medians = [[statistics.median(block) for block in blocks] for blocks in samples]
+    usual = [statistics.median(times) for times in medians]
+    return [
+        number
+        for number, times in enumerate(zip(*medians, strict=True))
+        if any(time > DISTURBED * other for time, other in zip(times, usual, strict=True))
+    ]
+
+
+def _slowest_of_ranks(samples: Samples, device: torch.device) -> Samples:
+    """The samples of the slowest rank, the same on every rank."""
+    sizes = [len(block) for blocks in samples for block in blocks]
+    times = iter(slowest_of_ranks(list(chain.from_iterable(chain(*samples))), device, dist.group.WORLD))
+    blocks = [list(islice(times, size)) for size in sizes]
+    return blocks[: len(samples[0])], blocks[len(samples[0]) :]

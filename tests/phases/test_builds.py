@@ -1,5 +1,6 @@
 """What is repeated: how often something is built, in which order, where it lies, and how the fastest rival is found."""
 
+import itertools
 import math
 import random
 import weakref
@@ -112,6 +113,37 @@ def test_places_in_memory_do_not_tell_a_case_from_itself(cpu_ranks: Ranks) -> No
             different[stream.__name__] += ratio_of_blocks(blocks.first, blocks.second, blocks.pilot).differs
     assert different["Random"] <= 10 + 9  # 5 % and three standard deviations
     assert different["_Turns"] > 100, "the planted fault is not seen"
+
+
+def _disturbed(again: int) -> compare.PairBlocks:
+    """A case against itself on ranks of which one is held up for two blocks of twelve."""
+    blocks = itertools.count()
+
+    def timed(*_: Any) -> list[list[float]]:
+        held_up = dist.get_rank() == 1 and next(blocks) in (3, 4)
+        return [[(5.0 + index if held_up else 1.0) * (1 + 1e-4 * index)] * 3 for index in range(2)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builds, "build", lambda case: _Placed(set()))
+        patch.setattr(builds, "BLOCKS", {"cpu": 10})
+        patch.setattr(builds, "MOST_BLOCKS", {"cpu": 60})
+        patch.setattr(builds, "MOST_REPEATED", {"cpu": again})
+        patch.setattr(builds.timing, "time_calls", timed)
+        return builds.in_blocks((CASE, CASE), (lambda _, built: built.place,) * 2, Protocol("sync", 15, 0))[0]
+
+
+def test_blocks_in_which_something_else_had_the_machine_are_measured_again(cpu_ranks: Ranks) -> None:
+    for mended, not_mended in zip(cpu_ranks.run(_disturbed, 10), cpu_ranks.run(_disturbed, 0), strict=True):
+        assert (len(mended.first), mended.pilot, mended.repeated) == (10, 10, 2), "on all ranks alike"
+        assert max(seconds for block in mended.first for seconds in block) == 1.0
+        assert (len(not_mended.first), not_mended.repeated) == (60, 0)
+    assert [len(one.first) for one in cpu_ranks.run(_disturbed, 1)] == [60, 60], "no more often than is allowed"
+
+
+def test_what_scatters_as_builds_do_is_not_measured_again() -> None:
+    first = [[1.0 + 0.05 * (block % 3)] * 3 for block in range(10)]
+    assert builds.disturbed((first, first)) == []
+    assert builds.disturbed((first, [*first[:9], [0.4, 9.0, 9.0]])) == [9]
 
 
 def _scattered(most: int, pair: tuple[Case, Case]) -> compare.PairResult:
