@@ -36,9 +36,6 @@ from blockshock.nn.wrappers import watch_wrappers
 from blockshock.registry import check_range
 from blockshock.training import Training, first_difference, gathered, replace, watch_scalers
 
-watch_scalers()
-watch_wrappers()
-
 
 class BlockShockLinear(nn.Module):
     """y = x Wᵀ + b with W = W⁰ + W¹: each half 2:4, and complementary.
@@ -78,6 +75,7 @@ class BlockShockLinear(nn.Module):
         tokens: int = 1024,
     ) -> None:
         super().__init__()
+        self._have_torch_watched()
         check_options(mask, kernel, storage, dtype, tokens)
         check_replaceable(linear)
         if linear.weight.is_meta:
@@ -107,6 +105,16 @@ class BlockShockLinear(nn.Module):
             self.bias.requires_grad_(linear.bias.requires_grad)
         take_over(linear, self)
         replace(linear.weight, halves[0].parameter)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._have_torch_watched()
+
+    @staticmethod
+    def _have_torch_watched() -> None:
+        """torch's wrappers and scalers are watched from the first layer on, be it built or read from a file."""
+        watch_scalers()
+        watch_wrappers()
 
     @property
     def weight(self) -> torch.Tensor:

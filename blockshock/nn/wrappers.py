@@ -7,6 +7,7 @@ of another one: that is how a wrapper is noticed before it does anything.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -59,6 +60,7 @@ def _refresh_before_forward(wrapper: nn.Module, layers: list[BlockShock]) -> Non
     handle = wrapper.register_forward_pre_hook(refresh)
 
 
+@cache
 def watch_wrappers() -> None:
     """From now on each wrapper is looked at when it is built."""
     register_module_module_registration_hook(_when_registered)

@@ -1,13 +1,15 @@
 """What the step of any torch optimizer means to weights that are packed: they are packed again when it ends.
 
-torch calls the two hooks below around every optimizer's ``step``. They touch no optimizer that holds none of our
-parameters. An optimizer that acts elementwise takes a part of a matrix along the way of the whole; others are refused.
+torch calls the two hooks below around every optimizer's ``step``, from the first parameter on that is followed. They
+touch no optimizer that holds none of our parameters. An optimizer that acts elementwise takes a part of a matrix along
+the way of the whole; others are refused.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, MutableMapping
+from functools import cache
 from inspect import unwrap
 from typing import Any, Protocol, TypeVar
 
@@ -37,6 +39,7 @@ _split: MutableMapping[torch.Tensor, Borrowed] = WeakTensorKeyDictionary()
 
 def follow(parameter: torch.Tensor, follower: Follower) -> None:
     """From now on the follower is told of each step of an optimizer that holds the parameter."""
+    _watch_steps()
     _followers[parameter] = weakref.ref(follower)
 
 
@@ -151,6 +154,8 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         follower.after_step()
 
 
-# A compiled step runs the hooks as they are.
-register_optimizer_step_pre_hook(torch_internals.uncompiled(_before_step))
-register_optimizer_step_post_hook(torch_internals.uncompiled(_after_step))
+@cache
+def _watch_steps() -> None:
+    """From now on torch calls both around each step; a compiled one calls them as they are."""
+    register_optimizer_step_pre_hook(torch_internals.uncompiled(_before_step))
+    register_optimizer_step_post_hook(torch_internals.uncompiled(_after_step))
