@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from blockshock import doctor
+from blockshock.errors import ExtraMissing
+from blockshock.extras import need
 from blockshock.saved import journal
 
 
@@ -31,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = chosen.run(chosen)
     except KeyboardInterrupt:
         return 130
+    except ExtraMissing as error:
+        print(error, file=sys.stderr)
+        return 1
     return status
 
 
@@ -77,7 +82,8 @@ def _recover(chosen: argparse.Namespace) -> int:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    # Imported here, for it needs rich, and the doctor must run where that is missing.
+    # Imported here, for a plain install has no rich.
+    need("report", "report", *(["rich"] if chosen.to is None else []))
     command = importlib.import_module("blockshock.report.command")
     status: int = command.report(chosen.runs, chosen.format == "md", chosen.to)
     return status

@@ -7,7 +7,7 @@ may crash or hang, run in ranks. What may not be importable is imported by the c
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
 import platform
 import re
 import shutil
@@ -21,13 +21,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from blockshock.extras import EXTRAS, LAYERS, installed, numbers
+
 State = Literal["ok", "missing", "broken", "n.a."]
 STYLES = {"ok": "green", "missing": "bold red", "broken": "bold red", "n.a.": "dim"}
-PACKAGES = (
-    "pytest>=8.3", "pytest-benchmark>=5.1", "pytest-json-report>=1.5", "pytest-timeout>=2.3", "pytest-xdist>=3.6",
-    "hypothesis>=6.115", "safetensors>=0.4.5", "filelock>=3.16", "rich>=13.9", "numpy>=2.0",
-    "jinja2>=3.1", "matplotlib>=3.9", "pandas>=2.2",
-)  # fmt: skip
+# torch, which the layers need too, has a line of its own. The main job prints its comparison, and writes no report.
+PACKAGES = {"packages": (*LAYERS[1:], *EXTRAS["suite"]), "for report --to": EXTRAS["report"]}
 CUDA_BUILD = "install a CUDA build of torch: pytorch.org/get-started"
 RANKS = {  # device: name of the check, what to do if its ranks do not start
     "cuda": ("NCCL ranks", "NCCL_DEBUG=INFO shows why; containers need --ipc=host"),
@@ -52,7 +51,7 @@ def main() -> int:
     try:
         from rich import box, console, table, text
     except Exception as error:
-        print("The main job would not run, and its report needs rich:", check_packages("packages").remedy or error)
+        print("The main job would not run, and what it shows needs rich:", check_packages("packages").remedy or error)
         return 1
     findings: list[Finding] = []
     screen = console.Console(markup=False, emoji=False, highlight=False)
@@ -88,7 +87,8 @@ def look_into(
 def examine(look: Look) -> tuple[str, int]:
     """Look at everything; return the device that the main job would choose, and its ranks."""
     look("Python", "install Python 3.11 or newer", check_version, platform.python_version(), "3.11")
-    look("packages", "", check_packages)
+    for packages in PACKAGES:
+        look(packages, "", check_packages)
     look("results folder", "make it writable, or run elsewhere", check_folder, Path("benchmark_results"))
     if look("torch", 'python -m pip install --force-reinstall "torch>=2.11"', check_torch).state != "ok":
         look("GPUs and ranks", "", lambda name: Finding(name, "n.a.", "not checked: they need torch"))
@@ -122,11 +122,6 @@ def conclude(findings: list[Finding], device: str, ranks: int = 2) -> tuple[bool
     return False, f"The main job would not run: fix the lines marked {' or '.join(bad)}."
 
 
-def numbers(version: str) -> list[int]:
-    """The numbers of a version, for comparing: [2, 11, 0, 130] of 2.11.0+cu130."""
-    return [int(part) for part in re.findall(r"\d+", version)]
-
-
 def check_version(name: str, version: str, least: str) -> Finding:
     if numbers(version) < numbers(least):
         raise RuntimeError(f"{version} is too old: it takes {least}")
@@ -141,14 +136,11 @@ def check_torch(name: str) -> Finding:
 
 def check_packages(name: str) -> Finding:
     fine, wrong, install = list[str](), list[str](), "python -m pip install"
-    for requirement in PACKAGES:
+    for requirement in PACKAGES[name]:
         package, least = requirement.split(">=")
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            version = "missing"
-        lacks = numbers(version) < numbers(least)
-        (wrong if lacks else fine).append(f"{package} {version}")
+        there = installed(package) or "missing"
+        lacks = numbers(there) < numbers(least)
+        (wrong if lacks else fine).append(f"{package} {there}")
         install += f' "{requirement}"' if lacks else ""
     return Finding(name, "missing", ", ".join(wrong), install) if wrong else Finding(name, "ok", ", ".join(fine))
 

@@ -43,3 +43,7 @@ class StalePacking(BlockShockError, RuntimeError):
 
 class RanksApart(BlockShockError, RuntimeError):
     """Ranks that must make a call together did not."""
+
+
+class ExtraMissing(BlockShockError, ImportError):
+    """A command needs a package that only an extra installs; the message says which extra."""

