@@ -208,15 +208,15 @@ def multiply(name: str, kernel: str, device: str) -> Finding:
     """Multiply by both halves of a small W and compare the sum with float64; a rank calls it."""
     import torch
 
-    from blockshock.kernels import Half, build_kernel
-    from blockshock.matrices import GeneratedWeights, pattern_mask
+    from blockshock.kernels import build_kernel
+    from blockshock.matrices import GeneratedWeights, Piece, pattern_mask
     from blockshock.measure import Accuracy, compare
 
     source, mask = GeneratedWeights(256, 256, torch.bfloat16, device), pattern_mask("1100", 256, 256, device)
     x_BK, chosen = source.rows(0, 16), build_kernel(kernel)
     if reason := chosen.unavailable(source.device, source.dtype):
         return Finding(name, "n.a.", reason)
-    halves = [Half(source, slice(0, 256), one) for one in (mask, mask.complement())]
+    halves = [Piece(source, slice(0, 256), one) for one in (mask, mask.complement())]
     kernels = [chosen.resolve(half, len(x_BK), False, lambda seconds: seconds) for half in halves]
     first, second = (kernel.pack(half)(x_BK) for kernel, half in zip(kernels, halves, strict=True))
     accuracy = Accuracy.of(compare(first + second, x_BK, source, roundings=2, index=0, count=1), roundings=2)

@@ -26,10 +26,11 @@ from torch.sparse._semi_structured_conversions import (
 
 from blockshock import BlockShockLinear
 from blockshock.errors import BlockShockError, InputError, MaskError
-from blockshock.kernels import Half, build_kernel
+from blockshock.kernels import build_kernel
 from blockshock.matrices.compressed import Compressed24
 from blockshock.matrices.masks import DenseMask
 from blockshock.matrices.named_masks import build_mask
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights, nudge_zeros
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -129,7 +130,7 @@ def test_inputs_that_do_not_fit_are_named(x: torch.Tensor) -> None:
 
 def test_the_transpose_of_a_transposable_half_is_packed_of_its_own_as_torchs_packed_t_is() -> None:
     source = TensorWeights(matrix(8, 16, torch.float32, 0))
-    half = Half(source, slice(0, 16), build_mask("tile_random", source))
+    half = Piece(source, slice(0, 16), build_mask("tile_random", source))
     turned = half.transposed()
     packed = build_kernel("reference").pack(turned)
     x = matrix(3, 8, torch.float32, 1)
@@ -155,7 +156,7 @@ def test_products_are_torchs_on_a_gpu(cusparselt: Any, N: int, K: int, dtype: to
     ours = Compressed24.from_tensor(w_NK, mask_NK)
     assert torch.equal(theirs.values(), ours.values_NJ)
     assert torch.equal(theirs.to_dense(), ours.decompress())
-    half = Half(TensorWeights(w_NK), slice(0, K), DenseMask(mask_NK))
+    half = Piece(TensorWeights(w_NK), slice(0, K), DenseMask(mask_NK))
     for tokens in (1, 7, 8, 64):
         x_BK = matrix(tokens, K, dtype, tokens).cuda()
         exact = x_BK.double() @ w_NK.double().T

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from blockshock.errors import KernelUnavailable
-from blockshock.kernels.base import KERNELS, Agree, Half, Kernel, build_kernel
-from blockshock.matrices import Mask, generator
+from blockshock.kernels.base import KERNELS, Agree, Kernel, build_kernel
+from blockshock.matrices import Mask, Piece, generator
 from blockshock.measure import timing
 
 _fastest: dict[tuple[object, ...], str] = {}
@@ -34,31 +34,33 @@ class Auto(Kernel):
         return None
 
     def _specs(self, device: torch.device, dtype: torch.dtype) -> list[str]:
-        """Kernels that hold a compressed half here; those that only exist to be right come last."""
+        """Kernels that hold a compressed piece here; those that only exist to be right come last."""
         names = [name for name in KERNELS.names() if KERNELS.get(name).sparse and KERNELS.get(name) is not Auto]
         specs = [f"{name}:search=no" if name == "cusparselt" and not self.search else name for name in names]
         available = [spec for spec in specs if build_kernel(spec).unavailable(device, dtype) is None]
         return sorted(available, key=lambda spec: not build_kernel(spec).contender)
 
-    def _candidates(self, half: Half) -> list[str]:
+    def _candidates(self, piece: Piece) -> list[str]:
         fit = [
             spec
-            for spec in self._specs(half.device, half.dtype)
-            if build_kernel(spec).unsuitable(half.N, half.K, half.dtype, half.mask) is None
+            for spec in self._specs(piece.device, piece.dtype)
+            if build_kernel(spec).unsuitable(piece.N, piece.K, piece.dtype, piece.mask) is None
         ]
         if not fit:
-            raise KernelUnavailable(f"no sparse kernel takes N = {half.N}, K = {half.K}, {half.dtype} on {half.device}")
+            raise KernelUnavailable(
+                f"no sparse kernel takes N = {piece.N}, K = {piece.K}, {piece.dtype} on {piece.device}"
+            )
         contenders = [spec for spec in fit if build_kernel(spec).contender]
         return contenders or fit[:1]
 
-    def resolve(self, half: Half, tokens: int, backward: bool, agree: Agree) -> Kernel:
-        candidates = self._candidates(half)
+    def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:
+        candidates = self._candidates(piece)
         if len(candidates) == 1:
             return build_kernel(candidates[0])
-        tile = None if half.mask.tile is None else str(half.mask.tile.tolist())
-        key = (half.device, half.dtype, half.N, half.K, tokens, tile, backward, tuple(candidates))
+        tile = None if piece.kept.tile is None else str(piece.kept.tile.tolist())
+        key = (piece.device, piece.dtype, piece.N, piece.K, tokens, tile, backward, tuple(candidates))
         if key not in _fastest:
-            seconds = agree([_median_seconds(build_kernel(spec), half, tokens, backward) for spec in candidates])
+            seconds = agree([_median_seconds(build_kernel(spec), piece, tokens, backward) for spec in candidates])
             _fastest[key] = candidates[seconds.index(min(seconds))]
         return build_kernel(_fastest[key])
 
@@ -77,18 +79,19 @@ def _contenders() -> list[Kernel]:
     return [kind() for kind in kinds if kind.sparse and kind.contender and kind is not Auto]
 
 
-def _median_seconds(kernel: Kernel, half: Half, tokens: int, backward: bool) -> float:
-    stream = generator(half.device, half.source.seed, 4)
+def _median_seconds(kernel: Kernel, piece: Piece, tokens: int, backward: bool) -> float:
+    stream = generator(piece.device, piece.source.seed, 4)
     x_BK, grad_y_BN = (
-        torch.randn(tokens, width, device=half.device, generator=stream).to(half.dtype) for width in (half.K, half.N)
+        torch.randn(tokens, width, device=piece.device, generator=stream).to(piece.dtype)
+        for width in (piece.K, piece.N)
     )
-    packed = kernel.pack(half, backward=backward)
+    packed = kernel.pack(piece, backward=backward)
 
     def call() -> None:
         packed(x_BK)
         if backward:
             packed.grad_input(grad_y_BN)
 
-    mode = "cuda_graph" if half.device.type == "cuda" else "sync"
+    mode = "cuda_graph" if piece.device.type == "cuda" else "sync"
     protocol = timing.Protocol(mode, rounds=15, warmup=3)
-    return timing.percentile(timing.time_call(call, half.device, protocol), 50)
+    return timing.percentile(timing.time_call(call, piece.device, protocol), 50)

@@ -6,32 +6,32 @@ import torch
 from torch import nn
 
 from blockshock.errors import MaskError
-from blockshock.kernels.base import Backward, Half, Kernel, Packed
+from blockshock.kernels.base import Backward, Kernel, Packed
 from blockshock.kernels.dense import PackedDense
 from blockshock.kernels.transpose import TileOrder
-from blockshock.matrices import Kept, Mask, check_transposable
+from blockshock.matrices import Kept, Mask, Piece, check_transposable
 
 
-def backward_of(kernel: Kernel, half: Half) -> Backward:
-    """The half packed by the kernel for its backward product."""
+def backward_of(kernel: Kernel, piece: Piece) -> Backward:
+    """The piece packed by the kernel for its backward product."""
     try:
-        check_transposable(half.mask)
+        check_transposable(piece.kept)
     except MaskError:
-        return DenseBackward(half, "dense, for the mask is not transposable")
-    transposed = half.transposed()
+        return DenseBackward(piece, "dense, for the mask is not transposable")
+    transposed = piece.transposed()
     if reason := kernel.unsuitable(transposed.N, transposed.K, transposed.dtype, transposed.mask):
-        return DenseBackward(half, f"dense, for Wᵀ {reason}")
-    return TransposedBackward(kernel.pack(transposed), half)
+        return DenseBackward(piece, f"dense, for Wᵀ {reason}")
+    return TransposedBackward(kernel.pack(transposed), piece)
 
 
 class TransposedBackward(nn.Module):
     """A packing of Wᵀ, 2:4 because the mask is transposable, in the kernel's own format."""
 
-    def __init__(self, packed: Packed, half: Half) -> None:
+    def __init__(self, packed: Packed, piece: Piece) -> None:
         super().__init__()
         self.packed, self.algorithm = packed, ""
         packed.product_stage = "grad_x"
-        self._order = TileOrder(half.mask, half.device)
+        self._order = TileOrder(piece.kept, piece.device)
 
     def forward(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         grad_x_BK: torch.Tensor = self.packed(grad_y_BN)
@@ -45,12 +45,12 @@ class TransposedBackward(nn.Module):
 
 
 class DenseBackward(nn.Module):
-    """The half with its zeros, which every mask allows."""
+    """The piece with its zeros, which every mask allows."""
 
-    def __init__(self, half: Half, algorithm: str) -> None:
+    def __init__(self, piece: Piece, algorithm: str) -> None:
         super().__init__()
-        self.packed, self.algorithm = PackedDense(half.dense(), None), algorithm
-        self._kept = Kept(half.mask, half.device)
+        self.packed, self.algorithm = PackedDense(piece.dense(), None), algorithm
+        self._kept = Kept(piece.kept, piece.device)
 
     def forward(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         return self.packed.grad_input(grad_y_BN)
@@ -65,7 +65,7 @@ class DenseBackward(nn.Module):
 
 
 def backward_bytes(kernel: Kernel, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
-    """Bytes that ``backward_of`` holds for a half under such a mask; at most, if it is not known."""
+    """Bytes that ``backward_of`` holds for a piece under such a mask; at most, if it is not known."""
     turned = kernel.weight_bytes(K, N, itemsize) + TileOrder.held_bytes(N, K, mask)
     dense = N * K * itemsize + Kept.held_bytes(N, K, mask)
     if mask is None:

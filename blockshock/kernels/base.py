@@ -1,4 +1,4 @@
-"""What a kernel is: it packs one half of W once, and the packing multiplies.
+"""What a kernel is: it packs one piece of W once, and the packing multiplies.
 
 A kernel is one file in this folder with one class registered in KERNELS; nothing else needs to know of it.
 """
@@ -6,7 +6,6 @@ A kernel is one file in this folder with one class registered in KERNELS; nothin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
@@ -15,50 +14,12 @@ from torch.autograd.graph import increment_version
 
 from blockshock.errors import InputError, KernelUnavailable, StalePacking
 from blockshock.machine import held_bytes
-from blockshock.matrices import Mask, TransposedWeights, WeightSource, kept_columns, pick, row_blocks
+from blockshock.matrices import Mask, Piece, row_blocks
 from blockshock.measure import Operand
 from blockshock.registry import Registry
 
 Agree = Callable[[list[float]], list[float]]
 """Turns this rank's measured seconds into those that all ranks decide by."""
-
-
-@dataclass(frozen=True)
-class Half:
-    """One 2:4 half of W, or of a column shard of W: the source, its columns, and the mask of those columns."""
-
-    source: WeightSource
-    columns: slice
-    mask: Mask
-
-    @property
-    def N(self) -> int:
-        return self.mask.N
-
-    @property
-    def K(self) -> int:
-        return self.mask.K
-
-    @property
-    def device(self) -> torch.device:
-        return self.source.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.source.dtype
-
-    def dense(self) -> torch.Tensor:
-        """The half as a dense (N, K) tensor with zeros where the mask drops."""
-        return self.source.gather(self.columns, self.mask)
-
-    def transposed(self) -> Half:
-        """The half of Wᵀ: 2:4 only if the mask is transposable."""
-        return Half(TransposedWeights(self.source, self.columns), slice(0, self.N), self.mask.transposed())
-
-    def kept_values(self, start: int, stop: int) -> torch.Tensor:
-        """Kept values of rows [start, stop) in column order, (rows, K/2)."""
-        where = kept_columns(self.mask.rows(start, stop), first_row=start)
-        return pick(self.source.rows(start, stop)[:, self.columns], where)
 
 
 class Backward(Protocol):
@@ -85,7 +46,7 @@ class Backward(Protocol):
 
 
 class Packed(nn.Module):
-    """A half in a kernel's own format. Holds the weights as buffers and nothing else of size.
+    """A piece in a kernel's own format. Holds the weights as buffers and nothing else of size.
 
     Attributes:
         algorithm: what the kernel chose to run, for the record.
@@ -161,10 +122,10 @@ class Packed(nn.Module):
         if mine and not self.values.is_inference():
             increment_version([self.values])  # the parameter whose memory this is may have a counter of its own
 
-    def refresh_from(self, half: Half) -> None:
-        """Take over the values of another half with the same mask."""
-        blocks = row_blocks(half.N, half.K * half.dtype.itemsize)
-        values_NJ = torch.cat([half.kept_values(start, stop) for start, stop in blocks])
+    def refresh_from(self, piece: Piece) -> None:
+        """Take over the values of another piece with the same mask."""
+        blocks = row_blocks(piece.N, piece.K * piece.dtype.itemsize)
+        values_NJ = torch.cat([piece.kept_values(start, stop) for start, stop in blocks])
         self.write(self.arrange(values_NJ))
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
@@ -177,11 +138,11 @@ class Packed(nn.Module):
 
 
 class Kernel:
-    """A way to multiply by a 2:4 half.
+    """A way to multiply by a piece of W.
 
     Attributes:
         device_types, dtypes: where it can run at all, and what it multiplies.
-        sparse: holds the half compressed; False for the ablation.
+        sparse: holds the piece compressed; False for the ablation.
         contender: timed by default and a candidate of ``auto``; False for kernels that exist to be right.
         unit: as of its packings.
         training_mask: what it is trained with unless another mask is asked for: a transposable one, where the
@@ -207,15 +168,17 @@ class Kernel:
         """None, or one sentence that says why this kernel cannot take that shape (and that mask, when given)."""
         return None
 
-    def check(self, half: Half) -> None:
-        """Raises KernelUnavailable or InputError, with the reason, unless ``pack`` can take this half here."""
-        if reason := self.unavailable(half.device, half.dtype):
+    def check(self, piece: Piece) -> None:
+        """Raises KernelUnavailable or InputError, with the reason, unless ``pack`` can take this piece here."""
+        if reason := self.unavailable(piece.device, piece.dtype):
             raise KernelUnavailable(f"kernel {type(self).__name__.lower()}: {reason}")
-        if reason := self.unsuitable(half.N, half.K, half.dtype, half.mask):
+        if piece.mask is None and self.sparse:
+            raise InputError(f"kernel {type(self).__name__.lower()}: needs a 2:4 mask, and this piece is dense")
+        if reason := self.unsuitable(piece.N, piece.K, piece.dtype, piece.mask):
             raise InputError(f"kernel {type(self).__name__.lower()}: {reason}")
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        """Pack a half. ``check`` it first: this assumes that it passed.
+    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        """Pack a piece. ``check`` it first: this assumes that it passed.
 
         Args:
             backward: ``grad_input`` will be asked for, so that what it needs beside the packing is packed too.
@@ -226,19 +189,19 @@ class Kernel:
         """Bytes held for the backward pass beside the packing; 0 for kernels that contract over N too.
 
         Args:
-            mask: of the half; at most, if it is not known.
+            mask: of the piece; at most, if it is not known.
         """
         return 0
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        """Bytes that the packing of a (N, K) half holds."""
+        """Bytes that the packing of a (N, K) piece holds."""
         raise NotImplementedError
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         """Bytes held at most while packing, the packing included and one row block left out."""
         return self.weight_bytes(N, K, itemsize)
 
-    def resolve(self, half: Half, tokens: int, backward: bool, agree: Agree) -> Kernel:
+    def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:
         """The kernel that will run, forward or both ways; itself, for all but ``auto``."""
         return self
 

@@ -14,11 +14,11 @@ import torch
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.backward import backward_bytes, backward_of
-from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
+from blockshock.kernels.base import KERNELS, Kernel, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
 from blockshock.machine import indexed, torch_internals
-from blockshock.matrices import Mask
+from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage
 
 TOKENS_MULTIPLE = 8
@@ -34,11 +34,11 @@ class PackedCusparselt(Packed):
     packed: torch.Tensor
     unit = "2:4"
 
-    def __init__(self, half: Half, bias: torch.Tensor | None, search: bool) -> None:
+    def __init__(self, piece: Piece, bias: torch.Tensor | None, search: bool) -> None:
         super().__init__()
-        self.N, self.K, self._search = half.N, half.K, search
-        _claim_thread(half.device)
-        self.register_buffer("packed", torch_internals.compress(half.dense()), persistent=False)
+        self.N, self.K, self._search = piece.N, piece.K, search
+        _claim_thread(piece.device)
+        self.register_buffer("packed", torch_internals.compress(piece.dense()), persistent=False)
         self.hold_bias(bias)
         self._chosen: dict[int, Setting] = {}
 
@@ -181,9 +181,9 @@ class Cusparselt(Kernel):
             return f"needs N and K to be multiples of 16, got N = {N}, K = {K}"
         return None
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        packed = PackedCusparselt(half, bias, self.search)
-        packed.backward = backward_of(self, half) if backward else None
+    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        packed = PackedCusparselt(piece, bias, self.search)
+        packed.backward = backward_of(self, piece) if backward else None
         return packed
 
     def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
@@ -193,5 +193,5 @@ class Cusparselt(Kernel):
         return packed_bytes(N, K, itemsize)
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
-        # The search holds a dense half and a packing of its own on the same GPU.
+        # The search holds a dense piece and a packing of its own on the same GPU.
         return 2 * packed_bytes(N, K, itemsize) + N * K * itemsize

@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from blockshock.kernels.base import Half
 from blockshock.machine import torch_internals
-from blockshock.matrices import GeneratedWeights, generator, random_mask, row_blocks
+from blockshock.matrices import GeneratedWeights, Piece, generator, random_mask, row_blocks
 
 Setting = tuple[int, int, int]
 """Algorithm, split-k and split-k mode."""
@@ -185,7 +184,7 @@ class Trial:
 
     def __init__(self, N: int, K: int, tokens: int, dtype: torch.dtype, bias: bool, device: torch.device) -> None:
         source = GeneratedWeights(N, K, dtype, device, seed=5, with_bias=bias)
-        self.w_NK, self.bias = Half(source, slice(0, K), random_mask(source)).dense(), source.bias
+        self.w_NK, self.bias = Piece(source, slice(0, K), random_mask(source)).dense(), source.bias
         self.x_BK = torch.randn(tokens, K, device=device, generator=generator(device, 5, 4)).to(dtype)
 
     def is_right(self, y_BN: torch.Tensor) -> bool:

@@ -6,10 +6,10 @@ import torch
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
 from blockshock.kernels.backward import backward_bytes, backward_of
-from blockshock.kernels.base import KERNELS, Half, Kernel, Packed, packed_bytes
+from blockshock.kernels.base import KERNELS, Kernel, Packed, packed_bytes
 from blockshock.kernels.layout import dense_rows
 from blockshock.machine import torch_internals
-from blockshock.matrices import Mask
+from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage
 
 
@@ -20,9 +20,9 @@ class PackedCutlass(Packed):
     meta: torch.Tensor
     unit = "2:4"
 
-    def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
+    def __init__(self, piece: Piece, bias: torch.Tensor | None) -> None:
         super().__init__()
-        sparse = SparseSemiStructuredTensorCUTLASS.from_dense(half.dense())
+        sparse = SparseSemiStructuredTensorCUTLASS.from_dense(piece.dense())
         self.register_buffer("packed", sparse.packed, persistent=False)
         self.register_buffer("meta", sparse.meta, persistent=False)
         self.hold_bias(bias)
@@ -73,9 +73,9 @@ class Cutlass(Kernel):
             return f"needs N to be a multiple of 32 and K of 64, got N = {N}, K = {K}"
         return None
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        packed = PackedCutlass(half, bias)
-        packed.backward = backward_of(self, half) if backward else None
+    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        packed = PackedCutlass(piece, bias)
+        packed.backward = backward_of(self, piece) if backward else None
         return packed
 
     def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:

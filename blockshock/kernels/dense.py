@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
+from blockshock.kernels.base import KERNELS, Kernel, Packed
+from blockshock.matrices import Piece
 from blockshock.stages import stage
 
 
 class PackedDense(Packed):
-    """A dense matrix (N, K): a half with its zeros, or any other weight."""
+    """A dense matrix (N, K): a piece with its zeros, or any other weight."""
 
     w_NK: torch.Tensor
 
@@ -32,8 +33,8 @@ class PackedDense(Packed):
         with stage("grad_x"):
             return grad_y_BN @ self.w_NK
 
-    def refresh_from(self, half: Half) -> None:
-        self.write(half.dense())
+    def refresh_from(self, piece: Piece) -> None:
+        self.write(piece.dense())
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         return w_NK
@@ -41,14 +42,14 @@ class PackedDense(Packed):
 
 @KERNELS.register("dense")
 class Dense(Kernel):
-    """Any device, dtype and mask. Stores all N·K elements of the half."""
+    """Any device, dtype and mask. Stores all N·K elements of the piece."""
 
     sparse = False
     contender = False
     training_mask = "1100"
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        return PackedDense(half.dense(), bias)
+    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        return PackedDense(piece.dense(), bias)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return N * K * itemsize

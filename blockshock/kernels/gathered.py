@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
-from blockshock.matrices import MOST_PATTERNS, Mask, RowPatterns, row_blocks
+from blockshock.kernels.base import KERNELS, Kernel, Packed
+from blockshock.matrices import MOST_PATTERNS, Mask, Piece, RowPatterns, row_blocks
 from blockshock.stages import copied, stage
 
 
@@ -20,16 +20,16 @@ class PackedGathered(Packed):
     kept_NJ: torch.Tensor
     sorted_by_pattern = True
 
-    def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
+    def __init__(self, piece: Piece, bias: torch.Tensor | None) -> None:
         super().__init__()
-        assert half.mask.tile is not None
-        self.patterns, self.K = RowPatterns(half.mask.tile, half.N), half.K
+        assert piece.kept.tile is not None
+        self.patterns, self.K = RowPatterns(piece.kept.tile, piece.N), piece.K
         self.register_buffer(
-            "kept_NJ", torch.empty(half.N, half.K // 2, dtype=half.dtype, device=half.device), persistent=False
+            "kept_NJ", torch.empty(piece.N, piece.K // 2, dtype=piece.dtype, device=piece.device), persistent=False
         )
         self.hold_bias(bias)
-        for start, stop in row_blocks(half.N, half.source.K * half.dtype.itemsize, multiple=self.patterns.period):
-            self.patterns.sort_into(self.kept_NJ, half.kept_values(start, stop), start)
+        for start, stop in row_blocks(piece.N, piece.source.K * piece.dtype.itemsize, multiple=self.patterns.period):
+            self.patterns.sort_into(self.kept_NJ, piece.kept_values(start, stop), start)
 
     def arrange(self, rows_NJ: torch.Tensor) -> torch.Tensor:
         return self.patterns.sort(rows_NJ)
@@ -84,8 +84,8 @@ class Gathered(Kernel):
             return f"takes tiles of at most {MOST_PATTERNS} distinct rows; this one has {distinct}"
         return None
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        return PackedGathered(half, bias)
+    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        return PackedGathered(piece, bias)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return N * K // 2 * itemsize

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels.base import KERNELS, Half, Kernel, Packed
-from blockshock.matrices import Compressed24, gather_kept, row_blocks
+from blockshock.kernels.base import KERNELS, Kernel, Packed
+from blockshock.matrices import Compressed24, Piece, gather_kept, row_blocks
 from blockshock.stages import stage
 
 
 class PackedReference(Packed):
-    def __init__(self, half: Half, bias: torch.Tensor | None) -> None:
+    def __init__(self, piece: Piece, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self.weight = Compressed24.from_source(half.source, half.columns, half.mask, persistent=False)
+        self.weight = Compressed24.from_source(piece.source, piece.columns, piece.kept, False, piece.rows)
         self.hold_bias(bias)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
@@ -45,8 +45,8 @@ class Reference(Kernel):
 
     contender = False
 
-    def pack(self, half: Half, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        return PackedReference(half, bias)
+    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        return PackedReference(piece, bias)
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return N * (K // 2 * itemsize + -(-K // 8))

@@ -12,6 +12,7 @@ from blockshock.matrices.masks import (
     check_transposable,
 )
 from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, random_mask, transposable_tiles
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
 from blockshock.matrices.saved_mask import faults_of_state, mask_tensor, settled
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights, TransposedWeights, WeightSource
@@ -28,6 +29,7 @@ __all__ = [
     "GeneratedWeights",
     "Kept",
     "Mask",
+    "Piece",
     "RowPatterns",
     "TensorWeights",
     "TransposedWeights",

@@ -77,14 +77,16 @@ class Compressed24(torch.nn.Module):
         return packed
 
     @classmethod
-    def from_source(cls, source: WeightSource, columns: slice, mask: Mask, persistent: bool = True) -> Compressed24:
-        """Compress the given columns of a source under the mask of those columns, in row blocks."""
-        width = len(range(*columns.indices(source.K)))
-        if (source.N, width) != (mask.N, mask.K):
-            raise MaskError(f"matrix ({source.N}, {width}) and mask ({mask.N}, {mask.K}) differ in shape")
-        packed = cls(mask.N, mask.K, source.dtype, source.device, persistent)
+    def from_source(
+        cls, source: WeightSource, columns: slice, mask: Mask, persistent: bool = True, rows: slice = slice(None)
+    ) -> Compressed24:
+        """Compress the given columns and rows of a source under the mask of those, in row blocks."""
+        shape = len(range(source.N)[rows]), len(range(source.K)[columns])
+        if shape != (mask.N, mask.K):
+            raise MaskError(f"matrix {shape} and mask ({mask.N}, {mask.K}) differ in shape")
+        packed, first = cls(mask.N, mask.K, source.dtype, source.device, persistent), range(source.N)[rows].start
         for start, stop in row_blocks(mask.N, source.K * source.dtype.itemsize, block_bytes=16 << 20):
-            packed.write_rows(start, source.rows(start, stop)[:, columns], mask.rows(start, stop))
+            packed.write_rows(start, source.rows(first + start, first + stop)[:, columns], mask.rows(start, stop))
         return packed
 
     def write_rows(self, start: int, w_RK: torch.Tensor, mask_RK: torch.Tensor) -> None:

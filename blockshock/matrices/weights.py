@@ -62,7 +62,7 @@ class WeightSource:
         return self if dtype == self.dtype else CastWeights(self, dtype)
 
     def gather(self, columns: slice, mask: Mask | None = None, rows: slice | None = None) -> torch.Tensor:
-        """A new tensor of the given columns and rows of W, zero where the mask (of those columns) drops.
+        """A new tensor of the given columns and rows of W, zero where the mask (of those columns and rows) drops.
 
         Made in row blocks: nothing larger than the result, and one block, is ever held.
 
@@ -74,7 +74,7 @@ class WeightSource:
         out = torch.empty(last - first, right - left, dtype=self.dtype, device=self.device)
         for start, stop in row_blocks(last - first, self.K * self.dtype.itemsize):
             block = self.rows(first + start, first + stop)[:, columns]
-            out[start:stop] = block if mask is None else block.where(mask.rows(first + start, first + stop), 0)
+            out[start:stop] = block if mask is None else block.where(mask.rows(start, stop), 0)
         return out
 
 
@@ -99,9 +99,8 @@ class TransposedWeights(WeightSource):
         # One pass over the source's rows; the inherited way would make them anew for each block of columns.
         out = self._source.gather(self._columns_of(rows or slice(None)), rows=columns).T.contiguous()
         if mask is not None:
-            first, _, _ = (rows or slice(None)).indices(self.N)
             for start, stop in row_blocks(len(out), out.shape[1] * out.itemsize):
-                out[start:stop].masked_fill_(~mask.rows(first + start, first + stop), 0)
+                out[start:stop].masked_fill_(~mask.rows(start, stop), 0)
         return out
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.kernels import Half, Kernel, Packed, build_kernel
+from blockshock.kernels import Kernel, Packed, build_kernel
 from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, slowest_of_ranks, sum_over_ranks
-from blockshock.matrices import WeightSource
+from blockshock.matrices import Piece, WeightSource
 from blockshock.methods.base import METHODS, Layer, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
@@ -54,7 +54,7 @@ class BlockShock(Method):
     def _slowest(self, seconds: list[float]) -> list[float]:
         return slowest_of_ranks(seconds, self.device, self.group)
 
-    def _hold(self, layer: Layer, half: Half, kernel: Kernel, first: bool) -> Weight:
+    def _hold(self, layer: Layer, half: Piece, kernel: Kernel, first: bool) -> Weight:
         """The half frozen, or trained. The bias is trained on every rank, and joins the product of one."""
         bias = layer.source.bias if first else None
         packed = kernel.pack(half, bias if self.group.rank() == 0 else None, layer.both_ways)
@@ -78,10 +78,10 @@ class BlockShock(Method):
         self.check(Shape(self.N, self.K, self.dtype.itemsize, ranks))
         return (rank % 2,), shard(self.K, rank // 2, ranks // 2, "K", multiple=4)
 
-    def _halves(self, source: WeightSource, which: tuple[int, ...]) -> Iterator[Half]:
+    def _halves(self, source: WeightSource, which: tuple[int, ...]) -> Iterator[Piece]:
         for half in which:
             mask = self.mask if half == 0 else self.mask.complement()
-            yield Half(source, self.columns, mask.columns(self.columns.start, self.columns.stop))
+            yield Piece(source, self.columns, mask.columns(self.columns.start, self.columns.stop))
 
     @classmethod
     def check(cls, shape: Shape) -> None:

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from blockshock.errors import InputError
 from blockshock.methods import BlockShock
-from blockshock.training import HalfStorage, check_replicas, part_of
+from blockshock.training import SparseStorage, check_replicas, part_of
 
 
 def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) -> None:
@@ -25,7 +25,7 @@ def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) ->
         ignored = wrapper.parameters_to_ignore
         layers = [layer for prefix, layer in _layers(module) if not ignored.issuperset(_tensors(prefix, layer))]
         for half in (half for layer in layers for half in layer.storages()):
-            assert isinstance(half, HalfStorage)
+            assert isinstance(half, SparseStorage)
             check_replicas("DistributedDataParallel", wrapper.process_group, part_of(half.parameter), half.mask)
         if layers:
             _refresh_before_forward(wrapper, layers)

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from blockshock.kernels import KERNELS, Half, build_kernel
+from blockshock.kernels import KERNELS, build_kernel
 from blockshock.machine import aligner, all_gather, memory, slowest_of_ranks
-from blockshock.matrices import GeneratedWeights, build_mask
+from blockshock.matrices import GeneratedWeights, Piece, build_mask
 from blockshock.measure import Line, timing
 from blockshock.phases.case import DTYPES, this_device
 
@@ -93,7 +93,7 @@ def _sparse_rate(fastest: _Stopwatch, kernel: str, dtype: torch.dtype) -> float:
     for width, tokens in PRODUCTS[device.type]:
         source = GeneratedWeights(width, width, dtype, device)
         mask = build_mask("1100", source)
-        packed = build_kernel(kernel).pack(Half(source, slice(0, width), mask))
+        packed = build_kernel(kernel).pack(Piece(source, slice(0, width), mask))
         x_BK = torch.randn(tokens, width, device=device).to(dtype)
         rates.append(2 * tokens * packed.operand.values / fastest(partial(packed, x_BK)))
     return max(rates)

@@ -18,7 +18,7 @@ from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.stage_times import StageTimes, time_stages
 from blockshock.stages import stage
-from blockshock.training import HalfStorage, MaskedStorage, build_recipe
+from blockshock.training import MaskedStorage, SparseStorage, build_recipe
 
 Found = TypeVar("Found")
 
@@ -28,7 +28,7 @@ class TrainingResult(TimingResult):
     """What one rank measured of a training step.
 
     ``builds`` and ``stages`` are of the whole step; where it compresses every k-th time only, of the mean step of a
-    cycle of k. ``alone`` has the forward pass, forward and backward, the packing again of all halves, and a device
+    cycle of k. ``alone`` has the forward pass, forward and backward, the packing again of all weights, and a device
     copy of their kept values.
 
     Attributes:
@@ -76,7 +76,7 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Trainin
 
     def take(built: Built, part: timing.Protocol) -> list[float]:
         step, device = Step(case, built), built.x_BK.device
-        return _over_cycle(halves_of(built.method), lambda: timing.time_call(step, device, part), _cycle)
+        return _over_cycle(storages_of(built.method), lambda: timing.time_call(step, device, part), _cycle)
 
     return over_builds(lambda: build(case), protocol, lambda built: _described(case, built, protocol), take)
 
@@ -87,11 +87,11 @@ def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingR
     step = Step(case, built)
     with memory.peak_bytes(device) as steady:
         step()
-    stages = _over_cycle(halves_of(method), lambda: time_stages(step, device, protocol), _cycle_of_stages)
+    stages = _over_cycle(storages_of(method), lambda: time_stages(step, device, protocol), _cycle_of_stages)
     calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
     alone = {name: timing.time_call(call, device, protocol) for name, call in calls.items()}
-    for half in halves_of(method):
-        half.refresh()  # a packing whose memory is the parameter's, packed by itself, counts as a change of that
+    for storage in storages_of(method):
+        storage.refresh()  # a packing whose memory is the parameter's, packed by itself, counts as a change of that
     state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
     grads = [parameter.grad for parameter in step.parameters if parameter.grad is not None]
     return TrainingResult(
@@ -123,41 +123,41 @@ def work_of_step(case: Case, method: Method) -> dict[str, Work]:
     held, states = memory.held_bytes(method.parameters()), build_recipe(case.optimizer).states
     # Float32 parameters of float32 products may be what was multiplied: they are not read for the first time.
     first = held * states + (held if case.torch_dtype.itemsize < 4 else 0)
-    every = _every(halves_of(method))
+    every = _every(storages_of(method))
     values = sum(operand.values for operand in [*forward, *(other or [])]) * case.torch_dtype.itemsize
     packed = values // every if every else 0
     return work | {"update": Work(first_bytes=first, written_bytes=held * (1 + states) + packed)}
 
 
-def halves_of(method: Method) -> list[HalfStorage]:
-    """The trained halves of a method on this rank."""
-    return [module for module in method.modules() if isinstance(module, HalfStorage)]
+def storages_of(method: Method) -> list[SparseStorage]:
+    """The trained 2:4 weights of a method on this rank."""
+    return [module for module in method.modules() if isinstance(module, SparseStorage)]
 
 
 def _over_cycle(
-    halves: list[HalfStorage], measure: Callable[[], Found], mean: Callable[[Found, Found, int], Found]
+    storages: list[SparseStorage], measure: Callable[[], Found], mean: Callable[[Found, Found, int], Found]
 ) -> Found:
     """What is measured of a step. A captured step always does the same, so a cycle is put together from two."""
-    every = _every(halves)
+    every = _every(storages)
 
     def measured(compressing: bool) -> Found:
-        for half in halves:
-            if isinstance(half, MaskedStorage):
-                half.every = int(compressing)
+        for storage in storages:
+            if isinstance(storage, MaskedStorage):
+                storage.every = int(compressing)
         return measure()
 
     if every <= 1:
         return measured(compressing=bool(every))
     found = mean(measured(True), measured(False), every)
-    for half in halves:
-        if isinstance(half, MaskedStorage):
-            half.every = every
+    for storage in storages:
+        if isinstance(storage, MaskedStorage):
+            storage.every = every
     return found
 
 
-def _every(halves: list[HalfStorage]) -> int:
+def _every(storages: list[SparseStorage]) -> int:
     """How many steps lie from one packing again to the next; 0 for never."""
-    return max((half.every for half in halves if isinstance(half, MaskedStorage)), default=1)
+    return max((storage.every for storage in storages if isinstance(storage, MaskedStorage)), default=1)
 
 
 def _cycle(once: list[float], other: list[float], every: int) -> list[float]:
@@ -172,15 +172,15 @@ def _cycle_of_stages(once: StageTimes, other: StageTimes, every: int) -> StageTi
 
 
 def _packing(method: Method) -> dict[str, Any]:
-    """Calls that pack all halves again from their parameters, and that copy their kept values."""
-    halves = halves_of(method)
-    if not halves:
+    """Calls that pack all weights again from their parameters, and that copy their kept values."""
+    storages = storages_of(method)
+    if not storages:
         return {}
 
     @torch.no_grad()
     def pack() -> None:
-        for half in halves:
-            half.pack()
+        for storage in storages:
+            storage.pack()
 
-    copies = [(torch.empty_like(half.packed.values), half.packed.values) for half in halves]
+    copies = [(torch.empty_like(storage.packed.values), storage.packed.values) for storage in storages]
     return {"pack": pack, "copy": lambda: [copy.copy_(values) for copy, values in copies]}

@@ -1,10 +1,10 @@
 """Weights that are trained: how they are stored, and what an optimizer's steps do to them."""
 
 from blockshock.training.clipping import clip_grad_norm_
-from blockshock.training.half_storages import STORAGES, HalfStorage, MaskedStorage, storage_of
 from blockshock.training.optimizers import OPTIMIZERS, build_recipe
 from blockshock.training.scaling import watch_scalers
 from blockshock.training.sharded import check_replicas, gathered, is_shard, reshard, spread_as
+from blockshock.training.sparse_storages import STORAGES, MaskedStorage, SparseStorage, storage_of
 from blockshock.training.steps import check_elementwise, mark_split, part_of, replace
 from blockshock.training.storages import DenseStorage, Storage, Training, first_difference
 
@@ -12,8 +12,8 @@ __all__ = [
     "OPTIMIZERS",
     "STORAGES",
     "DenseStorage",
-    "HalfStorage",
     "MaskedStorage",
+    "SparseStorage",
     "Storage",
     "Training",
     "build_recipe",

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from gpus import needs_a_gpu
 
 from blockshock.errors import InputError, MaskError
-from blockshock.kernels import Half, build_kernel
+from blockshock.kernels import build_kernel
 from blockshock.kernels.backward import backward_of
 from blockshock.kernels.base import Packed
 from blockshock.kernels.dense import PackedDense
@@ -16,6 +16,7 @@ from blockshock.machine.collectives import Entry, OwnFeatures, Replicated, gathe
 from blockshock.matrices.compressed import Compressed24
 from blockshock.matrices.masks import DenseMask, check_2to4
 from blockshock.matrices.named_masks import MASKS, build_mask
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights, TransposedWeights
 from blockshock.measure.accuracy import Accuracy, ErrorSums
 from blockshock.methods import METHODS
@@ -76,10 +77,10 @@ def test_a_bias_that_is_not_finite_is_refused() -> None:
         TensorWeights(torch.ones(4, 8), torch.tensor([0.0, 0.0, float("nan"), 0.0]))
 
 
-def _half(mask: str, columns: slice = slice(0, 96)) -> Half:
+def _half(mask: str, columns: slice = slice(0, 96)) -> Piece:
     source = GeneratedWeights(64, 96, torch.float32, CPU)
     whole = build_mask(mask, source)
-    return Half(source, columns, whole.columns(columns.start, columns.stop))
+    return Piece(source, columns, whole.columns(columns.start, columns.stop))
 
 
 def _grad_y(N: int = 64) -> torch.Tensor:
@@ -107,7 +108,7 @@ def test_a_kernel_without_a_product_over_n_packs_the_transpose(mask: str, says: 
     assert packed.backward.algorithm == says
     exact_BK = _grad_y().double() @ half.dense().double()
     assert (Packed.grad_input(packed, _grad_y()).double() - exact_BK).norm() <= 1e-6 * exact_BK.norm()
-    new = Half(GeneratedWeights(64, 96, torch.float32, CPU, seed=1), half.columns, half.mask)
+    new = Piece(GeneratedWeights(64, 96, torch.float32, CPU, seed=1), half.columns, half.mask)
     packed.refresh_from(new)
     exact_BK = _grad_y().double() @ new.dense().double()
     assert (Packed.grad_input(packed, _grad_y()).double() - exact_BK).norm() <= 1e-6 * exact_BK.norm()
@@ -211,7 +212,7 @@ def test_a_wrong_gradient_is_caught(fault: Callable[[pytest.MonkeyPatch], None],
 def _nan_without_contiguous() -> tuple[bool, bool]:
     """Whether the gradient of a sum through cuSPARSELt is finite; and whether it is without the fix."""
     source = GeneratedWeights(256, 256, torch.bfloat16, torch.device("cuda"))
-    half = Half(source, slice(0, 256), build_mask("tile", source))
+    half = Piece(source, slice(0, 256), build_mask("tile", source))
     packed = build_kernel("cusparselt:search=no").pack(half, backward=True)
     x_BK = torch.randn(64, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     with_fix = torch.autograd.grad(product(x_BK, packed, Entry()).sum(), x_BK)[0]

@@ -14,12 +14,13 @@ from torch import nn
 
 from blockshock import BlockShockLinear
 from blockshock.errors import KernelUnavailable
-from blockshock.kernels import Half, cusparselt
+from blockshock.kernels import cusparselt
 from blockshock.kernels.algorithm_cache import cache_folder
 from blockshock.kernels.cusparselt import PackedCusparselt, bucket_of
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, Trial, checked
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.named_masks import build_mask
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights
 
 __all__ = ["fake_cusparselt"]
@@ -123,7 +124,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _packed(bias: bool = False) -> PackedCusparselt:
     source = GeneratedWeights(32, 48, torch.bfloat16, CPU, with_bias=bias)
-    half = Half(source, slice(0, 48), build_mask("random", source))
+    half = Piece(source, slice(0, 48), build_mask("random", source))
     packed = cusparselt.Cusparselt().pack(half, source.bias)
     assert isinstance(packed, PackedCusparselt)
     return packed

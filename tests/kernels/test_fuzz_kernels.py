@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import ANY, FLOATS, LAYOUTS, equal, mask_rows, matrices, matrix, seeds
 
-from blockshock.kernels import KERNELS, Half, build_kernel
+from blockshock.kernels import KERNELS, build_kernel
 from blockshock.kernels.backward import backward_of
 from blockshock.kernels.base import packed_bytes
 from blockshock.kernels.cusparselt import bucket_of
@@ -20,6 +20,7 @@ from blockshock.kernels.transpose import TileOrder
 from blockshock.machine.memory import held_bytes
 from blockshock.matrices.masks import DenseMask, Mask, TiledMask
 from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, transposable_tiles
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
 
 pytestmark = pytest.mark.reliability
@@ -45,7 +46,7 @@ def test_kernels_multiply_as_float64_does(
     kernel: str, data: Any, N: int, K: int, B: int, seed: int, mask: str, dtype: torch.dtype
 ) -> None:
     source = TensorWeights(matrix(N, K, dtype, seed, data.draw(st.sampled_from(LAYOUTS))))
-    half = Half(source, slice(0, K), drawn_mask(mask, N, K, seed))
+    half = Piece(source, slice(0, K), drawn_mask(mask, N, K, seed))
     chosen = build_kernel(kernel).resolve(half, B, True, lambda seconds: seconds)
     if attempt(lambda: chosen.check(half) or True) is None:
         assert chosen.unavailable(CPU, dtype) or chosen.unsuitable(N, K, dtype, half.mask)
@@ -59,7 +60,7 @@ def test_kernels_multiply_as_float64_does(
     close = {"rtol": torch.finfo(dtype).eps, "atol": 1e-30}
     torch.testing.assert_close(packed(x_BK).double(), x_BK.double() @ w64.T + bias.double(), **close)
     torch.testing.assert_close(packed.grad_input(grad_y_BN).double(), grad_y_BN.double() @ w64, **close)
-    other = Half(TensorWeights(matrix(N, K, dtype, seed + 3)), slice(0, K), half.mask)
+    other = Piece(TensorWeights(matrix(N, K, dtype, seed + 3)), slice(0, K), half.mask)
     packed.refresh_from(other)
     w64 = other.source.rows(0, N).double() * half.mask.dense()
     torch.testing.assert_close(packed(x_BK).double(), x_BK.double() @ w64.T + bias.double(), **close)
@@ -100,7 +101,7 @@ def test_kept_values_turn_as_the_matrix_does(N: int, K: int, seed: int, kind: st
     TileOrder(mask, CPU).transpose(values_NJ, out_KM, rows_NJ)
     assert torch.equal(out_KM, w_NK.T[whole.T].view(K, -1))
     assert torch.equal(rows_NJ, values_NJ)
-    half = Half(TensorWeights(w_NK + 9), slice(0, K), mask)
+    half = Piece(TensorWeights(w_NK + 9), slice(0, K), mask)
     turned = half.transposed()
     assert torch.equal(turned.dense(), half.dense().T)
     assert torch.equal(backward_of(build_kernel("reference"), half)(torch.eye(N)), half.dense())

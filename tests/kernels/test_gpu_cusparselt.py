@@ -17,11 +17,12 @@ from torch import nn
 
 from blockshock import BlockShockLinear
 from blockshock.errors import InputError
-from blockshock.kernels import Half, build_kernel, cusparselt
+from blockshock.kernels import build_kernel, cusparselt
 from blockshock.kernels.cusparselt import bucket_of
 from blockshock.kernels.cusparselt_search import Request, Searcher, identity
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.named_masks import build_mask
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
 
 
@@ -62,7 +63,7 @@ def test_an_octaves_algorithm_is_right_for_every_length_in_it(
     monkeypatch.setattr(cusparselt._searcher, "search", search)
     weight = matrix(1024, 512, torch.bfloat16, 0, device="cuda")
     source = TensorWeights(weight, matrix(1, 1024, torch.bfloat16, 1, device="cuda")[0])
-    half = Half(source, slice(0, 512), build_mask(mask, source))
+    half = Piece(source, slice(0, 512), build_mask(mask, source))
     packed = build_kernel("cusparselt").pack(half, source.bias, backward=True)
     w_NK, bias = half.dense().double(), source.bias
     assert bias is not None

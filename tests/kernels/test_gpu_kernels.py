@@ -17,11 +17,12 @@ from strategies import FLOATS, LAYOUTS, mask_rows, matrix
 from torch import nn
 
 from blockshock import BlockShockLinear
-from blockshock.kernels import Half, Kernel, Packed, build_kernel
+from blockshock.kernels import Kernel, Packed, build_kernel
 from blockshock.kernels.transpose import TileOrder
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.masks import DenseMask, Mask
 from blockshock.matrices.named_masks import build_mask
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
 
 __all__ = ["fake_cusparselt"]
@@ -41,12 +42,12 @@ def _mask(kind: str, source: TensorWeights) -> Mask:
     return build_mask(kind, source)
 
 
-def _half(mask: str, dtype: torch.dtype, N: int, K: int, device: str) -> Half:
+def _half(mask: str, dtype: torch.dtype, N: int, K: int, device: str) -> Piece:
     """Small weights, a tenth of them zeros, and zeros of both signs."""
     w_NK = matrix(N, K, dtype, N + K, device=device)
     w_NK[::2] *= -1
     source = TensorWeights(w_NK, matrix(1, N, dtype, 1, device=device)[0])
-    return Half(source, slice(0, K), _mask(mask, source))
+    return Piece(source, slice(0, K), _mask(mask, source))
 
 
 @cache
@@ -62,7 +63,7 @@ def rows(kernel: str, device: str) -> list[tuple[str, torch.dtype, int, int]]:
 
 
 @cache
-def chosen_for(kernel: str, device: str, mask: str, dtype: torch.dtype, N: int, K: int) -> tuple[Kernel, Half]:
+def chosen_for(kernel: str, device: str, mask: str, dtype: torch.dtype, N: int, K: int) -> tuple[Kernel, Piece]:
     """The kernel that multiplies by a half; where that is `auto`'s choice, it is measured once."""
     half = _half(mask, dtype, N, K, device)
     chosen = build_kernel(kernel).resolve(half, 16, True, lambda seconds: seconds)
@@ -203,7 +204,7 @@ def test_a_column_slice_goes_into_a_layer_on_one_gpu(kernel: str, dtype: torch.d
 def test_kept_values_of_every_layout_turn_on_a_gpu(mask: str, layout: str) -> None:
     N, K = 48, 80
     half, on_cpu = (_half(mask, torch.float32, N, K, device) for device in ("cuda", "cpu"))
-    on_cpu = Half(on_cpu.source, on_cpu.columns, DenseMask(half.mask.dense().cpu()))
+    on_cpu = Piece(on_cpu.source, on_cpu.columns, DenseMask(half.mask.dense().cpu()))
     orders = TileOrder(half.mask, torch.device("cuda")), TileOrder(on_cpu.mask, torch.device("cpu"))
     for dtype, target in itertools.product(FLOATS, (torch.bfloat16, torch.float16, torch.float32)):
         values_NJ = matrix(N, K // 2, dtype, 5, layout, "cuda")

@@ -12,11 +12,12 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from blockshock.errors import InputError, KernelUnavailable, UnknownName
-from blockshock.kernels import KERNELS, Half, build_kernel
+from blockshock.kernels import KERNELS, build_kernel
 from blockshock.kernels import auto as auto_module
 from blockshock.kernels.algorithm_cache import AlgorithmCache, cache_folder
 from blockshock.matrices.masks import Mask, TiledMask
 from blockshock.matrices.named_masks import SIX_PATTERNS, build_mask
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.repeating_rows import RowPatterns
 from blockshock.matrices.weights import GeneratedWeights
 
@@ -25,16 +26,16 @@ ANY_DEVICE = ("dense", "reference", "gathered")
 PERIODIC = (*SIX_PATTERNS, "tile")
 
 
-def _half(mask: str = "1100", N: int = 64, K: int = 96, dtype: torch.dtype = torch.float32, seed: int = 0) -> Half:
+def _half(mask: str = "1100", N: int = 64, K: int = 96, dtype: torch.dtype = torch.float32, seed: int = 0) -> Piece:
     source = GeneratedWeights(N, K, dtype, CPU, seed, with_bias=True)
-    return Half(source, slice(0, K), build_mask(mask, source))
+    return Piece(source, slice(0, K), build_mask(mask, source))
 
 
-def _input(half: Half, B: int = 5) -> torch.Tensor:
+def _input(half: Piece, B: int = 5) -> torch.Tensor:
     return torch.randn(B, half.K, generator=torch.Generator().manual_seed(7)).to(half.dtype)
 
 
-def _check(y_BN: torch.Tensor, x_BK: torch.Tensor, half: Half, bias: torch.Tensor | None = None) -> None:
+def _check(y_BN: torch.Tensor, x_BK: torch.Tensor, half: Piece, bias: torch.Tensor | None = None) -> None:
     exact_BN = x_BK.double() @ half.dense().double().T + (0 if bias is None else bias.double())
     tolerance = 4 * torch.finfo(half.dtype).eps
     assert (y_BN.double() - exact_BN).norm() <= tolerance * exact_BN.norm()
@@ -59,7 +60,7 @@ def test_product_is_right(kernel: str, mask: str, dtype: torch.dtype) -> None:
 def test_gathered_takes_columns_of_a_larger_input(mask: str) -> None:
     source = GeneratedWeights(64, 192, torch.bfloat16, CPU)
     whole = build_mask(mask, source)
-    half = Half(source, slice(96, 192), whole.columns(96, 192))
+    half = Piece(source, slice(96, 192), whole.columns(96, 192))
     x_BK = torch.randn(5, 192).bfloat16()[:, 96:]
     assert not x_BK.is_contiguous()
     _check(build_kernel("gathered").pack(half)(x_BK), x_BK, half)
@@ -68,10 +69,10 @@ def test_gathered_takes_columns_of_a_larger_input(mask: str) -> None:
 def test_gathered_takes_wide_tiles_and_inputs_that_do_not_align_in_pairs() -> None:
     source = GeneratedWeights(6, 16, torch.bfloat16, CPU)
     tile = torch.tensor([[1, 0, 1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1, 0, 0]], dtype=torch.bool)
-    wide = Half(source, slice(0, 16), TiledMask(tile, 6, 16))
+    wide = Piece(source, slice(0, 16), TiledMask(tile, 6, 16))
     x_BK = torch.randn(3, 17).bfloat16()[:, 1:]
     _check(build_kernel("gathered").pack(wide)(x_BK), x_BK, wide)
-    pairs = Half(source, slice(0, 16), build_mask("1100", source))
+    pairs = Piece(source, slice(0, 16), build_mask("1100", source))
     _check(build_kernel("gathered").pack(pairs)(x_BK), x_BK, pairs)
 
 
@@ -149,7 +150,7 @@ def test_a_typo_suggests_the_nearest_kernel() -> None:
         build_kernel("cusparsellt")
 
 
-def _resolved(half: Half) -> str:
+def _resolved(half: Piece) -> str:
     return type(build_kernel("auto").resolve(half, 5, False, lambda seconds: seconds)).__name__
 
 
@@ -237,6 +238,6 @@ def test_a_users_mask_object_needs_nothing_but_rows() -> None:
             return (torch.arange(start, stop)[:, None] + torch.arange(self.K)) % 2 == 0
 
     source = GeneratedWeights(64, 96, torch.float32, CPU)
-    half = Half(source, slice(0, 96), Checkered(64, 96))
+    half = Piece(source, slice(0, 96), Checkered(64, 96))
     x_BK = _input(half)
     _check(build_kernel("reference").pack(half)(x_BK), x_BK, half)

@@ -16,10 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from blockshock import BlockShockLinear, stages
-from blockshock.kernels import Half, build_kernel
+from blockshock.kernels import build_kernel
 from blockshock.kernels.layout import dense_rows, is_dense
 from blockshock.machine.collectives import Alone, ColumnShard, OwnFeatures
 from blockshock.matrices.named_masks import build_mask
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 from blockshock.ranks import Ranks
 
@@ -60,7 +61,7 @@ def test_cusparselt_multiplies_what_it_is_given(
     fake_cusparselt: Any, x_layout: str, grad_layout: str, B: int, seed: int, mask: str, dtype: torch.dtype
 ) -> None:
     source = TensorWeights(matrix(32, 48, dtype, seed))
-    half = Half(source, slice(0, 48), build_mask(mask, source))
+    half = Piece(source, slice(0, 48), build_mask(mask, source))
     bias = matrix(1, 32, dtype, seed + 1)[0]
     packed = fake_cusparselt(search=False).pack(half, bias, backward=True)
     x_BK = matrix(B, 48, dtype, seed + 2, x_layout)
@@ -104,7 +105,7 @@ def test_a_layer_trains_on_every_x_and_grad_y(fake_cusparselt: Any, layout: str,
 def test_a_column_shard_is_a_slice(fake_cusparselt: Any, kernel: str) -> None:
     source = GeneratedWeights(32, 96, torch.bfloat16, CPU)
     mask, shard = build_mask("1100", source), slice(48, 96)
-    half = Half(source, shard, mask.columns(48, 96))
+    half = Piece(source, shard, mask.columns(48, 96))
     x_BK = matrix(8, 96, torch.bfloat16, 1)
     packed = build_kernel(kernel).pack(half, backward=True)
     for entry in (ColumnShard(Alone(), shard, 96), OwnFeatures(Alone(), shard)):
@@ -147,7 +148,7 @@ def test_layers_over_shards_of_columns_train_as_a_linear(mask: str, storage: str
 
 @pytest.mark.parametrize("layout", ["whole", "first columns", "odd columns", "one element on", "expanded"])
 def test_compiled_code_lays_out_as_eager_code_does(fake_cusparselt: Any, layout: str) -> None:
-    half = Half(source := GeneratedWeights(32, 48, torch.bfloat16, CPU), slice(0, 48), build_mask("random", source))
+    half = Piece(source := GeneratedWeights(32, 48, torch.bfloat16, CPU), slice(0, 48), build_mask("random", source))
     packed, x_BK = fake_cusparselt(search=False).pack(half), matrix(8, 48, torch.bfloat16, 0, layout)
     for call in (packed, lambda x: dense_rows(x, 8) + 0):
         compiled = torch.compile(call, backend="aot_eager", fullgraph=True)

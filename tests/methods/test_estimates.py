@@ -19,8 +19,8 @@ from blockshock.methods import METHODS, Layer, Shape
 from blockshock.phases.case import Case, build, update_bytes
 from blockshock.phases.train import Step
 from blockshock.ranks import Ranks
-from blockshock.training.half_storages import STORAGES
 from blockshock.training.optimizers import OPTIMIZERS
+from blockshock.training.sparse_storages import STORAGES
 from blockshock.training.storages import Training
 
 CASE = Case("block_shock", None, None, "gaussian", 128, 256, 8, "bf16")

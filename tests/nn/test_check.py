@@ -11,8 +11,8 @@ from test_stale_weights import first_half, kinds, make_linear, make_source, make
 
 from blockshock import BlockShockLinear
 from blockshock.errors import StalePacking
-from blockshock.kernels import Half
 from blockshock.kernels.backward import DenseBackward
+from blockshock.matrices.pieces import Piece
 from blockshock.ranks import Ranks
 
 
@@ -72,7 +72,7 @@ def test_check_tells_every_rank(cpu_ranks: Ranks) -> None:
 def test_check_finds_a_stale_backward_packing() -> None:
     layer = BlockShockLinear(make_linear(), kernel="reference", mask="tile")
     for half in layer.layer.storages():  # as kernels have it that contract over K alone
-        half.packed.backward = DenseBackward(Half(make_source(), slice(0, 64), half.mask), "dense")
+        half.packed.backward = DenseBackward(Piece(make_source(), slice(0, 64), half.mask), "dense")
     layer.refresh()
     layer.check()
     first_half(layer).data.mul_(2)

@@ -37,8 +37,8 @@ from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask
 from blockshock.matrices.weights import TensorWeights
 from blockshock.methods import METHODS, Layer, Shape
 from blockshock.methods.base import trained
-from blockshock.training.half_storages import STORAGES
 from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.sparse_storages import STORAGES
 from blockshock.training.steps import follower_of
 from blockshock.training.storages import Training
 

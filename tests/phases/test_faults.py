@@ -8,9 +8,9 @@ import torch
 from reliability import Record
 
 from blockshock.errors import MaskError
-from blockshock.kernels.base import Half
 from blockshock.kernels.reference import PackedReference
 from blockshock.matrices.masks import Mask, TiledMask
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.measure.accuracy import Accuracy, ErrorSums
 from blockshock.methods.superposition import BlockShock
@@ -28,7 +28,7 @@ def _wrong_position(patch: pytest.MonkeyPatch) -> None:
     """One kept value of one half sits in the wrong column."""
     build = PackedReference.__init__
 
-    def faulty(self: PackedReference, half: Half, bias: torch.Tensor | None) -> None:
+    def faulty(self: PackedReference, half: Piece, bias: torch.Tensor | None) -> None:
         build(self, half, bias)
         first = int(self.weight.positions[5, 3]) & 15
         self.weight.positions[5, 3] += (14 if first != 14 else 4) - first

@@ -21,8 +21,8 @@ from blockshock.methods import METHODS
 from blockshock.phases.case import DTYPES, Case
 from blockshock.plugin import cases
 from blockshock.plugin.settings import Points, Settings
-from blockshock.training.half_storages import STORAGES
 from blockshock.training.optimizers import OPTIMIZERS
+from blockshock.training.sparse_storages import STORAGES
 
 SETTINGS = replace(
     CPU_DEFAULTS,

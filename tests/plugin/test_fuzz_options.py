@@ -29,8 +29,8 @@ from blockshock.plugin.settings import Settings, resolve
 from blockshock.registry import Registry, extensions, parse_spec
 from blockshock.report import command
 from blockshock.saved import journal
-from blockshock.training.half_storages import STORAGES, storage_of
 from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.sparse_storages import STORAGES, storage_of
 
 pytestmark = pytest.mark.reliability
 

@@ -9,12 +9,13 @@ from gpus import needs_a_gpu
 from torch import nn
 
 from blockshock.errors import InputError, StalePacking
-from blockshock.kernels import Half, build_kernel
+from blockshock.kernels import build_kernel
 from blockshock.kernels.backward import backward_of
 from blockshock.kernels.transpose import TileOrder
 from blockshock.matrices.kept import Kept
 from blockshock.matrices.masks import DenseMask, Mask, TiledMask
 from blockshock.matrices.named_masks import MASKS, build_mask, transposable_tiles
+from blockshock.matrices.pieces import Piece
 from blockshock.matrices.repeating_rows import RowPatterns
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.phases import trajectory
@@ -23,8 +24,8 @@ from blockshock.phases.train import _cycle
 from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.ranks import Ranks
 from blockshock.training.clipping import clip_grad_norm_
-from blockshock.training.half_storages import CompressedStorage, MaskedStorage
 from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.sparse_storages import CompressedStorage, MaskedStorage
 from blockshock.training.storages import Storage, Training
 
 CPU = torch.device("cpu")
@@ -37,9 +38,9 @@ TILES = {
 }
 
 
-def _half(mask: str | Mask, N: int = 48, K: int = 64, dtype: torch.dtype = torch.float32, seed: int = 0) -> Half:
+def _half(mask: str | Mask, N: int = 48, K: int = 64, dtype: torch.dtype = torch.float32, seed: int = 0) -> Piece:
     source = GeneratedWeights(N, K, dtype, CPU, seed)
-    return Half(source, slice(0, K), mask if isinstance(mask, Mask) else build_mask(mask, source))
+    return Piece(source, slice(0, K), mask if isinstance(mask, Mask) else build_mask(mask, source))
 
 
 def _random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 3) -> torch.Tensor:
@@ -127,7 +128,7 @@ def test_kept_values_turn_on_a_gpu_as_on_a_cpu(mask: str, N: int, K: int) -> Non
         values_NJ = half.dense()[half.mask.dense()].view(N, -1).to(given)
         expected_KM = torch.empty(K, N // 2, dtype=target)
         TileOrder(half.mask, CPU).transpose(values_NJ, expected_KM)
-        on_gpu = Half(GeneratedWeights(N, K, torch.float32, gpu), half.columns, DenseMask(half.mask.dense().to(gpu)))
+        on_gpu = Piece(GeneratedWeights(N, K, torch.float32, gpu), half.columns, DenseMask(half.mask.dense().to(gpu)))
         mask_there = build_mask("tile", on_gpu.source) if mask == "tile" else on_gpu.mask
         order = TileOrder(mask_there, gpu)
         for rows_NJ in (None, torch.empty(N, K // 2, dtype=target, device=gpu)):

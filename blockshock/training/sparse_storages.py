@@ -1,6 +1,6 @@
-"""The two ways to hold a 2:4 half while it is trained; optimizers that act elementwise take both along the dense way.
+"""The two ways to hold a 2:4 piece that is trained; optimizers that act elementwise take both along the dense way.
 
-masked      the textbook way: the half as a dense parameter; after a step the mask is applied again and the half
+masked      the textbook way: the piece as a dense parameter; after a step the mask is applied again and the piece
             compressed again, in both directions.
 compressed  the parameter is the kept values (N, K/2). Gradients and optimizer state are half the size; after a
             step the values are written to where the packings hold them, and nothing is compressed.
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.kernels import Half, Packed
-from blockshock.matrices import Kept, Mask, product
+from blockshock.kernels import Packed
+from blockshock.matrices import Kept, Mask, Piece, product
 from blockshock.registry import Registry
 from blockshock.stages import stage
 from blockshock.training.sharded import check_replicas
@@ -23,13 +23,13 @@ from blockshock.training.steps import part_of
 from blockshock.training.storages import Storage, Training
 
 
-class HalfStorage(Storage):
-    """A trained 2:4 half, packed for both directions."""
+class SparseStorage(Storage):
+    """A trained 2:4 piece, packed for both directions."""
 
-    def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
-        parameter = self._initial(half, packed).to(training.parameter_dtype(half.dtype))
+    def __init__(self, piece: Piece, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
+        parameter = self._initial(piece, packed).to(training.parameter_dtype(piece.dtype))
         super().__init__(nn.Parameter(parameter), packed, bias)
-        self.mask = half.mask
+        self.mask = piece.kept
 
     def check(self) -> None:
         super().check()
@@ -40,13 +40,13 @@ class HalfStorage(Storage):
             check_replicas("fully_shard", group, part_of(held), self.mask)
 
     @staticmethod
-    def _initial(half: Half, packed: Packed) -> torch.Tensor:
+    def _initial(piece: Piece, packed: Packed) -> torch.Tensor:
         """The parameter's first values."""
         raise NotImplementedError
 
     @classmethod
     def elements(cls, size: int) -> int:
-        """Elements of the parameter of a half of N·K = ``size``."""
+        """Elements of the parameter of a piece of N·K = ``size``."""
         raise NotImplementedError
 
     @classmethod
@@ -55,23 +55,23 @@ class HalfStorage(Storage):
         raise NotImplementedError
 
 
-STORAGES: Registry[type[HalfStorage]] = Registry("storage")
+STORAGES: Registry[type[SparseStorage]] = Registry("storage")
 
 
-def storage_of(spec: str) -> tuple[type[HalfStorage], dict[str, Any]]:
+def storage_of(spec: str) -> tuple[type[SparseStorage], dict[str, Any]]:
     """The storage that a spec such as ``masked:every=10`` names, and its parameters."""
     return STORAGES.resolve(spec, skip=4)
 
 
 @STORAGES.register("compressed")
-class CompressedStorage(HalfStorage):
+class CompressedStorage(SparseStorage):
     """The kept values (N, K/2) are the parameter; in the packing's own dtype they are the packing's own memory."""
 
     kept: Kept
 
-    def __init__(self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
-        super().__init__(half, packed, training, bias)
-        vars(self)["kept"] = Kept(half.mask, half.device)  # as the packing
+    def __init__(self, piece: Piece, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
+        super().__init__(piece, packed, training, bias)
+        vars(self)["kept"] = Kept(piece.kept, piece.device)  # as the packing
 
     def tensors(self) -> list[torch.Tensor]:
         return [*super().tensors(), *self.kept.buffers()]
@@ -84,8 +84,8 @@ class CompressedStorage(HalfStorage):
             self.parameter.data = values
 
     @staticmethod
-    def _initial(half: Half, packed: Packed) -> torch.Tensor:
-        if packed.values.numel() * 2 != half.N * half.K:
+    def _initial(piece: Piece, packed: Packed) -> torch.Tensor:
+        if packed.values.numel() * 2 != piece.N * piece.K:
             raise InputError("compressed storage needs a kernel that holds kept values alone; take masked")
         return packed.values
 
@@ -111,8 +111,8 @@ class CompressedStorage(HalfStorage):
 
 
 @STORAGES.register("masked")
-class MaskedStorage(HalfStorage):
-    """The half as a dense (N, K) parameter, zero where the mask drops, and the mask (one byte an element).
+class MaskedStorage(SparseStorage):
+    """The piece as a dense (N, K) parameter, zero where the mask drops, and the mask (one byte an element).
 
     Args:
         every: how many steps lie from one compression to the next, 0 for no compression at all. Between, the products
@@ -120,20 +120,20 @@ class MaskedStorage(HalfStorage):
     """
 
     def __init__(
-        self, half: Half, packed: Packed, training: Training, bias: nn.Parameter | None, every: int = 1
+        self, piece: Piece, packed: Packed, training: Training, bias: nn.Parameter | None, every: int = 1
     ) -> None:
-        super().__init__(half, packed, training, bias)
+        super().__init__(piece, packed, training, bias)
         if every < 0:
             raise InputError(f"masked storage compresses every so many steps, or 0 for never; got every={every}")
-        self.dropped_NK = half.mask.complement().dense().to(half.device)
+        self.dropped_NK = piece.kept.complement().dense().to(piece.device)
         self.every, self._steps, self._is_behind = every, 0, False
 
     def tensors(self) -> list[torch.Tensor]:
         return [*super().tensors(), self.dropped_NK]
 
     @staticmethod
-    def _initial(half: Half, packed: Packed) -> torch.Tensor:
-        return half.dense()
+    def _initial(piece: Piece, packed: Packed) -> torch.Tensor:
+        return piece.dense()
 
     @classmethod
     def elements(cls, size: int) -> int:

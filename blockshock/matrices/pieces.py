@@ -1,0 +1,70 @@
+"""A piece of W: what one rank multiplies by, and a kernel packs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from blockshock.matrices.compressed import kept_columns, pick
+from blockshock.matrices.masks import Mask
+from blockshock.matrices.weights import TransposedWeights, WeightSource
+
+
+def _all() -> slice:
+    return slice(None)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some columns and rows of a source, and what of them is kept.
+
+    Attributes:
+        columns, rows: consecutive ones; all, unless said.
+        mask: of these rows and columns, 2:4; None of a dense piece.
+    """
+
+    source: WeightSource
+    columns: slice = field(default_factory=_all)
+    mask: Mask | None = None
+    rows: slice = field(default_factory=_all)
+
+    @property
+    def N(self) -> int:
+        return len(range(self.source.N)[self.rows])
+
+    @property
+    def K(self) -> int:
+        return len(range(self.source.K)[self.columns])
+
+    @property
+    def device(self) -> torch.device:
+        return self.source.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    @property
+    def kept(self) -> Mask:
+        """The mask of a piece that has one."""
+        assert self.mask is not None, "a dense piece: Kernel.check refuses it"
+        return self.mask
+
+    def block(self, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of the piece as they are in W, (rows, K)."""
+        first = range(self.source.N)[self.rows].start
+        return self.source.rows(first + start, first + stop)[:, self.columns]
+
+    def dense(self) -> torch.Tensor:
+        """The piece as a new (N, K) tensor with zeros where the mask drops."""
+        return self.source.gather(self.columns, self.mask, self.rows)
+
+    def transposed(self) -> Piece:
+        """The piece of Wᵀ: 2:4 only if the mask is transposable."""
+        turned = None if self.mask is None else self.mask.transposed()
+        return Piece(TransposedWeights(self.source, self.columns), self.rows, turned)
+
+    def kept_values(self, start: int, stop: int) -> torch.Tensor:
+        """Kept values of rows [start, stop) in column order, (rows, K/2)."""
+        return pick(self.block(start, stop), kept_columns(self.kept.rows(start, stop), first_row=start))
