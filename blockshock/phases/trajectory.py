@@ -4,7 +4,7 @@ A layer learns a teacher's outputs by a mean squared error, over batches that co
 warms up and decays and with gradients clipped by their global norm. The plain dense run is the trajectory. How far
 may another be from it? As far as dense runs that take the products over K and B in another order, and over K in as many
 pieces as the method adds partial sums: twice the largest of their distances up to that step, the factor that the
-accuracy of single products has too (accuracy.py).
+accuracy of single products has too (measure/accuracy.py).
 """
 
 from __future__ import annotations

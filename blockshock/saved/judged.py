@@ -49,7 +49,7 @@ def _losses(info: Info) -> dict[str, Info]:
 
 
 def _largest_limit(info: Info) -> float:
-    """What ``error_ratio_limit`` can be at most, of its formula in ``accuracy.py``.
+    """What ``error_ratio_limit`` can be at most, of its formula in ``measure/accuracy.py``.
 
     Of as many roundings as ranks and one more, and of partial sums as large as the terms of a sum are when their signs
     are independent: √K times the sum, or √N of a gradient.

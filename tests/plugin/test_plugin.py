@@ -31,9 +31,8 @@ POINT = "cubed-N64-K64-B4-bf16"
 
 USERS_OWN = """
 import torch
-from blockshock.methods import METHODS
-from blockshock.matrices.named_masks import MASKS, pattern_mask
-from blockshock.matrices.workloads import WORKLOADS, Workload
+from blockshock import MASKS, METHODS, WORKLOADS, Workload
+from blockshock.matrices import pattern_mask
 
 @WORKLOADS.register("cubed")
 class Cubed(Workload):
