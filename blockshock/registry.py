@@ -66,6 +66,26 @@ def check_range(least: float, most: float, **parameters: float) -> None:
             raise InputError(f"{name} must lie in {least:g} … {most:g}, got {name}={value}")
 
 
+def split(option: str, text: str, choices: str = "whole numbers above 0") -> list[str]:
+    """The parts of a list that an option was given. Raises InputError, with the choices, if there are none."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise InputError(f"{option} is empty. Choices: {choices}")
+    return parts
+
+
+def whole(option: str, value: str | int, least: int = 1, *, most: int) -> int:
+    """A number that an option was given. Raises InputError unless it is a whole one that lies in least … most."""
+    try:
+        number = int(value)
+    except ValueError:
+        raise InputError(f"{option} takes whole numbers, got {value!r}") from None
+    if not least <= number <= most:
+        bound = f"at least {least}" if number < least else f"at most {most}"
+        raise InputError(f"{option} must be {bound}, got {value}")
+    return number
+
+
 def _unlike(value: Any, default: Any) -> str | None:
     """What a parameter with this default takes, where the value is something else; None where it fits."""
     if isinstance(default, bool):

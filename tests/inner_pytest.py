@@ -14,7 +14,7 @@ import pytest
 from blockshock.phases.case import Case
 from blockshock.plugin.clock import clock
 
-CASE = Case("dense_single", None, None, "gaussian", 64, 64, 4, "fp32")
+CASE = Case("dense_single", {}, "gaussian", 64, 64, 4, "fp32")
 
 @pytest.fixture(scope="session")
 def ranks():

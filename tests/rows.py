@@ -22,6 +22,7 @@ def _point(label: str, N: int, B: int) -> Info:
         "kernel": kernel or None,
         "mask": mask or None,
         "storage": storage or None,
+        "picks": {axis: spec for axis, spec in (("kernel", kernel), ("mask", mask), ("storage", storage)) if spec},
     }
     where = {"device": "cuda", "ranks": 2, "seed": 0}
     return {"workload": "gaussian", "N": N, "K": N, "B": B, "dtype": "bf16", **where, **picks}

@@ -68,7 +68,7 @@ class Point:
     @property
     def case(self) -> Case:
         optimizer = "sgd" if self.passes == "training" else None
-        return Case(self.method, None, None, "gaussian", self.N, self.N, self.B, "bf16", optimizer=optimizer)
+        return Case(self.method, {}, "gaussian", self.N, self.N, self.B, "bf16", optimizer=optimizer)
 
     @property
     def different(self) -> int:

@@ -12,7 +12,7 @@ from blockshock.plugin import Row
 from blockshock.plugin.records import describe_drift
 from blockshock.ranks import Ranks
 
-CASE = Case("block_shock", "gathered", "1100", "gaussian", 128, 128, 8, "bf16")
+CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 128, 128, 8, "bf16")
 
 
 @pytest.mark.correctness

@@ -1,8 +1,10 @@
 """Methods compute y = x Wᵀ over a group of ranks: each file registers one or a few."""
 
-from blockshock.methods.base import METHODS, Layer, Method, method_of
+from blockshock.methods.axes import AXES, Axis, all_axes, axis_of
+from blockshock.methods.base import METHODS, Method, method_of
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role, Span
+from blockshock.methods.layer import Layer
 from blockshock.methods.product import check_once
 
 METHODS.load_package(__name__)
@@ -10,7 +12,9 @@ METHODS.load_package(__name__)
 from blockshock.methods.superposition import BlockShock  # noqa: E402 - after all are registered in order
 
 __all__ = [
+    "AXES",
     "METHODS",
+    "Axis",
     "BlockShock",
     "Layer",
     "Method",
@@ -19,6 +23,8 @@ __all__ = [
     "Shape",
     "Span",
     "WeightEstimate",
+    "all_axes",
+    "axis_of",
     "check_once",
     "method_of",
 ]

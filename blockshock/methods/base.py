@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,55 +11,17 @@ import torch.distributed as dist
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.kernels import Packed, PackedDense
+from blockshock.kernels import Packed
 from blockshock.machine import Borrowed, Group, held_bytes, indexed, meet, next_name
-from blockshock.matrices import Mask, WeightSource
 from blockshock.measure import Operand, Work, product
+from blockshock.methods.axes import axis_of
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role, Span
+from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
 from blockshock.registry import Registry
 from blockshock.stages import copied, stage
-from blockshock.training import DenseStorage, Storage, Training, mark_split
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The layer a method is to compute.
-
-    Attributes:
-        source: W and the bias.
-        mask: of the first half, for methods that split W; None for the others.
-        kernel: spec of the kernel, for methods that choose one.
-        tokens: rows of X that the layer will meet, for kernels that are chosen by measuring.
-        backward: the layer will be differentiated, so that what backward needs is packed too.
-        training: how its weights are trained; None to freeze them.
-    """
-
-    source: WeightSource
-    mask: Mask | None = None
-    kernel: str = "auto"
-    tokens: int = 64
-    backward: bool = False
-    training: Training | None = None
-
-    @property
-    def both_ways(self) -> bool:
-        """Whether weights are packed for both directions."""
-        return self.backward or self.training is not None
-
-    def weight(self, w: torch.Tensor, bias: torch.Tensor | None) -> Weight:
-        """A dense weight of this layer, or this rank's shard of one: frozen, or trained."""
-        packed = PackedDense(w, bias)
-        if self.training is None:
-            return packed
-        return DenseStorage(packed, self.training, self.trained_bias(bias))
-
-    def trained_bias(self, bias: torch.Tensor | None) -> nn.Parameter | None:
-        """The parameter that trains a bias."""
-        if self.training is None or bias is None:
-            return None
-        return nn.Parameter(bias.to(self.training.parameter_dtype(bias.dtype), copy=True))
+from blockshock.training import Storage, mark_split
 
 
 class Method(nn.Module):
@@ -72,7 +33,7 @@ class Method(nn.Module):
 
     Attributes:
         promise, span, role: as of ``kinds``.
-        picks: which of "mask", "kernel" and, in training, "storage" the user picks for this method.
+        axes: names of those that the user picks of for this method, in the order in which its id has them.
         roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
         collectives: how the ranks agree, forward and in backward: ``all_reduce``, ``all_gather`` or not at all.
         ranks: how many there are.
@@ -84,7 +45,7 @@ class Method(nn.Module):
     promise: ClassVar[Promise] = Promise.DENSE
     span: ClassVar[Span] = Span.GROUP
     role: ClassVar[Role] = Role.SUBJECT
-    picks: ClassVar[tuple[str, ...]] = ()
+    axes: ClassVar[tuple[str, ...]] = ()
     collectives: ClassVar[tuple[str | None, str | None]] = (None, None)
     sharded: ClassVar[bool] = False
     rounds_weight_gradients: ClassVar[bool] = False
@@ -108,7 +69,19 @@ class Method(nn.Module):
         """Raises InputError if this method cannot lay out such a layer over so many ranks."""
 
     @classmethod
-    def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
+    def check_layer(cls, layer: Layer) -> None:
+        """Raises MaskError or InputError if what was picked is not what this method takes. It reads all of it."""
+
+    @classmethod
+    def unsuitable(cls, layer: Layer) -> str | None:
+        """None, or one sentence that says why what was picked cannot take that layer. Allocates nothing of size."""
+        for name in layer.picks:
+            if (spec := layer.pick(name)) and (reason := axis_of(name).unsuitable(spec, layer)):
+                return f"{name} {spec}: {reason}"
+        return None
+
+    @classmethod
+    def estimate(cls, shape: Shape) -> WeightEstimate:
         """Weight bytes a rank holds, by arithmetic."""
         raise NotImplementedError
 
@@ -122,9 +95,9 @@ class Method(nn.Module):
         return 1
 
     @property
-    def kernel(self) -> str | None:
-        """The kernel that runs, which ``auto`` chose; None where none was picked."""
-        return None
+    def resolved(self) -> dict[str, str]:
+        """What runs of each axis, where that is not what was picked: the kernel that ``auto`` chose."""
+        return {}
 
     @property
     def algorithm(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from blockshock.machine import Entry, Group
-from blockshock.methods.base import METHODS, Layer, Method, trained
+from blockshock.methods.base import METHODS, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role, Span
+from blockshock.methods.layer import Layer
 from blockshock.methods.product import product
 
 
@@ -25,7 +26,7 @@ class DenseSingle(Method):
         self.weight = layer.weight(layer.source.gather(slice(None)), layer.source.bias)
 
     @classmethod
-    def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
+    def estimate(cls, shape: Shape) -> WeightEstimate:
         return WeightEstimate.dense(shape.N * shape.K, shape)
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,8 @@ class Shape:
     Attributes:
         training: as of ``Layer``.
         parameters: of the method, where its spec gives some.
-        mask: of the first half; None where there is none, or where it is not known: then the most is estimated.
+        mask: that was picked; None where there is none, or where it is not known: then the most is estimated.
+        picks: specs by axis, as of ``Layer``.
     """
 
     N: int
@@ -28,6 +29,7 @@ class Shape:
     training: Training | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     mask: Mask | None = None
+    picks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

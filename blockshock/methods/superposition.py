@@ -6,8 +6,8 @@ are on one device. masked_split_dense is the same split with the zeros multiplie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -15,10 +15,11 @@ from torch import nn
 from blockshock.errors import InputError
 from blockshock.kernels import Kernel, Packed, build_kernel
 from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, slowest_of_ranks, sum_over_ranks
-from blockshock.matrices import Piece, WeightSource
-from blockshock.methods.base import METHODS, Layer, Method, trained
+from blockshock.matrices import Piece, WeightSource, check_2to4, check_complementary
+from blockshock.methods.base import METHODS, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
+from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight, product
 from blockshock.training import Storage, gathered, spread_as, storage_of
 
@@ -31,7 +32,8 @@ class BlockShock(Method):
     elements in one all-reduce, as row tensor parallelism does. The bias joins one half's product.
     """
 
-    picks: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage")
+    axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage")
+    otherwise: ClassVar[dict[str, str]] = {"kernel": "auto", "storage": "masked"}
     collectives = ("all_reduce", "all_reduce")
 
     def __init__(self, layer: Layer, group: Group) -> None:
@@ -41,7 +43,7 @@ class BlockShock(Method):
         which, self.columns = self._place()
         self._entry = self._entry_of(group)
         halves = list(self._halves(layer.source, which))
-        picked = build_kernel(self._kernel(layer.kernel))
+        picked = build_kernel(self._spec("kernel", layer.picks))
         # Halves are alike, so that what is fastest for one is for all; ranks agree on one, too.
         kernel = picked.resolve(halves[0], layer.tokens, layer.both_ways, self._slowest)
         for half in halves:
@@ -60,14 +62,16 @@ class BlockShock(Method):
         packed = kernel.pack(half, bias if self.group.rank() == 0 else None, layer.both_ways)
         if layer.training is None:
             return packed
-        kind, parameters = storage_of(layer.training.storage)
+        kind, parameters = storage_of(self._spec("storage", layer.picks))
         return kind(half, packed, layer.training, layer.trained_bias(bias), **parameters)
 
     def _entry_of(self, group: Group) -> Entry:
         return Replicated(group) if group.size() <= 2 else ColumnShard(group, self.columns, self.K)
 
     @classmethod
-    def _kernel(cls, picked: str) -> str:
+    def _spec(cls, axis: str, picks: Mapping[str, Any]) -> str:
+        """What was picked of an axis, or what this method takes otherwise."""
+        picked: str = picks.get(axis, cls.otherwise[axis])
         return picked
 
     def _place(self) -> tuple[tuple[int, ...], slice]:
@@ -93,16 +97,22 @@ class BlockShock(Method):
         shard(shape.K, 0, max(shape.ranks // 2, 1), "K", multiple=4)
 
     @classmethod
-    def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
+    def check_layer(cls, layer: Layer) -> None:
+        assert layer.mask is not None
+        check_2to4(layer.mask)
+        check_complementary(layer.mask, layer.mask.complement())
+
+    @classmethod
+    def estimate(cls, shape: Shape) -> WeightEstimate:
         halves, shards = (2, 1) if shape.ranks == 1 else (1, shape.ranks // 2)
-        pack = build_kernel(cls._kernel(kernel))
+        pack = build_kernel(cls._spec("kernel", shape.picks))
         size = N, K, _ = shape.N, shape.K // shards, shape.itemsize
         mask = None if shape.mask is None else shape.mask.columns(0, K)
         backward = pack.backward_bytes(*size, mask) if shape.backward or shape.training else 0
         held, building = pack.weight_bytes(*size) + backward, pack.build_bytes(*size) + backward
         trained = 0
         if shape.training is not None:
-            storage, _ = storage_of(shape.training.storage)
+            storage, _ = storage_of(cls._spec("storage", shape.picks))
             trained = storage.elements(N * K)
             more = storage.extra_bytes(*size, shape.training, mask)
             held, building = held + more, building + more
@@ -117,8 +127,8 @@ class BlockShock(Method):
         return max(self.group.size(), 2)
 
     @property
-    def kernel(self) -> str | None:
-        return self._kernel_name
+    def resolved(self) -> dict[str, str]:
+        return {"kernel": self._kernel_name}
 
     @property
     def algorithm(self) -> str:
@@ -217,8 +227,5 @@ class MaskedSplitDense(BlockShock):
     """The ablation: the same halves stored dense, with their zeros multiplied. Stores N·K/shards a half."""
 
     role = Role.ABLATION
-    picks = ("mask",)
-
-    @classmethod
-    def _kernel(cls, picked: str) -> str:
-        return "dense"
+    axes = ("mask",)
+    otherwise: ClassVar[dict[str, str]] = {"kernel": "dense", "storage": "masked"}  # no kept values to store

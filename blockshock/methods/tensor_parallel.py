@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from blockshock.machine import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
-from blockshock.methods.base import METHODS, Layer, Method, trained
+from blockshock.methods.base import METHODS, Method, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
+from blockshock.methods.layer import Layer
 from blockshock.methods.product import product
 
 
@@ -19,7 +20,7 @@ class TensorParallel(Method):
     sharded = True
 
     @classmethod
-    def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
+    def estimate(cls, shape: Shape) -> WeightEstimate:
         return WeightEstimate.dense(shape.N * shape.K // shape.ranks, shape)
 
     def split_parameters(self) -> Iterable[nn.Parameter]:

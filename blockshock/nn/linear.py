@@ -95,7 +95,8 @@ class BlockShockLinear(nn.Module):
             )
         check_2to4(self.mask)
         self.mask = settled(self.mask)
-        layer = Layer(source, self.mask, kernel, tokens, training=Training(storage, weight.dtype))
+        picks: dict[str, str | Mask] = {"kernel": kernel, "mask": self.mask, "storage": storage}
+        layer = Layer(source, picks, tokens, training=Training(weight.dtype))
         self.layer = BlockShock(layer, ranks)
         self.layer.load(weight, bias)
         halves = self.layer.storages()

@@ -1,17 +1,17 @@
-"""One case: a method on a layer, with what it takes to build both on a rank."""
+"""One case: a row of the result table at a point, with what it takes to build it on a rank."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
 
 from blockshock.errors import BlockShockError
-from blockshock.kernels import build_kernel
 from blockshock.machine import memory
-from blockshock.matrices import Mask, WeightSource, build_mask, build_workload, check_2to4, check_complementary
-from blockshock.methods import Layer, Method, Shape, WeightEstimate, method_of
+from blockshock.matrices import WeightSource, build_workload
+from blockshock.methods import Layer, Method, Shape, WeightEstimate, axis_of, method_of
 from blockshock.training import Training, build_recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -22,18 +22,19 @@ class Case:
     """A row of the result table at one point of the grid.
 
     Attributes:
-        method, kernel, mask, workload: specs; kernel and mask are None where the method does not pick one.
+        method: spec.
+        picks: what was picked for it, a spec by the name of its axis, in the order of the method's ``axes``; with the
+            method it is the row. Not to be written to.
+        workload: spec.
         N, K, B: out-features, in-features, rows of X.
         dtype: a name in DTYPES.
         seed: of weights, inputs and masks.
         keep_full_weight: also hold all of W on every rank, as a naive implementation does.
         optimizer: spec; None where nothing is trained.
-        storage: spec of how a half is stored in training; None where the method does not pick one.
     """
 
     method: str
-    kernel: str | None
-    mask: str | None
+    picks: Mapping[str, str] = field(hash=False)
     workload: str
     N: int
     K: int
@@ -42,18 +43,31 @@ class Case:
     seed: int = 0
     keep_full_weight: bool = False
     optimizer: str | None = None
-    storage: str | None = None
 
     @property
     def id(self) -> str:
         """Stable from run to run: ``block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16``."""
-        picks = [self.method, self.kernel, self.mask, self.storage, self.optimizer, self.workload]
-        return "-".join(pick for pick in [*picks, f"N{self.N}", f"K{self.K}", f"B{self.B}", self.dtype] if pick)
+        trained = [] if self.optimizer is None else [self.optimizer]
+        point = [self.workload, f"N{self.N}", f"K{self.K}", f"B{self.B}", self.dtype]
+        return "-".join([self.method, *self.picks.values(), *trained, *point])
 
     @property
     def label(self) -> str:
         """The method with what was picked for it."""
-        return " ".join(pick for pick in (self.method, self.kernel, self.mask, self.storage) if pick)
+        return " ".join([self.method, *self.picks.values()])
+
+    def pick(self, axis: str) -> str | None:
+        """The spec that was picked of that axis; None where none was."""
+        return self.picks.get(axis)
+
+    def picking(self, **picks: str | None) -> Case:
+        """The same with other picks, or with None without them."""
+        changed = {**self.picks, **picks}
+        return replace(self, picks={axis: spec for axis, spec in changed.items() if spec is not None})
+
+    def of(self, method: str, axes: Iterable[str] = ()) -> Case:
+        """The same point for another method, with those of the picks that are of these axes."""
+        return replace(self, method=method, picks={axis: self.picks[axis] for axis in axes if axis in self.picks})
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -62,25 +76,32 @@ class Case:
     @property
     def frozen(self) -> Case:
         """The same without training."""
-        return replace(self, optimizer=None, storage=None)
+        picks = {axis: spec for axis, spec in self.picks.items() if not axis_of(axis).trained_only}
+        return replace(self, optimizer=None, picks=picks)
 
     @property
     def training(self) -> Training | None:
-        """How the weights are trained. Dense halves have no kept values to store: they are masked."""
-        return None if self.optimizer is None else Training(self.storage or "masked")
+        """How the weights are trained."""
+        return None if self.optimizer is None else Training()
 
-    def shape(self, ranks: int, backward: bool = False, mask: Mask | None = None) -> Shape:
-        """What a memory estimate of this case goes by; without its mask, the most."""
-        _, parameters = method_of(self.method)
-        return Shape(self.N, self.K, self.torch_dtype.itemsize, ranks, backward, self.training, parameters, mask)
+    def layer(self, device: torch.device, backward: bool = False) -> Layer:
+        """What the method is given on a device."""
+        source = build_workload(self.workload).weights(self.N, self.K, self.torch_dtype, device, self.seed)
+        return Layer(source, self.picks, self.B, backward, self.training)
+
+    def shape(self, ranks: int, backward: bool = False, layer: Layer | None = None) -> Shape:
+        """What a memory estimate of this case goes by; without its layer, the most."""
+        parameters, itemsize = method_of(self.method)[1], self.torch_dtype.itemsize
+        mask = None if layer is None else layer.mask
+        return Shape(self.N, self.K, itemsize, ranks, backward, self.training, parameters, mask, self.picks)
 
     def check(self, ranks: int) -> None:
         """Raises InputError if the method cannot lay out this layer over so many ranks."""
         method_of(self.method)[0].check(self.shape(ranks))
 
-    def estimate(self, ranks: int, backward: bool = False, mask: Mask | None = None) -> WeightEstimate:
-        """Weight bytes a rank holds, by arithmetic; without the mask, and of the kernel ``auto``, the most."""
-        found = method_of(self.method)[0].estimate(self.shape(ranks, backward, mask), self.kernel or "auto")
+    def estimate(self, ranks: int, backward: bool = False, layer: Layer | None = None) -> WeightEstimate:
+        """Weight bytes a rank holds, by arithmetic; without the layer, and of the kernel ``auto``, the most."""
+        found = method_of(self.method)[0].estimate(self.shape(ranks, backward, layer))
         full = self.N * self.K * self.torch_dtype.itemsize if self.keep_full_weight else 0
         return replace(found, steady=found.steady + full, building=found.building + full)
 
@@ -106,21 +127,16 @@ def build(case: Case, backward: bool = False) -> Built:
     """Build the method, with weights frozen unless the case trains them, and draw its input on this rank."""
     device, group = this_device(), dist.group.WORLD
     assert group is not None
-    workload = build_workload(case.workload)
-    source = workload.weights(case.N, case.K, case.torch_dtype, device, case.seed)
-    x_BK = workload.inputs(case.B, case.K, case.torch_dtype, device, case.seed, case.N)
-    mask = None if case.mask is None else build_mask(case.mask, source)
-    if mask is not None:
-        check_2to4(mask)
-        check_complementary(mask, mask.complement())
-    layer = Layer(source, mask, case.kernel or "auto", case.B, backward, case.training)
+    layer, (kind, parameters) = case.layer(device, backward), method_of(case.method)
+    inputs = build_workload(case.workload).inputs
+    x_BK = inputs(case.B, case.K, case.torch_dtype, device, case.seed, case.N)
+    kind.check_layer(layer)
     with memory.peak_bytes(device) as peak:
-        kind, parameters = method_of(case.method)
         method = kind(layer, group, **parameters).requires_grad_(case.training is not None)
         if case.keep_full_weight:
-            method.register_buffer("full_weight_NK", source.gather(slice(None)))
-    estimate = replace(case, kernel=method.kernel).estimate(group.size(), backward, mask)
-    return Built(method, source, x_BK, peak[0], estimate, group)
+            method.register_buffer("full_weight_NK", layer.source.gather(slice(None)))
+    estimate = case.picking(**method.resolved).estimate(group.size(), backward, layer)
+    return Built(method, layer.source, x_BK, peak[0], estimate, group)
 
 
 def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
@@ -132,14 +148,14 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     device, ranks = this_device(), dist.get_world_size()
     try:
         case.check(ranks)
-        mask = _mask(case, device)
-        reason = _kernel_obstacle(case, device, mask)
+        layer = case.layer(device, backward)
+        reason = _unavailable(case, device) or method_of(case.method)[0].unsuitable(layer)
     except BlockShockError as error:
         reason = f"{case.method}: {error}"
     if reason:
         return reason
     ranks_here = 1 if device.type == "cuda" else ranks
-    needed = estimate_bytes(case, ranks, backward, builds, mask) * ranks_here
+    needed = estimate_bytes(case, ranks, backward, builds, layer) * ranks_here
     free = memory.free_bytes(device)
     if needed > free:
         return (
@@ -149,24 +165,16 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     return None
 
 
-def _mask(case: Case, device: torch.device) -> Mask | None:
-    if case.mask is None:
-        return None
-    source = build_workload(case.workload).weights(case.N, case.K, case.torch_dtype, device, case.seed)
-    return build_mask(case.mask, source)
+def _unavailable(case: Case, device: torch.device) -> str | None:
+    for name, spec in case.picks.items():
+        if reason := axis_of(name).unavailable(spec, device, case.torch_dtype):
+            return f"{name} {spec}: {reason}"
+    return None
 
 
-def _kernel_obstacle(case: Case, device: torch.device, mask: Mask | None) -> str | None:
-    if case.kernel is None:
-        return None
-    kernel = build_kernel(case.kernel)
-    reason = kernel.unavailable(device, case.torch_dtype) or kernel.unsuitable(case.N, case.K, case.torch_dtype, mask)
-    return reason and f"kernel {case.kernel}: {reason}"
-
-
-def estimate_bytes(case: Case, ranks: int, backward: bool = False, builds: int = 1, mask: Mask | None = None) -> int:
+def estimate_bytes(case: Case, ranks: int, backward: bool = False, builds: int = 1, layer: Layer | None = None) -> int:
     """Bytes a rank holds at most: weights while building, X, a few outputs, float64 blocks of the reference."""
-    shape, estimate = case.shape(ranks, backward, mask), case.estimate(ranks, backward, mask)
+    shape, estimate = case.shape(ranks, backward, layer), case.estimate(ranks, backward, layer)
     weights = estimate.building + update_bytes(case, estimate)
     activations = case.B * (2 * case.K + 4 * case.N) * shape.itemsize + case.B * case.K * 16
     activations *= 3 if backward else 1

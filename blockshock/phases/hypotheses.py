@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from blockshock.methods import METHODS
 from blockshock.phases.case import Case
@@ -93,9 +93,9 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
 
 
 def _rival(case: Case, method: str) -> Case:
-    mask = case.mask if "mask" in METHODS.get(method).picks else None
-    return replace(case, method=method, kernel=None, mask=mask, storage=None)
+    return case.of(method, METHODS.get(method).axes)
 
 
 def _compresses_every_time(case: Case) -> bool:
-    return case.storage is None or storage_of(case.storage)[1].get("every", 1) == 1
+    storage = case.pick("storage")
+    return storage is None or storage_of(storage)[1].get("every", 1) == 1

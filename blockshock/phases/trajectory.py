@@ -124,7 +124,7 @@ def run(case: Case, steps: int = 50) -> TrajectoryResult:
     """Train the case's method and the dense runs on this rank; all ranks call it together."""
     built = build(case)
     rounds = built.method.rounds_weight_gradients
-    dense = replace(case, method="dense_single", kernel=None, mask=None, storage=None)
+    dense = case.of("dense_single")
     ours = _train_method(case, built.method, prepare(dense, steps, rounds))
     plain = _plain_run(dense, steps, rounds)
     weight_limit, loss_limit = _limits(dense, steps, rounds, built.method.roundings)

@@ -44,7 +44,7 @@ class Writer:
         self._ended, self._broken = False, ""
         self._left: list[str] = []  # lines that are not on the disk yet
         if options.get(config, "--resume"):
-            self._resumed = _resumable(storage, settings)
+            self._resumed = resumable(storage, settings)
             self._folder = self._resumed.folder
 
     def describe(self) -> str | None:
@@ -137,7 +137,7 @@ def _describe(config: pytest.Config, settings: Settings) -> dict[str, Any]:
     hook.pytest_benchmark_update_commit_info(config=config, commit_info=commit_info)
     return {
         "arguments": list(config.invocation_params.args),
-        "settings": asdict(settings),
+        "settings": settings.described(),
         "machine_id": get_machine_id(),
         "machine_info": machine_info,
         "commit_info": commit_info,
@@ -146,14 +146,18 @@ def _describe(config: pytest.Config, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _resumable(storage: Path, settings: Settings) -> Journal:
+def resumable(storage: Path, settings: Settings) -> Journal:
+    """The journal to go on with. Raises pytest.UsageError if there is none, or one that ran with other options."""
     try:
         journal = read_journal(unfinished(storage))
     except NoJournal as error:
         raise pytest.UsageError(f"--resume: {error}") from None
-    then, now = journal.session.get("settings"), json.loads(json.dumps(asdict(settings)))
+    then, now = journal.session.get("settings"), json.loads(json.dumps(settings.described()))
     if not isinstance(then, dict):
         raise pytest.UsageError(f"--resume: {journal.folder} does not say with which options it ran: start anew")
+    # An axis that was not there then was picked for nothing; and what passes that go backward picked stood apart.
+    then = {f"{axis}s": now[f"{axis}s"] for axis in settings.axes} | then
+    then["masks"] = then.get("training_masks", then["masks"])
     different = [
         f"{name} {then.get(name)} then, {now.get(name)} now" for name in now if then.get(name) != now.get(name)
     ]

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from blockshock.kernels import KERNELS
-from blockshock.matrices import MASKS, WORKLOADS
+from blockshock.matrices import WORKLOADS
 from blockshock.measure import timing
-from blockshock.methods import METHODS
+from blockshock.methods import METHODS, Axis, all_axes
 from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.plugin import sweep
-from blockshock.training import OPTIMIZERS, STORAGES
+from blockshock.training import OPTIMIZERS
 
 DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}
 DEFAULT_B = {"cpu": "4,16", "cuda": "16,64,256,1024"}
@@ -68,6 +67,13 @@ def _dest(name: str) -> str:
     return f"blockshock_{name.removeprefix('--').replace('-', '_')}"
 
 
+def _help(axis: Axis) -> str:
+    """What an axis is picked for, of what, and what is usual."""
+    users = ", ".join(name for name in METHODS.names() if axis.name in METHODS.get(name).axes)
+    where = f"{users}, in training" if axis.trained_only else users
+    return f"for {where}: of {', '.join(axis.registry.names())}. {axis.about}"
+
+
 def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]:
     """Add all options; return the short names that gave way to those that are taken."""
     title = "Block-Shock: what to run, and how to time it; each option is also there as --blockshock-NAME"
@@ -100,16 +106,13 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     option("--sweep", f"a range of sizes, of {', '.join(sweep.AXES)}; what does not fit is skipped", "N,B")
     option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
     option("--methods", f"of {', '.join(METHODS.names())}. Default all that differ on so many ranks", "M,M")
-    option("--kernels", f"for block_shock, of {', '.join(KERNELS.names())}. Default auto and the fast ones", "K,K")
-    option("--masks", f"of {', '.join(MASKS.names())}. Default 1100; from phase 2 on what fits the kernel", "M,M")
+    for axis in all_axes():
+        option(axis.option, _help(axis), f"{axis.name[0].upper()},{axis.name[0].upper()}")
+        for beside in axis.beside:
+            kind = {"action": "store_true"} if beside.metavar is None else {}
+            option(beside.name, beside.text, beside.metavar, **kind)
     option("--workloads", f"of {', '.join(WORKLOADS.names())}; gaussian:std=0.5. Default gaussian,recorded", "W,W")
     option("--optimizers", f"of {', '.join(OPTIMIZERS.names())}; adamw:lr=1e-4. Default sgd,adamw", "O,O")
-    option("--storages", f"of halves in training, of {', '.join(STORAGES.names())}. Default all", "S,S")
-    option(
-        "--recompress-every",
-        "steps from one compression of masked storage to the next: whole numbers, and never. Default 1",
-        "K,K",
-    )
     option(
         "--ranks",
         f"processes, one a GPU. Default {DEFAULT_RANKS}, or 1 with a single GPU, or as many as torchrun started",
@@ -141,7 +144,6 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
         default="pairs",
     )
     option("--warm-l2", "do not flush the L2 cache before each round", action="store_true")
-    option("--no-search", "cuSPARSELt runs its default algorithm, not the searched one", action="store_true")
     option("--profile", "also save a trace of each benchmark (Chrome, Perfetto), one a rank", action="store_true")
     option("--resume", "go on with the last session that was broken off, with the same options", action="store_true")
     option("--keep-full-weight", "every rank also holds all of W", action="store_true")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from blockshock.measure import Accuracy, timing
+from blockshock.methods import AXES, method_of
 from blockshock.phases import Case, Claim, DriftResult, KernelTime, TimingResult, TrainingResult, TrajectoryResult
 from blockshock.plugin.settings import Settings
 from blockshock.saved import or_inf
@@ -23,9 +24,15 @@ def cover_group(title: str) -> str:
 
 def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
     """The part of extra_info that says what was run."""
+    kind, _ = method_of(case.method)
     return {
         "phase": phase,
         "label": case.label,
+        "role": kind.role.value,
+        "promise": kind.promise.value,
+        "span": kind.span.value,
+        **dict.fromkeys(AXES.names()),
+        **case.picks,
         **asdict(case),
         "device": settings.device,
         "ranks": settings.ranks,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
 import torch
 
-from blockshock.errors import BlockShockError, UnknownName
-from blockshock.kernels import KERNELS, build_kernel
-from blockshock.matrices import MASKS, MOST_FEATURES, WORKLOADS, build_workload, check_shape
-from blockshock.methods import METHODS, method_of
+from blockshock.errors import BlockShockError, InputError, UnknownName
+from blockshock.matrices import MOST_FEATURES, WORKLOADS, build_workload, check_shape
+from blockshock.methods import METHODS, Axis, all_axes, method_of
 from blockshock.phases import DTYPES
 from blockshock.plugin import options, sweep
 from blockshock.plugin.options import (
@@ -28,7 +27,8 @@ from blockshock.plugin.options import (
     TRAINING_N,
 )
 from blockshock.ranks import Place
-from blockshock.training import OPTIMIZERS, STORAGES, build_recipe, storage_of
+from blockshock.registry import split, whole
+from blockshock.training import OPTIMIZERS, build_recipe
 
 MOST_RANKS = 64
 """One process each: more is a slip of the hand, and brings a machine down."""
@@ -51,7 +51,7 @@ class Settings:
 
     Attributes:
         training_points: of phase 3, which takes fewer and larger B unless some were asked for.
-        training_masks: of phases 2 and 3; None where none were asked for: each kernel then has its own.
+        axes: what is picked of each axis, by its name; None for what is usual, row by row.
     """
 
     device: str
@@ -60,11 +60,8 @@ class Settings:
     training_points: Points
     dtypes: tuple[str, ...]
     methods: tuple[str, ...]
-    kernels: tuple[str, ...]
-    masks: tuple[str, ...]
-    training_masks: tuple[str, ...] | None
+    axes: Mapping[str, tuple[str, ...] | None]
     optimizers: tuple[str, ...]
-    storages: tuple[str, ...]
     workloads: tuple[str, ...]
     timing: str
     rounds: int
@@ -75,6 +72,11 @@ class Settings:
     keep_full_weight: bool
     profile: bool
     rank_timeout: int
+
+    def described(self) -> dict[str, Any]:
+        """All of them by name, as they are saved: each axis under the name of its option."""
+        settings = asdict(self)
+        return settings | {f"{axis}s": specs for axis, specs in settings.pop("axes").items()}
 
     @property
     def protocol(self) -> tuple[str, int, int, bool]:
@@ -95,11 +97,17 @@ def resolve(config: pytest.Config) -> Settings:
     Raises:
         pytest.UsageError: a value is wrong; the message names it and the choices.
     """
+    try:
+        return _resolve(config)
+    except BlockShockError as error:
+        raise pytest.UsageError(str(error)) from None
 
+
+def _resolve(config: pytest.Config) -> Settings:
     def get(option: str) -> Any:
         value = options.get(config, option)
         if value == []:  # which Python 3.11 makes of it
-            raise pytest.UsageError(f"{option} takes a value, and -- is none")
+            raise InputError(f"{option} takes a value, and -- is none")
         return value
 
     def given(option: str, default: str) -> str:
@@ -110,7 +118,7 @@ def resolve(config: pytest.Config) -> Settings:
     ranks, device = _ranks_and_device(get("--ranks"), get("--device"), Place.here())
     mode = get("--timing") or DEFAULT_TIMING[device]
     if device == "cpu" and mode.startswith("cuda"):
-        raise pytest.UsageError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
+        raise InputError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
     given_axes = {"N": get("--N"), "B": get("--B")}
     points, training_points = (
         _points(sweep.defaults(get("--sweep"), device, given_axes, {"N": N[device], "B": B[device]}))
@@ -119,7 +127,6 @@ def resolve(config: pytest.Config) -> Settings:
     workloads = _choices("--workloads", given("--workloads", "gaussian,recorded"), build_workload, WORKLOADS.names())
     _check_tokens(workloads, points.tokens)
     rounds, warmup = get("--rounds"), get("--warmup-rounds")
-    masks = _choices("--masks", given("--masks", "1100"), lambda spec: MASKS.resolve(spec, skip=1), MASKS.names())
     return Settings(
         device=device,
         ranks=ranks,
@@ -127,21 +134,18 @@ def resolve(config: pytest.Config) -> Settings:
         training_points=training_points,
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
         methods=_methods(get("--methods"), ranks),
-        kernels=_kernels(get("--kernels"), device, search=not get("--no-search")),
-        masks=masks,
-        training_masks=None if get("--masks") is None else masks,
+        axes={axis.name: _asked(axis, device, get) for axis in all_axes()},
         optimizers=_choices("--optimizers", given("--optimizers", "sgd,adamw"), build_recipe, OPTIMIZERS.names()),
-        storages=_storages(given("--storages", "all"), given("--recompress-every", "1")),
         workloads=workloads,
         timing=mode,
-        rounds=DEFAULT_ROUNDS[device] if rounds is None else _positive("--rounds", rounds, most=MOST_ROUNDS),
-        warmup=DEFAULT_WARMUP[device] if warmup is None else _positive("--warmup-rounds", warmup, 0, MOST_ROUNDS),
+        rounds=DEFAULT_ROUNDS[device] if rounds is None else _whole("--rounds", rounds, most=MOST_ROUNDS),
+        warmup=DEFAULT_WARMUP[device] if warmup is None else _whole("--warmup-rounds", warmup, 0, MOST_ROUNDS),
         flush=not get("--warm-l2"),
-        seed=_positive("--seed", get("--seed"), 0, MOST_SEED),
+        seed=_whole("--seed", get("--seed"), 0, MOST_SEED),
         cover=get("--cover"),
         keep_full_weight=get("--keep-full-weight"),
         profile=get("--profile"),
-        rank_timeout=_positive("--rank-timeout", get("--rank-timeout"), most=WEEK),
+        rank_timeout=_whole("--rank-timeout", get("--rank-timeout"), most=WEEK),
     )
 
 
@@ -150,13 +154,13 @@ def _ranks_and_device(asked: int | None, device: str, place: Place | None) -> tu
     gpus = torch.cuda.device_count()
     if place is not None:
         if asked not in (None, place.size):
-            raise pytest.UsageError(f"--ranks {asked}: torchrun has started {place.size}, so leave out --ranks")
+            raise InputError(f"--ranks {asked}: torchrun has started {place.size}, so leave out --ranks")
         ranks, here = place.size, place.local_size
     else:
         default = 1 if gpus == 1 and device != "cpu" else DEFAULT_RANKS
-        ranks = here = default if asked is None else _positive("--ranks", asked, most=MOST_RANKS)
+        ranks = here = default if asked is None else _whole("--ranks", asked, most=MOST_RANKS)
     if device == "cuda" and here > gpus:
-        raise pytest.UsageError(
+        raise InputError(
             f"--ranks {here} needs {here} CUDA GPUs, this machine has {gpus}: "
             + (f"choose --ranks {gpus} or fewer, or --device cpu" if gpus else "choose --device cpu")
         )
@@ -172,47 +176,33 @@ def _methods(text: str | None, ranks: int) -> tuple[str, ...]:
     return _choices("--methods", text, method_of, METHODS.names())
 
 
-def _split(option: str, text: str, choices: str = "whole numbers above 0") -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise pytest.UsageError(f"{option} is empty. Choices: {choices}")
-    return parts
-
-
-def _positive(option: str, value: str | int, least: int = 1, most: int = MOST_FEATURES) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        raise pytest.UsageError(f"{option} takes whole numbers, got {value!r}") from None
-    if not least <= number <= most:
-        bound = f"at least {least}" if number < least else f"at most {most}"
-        raise pytest.UsageError(f"{option} must be {bound}, got {value}")
-    return number
+def _whole(option: str, value: str | int, least: int = 1, most: int = MOST_FEATURES) -> int:
+    return whole(option, value, least, most=most)
 
 
 def _points(axes: dict[str, str]) -> Points:
-    sizes = tuple(dict.fromkeys(_size(text) for text in _split("--N", axes["N"])))
-    return Points(sizes, tuple(dict.fromkeys(_positive("--B", text) for text in _split("--B", axes["B"]))))
+    sizes = tuple(dict.fromkeys(_size(text) for text in split("--N", axes["N"])))
+    return Points(sizes, tuple(dict.fromkeys(_whole("--B", text) for text in split("--B", axes["B"]))))
 
 
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(-?\d+)(?:[x×](-?\d+))?", text)
     if not match:
-        raise pytest.UsageError(f"--N takes N or N×K, as in 4096 or 8192x14336; got {text!r}")
+        raise InputError(f"--N takes N or N×K, as in 4096 or 8192x14336; got {text!r}")
     try:
         N, K = int(match[1]), int(match[2] or match[1])
         check_shape(N, K)
     except ValueError as error:  # of int too, for a number of thousands of digits
-        raise pytest.UsageError(f"--N {text}: {error}") from None
+        raise InputError(f"--N {text}: {error}") from None
     return N, K
 
 
 def _check_tokens(workloads: tuple[str, ...], tokens: tuple[int, ...]) -> None:
-    """Raises pytest.UsageError if every workload has fewer tokens than the smallest B: nothing would run."""
+    """Raises InputError if every workload has fewer tokens than the smallest B: nothing would run."""
     most = {spec: build_workload(spec).most_tokens for spec in workloads}
     if all(limit is not None and limit < min(tokens) for limit in most.values()):
         limits = ", ".join(f"{spec} has {limit}" for spec, limit in most.items())
-        raise pytest.UsageError(f"--B {min(tokens)} is more tokens than any of --workloads has: {limits}")
+        raise InputError(f"--B {min(tokens)} is more tokens than any of --workloads has: {limits}")
 
 
 def _dtype(name: str) -> None:
@@ -225,29 +215,17 @@ def _dtype(name: str) -> None:
 def _choices(option: str, text: str, check: Callable[[str], object], everything: Sequence[str]) -> tuple[str, ...]:
     """The specs of a list, each checked; ``all`` stands for everything."""
     choices = f"all, {', '.join(everything)}"
-    specs = list(everything) if text.strip() == "all" else _split(option, text, choices)
+    specs = list(everything) if text.strip() == "all" else split(option, text, choices)
     for spec in specs:
         try:
             check(spec)
         except BlockShockError as error:
-            raise pytest.UsageError(f"{option}: {error}") from None
+            raise InputError(f"{option}: {error}") from None
     return tuple(dict.fromkeys(specs))
 
 
-def _storages(text: str, recompress_every: str) -> tuple[str, ...]:
-    """Storage specs; ``masked`` once for each cadence of compression."""
-    cadences = [_cadence(part) for part in _split("--recompress-every", recompress_every, "whole numbers, never")]
-    specs = _choices("--storages", text, storage_of, STORAGES.names())
-    every = [f"masked:every={steps}" if steps != 1 else "masked" for steps in cadences]
-    return tuple(dict.fromkeys(found for spec in specs for found in (every if spec == "masked" else [spec])))
-
-
-def _cadence(text: str) -> int:
-    return 0 if text == "never" else _positive("--recompress-every", text)
-
-
-def _kernels(text: str | None, device: str, search: bool) -> tuple[str, ...]:
-    fit = [name for name in KERNELS.names() if device in KERNELS.get(name).device_types]
-    default = ["auto", *(name for name in fit if KERNELS.get(name).contender and name != "auto")]
-    specs = _choices("--kernels", ",".join(default) if text is None else text, build_kernel, tuple(fit))
-    return specs if search else tuple(f"{spec}:search=no" if spec in ("auto", "cusparselt") else spec for spec in specs)
+def _asked(axis: Axis, device: str, get: Callable[[str], Any]) -> tuple[str, ...] | None:
+    """What the options of an axis ask for."""
+    text = get(axis.option)
+    specs = None if text is None else _choices(axis.option, text, axis.check, axis.names(device))
+    return axis.asked(specs, device, {beside.name: get(beside.name) for beside in axis.beside})

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -94,7 +93,7 @@ class Together:
             return [json.loads(posted) for posted in self._exchange.everyone(json.dumps(value).encode())]
 
     def _check_same(self, names: list[str]) -> None:
-        mine = {"settings": asdict(self._settings), "tests": names}
+        mine = {"settings": self._settings.described(), "tests": names}
         first, *others = self._everyone(mine)
         for rank, other in enumerate(others, start=1):
             if difference := _difference(first, other):

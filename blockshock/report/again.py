@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from blockshock.report.tables import Info
 from blockshock.saved import COMMANDS, Run, section_of
 
-OPTIONS = {
-    "B": "B", "dtype": "dtype", "workloads": "workload", "kernels": "kernel", "optimizers": "optimizer",
-    "storages": "storage", "seed": "seed", "ranks": "ranks",
-}  # fmt: skip
+POINT = {"B": "B", "dtype": "dtype", "workloads": "workload"}
+OTHERS = {"optimizers": "optimizer", "seed": "seed", "ranks": "ranks"}
 
 
 def commands(run: Run) -> Iterator[str]:
@@ -37,8 +36,22 @@ def _sizes(rows: list[Info]) -> str:
 
 
 def _options(rows: list[Info]) -> Iterator[str]:
-    for option, key in OPTIONS.items():
+    picked = {f"{axis}s": axis for axis in _axes(rows)}
+    for option, key in (POINT | picked | OTHERS).items():
         found = dict.fromkeys(row[key] for row in rows if row.get(key) is not None)
         values = sorted(found) if all(isinstance(value, int) for value in found) else list(found)
         if values:
             yield f"--{option} {','.join(map(str, values))}"
+
+
+def _axes(rows: list[Info]) -> list[str]:
+    """Those whose options ask for what was picked and for no more: where each spec of one goes with a few of another
+    alone, as masks do that fit a kernel, the one that is picked later is left to its default."""
+    axes: list[str] = []
+    for axis in dict.fromkeys(axis for row in rows for axis in row.get("picks", {})):
+        picks = [row["picks"] for row in rows if axis in row.get("picks", {})]
+        together = {tuple(pick.get(name) for name in (*axes, axis)) for pick in picks}
+        every = math.prod(len({pick.get(name) for pick in picks}) for name in (*axes, axis))
+        if len(together) == every:
+            axes.append(axis)
+    return axes

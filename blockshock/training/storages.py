@@ -36,12 +36,10 @@ class Training:
     """How weights are to be trained.
 
     Attributes:
-        storage: of a piece, a spec such as ``compressed`` or ``masked:every=10``.
         dtype: of the parameters, their gradients and the optimizer's state; None for float32, or for float64 weights
             their own.
     """
 
-    storage: str = "compressed"
     dtype: torch.dtype | None = None
 
     def parameter_dtype(self, compute: torch.dtype) -> torch.dtype:

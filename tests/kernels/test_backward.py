@@ -26,7 +26,7 @@ from blockshock.phases.case import Case
 from blockshock.ranks import Ranks, spawn
 
 CPU = torch.device("cpu")
-CASE = Case("block_shock", "gathered", "tile", "gaussian", 96, 160, 6, "bf16")
+CASE = Case("block_shock", {"kernel": "gathered", "mask": "tile"}, "gaussian", 96, 160, 6, "bf16")
 
 
 @pytest.mark.masks
@@ -179,10 +179,8 @@ def _failures(results: list[backward.GradientResult]) -> list[str]:
 
 def test_every_method_goes_backward_on_one_and_on_four_ranks(other_ranks: Ranks) -> None:
     for name in METHODS.names():
-        picks = METHODS.get(name).picks
         for kernel, mask in (("gathered", "tile"), ("reference", "tile_random")):
-            picked = kernel if "kernel" in picks else None, mask if "mask" in picks else None
-            case = Case(name, *picked, "gaussian", 96, 160, 6, "bf16")
+            case = CASE.picking(kernel=kernel, mask=mask).of(name, METHODS.get(name).axes)
             results = other_ranks.run(backward.check, case)
             assert not _failures(results), case.id
             assert all(result.same_on_ranks and result.same_again for result in results), case.id

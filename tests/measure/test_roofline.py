@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from blockshock.measure.roofline import Ceilings, Line, Operand, Work, demands, limit, product
+from blockshock.methods import METHODS
 from blockshock.phases import ceilings as phase
 from blockshock.phases import train
 from blockshock.phases.case import Case, build
@@ -50,8 +51,8 @@ BACKWARD_MESSAGES = {"all_reduce": "all_gather", "all_gather": "all_reduce"}
 
 def _case(row: str, **more: Any) -> Case:
     method, _, kernel = row.partition(" ")
-    split = method in ("block_shock", "masked_split_dense")
-    return Case(method, kernel or None, "1100" if split else None, "gaussian", N, K, B, "bf16", **more)
+    case = Case(method, {"kernel": kernel, "mask": "1100"}, "gaussian", N, K, B, "bf16", **more)
+    return case.of(method, METHODS.get(method).axes)
 
 
 def _total(case: Case, backward: bool) -> Work:
@@ -84,7 +85,7 @@ def test_the_work_of_both_passes(row: str, cpu_ranks: Ranks) -> None:
     ("storage", "packed"), [("compressed", 2), ("masked", 2), ("masked:every=4", 0.5), ("masked:every=0", 0)]
 )
 def test_the_work_of_a_training_step(storage: str, packed: float, cpu_ranks: Ranks) -> None:
-    case = _case("block_shock gathered", optimizer="adamw", storage=storage)
+    case = _case("block_shock gathered", optimizer="adamw").picking(storage=storage)
     (work, other), frozen = cpu_ranks.run(_training, case), cpu_ranks.run(_total, case.frozen, True)[0]
     assert work == other
     assert work["products"] + work["communication"] == frozen + Work(Counter(dense=2 * B * HALF))

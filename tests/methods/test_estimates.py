@@ -23,7 +23,7 @@ from blockshock.training.optimizers import OPTIMIZERS
 from blockshock.training.sparse_storages import STORAGES
 from blockshock.training.storages import Training
 
-CASE = Case("block_shock", None, None, "gaussian", 128, 256, 8, "bf16")
+CASE = Case("block_shock", {}, "gaussian", 128, 256, 8, "bf16")
 KERNELS = ("auto:search=no", "gathered", "reference", "cusparselt:search=no")
 MASKS = ("1100", "tile", "random", "tile_random")
 
@@ -31,22 +31,21 @@ MASKS = ("1100", "tile", "random", "tile_random")
 def _rows(kernels: tuple[str, ...] = KERNELS) -> list[Case]:
     """Every method with all that it picks, of these kernels."""
     halves = [
-        replace(CASE, kernel=kernel, mask=mask)
+        CASE.picking(kernel=kernel, mask=mask)
         for kernel, mask in itertools.product(kernels, MASKS)
         if kernel != "gathered" or mask in ("1100", "tile")
     ]
-    others = [replace(CASE, method=name) for name in METHODS.names() if name != "block_shock"]
-    others = [replace(case, mask="random") if "mask" in METHODS.get(case.method).picks else case for case in others]
-    return halves + others
+    others = [name for name in METHODS.names() if name != "block_shock"]
+    return halves + [CASE.picking(mask="random").of(name, METHODS.get(name).axes) for name in others]
 
 
 def _trained(case: Case, optimizers: tuple[str, ...]) -> list[Case]:
     storages = STORAGES.names() if case.method == "block_shock" else [None]
     return [
-        replace(case, storage=storage, optimizer=optimizer, dtype=dtype)
+        replace(case, optimizer=optimizer, dtype=dtype).picking(storage=storage)
         for storage, optimizer, dtype in itertools.product(storages, optimizers, ("bf16", "fp32"))
-        if "cusparselt" not in (case.kernel or "") or dtype == "bf16"
-        if optimizer == "adamw" or (case.mask in ("tile", None) and dtype == "bf16")
+        if "cusparselt" not in case.label or dtype == "bf16"
+        if optimizer == "adamw" or (case.pick("mask") in ("tile", None) and dtype == "bf16")
     ]
 
 
@@ -73,7 +72,7 @@ def _held(cases: list[tuple[Case, bool]]) -> list[tuple[int, int, int, int]]:
 def _check(ranks: Ranks, rows: list[Case], optimizers: tuple[str, ...]) -> None:
     cases = [(case, backward) for case in rows for backward in (False, True)]
     cases += [(trained, True) for case in rows for trained in _trained(case, optimizers)]
-    cases.append((replace(CASE, kernel="reference", mask="random", keep_full_weight=True), False))
+    cases.append((replace(CASE, keep_full_weight=True).picking(kernel="reference", mask="random"), False))
     for (case, backward), found in zip(cases, ranks.run(_held, cases)[0], strict=True):
         weights, estimated, updates, estimated_updates = found
         assert weights == pytest.approx(estimated, rel=0.005), f"{case.id} {backward}: weights"
@@ -102,16 +101,17 @@ def test_what_is_held_is_what_was_estimated_on_one_rank_and_on_four(other_ranks:
 def test_a_gpu_gives_out_what_was_estimated(kernel: str, mask: str, storage: str | None) -> None:
     device, size = torch.device("cuda"), 8192
     source = GeneratedWeights(size, size, torch.bfloat16, device)
-    training = None if storage is None else Training(storage)
+    training = None if storage is None else Training()
     made = build_mask(mask, source)
+    picks = {"kernel": kernel, "mask": made, "storage": storage or "masked"}
     made.rows(0, 4)  # what is made once and kept, such as tables of tiles, is not the layer's
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     with memory.peak_bytes(device) as peak:
-        method = METHODS.get("block_shock")(Layer(source, made, kernel, 64, True, training), Alone())
+        method = METHODS.get("block_shock")(Layer(source, picks, 64, True, training), Alone())
     held = torch.cuda.memory_allocated() - before
-    shape = Shape(size, size, 2, 1, True, training, mask=made)
-    estimate = METHODS.get("block_shock").estimate(shape, method.kernel)
+    shape = Shape(size, size, 2, 1, True, training, mask=made, picks=picks | method.resolved)
+    estimate = METHODS.get("block_shock").estimate(shape)
     assert method.weight_bytes() == pytest.approx(estimate.steady, rel=0.005)
     assert held == pytest.approx(estimate.steady, rel=0.02), "something is held that is not counted"
     # Blocks of rows are 64 MiB of weights; their positions, as int64, are several times that.

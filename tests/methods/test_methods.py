@@ -8,7 +8,6 @@ import torch.distributed as dist
 
 from blockshock.errors import InputError
 from blockshock.machine import memory
-from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.measure.accuracy import Accuracy, ErrorSums, compare
 from blockshock.methods import METHODS, Layer, Shape
@@ -17,16 +16,21 @@ from blockshock.phases.case import Case, build, estimate_bytes, obstacle
 from blockshock.ranks import Ranks
 from blockshock.training.storages import Training
 
-CASE = Case("block_shock", "reference", "random", "gaussian", 96, 160, 6, "bf16")
+CASE = Case("block_shock", {"kernel": "reference", "mask": "random"}, "gaussian", 96, 160, 6, "bf16")
 
 
-def _errors(method: str, mask: str | None, kernel: str, with_bias: bool) -> tuple[ErrorSums, int]:
+def picks_of(method: str, kernel: str, mask: str, storage: str = "masked") -> dict[str, str]:
+    """Of these the method's own."""
+    every = {"kernel": kernel, "mask": mask, "storage": storage}
+    return {axis: every[axis] for axis in METHODS.get(method).axes}
+
+
+def _errors(method: str, picks: dict[str, str], with_bias: bool) -> tuple[ErrorSums, int]:
     """A layer whose width shards evenly and whose shards keep groups of four whole."""
     group = dist.group.WORLD
     assert group is not None
     source = GeneratedWeights(96, 160, torch.bfloat16, "cpu", with_bias=with_bias)
-    layer = Layer(source, None if mask is None else build_mask(mask, source), kernel, 6)
-    built = METHODS.get(method)(layer, group)
+    built = METHODS.get(method)(Layer(source, picks, 6), group)
     x_BK = torch.randn(6, 160, generator=torch.Generator().manual_seed(5)).bfloat16()
     with torch.inference_mode():
         errors = compare(built(x_BK), x_BK, source, built.roundings, group.rank(), group.size())
@@ -36,8 +40,8 @@ def _errors(method: str, mask: str | None, kernel: str, with_bias: bool) -> tupl
 def _check(ranks: Ranks, with_bias: bool) -> None:
     for name in METHODS.names():
         for mask, kernel in (("1100", "gathered"), ("random", "reference"), ("tile", "auto")):
-            picked = mask if "mask" in METHODS.get(name).picks else None
-            errors, roundings = zip(*ranks.run(_errors, name, picked, kernel, with_bias), strict=True)
+            picks = picks_of(name, kernel, mask)
+            errors, roundings = zip(*ranks.run(_errors, name, picks, with_bias), strict=True)
             failure = Accuracy.of(sum(errors, ErrorSums()), roundings[0]).failure()
             assert failure is None, f"{name} {mask} {kernel} bias={with_bias}: {failure}"
 
@@ -53,15 +57,13 @@ def test_every_method_takes_a_bias_on_two_ranks(cpu_ranks: Ranks) -> None:
 
 def _weight_bytes(case: Case) -> tuple[int, int, int]:
     built = build(case)
-    estimate = METHODS.get(case.method).estimate(case.shape(dist.get_world_size()), case.kernel or "auto")
+    estimate = METHODS.get(case.method).estimate(case.shape(dist.get_world_size()))
     return built.method.weight_bytes(), estimate.steady, estimate_bytes(case, dist.get_world_size())
 
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_counted_weight_bytes_are_those_estimated(method: str, cpu_ranks: Ranks) -> None:
-    picks = METHODS.get(method).picks
-    case = replace(CASE, method=method, mask="random" if "mask" in picks else None, kernel=None)
-    for counted, estimated, _ in cpu_ranks.run(_weight_bytes, replace(case, kernel="reference")):
+    for counted, estimated, _ in cpu_ranks.run(_weight_bytes, CASE.of(method, METHODS.get(method).axes)):
         assert counted == estimated
 
 
@@ -102,8 +104,8 @@ def _largest_block(case: Case) -> int:
 
 @pytest.mark.parametrize("method", ["dense_tp_row", "dense_tp_col", "dtensor_row", "block_shock"])
 def test_the_full_weight_is_never_made_on_a_rank(method: str, cpu_ranks: Ranks) -> None:
-    case = Case(method, None, "1100" if method == "block_shock" else None, "gaussian", 1024, 64, 4, "fp32")
-    assert max(cpu_ranks.run(_largest_block, replace(case, kernel="reference"))) <= 256 * 64
+    case = Case(method, picks_of(method, "reference", "1100"), "gaussian", 1024, 64, 4, "fp32")
+    assert max(cpu_ranks.run(_largest_block, case)) <= 256 * 64
 
 
 def _refreshed(case: Case) -> ErrorSums:
@@ -114,9 +116,9 @@ def _refreshed(case: Case) -> ErrorSums:
         return compare(built.method(built.x_BK), built.x_BK, new, 2, built.group.rank(), built.group.size())
 
 
-@pytest.mark.parametrize(("method", "kernel"), [("block_shock", "reference"), ("masked_split_dense", None)])
-def test_refresh_makes_it_the_layer_of_the_new_weights(method: str, kernel: str | None, cpu_ranks: Ranks) -> None:
-    errors = cpu_ranks.run(_refreshed, replace(CASE, method=method, kernel=kernel))
+@pytest.mark.parametrize("method", ["block_shock", "masked_split_dense"])
+def test_refresh_makes_it_the_layer_of_the_new_weights(method: str, cpu_ranks: Ranks) -> None:
+    errors = cpu_ranks.run(_refreshed, CASE.of(method, METHODS.get(method).axes))
     assert Accuracy.of(sum(errors, ErrorSums()), roundings=2).failure() is None
 
 
@@ -166,11 +168,9 @@ def _empty_batches(dtype: torch.dtype) -> None:
     assert group is not None
     source = GeneratedWeights(96, 160, dtype, "cpu", with_bias=True)
     for name, kernel, mask in EVERY_ROW:
-        for training in (None, Training("compressed"), Training("masked")):
-            if name == "masked_split_dense" and training == Training("compressed"):
-                continue
-            picked = build_mask(mask, source) if "mask" in METHODS.get(name).picks else None
-            method = METHODS.get(name)(Layer(source, picked, kernel, 6, True, training), group)
+        for training, storage in ((None, "masked"), (Training(), "compressed"), (Training(), "masked")):
+            picks = picks_of(name, kernel, mask, storage)
+            method = METHODS.get(name)(Layer(source, picks, 6, True, training), group)
             method.requires_grad_(training is not None)
             for tokens in (0, 6, 0):
                 x_BK = torch.ones(tokens, 160, dtype=dtype, requires_grad=True)
@@ -226,14 +226,15 @@ def test_a_case_that_fits_has_no_obstacle(cpu_ranks: Ranks) -> None:
 
 
 def test_a_user_sees_which_kernel_cannot_run(cpu_ranks: Ranks) -> None:
-    (reason, _) = cpu_ranks.run(obstacle, replace(CASE, kernel="cusparselt"))
+    (reason, _) = cpu_ranks.run(obstacle, CASE.picking(kernel="cusparselt"))
     assert reason == "kernel cusparselt: needs a cuda device, this is cpu"
-    (reason, _) = cpu_ranks.run(obstacle, replace(CASE, kernel="gathered"))
+    (reason, _) = cpu_ranks.run(obstacle, CASE.picking(kernel="gathered"))
     assert reason is not None
     assert "needs a row-periodic mask" in reason
 
 
 def test_a_mask_that_does_not_fit_the_layer_is_an_obstacle_and_not_a_failure(cpu_ranks: Ranks) -> None:
-    for method, kernel in (("masked_split_dense", None), ("block_shock", "reference")):
-        (reason, _) = cpu_ranks.run(obstacle, replace(CASE, method=method, kernel=kernel, mask="tile", N=66))
+    for method in ("masked_split_dense", "block_shock"):
+        case = replace(CASE.picking(mask="tile"), N=66).of(method, METHODS.get(method).axes)
+        (reason, _) = cpu_ranks.run(obstacle, case)
         assert reason == f"{method}: a transposable mask needs N to be a multiple of 4, got N = 66"

@@ -33,7 +33,7 @@ from blockshock.machine.collectives import (
     sum_over_ranks,
 )
 from blockshock.matrices.masks import DenseMask, TiledMask
-from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask
+from blockshock.matrices.named_masks import MASKS, pattern_mask
 from blockshock.matrices.weights import TensorWeights
 from blockshock.methods import METHODS, Layer, Shape
 from blockshock.methods.base import trained
@@ -221,12 +221,11 @@ def test_methods_compute_the_layer_and_count_it(
     name: str, data: Any, N: int, K: int, B: int, seed: int, mask: str
 ) -> None:
     bias = matrix(1, N, torch.float32, seed + 1)[0]
-    source, train = (
-        TensorWeights(matrix(N, K, torch.float32, seed), bias),
-        data.draw(st.sampled_from((None, Training()))),
-    )
-    training = Training("masked") if train and name == "masked_split_dense" else train
-    layer = Layer(source, build_mask(mask, source), "reference", B, backward=True, training=training)
+    source = TensorWeights(matrix(N, K, torch.float32, seed), bias)
+    training = data.draw(st.sampled_from((None, Training())))
+    every = {"kernel": "reference", "mask": mask, "storage": "compressed"}
+    picks = {axis: every[axis] for axis in METHODS.get(name).axes}
+    layer = Layer(source, picks, B, backward=True, training=training)
     method = METHODS.get(name)(layer, dist.group.WORLD)
     x_BK = matrix(max(B, 1), K, torch.float32, seed, data.draw(st.sampled_from(LAYOUTS)))[:B].requires_grad_()
     w_NK = source.rows(0, N)
@@ -234,9 +233,9 @@ def test_methods_compute_the_layer_and_count_it(
     torch.testing.assert_close(y_BN, F.linear(x_BK, w_NK, bias), rtol=1e-5, atol=1e-5)
     y_BN.sum().backward()
     torch.testing.assert_close(x_BK.grad, w_NK.sum(0).expand(B, K), rtol=1e-5, atol=1e-4)
-    shape = Shape(N, K, 4, 1, True, training)
+    shape = Shape(N, K, 4, 1, True, training, picks=picks)
     METHODS.get(name).check(shape)
-    assert METHODS.get(name).estimate(shape, "reference").steady > 0
+    assert METHODS.get(name).estimate(shape).steady > 0
     assert method.work(max(B, 1), backward=True)["products"].flops
     assert method.weight_bytes() > 0
     assert method.algorithm

@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 from blockshock import BlockShockLinear
 from blockshock.errors import StalePacking
 from blockshock.machine.collectives import Alone
-from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.methods import METHODS, Layer
 from blockshock.ranks import Ranks
@@ -117,7 +116,7 @@ def test_halves_that_are_packed_rarely_go_back_by_what_went_forward() -> None:
 
 def test_frozen_weights_that_are_refreshed_are_noticed() -> None:
     source = make_source()
-    layer = Layer(source, build_mask("tile", source), "gathered", backward=True)
+    layer = Layer(source, {"kernel": "gathered", "mask": "tile"}, backward=True)
     method = METHODS.get("block_shock")(layer, Alone())
     y = method(make_x()).sum()
     method.refresh(make_source(1))

@@ -23,9 +23,9 @@ from blockshock.plugin.settings import Settings
 from blockshock.ranks import Ranks
 from blockshock.saved.pairs import ratio_of_blocks
 
-CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 64, 4, "fp32")
-DENSE = replace(CASE, method="dense_tp_row", kernel=None, mask=None)
-STEPS = [replace(case, optimizer="adamw", storage=storage) for case, storage in ((CASE, "masked"), (DENSE, None))]
+CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 64, 64, 4, "fp32")
+DENSE = CASE.of("dense_tp_row")
+STEPS = [replace(case, optimizer="adamw") for case in (CASE.picking(storage="masked"), DENSE)]
 TIMED = ("sync", 5, 1, True)
 
 
@@ -168,8 +168,8 @@ def test_blocks_that_scatter_are_more_and_as_many_on_all_ranks(cpu_ranks: Ranks)
     [
         (forward.run, CASE),
         (backward.run, CASE),
-        (train.run, replace(STEPS[0], storage="masked:every=3")),
-        (train.run, replace(STEPS[0], storage="compressed")),
+        (train.run, STEPS[0].picking(storage="masked:every=3")),
+        (train.run, STEPS[0].picking(storage="compressed")),
     ],
 )
 def test_a_headline_is_of_several_builds(phase: Any, case: Case, cpu_ranks: Ranks) -> None:

@@ -1,7 +1,6 @@
 """Planted faults: each is built into a real two-rank run, and phase 0 must catch it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from blockshock.phases.correctness import CorrectnessResult
 from blockshock.ranks import Ranks
 
 pytestmark = pytest.mark.correctness
-CASE = Case("block_shock", "reference", "random", "gaussian", 128, 256, 8, "bf16")
+CASE = Case("block_shock", {"kernel": "reference", "mask": "random"}, "gaussian", 128, 256, 8, "bf16")
 
 
 def _wrong_position(patch: pytest.MonkeyPatch) -> None:
@@ -113,7 +112,7 @@ def test_without_a_fault_it_passes(cpu_ranks: Ranks) -> None:
 
 @pytest.mark.parametrize("fault", [_wrong_position, _overlapping_halves, _skipped_all_reduce])
 def test_a_wrong_result_is_caught(fault: Callable[[pytest.MonkeyPatch], None], cpu_ranks: Ranks) -> None:
-    results = cpu_ranks.run(_run_with, fault, replace(CASE, mask="1100"))
+    results = cpu_ranks.run(_run_with, fault, CASE.picking(mask="1100"))
     assert _accuracy([result.errors for result in results]).failure() is not None
 
 
@@ -142,4 +141,4 @@ def _build_overlapping(case: Case) -> None:
 
 def test_overlapping_halves_are_refused_before_anything_is_built(cpu_ranks: Ranks) -> None:
     with pytest.raises(MaskError, match="halves overlap: both keep row 0, group 0"):
-        cpu_ranks.run(_build_overlapping, replace(CASE, mask="1100"))
+        cpu_ranks.run(_build_overlapping, CASE.picking(mask="1100"))

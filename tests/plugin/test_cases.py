@@ -20,6 +20,7 @@ from blockshock.matrices.workloads import WORKLOADS, Workload
 from blockshock.methods import METHODS
 from blockshock.phases.case import DTYPES, Case
 from blockshock.plugin import cases
+from blockshock.plugin import cover as cover_module
 from blockshock.plugin.settings import Points, Settings
 from blockshock.training.optimizers import OPTIMIZERS
 from blockshock.training.sparse_storages import STORAGES
@@ -30,8 +31,7 @@ SETTINGS = replace(
     training_points=Points(((64, 64),), (4,)),
     dtypes=("bf16", "fp32"),
     methods=("dense_single", "block_shock", "masked_split_dense"),
-    kernels=("auto", "reference"),
-    masks=("1100", "random"),
+    axes=CPU_DEFAULTS.axes | {"kernel": ("auto", "reference"), "mask": ("1100", "random")},
     workloads=("gaussian", "gaussian:std=0.5"),
     rounds=3,
     warmup=0,
@@ -52,15 +52,16 @@ def cover(settings: Settings) -> list[Case]:
 def choice_pairs(found: list[Case]) -> set[frozenset[tuple[str, object]]]:
     """Every two choices that occur together in some case."""
     rows = [
-        ((case.method, case.kernel), case.mask, case.dtype, case.workload, (case.N, case.K), case.B) for case in found
+        ((case.method, case.pick("kernel")), case.pick("mask"), case.dtype, case.workload, (case.N, case.K), case.B)
+        for case in found
     ]
     named = [list(zip(CHOICES, row, strict=True)) for row in rows]
     return {frozenset((a, b)) for row in named for a in row for b in row if a != b}
 
 
 def test_ids_read_as_documented() -> None:
-    halves = Case("block_shock", "cusparselt", "1100", "gaussian", 8192, 8192, 64, "bf16")
-    dense = Case("dense_single", None, None, "gaussian:std=0.5", 64, 128, 1, "fp32")
+    halves = Case("block_shock", {"kernel": "cusparselt", "mask": "1100"}, "gaussian", 8192, 8192, 64, "bf16")
+    dense = Case("dense_single", {}, "gaussian:std=0.5", 64, 128, 1, "fp32")
     assert halves.id == "block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16"
     assert dense.id == "dense_single-gaussian:std=0.5-N64-K128-B1-fp32"
     assert (halves.label, dense.label) == ("block_shock cusparselt 1100", "dense_single")
@@ -76,19 +77,19 @@ def test_ids_are_those_of_the_layer_whatever_it_is_run_with() -> None:
 @every_device
 def test_ids_are_unique(beside: str, device: str) -> None:
     # The grid holds cases of the cover, too: none is run twice.
-    points = Points(cases.COVER_SHAPES[device], cases.COVER_TOKENS)
+    points = Points(cover_module.SHAPES[device], cover_module.TOKENS)
     small = replace(SETTINGS, device=device, cover=beside, points=points)
     found = ids(cases.forward_grid(small) + cover(small))
     assert len(found) == len(set(found))
 
 
 def test_the_grid_is_every_choice_that_a_method_picks() -> None:
-    rows: list[tuple[str, str | None, str | None]] = [("dense_single", None, None)]
-    rows += [("block_shock", kernel, mask) for kernel in ("auto", "reference") for mask in ("1100", "random")]
-    rows += [("masked_split_dense", None, mask) for mask in ("1100", "random")]
+    masks, rows = ("1100", "random"), [("dense_single", {})]
+    rows += [("block_shock", {"kernel": kernel, "mask": mask}) for kernel in ("auto", "reference") for mask in masks]
+    rows += [("masked_split_dense", {"mask": mask}) for mask in masks]
     wanted = {
-        Case(method, kernel, mask, workload, N, K, B, dtype)
-        for method, kernel, mask in rows
+        Case(*row, workload, N, K, B, dtype)
+        for row in rows
         for workload in ("gaussian", "gaussian:std=0.5")
         for N, K in ((64, 64), (64, 128))
         for B in (4, 16)
@@ -99,21 +100,22 @@ def test_the_grid_is_every_choice_that_a_method_picks() -> None:
 
 
 def test_the_grid_of_the_training_phases_differs_in_its_masks_alone() -> None:
-    found = {(case.method, case.kernel, case.mask) for case in cases.backward_grid(SETTINGS)}
-    assert found == {
-        ("dense_single", None, None),
-        ("block_shock", "auto", "1100"),
-        ("block_shock", "reference", "tile"),
-        ("masked_split_dense", None, "1100"),
+    unasked = replace(SETTINGS, axes=SETTINGS.axes | {"mask": None})
+    assert {case.label for case in cases.backward_grid(unasked)} == {
+        "dense_single",
+        "block_shock auto 1100",
+        "block_shock reference tile",
+        "masked_split_dense 1100",
     }
-    assert cases.backward_grid(replace(SETTINGS, training_masks=SETTINGS.masks)) == cases.forward_grid(SETTINGS)
+    assert {case.pick("mask") for case in cases.forward_grid(unasked)} == {None, "1100"}
+    assert cases.backward_grid(SETTINGS) == cases.forward_grid(SETTINGS)
 
 
 def test_halves_are_trained_in_each_storage_and_all_by_each_optimizer() -> None:
     found = cases.training_grid(replace(SETTINGS, dtypes=("bf16",)))
-    of_halves = {(case.optimizer, case.storage) for case in found if case.method == "block_shock"}
+    of_halves = {(case.optimizer, case.pick("storage")) for case in found if case.method == "block_shock"}
     assert of_halves == set(itertools.product(("sgd", "adamw"), ("compressed", "masked")))
-    assert {(case.optimizer, case.storage) for case in found if case.method != "block_shock"} == {
+    assert {(case.optimizer, case.pick("storage")) for case in found if case.method != "block_shock"} == {
         ("sgd", None),
         ("adamw", None),
     }
@@ -125,7 +127,7 @@ def test_trajectories_have_every_method_optimizer_and_storage(device: str) -> No
     found = cases.trajectories(replace(SETTINGS, device=device))
     assert {case.optimizer for case in found} == set(OPTIMIZERS.names())
     assert {case.method for case in found} == set(SETTINGS.methods)
-    assert {case.storage for case in found if case.method == "block_shock"} == set(STORAGES.names())
+    assert {case.pick("storage") for case in found if case.method == "block_shock"} == set(STORAGES.names())
     assert {case.workload for case in found if case.method == "block_shock"} == {"gaussian", "recorded"}
     assert len({case.id for case in found}) == len(found)
 
@@ -146,12 +148,12 @@ def test_the_recorded_workload_has_its_own_shapes_and_no_more_tokens_than_it_hol
     assert others == {(N, K, B) for N, K in settings.points.sizes for B in (16, 512, 513)}
 
 
-@pytest.mark.parametrize("tries", [cases._COMPLETIONS, 1])
+@pytest.mark.parametrize("tries", [cover_module._COMPLETIONS, 1])
 @every_device
 def test_pairs_are_all_those_of_the_product_in_far_fewer_cases(
     device: str, tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cases, "_COMPLETIONS", tries)
+    monkeypatch.setattr(cover_module, "_COMPLETIONS", tries)
     pairs, product = (cover(replace(SETTINGS, device=device, cover=asked)) for asked in ("pairs", "product"))
     assert choice_pairs(pairs) == choice_pairs(product)
     assert set(ids(pairs)) < set(ids(product))
@@ -164,19 +166,20 @@ def test_the_cover_reaches_everything_that_has_a_name_and_runs_on_the_device(dev
     found = cover(replace(SETTINGS, device=device))
     fit = {name for name in KERNELS.names() if device in KERNELS.get(name).device_types}
     assert {case.method for case in found} == set(METHODS.names())
-    assert {case.kernel for case in found} - {None} == {name for name in fit if KERNELS.get(name).sparse}
-    assert {case.mask for case in found} - {None} == set(MASKS.names())
+    assert {case.pick("kernel") for case in found} - {None} == {name for name in fit if KERNELS.get(name).sparse}
+    assert {case.pick("mask") for case in found} - {None} == set(MASKS.names())
     assert {case.workload for case in found} == set(WORKLOADS.names())
     assert {case.dtype for case in found} == set(DTYPES)
 
 
 def test_the_cover_holds_only_cases_that_can_run() -> None:
+    irregular = ("random", "magnitude", "tile_random", "tile_magnitude")
     for case in cover(replace(SETTINGS, device="cuda", cover="product")):
-        assert (case.mask is not None) == ("mask" in METHODS.get(case.method).picks)
-        assert (case.kernel is not None) == ("kernel" in METHODS.get(case.method).picks)
+        assert (case.pick("mask") is not None) == ("mask" in METHODS.get(case.method).axes)
+        assert (case.pick("kernel") is not None) == ("kernel" in METHODS.get(case.method).axes)
         assert case.workload != "recorded" or (case.N, case.K) in ((1536, 384), (384, 1536))
-        assert case.kernel not in ("cutlass", "cusparselt") or case.dtype != "fp32"
-        assert case.kernel != "gathered" or case.mask not in ("random", "magnitude", "tile_random", "tile_magnitude")
+        assert case.pick("kernel") not in ("cutlass", "cusparselt") or case.dtype != "fp32"
+        assert case.pick("kernel") != "gathered" or case.pick("mask") not in irregular
 
 
 def test_the_cover_asks_no_workload_for_more_tokens_than_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -106,11 +107,11 @@ def check(settings: Settings) -> None:
     assert settings.rounds >= 1
     assert settings.warmup >= 0
     assert all(N > 0 and K > 0 and K % 4 == 0 for N, K in settings.points.sizes)
-    for values in (settings.dtypes, settings.methods, settings.kernels, settings.masks, settings.storages):
+    for values in (settings.dtypes, settings.methods, *filter(None, settings.axes.values())):
         assert values
         assert len(set(values)) == len(values)
-    small = len(settings.points.sizes) * len(settings.methods) * len(settings.kernels) * len(settings.masks) < 50
-    if not small:
+    picked = [len(specs) for specs in settings.axes.values() if specs]
+    if len(settings.points.sizes) * len(settings.methods) * math.prod(picked) >= 100:
         return
     for grid in (cases.forward_grid, cases.backward_grid, cases.training_grid, cases.trajectories, cases.drifts):
         made = grid(settings)
@@ -249,7 +250,7 @@ def test_the_command_line_runs_or_says_what_is_wrong(tmp_path_factory: Any, argu
 @examples(120)
 @given(name=names, kernel=st.none() | names, N=counts, B=counts)
 def test_a_case_names_itself_by_all_that_was_picked(name: str, kernel: str | None, N: int, B: int) -> None:
-    case = Case(name, kernel, None, "gaussian", N, 4, B, "bf16", optimizer="sgd")
+    case = Case(name, {"kernel": kernel} if kernel else {}, "gaussian", N, 4, B, "bf16", optimizer="sgd")
     for part in filter(None, (name, kernel, "gaussian", f"N{N}", f"B{B}", "sgd")):
         assert part in case.id
     assert case.frozen.training is None

@@ -79,20 +79,20 @@ def test_every_option_has_a_name_of_its_own_too(resolve: Resolve) -> None:
         (["--dtype", "all"], {"dtypes": ("bf16", "fp16", "fp32")}),
         (["--methods", "block_shock, dense_single"], {"methods": ("block_shock", "dense_single")}),
         (["--methods", "all"], {}),
-        (["--kernels", "reference,cusparselt:search=no"], {"kernels": ("reference", "cusparselt:search=no")}),
-        (["--masks", "1010,random"], {"masks": ("1010", "random"), "training_masks": ("1010", "random")}),
+        (["--kernels", "reference,cusparselt:search=no"], {"kernel": ("reference", "cusparselt:search=no")}),
+        (["--masks", "1010,random"], {"mask": ("1010", "random")}),
         (["--optimizers", "momentum,adamw:lr=0.1"], {"optimizers": ("momentum", "adamw:lr=0.1")}),
-        (["--storages", "compressed", "--recompress-every", "10"], {"storages": ("compressed",)}),
+        (["--storages", "compressed", "--recompress-every", "10"], {"storage": ("compressed",)}),
         (
             ["--recompress-every", "1,10,never"],
-            {"storages": ("compressed", "masked", "masked:every=10", "masked:every=0")},
+            {"storage": ("compressed", "masked", "masked:every=10", "masked:every=0")},
         ),
-        (["--storages", "masked:every=5"], {"storages": ("masked:every=5",)}),
-        (["--masks", "all"], {"masks": MASKS.names(), "training_masks": MASKS.names()}),
+        (["--storages", "masked:every=5"], {"storage": ("masked:every=5",)}),
+        (["--masks", "all"], {"mask": MASKS.names()}),
         (["--workloads", "all"], {"workloads": WORKLOADS.names()}),
         (["--workloads", "gaussian:std=0.5:mean=1"], {"workloads": ("gaussian:std=0.5:mean=1",)}),
-        (["--no-search"], {"kernels": ("auto:search=no", "gathered")}),
-        (["--no-search", "--kernels=reference,cusparselt"], {"kernels": ("reference", "cusparselt:search=no")}),
+        (["--no-search"], {"kernel": ("auto:search=no", "gathered")}),
+        (["--no-search", "--kernels=reference,cusparselt"], {"kernel": ("reference", "cusparselt:search=no")}),
         (["--timing", "none"], {"timing": "none"}),
         (["--rounds=3", "--warmup-rounds=0"], {"rounds": 3, "warmup": 0}),
         (["--seed=7", "--warm-l2", "--keep-full-weight"], {"seed": 7, "flush": False, "keep_full_weight": True}),
@@ -102,7 +102,9 @@ def test_every_option_has_a_name_of_its_own_too(resolve: Resolve) -> None:
     ids=" ".join,
 )
 def test_options_resolve(arguments: list[str], changed: dict[str, Any], resolve: Resolve) -> None:
-    assert resolve(*arguments) == replace(CPU_DEFAULTS, **changed)
+    axes = {axis: changed.get(axis, specs) for axis, specs in CPU_DEFAULTS.axes.items()}
+    others = {name: value for name, value in changed.items() if name not in axes}
+    assert resolve(*arguments) == replace(CPU_DEFAULTS, axes=axes, **others)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_sizes_that_are_asked_for_are_those_of_training_too(
 
 
 def test_all_kernels_are_those_of_the_device(resolve: Resolve) -> None:
-    assert resolve("--kernels=all").kernels == tuple(
+    assert resolve("--kernels=all").axes["kernel"] == tuple(
         name for name in KERNELS.names() if "cpu" in KERNELS.get(name).device_types
     )
 

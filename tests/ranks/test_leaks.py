@@ -19,7 +19,7 @@ from blockshock.ranks import spawn
 
 pytestmark = pytest.mark.reliability
 
-CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 64, 4, "bf16")
+CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 64, 64, 4, "bf16")
 
 
 def share(value: torch.Tensor) -> torch.Tensor:

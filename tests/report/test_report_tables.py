@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rows import limited, run_of, tables, timed
+from rows import limited, run_of, stepped, tables, timed
 
 from blockshock.report.again import commands
 from blockshock.report.comparison import comparison
@@ -116,6 +116,17 @@ def test_the_commands_that_measure_a_run_again() -> None:
         "pytest tests/test_phase1_forward.py -m bench --N 64,128 --B 2,4 --dtype bf16 --workloads gaussian --seed 0 "
         "--ranks 2"
     ]
+
+
+def test_the_commands_ask_for_what_was_picked_and_for_no_more() -> None:
+    def asked(*labels: str) -> str:
+        (command,) = commands(run_of([stepped(label, 64, 4, 1.0) for label in labels]))
+        return command.partition("gaussian ")[2].partition(" --optimizers")[0]
+
+    both = [f"block_shock {kernel} 1010 {storage}" for kernel in ("auto", "cutlass") for storage in ("a", "b")]
+    assert asked("dense_single", *both) == "--kernels auto,cutlass --masks 1010 --storages a,b"
+    fitting = "block_shock gathered 1100", "block_shock cutlass tile"
+    assert asked(*fitting) == "--kernels gathered,cutlass", "each has the mask that fits it, unasked"
 
 
 def test_cells_as_they_are_read() -> None:

@@ -7,12 +7,15 @@ import os
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from inner_pytest import start, suite
+from resolving import CPU_DEFAULTS
 
 from blockshock.__main__ import main
+from blockshock.plugin.journal import resumable
 from blockshock.saved import journal
 from blockshock.saved.results import read_run
 
@@ -110,6 +113,19 @@ def _journal(folder: Path, lines: str, **session: object) -> Path:
     (folder / journal.SESSION).write_text(json.dumps(told | session))
     (folder / journal.METRICS).write_text(lines)
     return folder
+
+
+@pytest.mark.parametrize(("masks", "asked"), [(["1100"], None), (["1010"], ["1010"])])
+def test_a_journal_of_before_axes_were_classes_is_resumed(
+    masks: list[str], asked: list[str] | None, tmp_path: Path
+) -> None:
+    earlier = json.loads(json.dumps(CPU_DEFAULTS.described())) | {"masks": masks, "training_masks": asked}
+    _journal(tmp_path / "journal" / "1", _line("a", 1), settings=earlier)
+    told = {axis: specs for axis, specs in CPU_DEFAULTS.axes.items() if axis != "mask"}
+    now = replace(CPU_DEFAULTS, axes=told | {"mask": asked and tuple(asked), "toy": ("ball",)})
+    assert resumable(tmp_path, now).folder == tmp_path / "journal" / "1"
+    with pytest.raises(pytest.UsageError, match=r"ran with other options: masks .* then, \['tile'\] now"):
+        resumable(tmp_path, replace(now, axes=now.axes | {"mask": ("tile",)}))
 
 
 def _line(name: str, value: int) -> str:

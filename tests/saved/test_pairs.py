@@ -16,7 +16,7 @@ from blockshock.plugin.settings import Settings
 from blockshock.saved.judged import DENSE
 from blockshock.saved.pairs import Ratio, blocks_needed, change_of_blocks, quantile, ratio_of_blocks, ratio_of_pairs
 
-CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 64, 4, "bf16")
+CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 64, 64, 4, "bf16")
 BLOCKS, ROUNDS, TRIES = 10, 20, 400
 
 
@@ -209,7 +209,7 @@ def test_a_measurement_that_is_not_sound_is_refused(
 
 def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) -> None:
     stream = np.random.default_rng(7)
-    trained = replace(CASE, optimizer="sgd", storage="masked")
+    trained = replace(CASE, optimizer="sgd").picking(storage="masked")
     for claim in claims([CASE], [trained], ranks=2):
         rival, *_ = claim.rivals
         blocks = {
@@ -231,8 +231,8 @@ def test_verdicts_and_the_report_mean_the_same_by_dense() -> None:
 
 def test_claims_name_rivals_at_the_same_point() -> None:
     storages = ("masked", "compressed", "masked:every=10", "masked:every=0")
-    trained = [replace(CASE, optimizer="sgd", storage=storage) for storage in storages]
-    found = list(claims([CASE, replace(CASE, method="dense_single")], trained, ranks=2))
+    trained = [replace(CASE, optimizer="sgd").picking(storage=storage) for storage in storages]
+    found = list(claims([CASE, CASE.of("dense_single")], trained, ranks=2))
     assert Counter(claim.hypothesis.name for claim in found) == {"H1": 1, "H2": 2, "H3": 1, "H4": 1, "H5": 2}
     assert [hypothesis.name for hypothesis in HYPOTHESES] == ["H1", "H2", "H3", "H4", "H5"]
     by_name = {claim.hypothesis.name: [rival.id for rival in claim.rivals] for claim in found}

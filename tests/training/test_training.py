@@ -140,7 +140,7 @@ def test_kept_values_turn_on_a_gpu_as_on_a_cpu(mask: str, N: int, K: int) -> Non
 
 def _storage(kind: str, kernel: str, mask: str, dtype: torch.dtype = torch.float32, every: int = 1) -> Storage:
     """A trained half; reference goes backward by a packing of Wᵀ, as the sparse tensor cores do."""
-    half, training = _half(mask, dtype=dtype), Training(kind)
+    half, training = _half(mask, dtype=dtype), Training()
     packed = build_kernel(kernel).pack(half, backward=True)
     if kernel == "reference":
         packed.backward = backward_of(build_kernel("reference"), half)
@@ -244,7 +244,8 @@ def test_clipping_by_hand_is_torchs(max_norm: float) -> None:
     assert clip_grad_norm_([nn.Parameter(torch.ones(2))], 1.0) == 0
 
 
-CASE = Case("block_shock", "gathered", "1100", "gaussian", 64, 48, 16, "fp32", 0, False, "momentum", "compressed")
+PICKS = {"kernel": "gathered", "mask": "1100", "storage": "compressed"}
+CASE = Case("block_shock", PICKS, "gaussian", 64, 48, 16, "fp32", optimizer="momentum")
 
 
 def _lost_step(patch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ import torch
 
 from blockshock.machine import Group, shard
 from blockshock.measure import Operand
-from blockshock.methods.base import METHODS, Layer
+from blockshock.methods.base import METHODS
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.layer import Layer
 from blockshock.methods.tensor_parallel import ColumnParallel, RowParallel, TensorParallel
 
 
@@ -27,9 +28,9 @@ class _DTensorParallel(TensorParallel):
         self.linear = parallel.ParallelLinear(self.N, self.K, w, bias, self.group, rowwise)
 
     @classmethod
-    def estimate(cls, shape: Shape, kernel: str) -> WeightEstimate:
+    def estimate(cls, shape: Shape) -> WeightEstimate:
         if shape.training is None:
-            return super().estimate(shape, kernel)
+            return super().estimate(shape)
         elements = shape.N * shape.K // shape.ranks  # of the parameters alone: they are cast for each product
         held = elements * shape.training.parameter_bytes(shape.itemsize)
         return WeightEstimate(held, held + elements * shape.itemsize, elements)

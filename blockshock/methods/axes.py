@@ -1,0 +1,192 @@
+"""What is picked for a method beside its name. An axis is one class: all that a session does with it derives from that.
+
+Its options, what they resolve to, its part of test ids, labels, saved rows and re-run commands, and what the checks on
+small layers go through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from blockshock.kernels import KERNELS, build_kernel
+from blockshock.matrices import MASKS, MOST_FEATURES
+from blockshock.methods.layer import Layer
+from blockshock.registry import Registry, split, whole
+from blockshock.training import STORAGES, storage_of
+
+Picks = Mapping[str, str]
+"""The spec that was picked of each axis, by its name."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """An option of an axis beside the one that lists its specs; without a metavar, a flag."""
+
+    name: str
+    text: str
+    metavar: str | None = None
+
+
+class Axis:
+    """One thing to pick. Those that a method declares in ``axes`` are picked for it, in that order.
+
+    Attributes:
+        registry: its entries.
+        about: for the help, what is picked where nothing is asked for.
+        beside: its other options.
+        trained_only: picked only where something is trained.
+        with_method: among the pairs of choices on small layers a method goes with each of these as one choice, for
+            which of these it is decides what it can be combined with.
+    """
+
+    registry: ClassVar[Registry[Any]]
+    about: ClassVar[str] = "Default all"
+    beside: ClassVar[tuple[Beside, ...]] = ()
+    trained_only: ClassVar[bool] = False
+    with_method: ClassVar[bool] = False
+
+    def __init__(self, name: str) -> None:
+        self.name, self.option = name, f"--{name}s"
+
+    def check(self, spec: str) -> None:
+        """Raises UnknownName or InputError unless this is a spec of an entry."""
+        self.registry.resolve(spec)
+
+    def names(self, device: str) -> tuple[str, ...]:
+        """What ``all`` stands for on a device type."""
+        return self.registry.names()
+
+    def asked(self, specs: tuple[str, ...] | None, device: str, beside: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """What a session picks; None for what is usual, row by row.
+
+        Args:
+            specs: that its option lists; None where that was not given.
+            beside: values of its other options by their names, None or False where they were not given.
+        """
+        return specs
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        """What is picked where nothing was asked for, beside these picks; of passes that go backward too or do not."""
+        return self.names(device)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        """What the checks of drift and of trajectories go through, beside these picks."""
+        return self.names(device)
+
+    def covered(self, device: str) -> tuple[str, ...]:
+        """What pairs of choices on small layers are made of."""
+        return self.names(device)
+
+    def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        """None, or one sentence that says why this cannot run there."""
+        return None
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        """None, or one sentence that says why this cannot take that layer, wherever it is."""
+        return None
+
+
+AXES: Registry[type[Axis]] = Registry("axis")
+
+
+def axis_of(name: str) -> Axis:
+    """The axis of that name. Raises UnknownName where there is none."""
+    return AXES.get(name)(name)
+
+
+def all_axes() -> list[Axis]:
+    """All there are, in the order in which they were registered."""
+    return [axis_of(name) for name in AXES.names()]
+
+
+@AXES.register("kernel")
+class KernelAxis(Axis):
+    """What multiplies."""
+
+    registry = KERNELS
+    about = "Default auto and the fast ones"
+    beside = (Beside("--no-search", "cuSPARSELt runs its default algorithm, not the searched one"),)
+    with_method = True
+
+    def check(self, spec: str) -> None:
+        build_kernel(spec)
+
+    def names(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in KERNELS.names() if device in KERNELS.get(name).device_types)
+
+    def asked(self, specs: tuple[str, ...] | None, device: str, beside: Mapping[str, Any]) -> tuple[str, ...]:
+        fast = (name for name in self.names(device) if KERNELS.get(name).contender and name != "auto")
+        specs = ("auto", *fast) if specs is None else specs
+        if not beside["--no-search"]:
+            return specs
+        return tuple(f"{spec}:search=no" if spec in ("auto", "cusparselt") else spec for spec in specs)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return tuple(name for name in self.covered(device) if name != "auto")  # which stands for one of them
+
+    def covered(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in self.names(device) if KERNELS.get(name).sparse)
+
+    def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        return build_kernel(spec).unavailable(device, dtype)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        kernel, source = build_kernel(spec), layer.source
+        if source.dtype not in kernel.dtypes:
+            return f"does not multiply {source.dtype}"
+        return kernel.unsuitable(source.N, source.K, source.dtype, layer.mask)
+
+
+@AXES.register("mask")
+class MaskAxis(Axis):
+    """Which two of each four a half keeps."""
+
+    registry = MASKS
+    about = "Default 1100; from phase 2 on what fits the kernel"
+
+    def check(self, spec: str) -> None:
+        MASKS.resolve(spec, skip=1)
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        return (build_kernel(picks.get("kernel", "dense")).training_mask if both_ways else "1100",)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return self.usual(device, picks, both_ways=True)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        assert layer.mask is not None  # it can be made for this layer
+        return None
+
+
+@AXES.register("storage")
+class StorageAxis(Axis):
+    """How a half is held while it is trained."""
+
+    registry = STORAGES
+    beside = (
+        Beside(
+            "--recompress-every",
+            "steps from one compression of masked storage to the next: whole numbers, and never. Default 1",
+            "K,K",
+        ),
+    )
+    trained_only = True
+
+    def check(self, spec: str) -> None:
+        storage_of(spec)
+
+    def asked(self, specs: tuple[str, ...] | None, device: str, beside: Mapping[str, Any]) -> tuple[str, ...]:
+        """``masked`` is picked once for each cadence of compression."""
+        option = "--recompress-every"
+        text = "1" if beside[option] is None else beside[option]
+        cadences = [
+            0 if part == "never" else whole(option, part, most=MOST_FEATURES)
+            for part in split(option, text, "whole numbers, never")
+        ]
+        every = ["masked" if steps == 1 else f"masked:every={steps}" for steps in cadences]
+        specs = self.names(device) if specs is None else specs
+        return tuple(dict.fromkeys(found for spec in specs for found in (every if spec == "masked" else [spec])))

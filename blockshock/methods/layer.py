@@ -1,0 +1,63 @@
+"""What a method is given: the layer that it is to compute, and what was picked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from blockshock.kernels import PackedDense
+from blockshock.matrices import Mask, WeightSource, build_mask
+from blockshock.methods.product import Weight
+from blockshock.training import DenseStorage, Training
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The layer a method is to compute.
+
+    Attributes:
+        source: W and the bias.
+        picks: what was picked of each axis, a spec by the axis's name; a mask may be one that is made already.
+        tokens: rows of X that the layer will meet, for kernels that are chosen by measuring.
+        backward: the layer will be differentiated, so that what backward needs is packed too.
+        training: how its weights are trained; None to freeze them.
+    """
+
+    source: WeightSource
+    picks: Mapping[str, str | Mask] = field(default_factory=dict)
+    tokens: int = 64
+    backward: bool = False
+    training: Training | None = None
+
+    def pick(self, axis: str) -> str | None:
+        """The spec that was picked of that axis; None where none was."""
+        picked = self.picks.get(axis)
+        return None if isinstance(picked, Mask) else picked
+
+    @cached_property
+    def mask(self) -> Mask | None:
+        """The mask that was picked, made once; None where none was. Raises MaskError where it does not fit W."""
+        picked = self.picks.get("mask")
+        return build_mask(picked, self.source) if isinstance(picked, str) else picked
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether weights are packed for both directions."""
+        return self.backward or self.training is not None
+
+    def weight(self, w: torch.Tensor, bias: torch.Tensor | None) -> Weight:
+        """A dense weight of this layer, or this rank's shard of one: frozen, or trained."""
+        packed = PackedDense(w, bias)
+        if self.training is None:
+            return packed
+        return DenseStorage(packed, self.training, self.trained_bias(bias))
+
+    def trained_bias(self, bias: torch.Tensor | None) -> nn.Parameter | None:
+        """The parameter that trains a bias."""
+        if self.training is None or bias is None:
+            return None
+        return nn.Parameter(bias.to(self.training.parameter_dtype(bias.dtype), copy=True))

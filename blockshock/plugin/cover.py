@@ -1,0 +1,120 @@
+"""Every pair of choices, or their full product, on small layers."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from functools import cache
+from typing import Any
+
+from blockshock.errors import BlockShockError
+from blockshock.matrices import WORKLOADS, GeneratedWeights, build_workload
+from blockshock.methods import Layer, axis_of, method_of
+from blockshock.phases import DTYPES, Case
+
+SHAPES = {
+    "cpu": ((256, 256), (128, 384), (1536, 384), (384, 1536)),
+    "cuda": ((1024, 1024), (512, 1536), (1536, 384), (384, 1536)),
+}
+TOKENS = (1, 7, 16)
+_COMPLETIONS = 30
+
+Choice = tuple[Any, ...]
+"""((method, spec, …), spec of each other axis …, dtype, workload, (N, K), B); None for what is not the method's."""
+
+
+class Cover:
+    """The choices of some methods.
+
+    Args:
+        methods: between whose picks pairs are formed.
+        seed: of the cases.
+    """
+
+    def __init__(self, methods: list[str], device: str, seed: int) -> None:
+        names = dict.fromkeys(name for method in methods for name in method_of(method)[0].axes)
+        axes = [axis for axis in map(axis_of, names) if not axis.trained_only]
+        self._with_method = [axis for axis in axes if axis.with_method]
+        self._others = [axis for axis in axes if not axis.with_method]
+        self._seed = seed
+        self._factors: list[list[Any]] = [
+            [row for method in methods for row in self._rows(method, device)],
+            *([None, *axis.covered(device)] for axis in self._others),
+            list(DTYPES),
+            list(WORKLOADS.names()),
+            list(SHAPES[device]),
+            list(TOKENS),
+        ]
+
+    def _rows(self, method: str, device: str) -> list[Choice]:
+        picked = method_of(method)[0].axes
+        specs = [axis.covered(device) if axis.name in picked else (None,) for axis in self._with_method]
+        return [(method, *choice) for choice in itertools.product(*specs)]
+
+    def _case(self, choice: Choice) -> Case:
+        (method, *with_method), *others, dtype, workload, (N, K), B = choice
+        named = zip([*self._with_method, *self._others], [*with_method, *others], strict=True)
+        specs = {axis.name: spec for axis, spec in named if spec is not None}
+        axes: list[str] = sorted(specs, key=[*method_of(method)[0].axes, *specs].index)
+        return Case(method, {axis: specs[axis] for axis in axes}, workload, N, K, B, dtype, self._seed)
+
+    def _applies(self, choice: Choice) -> bool:
+        case, axes = self._case(choice), method_of(choice[0][0])[0].axes
+        if any((axis.name in axes) != (axis.name in case.picks) for axis in self._others):
+            return False
+        workload = build_workload(case.workload)
+        if workload.shapes is not None and (case.N, case.K) not in workload.shapes:
+            return False
+        if workload.most_tokens is not None and workload.most_tokens < case.B:
+            return False
+        return not case.picks or _suits(case.method, tuple(case.picks.items()), case.N, case.K, case.dtype)
+
+    def product(self) -> list[Case]:
+        """All choices that apply."""
+        return [self._case(choice) for choice in itertools.product(*self._factors) if self._applies(choice)]
+
+    def pairs(self) -> list[Case]:
+        """Choices in which each pair of values that can go together does so at least once.
+
+        Greedy: each pair still missing is completed in the way, of a few random ones, that covers most missing pairs;
+        and in the first way there is, where none of those applies. Seeded, so that the ids of the tests stay.
+        """
+        factors, stream = self._factors, random.Random(24)
+        missing = {
+            ((i, a), (j, b))
+            for i, j in itertools.combinations(range(len(factors)), 2)
+            for a, b in itertools.product(factors[i], factors[j])
+        }
+        chosen = []
+        for pair in sorted(missing, key=str):
+            if pair not in missing:
+                continue
+            fixed = dict(pair)
+            tries = [
+                tuple(fixed.get(index, stream.choice(values)) for index, values in enumerate(factors))
+                for _ in range(_COMPLETIONS)
+            ]
+            everything = itertools.product(*([fixed[i]] if i in fixed else values for i, values in enumerate(factors)))
+            fitting = [choice for choice in tries if self._applies(choice)] or list(
+                itertools.islice(filter(self._applies, everything), 1)
+            )
+            missing.discard(pair)
+            if fitting:
+                best = max(fitting, key=lambda choice: len(missing & _pairs_of(choice)))
+                missing -= _pairs_of(best)
+                chosen.append(best)
+        return [self._case(choice) for choice in chosen]
+
+
+def _pairs_of(choice: Choice) -> set[tuple[tuple[int, Any], tuple[int, Any]]]:
+    return set(itertools.combinations(enumerate(choice), 2))
+
+
+@cache
+def _suits(method: str, picks: tuple[tuple[str, str], ...], N: int, K: int, dtype: str) -> bool:
+    """Whether what is picked can take such a layer, on some device."""
+    layer = Layer(GeneratedWeights(N, K, DTYPES[dtype], "cpu"), dict(picks))
+    try:
+        return method_of(method)[0].unsuitable(layer) is None
+    except BlockShockError:
+        return False
