@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from blockshock.measure import Accuracy, timing
+from blockshock.methods import method_of
 from blockshock.phases import Case, Claim, DriftResult, KernelTime, TimingResult, TrainingResult, TrajectoryResult
 from blockshock.plugin.settings import Settings
 from blockshock.saved import or_inf
@@ -27,9 +28,17 @@ def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
         "phase": phase,
         "label": case.label,
         **asdict(case),
+        **describe_method(case),
         "device": settings.device,
         "ranks": settings.ranks,
     }
+
+
+def describe_method(case: Case) -> dict[str, Any]:
+    """What the method is in the comparison, and what was picked for it."""
+    kind = method_of(case.method)[0]
+    picks = {axis: getattr(case, axis) for axis in kind.picks if getattr(case, axis) is not None}
+    return {"role": str(kind.role), "promise": str(kind.promise), "span": str(kind.span), "picks": picks}
 
 
 def group_name(title: str, case: Case | Claim) -> str:
@@ -98,10 +107,12 @@ def describe_verdict(
     """
     ratio = ratio_of_pairs(blocks)
     return {
-        "hypothesis": claim.hypothesis.name,
+        "hypothesis": claim.name,
         "statement": claim.hypothesis.statement,
         "rival": rival.label,
         "rival_method": rival.method,
+        "rival_role": str(method_of(rival.method)[0].role),
+        "rival_span": str(method_of(rival.method)[0].span),
         "rivals": rivals,
         "ratio": ratio.value,
         "ratio_low": ratio.low,
