@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from blockshock.nn.linear import BlockShockLinear as BlockShockLinear
     from blockshock.nn.parallel_style import BlockShockParallel as BlockShockParallel
     from blockshock.phases.hypotheses import HYPOTHESES as HYPOTHESES
+    from blockshock.phases.hypotheses import Hypothesis as Hypothesis
+    from blockshock.phases.hypotheses import best_of as best_of
     from blockshock.training.clipping import clip_grad_norm_ as clip_grad_norm_
     from blockshock.training.steps import elementwise as elementwise
 
 _PUBLIC = {
     "HYPOTHESES": "blockshock.phases.hypotheses",
+    "Hypothesis": "blockshock.phases.hypotheses",
     "KERNELS": "blockshock.kernels",
     "MASKS": "blockshock.matrices.named_masks",
     "METHODS": "blockshock.methods",
@@ -35,6 +38,7 @@ _PUBLIC = {
     "Method": "blockshock.methods",
     "TiledMask": "blockshock.matrices.masks",
     "Workload": "blockshock.matrices.workloads",
+    "best_of": "blockshock.phases.hypotheses",
     "clip_grad_norm_": "blockshock.training.clipping",
     "elementwise": "blockshock.training.steps",
     "load_optimizer_state": "blockshock.nn.checkpoint",

@@ -42,7 +42,13 @@ def _newer() -> dict[str, dict[str, Any]]:
     """What official runs do not hold yet."""
     sides = {"first": [[1e-3, 1.1e-3], [1e-3, 9e-4]], "second": [[1e-3, 1e-3], [1.2e-3, 1e-3]], "pilot": 2}
     ours, best = "block_shock gathered 1100", {"dense_single": 1.0, "dense_tp_col": 2.0}
+    alone = {"role": "subject", "span": "one", "promise": "own weights", "picks": {"pruner": "magnitude"}}
+    quality = {"output_error": 0.3, "kept_magnitude": 0.8, "kept_energy": 0.9}
     infos = {
+        "pruned": timed("pruned magnitude", 64, 4, 1.0, **alone),
+        "alone": timed("dense_single", 64, 4, 1.0),
+        "quality": checked("pruned magnitude", quality=quality, **alone),
+        "pays": verdict("pruned magnitude", rival="dense_single", **alone),
         "forward": timed(ours, 64, 4, 1.0, builds_p50_ms=[0.9, 1.1], flush="clean", l2_flushed=True),
         "wrong": checked(ours, error_ratio=1e3, status="wrong"),
         "every": stepped(f"{ours} masked:every=1", 64, 4, 1.0),

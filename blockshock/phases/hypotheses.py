@@ -1,99 +1,185 @@
-"""The questions that the suite is asked to decide, each about a Block-Shock case and a rival at the same point."""
+"""The questions that the suite is asked to decide, each about a row of the grids and a rival at the same point."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-from blockshock.methods import METHODS
+from blockshock.errors import InputError
+from blockshock.methods import METHODS, Method, Promise, Role, Span, method_of
 from blockshock.phases.case import Case
+from blockshock.registry import Registry, parse_spec
 from blockshock.training import storage_of
-
-BEST_DENSE = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
-"""What anybody can have without halves. Which of them is fastest changes with the point."""
 
 
 @dataclass(frozen=True)
+class BestOf:
+    """Of all methods of a kind the fastest at the point."""
+
+    role: Role
+    span: Span | None
+    promise: Promise
+
+    def __str__(self) -> str:
+        kind = "dense one" if self.promise is Promise.DENSE else f"{self.role} ({self.promise})"
+        return f"the best {kind}{' on one device' if self.span is Span.ONE else ''}"
+
+    def names(self) -> tuple[str, ...]:
+        """The methods, of those that are registered by now."""
+        return tuple(name for name in METHODS.names() if self._has(METHODS.get(name)))
+
+    def _has(self, kind: type[Method]) -> bool:
+        return (kind.role, kind.promise) == (self.role, self.promise) and self.span in (None, kind.span)
+
+
+def best_of(role: Role = Role.RIVAL, span: Span | None = None, promise: Promise = Promise.DENSE) -> BestOf:
+    """The fastest method of a role, by default of the dense alternatives: which that is changes with the point.
+
+    Args:
+        span: of those that run on that, if on any.
+        promise: of those that keep it.
+    """
+    return BestOf(role, span, promise)
+
+
 class Hypothesis:
-    """A claim that Block-Shock is faster than a rival, forward or over a training step.
+    """A claim that one method is faster than another, forward or over a training step.
+
+    A subclass says in its docstring what a ratio below one means, and
 
     Attributes:
-        statement: what a ratio below one means.
-        rivals: methods, of which the fastest at the point is the rival.
+        subject: what it is about: a method's name, or which methods.
+        rivals: a method's name, or ``best_of`` several.
         passes: what pairs are timed of, ``forward`` or ``training``. With both, the ratio is that of the forward ratio
             over the training one.
+        statement: what its docstring says, as the middle of a sentence.
     """
 
-    name: str
-    statement: str
-    rivals: tuple[str, ...]
-    passes: tuple[str, ...] = ("forward",)
+    subject: ClassVar[str | Callable[[type[Method]], bool]]
+    rivals: ClassVar[str | BestOf]
+    passes: ClassVar[tuple[str, ...]] = ("forward",)
+    statement: ClassVar[str]
 
-    @property
-    def training(self) -> bool:
+    def __init_subclass__(cls) -> None:
+        """Raises InputError if it does not say all that it must."""
+        said = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].replace("\n", " ").removesuffix(".")
+        if not said:
+            raise InputError(f"{cls.__name__} has no docstring: let it say what a ratio below one means")
+        for name in ("subject", "rivals"):
+            if not hasattr(cls, name):
+                raise InputError(f"{cls.__name__} has no {name}: name a method, or say which ones")
+        if cls.passes not in (("forward",), ("training",), ("forward", "training")):
+            raise InputError(f"{cls.__name__}: passes are ('forward',), ('training',) or both, got {cls.passes!r}")
+        cls.statement = said[0].lower() + said[1:]
+
+    @classmethod
+    def concerns(cls, method: str) -> bool:
+        """Whether it is about rows of this method, a spec."""
+        if isinstance(cls.subject, str):
+            return parse_spec(method)[0] == cls.subject
+        return cls.subject(method_of(method)[0])
+
+    @classmethod
+    def training(cls) -> bool:
         """Whether it is about cases that are trained."""
-        return "training" in self.passes
-
-    @property
-    def against(self) -> str:
-        """The rival, for a reader."""
-        return "the best dense one" if self.rivals == BEST_DENSE else self.rivals[0]
+        return "training" in cls.passes
 
 
-HYPOTHESES = (
-    Hypothesis("H1", "forward, it is faster than the best dense alternative on these GPUs", BEST_DENSE),
-    Hypothesis(
-        "H2",
-        "it stands worse against tensor parallelism in training than forward",
-        ("dense_tp_row",),
-        ("forward", "training"),
-    ),
-    Hypothesis("H3", "forward, it is faster than the ablation that multiplies the zeros", ("masked_split_dense",)),
-    Hypothesis("H4", "forward, it is faster than one dense GPU", ("dense_single",)),
-    Hypothesis("H5", "a training step is faster than the best dense alternative's", BEST_DENSE, ("training",)),
-)
+HYPOTHESES: Registry[type[Hypothesis]] = Registry("hypothesis")
+
+
+@HYPOTHESES.register("H1")
+class FasterThanDense(Hypothesis):
+    """Forward, it is faster than the best dense alternative on these GPUs."""
+
+    subject, rivals = "block_shock", best_of()
+
+
+@HYPOTHESES.register("H2")
+class WorseInTraining(Hypothesis):
+    """It stands worse against tensor parallelism in training than forward."""
+
+    subject, rivals, passes = "block_shock", "dense_tp_row", ("forward", "training")
+
+
+@HYPOTHESES.register("H3")
+class ZerosAreSkipped(Hypothesis):
+    """Forward, it is faster than the ablation that multiplies the zeros."""
+
+    subject, rivals = "block_shock", "masked_split_dense"
+
+
+@HYPOTHESES.register("H4")
+class FasterThanOne(Hypothesis):
+    """Forward, it is faster than one dense GPU."""
+
+    subject, rivals = "block_shock", "dense_single"
+
+
+@HYPOTHESES.register("H5")
+class FasterStep(Hypothesis):
+    """A training step is faster than the best dense alternative's."""
+
+    subject, rivals, passes = "block_shock", best_of(), ("training",)
+
+
+@HYPOTHESES.register("H6")
+class PrunedPays(Hypothesis):
+    """A pruned layer is faster than the dense one on one GPU."""
+
+    subject, rivals = "pruned", best_of(span=Span.ONE)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A hypothesis at one point, about one kernel and mask.
+    """A hypothesis at one point, about one row.
 
     Attributes:
+        name: of the hypothesis.
         rivals: cases at the same point, of which the fastest is the rival.
     """
 
-    hypothesis: Hypothesis
+    name: str
+    hypothesis: type[Hypothesis]
     case: Case
     rivals: tuple[Case, ...]
 
     @property
     def id(self) -> str:
-        return f"{self.hypothesis.name}-{self.case.id}"
+        return f"{self.name}-{self.case.id}"
 
     @property
     def group(self) -> str:
-        """One group of the comparison: all points of one kernel and mask."""
-        trained = [self.case.optimizer] if self.hypothesis.training else []
-        told = [self.hypothesis.name, self.case.label, *filter(None, trained), "against", self.hypothesis.against]
+        """One group of the comparison: all points of one row."""
+        trained = [self.case.optimizer] if self.hypothesis.training() else []
+        told = [self.name, self.case.label, *filter(None, trained), f"against {self.hypothesis.rivals}"]
         return " ".join(told)
 
 
 def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim]:
-    """Every hypothesis about every Block-Shock case of a forward grid, or of a training grid.
+    """Every hypothesis about every case of a forward grid, or of a training grid, that it is about.
 
     Left out are rivals that one rank alone cannot be, with hypotheses that then have none; and storages that compress
     only every k-th step: no single step, captured, is the mean one, and between two compressions the weights are not
     those of dense training.
     """
-    for hypothesis in HYPOTHESES:
-        rivals = [name for name in hypothesis.rivals if ranks > 1 or not METHODS.get(name).sharded]
-        for case in trained if hypothesis.training else cases:
-            if rivals and case.method == "block_shock" and _compresses_every_time(case):
-                yield Claim(hypothesis, case, tuple(_rival(case, name) for name in rivals))
+    for name in HYPOTHESES.names():
+        hypothesis = HYPOTHESES.get(name)
+        chosen = hypothesis.rivals
+        rivals = [
+            rival
+            for rival in ([chosen] if isinstance(chosen, str) else chosen.names())
+            if ranks > 1 or not method_of(rival)[0].sharded
+        ]
+        for case in trained if hypothesis.training() else cases:
+            if rivals and hypothesis.concerns(case.method) and _compresses_every_time(case):
+                yield Claim(name, hypothesis, case, tuple(_rival(case, rival) for rival in rivals))
 
 
 def _rival(case: Case, method: str) -> Case:
-    return case.of(method, METHODS.get(method).axes)
+    return case.of(method, method_of(method)[0].axes)
 
 
 def _compresses_every_time(case: Case) -> bool:

@@ -105,10 +105,12 @@ def describe_verdict(
     """
     ratio = ratio_of_pairs(blocks)
     return {
-        "hypothesis": claim.hypothesis.name,
+        "hypothesis": claim.name,
         "statement": claim.hypothesis.statement,
         "rival": rival.label,
         "rival_method": rival.method,
+        "rival_role": str(method_of(rival.method)[0].role),
+        "rival_span": str(method_of(rival.method)[0].span),
         "rivals": rivals,
         "ratio": ratio.value,
         "ratio_low": ratio.low,

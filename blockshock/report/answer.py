@@ -1,4 +1,4 @@
-"""The answer in a few lines: what ran, was it right, and does Block-Shock pay, forward, in training, and how surely?"""
+"""The answer in a few lines: what ran, was it right, and does what is asked about pay, and how surely?"""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.comparison import wide
-from blockshock.report.tables import RIVALS, Info
-from blockshock.saved import Run, best_dense, faults, section_of, sound, was_checked
+from blockshock.report.tables import Info, yardsticks
+from blockshock.saved import Run, best_dense, dense_beside, faults, or_inf, qualities, section_of, sound, was_checked
 from blockshock.saved.pairs import WIDE
 
 
 def answer(run: Run) -> Iterator[str]:
-    """Five lines, or none where there is nothing to say."""
+    """A few lines, or none where there is nothing to say."""
     infos = run.infos
     if not infos:
         return
@@ -27,11 +27,13 @@ def answer(run: Run) -> Iterator[str]:
     on = where or machine.get("cpu") or "unnamed hardware"
     if (machines := machine.get("machines") or 1) > 1:
         on = f"{machines} machines, the first with {on}"
-    yield f"{first['ranks']} {first['device'].upper()} ranks on {on}; {', '.join(versions) or 'versions unknown'}"
+    ranks = max(info["ranks"] for info in infos)
+    yield f"{ranks} {first['device'].upper()} ranks on {on}; {', '.join(versions) or 'versions unknown'}"
     yield _right(infos)
-    yield _speed("forward", [info for info in infos if section_of(info) == "forward"])
-    yield _speed("training step", [info for info in infos if section_of(info) == "training"])
+    yield from _speeds("forward", [info for info in infos if section_of(info) == "forward"])
+    yield from _speeds("training step", [info for info in infos if section_of(info) == "training"])
     yield _judged([info for info in infos if "verdict" in info])
+    yield from _lost(list(qualities(infos).values()))
 
 
 def _right(infos: list[Info]) -> str:
@@ -44,30 +46,39 @@ def _right(infos: list[Info]) -> str:
     return f"{told}; WRONG: {', '.join(names)}" if names else told
 
 
-def _speed(what: str, infos: list[Info]) -> str:
-    """Ratios of the fastest Block-Shock row to its rivals, over all points where both were timed."""
+def _speeds(what: str, infos: list[Info]) -> Iterator[str]:
+    """A line for each method that is asked about and was timed with rivals."""
+    subjects = dict.fromkeys(info["method"] for info in infos if info["role"] == "subject")
+    told = [(method, found) for method in subjects if (found := _speed(method, infos))]
+    yield from (f"{what}: the fastest {method} takes {found}" for method, found in told)
+    if not told:
+        yield f"{what}: not timed with its rivals"
+
+
+def _speed(method: str, infos: list[Info]) -> str:
+    """Ratios of its fastest row to its rivals, over all points where both were timed."""
     points: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
     for info in infos:
         points[tuple(info.get(key) for key in ("workload", "N", "K", "B", "dtype", "optimizer"))].append(info)
-    pairs = [(ours, rows) for rows in points.values() if (ours := _fastest(rows)) is not None]
-    against = [(ours, best) for ours, rows in pairs if (best := best_dense(rows)) is not None]
+    pairs = [(ours, rows) for rows in points.values() if (ours := _fastest(method, rows)) is not None]
+    against = [(ours, best) for ours, rows in pairs if (best := best_dense(rows, ours)) is not None]
     found = []
     if against:
         names = Counter(best["label"] for _, best in against)
         where = ", ".join(f"{name} at {count}" for name, count in names.most_common())
         found.append(_told("the best dense alternative's time", [_ratio(*pair) for pair in against], where))
-    for rival, name in RIVALS.items():
-        ratios = [_ratio(ours, row) for ours, rows in pairs for row in rows if row["method"] == rival and sound(row)]
+    dense = dense_beside(infos, pairs[0][0]) if pairs else []
+    # Of a single alternative all is said: it is the best.
+    for rival in yardsticks(dense) if len({row["label"] for row in dense}) > 1 else ():
+        ratios = [_ratio(ours, row) for ours, rows in pairs for row in rows if row["label"] == rival and sound(row)]
         if ratios:
-            found.append(_told(f"{name}'s time", ratios))
-    return (
-        f"{what}: the fastest block_shock takes {', '.join(found)}" if found else f"{what}: not timed with its rivals"
-    )
+            found.append(_told(f"{rival}'s time", ratios))
+    return ", ".join(found)
 
 
-def _fastest(rows: list[Info]) -> Info | None:
-    """Of Block-Shock at one point; without those that train on stale weights, and without what is wrong."""
-    ours = [row for row in rows if row["method"] == "block_shock" and sound(row)]
+def _fastest(method: str, rows: list[Info]) -> Info | None:
+    """Of a method at one point; without those that train on stale weights, and without what is wrong."""
+    ours = [row for row in rows if row["method"] == method and sound(row)]
     return min(ours, key=lambda row: row["p50_ms"], default=None)
 
 
@@ -85,13 +96,15 @@ def _judged(infos: list[Info]) -> str:
         return "verdicts: none in this run; `pytest tests/test_hypotheses.py -m bench` makes them"
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     rivals: dict[str, Counter[str]] = defaultdict(Counter)
+    lost: dict[str, list[float]] = defaultdict(list)
     for info in infos:
         if not info.get("wrong"):
+            lost[info["hypothesis"]] += [info["loses"]["output_error"]] if "loses" in info else []
             counts[info["hypothesis"]][info["verdict"]] += 1
             rivals[info["hypothesis"]][info["rival"]] += 1
     told = [
         f"{name} {', '.join(f'{verdict} at {count}' for verdict, count in found.most_common())} "
-        f"(against {', '.join(rival for rival, _ in rivals[name].most_common())})"
+        f"(against {', '.join(rival for rival, _ in rivals[name].most_common())}{_losing(lost[name])})"
         for name, found in counts.items()
     ]
     if distrusted := sum(bool(info.get("wrong")) for info in infos):
@@ -99,3 +112,22 @@ def _judged(infos: list[Info]) -> str:
     if spans := sum(map(wide, infos)):
         told.append(f"{spans} with an interval wider than a factor of {WIDE:g}")
     return f"verdicts: {'; '.join(told)}"
+
+
+def _losing(errors: list[float]) -> str:
+    """What the output loses, where anything says so."""
+    if not errors:
+        return ""
+    low, high = f"{min(errors):.3f}", f"{max(errors):.3f}"
+    return f"; loses {low if low == high else f'{low} to {high}'} of the output"
+
+
+def _lost(infos: list[Info]) -> Iterator[str]:
+    """What weights of their own lose, the least first. It is the same whatever kernel multiplies by them."""
+    errors: dict[str, list[float]] = defaultdict(list)
+    for info in infos:
+        picked = (spec for axis, spec in info["picks"].items() if axis != "kernel")
+        errors[" ".join([info["method"], *picked])].append(info["quality"]["output_error"])
+    if errors:
+        told = sorted(errors, key=lambda name: or_inf(statistics.median(errors[name])))
+        yield f"quality: {', '.join(f'{name}{_losing(errors[name])[1:]}' for name in told)}"

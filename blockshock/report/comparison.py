@@ -7,23 +7,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.tables import (
-    RIVALS,
     Cell,
     Column,
     Info,
     Table,
     columns,
     footnotes,
+    loses,
+    lossy,
     mark,
     mib,
     point,
     ratio,
     spread,
+    yardsticks,
 )
 from blockshock.saved import PHASES, best_dense, or_inf, section_of
 from blockshock.saved.pairs import WIDE, Ratio
 
-_RATIOS = (Column("÷ best dense", ".2f"), Column("÷ tp row", ".2f"), Column("÷ single", ".2f"))
 _BUILDS = Column("builds ±", ".1%")
 _LIMIT = Column("% limit", ".0%")
 
@@ -85,10 +86,16 @@ def _farthest(name: str, section: str, rows: list[Info], key: str, what: str) ->
 def _verdicts(name: str, rows: list[Info]) -> Table:
     """One hypothesis about one kernel: the ratio at each point to the rival there, and at how many it holds."""
     shown = columns(workload="", N="d", K="d", B="d", dtype="", rival="", ratio=".3f")
-    table = Table(f"{name}: {rows[0]['statement']}", "verdicts", (*shown, Column("95 % interval"), Column("verdict")))
+    table = Table(
+        f"{name}: {rows[0]['statement']}",
+        "verdicts",
+        (*shown, Column("95 % interval"), Column("verdict"), *lossy(rows)),
+    )
     for row in rows:
         interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}{' wide' if wide(row) else ''}"
-        table.rows.append((*point(row), row["rival"], row["ratio"], interval, row["verdict"] + mark(row)))
+        table.rows.append(
+            (*point(row), row["rival"], row["ratio"], interval, row["verdict"] + mark(row), *loses(table, row))
+        )
     counts = Counter(row["verdict"] for row in rows)
     found = ", ".join(f"{verdict} at {count}" for verdict, count in counts.most_common())
     table.notes.append(f"of {len(rows)} points {found} (margin {rows[0]['margin']:.0%})")
@@ -134,27 +141,33 @@ def _accuracy(name: str, rows: list[Info]) -> Table:
 
 
 def _timed(name: str, section: str, rows: list[Info], numbers: dict[str, str]) -> Table:
-    title = f"{name}, {rows[0]['ranks']} {rows[0]['device'].upper()} ranks, {rows[0]['timing']}"
+    ranks = max(row["ranks"] for row in rows)
+    title = f"{name}, {ranks} {rows[0]['device'].upper()} ranks, {rows[0]['timing']}"
     first, second = (Column("step ms" if section == "training" else "p50 ms", ".4f"), Column("p95 ms", ".4f"))
     builds = [_BUILDS] if any("builds_p50_ms" in row for row in rows) else []
     limit = [_LIMIT] if any("of_limit" in row or "limits" in row for row in rows) else []
+    ratios = (Column(f"÷ {rival}", ".2f") for rival in ("best dense", *yardsticks(rows)))
     rest = (Column(*column) for column in numbers.items())
-    table = Table(title, section, (Column("method"), first, *builds, second, *_RATIOS, *limit, *rest))
-    if best := best_dense(rows):
-        table.notes.append(f"best dense: {best['label']}")
+    table = Table(title, section, (Column("method"), first, *builds, second, *ratios, *limit, *lossy(rows), *rest))
+    bests = (best for row in rows if (best := best_dense(rows, row)))
+    if found := dict.fromkeys(best["label"] for best in (best_dense(rows), *bests) if best):
+        table.notes.append(f"best dense: {', on one device '.join(found)}")
     return table
 
 
 def _fastest_first(table: Table, rows: list[Info]) -> Iterator[tuple[Info, tuple[Cell, ...]]]:
     """Each row, and its cells of the columns that every table of times has."""
     medians = {row["label"]: row["p50_ms"] for row in rows}
-    best = best_dense(rows)
-    rivals = (best["p50_ms"] if best else None, *map(medians.get, RIVALS))
+    fixed = list(map(medians.get, yardsticks(rows)))
     for row in sorted(rows, key=lambda row: row["p50_ms"]):
-        ratios = (ratio(row["p50_ms"], rival) for rival in rivals)
+        best = best_dense(rows, row) or {}
+        ratios = (ratio(row["p50_ms"], rival) for rival in (best.get("p50_ms"), *fixed))
         builds = [spread(row)] if _BUILDS in table.columns else []
         limit = [row.get("of_limit")] if _LIMIT in table.columns else []
-        yield row, (row["label"] + mark(row), row["p50_ms"], *builds, row["p95_ms"], *ratios, *limit)
+        yield (
+            row,
+            (row["label"] + mark(row), row["p50_ms"], *builds, row["p95_ms"], *ratios, *limit, *loses(table, row)),
+        )
 
 
 def _steps(name: str, section: str, rows: list[Info]) -> Table:

@@ -12,7 +12,7 @@ import pandas as pd
 from blockshock.report.comparison import by_loss
 from blockshock.report.flat import flat
 from blockshock.report.tables import Info, point
-from blockshock.saved import COMMANDS, Run, section_of, sound
+from blockshock.saved import COMMANDS, Run, is_alone, is_dense, section_of, sound
 
 RESAMPLES = 200
 """Few: these intervals are drawn, not judged by."""
@@ -39,6 +39,7 @@ def frame_of(run: Run) -> pd.DataFrame:
     - ``section``, and ``comparable``: whether it is of a group that can be compared line by line;
     - ``judges``: of a verdict, the section whose times its ratio is one of; none of a ratio of ratios;
     - ``label``: marked where the output is wrong, and ``sound``: whether it may be the fastest;
+    - ``dense``: whether it is a dense alternative, ``alone``: whether it is set beside those of one device only;
     - ``best_of``: of a verdict, whether its rival was the best of several;
     - ``loss``: of errors of gradients, a row each;
     - ``medians``: of resampled rounds;
@@ -58,7 +59,8 @@ def frame_of(run: Run) -> pd.DataFrame:
         row: Info = {"judges": judges(info), "section": section_of(info)}
         row["comparable"] = "verdict" in info or len(points[record["group"]]) == 1
         row["medians"] = _medians(record, number) if "p50_ms" in info else None
-        row |= {"sound": sound(info), "best_of": len(info.get("rivals") or ()) > 1}
+        row |= {"sound": sound(info), "dense": is_dense(info), "alone": is_alone(info)}
+        row |= {"best_of": len(info.get("rivals") or ()) > 1}
         if error := checked.get((info["label"], *point(info))):
             row["checked_mean_error"] = error
         if info.get("wrong"):

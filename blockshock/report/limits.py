@@ -1,4 +1,4 @@
-"""How near Block-Shock comes to what this machine can do at best, and which stage loses the rest."""
+"""How near what is asked about comes to what this machine can do at best, and which stage loses the rest."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ def limit_lines(infos: list[Info]) -> Iterator[str]:
     """One line a phase and label, where a run has limits."""
     for section in PHASES.values():
         rows = [row for row in infos if section_of(row) == section and _judged(row)]
-        automatic = [row for row in rows if (row.get("kernel") or "").startswith("auto")]
-        labels = dict.fromkeys(row["label"] for row in automatic or rows)
+        automatic = {row["method"] for row in rows if _is_automatic(row)}
+        labels = dict.fromkeys(row["label"] for row in rows if _is_automatic(row) or row["method"] not in automatic)
         for label in labels:
             yield _line(
                 section, label, [row for row in rows if row["label"] == label], WORST if len(labels) == 1 else 1
             )
 
 
+def _is_automatic(row: Info) -> bool:
+    return bool(row["picks"].get("kernel", "").startswith("auto"))
+
+
 def _judged(row: Info) -> bool:
-    ours = row["method"] == "block_shock" and sound(row)
+    ours = row["role"] == "subject" and sound(row)
     return ours and row["N"] >= LEAST_N and row["B"] >= LEAST_B and limited(_products(row))
 
 

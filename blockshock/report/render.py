@@ -63,7 +63,7 @@ def draw(run: Run, prefix: str, drawn: Callable[[int, int], None]) -> tuple[list
     """
     frame = frame_of(run)
     found = views(frame)
-    labels = [label for view in found for label in view.rows["label"]]
+    labels = [named for view in found for named in zip(view.rows["label"], view.rows["role"], strict=True)]
     styles = Styles.of(labels, run.machine.get("ceilings") or {})
     jobs = [(prefix, plot, view) for section, plot in kinds() for view in found if view.section == section]
     pictures = []

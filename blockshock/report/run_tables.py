@@ -10,20 +10,22 @@ from typing import Any
 from blockshock.report.comparison import by_loss, same_bits
 from blockshock.report.limits import limited, losses
 from blockshock.report.tables import (
-    RIVALS,
     Cell,
     Column,
     Info,
     Table,
     columns,
     footnotes,
+    loses,
+    lossy,
     mark,
     mib,
     point,
     ratio,
     spread,
+    yardsticks,
 )
-from blockshock.saved import DENSE, PHASES, SECTIONS, Run, best_dense, or_inf, section_of
+from blockshock.saved import PHASES, SECTIONS, Run, best_dense, is_dense, or_inf, qualities, section_of
 
 LONGEST_NAME = 72
 _POINT = columns(workload="", N="d", K="d", B="d", dtype="")
@@ -48,6 +50,7 @@ def run_tables(run: Run) -> Iterator[Table]:
             for build in (_stages, _speed_up, _limits, _memory, _operations):
                 yield from build(section, timed)
     yield from _accuracy([row for row in rows if "error_ratio" in row])
+    yield from _quality(list(qualities(rows).values()))
     yield from _drift([row for row in rows if section_of(row) == "drift"])
     if ceilings := run.machine.get("ceilings"):
         yield _ceilings(ceilings)
@@ -84,21 +87,23 @@ def _stages(section: str, rows: list[Info]) -> Iterator[Table]:
 
 def _speed_up(section: str, rows: list[Info]) -> Iterator[Table]:
     rest = (Column("p50 ms", ".4f"), Column("builds ±", ".1%"), Column("× best dense", ".2f"), Column("best dense"))
-    fixed = (Column(f"× {rival}", ".2f") for rival in RIVALS)
-    table, ordered = _over_points("Speed-up", section, rows, (*rest, *fixed))
+    names = yardsticks(rows)
+    fixed = (Column(f"× {rival}", ".2f") for rival in names)
+    table, ordered = _over_points("Speed-up", section, rows, (*rest, *fixed, *lossy(rows)))
     medians = {(_place(row), row["label"]): row["p50_ms"] for row in rows}
     at: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
     for row in rows:
         at[_place(row)].append(row)
-    bests = {place: best_dense(found) or {} for place, found in at.items()}
     for row in ordered:
-        best = bests[_place(row)]
-        rivals = (medians.get((_place(row), rival)) for rival in RIVALS)
+        best = best_dense(at[_place(row)], row) or {}
+        rivals = (medians.get((_place(row), rival)) for rival in names)
         speeds = [None if rival is None else ratio(rival, row["p50_ms"]) for rival in (best.get("p50_ms"), *rivals)]
         cells = (row["p50_ms"], spread(row), speeds[0], best.get("label"), *speeds[1:])
-        table.rows.append((*_named(table, row), *cells))
+        table.rows.append((*_named(table, row), *cells, *loses(table, row)))
     table.notes.append("above 1: faster than that method at the same point")
-    table.notes.append(f"best dense: the fastest of {', '.join(DENSE)} that was timed there and is not wrong")
+    if dense := list(dict.fromkeys(row["label"] for row in filter(is_dense, rows))):
+        told = "that was timed there and is not wrong"
+        table.notes.append(f"best dense: the fastest of {', '.join(dense)} {told}")
     yield table
 
 
@@ -175,6 +180,20 @@ def _accuracy(rows: list[Info]) -> Iterator[Table]:
         for row in ordered:
             named = [row.get("loss")] if loss else []
             table.rows.append((*_named(table, row), *named, *(row.get(key) for key in keys), same_bits(row)))
+        yield table
+
+
+def _quality(rows: list[Info]) -> Iterator[Table]:
+    """What rows with weights of their own lose, least first."""
+    if rows:
+        rest = {"output error": ".3f", "kept magnitude": ".3f", "kept energy": ".3f"}
+        table, ordered = _over_points(
+            "What weights of their own lose", "accuracy", rows, tuple(Column(*column) for column in rest.items())
+        )
+        for row in sorted(ordered, key=lambda row: (*point(row), or_inf(row["quality"]["output_error"]))):
+            cells = (row["quality"][name.replace(" ", "_")] for name in rest)
+            table.rows.append((*_named(table, row), *cells))
+        table.notes.append("output error: against the dense weight, on inputs that nothing was chosen by")
         yield table
 
 

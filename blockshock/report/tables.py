@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from blockshock.saved import is_dense
 
 Cell = str | int | float | bool | None
 Info = dict[str, Any]
 POINT = ("workload", "N", "K", "B", "dtype")
-RIVALS = {"dense_tp_row": "row tensor parallelism", "dense_single": "one dense device"}
-"""What Block-Shock is compared with at every point, beside the best dense alternative there, and in words."""
+YARDSTICKS = ("group", "one")
+"""Spans of which the first dense alternative that ran is what all rows are set beside, as the best one there is."""
+LOSES = {"loses": ".3f"}
+"""A column of what a row's output loses, in the tables that have such rows."""
 MARKS = {"clock": "†", "wrong": "‡", "saved_as": "§", "believed": "§"}
 """What a row may say, and the mark that it has behind its name then."""
 FOOTNOTES = {
@@ -106,6 +111,25 @@ def spread(row: Info) -> float | None:
     """Half of how far the medians of its builds lie apart, over the median of all; None of a single build."""
     builds = row.get("builds_p50_ms") or ()
     return ratio((max(builds) - min(builds)) / 2, row["p50_ms"]) if len(builds) > 1 else None
+
+
+def yardsticks(rows: Iterable[Info]) -> list[str]:
+    """Labels of the dense alternatives that rows are set beside everywhere: the first of each span, as they come."""
+    first: dict[str, str] = {}
+    for row in filter(is_dense, rows):
+        first.setdefault(row["span"], row["label"])
+    return [first[span] for span in YARDSTICKS if span in first]
+
+
+def lossy(rows: Iterable[Info]) -> tuple[Column, ...]:
+    """A column for what the rows' outputs lose, if any of them has weights of its own."""
+    return columns(**LOSES) if any("loses" in row for row in rows) else ()
+
+
+def loses(table: Table, row: Info) -> tuple[Cell, ...]:
+    """The cell of that column, where the table has it."""
+    has = any(column.name in LOSES for column in table.columns)
+    return (row.get("loses", {}).get("output_error"),) if has else ()
 
 
 def mib(size: float | None) -> float | None:

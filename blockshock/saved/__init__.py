@@ -13,7 +13,8 @@ from blockshock.saved.journal import (
     unfinished,
     write_whole,
 )
-from blockshock.saved.judged import DENSE, PASSES, best_dense, faults, sound, was_checked
+from blockshock.saved.judged import PASSES, best_dense, dense_beside, faults, is_alone, is_dense, sound, was_checked
+from blockshock.saved.quality import qualities
 from blockshock.saved.results import NotARun, Run, latest_run, read_run
 from blockshock.saved.schema import or_inf
 from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, section_of
@@ -21,7 +22,6 @@ from blockshock.saved.settle import bare, is_timed, settled
 
 __all__ = [
     "COMMANDS",
-    "DENSE",
     "FINISHED",
     "METRICS",
     "PASSES",
@@ -35,13 +35,17 @@ __all__ = [
     "Run",
     "bare",
     "best_dense",
+    "dense_beside",
     "faults",
+    "is_alone",
+    "is_dense",
     "is_timed",
     "journal",
     "latest_run",
     "next_journal",
     "next_run",
     "or_inf",
+    "qualities",
     "read_journal",
     "read_run",
     "section_of",

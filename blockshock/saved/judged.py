@@ -10,8 +10,6 @@ from typing import Any
 from blockshock.saved.schema import or_inf
 
 Info = dict[str, Any]
-DENSE = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
-"""The dense alternatives, of which the fastest at a point is what a dense-equivalent layer must beat there."""
 PASSES = 2.0
 """Times the dense product's error, where a row does not say its own limit."""
 UNEVEN = 3.0
@@ -174,7 +172,23 @@ def sound(info: Info) -> bool:
     return fresh(info) and not info.get("wrong")
 
 
-def best_dense(rows: Iterable[Info]) -> Info | None:
-    """The fastest of the dense alternatives among the timed rows of one point; None where none was timed."""
-    dense = [row for row in rows if row["method"] in DENSE and "p50_ms" in row and sound(row)]
+def is_dense(info: Info) -> bool:
+    """Whether it is a dense alternative: a rival that keeps the weights as they are."""
+    return bool(info["role"] == "rival" and info["promise"] == "dense")
+
+
+def is_alone(info: Info) -> bool:
+    """Whether it is set beside those of one device only: it runs on one, and is no such alternative itself."""
+    return bool(info["span"] == "one" and not is_dense(info))
+
+
+def dense_beside(rows: Iterable[Info], beside: Info | None = None) -> list[Info]:
+    """The dense alternatives among the rows: all, or those that a row is to be compared with."""
+    alone = beside is not None and is_alone(beside)
+    return [row for row in rows if is_dense(row) and (row["span"] == "one" or not alone)]
+
+
+def best_dense(rows: Iterable[Info], beside: Info | None = None) -> Info | None:
+    """The fastest of these among the timed rows of one point; None where none was timed."""
+    dense = [row for row in dense_beside(rows, beside) if "p50_ms" in row and sound(row)]
     return min(dense, key=lambda row: row["p50_ms"], default=None)

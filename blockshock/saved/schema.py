@@ -140,6 +140,9 @@ KINDS: dict[str, dict[str, Fits]] = {
 """Of each number that makes a row one of its kind, what else the report shows of that kind."""
 OTHERWISE: dict[str, Fits] = {
     **dict.fromkeys(("kernel", "mask", "optimizer", "storage", "bound_by", "clock", "status", "flush"), text),
+    **dict.fromkeys(("role", "span", "promise", "rival_role", "rival_span"), text),
+    "picks": each(text),
+    "quality": having(**dict.fromkeys(("output_error", "kept_magnitude", "kept_energy"), number)),
     **dict.fromkeys(("of_limit", "limit_ms", "error_ratio_limit", "mean_error", "cuda_events_p50_ms"), number),
     **dict.fromkeys(("estimated_weight_bytes", "steady_peak_bytes", "building_peak_bytes"), number),
     **dict.fromkeys(("layout_copied_bytes", "parameter_bytes", "gradient_bytes", "state_bytes"), number),

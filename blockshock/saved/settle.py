@@ -8,7 +8,9 @@ import re
 from itertools import accumulate, pairwise
 from typing import Any
 
+from blockshock.saved.earlier import completed
 from blockshock.saved.judged import discredited
+from blockshock.saved.quality import lost
 from blockshock.saved.schema import positive
 
 Info = dict[str, Any]
@@ -17,7 +19,7 @@ EVERY_STEP = re.compile(r":every=0*1(?=:| |$)")
 """``masked:every=1`` is what ``masked`` means, and so the same row."""
 CLOSE = 1e-6
 """Relative difference of two numbers out of the same samples: of rounding, not of another formula."""
-DERIVED = ("wrong", "saved_as", "believed")
+DERIVED = ("wrong", "saved_as", "believed", "loses")
 """What this module adds to a row, and believes of no file."""
 OLDER = ("supported", "rejected", "undecided")
 """The words of runs that saved no blocks."""
@@ -34,6 +36,8 @@ def settled(records: list[Record]) -> list[Record]:
     - ``saved_as``: what the file said, where that is something else.
     - ``believed``: says so of a verdict without blocks, in a run whose verdicts have them, and of times without
       samples, in a run whose times have them.
+    - ``role``, ``span``, ``promise`` and ``picks``: also of versions that did not save them.
+    - ``loses``: the quality of the row's weights, where they are its own and a check of the same run found it.
     - ``wrong``: why the row's output is not to be trusted, where a check of the same run failed.
     """
     judged = any(_newer(record["extra_info"]) for record in records)
@@ -45,6 +49,9 @@ def settled(records: list[Record]) -> list[Record]:
     for info, wrong in zip(infos, discredited(infos), strict=True):
         if wrong:
             info["wrong"] = wrong
+    for info, quality in zip(infos, lost(infos), strict=True):
+        if quality:
+            info["loses"] = quality
     return [record | {"extra_info": info} for record, info in zip(records, infos, strict=True)]
 
 
@@ -70,6 +77,7 @@ def _settled(record: Record) -> Info:
     for name in ("label", "storage"):
         if isinstance(info.get(name), str):
             info[name] = EVERY_STEP.sub("", info[name])
+    info = completed(info)
     if is_timed(record) and not bare(record):
         return _timed(info, record["samples"])
     if "verdict" in info:

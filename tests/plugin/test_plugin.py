@@ -70,7 +70,8 @@ ceilings._reduce = None
 MINE = "mine:gain=4"
 DESCRIBED = {
     *("phase", "label", "method", "kernel", "mask", "workload", "N", "K", "B", "dtype"),
-    *("seed", "keep_full_weight", "device", "ranks", "optimizer", "storage", "picks", "role", "promise", "span"),
+    *("seed", "keep_full_weight", "device", "ranks", "optimizer", "storage"),
+    *("role", "promise", "span", "picks"),
 }
 CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again", "algorithm", "status"}
 TIMED = {

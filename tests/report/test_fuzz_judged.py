@@ -18,8 +18,20 @@ from blockshock.report.comparison import wide
 from blockshock.report.frame import judges
 from blockshock.report.limits import limited
 from blockshock.report.plain import Plain, plain
-from blockshock.report.tables import spread
-from blockshock.saved.judged import best_dense, discredited, faults, fresh, sound, was_checked
+from blockshock.report.tables import Table, loses, lossy, spread, yardsticks
+from blockshock.saved.earlier import completed
+from blockshock.saved.judged import (
+    best_dense,
+    dense_beside,
+    discredited,
+    faults,
+    fresh,
+    is_alone,
+    is_dense,
+    sound,
+    was_checked,
+)
+from blockshock.saved.quality import lost, qualities
 from blockshock.saved.results import read_run
 from blockshock.saved.settle import ratio_of, settled
 
@@ -51,6 +63,15 @@ def test_what_was_read_is_judged_once_and_for_all(folder: Path, rows: list[dict[
             assert not info.get("blocks") or ratio_of(info["blocks"]) is None or info["ratio"] > 0
     best = best_dense(run.infos)
     assert best is None or (sound(best) and best["p50_ms"] > 0)
+    for info, quality in zip(run.infos, lost(run.infos), strict=True):
+        assert completed(info) == info
+        assert info.get("loses") == quality
+        assert all(
+            is_dense(row) and (row["span"] == "one" or not is_alone(info)) for row in dense_beside(run.infos, info)
+        )
+        assert loses(Table("", "", lossy([info])), info) == ((quality["output_error"],) if quality else ())
+    assert all("quality" in info for info in qualities(run.infos).values())
+    assert set(yardsticks(run.infos)) <= {row["label"] for row in dense_beside(run.infos)}
     assert all(isinstance(line, str) for line in (*remarks.unmeasured(run), *remarks.flushes([run, run])))
     again = settled(run.records)
     for record in again:

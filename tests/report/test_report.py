@@ -37,11 +37,11 @@ def test_the_answer_of_the_official_runs() -> None:
     assert forward.startswith(
         "forward: the fastest block_shock takes 1.23 of the best dense alternative's time (1.01 to 3.02 over 22 "
         "points: dense_single at 11, dense_tp_row at 6, dense_tp_col at 3, dtensor_col at 2), "
-        "1.07 of row tensor parallelism's time (1.00 to 1.15 over 22 points), 1.17 of one dense device's time"
+        "1.07 of dense_tp_row's time (1.00 to 1.15 over 22 points), 1.17 of dense_single's time"
     )
     assert training == "training step: not timed with its rivals"
     assert verdicts.startswith("verdicts: none in this run; `pytest tests/test_hypotheses.py")
-    assert "1.00 of row tensor parallelism's time (0.98 to 1.08 over 12 points)" in list(answer(read_run(TRAINING)))[3]
+    assert "1.00 of dense_tp_row's time (0.98 to 1.08 over 12 points)" in list(answer(read_run(TRAINING)))[3]
     assert list(answer(read_run(VERDICTS)))[4].startswith(
         "verdicts: H1 slower at 30 (against dense_tp_row); H2 faster at 41, slower at 17, undecided at 1, tie at 1 "
     )

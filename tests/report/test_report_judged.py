@@ -144,7 +144,7 @@ def test_what_is_wrong_is_neither_the_fastest_nor_the_best_rival() -> None:
     assert "takes 0.50 of the best dense alternative's time (0.25 to 0.50 over 4 points: dense_single at 4)" in told
     speeds = [row for row in found(run)["Speed-up"].rows if row[4] == "bf16"]
     assert {row[9] for row in speeds} == {"dense_single"}
-    assert list(limit_lines([timed(OURS, 8192, 256, 1.0, wrong="so it is")])) == []
+    assert list(limit_lines([run_of([timed(OURS, 8192, 256, 1.0)]).infos[0] | {"wrong": "so it is"}])) == []
 
 
 def test_verdicts_on_what_is_wrong_or_against_it_do_not_count() -> None:

@@ -94,7 +94,7 @@ def test_a_ceiling_that_is_missing_is_a_dash_and_one_warning(lacking: Info, name
     shares = [row[7:10] for row in table(run, "Share of the limit").texts()]
     assert sorted(shares) == [["0.6000", "60%", "compute"], ["–", "–", "–"], ["–", "–", "–"]]
     (times,) = comparison(run.records)
-    assert sorted(row[6] for row in times.texts()) == ["60%", "–", "–"]
+    assert sorted(row[5] for row in times.texts()) == ["60%", "–", "–"]
     measured = [row[1] for row in table(run, "Measured ceilings").texts()]
     assert ("–" in measured) == (lacking != {"dense_flops_per_s": {}})
     assert main(["report", str(tmp_path / "run.json"), "--to", str(tmp_path / "to")]) == 0
@@ -148,7 +148,7 @@ def test_a_report_is_printed_in_any_encoding(encoding: str, tmp_path: Path) -> N
         done = child("-m", "blockshock", "report", str(path), *arguments, PYTHONIOENCODING=encoding)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        assert f"{plain('÷', encoding)} single" in done.stdout
+        assert f"{plain('÷', encoding)} dense_single" in done.stdout
         if encoding == "ascii":
             assert done.stdout.isascii()
             assert "2 x u; versions unknown" in done.stdout

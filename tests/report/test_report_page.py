@@ -25,8 +25,8 @@ FLAGS = [
 ]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FORWARD_PLOTS = (
-    *("time", "throughput", "stages", "ratio-dense-tp-row", "ratio-dense-single"),
-    *("heat-dense-tp-row", "heat-dense-single", "peak-memory", "weight-bytes", "time-per-byte"),
+    *("time", "throughput", "stages", "ratio-dense-group", "ratio-dense-one"),
+    *("heat-dense-group", "heat-dense-one", "peak-memory", "weight-bytes", "time-per-byte"),
     *("of-limit", "roofline", "quality", "without-layout"),
 )
 """The last four need limits, checks or a forward pass alone, which the training run has not."""
@@ -157,7 +157,7 @@ def test_a_new_report_leaves_nothing_of_the_old_one_and_all_that_is_not_ours(tmp
     few = _part(VERDICTS, tmp_path / "few.json", hypothesis="H2")
     folder = tmp_path / "new" / "folder"
     main(["report", str(VERDICTS), "--to", str(folder)])
-    assert "forward-gaussian-bf16-ratio-dense-tp-row" in _names(folder, ".svg")
+    assert "forward-gaussian-bf16-ratio-dense-group" in _names(folder, ".svg")
     (folder / "plots" / "mine.png").write_bytes(b"")
     main(["report", str(few), "--to", str(folder)])
     assert _names(folder, ".svg") == {"verdicts-gaussian-bf16-adamw-verdicts"}

@@ -214,7 +214,7 @@ def test_plots_over_the_best_dense_take_pairs_with_the_best_of_several() -> None
         found = {rival: ratios(seen[section], rival).set_index("label")["ratio"] for rival in (None, "dense_single")}
         assert found[None][OURS] == pytest.approx(over_best, rel=1e-3)
         assert found["dense_single"][OURS] == over_single
-    drawn = verdicts(seen["verdicts"][seen["verdicts"]["optimizer"].isna()], Styles.of([OURS], {}))
+    drawn = verdicts(seen["verdicts"][seen["verdicts"]["optimizer"].isna()], Styles.of([(OURS, "subject")], {}))
     assert drawn is not None
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from blockshock.phases.builds import MOST_BLOCKS
 from blockshock.phases.case import Case
-from blockshock.phases.hypotheses import BEST_DENSE, HYPOTHESES, claims
+from blockshock.phases.hypotheses import HYPOTHESES, claims
 from blockshock.plugin.records import describe_verdict
 from blockshock.plugin.settings import Settings
-from blockshock.saved.judged import DENSE
 from blockshock.saved.pairs import Ratio, blocks_needed, change_of_blocks, quantile, ratio_of_blocks, ratio_of_pairs
 
+DENSE = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
 CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 64, 64, 4, "bf16")
 BLOCKS, ROUNDS, TRIES = 10, 20, 400
 
@@ -225,27 +225,21 @@ def test_what_is_saved_of_a_verdict_gives_its_ratio_again(settings: Settings) ->
         assert (info["rival"], info["rival_method"], info["rivals"]) == (rival.label, rival.method, {rival.label: 1.0})
 
 
-def test_verdicts_and_the_report_mean_the_same_by_dense() -> None:
-    assert BEST_DENSE == DENSE
-
-
 def test_claims_name_rivals_at_the_same_point() -> None:
     storages = ("masked", "compressed", "masked:every=10", "masked:every=0")
     trained = [replace(CASE, optimizer="sgd").picking(storage=storage) for storage in storages]
     found = list(claims([CASE, CASE.of("dense_single")], trained, ranks=2))
-    assert Counter(claim.hypothesis.name for claim in found) == {"H1": 1, "H2": 2, "H3": 1, "H4": 1, "H5": 2}
-    assert [hypothesis.name for hypothesis in HYPOTHESES] == ["H1", "H2", "H3", "H4", "H5"]
-    by_name = {claim.hypothesis.name: [rival.id for rival in claim.rivals] for claim in found}
+    assert Counter(claim.name for claim in found) == {"H1": 1, "H2": 2, "H3": 1, "H4": 1, "H5": 2}
+    assert HYPOTHESES.names()[:6] == ("H1", "H2", "H3", "H4", "H5", "H6")
+    by_name = {claim.name: [rival.id for rival in claim.rivals] for claim in found}
     assert by_name == {
-        "H1": [f"{method}-gaussian-N64-K64-B4-bf16" for method in BEST_DENSE],
+        "H1": [f"{method}-gaussian-N64-K64-B4-bf16" for method in DENSE],
         "H2": ["dense_tp_row-sgd-gaussian-N64-K64-B4-bf16"],
         "H3": ["masked_split_dense-1100-gaussian-N64-K64-B4-bf16"],
         "H4": ["dense_single-gaussian-N64-K64-B4-bf16"],
-        "H5": [f"{method}-sgd-gaussian-N64-K64-B4-bf16" for method in BEST_DENSE],
+        "H5": [f"{method}-sgd-gaussian-N64-K64-B4-bf16" for method in DENSE],
     }
-    alone = {
-        claim.hypothesis.name: [rival.method for rival in claim.rivals] for claim in claims([CASE], trained, ranks=1)
-    }
+    alone = {claim.name: [rival.method for rival in claim.rivals] for claim in claims([CASE], trained, ranks=1)}
     one = ["dense_single"]
     assert alone == {"H1": one, "H3": ["masked_split_dense"], "H4": one, "H5": one}, (
         "one rank has no tensor parallelism"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -65,43 +66,44 @@ PLOTS = (
         "Below 1 the method is faster than every dense one that was timed there; the speed-up table names the best at "
         "each point. Bands are 95 % intervals: of pairs where the run holds verdicts, else of each method's own "
         "builds or rounds.",
-        ratios.over_best,
+        ratios.over,
         judged=True,
     ),
     Plot(
-        "ratio-dense-tp-row",
-        "Time over row tensor parallelism",
-        "Below 1 the method is faster. Bands are 95 % intervals, as above.",
-        ratios.over_tensor_parallel,
+        "ratio-dense-group",
+        "Time over the dense layer on all ranks",
+        "Below 1 the method is faster than the one that the axis names. Bands are 95 % intervals, as above.",
+        partial(ratios.over, span="group"),
         judged=True,
     ),
     Plot(
-        "ratio-dense-single",
-        "Time over one dense device",
-        "Below 1 the ranks together beat one device. Bands are 95 % intervals.",
-        ratios.over_single,
+        "ratio-dense-one",
+        "Time over the dense layer on one device",
+        "Below 1 the method beats one device. Bands are 95 % intervals.",
+        partial(ratios.over, span="one"),
         judged=True,
     ),
     Plot(
         "heat-best-dense",
-        "Where Block-Shock beats the best dense alternative",
-        "Time of Block-Shock over that of the fastest dense one at each size, which the speed-up table names; the line "
-        "is where they break even. The first map takes the fastest at each point.",
-        ratios.heat_over_best,
+        "Where it beats the best dense alternative",
+        "Time over that of the fastest dense one at each size, which the speed-up table names; the line is where they "
+        "break even. A method of several rows has a map of its fastest at each point.",
+        ratios.heat,
         judged=True,
     ),
     Plot(
-        "heat-dense-tp-row",
-        "Where Block-Shock beats row tensor parallelism",
-        "Time of Block-Shock over row tensor parallelism's at each size; the line is where they break even.",
-        ratios.heat_over_tensor_parallel,
+        "heat-dense-group",
+        "Where it beats the dense layer on all ranks",
+        "Time over that of the dense layer at each size, which the speed-up table names; the line is where they break "
+        "even.",
+        partial(ratios.heat, span="group"),
         judged=True,
     ),
     Plot(
-        "heat-dense-single",
-        "Where Block-Shock beats one dense device",
-        "Time of Block-Shock over one dense device's at each size; the line is where they break even.",
-        ratios.heat_over_single,
+        "heat-dense-one",
+        "Where it beats the dense layer on one device",
+        "Time over one dense device's at each size; the line is where they break even.",
+        partial(ratios.heat, span="one"),
         judged=True,
     ),
     Plot(

@@ -15,50 +15,71 @@ from matplotlib.figure import Figure
 from blockshock.report.plots.lines import lines
 from blockshock.report.plots.scales import names, size_text, x_ticks
 from blockshock.report.plots.style import Styles, finish, panels
-from blockshock.saved import DENSE
 
 TAIL = 2.5
 MOST_MAPS = 6
-BEST = "the fastest block_shock"
 LINE = "#101216"
 """Of break-even. The same in both themes, for the cells below it are."""
 
 
-def over_best(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Lines, of every method over the best dense one at each point."""
-    return _lines(rows, None, styles)
+def over(rows: pd.DataFrame, styles: Styles, span: str | None = None) -> Figure | None:
+    """Lines, of every method over the best dense one at each point, or over the first dense one of a span."""
+    rival = None if span is None else _first(rows, span)
+    found = ratios(rows, rival) if rival or span is None else rows.iloc[:0]
+    whose = "the best dense one" if rival is None else rival
+    return lines(found, "ratio", styles, f"time ÷ {whose}'s", band=("ratio_low", "ratio_high"), mark=1.0)
 
 
-def over_tensor_parallel(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Lines, of every method over dense_tp_row."""
-    return _lines(rows, "dense_tp_row", styles)
+def heat(rows: pd.DataFrame, styles: Styles, span: str | None = None) -> Figure | None:
+    """Maps, of what is asked about over the same: of the fastest of a method, and of each label where there are few."""
+    rival = None if span is None else _first(rows, span)
+    ours = rows[(rows["role"] == "subject") & rows["sound"]]
+    found = ratios(rows, rival) if rival or span is None else rows.iloc[:0]
+    found = found[found["label"].isin(ours["label"])]
+    if found.empty:
+        return None
+    every = _maps(found, dict(zip(ours["label"], ours["method"], strict=True)), styles)
+    Ns, Bs = sorted(found["N"].unique()), sorted(found["B"].unique())
+    figure, axes = panels(list(every), height=0.3 + 0.24 * len(Bs), left=0.62)
+    reach = max(0.1, min(math.log(3), float(np.abs(np.log(found["ratio"])).max())))
+    for ax, part in zip(axes, every.values(), strict=True):
+        grid = part.pivot_table(index="B", columns="N", values="ratio", aggfunc="min").reindex(index=Bs, columns=Ns)
+        _map(ax, grid, reach)
+        x_ticks(ax, range(len(Ns)), [size_text(N) for N in Ns], grid=False)
+        ax.set_xlim(-0.5, len(Ns) - 0.5)
+    names(axes, [size_text(B) for B in Bs], size=8.0)
+    return finish(figure, {}, "N = K (k = 1024)", "B")
 
 
-def over_single(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Lines, of every method over dense_single."""
-    return _lines(rows, "dense_single", styles)
+def _maps(found: pd.DataFrame, methods: dict[str, str], styles: Styles) -> dict[str, pd.DataFrame]:
+    """Ratios by the title of their map; without the method's name where there is just one."""
+    labels = styles.sorted(found["label"])
+    shown = dict.fromkeys(methods[label] for label in labels)
+    every = {}
+    for method in shown:
+        each = [label for label in labels if methods[label] == method]
+        if len(each) > 1:
+            every[f"the fastest {method}"] = found[found["label"].isin(each)]
+        if len(each) == 1 or len(labels) < MOST_MAPS:
+            for label in each:
+                title = label.removeprefix(f"{method} ") if len(shown) == 1 else label
+                every[title] = found[found["label"] == label]
+    return every
 
 
-def heat_over_best(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Maps, of Block-Shock over the best dense one at each point."""
-    return _maps(rows, None, styles)
-
-
-def heat_over_tensor_parallel(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Maps, of Block-Shock over dense_tp_row."""
-    return _maps(rows, "dense_tp_row", styles)
-
-
-def heat_over_single(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Maps, of Block-Shock over dense_single."""
-    return _maps(rows, "dense_single", styles)
+def _first(rows: pd.DataFrame, span: str) -> str | None:
+    """The label of the first dense alternative of a span: one that was timed, else one that a verdict is against."""
+    timed = rows.loc[rows["dense"] & (rows["span"] == span), "label"]
+    if timed.empty and "rival_role" in rows:
+        timed = rows.loc[(rows["rival_role"] == "rival") & (rows["rival_span"] == span), "rival"]
+    return None if timed.empty else str(timed.iloc[0])
 
 
 def verdicts(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     """Those that none of the plots above shows: of other rivals, and ratios of ratios."""
     if "hypothesis" not in rows:
         return None
-    other = rows[~(rows["judges"].notna() & (rows["rival"].isin(DENSE) | rows["best_of"]))]
+    other = rows[~(rows["judges"].notna() & ((rows["rival_role"] == "rival") | rows["best_of"]))]
     y_label = f"ratio of {' and '.join(other['hypothesis'].unique())}"
     return lines(other, "ratio", styles, y_label, band=("ratio_low", "ratio_high"), mark=1.0)
 
@@ -71,62 +92,35 @@ def ratios(rows: pd.DataFrame, rival: str | None) -> pd.DataFrame:
     """
     found: dict[tuple[str, int, int], tuple[float, float, float]] = {}
     timed = rows[rows["verdict"].isna()] if "verdict" in rows else rows
-    timed = timed[["label", "method", "N", "B", "p50_ms", "medians", "sound"]] if "p50_ms" in timed else timed.iloc[:0]
-    theirs = _rivals(timed, rival)
+    used = ["label", "span", "dense", "alone", "N", "B", "p50_ms", "medians", "sound"]
+    timed = timed[used] if "p50_ms" in timed else timed.iloc[:0]
+    theirs = {alone: _rivals(timed, rival, alone) for alone in (False, True)}
     for row in timed.itertuples():
-        if row.label != rival and (base := theirs.get((row.N, row.B))):
+        if row.label != rival and (base := theirs[row.alone].get((row.N, row.B))):
             medians = row.medians / base.medians
             low, high = np.percentile(medians, [TAIL, 100 - TAIL])
             found[row.label, row.N, row.B] = (row.p50_ms / base.p50_ms, low, high)
     if "verdict" in rows:
         for row in rows[rows["judges"].notna()].itertuples():
-            base = theirs.get((row.N, row.B))
+            base = theirs[row.alone].get((row.N, row.B))
             if row.rival == rival or (rival is None and (row.best_of or (base and base.label == row.rival))):
                 found[row.label, row.N, row.B] = (row.ratio, row.ratio_low, row.ratio_high)
     columns = ["label", "N", "B", "ratio", "ratio_low", "ratio_high"]
     return pd.DataFrame([(*key, *value) for key, value in found.items()], columns=columns)
 
 
-def _rivals(timed: pd.DataFrame, rival: str | None) -> dict[tuple[int, int], Any]:
-    """The row to divide by at each N and B."""
+def _rivals(timed: pd.DataFrame, rival: str | None, alone: bool) -> dict[tuple[int, int], Any]:
+    """The row to divide by at each N and B, of what is set beside one device's only, or beside all."""
     if rival is not None:
         return {(row.N, row.B): row for row in timed[timed["label"] == rival].itertuples()}
     if timed.empty:
         return {}
-    dense = timed[timed["method"].isin(DENSE) & timed["sound"]].sort_values("p50_ms", ascending=False)
-    return {(row.N, row.B): row for row in dense.itertuples()}
-
-
-def _lines(rows: pd.DataFrame, rival: str | None, styles: Styles) -> Figure | None:
-    found = ratios(rows, rival)
-    whose = "the best dense one" if rival is None else rival
-    return lines(found, "ratio", styles, f"time ÷ {whose}'s", band=("ratio_low", "ratio_high"), mark=1.0)
-
-
-def _maps(rows: pd.DataFrame, rival: str | None, styles: Styles) -> Figure | None:
-    """One map of the fastest, and one of each label where there are few."""
-    ours = set(rows.loc[(rows["method"] == "block_shock") & rows["sound"], "label"])
-    found = ratios(rows, rival)
-    found = found[found["label"].isin(ours)]
-    if found.empty:
-        return None
-    each = {label: found[found["label"] == label] for label in styles.sorted(found["label"])}
-    every = each if len(each) == 1 else {BEST: found} | (each if len(each) < MOST_MAPS else {})
-    Ns, Bs = sorted(found["N"].unique()), sorted(found["B"].unique())
-    titles = [label.removeprefix("block_shock ") for label in every]
-    figure, axes = panels(titles, height=0.3 + 0.24 * len(Bs), left=0.62)
-    reach = max(0.1, min(math.log(3), float(np.abs(np.log(found["ratio"])).max())))
-    for ax, part in zip(axes, every.values(), strict=True):
-        grid = part.pivot_table(index="B", columns="N", values="ratio", aggfunc="min").reindex(index=Bs, columns=Ns)
-        _map(ax, grid, reach)
-        x_ticks(ax, range(len(Ns)), [size_text(N) for N in Ns], grid=False)
-        ax.set_xlim(-0.5, len(Ns) - 0.5)
-    names(axes, [size_text(B) for B in Bs], size=8.0)
-    return finish(figure, {}, "N = K (k = 1024)", "B")
+    fair = timed[timed["dense"] & timed["sound"] & ((timed["span"] == "one") | (not alone))]
+    return {(row.N, row.B): row for row in fair.sort_values("p50_ms", ascending=False).itertuples()}
 
 
 def _map(ax: Axes, grid: pd.DataFrame, reach: float) -> None:
-    """Cells with their numbers, blue where Block-Shock is faster, and the break-even line between them."""
+    """Cells with their numbers, blue where the rival is slower, and the break-even line between them."""
     values = np.log(grid.to_numpy(dtype=float))
     colours = colormaps["RdBu_r"]
     edges = [np.arange(size + 1) - 0.5 for size in values.shape]

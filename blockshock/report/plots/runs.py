@@ -16,8 +16,9 @@ def runs_figure(runs: list[Run]) -> Figure | None:
     if not common:
         return None
     first, *others = map(medians, runs)
-    label_of = {record["name"]: record["extra_info"]["label"] for record in runs[0].records}
-    styles = Styles.of((label_of[name] for name in common), {})
+    info_of = {record["name"]: record["extra_info"] for record in runs[0].records}
+    label_of = {name: info_of[name]["label"] for name in common}
+    styles = Styles.of(((label_of[name], info_of[name]["role"]) for name in common), {})
     labels = styles.labels[::-1]
     left = min(0.25 + 0.058 * max(map(len, labels)), 3.2)
     titles = [run.name for run in runs[1:]]

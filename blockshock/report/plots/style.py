@@ -16,8 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from blockshock.report.tables import RIVALS
-
 INK, MUTED, GRID, PAPER = "#1b1f27", "#565e6b", "#d9dde4", "#fdfdfe"
 COLOURS = (
     "#3a7fd5", "#d2691e", "#2a9457", "#d9455f", "#9165d8", "#14909c", "#cf4f9e", "#a1744a", "#82870f", "#7b8494",
@@ -52,7 +50,7 @@ def use_settings() -> None:
 
 @dataclass(frozen=True)
 class Styles:
-    """The labels of a report in their order, the rivals first; a label's place gives its looks.
+    """The labels of a report in their order, by their roles; a label's place gives its looks.
 
     Attributes:
         labels: all of them.
@@ -63,10 +61,12 @@ class Styles:
     roofs: dict[str, Any]
 
     @classmethod
-    def of(cls, labels: Iterable[str], roofs: dict[str, Any]) -> Styles:
-        """Of labels as they come."""
-        found = list(dict.fromkeys(labels))
-        return cls((*(r for r in RIVALS if r in found), *(label for label in found if label not in RIVALS)), roofs)
+    def of(cls, labels: Iterable[tuple[str, str]], roofs: dict[str, Any]) -> Styles:
+        """Of labels with their roles as they come: the rivals first, then what is asked about."""
+        found = dict.fromkeys(labels)
+        places = {role: place for place, role in enumerate(("rival", "subject"))}
+        ordered = sorted(found, key=lambda one: places.get(one[1], len(places)))
+        return cls(tuple(dict.fromkeys(label for label, _ in ordered)), roofs)
 
     def colour(self, label: str) -> str:
         """Its colour."""

@@ -1,0 +1,130 @@
+"""A hypothesis is a class: what it must say, what it is about, and which rivals it finds."""
+
+from __future__ import annotations
+
+import pytest
+from resolving import resolve
+
+from blockshock import HYPOTHESES, METHODS, Hypothesis, best_of
+from blockshock.errors import InputError, UnknownName
+from blockshock.methods import Layer, Method, Promise, Role, Span
+from blockshock.phases import Case, claims
+from blockshock.plugin.records import describe_case
+
+CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 64, 64, 4, "bf16")
+DENSE = ["dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col"]
+
+
+def case_of(method: str) -> Case:
+    return Case(method, {}, "gaussian", 64, 64, 4, "bf16")
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Methods and a hypothesis of a user's, and a method of the name that H6 is about."""
+    for registry in (METHODS, HYPOTHESES):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr("blockshock.registry._extensions", [])
+
+    @METHODS.register("pruned")
+    class Pruned(Method):
+        span, promise = Span.ONE, Promise.OWN_WEIGHTS
+
+        def __init__(self, layer: Layer, group: object, rank: int = 1) -> None: ...
+
+    @METHODS.register("theirs")
+    class Theirs(Pruned):
+        role = Role.RIVAL
+
+    @METHODS.register("compiled")
+    class Compiled(Method):
+        span, role = Span.ONE, Role.RIVAL
+
+    @HYPOTHESES.register("mine")
+    class Mine(Hypothesis):
+        """A method with weights of its own
+        beats those of others.
+
+        This is not part of what it says.
+        """
+
+        @staticmethod
+        def subject(kind: type[Method]) -> bool:
+            return kind.promise is Promise.OWN_WEIGHTS and kind.role is Role.SUBJECT
+
+        rivals = best_of(promise=Promise.OWN_WEIGHTS)
+
+
+def test_the_statements_are_what_saved_runs_say() -> None:
+    said = [HYPOTHESES.get(name).statement for name in HYPOTHESES.names()[:6]]
+    assert said == [
+        "forward, it is faster than the best dense alternative on these GPUs",
+        "it stands worse against tensor parallelism in training than forward",
+        "forward, it is faster than the ablation that multiplies the zeros",
+        "forward, it is faster than one dense GPU",
+        "a training step is faster than the best dense alternative's",
+        "a pruned layer is faster than the dense one on one GPU",
+    ]
+
+
+def test_a_hypothesis_about_what_is_not_there_makes_no_claim() -> None:
+    assert {claim.name for claim in claims([CASE], [], ranks=2)} == {"H1", "H3", "H4"}
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_rivals_of_one_device_are_those_of_one_device(ranks: int) -> None:
+    found = {claim.name: claim for claim in claims([case_of("pruned:rank=2"), case_of("theirs")], [], ranks)}
+    assert {name: [rival.method for rival in claim.rivals] for name, claim in found.items()} == {
+        "H6": ["dense_single", "compiled"],
+        "mine": ["theirs"],
+    }
+    assert found["H6"].id == "H6-pruned:rank=2-gaussian-N64-K64-B4-bf16"
+    assert found["H6"].group == "H6 pruned:rank=2 against the best dense one on one device"
+    assert found["mine"].hypothesis.statement == "a method with weights of its own beats those of others"
+    assert found["mine"].group == "mine pruned:rank=2 against the best rival (own weights)"
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_rival_that_is_added_is_one_of_the_best_there_is() -> None:
+    (first, *_) = claims([CASE], [], ranks=2)
+    assert [rival.method for rival in first.rivals] == [*DENSE, "compiled"]
+
+
+@pytest.mark.usefixtures("registered")
+def test_rows_say_what_their_method_is() -> None:
+    settings = resolve()
+    wanted = {"role": "subject", "promise": "dense", "span": "group", "picks": {"kernel": "gathered", "mask": "1100"}}
+    assert describe_case(0, CASE, settings).items() >= wanted.items()
+    said = describe_case(0, case_of("theirs"), settings)
+    assert said.items() >= {"role": "rival", "promise": "own weights", "span": "one", "picks": {}}.items()
+    plain = {str, int, bool, type(None), dict}
+    assert {type(value) for value in said.values()} <= plain, "workers of pytest-xdist send plain types alone"
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"subject": "mine", "rivals": "theirs"}, "no docstring"),
+        ({"__doc__": " ", "subject": "mine", "rivals": "theirs"}, "no docstring"),
+        ({"__doc__": "It pays.", "subject": "mine"}, "no rivals"),
+        ({"__doc__": "It pays.", "rivals": "theirs"}, "no subject"),
+        ({"__doc__": "It pays.", "subject": "a", "rivals": "b", "passes": ("backward",)}, r"got \('backward',\)"),
+        ({"__doc__": "It pays.", "subject": "a", "rivals": "b", "passes": "forward"}, "got 'forward'"),
+    ],
+)
+def test_what_says_too_little_is_refused(parts: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=f"Wanting.*{says}"):
+        type("Wanting", (Hypothesis,), parts)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_rival_that_nobody_registered_is_named_with_the_choices() -> None:
+    @HYPOTHESES.register("misspelt")
+    class Misspelt(Hypothesis):
+        """It pays."""
+
+        subject, rivals = "block_shock", "dense_singel"
+
+    with pytest.raises(UnknownName, match="Did you mean 'dense_single'"):
+        list(claims([CASE], [], ranks=2))

@@ -1,0 +1,98 @@
+"""A report goes by what rows say that they are: it names no method and no hypothesis of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rows import Info, run_of, tables, timed, verdict
+
+import blockshock
+from blockshock.methods import METHODS
+from blockshock.phases.hypotheses import HYPOTHESES
+from blockshock.report.answer import answer
+from blockshock.report.comparison import comparison
+from blockshock.report.frame import frame_of, views
+from blockshock.report.plots.ratios import heat, over, ratios
+from blockshock.report.plots.style import Styles
+from blockshock.saved.results import Run
+
+ROOT = Path(blockshock.__file__).parent
+OURS, PRUNED, RANDOM = "block_shock gathered 1100", "pruned auto magnitude", "pruned auto random"
+OF_ONE: Info = {"role": "subject", "span": "one", "promise": "own weights", "mask": None}
+TIMES = {"dense_tp_row": 2.0, "dense_tp_col": 1.0, "dense_single": 4.0, OURS: 3.0}
+
+
+def pruned(pruner: str) -> Info:
+    return OF_ONE | {"picks": {"kernel": "auto", "pruner": pruner}, "ranks": 1}
+
+
+def of_two_subjects() -> Run:
+    rows = [timed(label, N, 4, ms) for N in (64, 128) for label, ms in TIMES.items()]
+    rows += [timed(PRUNED, N, 4, ms, **pruned("magnitude")) for N, ms in ((64, 3.0), (128, 2.0))]
+    rows += [timed("theirs", N, 4, 1.5, **OF_ONE | {"role": "rival"}) for N in (64, 128)]
+    return run_of(rows)
+
+
+@pytest.mark.parametrize("wing", ["report", "saved"])
+def test_what_shows_runs_names_no_method_and_no_hypothesis(wing: str) -> None:
+    names = re.compile(rf"\b({'|'.join((*METHODS.names(), *HYPOTHESES.names()))})\b")
+    named = {path.name: names.findall(path.read_text()) for path in (ROOT / wing).rglob("*.py")}
+    assert {name for name, found in named.items() if found} == ({"earlier.py"} if wing == "saved" else set())
+
+
+def test_each_subject_has_a_line_with_the_rivals_of_where_it_runs() -> None:
+    lines = [line for line in answer(of_two_subjects()) if line.startswith("forward")]
+    assert lines == [
+        "forward: the fastest block_shock takes 3.00 of the best dense alternative's time (3.00 to 3.00 over 2 points: "
+        "dense_tp_col at 2), 1.50 of dense_tp_row's time (1.50 to 1.50 over 2 points), "
+        "0.75 of dense_single's time (0.75 to 0.75 over 2 points)",
+        "forward: the fastest pruned takes 0.62 of the best dense alternative's time (0.50 to 0.75 over 2 points: "
+        "dense_single at 2)",
+    ]
+
+
+def test_tables_divide_by_the_best_of_where_a_row_runs() -> None:
+    first, _ = comparison(of_two_subjects().records)
+    over_best = {row[0]: row[3] for row in first.rows}
+    assert over_best == {
+        "dense_tp_col": 1.0,
+        "theirs": 0.375,
+        "dense_tp_row": 2.0,
+        OURS: 3.0,
+        PRUNED: 0.75,
+        "dense_single": 4.0,
+    }
+    assert first.notes == ["best dense: dense_tp_col, on one device dense_single"]
+    assert first.title.endswith("2 CUDA ranks, cuda_graph")
+    speeds = tables([record["extra_info"] for record in of_two_subjects().records])["Speed-up"]
+    assert {row[5]: row[9] for row in speeds.rows if row[1] == 64 and row[5] in (OURS, PRUNED)} == {
+        OURS: "dense_tp_col",
+        PRUNED: "dense_single",
+    }
+
+
+def test_plots_divide_by_the_same_and_have_a_map_of_each_subject() -> None:
+    run = of_two_subjects()
+    (view,) = [view for view in views(frame_of(run)) if view.section == "forward"]
+    best = ratios(view.rows, None).set_index(["label", "N"])["ratio"]
+    assert (best[PRUNED, 64], best[OURS, 64], best["theirs", 64]) == (0.75, 3.0, 0.375)
+    styles = Styles.of(zip(view.rows["label"], view.rows["role"], strict=True), {})
+    assert styles.labels == ("dense_tp_row", "dense_tp_col", "dense_single", "theirs", OURS, PRUNED)
+    figure = heat(view.rows, styles)
+    assert figure is not None
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [OURS, PRUNED]
+    lines = over(view.rows, styles, span="one")
+    assert lines is not None
+    assert "time ÷ dense_single's" in {text.get_text() for text in lines.texts}
+    assert over(view.rows[view.rows["label"] == PRUNED], styles, span="group") is None
+
+
+def test_verdicts_alone_have_plots_over_their_rivals() -> None:
+    run = run_of([verdict(OURS, N, rival=rival) for N in (64, 128) for rival in ("dense_single", "dense_tp_row")])
+    (view,) = [view for view in views(frame_of(run)) if view.section == "forward"]
+    styles = Styles.of([(OURS, "subject")], {})
+    for span in ("one", "group"):
+        assert over(view.rows, styles, span=span) is not None
+    assert over(view.rows[view.rows["rival"] == "dense_single"], styles, span="group") is None
