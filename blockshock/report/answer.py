@@ -27,7 +27,8 @@ def answer(run: Run) -> Iterator[str]:
     on = where or machine.get("cpu") or "unnamed hardware"
     if (machines := machine.get("machines") or 1) > 1:
         on = f"{machines} machines, the first with {on}"
-    yield f"{first['ranks']} {first['device'].upper()} ranks on {on}; {', '.join(versions) or 'versions unknown'}"
+    ranks = max(info["ranks"] for info in infos)  # some of them run on one alone
+    yield f"{ranks} {first['device'].upper()} ranks on {on}; {', '.join(versions) or 'versions unknown'}"
     yield _right(infos)
     yield _speed("forward", [info for info in infos if section_of(info) == "forward"])
     yield _speed("training step", [info for info in infos if section_of(info) == "training"])
