@@ -16,10 +16,6 @@ from blockshock.plugin.clock import clock
 
 CASE = Case("dense_single", {}, "gaussian", 64, 64, 4, "fp32")
 
-@pytest.fixture(scope="session")
-def ranks():
-    pass  # what is saved is not measured
-
 @pytest.mark.benchmark(timer=clock, group="light")
 @pytest.mark.parametrize("number", range(3))
 def test_light(number, row):

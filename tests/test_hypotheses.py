@@ -23,7 +23,7 @@ def _slowest(per_rank: list[list[list[float]]]) -> list[list[float]]:
 def test_hypothesis(claim: Claim, row: Row, rivals: Rivals, settings: Settings) -> None:
     if settings.timing == "none":
         pytest.skip("a verdict needs times: choose another --timing than none")
-    rival, tried = rivals.fastest(claim.rivals)
+    rival, tried = rivals.fastest(claim.rivals, claim.case)
     blocks, found = {}, {}
     for name in claim.hypothesis.passes:
         pair = (claim.case, rival) if name == "training" else (claim.case.frozen, rival.frozen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,12 @@ def free_bytes(device: torch.device) -> int:
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def release() -> None:
+    """Give back to the GPU what this process keeps for itself and does not use, for another that has the same one."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def cache_bytes(device: torch.device) -> int:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from blockshock.errors import BlockShockError
 from blockshock.machine import memory
 from blockshock.matrices import WeightSource, build_workload
-from blockshock.methods import Layer, Method, Shape, WeightEstimate, axis_of, method_of
+from blockshock.methods import Layer, Method, Shape, Span, WeightEstimate, axis_of, method_of
 from blockshock.training import Training, build_recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -55,6 +55,11 @@ class Case:
     def label(self) -> str:
         """The method with what was picked for it."""
         return " ".join([self.method, *self.picks.values()])
+
+    @property
+    def span(self) -> Span:
+        """What the method runs on."""
+        return method_of(self.method)[0].span
 
     def pick(self, axis: str) -> str | None:
         """The spec that was picked of that axis; None where none was."""

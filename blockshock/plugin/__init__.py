@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -22,12 +23,12 @@ from blockshock.plugin import devices, journal, options, parameters, saving, swe
 from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.clock import clock
 from blockshock.plugin.clockwatch import ClockWatch
+from blockshock.plugin.groups import Groups
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.records import describe_case, describe_kernel
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings, resolve
-from blockshock.ranks import Place, Ranks, adopt, end_with_parent_thread, spawn
-from blockshock.registry import extensions
+from blockshock.ranks import Place, Ranks, end_with_parent_thread
 from blockshock.report import print_comparison
 
 SETTINGS = pytest.StashKey[Settings]()
@@ -123,42 +124,53 @@ def settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def ranks(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Ranks]:
-    """The session's group of ranks; started at the first use, started anew after a failure."""
-    device, timeout = settings.device, settings.rank_timeout
-    if TOGETHER in pytestconfig.stash:
-        group = adopt(pytestconfig.stash[TOGETHER].job, device, timeout)
-    else:
-        group = spawn(settings.ranks, device, timeout, preload=extensions())
-    with group:
-        yield group
+def groups(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Groups]:
+    """The session's groups of ranks, each started at its first use."""
+    job = pytestconfig.stash[TOGETHER].job if TOGETHER in pytestconfig.stash else None
+    with Groups(settings, job) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
-def ceilings(pytestconfig: pytest.Config, settings: Settings, ranks: Ranks) -> Ceilings | None:
-    """What this machine reaches at most, measured once and saved with the run; None where nothing is timed."""
-    if settings.timing == "none":
-        return None
-    measuring = Measuring(ranks, settings.timing, settings.flush)
-    pytestconfig.stash[CEILINGS] = found = measuring.ceilings(settings.dtypes)
-    pytestconfig.stash[MISSING] = measuring.missing
-    if JOURNAL in pytestconfig.stash:
-        pytestconfig.stash[JOURNAL].ceilings(found)
-    return found
+def ranks(groups: Groups) -> Ranks:
+    """All ranks of the session."""
+    return groups.whole
 
 
 @pytest.fixture(scope="session")
-def rivals(settings: Settings, ranks: Ranks) -> Rivals:
+def ceilings(pytestconfig: pytest.Config, settings: Settings) -> Callable[[Ranks], Ceilings | None]:
+    """What this machine reaches at most with a group of ranks, measured once; None where nothing is timed. That of all
+    ranks is saved with the run, or if they are not asked for that of the one."""
+
+    @functools.cache
+    def reached(ranks: Ranks) -> Ceilings | None:
+        if settings.timing == "none":
+            return None
+        measuring, stash = Measuring(ranks, settings.timing, settings.flush), pytestconfig.stash
+        found = measuring.ceilings(settings.dtypes)
+        stash.setdefault(MISSING, {}).update(measuring.missing)
+        if ranks.size == settings.ranks or CEILINGS not in stash:
+            stash[CEILINGS] = found
+            if JOURNAL in stash:
+                stash[JOURNAL].ceilings(found)
+        return found
+
+    return reached
+
+
+@pytest.fixture(scope="session")
+def rivals(settings: Settings, groups: Groups) -> Rivals:
     """Finds the fastest of several cases, and times each only once."""
-    return Rivals(settings, ranks)
+    return Rivals(settings, groups)
 
 
 class Row:
-    """One row of the result table: runs its case on the ranks and saves what they measured."""
+    """One row of the result table: runs its case on the ranks that it takes, and saves what they measured."""
 
-    def __init__(self, request: pytest.FixtureRequest, settings: Settings, ranks: Ranks) -> None:
-        self._request, self._settings, self._ranks = request, settings, ranks
+    def __init__(self, request: pytest.FixtureRequest, settings: Settings, groups: Groups) -> None:
+        self._request, self._settings, self._groups = request, settings, groups
         self._watch = ClockWatch()
+        self._cases: list[Case] = []
 
     def run(self, function: Any, case: Case, *args: object, backward: bool = False, builds: int = 1) -> list[Any]:
         """One result per rank. Skips the test, with the reason, when the cases cannot run here.
@@ -167,15 +179,17 @@ class Row:
             backward: they are differentiated.
             builds: how many builds are held at once.
         """
-        for one in (case, *(other for other in args if isinstance(other, Case))):
-            for reason in self._ranks.run(obstacle, one, backward, builds):
+        self._cases = [case, *(other for other in args if isinstance(other, Case))]
+        ranks = self._groups.of(*self._cases)
+        for one in self._cases:
+            for reason in ranks.run(obstacle, one, backward, builds):
                 if reason:
                     pytest.skip(reason)
-        return self._ranks.run(function, case, *args)
+        return ranks.run(function, case, *args)
 
     def limits(self, case: Case, per_rank: Sequence[Any], samples: list[float], info: dict[str, Any]) -> dict[str, Any]:
         """The time that no implementation can beat, and how much of the measured time that is."""
-        ceilings: Ceilings | None = self._request.getfixturevalue("ceilings")
+        ceilings = self._request.getfixturevalue("ceilings")(self._groups.of(*self._cases))
         if ceilings is None:
             return {}
         # Ranks may have different work: the round waits for the slowest.
@@ -189,15 +203,17 @@ class Row:
             return {}
         folder = storage(self._request.config) / "profiles" / f"{STARTED:%Y%m%d_%H%M%S}"
         trace = folder / f"{self._request.node.name.replace('/', '_')}-rank{{rank}}.json.gz"
-        kernels, *_ = self._ranks.run(profile.run, case, phase, self._settings.timing, trace.absolute())
+        ranks = self._groups.of(case)
+        kernels, *_ = ranks.run(profile.run, case, phase, self._settings.timing, trace.absolute())
         return {
-            "traces": [str(trace).replace("{rank}", str(rank)) for rank in range(self._settings.ranks)],
+            "traces": [str(trace).replace("{rank}", str(rank)) for rank in range(ranks.size)],
             "kernels": [describe_kernel(kernel) for kernel in kernels],
         }
 
     def save(self, phase: int, case: Case, samples: list[float], info: dict[str, Any]) -> None:
         """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
-        info = {**describe_case(phase, case, self._settings), **info}
+        ranks = self._groups.size(*(self._cases or [case]))
+        info = {**describe_case(phase, case, self._settings.device, ranks), **info}
         if disturbance := self._watch.disturbance():
             info["clock"] = disturbance
         benchmark = self._request.getfixturevalue("benchmark")
@@ -217,9 +233,9 @@ class Row:
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest, benchmark: Any, settings: Settings, ranks: Ranks) -> Row:
+def row(request: pytest.FixtureRequest, benchmark: Any, settings: Settings, groups: Groups) -> Row:
     """Runs a case and saves its row."""
-    return Row(request, settings, ranks)
+    return Row(request, settings, groups)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

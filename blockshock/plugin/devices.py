@@ -28,7 +28,8 @@ class Devices:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside pytest-timeout's clock: to wait is no fault of the test
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        count = self._two if item.get_closest_marker("gpu2") else 1 if item.get_closest_marker("gpu") else 0
+        # What has both markers needs one alone.
+        count = 1 if item.get_closest_marker("gpu") else self._two if item.get_closest_marker("gpu2") else 0
         if not self._waits or not count or not (gpus := self._first(count)):
             return (yield)
         with turns.turn(gpus, self._say):

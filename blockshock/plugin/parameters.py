@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from blockshock.methods import Span
 from blockshock.phases import Case, Claim
 from blockshock.plugin import cases
 from blockshock.plugin.clock import clock
 from blockshock.plugin.records import cover_group, group_name
 from blockshock.plugin.settings import Settings
+from blockshock.ranks import Place
 
 CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
     "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
@@ -37,10 +39,16 @@ def of(fixture: str, settings: Settings) -> list[Any]:
 
 
 def _parameter(case: Case | Claim, group: str, settings: Settings) -> Any:
+    cases = (case.case, *case.rivals) if isinstance(case, Claim) else (case,)
     marks = [pytest.mark.benchmark(timer=clock, group=group)]
-    if settings.marker:
-        marks.append(getattr(pytest.mark, settings.marker))
+    marks += [getattr(pytest.mark, marker) for marker in _markers(settings, all(c.span is Span.ONE for c in cases))]
     return pytest.param(case, id=case.id, marks=marks)
+
+
+def _markers(settings: Settings, alone: bool) -> list[str]:
+    """What selects a test; one that needs one GPU alone, by both, so that ``-m gpu`` runs it where there are more."""
+    both = settings.marker == "gpu2" and alone and Place.here() is None
+    return ["gpu", "gpu2"] if both else [settings.marker] if settings.marker else []
 
 
 def _reminder(settings: Settings) -> Any:
@@ -49,7 +57,7 @@ def _reminder(settings: Settings) -> Any:
     markers, why = {
         None: (["gpu", "gpu2"], f"needs CUDA GPUs, and --device auto or cuda{here}"),
         "gpu": (["gpu2"], "needs two CUDA GPUs, and --ranks 2 or more"),
-        "gpu2": (["gpu"], f"needs --ranks 1: {settings.ranks} ranks are what -m gpu2 runs"),
+        "gpu2": (["gpu"], f"all else needs --ranks 1: {settings.ranks} ranks are what -m gpu2 runs"),
     }[settings.marker]
     marks = [getattr(pytest.mark, marker) for marker in markers]
     return pytest.param(None, id="gpus", marks=[*marks, pytest.mark.skip(reason=why)])

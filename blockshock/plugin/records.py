@@ -22,7 +22,7 @@ def cover_group(title: str) -> str:
     return f"{title} pairs of choices on small layers"
 
 
-def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
+def describe_case(phase: int, case: Case, device: str, ranks: int) -> dict[str, Any]:
     """The part of extra_info that says what was run."""
     kind, _ = method_of(case.method)
     return {
@@ -34,8 +34,8 @@ def describe_case(phase: int, case: Case, settings: Settings) -> dict[str, Any]:
         **dict.fromkeys(AXES.names()),
         **case.picks,
         **asdict(case),
-        "device": settings.device,
-        "ranks": settings.ranks,
+        "device": device,
+        "ranks": ranks,
     }
 
 

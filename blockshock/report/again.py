@@ -9,7 +9,7 @@ from blockshock.report.tables import Info
 from blockshock.saved import COMMANDS, Run, section_of
 
 POINT = {"B": "B", "dtype": "dtype", "workloads": "workload"}
-OTHERS = {"optimizers": "optimizer", "seed": "seed", "ranks": "ranks"}
+OTHERS = {"optimizers": "optimizer", "seed": "seed"}
 
 
 def commands(run: Run) -> Iterator[str]:
@@ -42,6 +42,7 @@ def _options(rows: list[Info]) -> Iterator[str]:
         values = sorted(found) if all(isinstance(value, int) for value in found) else list(found)
         if values:
             yield f"--{option} {','.join(map(str, values))}"
+    yield f"--ranks {max(row['ranks'] for row in rows)}"  # beside which some run on one device
 
 
 def _axes(rows: list[Info]) -> list[str]:

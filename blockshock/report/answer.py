@@ -27,7 +27,7 @@ def answer(run: Run) -> Iterator[str]:
     on = where or machine.get("cpu") or "unnamed hardware"
     if (machines := machine.get("machines") or 1) > 1:
         on = f"{machines} machines, the first with {on}"
-    ranks = max(info["ranks"] for info in infos)
+    ranks = max(info["ranks"] for info in infos)  # some of them run on one alone
     yield f"{ranks} {first['device'].upper()} ranks on {on}; {', '.join(versions) or 'versions unknown'}"
     yield _right(infos)
     yield from _speeds("forward", [info for info in infos if section_of(info) == "forward"])

@@ -141,8 +141,7 @@ def _accuracy(name: str, rows: list[Info]) -> Table:
 
 
 def _timed(name: str, section: str, rows: list[Info], numbers: dict[str, str]) -> Table:
-    ranks = max(row["ranks"] for row in rows)
-    title = f"{name}, {ranks} {rows[0]['device'].upper()} ranks, {rows[0]['timing']}"
+    title = f"{name}, {max(row['ranks'] for row in rows)} {rows[0]['device'].upper()} ranks, {rows[0]['timing']}"
     first, second = (Column("step ms" if section == "training" else "p50 ms", ".4f"), Column("p95 ms", ".4f"))
     builds = [_BUILDS] if any("builds_p50_ms" in row for row in rows) else []
     limit = [_LIMIT] if any("of_limit" in row or "limits" in row for row in rows) else []

@@ -209,8 +209,13 @@ def test_calls_of_a_round_take_turns_in_being_first() -> None:
 class _Fake:
     """Ranks on which each method takes the time that it is given."""
 
+    size = 2
+
     def __init__(self, **seconds: float) -> None:
         self.seconds, self.timed = seconds, Counter[str]()
+
+    def of(self, *cases: Case) -> "_Fake":
+        return self
 
     def run(self, function: Any, case: Case, *args: object) -> list[Any]:
         if function is obstacle:
@@ -224,13 +229,13 @@ def test_the_rival_is_the_fastest_that_can_run(settings: Settings) -> None:
     ranks = _Fake(dense_tp_row=3e-3, dense_tp_col=2e-3)
     found = Rivals(settings, ranks)  # type: ignore[arg-type]
     for _ in range(2):
-        best, tried = found.fastest([single, row, column])
+        best, tried = found.fastest([single, row, column], CASE)
         assert best == column
         assert tried == {"dense_tp_row": pytest.approx(3), "dense_tp_col": pytest.approx(2)}
     assert ranks.timed == {"dense_tp_row": 1, "dense_tp_col": 1}, "each is timed once in a session"
-    assert found.fastest([single]) == (single, {})
+    assert found.fastest([single], CASE) == (single, {})
     with pytest.raises(pytest.skip.Exception, match="dense_single cannot run here"):
-        found.fastest([single, replace(single, dtype="bf16")])
+        found.fastest([single, replace(single, dtype="bf16")], CASE)
 
 
 def test_candidates_are_timed_forward_or_over_a_step(cpu_ranks: Ranks) -> None:

@@ -117,7 +117,7 @@ def check(settings: Settings) -> None:
         made = grid(settings)
         assert len({case.id for case in made}) == len(made)
         for case in made[:2]:
-            described = describe_case(1, case, settings)
+            described = describe_case(1, case, settings.device, settings.ranks)
             assert described["label"] == case.label
             assert case.workload in group_name("phase", case)
             attempt(estimate_bytes, case, settings.ranks)

@@ -228,7 +228,8 @@ def test_an_odd_number_of_ranks_skips_what_needs_pairs_and_says_so(
     monkeypatch.setattr(case_module, "this_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: settings.ranks)
     three_ranks = cast(Any, SimpleNamespace(run=lambda function, *args: [function(*args)] * settings.ranks))
-    row, reasons = Row(request, settings, three_ranks), {}
+    groups = cast(Any, SimpleNamespace(of=lambda *cases: three_ranks))
+    row, reasons = Row(request, settings, groups), {}
     for case in forward_grid(settings):
         try:
             row.run(str, case)
