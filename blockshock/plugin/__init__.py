@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,27 +15,15 @@ import pytest
 from blockshock.machine import environment
 from blockshock.measure import Ceilings
 from blockshock.methods import METHODS
-from blockshock.phases import Case, obstacle, profile
 from blockshock.plugin import devices, journal, options, parameters, saving, sweep, together
 from blockshock.plugin.ceilings import Measuring
-from blockshock.plugin.clock import clock
-from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.groups import Groups
-from blockshock.plugin.limits import describe_limits
-from blockshock.plugin.records import describe_case, describe_kernel
 from blockshock.plugin.rivals import Rivals
+from blockshock.plugin.row import Row
 from blockshock.plugin.settings import Settings, resolve
+from blockshock.plugin.stash import CEILINGS, JOURNAL, MISSING, RECORDS, SAVING, SETTINGS, TOGETHER, storage
 from blockshock.ranks import Place, Ranks, end_with_parent_thread
 from blockshock.report import print_comparison
-
-SETTINGS = pytest.StashKey[Settings]()
-RECORDS = pytest.StashKey[list[dict[str, Any]]]()
-STARTED = datetime.now()
-CEILINGS = pytest.StashKey[Ceilings]()
-MISSING = pytest.StashKey[dict[str, str]]()
-TOGETHER = pytest.StashKey[together.Together]()
-JOURNAL = pytest.StashKey[journal.Writer]()
-SAVING = pytest.StashKey[saving.Saving]()
 
 timed_alone = pytest.mark.skipif(
     "PYTEST_XDIST_WORKER" in os.environ,
@@ -113,7 +98,7 @@ def _left_out(config: pytest.Config) -> str | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     settings = metafunc.config.stash[SETTINGS]
-    for fixture in parameters.CASES.keys() & set(metafunc.fixturenames):
+    for fixture in parameters.FIXTURES & set(metafunc.fixturenames):
         metafunc.parametrize(fixture, parameters.of(fixture, settings))
 
 
@@ -164,74 +149,6 @@ def rivals(settings: Settings, groups: Groups) -> Rivals:
     return Rivals(settings, groups)
 
 
-class Row:
-    """One row of the result table: runs its case on the ranks that it takes, and saves what they measured."""
-
-    def __init__(self, request: pytest.FixtureRequest, settings: Settings, groups: Groups) -> None:
-        self._request, self._settings, self._groups = request, settings, groups
-        self._watch = ClockWatch()
-        self._cases: list[Case] = []
-
-    def run(self, function: Any, case: Case, *args: object, backward: bool = False, builds: int = 1) -> list[Any]:
-        """One result per rank. Skips the test, with the reason, when the cases cannot run here.
-
-        Args:
-            backward: they are differentiated.
-            builds: how many builds are held at once.
-        """
-        self._cases = [case, *(other for other in args if isinstance(other, Case))]
-        ranks = self._groups.of(*self._cases)
-        for one in self._cases:
-            for reason in ranks.run(obstacle, one, backward, builds):
-                if reason:
-                    pytest.skip(reason)
-        return ranks.run(function, case, *args)
-
-    def limits(self, case: Case, per_rank: Sequence[Any], samples: list[float], info: dict[str, Any]) -> dict[str, Any]:
-        """The time that no implementation can beat, and how much of the measured time that is."""
-        ceilings = self._request.getfixturevalue("ceilings")(self._groups.of(*self._cases))
-        if ceilings is None:
-            return {}
-        # Ranks may have different work: the round waits for the slowest.
-        works = [result.work for result in per_rank]
-        described = [describe_limits(work, ceilings, case.dtype, self._settings.flush, samples, info) for work in works]
-        return max(described, key=lambda limits: limits.get("limit_ms", math.inf))
-
-    def profile(self, phase: int, case: Case) -> dict[str, Any]:
-        """With ``--profile``: traces of what the phase times, and rank 0's kernels with their share of the time."""
-        if not self._settings.profile:
-            return {}
-        folder = storage(self._request.config) / "profiles" / f"{STARTED:%Y%m%d_%H%M%S}"
-        trace = folder / f"{self._request.node.name.replace('/', '_')}-rank{{rank}}.json.gz"
-        ranks = self._groups.of(case)
-        kernels, *_ = ranks.run(profile.run, case, phase, self._settings.timing, trace.absolute())
-        return {
-            "traces": [str(trace).replace("{rank}", str(rank)) for rank in range(ranks.size)],
-            "kernels": [describe_kernel(kernel) for kernel in kernels],
-        }
-
-    def save(self, phase: int, case: Case, samples: list[float], info: dict[str, Any]) -> None:
-        """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
-        ranks = self._groups.size(*(self._cases or [case]))
-        info = {**describe_case(phase, case, self._settings.device, ranks), **info}
-        if disturbance := self._watch.disturbance():
-            info["clock"] = disturbance
-        benchmark = self._request.getfixturevalue("benchmark")
-        benchmark.extra_info.update(info)
-        for name, value in info.items():
-            self._request.node.user_properties.append((name, value))
-        clock.replay(benchmark, samples or [0.0])
-        self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
-        if JOURNAL in self._request.config.stash:
-            self._request.config.stash[JOURNAL].benchmark(benchmark)
-
-    def judge(self, phase: int, case: Case, samples: list[float], info: dict[str, Any], *failures: str | None) -> None:
-        """Save what was checked with its ``status``, ``right`` or ``wrong``; any failure but None fails the test."""
-        found = [failure for failure in failures if failure is not None]
-        self.save(phase, case, samples, info | {"status": "wrong" if found else "right"})
-        assert not found, "; ".join(found)
-
-
 @pytest.fixture
 def row(request: pytest.FixtureRequest, benchmark: Any, settings: Settings, groups: Groups) -> Row:
     """Runs a case and saves its row."""
@@ -257,8 +174,3 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.line(text, yellow=True)
     if SAVING in config.stash and (saved := config.stash[SAVING].saved):
         terminalreporter.line(f"Saved: {saved}")
-
-
-def storage(config: pytest.Config) -> Path:
-    """Where runs are saved."""
-    return Path(config.getoption("benchmark_storage").removeprefix("file://"))

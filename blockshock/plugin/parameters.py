@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from blockshock.methods import Span
 from blockshock.phases import Case, Claim
-from blockshock.plugin import cases
+from blockshock.plugin.cases import cover, hypotheses
 from blockshock.plugin.clock import clock
+from blockshock.plugin.phases import PHASES
 from blockshock.plugin.records import cover_group, group_name
 from blockshock.plugin.settings import Settings
 from blockshock.ranks import Place
 
-CASES: dict[str, tuple[str, Callable[[Settings], list[Any]], Callable[[Settings, list[Case]], list[Case]] | None]] = {
-    "correctness_case": ("phase 0", cases.forward_grid, cases.cover),
-    "forward_case": ("phase 1", cases.forward_grid, None),
-    "gradient_case": ("phase 2 grad_X", cases.backward_grid, cases.cover),
-    "backward_case": ("phase 2", cases.backward_grid, None),
-    "trajectory_case": ("phase 3 beside dense", cases.trajectories, None),
-    "training_case": ("phase 3", cases.training_grid, None),
-    "claim": ("", cases.hypotheses, None),
-    "drift_case": ("drift", cases.drifts, None),
-}
-"""Of each fixture that a phase's test takes: what its groups are called, its grid, and the small cases beside it."""
+FIXTURES = {*PHASES, "claim"}
+"""That tests take a case by, or a claim."""
 
 
 def of(fixture: str, settings: Settings) -> list[Any]:
     """Its parameters, and a reminder of what this session does not measure."""
-    title, grid, cover = CASES[fixture]
-    on_grid = grid(settings)
-    found = [_parameter(case, group_name(title, case), settings) for case in on_grid]
-    if cover is not None:
-        found += [_parameter(case, cover_group(title), settings) for case in cover(settings, on_grid)]
+    if fixture == "claim":
+        found = [_parameter(claim, claim.group, settings, claim.case, *claim.rivals) for claim in hypotheses(settings)]
+        return [*found, _reminder(settings)]
+    phase = PHASES[fixture]
+    on_grid = phase.grid(settings)
+    found = [_parameter(case, group_name(phase.title, case), settings, case) for case in on_grid]
+    if phase.covered:
+        small = cover(settings, on_grid)
+        found += [_parameter(case, cover_group(phase.title), settings, case) for case in small]
     return [*found, _reminder(settings)]
 
 
-def _parameter(case: Case | Claim, group: str, settings: Settings) -> Any:
-    cases = (case.case, *case.rivals) if isinstance(case, Claim) else (case,)
+def _parameter(found: Case | Claim, group: str, settings: Settings, *cases: Case) -> Any:
+    """A case, or a claim about some."""
     marks = [pytest.mark.benchmark(timer=clock, group=group)]
-    marks += [getattr(pytest.mark, marker) for marker in _markers(settings, all(c.span is Span.ONE for c in cases))]
-    return pytest.param(case, id=case.id, marks=marks)
+    alone = all(case.span is Span.ONE for case in cases)
+    marks += [getattr(pytest.mark, marker) for marker in _markers(settings, alone)]
+    return pytest.param(found, id=found.id, marks=marks)
 
 
 def _markers(settings: Settings, alone: bool) -> list[str]:

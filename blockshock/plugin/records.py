@@ -39,10 +39,8 @@ def describe_case(phase: int, case: Case, device: str, ranks: int) -> dict[str, 
     }
 
 
-def group_name(title: str, case: Case | Claim) -> str:
+def group_name(title: str, case: Case) -> str:
     """One group of the comparison: what can be compared line by line."""
-    if isinstance(case, Claim):
-        return case.group
     point = [case.workload, f"N={case.N}", f"K={case.K}", f"B={case.B}", case.dtype, case.optimizer]
     return " ".join([title, *filter(None, point)])
 

@@ -125,7 +125,6 @@ def check(settings: Settings) -> None:
         assert claim.hypothesis is HYPOTHESES.get(claim.name)
         assert claim.rivals
         assert claim.case.method not in {rival.method for rival in claim.rivals}
-        assert group_name("", claim) == claim.group
 
 
 @examples(400)

@@ -71,7 +71,7 @@ MINE = "mine:gain=4"
 DESCRIBED = {
     *("phase", "label", "method", "kernel", "mask", "workload", "N", "K", "B", "dtype"),
     *("seed", "keep_full_weight", "device", "ranks", "optimizer", "storage"),
-    *("role", "promise", "span", "picks"),
+    *("role", "promise", "span", "picks", "kind"),
 }
 CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again", "algorithm", "status"}
 TIMED = {

@@ -1,0 +1,96 @@
+"""One row of the result table: a case, run on the ranks that it takes, and what is saved of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from blockshock.measure import Ceilings
+from blockshock.phases import Case, obstacle, profile
+from blockshock.plugin.clock import clock
+from blockshock.plugin.clockwatch import ClockWatch
+from blockshock.plugin.groups import Groups
+from blockshock.plugin.limits import describe_limits
+from blockshock.plugin.phases import Phase
+from blockshock.plugin.records import describe_case, describe_kernel
+from blockshock.plugin.settings import Settings
+from blockshock.plugin.stash import JOURNAL, RECORDS, STARTED, storage
+
+
+class Row:
+    """One row of the result table: runs its case on the ranks that it takes, and saves what they measured."""
+
+    def __init__(self, request: pytest.FixtureRequest, settings: Settings, groups: Groups) -> None:
+        self._request, self._settings, self._groups = request, settings, groups
+        self._watch = ClockWatch()
+        self._cases: list[Case] = []
+
+    def measure(self, phase: Phase, case: Case) -> None:
+        """Run a case of a phase and save what is found; what is wrong fails the test."""
+        protocol, builds = (self._settings.protocol, 2) if phase.timed else ((), 1)
+        per_rank = self.run(phase.program, case, *protocol, backward=phase.backward, builds=builds)
+        found = phase.find(case, self._settings, per_rank)
+        info = {"kind": phase.kind, **found.info}
+        if phase.timed:
+            info |= self.limits(case, per_rank, found.samples, info) | self._profile(phase.number, case)
+        wrong = [failure for failure in found.failures if failure is not None]
+        if found.failures:
+            info["status"] = "wrong" if wrong else "right"
+        self.save(phase.number, case, found.samples, info)
+        assert not wrong, "; ".join(wrong)
+
+    def run(self, function: Any, case: Case, *args: object, backward: bool = False, builds: int = 1) -> list[Any]:
+        """One result per rank. Skips the test, with the reason, when the cases cannot run here.
+
+        Args:
+            backward: they are differentiated.
+            builds: how many builds are held at once.
+        """
+        self._cases = [case, *(other for other in args if isinstance(other, Case))]
+        ranks = self._groups.of(*self._cases)
+        for one in self._cases:
+            for reason in ranks.run(obstacle, one, backward, builds):
+                if reason:
+                    pytest.skip(reason)
+        return ranks.run(function, case, *args)
+
+    def limits(self, case: Case, per_rank: Sequence[Any], samples: list[float], info: dict[str, Any]) -> dict[str, Any]:
+        """The time that no implementation can beat, and how much of the measured time that is."""
+        ceilings: Ceilings | None = self._request.getfixturevalue("ceilings")(self._groups.of(*self._cases))
+        if ceilings is None:
+            return {}
+        # Ranks may have different work: the round waits for the slowest.
+        works = [result.work for result in per_rank]
+        described = [describe_limits(work, ceilings, case.dtype, self._settings.flush, samples, info) for work in works]
+        return max(described, key=lambda limits: limits.get("limit_ms", math.inf))
+
+    def _profile(self, phase: int, case: Case) -> dict[str, Any]:
+        """With ``--profile``: traces of what the phase times, and rank 0's kernels with their share of the time."""
+        if not self._settings.profile:
+            return {}
+        folder = storage(self._request.config) / "profiles" / f"{STARTED:%Y%m%d_%H%M%S}"
+        trace = folder / f"{self._request.node.name.replace('/', '_')}-rank{{rank}}.json.gz"
+        ranks = self._groups.of(case)
+        kernels, *_ = ranks.run(profile.run, case, phase, self._settings.timing, trace.absolute())
+        return {
+            "traces": [str(trace).replace("{rank}", str(rank)) for rank in range(ranks.size)],
+            "kernels": [describe_kernel(kernel) for kernel in kernels],
+        }
+
+    def save(self, phase: int, case: Case, samples: list[float], info: dict[str, Any]) -> None:
+        """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
+        ranks = self._groups.size(*(self._cases or [case]))
+        info = {**describe_case(phase, case, self._settings.device, ranks), **info}
+        if disturbance := self._watch.disturbance():
+            info["clock"] = disturbance
+        benchmark = self._request.getfixturevalue("benchmark")
+        benchmark.extra_info.update(info)
+        for name, value in info.items():
+            self._request.node.user_properties.append((name, value))
+        clock.replay(benchmark, samples or [0.0])
+        self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
+        if JOURNAL in self._request.config.stash:
+            self._request.config.stash[JOURNAL].benchmark(benchmark)
