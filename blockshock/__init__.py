@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from blockshock.matrices.saved_mask import saved_mask as saved_mask
     from blockshock.matrices.workloads import WORKLOADS as WORKLOADS
     from blockshock.matrices.workloads import Workload as Workload
+    from blockshock.methods import AXES as AXES
     from blockshock.methods import METHODS as METHODS
+    from blockshock.methods import Axis as Axis
     from blockshock.methods import Method as Method
     from blockshock.nn.checkpoint import load_optimizer_state as load_optimizer_state
     from blockshock.nn.checkpoint import optimizer_state as optimizer_state
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
     from blockshock.training.steps import elementwise as elementwise
 
 _PUBLIC = {
+    "AXES": "blockshock.methods",
     "HYPOTHESES": "blockshock.phases.hypotheses",
     "Hypothesis": "blockshock.phases.hypotheses",
     "KERNELS": "blockshock.kernels",
     "MASKS": "blockshock.matrices.named_masks",
     "METHODS": "blockshock.methods",
     "WORKLOADS": "blockshock.matrices.workloads",
+    "Axis": "blockshock.methods",
     "BlockShockLinear": "blockshock.nn.linear",
     "BlockShockParallel": "blockshock.nn.parallel_style",
     "Method": "blockshock.methods",

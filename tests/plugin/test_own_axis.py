@@ -12,7 +12,7 @@ from blockshock.report.again import commands
 from blockshock.saved.results import read_run
 
 TOYS = """
-from blockshock.methods import AXES, METHODS, Axis
+from blockshock import AXES, METHODS, Axis
 from blockshock.registry import Registry
 
 TOYS = Registry("toy")
