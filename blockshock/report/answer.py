@@ -28,7 +28,8 @@ def answer(run: Run) -> Iterator[str]:
     if (machines := machine.get("machines") or 1) > 1:
         on = f"{machines} machines, the first with {on}"
     ranks = max(info["ranks"] for info in infos)  # some of them run on one alone
-    yield f"{ranks} {first['device'].upper()} ranks on {on}; {', '.join(versions) or 'versions unknown'}"
+    here = f"{ranks} {first['device'].upper()} rank{'s' if ranks > 1 else ''} on {on}"
+    yield f"{here}; {', '.join(versions) or 'versions unknown'}"
     yield _right(infos)
     yield from _speeds("forward", [info for info in infos if section_of(info) == "forward"])
     yield from _speeds("training step", [info for info in infos if section_of(info) == "training"])

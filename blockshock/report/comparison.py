@@ -141,7 +141,8 @@ def _accuracy(name: str, rows: list[Info]) -> Table:
 
 
 def _timed(name: str, section: str, rows: list[Info], numbers: dict[str, str]) -> Table:
-    title = f"{name}, {max(row['ranks'] for row in rows)} {rows[0]['device'].upper()} ranks, {rows[0]['timing']}"
+    ranks, device = max(row["ranks"] for row in rows), rows[0]["device"].upper()  # some of them run on one alone
+    title = f"{name}, {ranks} {device} rank{'s' if ranks > 1 else ''}, {rows[0]['timing']}"
     first, second = (Column("step ms" if section == "training" else "p50 ms", ".4f"), Column("p95 ms", ".4f"))
     builds = [_BUILDS] if any("builds_p50_ms" in row for row in rows) else []
     limit = [_LIMIT] if any("of_limit" in row or "limits" in row for row in rows) else []

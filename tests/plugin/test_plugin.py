@@ -212,7 +212,7 @@ def test_every_sample_is_saved_and_sums_up_as_shown(story: Story) -> None:
 
 def test_the_comparison_ends_the_run(story: Story) -> None:
     tables = story.run.output.partition(" Block-Shock: comparison ")[2]
-    titles = ["phase 0 {}", "phase 1 {}, 2 CPU ranks, sync", "phase 2 {}, 2 CPU ranks, sync", "phase 2 grad_X {}"]
+    titles = ["phase 0 {}", "phase 1 {}, 2 CPU ranks, sync", "phase 2 {}, 1 CPU rank, sync", "phase 2 grad_X {}"]
     for title in titles:
         assert re.search(rf"^{title.format('cubed N=64 K=64 B=4 bf16')} *$", tables, re.MULTILINE)
     for label, count in {"dense_single": 2, "wrong ‡": 2, "masked_split_dense middle": 2, MINE: 7}.items():
