@@ -65,6 +65,7 @@ ALSO_NOT = {
     "methods.product.check_once": "called by every backward pass of a layer",
     "stages.Recorder": "made by recording()",
     "training.storages.Storage": "the base of the storages that are fuzzed",
+    "report.answer.fastest": "called by answer() for every point",
     "report.command.report": "all that it calls is fuzzed; itself by tests/report/test_report.py",
     "report.comparison.same_bits": "called for every row that was checked",
     "saved.journal.next_journal": "called by every session",
