@@ -73,6 +73,7 @@ ALSO_NOT = {
     "saved.journal.write_whole": "called by recover()",
     "report.limits.losses": "called for every row with limits",
     "report.page.inline": "called for every plot of write_folder",
+    "saved.judged.weights_of": "called by discredited() for every row",
     "saved.settle.bare": "called by settled() for every row",
     "saved.settle.is_timed": "called by settled() for every row",
     "report.run_tables.short_name": "called for every row that was profiled",
