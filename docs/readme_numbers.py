@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blockshock.errors import InputError, UnknownName
-from blockshock.report.answer import answer
+from blockshock.report.answer import answer, fastest
 from blockshock.report.remarks import remarks
 from blockshock.report.tables import spread
 from blockshock.saved.judged import best_dense
@@ -57,7 +57,8 @@ def _verdicts(run: Run) -> Iterator[str]:
         if "verdict" in info and not info.get("wrong"):
             trained = f", {info['optimizer']}" if info.get("optimizer") and info.get("storage") else ""
             found[info["hypothesis"], info["statement"], info["label"] + trained].append(info)
-    yield from _header("hypothesis", "row", "ratio", "verdict", "rivals")
+    lossy = any("loses" in info for infos in found.values() for info in infos)
+    yield from _header("hypothesis", "row", "ratio", "verdict", "rivals", *(["loses"] if lossy else []))
     told = ""
     for (name, statement, label), infos in sorted(found.items()):
         ratios = [info["ratio"] for info in infos]
@@ -69,6 +70,7 @@ def _verdicts(run: Run) -> Iterator[str]:
             f"{min(ratios):.2f}–{max(ratios):.2f}",
             ", ".join(f"{verdict} at {count}" for verdict, count in verdicts),
             ", ".join(rival for rival, _ in rivals),
+            *([_loses(infos)] if lossy else []),
         )
         told = name
 
@@ -77,17 +79,13 @@ def _timed(section: str, labels: tuple[str, ...]) -> Callable[[Run], Iterator[st
     """Of each point the best dense row and Block-Shock's, ms, with the spread over builds; and their ratios."""
 
     def table(run: Run) -> Iterator[str]:
-        points: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
-        for info in run.infos:
-            if section_of(info) == section:
-                points[tuple(info.get(key) or "" for key in ("workload", "N", "K", "B", "optimizer"))].append(info)
+        points = _points(run, section, ("workload", "N", "K", "B", "optimizer"))
         yield from _header("N × K", "B", "best dense", "ms", *(cell for label in labels for cell in (label, "÷")))
         for (workload, N, K, B, optimizer), infos in sorted(points.items()):
             best = best_dense(infos)
             if best is None:
                 continue
-            size = f"{N}²" if N == K else f"{N}×{K}"
-            cells = [" ".join(filter(None, [size, workload.replace("gaussian", "")])), f"{B} {optimizer}".strip()]
+            cells = [_size(workload, N, K), f"{B} {optimizer}".strip()]
             cells += [best["label"], _ms(best)]
             for label in labels:
                 ours = [info for info in infos if info["label"] == label]
@@ -95,6 +93,38 @@ def _timed(section: str, labels: tuple[str, ...]) -> Callable[[Run], Iterator[st
             yield _line(*cells)
 
     return table
+
+
+def _fastest(run: Run) -> Iterator[str]:
+    """Of each point and method that is asked about the fastest row, the best dense one, and what the former loses."""
+    yield from _header("N × K", "B", "dtype", "best dense", "ms", "fastest", "ms", "÷", "loses")
+    points = _points(run, "forward", ("workload", "N", "K", "B", "dtype"))
+    for (workload, N, K, B, dtype), infos in sorted(points.items()):
+        for method in dict.fromkeys(info["method"] for info in infos if info["role"] == "subject"):
+            ours = fastest(method, infos)
+            best = best_dense(infos, ours)
+            if ours and best:
+                cells = [_size(workload, N, K), B, dtype, best["label"], _ms(best), f"`{ours['label']}`", _ms(ours)]
+                yield _line(*cells, f"{ours['p50_ms'] / best['p50_ms']:.2f}", _loses([ours]))
+
+
+def _points(run: Run, section: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...], list[Info]]:
+    points: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
+    for info in run.infos:
+        if section_of(info) == section:
+            points[tuple(info.get(key) or "" for key in keys)].append(info)
+    return points
+
+
+def _size(workload: str, N: int, K: int) -> str:
+    size = f"{N}²" if N == K else f"{N}×{K}"
+    return " ".join(filter(None, [size, workload.replace("gaussian", "")]))
+
+
+def _loses(infos: list[Info]) -> str:
+    """What the output loses, a dash where it is the dense weight's."""
+    errors = [f"{info['loses']['output_error']:.3f}" for info in infos if "loses" in info]
+    return "–".join(dict.fromkeys((min(errors), max(errors)))) if errors else "–"
 
 
 def _ms(info: Info) -> str:
@@ -118,6 +148,7 @@ TABLES: dict[str, Callable[[Run], Iterator[str]]] = {
     "forward": _timed(
         "forward", ("block_shock gathered 1100", "block_shock cusparselt 1100", "masked_split_dense 1100")
     ),
+    "fastest": _fastest,
     "training": _timed("training", ("block_shock gathered 1100 compressed", "block_shock cusparselt tile compressed")),
 }
 

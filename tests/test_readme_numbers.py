@@ -15,6 +15,7 @@ RUN = "0006_2xH200-full"
 TOLD = {
     "answer": "right: 396 of 396 results",
     "verdicts": "| **H1** forward",
+    "fastest": "| 16384² | 16 | bf16 | dense_tp_row | ",
     "forward": "| 16384² | 16 | dense_tp_row |",
     "training": "| 8192² | 4096 adamw | dense_tp_row |",
 }
@@ -48,7 +49,7 @@ def test_every_table_is_filled_and_stays_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("readme", "error", "says"),
     [
-        (_block("speeds"), UnknownName, "'speeds', and there are answer, verdicts, forward, training"),
+        (_block("speeds"), UnknownName, "'speeds', and there are answer, verdicts, forward, fastest, training"),
         (_block("forward", "0999_none"), NotARun, "0999_none"),
         (_block("forward", ""), InputError, "begins with"),
         (_block("forward").replace("<!-- end -->", "") + _block("answer"), InputError, "ends with"),

@@ -49,8 +49,8 @@ def _axes(rows: list[Info]) -> list[str]:
     """Those whose options ask for what was picked and for no more: where each spec of one goes with a few of another
     alone, as masks do that fit a kernel, the one that is picked later is left to its default."""
     axes: list[str] = []
-    for axis in dict.fromkeys(axis for row in rows for axis in row.get("picks", {})):
-        picks = [row["picks"] for row in rows if axis in row.get("picks", {})]
+    for axis in dict.fromkeys(axis for row in rows for axis in row["picks"]):
+        picks = [row["picks"] for row in rows if axis in row["picks"]]
         together = {tuple(pick.get(name) for name in (*axes, axis)) for pick in picks}
         every = math.prod(len({pick.get(name) for pick in picks}) for name in (*axes, axis))
         if len(together) == every:

@@ -61,7 +61,7 @@ def _speed(method: str, infos: list[Info]) -> str:
     points: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
     for info in infos:
         points[tuple(info.get(key) for key in ("workload", "N", "K", "B", "dtype", "optimizer"))].append(info)
-    pairs = [(ours, rows) for rows in points.values() if (ours := _fastest(method, rows)) is not None]
+    pairs = [(ours, rows) for rows in points.values() if (ours := fastest(method, rows)) is not None]
     against = [(ours, best) for ours, rows in pairs if (best := best_dense(rows, ours)) is not None]
     found = []
     if against:
@@ -77,7 +77,7 @@ def _speed(method: str, infos: list[Info]) -> str:
     return ", ".join(found)
 
 
-def _fastest(method: str, rows: list[Info]) -> Info | None:
+def fastest(method: str, rows: list[Info]) -> Info | None:
     """Of a method at one point; without those that train on stale weights, and without what is wrong."""
     ours = [row for row in rows if row["method"] == method and sound(row)]
     return min(ours, key=lambda row: row["p50_ms"], default=None)

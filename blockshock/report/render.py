@@ -71,11 +71,12 @@ def draw(run: Run, prefix: str, drawn: Callable[[int, int], None]) -> tuple[list
         drawn(number + 1, len(jobs))
         if picture is not None:
             pictures.append(picture)
+    promises = {"", *(info["promise"] for info in run.infos)}
     have = {(picture.section, picture.title.partition(" · ")[0]) for picture in pictures}
     missing = [
         Missing(section, plot.title, plot.command(section))
         for section, plot in kinds()
-        if (section, plot.title) not in have
+        if (section, plot.title) not in have and plot.promise in promises
     ]
     return pictures, missing
 

@@ -18,7 +18,8 @@ CLOSE = 1e-6
 """Relative difference of two numbers of which one follows from the other: of rounding alone."""
 LEARNS = 0.9
 """Of its first loss a training run's last one is less."""
-PICKS = ("method", "kernel", "mask", "dtype")
+TRAINED = "storage"
+"""What is picked only where something is trained, and so not where an output or its quality is checked."""
 CHECKS = ("error_ratio", "worst_weight_share", "worst_drift", "status")
 
 
@@ -119,16 +120,16 @@ def _of_training(info: Info) -> Iterator[str]:
 def discredited(infos: list[Info]) -> list[str | None]:
     """Of each row why its output is not to be trusted; None of one of which nothing is known to be wrong.
 
-    One wrong output discredits what made it (method, kernel, mask) at every point of its dtype, in its own phase and
+    One wrong output discredits what made it (method and picks) at every point of its dtype, in its own phase and
     all later ones; a wrong training run those steps alone that have its optimizer and storage. A layer that drifts is
     not wrong by itself.
     """
     checked: dict[Any, list[Info]] = defaultdict(list)
     for info in infos:
         if was_checked(info) and "worst_drift" not in info:
-            checked[_picks(info)].append(info)
+            checked[weights_of(info)].append(info)
     failed = {picks: [(row, why) for row in rows if (why := faults(row))] for picks, rows in checked.items()}
-    reasons = [_reason(info, failed.get(_picks(info), ()), checked[_picks(info)]) for info in infos]
+    reasons = [_reason(info, failed.get(weights_of(info), ()), checked[weights_of(info)]) for info in infos]
     wrong = {(info["label"], info["dtype"]) for info, reason in zip(infos, reasons, strict=True) if reason}
     return [
         reason or ("its rival's output is wrong" if (info.get("rival"), info["dtype"]) in wrong else None)
@@ -136,8 +137,10 @@ def discredited(infos: list[Info]) -> list[str | None]:
     ]
 
 
-def _picks(info: Info) -> tuple[Any, ...]:
-    return tuple(info.get(name) for name in PICKS)
+def weights_of(info: Info) -> tuple[Any, ...]:
+    """What rows share that multiply alike: the method, what was picked for it, the dtype."""
+    picks = frozenset((axis, spec) for axis, spec in info["picks"].items() if axis != TRAINED)
+    return info["method"], picks, info["dtype"]
 
 
 def _reason(info: Info, failed: Iterable[tuple[Info, list[str]]], checked: list[Info]) -> str | None:

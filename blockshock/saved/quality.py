@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from blockshock.saved.judged import weights_of
+
 Info = dict[str, Any]
-TRAINED = "storage"
-"""The pick that phase 0, where quality is found, does not make."""
 
 
 def qualities(infos: list[Info]) -> dict[Any, Info]:
@@ -22,5 +22,4 @@ def lost(infos: list[Info]) -> list[Info | None]:
 
 
 def _layer(info: Info) -> Any:
-    picks = frozenset((axis, spec) for axis, spec in info["picks"].items() if axis != TRAINED)
-    return (picks, *(info[name] for name in ("method", "workload", "N", "K", "dtype")))
+    return (weights_of(info), *(info[name] for name in ("workload", "N", "K")))

@@ -147,6 +147,15 @@ def test_what_is_wrong_is_neither_the_fastest_nor_the_best_rival() -> None:
     assert list(limit_lines([run_of([timed(OURS, 8192, 256, 1.0)]).infos[0] | {"wrong": "so it is"}])) == []
 
 
+def test_what_was_picked_otherwise_is_not_wrong_with_it() -> None:
+    picks = [{"kernel": kernel, "pruner": pruner} for kernel in "ab" for pruner in ("one", "other")]
+    rows = [timed(f"pruned {pick['kernel']} {pick['pruner']}", 64, 4, 1.0, picks=pick, mask=None) for pick in picks]
+    trained = stepped("pruned a one x", 64, 4, 1.0, picks=picks[0] | {"storage": "x"}, mask=None)
+    wrong = checked("pruned a one", error_ratio=1e3, picks=picks[0], mask=None)
+    reasons = discredited([wrong, *rows, trained])
+    assert [reason is not None for reason in reasons] == [True, True, False, False, False, True]
+
+
 def test_verdicts_on_what_is_wrong_or_against_it_do_not_count() -> None:
     run = of_wrong_kernel()
     assert list(answer(run))[4] == "verdicts: H1 faster at 1 (against dense_tp_row); 2 left out, whose output is wrong"

@@ -28,6 +28,7 @@ class Plot:
         sections: where it belongs.
         option: what a run must be made with beside the section's command, if anything.
         judged: whether it takes the rows of verdicts too.
+        promise: of methods that give this promise alone.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Plot:
     sections: tuple[str, ...] = TIMED
     option: str = ""
     judged: bool = False
+    promise: str = ""
 
     def command(self, section: str) -> str:
         """What measures it."""
@@ -144,6 +146,14 @@ PLOTS = (
     Plot("error-relative", "Relative error", "Frobenius norm against float64.", accuracy.relative, ("accuracy",)),
     Plot("error-max", "Largest error", "Of any element, against float64.", accuracy.largest, ("accuracy",)),
     Plot("error-mean", "Mean error", "Of all elements, against float64.", accuracy.mean, ("accuracy",)),
+    Plot(
+        "output-error",
+        "What weights of their own lose",
+        "Of the output, against the dense weight, on inputs that nothing was chosen by. Lower is better.",
+        accuracy.lost,
+        ("accuracy",),
+        promise="own weights",
+    ),
     Plot(
         "verdicts",
         "Ratios behind the verdicts",

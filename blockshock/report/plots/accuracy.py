@@ -1,4 +1,4 @@
-"""Errors against float64 over N, and speed that pays for its errors."""
+"""Errors against float64 over N, speed that pays for its errors, and what weights of their own lose."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def largest(rows: pd.DataFrame, styles: Styles) -> Figure | None:
 def mean(rows: pd.DataFrame, styles: Styles) -> Figure | None:
     """Of all elements."""
     return lines(rows, "mean_error", styles, "mean error")
+
+
+def lost(rows: pd.DataFrame, styles: Styles) -> Figure | None:
+    """Relative error of the output against the dense weight's, of rows that multiply by weights of their own."""
+    return lines(rows, "quality.output_error", styles, "relative error of the output")
 
 
 def quality(rows: pd.DataFrame, styles: Styles) -> Figure | None:

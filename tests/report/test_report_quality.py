@@ -1,0 +1,135 @@
+"""What weights of their own lose stands beside times and verdicts, is ranked, drawn, and said in the answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from inner_pytest import ROOT
+from rows import Info, checked, run_of, saved, stepped, tables, timed, verdict
+
+from blockshock.__main__ import main
+from blockshock.report.answer import answer
+from blockshock.report.comparison import comparison
+from blockshock.report.frame import frame_of, views
+from blockshock.report.plots.accuracy import lost
+from blockshock.report.plots.style import Styles
+from blockshock.saved.results import read_run
+
+sys.path.append(str(ROOT / "docs"))
+from readme_numbers import TABLES
+
+KERNELS, ERRORS = ("auto", "gathered"), {"random": 0.7, "magnitude": 0.3}
+
+
+def of(kernel: str, pruner: str, storage: str | None = None) -> Info:
+    picks = {"kernel": kernel, "pruner": pruner} | ({"storage": storage} if storage else {})
+    return {"role": "subject", "span": "one", "promise": "own weights", "mask": None, "picks": picks, "pruner": pruner}
+
+
+def quality(error: float) -> Info:
+    return {"output_error": error, "kept_magnitude": 1 - error / 2, "kept_energy": 1 - error / 4}
+
+
+def rows() -> list[Info]:
+    found = [timed("dense_single", N, 4, 2.0) for N in (64, 128)]
+    for kernel in KERNELS:
+        for pruner, error in ERRORS.items():
+            label, picked = f"pruned {kernel} {pruner}", of(kernel, pruner)
+            found += [timed(label, N, 4, 1.0, **picked) for N in (64, 128)]
+            # Found at two B: of these the larger counts. At N = 128 nothing was checked.
+            found += [checked(label, 64, B, quality=quality(error + 0.001 * (B == 2)), **picked) for B in (8, 2)]
+            found += [verdict(label, 64, rival="dense_single", hypothesis="H6", **picked)]
+    trained = of("auto", "magnitude", "masked")
+    return [*found, stepped("dense_single", 64, 4, 2.0), stepped("pruned auto magnitude masked", 64, 4, 1.0, **trained)]
+
+
+def test_it_stands_beside_the_times_and_the_verdicts_of_the_same_layer() -> None:
+    found = {(table.section, table.title): table for table in comparison(run_of(rows()).records)}
+    for section, title in (("forward", "phase 1 N=64"), ("training", "phase 3 N=64"), ("verdicts", "H6")):
+        (table,) = [table for key, table in found.items() if key[0] == section and key[1].startswith(title)]
+        place = [column.name for column in table.columns].index("loses")
+        shown = [(row[0] if section != "verdicts" else "", row[place]) for row in table.rows]
+        if section == "forward":
+            assert sorted(shown, key=str) == [
+                ("dense_single", None),
+                *(
+                    (f"pruned {kernel} {pruner}", error)
+                    for kernel in KERNELS
+                    for pruner, error in sorted(ERRORS.items())
+                ),
+            ]
+        else:
+            assert {error for _, error in shown} == ({None, 0.3} if section == "training" else {0.3, 0.7})
+    (unchecked,) = [table for key, table in found.items() if key[1].startswith("phase 1 N=128")]
+    assert "loses" not in [column.name for column in unchecked.columns]
+    speeds = tables([row for row in rows() if row["phase"] < 3])["Speed-up"]
+    assert {row[5]: row[-1] for row in speeds.rows if row[1] == 64}["pruned auto random"] == 0.7
+
+
+def test_a_run_without_weights_of_their_own_has_no_column_for_it() -> None:
+    infos = [timed("dense_single", 64, 4, 2.0), timed("block_shock auto", 64, 4, 1.0), verdict("block_shock auto")]
+    assert all(column.name != "loses" for table in comparison(run_of(infos).records) for column in table.columns)
+    assert "What weights of their own lose" not in tables(infos)
+    assert not any(line.startswith("quality") for line in answer(run_of(infos)))
+
+
+def test_the_least_lossy_come_first_in_the_table_and_in_the_answer() -> None:
+    table = tables(rows())["What weights of their own lose"]
+    assert [row[5] for row in table.rows] == [
+        f"pruned {kernel} {pruner}" for pruner in ("magnitude", "random") for kernel in KERNELS
+    ]
+    assert table.texts()[0][3:] == ["8", "bf16", "pruned auto magnitude", "0.300", "0.850", "0.925"]
+    said = list(answer(run_of(rows())))
+    assert said[-1] == "quality: pruned magnitude loses 0.300 of the output, pruned random loses 0.700 of the output"
+    assert said[-2] == "verdicts: H6 faster at 4 (against dense_single; loses 0.300 to 0.700 of the output)"
+
+
+def test_what_is_not_a_number_is_the_worst() -> None:
+    broken = checked("pruned auto broken", B=8, quality=quality(float("nan")), **of("auto", "broken"))
+    infos = [broken, *rows()]
+    assert tables(infos)["What weights of their own lose"].rows[-1][5] == "pruned auto broken"
+    assert list(answer(run_of(infos)))[-1].endswith("pruned broken loses nan of the output")
+
+
+def test_quality_that_is_damaged_leaves_its_row_out_and_what_a_file_says_of_others_is_not_believed(
+    tmp_path: Path,
+) -> None:
+    good, *others = rows()
+    infos = [good | {"loses": quality(0.5)}, *others, checked("pruned", 64, 4, quality={"output_error": "x"})]
+    (tmp_path / "run.json").write_text(json.dumps(saved(infos)))
+    run = read_run(tmp_path / "run.json")
+    assert run.left_out == {"quality": 1}
+    assert "loses" not in run.infos[0]
+
+
+def test_it_is_drawn_and_missed_only_where_a_method_has_weights_of_its_own(tmp_path: Path) -> None:
+    (view,) = [view for view in views(frame_of(run_of(rows()))) if view.section == "accuracy"]
+    figure = lost(view.rows, Styles.of(zip(view.rows["label"], view.rows["role"], strict=True), {}))
+    assert figure is not None
+    assert lost(view.rows.drop(columns="quality.output_error"), Styles.of([], {})) is None
+    title, pages = "What weights of their own lose", {}
+    plain = [timed("dense_single", 64, 4, 2.0), checked("dense_single")]
+    bare = [info | {"quality": None} for info in rows()]
+    for name, infos in (("full", rows()), ("plain", plain), ("bare", bare)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(saved(infos)))
+        assert main(["report", str(tmp_path / f"{name}.json"), "--to", str(tmp_path / name)]) == 0
+        pages[name] = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+    assert f"{title} · gaussian bf16" in pages["full"]
+    assert (title in pages["plain"], f"{title}: Is it right?" in pages["bare"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        (
+            "verdicts",
+            "| **H6** it is faster | `pruned auto magnitude` | 0.90–0.90 | faster at 1 | dense_single | 0.300 |",
+        ),
+        ("fastest", "| 64² | 4 | bf16 | dense_single | 2.0000 | `pruned auto random` | 1.0000 | 0.50 | 0.700 |"),
+    ],
+)
+def test_the_readme_has_it_beside_verdicts_and_times(table: str, line: str) -> None:
+    assert line in list(TABLES[table](run_of(rows())))
