@@ -1,0 +1,70 @@
+"""docs/architecture.md: its code runs as it stands there, and what it names is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from inner_pytest import ROOT, start, suite
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+CODE = "\n\n".join(re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+METHODS = "back_to_front,in_order,masked_split_dense,block_shock"
+OPTIONS = (
+    *("--device=cpu", "--ranks=1", "--N=64", "--B=4", "--dtype=fp32", "--rounds=2", "--cover=grid"),
+    *("--workloads=sparse_inputs:zeros=0.9", "--kernels=einsum", "--masks=outer", f"--methods={METHODS}"),
+    *("-m", "bench or correctness", "-p", "no:cacheprovider", "--benchmark-save=page"),
+)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """What is saved of the results of a session that has all of the page's code."""
+    folder = suite(
+        tmp_path_factory.mktemp("page"), "test_phase0_correctness.py", "test_hypotheses.py", conftest=f"\n\n{CODE}"
+    )
+    session = start(folder, *OPTIONS, "-k", "correctness or OrderIsFree or right")
+    output, _ = session.communicate()
+    assert session.returncode == pytest.ExitCode.OK, output
+    (path,) = folder.glob("benchmark_results/*/0001_page.json")
+    return [benchmark["extra_info"] for benchmark in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]]
+
+
+def test_each_thing_that_the_page_adds_is_run_and_right(rows: list[dict[str, object]]) -> None:
+    checked = {row["label"]: row for row in rows if "status" in row}
+    assert set(checked) == {
+        "back_to_front",
+        "in_order reversed",
+        "masked_split_dense outer",
+        "block_shock einsum outer",
+    }
+    for row in checked.values():
+        assert (row["status"], row["workload"]) == ("right", "sparse_inputs:zeros=0.9")
+    assert checked["in_order reversed"]["picks"] == {"order": "reversed"}
+
+
+def test_its_hypothesis_is_decided(rows: list[dict[str, object]]) -> None:
+    (verdict,) = (row for row in rows if "verdict" in row)
+    assert (verdict["hypothesis"], verdict["method"], verdict["rival"]) == (
+        "OrderIsFree",
+        "back_to_front",
+        "dense_single",
+    )
+
+
+def test_its_wings_are_the_packages_in_the_order_of_their_imports() -> None:
+    told = re.findall(r"^\| `(\w+)/` \|", PAGE, re.MULTILINE)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    packages = [layer for layer in reversed(layers) if (ROOT / "blockshock" / layer).is_dir()]
+    assert told == packages
+
+
+def test_the_files_that_it_names_are_there() -> None:
+    told = {name for name in re.findall(r"`([\w/]+(?:\.py|\.md)?)`", PAGE) if "/" in name or name.endswith(".py")}
+    here = (ROOT, ROOT / "blockshock", *(path for path in (ROOT / "blockshock").iterdir() if path.is_dir()))
+    missing = {name for name in told if not any((Path(folder) / name).exists() for folder in here)}
+    assert missing <= {"conftest.py", "blockshock/kernels/x.py"}
