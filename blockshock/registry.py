@@ -142,6 +142,11 @@ class Registry(Generic[Entry]):
             raise UnknownName(f"no {self.kind} is named {name!r}.{hint} Choices: {', '.join(self._entries)}")
         return self._entries[name]
 
+    def name_of(self, entry: Entry) -> str:
+        """The name of an entry; of a class that nobody registered its own."""
+        unknown: str = getattr(entry, "__name__", "").lower()
+        return next((name for name, found in self._entries.items() if found is entry), unknown)
+
     def resolve(self, spec: str, skip: int = 0) -> tuple[Entry, dict[str, Any]]:
         """The entry and the parameters that a spec such as ``gaussian:std=0.5`` picks.
 

@@ -59,6 +59,13 @@ def test_entries_come_by_name_and_in_order(things: Registry[Callable[..., object
     assert things.get("plain")() == "plain"
 
 
+def test_an_entry_is_named_as_it_is_registered(things: Registry[Callable[..., object]]) -> None:
+    class Unregistered: ...
+
+    assert [things.name_of(things.get(name)) for name in things.names()] == ["plain", "cubed"]
+    assert things.name_of(Unregistered) == "unregistered"
+
+
 def test_a_decorated_entry_stays_itself(things: Registry[Callable[..., object]]) -> None:
     def entry() -> None: ...
 

@@ -156,6 +156,11 @@ class Kernel:
     unit: ClassVar[str] = Packed.unit
     training_mask: ClassVar[str] = "tile"
 
+    @property
+    def name(self) -> str:
+        """By which it is registered."""
+        return KERNELS.name_of(type(self))
+
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None, or one sentence that says why this kernel cannot run on that device and dtype."""
         if device.type not in self.device_types:
@@ -171,11 +176,11 @@ class Kernel:
     def check(self, piece: Piece) -> None:
         """Raises KernelUnavailable or InputError, with the reason, unless ``pack`` can take this piece here."""
         if reason := self.unavailable(piece.device, piece.dtype):
-            raise KernelUnavailable(f"kernel {type(self).__name__.lower()}: {reason}")
+            raise KernelUnavailable(f"kernel {self.name}: {reason}")
         if piece.mask is None and self.sparse:
-            raise InputError(f"kernel {type(self).__name__.lower()}: needs a 2:4 mask, and this piece is dense")
+            raise InputError(f"kernel {self.name}: needs a 2:4 mask, and this piece is dense")
         if reason := self.unsuitable(piece.N, piece.K, piece.dtype, piece.mask):
-            raise InputError(f"kernel {type(self).__name__.lower()}: {reason}")
+            raise InputError(f"kernel {self.name}: {reason}")
 
     def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         """Pack a piece. ``check`` it first: this assumes that it passed.

@@ -48,7 +48,7 @@ class BlockShock(Method):
         kernel = picked.resolve(halves[0], layer.tokens, layer.both_ways, self._slowest)
         for half in halves:
             kernel.check(half)
-        self._kernel_name = type(kernel).__name__.lower()
+        self._kernel_name = kernel.name
         held = [self._hold(layer, half, kernel, first=index == 0) for index, half in enumerate(halves)]
         self.halves = nn.ModuleDict({_name(group.rank() + index, half): half for index, half in enumerate(held)})
         self._mark_split()
