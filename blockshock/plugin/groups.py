@@ -27,7 +27,7 @@ class Groups(ExitStack):
 
     def size(self, *cases: Case) -> int:
         """How many ranks these run on together: one, if each of them runs on one device."""
-        alone = self._job is None and all(case.span is Span.ONE for case in cases)
+        alone = self._job is None and all(case.span == Span.ONE for case in cases)
         return 1 if alone else self._settings.ranks
 
     def of(self, *cases: Case) -> Ranks:

@@ -36,7 +36,7 @@ def of(fixture: str, settings: Settings) -> list[Any]:
 def _parameter(found: Case | Claim, group: str, settings: Settings, *cases: Case) -> Any:
     """A case, or a claim about some."""
     marks = [pytest.mark.benchmark(timer=clock, group=group)]
-    alone = all(case.span is Span.ONE for case in cases)
+    alone = all(case.span == Span.ONE for case in cases)
     marks += [getattr(pytest.mark, marker) for marker in _markers(settings, alone)]
     return pytest.param(found, id=found.id, marks=marks)
 
