@@ -15,6 +15,7 @@ from blockshock.saved import COMMANDS, PHASES
 
 Draw = Callable[[pd.DataFrame, Styles], Figure | None]
 TIMED = tuple(PHASES.values())
+SPANS = {"group": "all ranks", "one": "one device"}
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,15 @@ PLOTS = (
         ratios.over,
         judged=True,
     ),
-    Plot(
-        "ratio-dense-group",
-        "Time over the dense layer on all ranks",
-        "Below 1 the method is faster than the one that the axis names. Bands are 95 % intervals, as above.",
-        partial(ratios.over, span="group"),
-        judged=True,
-    ),
-    Plot(
-        "ratio-dense-one",
-        "Time over the dense layer on one device",
-        "Below 1 the method beats one device. Bands are 95 % intervals.",
-        partial(ratios.over, span="one"),
-        judged=True,
+    *(
+        Plot(
+            f"ratio-dense-{span}",
+            f"Time over the dense layer on {where}",
+            "Below 1 the method is faster than the one that the axis names. Bands are 95 % intervals, as above.",
+            partial(ratios.over, span=span),
+            judged=True,
+        )
+        for span, where in SPANS.items()
     ),
     Plot(
         "heat-best-dense",
@@ -93,20 +90,15 @@ PLOTS = (
         ratios.heat,
         judged=True,
     ),
-    Plot(
-        "heat-dense-group",
-        "Where it beats the dense layer on all ranks",
-        "Time over that of the dense layer at each size, which the speed-up table names; the line is where they break "
-        "even.",
-        partial(ratios.heat, span="group"),
-        judged=True,
-    ),
-    Plot(
-        "heat-dense-one",
-        "Where it beats the dense layer on one device",
-        "Time over one dense device's at each size; the line is where they break even.",
-        partial(ratios.heat, span="one"),
-        judged=True,
+    *(
+        Plot(
+            f"heat-dense-{span}",
+            f"Where it beats the dense layer on {where}",
+            "Time over that layer's at each size; the line is where they break even.",
+            partial(ratios.heat, span=span),
+            judged=True,
+        )
+        for span, where in SPANS.items()
     ),
     Plot(
         "of-limit",

@@ -24,19 +24,19 @@ LINE = "#101216"
 
 def over(rows: pd.DataFrame, styles: Styles, span: str | None = None) -> Figure | None:
     """Lines, of every method over the best dense one at each point, or over the first dense one of a span."""
-    rival = None if span is None else _first(rows, span)
-    found = ratios(rows, rival) if rival or span is None else rows.iloc[:0]
-    whose = "the best dense one" if rival is None else rival
-    return lines(found, "ratio", styles, f"time ÷ {whose}'s", band=("ratio_low", "ratio_high"), mark=1.0)
+    rival = span and _first(rows, span)
+    if span and not rival:
+        return None
+    y_label = f"time ÷ {rival or 'the best dense one'}'s"
+    return lines(ratios(rows, rival), "ratio", styles, y_label, band=("ratio_low", "ratio_high"), mark=1.0)
 
 
 def heat(rows: pd.DataFrame, styles: Styles, span: str | None = None) -> Figure | None:
     """Maps, of what is asked about over the same: of the fastest of a method, and of each label where there are few."""
-    rival = None if span is None else _first(rows, span)
-    ours = rows[(rows["role"] == "subject") & rows["sound"]]
-    found = ratios(rows, rival) if rival or span is None else rows.iloc[:0]
+    rival, ours = span and _first(rows, span), rows[(rows["role"] == "subject") & rows["sound"]]
+    found = ratios(rows, rival)
     found = found[found["label"].isin(ours["label"])]
-    if found.empty:
+    if found.empty or (span and not rival):
         return None
     every = _maps(found, dict(zip(ours["label"], ours["method"], strict=True)), styles)
     Ns, Bs = sorted(found["N"].unique()), sorted(found["B"].unique())
@@ -69,7 +69,7 @@ def _maps(found: pd.DataFrame, methods: dict[str, str], styles: Styles) -> dict[
 
 def _first(rows: pd.DataFrame, span: str) -> str | None:
     """The label of the first dense alternative of a span: one that was timed, else one that a verdict is against."""
-    timed = rows.loc[rows["dense"] & (rows["span"] == span), "label"]
+    timed = rows.loc[rows["dense"] & rows["sound"] & (rows["span"] == span), "label"]
     if timed.empty and "rival_role" in rows:
         timed = rows.loc[(rows["rival_role"] == "rival") & (rows["rival_span"] == span), "rival"]
     return None if timed.empty else str(timed.iloc[0])
