@@ -147,6 +147,7 @@ class Kernel:
         unit: as of its packings.
         training_mask: what it is trained with unless another mask is asked for: a transposable one, where the
             backward product needs that.
+        pruner, training_pruner: of a W that it is to multiply by alone, frozen or trained, unless another is asked for.
     """
 
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
@@ -155,6 +156,8 @@ class Kernel:
     contender: ClassVar[bool] = True
     unit: ClassVar[str] = Packed.unit
     training_mask: ClassVar[str] = "tile"
+    pruner: ClassVar[str] = "magnitude"
+    training_pruner: ClassVar[str] = "tile_magnitude"
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None, or one sentence that says why this kernel cannot run on that device and dtype."""

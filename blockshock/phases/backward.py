@@ -42,12 +42,12 @@ class GradientResult:
 def check(case: Case) -> GradientResult:
     """grad_X of each loss against float64; all ranks call it together.
 
-    The reference is the product of W with the grad_y that the method's own output led to: what the output was, phase
-    0 has judged.
+    The reference is the product of W, or of the method's own W′, with the grad_y that the method's own output led to:
+    what the output was, phase 0 has judged.
     """
     built = build(case, backward=True)
     gradients, first = _all_gradients(built, case.seed)
-    transposed, roundings = TransposedWeights(built.source), built.method.grad_roundings
+    transposed, roundings = TransposedWeights(built.reference()), built.method.grad_roundings
     errors = {
         loss: compare(grad_x_BK, grad_y_BN, transposed, roundings, built.group.rank(), built.group.size())
         for loss, (grad_x_BK, grad_y_BN) in gradients.items()

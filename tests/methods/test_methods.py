@@ -21,7 +21,8 @@ CASE = Case("block_shock", {"kernel": "reference", "mask": "random"}, "gaussian"
 
 def picks_of(method: str, kernel: str, mask: str, storage: str = "masked") -> dict[str, str]:
     """Of these the method's own."""
-    every = {"kernel": kernel, "mask": mask, "storage": storage}
+    pruner = {"gathered": "1100", "auto": "tile_magnitude"}.get(kernel, "random")
+    every = {"kernel": kernel, "mask": mask, "pruner": pruner, "storage": storage}
     return {axis: every[axis] for axis in METHODS.get(method).axes}
 
 
@@ -30,10 +31,12 @@ def _errors(method: str, picks: dict[str, str], with_bias: bool) -> tuple[ErrorS
     group = dist.group.WORLD
     assert group is not None
     source = GeneratedWeights(96, 160, torch.bfloat16, "cpu", with_bias=with_bias)
-    built = METHODS.get(method)(Layer(source, picks, 6), group)
+    layer = Layer(source, picks, 6)
+    built = METHODS.get(method)(layer, group)
+    right = built.reference(layer, group.size())
     x_BK = torch.randn(6, 160, generator=torch.Generator().manual_seed(5)).bfloat16()
     with torch.inference_mode():
-        errors = compare(built(x_BK), x_BK, source, built.roundings, group.rank(), group.size())
+        errors = compare(built(x_BK), x_BK, right, built.roundings, group.rank(), group.size())
     return errors, built.roundings
 
 
