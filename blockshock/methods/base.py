@@ -85,6 +85,11 @@ class Method(nn.Module):
         return layer.weight(layer.source.gather(self.columns, rows=self.rows), bias)
 
     @classmethod
+    def unavailable(cls, device: torch.device, dtype: torch.dtype, differentiated: bool) -> str | None:
+        """None, or one sentence that says why this method cannot run there, or not go backward."""
+        return None
+
+    @classmethod
     def check_layer(cls, layer: Layer) -> None:
         """Raises MaskError or InputError if what was picked is not what this method takes. It reads all of it."""
 

@@ -170,7 +170,7 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     try:
         case.check(ranks)
         layer = case.layer(device, backward)
-        reason = _unavailable(case, device) or method_of(case.method)[0].unsuitable(layer)
+        reason = _unavailable(case, device, layer.both_ways) or method_of(case.method)[0].unsuitable(layer)
     except BlockShockError as error:
         reason = f"{case.method}: {error}"
     if reason:
@@ -186,7 +186,9 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     return None
 
 
-def _unavailable(case: Case, device: torch.device) -> str | None:
+def _unavailable(case: Case, device: torch.device, differentiated: bool) -> str | None:
+    if reason := method_of(case.method)[0].unavailable(device, case.torch_dtype, differentiated):
+        return f"{case.method}: {reason}"
     for name, spec in case.picks.items():
         if reason := axis_of(name).unavailable(spec, device, case.torch_dtype):
             return f"{name} {spec}: {reason}"

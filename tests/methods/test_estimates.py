@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fake_cusparselt import faked
-from gpus import needs_a_gpu
+from gpus import CPU_METHODS, needs_a_gpu
 
 from blockshock.kernels import auto
 from blockshock.machine import memory
@@ -38,7 +38,7 @@ def _rows(kernels: tuple[str, ...] = KERNELS) -> list[Case]:
     ]
     others = [
         CASE.picking(mask="random", kernel=kernel, pruner=pruner).of(name, METHODS.get(name).axes)
-        for name, kernel, pruner in itertools.product(METHODS.names(), kernels, PRUNERS)
+        for name, kernel, pruner in itertools.product(CPU_METHODS, kernels, PRUNERS)
         if name != "block_shock" and (kernel != "gathered" or pruner == "1100")
     ]
     return halves + [case for number, case in enumerate(others) if case not in others[:number]]
