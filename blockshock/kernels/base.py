@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 
 from blockshock.errors import InputError, KernelUnavailable, StalePacking
 from blockshock.machine import held_bytes
-from blockshock.matrices import Mask, Piece, row_blocks
+from blockshock.matrices import Mask, Piece
 from blockshock.measure import Operand
 from blockshock.registry import Registry
 
@@ -121,12 +121,6 @@ class Packed(nn.Module):
             self.values.copy_(values_NJ)
         if mine and not self.values.is_inference():
             increment_version([self.values])  # the parameter whose memory this is may have a counter of its own
-
-    def refresh_from(self, piece: Piece) -> None:
-        """Take over the values of another piece with the same mask."""
-        blocks = row_blocks(piece.N, piece.K * piece.dtype.itemsize)
-        values_NJ = torch.cat([piece.kept_values(start, stop) for start, stop in blocks])
-        self.write(self.arrange(values_NJ))
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         """The kept values of a dense matrix, in the order of ``values``."""

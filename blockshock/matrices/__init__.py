@@ -24,14 +24,13 @@ from blockshock.matrices.weights import (
     check_finite,
     nudge_zeros,
 )
-from blockshock.matrices.workloads import LOSSES, TARGETS, WORKLOADS, build_workload
+from blockshock.matrices.workloads import LOSSES, WORKLOADS, build_workload
 
 __all__ = [
     "LOSSES",
     "MASKS",
     "MOST_FEATURES",
     "MOST_PATTERNS",
-    "TARGETS",
     "WORKLOADS",
     "Compressed24",
     "GeneratedWeights",

@@ -260,17 +260,3 @@ def check_transposable(mask: Mask) -> None:
                 f"not transposable: column {column}, rows {start + 4 * group} to {start + 4 * group + 3} keep "
                 f"{int(kept[group, column])} of 4, must keep 2"
             )
-
-
-def check_masked(w_NK: torch.Tensor, mask: Mask) -> None:
-    """Raises MaskError, naming the first offending row and group, unless ``w_NK`` is zero wherever the mask drops."""
-    if tuple(w_NK.shape) != (mask.N, mask.K):
-        raise MaskError(f"matrix {tuple(w_NK.shape)} and mask ({mask.N}, {mask.K}) differ in shape")
-    for start, stop in row_blocks(mask.N, mask.K):
-        bad = ((w_NK[start:stop] != 0) & ~mask.rows(start, stop)).nonzero()
-        if len(bad):
-            row, column = bad[0].tolist()
-            raise MaskError(
-                f"not masked: row {start + row}, group {column // 4} holds {w_NK[start + row, column].item()} "
-                f"at column {column}, which the mask drops"
-            )

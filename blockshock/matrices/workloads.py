@@ -246,26 +246,8 @@ class Recorded(Workload):
         return TensorWeights(w_NK, bias, seed)
 
 
-Target = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-TARGETS: Registry[Target] = Registry("target")
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LOSSES: Registry[Loss] = Registry("loss")
-
-
-@TARGETS.register("zeros")
-def zeros_target(y_BN: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-    return torch.zeros_like(y_BN)
-
-
-@TARGETS.register("normal")
-def normal_target(y_BN: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-    B, N = y_BN.shape
-    return _normal(B, N, stream).to(y_BN.dtype)
-
-
-@TARGETS.register("uniform")
-def uniform_target(y_BN: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-    return (torch.rand(y_BN.shape, generator=stream, device=stream.device) * 2 - 1).to(y_BN.dtype)
 
 
 @LOSSES.register("sum")

@@ -160,16 +160,6 @@ class BlockShock(PieceMethod):
     def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(part_BN, self.group)
 
-    def refresh(self, source: WeightSource) -> None:
-        """Write the values of new weights of the same shape under the same masks; nothing is compressed again."""
-        if (source.N, source.K, source.dtype) != (self.N, self.K, self.dtype):
-            raise InputError(
-                f"refresh takes {self.dtype} weights ({self.N}, {self.K}), got {source.dtype} ({source.N}, {source.K})"
-            )
-        which, _ = self._place()
-        for half, packed in zip(self._halves(source, which), self.packings(), strict=True):
-            packed.refresh_from(half)
-
 
 def _name(place: int, half: Weight) -> str:
     """Of a half among those of all ranks, and of the order of its rows: no saved state is then taken for another's."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock.machine import memory
-from blockshock.matrices import LOSSES, TARGETS, TransposedWeights, generator
+from blockshock.matrices import LOSSES, TransposedWeights, generator
 from blockshock.measure import ErrorSums, compare, timing
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
@@ -74,8 +74,8 @@ def _gradients(built: Built, loss: str, seed: int) -> tuple[torch.Tensor, torch.
     x_BK = built.x_BK.detach().requires_grad_()
     y_BN = built.method(x_BK)
     y_BN.retain_grad()
-    target_BN = TARGETS.get("normal")(y_BN.detach(), generator(x_BK.device, seed, 6))
-    LOSSES.get(loss)(y_BN, target_BN).backward()  # type: ignore[no-untyped-call]
+    target_BN = torch.randn(y_BN.shape, device=x_BK.device, generator=generator(x_BK.device, seed, 6))
+    LOSSES.get(loss)(y_BN, target_BN.to(y_BN.dtype)).backward()  # type: ignore[no-untyped-call]
     assert x_BK.grad is not None
     assert y_BN.grad is not None
     return x_BK.grad.contiguous(), y_BN.grad.contiguous()

@@ -112,31 +112,6 @@ def test_the_full_weight_is_never_made_on_a_rank(method: str, cpu_ranks: Ranks) 
     assert max(cpu_ranks.run(_largest_block, case)) <= 256 * 64
 
 
-def _refreshed(case: Case) -> ErrorSums:
-    built = build(case)
-    new = GeneratedWeights(case.N, case.K, case.torch_dtype, "cpu", seed=9)
-    built.method.refresh(new)  # type: ignore[operator]
-    with torch.inference_mode():
-        return compare(built.method(built.x_BK), built.x_BK, new, 2, built.group.rank(), built.group.size())
-
-
-@pytest.mark.parametrize("method", ["block_shock", "masked_split_dense"])
-def test_refresh_makes_it_the_layer_of_the_new_weights(method: str, cpu_ranks: Ranks) -> None:
-    errors = cpu_ranks.run(_refreshed, CASE.of(method, METHODS.get(method).axes))
-    assert Accuracy.of(sum(errors, ErrorSums()), roundings=2).failure() is None
-
-
-def _refresh_wrong_shape(case: Case) -> str:
-    with pytest.raises(InputError) as error:
-        build(case).method.refresh(GeneratedWeights(96, 164, torch.bfloat16, "cpu"))  # type: ignore[operator]
-    return str(error.value)
-
-
-def test_refresh_refuses_weights_of_another_shape(cpu_ranks: Ranks) -> None:
-    message = "refresh takes torch.bfloat16 weights (96, 160), got torch.bfloat16 (96, 164)"
-    assert cpu_ranks.run(_refresh_wrong_shape, CASE)[0] == message
-
-
 def _refusals(case: Case) -> list[str]:
     """What the layer says to inputs that are too narrow, of another dtype, and on another device."""
     method, messages = build(case).method, []
