@@ -114,10 +114,10 @@ def is_plain(name: str) -> bool:
     module, _, last = name.rpartition(".")
     value = getattr(importlib.import_module(f"blockshock.{module}"), last)
     if not inspect.isclass(value):
-        return last.endswith(("_mask", "_target", "_loss")) and module in ("matrices.named_masks", "matrices.workloads")
+        return last.endswith(("_mask", "_loss")) and module in ("matrices.named_masks", "matrices.workloads")
     own = [key for key, held in vars(value).items() if inspect.isfunction(held) and not key.startswith("_")]
-    registries = ("matrices.workloads", "training.optimizers", "training.sparse_storages")
-    registered = module in registries or module.startswith(("kernels.", "methods."))
+    registries = ("matrices.workloads", "training.optimizers", "training.sparse_storages", "pruning.by_mask")
+    registered = module in registries or module.startswith(("kernels.", "methods.", "pruning.weight"))
     return not own or registered or issubclass(value, Exception) or getattr(value, "_is_protocol", False)
 
 

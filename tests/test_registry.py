@@ -16,13 +16,15 @@ from blockshock.errors import InputError, UnknownName
 from blockshock.kernels.base import KERNELS
 from blockshock.matrices.named_masks import MASKS, build_mask
 from blockshock.matrices.weights import GeneratedWeights
-from blockshock.matrices.workloads import LOSSES, TARGETS, WORKLOADS, build_workload
+from blockshock.matrices.workloads import LOSSES, WORKLOADS, build_workload
 from blockshock.methods.base import METHODS
+from blockshock.pruning import PRUNERS
 from blockshock.registry import Registry, extensions, parse_spec
 
 pytestmark = pytest.mark.masks
 
-REAL = (MASKS, WORKLOADS, TARGETS, LOSSES, METHODS, KERNELS)
+OWN_REGISTRY = "from blockshock.registry import Registry\nTHINGS = Registry('thing')\n"
+REAL = (MASKS, WORKLOADS, LOSSES, METHODS, KERNELS, PRUNERS)
 
 
 @pytest.fixture(autouse=True)
@@ -175,21 +177,21 @@ def test_entries_from_outside_are_remembered_with_their_file(tmp_path: Path, mon
 def test_every_module_of_a_package_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "outside_package"
     package.mkdir()
+    (tmp_path / "own_things.py").write_text(OWN_REGISTRY)
     for name in ("__init__", "b", "a"):
-        code = "" if name == "__init__" else f"TARGETS.register('outside_{name}')(lambda y_BN, stream: y_BN)"
-        (package / f"{name}.py").write_text(f"from blockshock.matrices.workloads import TARGETS\n{code}\n")
+        code = "" if name == "__init__" else f"THINGS.register('outside_{name}')(lambda: 1)"
+        (package / f"{name}.py").write_text(f"from own_things import THINGS\n{code}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    TARGETS.load_package("outside_package")
-    assert TARGETS.names()[-2:] == ("outside_a", "outside_b")
+    things = importlib.import_module("own_things").THINGS
+    things.load_package("outside_package")
+    assert things.names() == ("outside_a", "outside_b")
     assert [Path(file).name for _, file in extensions()][-2:] == ["a.py", "b.py"]
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
-        code = (
-            f"from blockshock.matrices.workloads import TARGETS\nTARGETS.register('of_{folder}')(lambda y, stream: y)\n"
-        )
+        code = f"{OWN_REGISTRY}THINGS.register('of_{folder}')(lambda: 1)\n"
         (tmp_path / folder / "same_name.py").write_text(code)
         monkeypatch.syspath_prepend(tmp_path / folder)
         monkeypatch.delitem(sys.modules, "same_name", raising=False)

@@ -1,6 +1,6 @@
 """Kernels multiply by one piece of W: each file registers one."""
 
-from blockshock.kernels.base import KERNELS, Kernel, Packed, build_kernel
+from blockshock.kernels.base import KERNELS, Kernel, Packed, build_kernel, packed_bytes
 
 KERNELS.load_package(__name__)
 
@@ -8,4 +8,4 @@ KERNELS.load_package(__name__)
 from blockshock.kernels.algorithm_cache import cache_folder  # noqa: E402
 from blockshock.kernels.dense import PackedDense  # noqa: E402
 
-__all__ = ["KERNELS", "Kernel", "Packed", "PackedDense", "build_kernel", "cache_folder"]
+__all__ = ["KERNELS", "Kernel", "Packed", "PackedDense", "build_kernel", "cache_folder", "packed_bytes"]

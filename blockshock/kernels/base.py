@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 
 from blockshock.errors import InputError, KernelUnavailable, StalePacking
 from blockshock.machine import held_bytes
-from blockshock.matrices import Mask, Piece, row_blocks
+from blockshock.matrices import Mask, Piece
 from blockshock.measure import Operand
 from blockshock.registry import Registry
 
@@ -122,12 +122,6 @@ class Packed(nn.Module):
         if mine and not self.values.is_inference():
             increment_version([self.values])  # the parameter whose memory this is may have a counter of its own
 
-    def refresh_from(self, piece: Piece) -> None:
-        """Take over the values of another piece with the same mask."""
-        blocks = row_blocks(piece.N, piece.K * piece.dtype.itemsize)
-        values_NJ = torch.cat([piece.kept_values(start, stop) for start, stop in blocks])
-        self.write(self.arrange(values_NJ))
-
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         """The kept values of a dense matrix, in the order of ``values``."""
         raise NotImplementedError
@@ -147,6 +141,7 @@ class Kernel:
         unit: as of its packings.
         training_mask: what it is trained with unless another mask is asked for: a transposable one, where the
             backward product needs that.
+        pruner, training_pruner: of a W that it is to multiply by alone, frozen or trained, unless another is asked for.
     """
 
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
@@ -155,6 +150,8 @@ class Kernel:
     contender: ClassVar[bool] = True
     unit: ClassVar[str] = Packed.unit
     training_mask: ClassVar[str] = "tile"
+    pruner: ClassVar[str] = "magnitude"
+    training_pruner: ClassVar[str] = "tile_magnitude"
 
     @property
     def name(self) -> str:

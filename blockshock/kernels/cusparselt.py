@@ -17,6 +17,7 @@ from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Kernel, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
+from blockshock.kernels.marked import marked, write_kept
 from blockshock.machine import indexed, torch_internals
 from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage
@@ -38,7 +39,10 @@ class PackedCusparselt(Packed):
         super().__init__()
         self.N, self.K, self._search = piece.N, piece.K, search
         _claim_thread(piece.device)
-        self.register_buffer("packed", torch_internals.compress(piece.dense()), persistent=False)
+        w_NK, has_zeros = marked(piece)
+        self.register_buffer("packed", torch_internals.compress(w_NK), persistent=False)
+        if has_zeros:
+            write_kept(piece, self.values)
         self.hold_bias(bias)
         self._chosen: dict[int, Setting] = {}
 

@@ -8,6 +8,7 @@ from torch.sparse import SparseSemiStructuredTensorCUTLASS
 from blockshock.kernels.backward import backward_bytes, backward_of
 from blockshock.kernels.base import KERNELS, Kernel, Packed, packed_bytes
 from blockshock.kernels.layout import dense_rows
+from blockshock.kernels.marked import marked, write_kept
 from blockshock.machine import torch_internals
 from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage
@@ -22,9 +23,12 @@ class PackedCutlass(Packed):
 
     def __init__(self, piece: Piece, bias: torch.Tensor | None) -> None:
         super().__init__()
-        sparse = SparseSemiStructuredTensorCUTLASS.from_dense(piece.dense())
+        w_NK, has_zeros = marked(piece)
+        sparse = SparseSemiStructuredTensorCUTLASS.from_dense(w_NK)
         self.register_buffer("packed", sparse.packed, persistent=False)
         self.register_buffer("meta", sparse.meta, persistent=False)
+        if has_zeros:
+            write_kept(piece, self.values)
         self.hold_bias(bias)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:

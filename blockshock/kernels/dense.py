@@ -33,9 +33,6 @@ class PackedDense(Packed):
         with stage("grad_x"):
             return grad_y_BN @ self.w_NK
 
-    def refresh_from(self, piece: Piece) -> None:
-        self.write(piece.dense())
-
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         return w_NK
 

@@ -70,7 +70,7 @@ class PackedGathered(Packed):
 class Gathered(Kernel):
     """Any device and dtype; masks that are a tile of few distinct rows. Stores kept values alone: 1/2 of dense."""
 
-    training_mask = "1100"
+    training_mask = pruner = training_pruner = "1100"
 
     def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
         if mask is None:

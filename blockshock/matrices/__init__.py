@@ -1,10 +1,11 @@
 """Matrices and what is kept of them: weights, workloads, 2:4 masks, compressed and kept values."""
 
 from blockshock.matrices.blocks_of_rows import generator, row_blocks
-from blockshock.matrices.compressed import Compressed24, bits, gather_kept, kept_columns, pick
+from blockshock.matrices.compressed import Compressed24, bits, gather_kept, kept_columns, kept_mask, pick
 from blockshock.matrices.kept import Kept, product
 from blockshock.matrices.masks import (
     MOST_FEATURES,
+    LazyMask,
     Mask,
     check_2to4,
     check_complementary,
@@ -15,19 +16,26 @@ from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, ran
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
 from blockshock.matrices.saved_mask import faults_of_state, mask_tensor, settled
-from blockshock.matrices.weights import GeneratedWeights, TensorWeights, TransposedWeights, WeightSource
-from blockshock.matrices.workloads import LOSSES, TARGETS, WORKLOADS, build_workload
+from blockshock.matrices.weights import (
+    GeneratedWeights,
+    TensorWeights,
+    TransposedWeights,
+    WeightSource,
+    check_finite,
+    nudge_zeros,
+)
+from blockshock.matrices.workloads import LOSSES, WORKLOADS, build_workload
 
 __all__ = [
     "LOSSES",
     "MASKS",
     "MOST_FEATURES",
     "MOST_PATTERNS",
-    "TARGETS",
     "WORKLOADS",
     "Compressed24",
     "GeneratedWeights",
     "Kept",
+    "LazyMask",
     "Mask",
     "Piece",
     "RowPatterns",
@@ -39,13 +47,16 @@ __all__ = [
     "build_workload",
     "check_2to4",
     "check_complementary",
+    "check_finite",
     "check_shape",
     "check_transposable",
     "faults_of_state",
     "gather_kept",
     "generator",
     "kept_columns",
+    "kept_mask",
     "mask_tensor",
+    "nudge_zeros",
     "pattern_mask",
     "pick",
     "product",

@@ -154,6 +154,11 @@ def positions_of(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
     return nibbles[:, 0::2] | nibbles[:, 1::2] << 4
 
 
+def kept_mask(positions: torch.Tensor, K: int) -> torch.Tensor:
+    """The boolean mask (R, K) of packed positions (R, ⌈K/8⌉)."""
+    return expand(torch.ones(len(positions), K // 2, dtype=torch.bool, device=positions.device), positions)
+
+
 def mask_positions(mask: Mask) -> torch.Tensor:
     """The packed positions (N, ⌈K/8⌉) of a whole mask, made in row blocks."""
     blocks = row_blocks(mask.N, 8 * mask.K)

@@ -74,6 +74,14 @@ class Mask:
     def _part(self, start: int, stop: int) -> Mask:
         return self if (start, stop) == (0, self.K) else Columns(self, start, stop)
 
+    def part(self, rows: slice, columns: slice) -> Mask:
+        """The mask of consecutive rows and columns; columns begin and end with a group of four."""
+        across, down = range(self.K)[columns], range(self.N)[rows]
+        return self.columns(across.start, across.stop)._rows_part(down.start, down.stop)
+
+    def _rows_part(self, start: int, stop: int) -> Mask:
+        return self if (start, stop) == (0, self.N) else Rows(self, start, stop)
+
     def transposed(self) -> Mask:
         """The (K, N) mask of the transposed matrix; it is 2:4 only if this one is transposable."""
         return Transposed(self)
@@ -115,6 +123,10 @@ class TiledMask(Mask):
         if (stop - start) % width:
             return super()._part(start, stop)
         return TiledMask(self.tile.roll(-(start % width), dims=1), self.N, stop - start, self._given)
+
+    def _rows_part(self, start: int, stop: int) -> Mask:
+        assert self.tile is not None
+        return TiledMask(self.tile.roll(-(start % len(self.tile)), dims=0), stop - start, self.K, self._given)
 
 
 class DenseMask(Mask):
@@ -170,6 +182,15 @@ class Columns(_View):
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         return self._mask.rows(start, stop)[:, self._columns]
+
+
+class Rows(_View):
+    def __init__(self, mask: Mask, start: int, stop: int) -> None:
+        super().__init__(mask, stop - start, mask.K)
+        self._first = start
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._mask.rows(self._first + start, self._first + stop)
 
 
 class Transposed(_View):
@@ -238,18 +259,4 @@ def check_transposable(mask: Mask) -> None:
             raise MaskError(
                 f"not transposable: column {column}, rows {start + 4 * group} to {start + 4 * group + 3} keep "
                 f"{int(kept[group, column])} of 4, must keep 2"
-            )
-
-
-def check_masked(w_NK: torch.Tensor, mask: Mask) -> None:
-    """Raises MaskError, naming the first offending row and group, unless ``w_NK`` is zero wherever the mask drops."""
-    if tuple(w_NK.shape) != (mask.N, mask.K):
-        raise MaskError(f"matrix {tuple(w_NK.shape)} and mask ({mask.N}, {mask.K}) differ in shape")
-    for start, stop in row_blocks(mask.N, mask.K):
-        bad = ((w_NK[start:stop] != 0) & ~mask.rows(start, stop)).nonzero()
-        if len(bad):
-            row, column = bad[0].tolist()
-            raise MaskError(
-                f"not masked: row {start + row}, group {column // 4} holds {w_NK[start + row, column].item()} "
-                f"at column {column}, which the mask drops"
             )

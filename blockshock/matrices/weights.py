@@ -1,7 +1,8 @@
 """Where W comes from: seeded row blocks or a tensor, handed out by rows, never materialised whole unless asked.
 
-Exact zeros are nudged to ± the smallest normal number of the dtype, because compressors that look at values take a
-kept zero for a dropped one. Every method and the float64 reference read the same nudged rows.
+Exact zeros of W are nudged to ± the smallest normal number of the dtype, because compressors that look at values take
+a kept zero for a dropped one. Every method and the float64 reference read the same nudged rows. W′, which a pruner
+made of W, keeps its zeros: kernels are told of those (``kernels/marked.py``).
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class WeightSource:
         dtype, device: of what ``rows`` returns.
         seed: what seeded masks over these weights derive from.
         bias: (N,) tensor, or None.
+        mask: of what was kept, where W is pruned.
     """
+
+    mask: Mask | None = None
 
     def __init__(
         self, N: int, K: int, dtype: torch.dtype, device: torch.device | str, seed: int, bias: torch.Tensor | None

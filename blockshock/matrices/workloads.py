@@ -58,6 +58,14 @@ class Workload:
         check_finite(x_BK, "X")
         return x_BK
 
+    def calibration(
+        self, T: int, K: int, dtype: torch.dtype, device: torch.device, seed: int, N: int, B: int
+    ) -> torch.Tensor:
+        """At most T inputs (T, K) for pruners to look at; none of the B ``inputs``, on which quality is measured."""
+        x_TK = self.draw(T, K, generator(device, seed, 8)).to(dtype)
+        check_finite(x_TK, "calibration inputs")
+        return x_TK
+
     def weights(self, N: int, K: int, dtype: torch.dtype, device: torch.device, seed: int) -> WeightSource:
         """W (N, K), handed out by rows."""
         return GeneratedWeights(N, K, dtype, device, seed)
@@ -225,31 +233,21 @@ class Recorded(Workload):
             raise InputError(f"recorded holds {self.most_tokens} tokens: B must lie in 1 … {self.most_tokens}, got {B}")
         return self._tensor("input", N, K, dtype, device)[:B].clone()
 
+    def calibration(
+        self, T: int, K: int, dtype: torch.dtype, device: torch.device, seed: int, N: int, B: int
+    ) -> torch.Tensor:
+        first = self.most_tokens - 128
+        if first < B:
+            raise InputError(f"recorded keeps its last 128 tokens for calibration: B must be at most {first}, got {B}")
+        return self._tensor("input", N, K, dtype, device)[first:][:T].clone()
+
     def weights(self, N: int, K: int, dtype: torch.dtype, device: torch.device, seed: int) -> WeightSource:
         w_NK, bias = (self._tensor(name, N, K, dtype, device) for name in ("weight", "bias"))
         return TensorWeights(w_NK, bias, seed)
 
 
-Target = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-TARGETS: Registry[Target] = Registry("target")
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LOSSES: Registry[Loss] = Registry("loss")
-
-
-@TARGETS.register("zeros")
-def zeros_target(y_BN: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-    return torch.zeros_like(y_BN)
-
-
-@TARGETS.register("normal")
-def normal_target(y_BN: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-    B, N = y_BN.shape
-    return _normal(B, N, stream).to(y_BN.dtype)
-
-
-@TARGETS.register("uniform")
-def uniform_target(y_BN: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
-    return (torch.rand(y_BN.shape, generator=stream, device=stream.device) * 2 - 1).to(y_BN.dtype)
 
 
 @LOSSES.register("sum")

@@ -2,6 +2,7 @@
 
 from blockshock.measure import timing
 from blockshock.measure.accuracy import Accuracy, ErrorSums, compare
+from blockshock.measure.quality import QualitySums, lost
 from blockshock.measure.roofline import Ceilings, Line, NoCeiling, Operand, Work, demands, known, limit, product
 from blockshock.measure.timing import Call, Prologue, Protocol, check_durations, warm_up
 
@@ -15,12 +16,14 @@ __all__ = [
     "Operand",
     "Prologue",
     "Protocol",
+    "QualitySums",
     "Work",
     "check_durations",
     "compare",
     "demands",
     "known",
     "limit",
+    "lost",
     "product",
     "timing",
     "warm_up",

@@ -15,6 +15,7 @@ import torch
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.matrices import MASKS, MOST_FEATURES
 from blockshock.methods.layer import Layer
+from blockshock.pruning import PRUNERS
 from blockshock.registry import Registry, split, whole
 from blockshock.training import STORAGES, storage_of
 
@@ -138,7 +139,7 @@ class KernelAxis(Axis):
         kernel, source = build_kernel(spec), layer.source
         if source.dtype not in kernel.dtypes:
             return f"does not multiply {source.dtype}"
-        return kernel.unsuitable(source.N, source.K, source.dtype, layer.mask)
+        return kernel.unsuitable(source.N, source.K, source.dtype, layer.kept)
 
 
 @AXES.register("mask")
@@ -162,9 +163,31 @@ class MaskAxis(Axis):
         return None
 
 
+@AXES.register("pruner")
+class PrunerAxis(Axis):
+    """What turns W into W′."""
+
+    registry = PRUNERS
+    about = "Default magnitude, or what fits the kernel"
+
+    def check(self, spec: str) -> None:
+        PRUNERS.resolve(spec, skip=2)
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        kernel = build_kernel(picks.get("kernel", "dense"))
+        return (kernel.training_pruner if both_ways else kernel.pruner,)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return self.usual(device, picks, both_ways=True)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        assert layer.kept is not None  # it can be made for this layer
+        return None
+
+
 @AXES.register("storage")
 class StorageAxis(Axis):
-    """How a half is held while it is trained."""
+    """How a piece is held while it is trained."""
 
     registry = STORAGES
     beside = (

@@ -13,6 +13,7 @@ from torch import nn
 from blockshock.errors import InputError
 from blockshock.kernels import Packed
 from blockshock.machine import Borrowed, Group, held_bytes, indexed, meet, next_name
+from blockshock.matrices import WeightSource
 from blockshock.measure import Operand, Work, product
 from blockshock.methods.axes import axis_of
 from blockshock.methods.estimate import Shape, WeightEstimate
@@ -57,7 +58,7 @@ class Method(nn.Module):
         self.N, self.K, self.dtype, self.device = source.N, source.K, source.dtype, indexed(source.device)
         self._borrowed, self.ranks = Borrowed(group), group.size()
         self._name, self._copies = next_name(group, self.N, self.K), 0
-        self.rows, self.columns = slice(0, self.N), slice(0, self.K)
+        self.rows, self.columns = self.part(Shape.of(source, self.ranks), group.rank())
 
     @property
     def group(self) -> Group:
@@ -65,8 +66,28 @@ class Method(nn.Module):
         return self._borrowed.group
 
     @classmethod
+    def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
+        """The rows and columns of W that a rank multiplies by: here all of them."""
+        return slice(0, shape.N), slice(0, shape.K)
+
+    @classmethod
     def check(cls, shape: Shape) -> None:
         """Raises InputError if this method cannot lay out such a layer over so many ranks."""
+        cls.part(shape, 0)
+
+    @classmethod
+    def reference(cls, layer: Layer, ranks: int) -> WeightSource:
+        """What its output is right for, as it promises: W, or its own W′."""
+        return layer.source
+
+    def hold(self, layer: Layer, bias: torch.Tensor | None) -> Weight:
+        """This rank's rows and columns, with the bias that its product adds."""
+        return layer.weight(layer.source.gather(self.columns, rows=self.rows), bias)
+
+    @classmethod
+    def unavailable(cls, device: torch.device, dtype: torch.dtype, differentiated: bool) -> str | None:
+        """None, or one sentence that says why this method cannot run there, or not go backward."""
+        return None
 
     @classmethod
     def check_layer(cls, layer: Layer) -> None:

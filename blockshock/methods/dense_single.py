@@ -23,7 +23,7 @@ class DenseSingle(Method):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.weight = layer.weight(layer.source.gather(slice(None)), layer.source.bias)
+        self.weight = self.hold(layer, layer.source.bias)
 
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:

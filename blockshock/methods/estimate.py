@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from blockshock.matrices import Mask
-from blockshock.training import Training
+from blockshock.kernels import Kernel
+from blockshock.matrices import Mask, WeightSource
+from blockshock.training import Training, storage_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Shape:
     mask: Mask | None = None
     picks: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, source: WeightSource, ranks: int) -> Shape:
+        """Of such weights, frozen."""
+        return cls(source.N, source.K, source.dtype.itemsize, ranks)
+
 
 @dataclass(frozen=True)
 class WeightEstimate:
@@ -52,3 +58,19 @@ class WeightEstimate:
             return cls(frozen, frozen)
         trained = frozen + elements * shape.training.bytes_beside(shape.itemsize)
         return cls(trained, trained, elements)
+
+    @classmethod
+    def piece(cls, kernel: Kernel, storage: str, N: int, K: int, shape: Shape, mask: Mask | None) -> WeightEstimate:
+        """Of a piece (N, K) in a kernel's own format; the most, if its mask is not known.
+
+        Args:
+            storage: spec, where it is trained.
+        """
+        size = N, K, shape.itemsize
+        backward = kernel.backward_bytes(*size, mask) if shape.backward or shape.training else 0
+        held, building = kernel.weight_bytes(*size) + backward, kernel.build_bytes(*size) + backward
+        if shape.training is None:
+            return cls(held, building)
+        kind, _ = storage_of(storage)
+        more = kind.extra_bytes(*size, shape.training, mask)
+        return cls(held + more, building + more, kind.elements(N * K))

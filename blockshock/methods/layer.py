@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from blockshock.kernels import PackedDense
-from blockshock.matrices import Mask, WeightSource, build_mask
+from blockshock.matrices import Mask, Piece, WeightSource, build_mask
 from blockshock.methods.product import Weight
+from blockshock.pruning import Inputs, PrunedWeights, like, prune
 from blockshock.training import DenseStorage, Training
 
 
@@ -25,6 +26,7 @@ class Layer:
         tokens: rows of X that the layer will meet, for kernels that are chosen by measuring.
         backward: the layer will be differentiated, so that what backward needs is packed too.
         training: how its weights are trained; None to freeze them.
+        inputs: draws calibration inputs, for pruners that look at them.
     """
 
     source: WeightSource
@@ -32,6 +34,7 @@ class Layer:
     tokens: int = 64
     backward: bool = False
     training: Training | None = None
+    inputs: Inputs | None = None
 
     def pick(self, axis: str) -> str | None:
         """The spec that was picked of that axis; None where none was."""
@@ -43,6 +46,19 @@ class Layer:
         """The mask that was picked, made once; None where none was. Raises MaskError where it does not fit W."""
         picked = self.picks.get("mask")
         return build_mask(picked, self.source) if isinstance(picked, str) else picked
+
+    @cached_property
+    def kept(self) -> Mask | None:
+        """The mask that was picked, or one that is to kernels as those of the pruner that was; None without either."""
+        return like(self._pruner, self.source) if "pruner" in self.picks else self.mask
+
+    @property
+    def _pruner(self) -> str:
+        return self.pick("pruner") or "magnitude"
+
+    def pruned(self, rows: slice, columns: slice) -> PrunedWeights:
+        """W′ of some rows and columns of W, pruned by themselves."""
+        return prune(self._pruner, Piece(self.source, columns, rows=rows), self.inputs)
 
     @property
     def both_ways(self) -> bool:

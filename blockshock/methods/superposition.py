@@ -6,26 +6,26 @@ are on one device. masked_split_dense is the same split with the zeros multiplie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.kernels import Kernel, Packed, build_kernel
-from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, slowest_of_ranks, sum_over_ranks
+from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, sum_over_ranks
 from blockshock.matrices import Piece, WeightSource, check_2to4, check_complementary
-from blockshock.methods.base import METHODS, Method, trained
+from blockshock.methods.base import METHODS, trained
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
+from blockshock.methods.pieces import PieceMethod
 from blockshock.methods.product import Weight, product
-from blockshock.training import Storage, gathered, spread_as, storage_of
+from blockshock.training import Storage, gathered, spread_as
 
 
 @METHODS.register("block_shock")
-class BlockShock(Method):
+class BlockShock(PieceMethod):
     """2:4 halves in a sparse kernel's format.
 
     Stores N·K/(2·shards) kept values a half, and their positions where the kernel needs them. Forward moves B·N
@@ -33,7 +33,6 @@ class BlockShock(Method):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage")
-    otherwise: ClassVar[dict[str, str]] = {"kernel": "auto", "storage": "masked"}
     collectives = ("all_reduce", "all_reduce")
 
     def __init__(self, layer: Layer, group: Group) -> None:
@@ -43,36 +42,18 @@ class BlockShock(Method):
         which, self.columns = self._place()
         self._entry = self._entry_of(group)
         halves = list(self._halves(layer.source, which))
-        picked = build_kernel(self._spec("kernel", layer.picks))
-        # Halves are alike, so that what is fastest for one is for all; ranks agree on one, too.
-        kernel = picked.resolve(halves[0], layer.tokens, layer.both_ways, self._slowest)
-        for half in halves:
-            kernel.check(half)
-        self._kernel_name = kernel.name
-        held = [self._hold(layer, half, kernel, first=index == 0) for index, half in enumerate(halves)]
+        kernel = self._kernel_for(layer, halves)
+        # The bias is trained on every rank, and joins the product of one.
+        biases = [layer.source.bias, *[None] * (len(halves) - 1)]
+        held = [
+            self._packed(layer, half, kernel, bias, group.rank() == 0)
+            for half, bias in zip(halves, biases, strict=True)
+        ]
         self.halves = nn.ModuleDict({_name(group.rank() + index, half): half for index, half in enumerate(held)})
         self._mark_split()
 
-    def _slowest(self, seconds: list[float]) -> list[float]:
-        return slowest_of_ranks(seconds, self.device, self.group)
-
-    def _hold(self, layer: Layer, half: Piece, kernel: Kernel, first: bool) -> Weight:
-        """The half frozen, or trained. The bias is trained on every rank, and joins the product of one."""
-        bias = layer.source.bias if first else None
-        packed = kernel.pack(half, bias if self.group.rank() == 0 else None, layer.both_ways)
-        if layer.training is None:
-            return packed
-        kind, parameters = storage_of(self._spec("storage", layer.picks))
-        return kind(half, packed, layer.training, layer.trained_bias(bias), **parameters)
-
     def _entry_of(self, group: Group) -> Entry:
         return Replicated(group) if group.size() <= 2 else ColumnShard(group, self.columns, self.K)
-
-    @classmethod
-    def _spec(cls, axis: str, picks: Mapping[str, Any]) -> str:
-        """What was picked of an axis, or what this method takes otherwise."""
-        picked: str = picks.get(axis, cls.otherwise[axis])
-        return picked
 
     def _place(self) -> tuple[tuple[int, ...], slice]:
         """The halves and the columns of this rank."""
@@ -105,18 +86,9 @@ class BlockShock(Method):
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:
         halves, shards = (2, 1) if shape.ranks == 1 else (1, shape.ranks // 2)
-        pack = build_kernel(cls._spec("kernel", shape.picks))
-        size = N, K, _ = shape.N, shape.K // shards, shape.itemsize
-        mask = None if shape.mask is None else shape.mask.columns(0, K)
-        backward = pack.backward_bytes(*size, mask) if shape.backward or shape.training else 0
-        held, building = pack.weight_bytes(*size) + backward, pack.build_bytes(*size) + backward
-        trained = 0
-        if shape.training is not None:
-            storage, _ = storage_of(cls._spec("storage", shape.picks))
-            trained = storage.elements(N * K)
-            more = storage.extra_bytes(*size, shape.training, mask)
-            held, building = held + more, building + more
-        return WeightEstimate(halves * held, (halves - 1) * held + building, halves * trained)
+        K = shape.K // shards
+        one = cls._estimate(shape.N, K, shape, None if shape.mask is None else shape.mask.columns(0, K))
+        return WeightEstimate(halves * one.steady, (halves - 1) * one.steady + one.building, halves * one.trained)
 
     @property
     def roundings(self) -> int:
@@ -125,14 +97,6 @@ class BlockShock(Method):
     @property
     def grad_roundings(self) -> int:
         return max(self.group.size(), 2)
-
-    @property
-    def resolved(self) -> dict[str, str]:
-        return {"kernel": self._kernel_name}
-
-    @property
-    def algorithm(self) -> str:
-        return "; ".join(dict.fromkeys(_describe(self._kernel_name, packed) for packed in self.packings()))
 
     def weights(self) -> list[Weight]:
         return list(self.halves.values())  # type: ignore[arg-type]
@@ -196,30 +160,11 @@ class BlockShock(Method):
     def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(part_BN, self.group)
 
-    def refresh(self, source: WeightSource) -> None:
-        """Write the values of new weights of the same shape under the same masks; nothing is compressed again."""
-        if (source.N, source.K, source.dtype) != (self.N, self.K, self.dtype):
-            raise InputError(
-                f"refresh takes {self.dtype} weights ({self.N}, {self.K}), got {source.dtype} ({source.N}, {source.K})"
-            )
-        which, _ = self._place()
-        for half, packed in zip(self._halves(source, which), self.packings(), strict=True):
-            packed.refresh_from(half)
-
 
 def _name(place: int, half: Weight) -> str:
     """Of a half among those of all ranks, and of the order of its rows: no saved state is then taken for another's."""
     packed = half.packed if isinstance(half, Storage) else half
     return f"{place}_by_pattern" if packed.sorted_by_pattern else str(place)
-
-
-def _describe(name: str, packed: Packed) -> str:
-    """The kernel, what it chose, and how it goes backward where that is another packing."""
-    described = [f"{name} {packed.algorithm}".strip()]
-    if packed.backward is not None:
-        other = packed.backward.algorithm or f"{name} {packed.backward.packed.algorithm}".strip()
-        described.append(f"backward {other}")
-    return ", ".join(described)
 
 
 @METHODS.register("masked_split_dense")

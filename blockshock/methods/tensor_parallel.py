@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -18,6 +19,8 @@ from blockshock.methods.product import product
 class TensorParallel(Method):
     role = Role.RIVAL
     sharded = True
+    multiple: ClassVar[int] = 1
+    """Of columns, that a shard holds whole."""
 
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:
@@ -39,14 +42,12 @@ class RowParallel(TensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.columns = shard(self.K, group.rank(), group.size(), "K")
-        bias = layer.source.bias if group.rank() == 0 else None
-        self.weight = layer.weight(layer.source.gather(self.columns), bias)
+        self.weight = self.hold(layer, layer.source.bias if group.rank() == 0 else None)
         self._mark_split()
 
     @classmethod
-    def check(cls, shape: Shape) -> None:
-        shard(shape.K, 0, shape.ranks, "K")
+    def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
+        return slice(0, shape.N), shard(shape.K, rank, shape.ranks, "K", cls.multiple)
 
     @property
     def roundings(self) -> int:
@@ -74,14 +75,12 @@ class ColumnParallel(TensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.rows = shard(self.N, group.rank(), group.size(), "N")
-        bias = None if layer.source.bias is None else layer.source.bias[self.rows]
-        self.weight = layer.weight(layer.source.gather(slice(None), rows=self.rows), bias)
+        self.weight = self.hold(layer, None if layer.source.bias is None else layer.source.bias[self.rows])
         self._mark_split()
 
     @classmethod
-    def check(cls, shape: Shape) -> None:
-        shard(shape.N, 0, shape.ranks, "N")
+    def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
+        return shard(shape.N, rank, shape.ranks, "N"), slice(0, shape.K)
 
     @property
     def grad_roundings(self) -> int:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock.machine import memory
-from blockshock.matrices import LOSSES, TARGETS, TransposedWeights, generator
+from blockshock.matrices import LOSSES, TransposedWeights, generator
 from blockshock.measure import ErrorSums, compare, timing
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
@@ -42,12 +42,12 @@ class GradientResult:
 def check(case: Case) -> GradientResult:
     """grad_X of each loss against float64; all ranks call it together.
 
-    The reference is the product of W with the grad_y that the method's own output led to: what the output was, phase
-    0 has judged.
+    The reference is the product of W, or of the method's own W′, with the grad_y that the method's own output led to:
+    what the output was, phase 0 has judged.
     """
     built = build(case, backward=True)
     gradients, first = _all_gradients(built, case.seed)
-    transposed, roundings = TransposedWeights(built.source), built.method.grad_roundings
+    transposed, roundings = TransposedWeights(built.reference()), built.method.grad_roundings
     errors = {
         loss: compare(grad_x_BK, grad_y_BN, transposed, roundings, built.group.rank(), built.group.size())
         for loss, (grad_x_BK, grad_y_BN) in gradients.items()
@@ -74,8 +74,8 @@ def _gradients(built: Built, loss: str, seed: int) -> tuple[torch.Tensor, torch.
     x_BK = built.x_BK.detach().requires_grad_()
     y_BN = built.method(x_BK)
     y_BN.retain_grad()
-    target_BN = TARGETS.get("normal")(y_BN.detach(), generator(x_BK.device, seed, 6))
-    LOSSES.get(loss)(y_BN, target_BN).backward()  # type: ignore[no-untyped-call]
+    target_BN = torch.randn(y_BN.shape, device=x_BK.device, generator=generator(x_BK.device, seed, 6))
+    LOSSES.get(loss)(y_BN, target_BN.to(y_BN.dtype)).backward()  # type: ignore[no-untyped-call]
     assert x_BK.grad is not None
     assert y_BN.grad is not None
     return x_BK.grad.contiguous(), y_BN.grad.contiguous()

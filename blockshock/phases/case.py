@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from blockshock.errors import BlockShockError
 from blockshock.machine import memory
 from blockshock.matrices import WeightSource, build_workload
 from blockshock.methods import Layer, Method, Shape, Span, WeightEstimate, axis_of, method_of
+from blockshock.pruning import CALIBRATION_TOKENS
 from blockshock.training import Training, build_recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -91,13 +93,18 @@ class Case:
 
     def layer(self, device: torch.device, backward: bool = False) -> Layer:
         """What the method is given on a device."""
-        source = build_workload(self.workload).weights(self.N, self.K, self.torch_dtype, device, self.seed)
-        return Layer(source, self.picks, self.B, backward, self.training)
+        workload, size = build_workload(self.workload), (self.K, self.torch_dtype, device, self.seed)
+        inputs = partial(workload.calibration, CALIBRATION_TOKENS, *size, self.N, self.B)
+        return Layer(workload.weights(self.N, *size), self.picks, self.B, backward, self.training, inputs)
+
+    def reference(self, device: torch.device) -> WeightSource:
+        """What its output is right for on so many ranks as there are: W, or the method's own W′."""
+        return method_of(self.method)[0].reference(self.layer(device), dist.get_world_size())
 
     def shape(self, ranks: int, backward: bool = False, layer: Layer | None = None) -> Shape:
         """What a memory estimate of this case goes by; without its layer, the most."""
         parameters, itemsize = method_of(self.method)[1], self.torch_dtype.itemsize
-        mask = None if layer is None else layer.mask
+        mask = None if layer is None else layer.kept
         return Shape(self.N, self.K, itemsize, ranks, backward, self.training, parameters, mask, self.picks)
 
     def check(self, ranks: int) -> None:
@@ -116,11 +123,20 @@ class Built:
     """A case on this rank: the method, its input, what building it took, and by arithmetic should hold."""
 
     method: Method
-    source: WeightSource
+    layer: Layer
     x_BK: torch.Tensor
     building_bytes: int
     estimate: WeightEstimate
     group: dist.ProcessGroup
+
+    @property
+    def source(self) -> WeightSource:
+        """W."""
+        return self.layer.source
+
+    def reference(self) -> WeightSource:
+        """What the output is right for: W, or the method's own W′, made anew."""
+        return self.method.reference(self.layer, self.group.size())
 
 
 def this_device() -> torch.device:
@@ -141,7 +157,7 @@ def build(case: Case, backward: bool = False) -> Built:
         if case.keep_full_weight:
             method.register_buffer("full_weight_NK", layer.source.gather(slice(None)))
     estimate = case.picking(**method.resolved).estimate(group.size(), backward, layer)
-    return Built(method, layer.source, x_BK, peak[0], estimate, group)
+    return Built(method, layer, x_BK, peak[0], estimate, group)
 
 
 def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
@@ -154,7 +170,7 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     try:
         case.check(ranks)
         layer = case.layer(device, backward)
-        reason = _unavailable(case, device) or method_of(case.method)[0].unsuitable(layer)
+        reason = _unavailable(case, device, layer.both_ways) or method_of(case.method)[0].unsuitable(layer)
     except BlockShockError as error:
         reason = f"{case.method}: {error}"
     if reason:
@@ -170,7 +186,9 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     return None
 
 
-def _unavailable(case: Case, device: torch.device) -> str | None:
+def _unavailable(case: Case, device: torch.device, differentiated: bool) -> str | None:
+    if reason := method_of(case.method)[0].unavailable(device, case.torch_dtype, differentiated):
+        return f"{case.method}: {reason}"
     for name, spec in case.picks.items():
         if reason := axis_of(name).unavailable(spec, device, case.torch_dtype):
             return f"{name} {spec}: {reason}"

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 
 from blockshock.matrices import bits
-from blockshock.measure import ErrorSums, compare, timing
+from blockshock.measure import ErrorSums, QualitySums, compare, lost, timing
+from blockshock.methods import Promise
 from blockshock.phases.case import Built, Case, build
 
 
@@ -23,6 +24,7 @@ class CorrectnessResult:
         same_again: a second layer, built and run from the same seed, gives the same bits.
         seconds: of the two forward passes, by the host clock, device synchronised.
         algorithm: kernel and algorithm that ran.
+        lost: what its weights lose against W, where it promises to be right for weights of its own.
     """
 
     errors: ErrorSums
@@ -31,6 +33,7 @@ class CorrectnessResult:
     same_again: bool
     seconds: list[float]
     algorithm: str
+    lost: QualitySums | None = None
 
 
 @torch.inference_mode()
@@ -39,14 +42,22 @@ def run(case: Case) -> CorrectnessResult:
     built = build(case)
     y_BN, first = _forward(built)
     roundings, algorithm = built.method.roundings, built.method.algorithm
-    errors = compare(y_BN, built.x_BK, built.source, roundings, built.group.rank(), built.group.size())
+    errors, sums = _compared(built, y_BN, roundings)
     rank0_BN = y_BN.clone()
     dist.broadcast(rank0_BN, 0, group=built.group)
     same_on_ranks = same_bits(rank0_BN, y_BN)
     del built, rank0_BN
     again_BN, second = _forward(build(case))
     same_again = same_bits(again_BN, y_BN)
-    return CorrectnessResult(errors, roundings, same_on_ranks, same_again, [first, second], algorithm)
+    return CorrectnessResult(errors, roundings, same_on_ranks, same_again, [first, second], algorithm, sums)
+
+
+def _compared(built: Built, y_BN: torch.Tensor, roundings: int) -> tuple[ErrorSums, QualitySums | None]:
+    """Errors against what the method promises to be right for, and what that loses against W."""
+    reference, share = built.reference(), (built.group.rank(), built.group.size())
+    errors = compare(y_BN, built.x_BK, reference, roundings, *share)
+    own = built.method.promise is not Promise.DENSE
+    return errors, lost(built.x_BK, built.source, reference, *share) if own else None
 
 
 def _forward(built: Built) -> tuple[torch.Tensor, float]:

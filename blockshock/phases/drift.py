@@ -1,8 +1,8 @@
 """Drift: how far does a layer's output wander from float64 when it is fed back to the layer, again and again?
 
 x ← normalise(x Wᵀ + b), each row to unit root mean square, T times: in the dtype of the case beside the same iteration
-in float64 from the same rounded W, bias and x. The dense product on one device has a drift of its own; a method passes
-while its error stays below twice that.
+in float64 from the same rounded W (or W′, where that is what a method promises), bias and x. The dense product on one
+device has a drift of its own; a method passes while its error stays below twice that.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def run(case: Case, steps: int = STEPS) -> DriftResult:
     if case.N != case.K:
         raise InputError(f"drift feeds outputs back: N and K must be equal, got N = {case.N}, K = {case.K}")
     built = build(case)
-    w_NK, bias = built.source.gather(slice(None)), built.source.bias
+    right = built.reference()
+    w_NK, bias = right.gather(slice(None)), right.bias
     w64_NK, bias64 = w_NK.double(), None if bias is None else bias.double()
     ours, dense, exact = built.x_BK, built.x_BK, built.x_BK.double()
     errors, dense_errors, largest, mean = [], [], [], []

@@ -5,6 +5,8 @@ warms up and decays and with gradients clipped by their global norm. The plain d
 may another be from it? As far as dense runs that take the products over K and B in another order, and over K in as many
 pieces as the method adds partial sums: twice the largest of their distances up to that step, the factor that the
 accuracy of single products has too (measure/accuracy.py).
+
+A method that promises to be right for its own W′ is held to dense runs that train W′ under its mask.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from blockshock.matrices import GeneratedWeights, build_workload, product
-from blockshock.methods import Method
+from blockshock.methods import Method, Promise, method_of
 from blockshock.phases.case import Case, build, this_device
 from blockshock.training import Training, build_recipe, clip_grad_norm_
 
@@ -124,8 +126,8 @@ def run(case: Case, steps: int = 50) -> TrajectoryResult:
     """Train the case's method and the dense runs on this rank; all ranks call it together."""
     built = build(case)
     rounds = built.method.rounds_weight_gradients
-    dense = case.of("dense_single")
-    ours = _train_method(case, built.method, prepare(dense, steps, rounds))
+    dense = _dense(case)
+    ours = _train_method(case, built.method, prepare(case.of("dense_single"), steps, rounds))
     plain = _plain_run(dense, steps, rounds)
     weight_limit, loss_limit = _limits(dense, steps, rounds, built.method.roundings)
     return TrajectoryResult(
@@ -135,6 +137,12 @@ def run(case: Case, steps: int = 50) -> TrajectoryResult:
         loss_limit=loss_limit,
         losses=ours.losses,
     )
+
+
+def _dense(case: Case) -> Case:
+    """What the dense runs go by: a case of W, or of the W′ that the method promises to be right for."""
+    own = method_of(case.method)[0].promise is not Promise.DENSE
+    return case.picking(kernel=None, storage=None) if own else case.of("dense_single")
 
 
 def _train(
@@ -177,7 +185,8 @@ def _train_method(case: Case, method: Method, lesson: Lesson) -> Trajectory:
 @lru_cache(maxsize=1)
 def _plain_run(case: Case, steps: int, rounds_gradients: bool) -> Trajectory:
     """The plain dense run: the trajectory."""
-    return _train_dense(case, prepare(case, steps, rounds_gradients), torch.arange(case.K), torch.arange(case.B), 1)
+    lesson = prepare(case.of("dense_single"), steps, rounds_gradients)
+    return _train_dense(case, lesson, torch.arange(case.K), torch.arange(case.B), 1)
 
 
 @lru_cache(maxsize=4)
@@ -186,7 +195,8 @@ def _limits(case: Case, steps: int, rounds_gradients: bool, pieces: int) -> tupl
 
     Losses may always differ by as much as float32 roundings of one number: a bit of the last place each.
     """
-    lesson, plain = prepare(case, steps, rounds_gradients), _plain_run(case, steps, rounds_gradients)
+    lesson = prepare(case.of("dense_single"), steps, rounds_gradients)
+    plain = _plain_run(case, steps, rounds_gradients)
     stream = torch.Generator().manual_seed(case.seed)
     last_bit = torch.finfo(torch.float32).eps
     weight_limit, loss_limit = [0.0] * steps, [ALLOWED * last_bit] * steps
@@ -204,9 +214,13 @@ def _raised(limit: list[float], distances: list[float]) -> list[float]:
 
 
 def _train_dense(case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.Tensor, pieces: int) -> Trajectory:
-    """A dense layer trained with its sums over K, in so many pieces, and over B in the given orders."""
+    """A dense layer trained with its sums over K, in so many pieces, and over B in the given orders.
+
+    Of W′ what is dropped gets no gradient: "prune once, then retrain" (Mishra et al., arXiv 2104.08378, 2021).
+    """
     device, dtype = lesson.x.device, case.torch_dtype
-    source = build_workload(case.workload).weights(case.N, case.K, dtype, device, case.seed)
+    source = case.reference(device)
+    dropped_NK = None if source.mask is None else ~source.mask.dense()
     parameter_dtype = Training().parameter_dtype(dtype)
     w_NK = nn.Parameter(source.gather(slice(None)).to(parameter_dtype))
     bias = None if source.bias is None else nn.Parameter(source.bias.to(parameter_dtype))
@@ -220,6 +234,8 @@ def _train_dense(case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.
         loss = F.mse_loss(y_BN.float(), target_BN)
         (grad_y_BN,) = torch.autograd.grad(loss, y_BN)
         w_NK.grad = product(grad_y_BN[rows].T, x_BK[rows], lesson.gradient_dtype).to(parameter_dtype)
+        if dropped_NK is not None:
+            w_NK.grad.masked_fill_(dropped_NK, 0)
         if bias is not None:
             bias.grad = grad_y_BN[rows].sum(0, dtype=parameter_dtype)
         return loss

@@ -13,6 +13,7 @@ from blockshock.plugin.records import (
     describe_accuracy,
     describe_drift,
     describe_gradient,
+    describe_quality,
     describe_timing,
     describe_training,
     describe_trajectory,
@@ -67,6 +68,7 @@ def _correctness(case: Case, settings: Settings, per_rank: list[correctness.Corr
     accuracy = Accuracy.of(sum((result.errors for result in per_rank), ErrorSums()), per_rank[0].roundings)
     same, differences = _same(per_rank, "outputs")
     info = describe_accuracy(accuracy, *same, per_rank[0].algorithm)
+    info |= describe_quality([result.lost for result in per_rank])
     return Found(timing.slowest([result.seconds for result in per_rank]), info, [accuracy.failure(), *differences])
 
 

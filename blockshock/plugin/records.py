@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from blockshock.measure import Accuracy, timing
+from blockshock.measure import Accuracy, QualitySums, timing
 from blockshock.methods import AXES, method_of
 from blockshock.phases import Case, Claim, DriftResult, KernelTime, TimingResult, TrainingResult, TrajectoryResult
 from blockshock.plugin.settings import Settings
@@ -48,6 +48,12 @@ def group_name(title: str, case: Case) -> str:
 def describe_accuracy(accuracy: Accuracy, same_on_ranks: bool, same_again: bool, algorithm: str) -> dict[str, Any]:
     """Phase 0: errors against float64 and what they are compared with."""
     return {**asdict(accuracy), "same_on_ranks": same_on_ranks, "same_again": same_again, "algorithm": algorithm}
+
+
+def describe_quality(per_rank: list[QualitySums | None]) -> dict[str, Any]:
+    """Phase 0: what W′ loses against W, of rows that promise to be right for W′."""
+    parts = [sums for sums in per_rank if sums is not None]
+    return {"quality": sum(parts, QualitySums()).quality()} if parts else {}
 
 
 def describe_gradient(

@@ -61,7 +61,7 @@ def test_kernels_multiply_as_float64_does(
     torch.testing.assert_close(packed(x_BK).double(), x_BK.double() @ w64.T + bias.double(), **close)
     torch.testing.assert_close(packed.grad_input(grad_y_BN).double(), grad_y_BN.double() @ w64, **close)
     other = Piece(TensorWeights(matrix(N, K, dtype, seed + 3)), slice(0, K), half.mask)
-    packed.refresh_from(other)
+    packed.write(packed.kept_of(other.dense()))
     w64 = other.source.rows(0, N).double() * half.mask.dense()
     torch.testing.assert_close(packed(x_BK).double(), x_BK.double() @ w64.T + bias.double(), **close)
     packed.recompress(half.dense())

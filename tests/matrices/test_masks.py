@@ -225,20 +225,6 @@ def test_first_column_that_is_not_transposable_is_named() -> None:
         masks.check_transposable(from_rows(*tile[:2]))
 
 
-@pytest.mark.usefixtures("any_blocks")
-@pytest.mark.parametrize("value", [1e-30, -2.0, float("nan"), float("inf")])
-def test_first_value_outside_the_mask_is_named(value: float) -> None:
-    mask = from_rows(*["1100 0011"] * 12)
-    w_NK = mask.dense().float()
-    w_NK[:, 2] = -0.0
-    masks.check_masked(w_NK, mask)
-    w_NK[9, 5] = w_NK[11, 0] = w_NK[11, 3] = value
-    with pytest.raises(MaskError, match=r"row 9, group 1 holds .* at column 5"):
-        masks.check_masked(w_NK, mask)
-    with pytest.raises(MaskError, match=r"\(8, 12\) and mask \(12, 8\) differ in shape"):
-        masks.check_masked(w_NK.T, mask)
-
-
 @pytest.mark.parametrize(("N", "K"), [(4, 10), (0, 8), (4, 0), (4, -4)])
 def test_shapes_that_hold_no_groups_are_refused(N: int, K: int) -> None:
     with pytest.raises(InputError, match="nearest are 8 and 12" if K == 10 else f"positive, got N = {N}, K = {K}"):

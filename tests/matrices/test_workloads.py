@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from blockshock.errors import InputError
 from blockshock.matrices import workloads
-from blockshock.matrices.blocks_of_rows import generator
 from blockshock.matrices.weights import GeneratedWeights
-from blockshock.matrices.workloads import LOSSES, TARGETS, WORKLOADS, build_workload
+from blockshock.matrices.workloads import LOSSES, WORKLOADS, build_workload
 
 pytestmark = pytest.mark.masks
 
@@ -225,22 +224,6 @@ def test_missing_recording_names_the_script_that_makes_it(tmp_path: Path, monkey
     with pytest.raises(InputError, match=r"nothing\.safetensors.*tests/data/record_minilm\.py"):
         inputs("recorded", 4, 384, N=1536)
     assert (ROOT / "tests" / "data" / "record_minilm.py").is_file()
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("name", "deviation"), [("zeros", 0), ("normal", 1), ("uniform", 3**-0.5)])
-def test_targets_are_like_the_outputs(name: str, deviation: float, dtype: torch.dtype) -> None:
-    y_BN = torch.full((300, 100), 7, dtype=dtype)
-    first, again, other = (TARGETS.get(name)(y_BN, generator(CPU, seed)) for seed in (1, 1, 2))
-    assert (first.shape, first.dtype) == (y_BN.shape, dtype)
-    assert torch.equal(first, again)
-    assert torch.equal(first, other) == (name == "zeros")
-    assert moments(first.float()) == pytest.approx((0, deviation), abs=0.03)
-
-
-def test_uniform_target_fills_its_range() -> None:
-    target_BN = TARGETS.get("uniform")(torch.empty(300, 100), generator(CPU, 1))
-    assert (target_BN.min().item(), target_BN.max().item()) == pytest.approx((-1, 1), abs=1e-3)
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("sum", 4.0), ("mse_zero", 7.5), ("mse_target", 4.25)])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fake_cusparselt import faked
-from gpus import needs_a_gpu
+from gpus import CPU_METHODS, needs_a_gpu
 
 from blockshock.kernels import auto
 from blockshock.machine import memory
@@ -26,6 +26,7 @@ from blockshock.training.storages import Training
 CASE = Case("block_shock", {}, "gaussian", 128, 256, 8, "bf16")
 KERNELS = ("auto:search=no", "gathered", "reference", "cusparselt:search=no")
 MASKS = ("1100", "tile", "random", "tile_random")
+PRUNERS = ("1100", "magnitude", "tile_magnitude")
 
 
 def _rows(kernels: tuple[str, ...] = KERNELS) -> list[Case]:
@@ -35,17 +36,22 @@ def _rows(kernels: tuple[str, ...] = KERNELS) -> list[Case]:
         for kernel, mask in itertools.product(kernels, MASKS)
         if kernel != "gathered" or mask in ("1100", "tile")
     ]
-    others = [name for name in METHODS.names() if name != "block_shock"]
-    return halves + [CASE.picking(mask="random").of(name, METHODS.get(name).axes) for name in others]
+    others = [
+        CASE.picking(mask="random", kernel=kernel, pruner=pruner).of(name, METHODS.get(name).axes)
+        for name, kernel, pruner in itertools.product(CPU_METHODS, kernels, PRUNERS)
+        if name != "block_shock" and (kernel != "gathered" or pruner == "1100")
+    ]
+    return halves + [case for number, case in enumerate(others) if case not in others[:number]]
 
 
 def _trained(case: Case, optimizers: tuple[str, ...]) -> list[Case]:
-    storages = STORAGES.names() if case.method == "block_shock" else [None]
+    storages = STORAGES.names() if "storage" in METHODS.get(case.method).axes else [None]
     return [
         replace(case, optimizer=optimizer, dtype=dtype).picking(storage=storage)
         for storage, optimizer, dtype in itertools.product(storages, optimizers, ("bf16", "fp32"))
         if "cusparselt" not in case.label or dtype == "bf16"
-        if optimizer == "adamw" or (case.pick("mask") in ("tile", None) and dtype == "bf16")
+        if optimizer == "adamw"
+        or ({case.pick("mask"), case.pick("pruner")} <= {"tile", "1100", None} and dtype == "bf16")
     ]
 
 

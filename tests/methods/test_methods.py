@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
+from gpus import CPU_METHODS
 
 from blockshock.errors import InputError
 from blockshock.machine import memory
@@ -21,7 +22,8 @@ CASE = Case("block_shock", {"kernel": "reference", "mask": "random"}, "gaussian"
 
 def picks_of(method: str, kernel: str, mask: str, storage: str = "masked") -> dict[str, str]:
     """Of these the method's own."""
-    every = {"kernel": kernel, "mask": mask, "storage": storage}
+    pruner = {"gathered": "1100", "auto": "tile_magnitude"}.get(kernel, "random")
+    every = {"kernel": kernel, "mask": mask, "pruner": pruner, "storage": storage}
     return {axis: every[axis] for axis in METHODS.get(method).axes}
 
 
@@ -30,15 +32,17 @@ def _errors(method: str, picks: dict[str, str], with_bias: bool) -> tuple[ErrorS
     group = dist.group.WORLD
     assert group is not None
     source = GeneratedWeights(96, 160, torch.bfloat16, "cpu", with_bias=with_bias)
-    built = METHODS.get(method)(Layer(source, picks, 6), group)
+    layer = Layer(source, picks, 6)
+    built = METHODS.get(method)(layer, group)
+    right = built.reference(layer, group.size())
     x_BK = torch.randn(6, 160, generator=torch.Generator().manual_seed(5)).bfloat16()
     with torch.inference_mode():
-        errors = compare(built(x_BK), x_BK, source, built.roundings, group.rank(), group.size())
+        errors = compare(built(x_BK), x_BK, right, built.roundings, group.rank(), group.size())
     return errors, built.roundings
 
 
 def _check(ranks: Ranks, with_bias: bool) -> None:
-    for name in METHODS.names():
+    for name in CPU_METHODS:
         for mask, kernel in (("1100", "gathered"), ("random", "reference"), ("tile", "auto")):
             picks = picks_of(name, kernel, mask)
             errors, roundings = zip(*ranks.run(_errors, name, picks, with_bias), strict=True)
@@ -61,7 +65,7 @@ def _weight_bytes(case: Case) -> tuple[int, int, int]:
     return built.method.weight_bytes(), estimate.steady, estimate_bytes(case, dist.get_world_size())
 
 
-@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("method", CPU_METHODS)
 def test_counted_weight_bytes_are_those_estimated(method: str, cpu_ranks: Ranks) -> None:
     for counted, estimated, _ in cpu_ranks.run(_weight_bytes, CASE.of(method, METHODS.get(method).axes)):
         assert counted == estimated
@@ -108,31 +112,6 @@ def test_the_full_weight_is_never_made_on_a_rank(method: str, cpu_ranks: Ranks) 
     assert max(cpu_ranks.run(_largest_block, case)) <= 256 * 64
 
 
-def _refreshed(case: Case) -> ErrorSums:
-    built = build(case)
-    new = GeneratedWeights(case.N, case.K, case.torch_dtype, "cpu", seed=9)
-    built.method.refresh(new)  # type: ignore[operator]
-    with torch.inference_mode():
-        return compare(built.method(built.x_BK), built.x_BK, new, 2, built.group.rank(), built.group.size())
-
-
-@pytest.mark.parametrize("method", ["block_shock", "masked_split_dense"])
-def test_refresh_makes_it_the_layer_of_the_new_weights(method: str, cpu_ranks: Ranks) -> None:
-    errors = cpu_ranks.run(_refreshed, CASE.of(method, METHODS.get(method).axes))
-    assert Accuracy.of(sum(errors, ErrorSums()), roundings=2).failure() is None
-
-
-def _refresh_wrong_shape(case: Case) -> str:
-    with pytest.raises(InputError) as error:
-        build(case).method.refresh(GeneratedWeights(96, 164, torch.bfloat16, "cpu"))  # type: ignore[operator]
-    return str(error.value)
-
-
-def test_refresh_refuses_weights_of_another_shape(cpu_ranks: Ranks) -> None:
-    message = "refresh takes torch.bfloat16 weights (96, 160), got torch.bfloat16 (96, 164)"
-    assert cpu_ranks.run(_refresh_wrong_shape, CASE)[0] == message
-
-
 def _refusals(case: Case) -> list[str]:
     """What the layer says to inputs that are too narrow, of another dtype, and on another device."""
     method, messages = build(case).method, []
@@ -158,7 +137,7 @@ def test_an_input_that_does_not_fit_is_refused(cpu_ranks: Ranks) -> None:
 EVERY_ROW = [
     *(("block_shock", kernel, mask) for kernel in ("gathered", "reference") for mask in ("1100", "tile")),
     ("block_shock", "reference", "random"),
-    *((name, "auto", "1100") for name in METHODS.names() if name != "block_shock"),
+    *((name, "auto", "1100") for name in CPU_METHODS if name != "block_shock"),
 ]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from fuzzing import attempt, examples
+from gpus import CPU_METHODS
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLOATS, LAYOUTS, OTHERS, counts, mask_rows, matrices, matrix, names, numbers, seeds, specs
@@ -37,6 +38,7 @@ from blockshock.matrices.named_masks import MASKS, pattern_mask
 from blockshock.matrices.weights import TensorWeights
 from blockshock.methods import METHODS, Layer, Shape
 from blockshock.methods.base import trained
+from blockshock.pruning import PRUNERS
 from blockshock.training.optimizers import OPTIMIZERS, build_recipe
 from blockshock.training.sparse_storages import STORAGES
 from blockshock.training.steps import follower_of
@@ -214,7 +216,7 @@ def test_a_group_of_one_changes_nothing(group: str, B: int, K: int, seed: int, l
         assert torch.equal(entry.give_back(x_BK.clone())(), x_BK)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS.names() if not name.startswith("dtensor")])
+@pytest.mark.parametrize("name", [name for name in CPU_METHODS if not name.startswith("dtensor")])
 @examples(60)
 @given(data=st.data(), N=sizes, K=sizes, B=batches, seed=seeds, mask=st.sampled_from(MASKS.names()))
 def test_methods_compute_the_layer_and_count_it(
@@ -223,12 +225,13 @@ def test_methods_compute_the_layer_and_count_it(
     bias = matrix(1, N, torch.float32, seed + 1)[0]
     source = TensorWeights(matrix(N, K, torch.float32, seed), bias)
     training = data.draw(st.sampled_from((None, Training())))
-    every = {"kernel": "reference", "mask": mask, "storage": "compressed"}
+    pruner = data.draw(st.sampled_from([name for name in PRUNERS.names() if name != "tile_magnitude" or N % 4 == 0]))
+    every = {"kernel": "reference", "mask": mask, "pruner": pruner, "storage": "compressed"}
     picks = {axis: every[axis] for axis in METHODS.get(name).axes}
     layer = Layer(source, picks, B, backward=True, training=training)
     method = METHODS.get(name)(layer, dist.group.WORLD)
     x_BK = matrix(max(B, 1), K, torch.float32, seed, data.draw(st.sampled_from(LAYOUTS)))[:B].requires_grad_()
-    w_NK = source.rows(0, N)
+    w_NK = method.reference(layer, 1).rows(0, N)
     y_BN = method(x_BK)
     torch.testing.assert_close(y_BN, F.linear(x_BK, w_NK, bias), rtol=1e-5, atol=1e-5)
     y_BN.sum().backward()

@@ -114,12 +114,13 @@ def test_halves_that_are_packed_rarely_go_back_by_what_went_forward() -> None:
         before.backward()
 
 
-def test_frozen_weights_that_are_refreshed_are_noticed() -> None:
+def test_frozen_weights_that_are_written_are_noticed() -> None:
     source = make_source()
     layer = Layer(source, {"kernel": "gathered", "mask": "tile"}, backward=True)
     method = METHODS.get("block_shock")(layer, Alone())
     y = method(make_x()).sum()
-    method.refresh(make_source(1))
+    for packed in method.packings():
+        packed.write(packed.values + 1)
     with pytest.raises(StalePacking, match="between a forward pass and its backward pass"):
         y.backward()
 

@@ -43,7 +43,7 @@ def test_gpus_are_measured_by_the_marker_of_their_number(
         [line.partition("[")[2].partition("-")[0] for line in ids[mark] if "::test_forward[" in line]
         for mark in (marker, other)
     )
-    alone = ["dense_single", "block_shock", "masked_split_dense"]
+    alone = [name for name in METHODS.names() if not METHODS.get(name).sharded]
     assert sorted(timed) == sorted(METHODS.names() if gpus > 1 else alone)
     one = [name for name in METHODS.names() if METHODS.get(name).span is Span.ONE]
     assert too == [*(one if gpus > 1 else []), "gpus]"], "what one GPU is enough for, and a reminder"

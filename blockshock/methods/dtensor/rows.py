@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from blockshock.machine import Group, shard
+from blockshock.machine import Group
 from blockshock.measure import Operand
 from blockshock.methods.base import METHODS
 from blockshock.methods.estimate import Shape, WeightEstimate
@@ -56,12 +56,11 @@ class DTensorRow(_DTensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.columns = shard(self.K, group.rank(), group.size(), "K")
         self._parallelize(layer, layer.source.gather(self.columns), layer.source.bias, rowwise=True)
 
     @classmethod
-    def check(cls, shape: Shape) -> None:
-        shard(shape.K, 0, shape.ranks, "K")
+    def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
+        return RowParallel.part(shape, rank)
 
     @property
     def roundings(self) -> int:
@@ -79,13 +78,12 @@ class DTensorColumn(_DTensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.rows = shard(self.N, group.rank(), group.size(), "N")
         bias = None if layer.source.bias is None else layer.source.bias[self.rows].clone()
         self._parallelize(layer, layer.source.gather(slice(None), rows=self.rows), bias, rowwise=False)
 
     @classmethod
-    def check(cls, shape: Shape) -> None:
-        shard(shape.N, 0, shape.ranks, "N")
+    def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
+        return ColumnParallel.part(shape, rank)
 
     @property
     def grad_roundings(self) -> int:

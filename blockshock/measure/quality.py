@@ -1,0 +1,61 @@
+"""What W′ loses against W, for rows that promise no more than to be right for W′."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+
+from blockshock.matrices import WeightSource, row_blocks
+
+
+@dataclass
+class QualitySums:
+    """Sums over the output features that one rank looked at; they add up to the whole."""
+
+    error_squared: float = 0.0
+    output_squared: float = 0.0
+    kept_magnitude: float = 0.0
+    magnitude: float = 0.0
+    kept_energy: float = 0.0
+    energy: float = 0.0
+
+    def __add__(self, other: QualitySums) -> QualitySums:
+        return QualitySums(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
+    def quality(self) -> dict[str, float]:
+        """output_error: ‖x W′ᵀ − x Wᵀ‖ / ‖x Wᵀ‖ (Frobenius). kept_magnitude: Σ|w′| / Σ|w|. kept_energy: Σw′² / Σw²."""
+        return {
+            "output_error": math.sqrt(_share(self.error_squared, self.output_squared)),
+            "kept_magnitude": _share(self.kept_magnitude, self.magnitude),
+            "kept_energy": _share(self.kept_energy, self.energy),
+        }
+
+
+def _share(part: float, whole: float) -> float:
+    if whole == 0.0:
+        return 0.0 if part == 0.0 else math.inf
+    return part / whole
+
+
+def lost(x_BK: torch.Tensor, source: WeightSource, own: WeightSource, index: int, count: int) -> QualitySums:
+    """What W′ (own) loses against W (source), in float64 and without a bias.
+
+    Of every ``count``-th block of output features from the ``index``-th on.
+    """
+    x64_BK, sums = x_BK.double(), QualitySums()
+    for number, (start, stop) in enumerate(row_blocks(source.N, source.K * 8, block_bytes=256 << 20)):
+        if number % count != index:
+            continue
+        w_RK, own_RK = (weights.rows(start, stop).double() for weights in (source, own))
+        exact_BR = x64_BK @ w_RK.T
+        sums += QualitySums(
+            error_squared=(x64_BK @ own_RK.T - exact_BR).square().sum().item(),
+            output_squared=exact_BR.square().sum().item(),
+            kept_magnitude=own_RK.abs().sum().item(),
+            magnitude=w_RK.abs().sum().item(),
+            kept_energy=own_RK.square().sum().item(),
+            energy=w_RK.square().sum().item(),
+        )
+    return sums

@@ -1,0 +1,87 @@
+"""What methods share that multiply by pieces of W in a kernel's own format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from blockshock.kernels import Kernel, Packed, build_kernel
+from blockshock.machine import slowest_of_ranks
+from blockshock.matrices import Mask, Piece
+from blockshock.methods.base import Method
+from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.layer import Layer
+from blockshock.methods.product import Weight
+from blockshock.training import storage_of
+
+
+class PieceMethod(Method):
+    """A method that picks a kernel for its pieces, and in training how they are stored.
+
+    Attributes:
+        otherwise: what is taken where it is not picked.
+    """
+
+    otherwise: ClassVar[dict[str, str]] = {"kernel": "auto", "storage": "masked"}
+    _kernel_name: str
+
+    @classmethod
+    def _spec(cls, axis: str, picks: Mapping[str, Any]) -> str:
+        """What was picked of an axis, or what this method takes otherwise."""
+        picked: str = picks.get(axis, cls.otherwise[axis])
+        return picked
+
+    def _kernel_for(self, layer: Layer, pieces: list[Piece]) -> Kernel:
+        """The kernel that will run, which ranks agree on: pieces are alike, what is fastest for one is so for all.
+
+        Raises:
+            KernelUnavailable, InputError: it cannot take them.
+        """
+        picked = build_kernel(self._spec("kernel", layer.picks))
+        kernel = picked.resolve(pieces[0], layer.tokens, layer.both_ways, self._slowest)
+        for piece in pieces:
+            kernel.check(piece)
+        self._kernel_name = kernel.name
+        return kernel
+
+    def _slowest(self, seconds: list[float]) -> list[float]:
+        return slowest_of_ranks(seconds, self.device, self.group)
+
+    def _packed(
+        self, layer: Layer, piece: Piece, kernel: Kernel, bias: torch.Tensor | None, adds_bias: bool = True
+    ) -> Weight:
+        """A piece in the kernel's own format: frozen, or trained.
+
+        Args:
+            adds_bias: this rank's product does; otherwise the bias is trained beside it.
+        """
+        packed = kernel.pack(piece, bias if adds_bias else None, layer.both_ways)
+        if layer.training is None:
+            return packed
+        kind, parameters = storage_of(self._spec("storage", layer.picks))
+        return kind(piece, packed, layer.training, layer.trained_bias(bias), **parameters)
+
+    @classmethod
+    def _estimate(cls, N: int, K: int, shape: Shape, mask: Mask | None) -> WeightEstimate:
+        """Of one piece (N, K) under such a mask."""
+        kernel, storage = (cls._spec(axis, shape.picks) for axis in ("kernel", "storage"))
+        return WeightEstimate.piece(build_kernel(kernel), storage, N, K, shape, mask)
+
+    @property
+    def resolved(self) -> dict[str, str]:
+        return {"kernel": self._kernel_name}
+
+    @property
+    def algorithm(self) -> str:
+        return "; ".join(dict.fromkeys(_describe(self._kernel_name, packed) for packed in self.packings()))
+
+
+def _describe(name: str, packed: Packed) -> str:
+    """The kernel, what it chose, and how it goes backward where that is another packing."""
+    described = [f"{name} {packed.algorithm}".strip()]
+    if packed.backward is not None:
+        other = packed.backward.algorithm or f"{name} {packed.backward.packed.algorithm}".strip()
+        described.append(f"backward {other}")
+    return ", ".join(described)

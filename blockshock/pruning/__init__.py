@@ -1,0 +1,8 @@
+"""Pruners turn W, and inputs that met it, into W′, which is 2:4: each file registers one or a few."""
+
+from blockshock.pruning.base import CALIBRATION_TOKENS, PRUNERS, Inputs, Pruner
+from blockshock.pruning.pruned import JoinedWeights, PrunedWeights, like, prune
+
+PRUNERS.load_package(__name__)
+
+__all__ = ["CALIBRATION_TOKENS", "PRUNERS", "Inputs", "JoinedWeights", "PrunedWeights", "Pruner", "like", "prune"]

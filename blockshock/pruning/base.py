@@ -1,0 +1,77 @@
+"""What a pruner is: it turns a piece of W into W′, which is 2:4, in blocks of rows.
+
+A pruner is one class registered in PRUNERS; nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.matrices import Mask, Piece, WeightSource, build_mask, check_finite
+from blockshock.registry import Registry
+
+CALIBRATION_TOKENS = 1024
+"""Rows of the inputs that a pruner may look at."""
+
+Inputs = Callable[[], torch.Tensor]
+"""Draws them: a new (T, K) tensor, K of the whole W."""
+
+
+class Pruner:
+    """Prunes one piece of W. What its ``__init__`` takes beside these two is the user's to set: ``name:alpha=0.5``.
+
+    Attributes:
+        needs_inputs: it looks at calibration inputs; they are None for all others.
+        transposable: its masks are 2:4 along columns too, so that backward products can be sparse; that is checked.
+
+    Args:
+        piece: dense.
+        x_TK: calibration inputs (T, K) of the piece's columns.
+    """
+
+    needs_inputs: ClassVar[bool] = False
+    transposable: ClassVar[bool] = False
+
+    def __init__(self, piece: Piece, x_TK: torch.Tensor | None) -> None:
+        self.piece, self.x_TK = piece, x_TK
+
+    @classmethod
+    def like(cls, source: WeightSource) -> Mask:
+        """A mask that is to kernels as those of this pruner are, and has a tile only if every W gets this very mask."""
+        return build_mask("tile_random" if cls.transposable else "random", source)
+
+    def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """W′ of the rows of the piece from ``start`` on, (R, K), and its boolean mask (R, K), 2:4.
+
+        R and ``start`` are multiples of four, but for the last rows. Of W′ only what the mask keeps counts; it is
+        rounded to the dtype of W.
+        """
+        raise NotImplementedError
+
+
+PRUNERS: Registry[type[Pruner]] = Registry("pruner")
+
+
+def calibration(spec: str, piece: Piece, inputs: Inputs | None) -> torch.Tensor:
+    """The calibration inputs (T, K) of a piece's columns.
+
+    Raises:
+        InputError: there are none, or they are not finite floating-point rows of W's width on its device.
+    """
+    K, device = piece.source.K, piece.device
+    if inputs is None:
+        raise InputError(f"pruner {spec} needs calibration inputs (T, {K}), and was given none")
+    x_TK = inputs()
+    if x_TK.ndim != 2 or x_TK.shape[1] != K or not len(x_TK) or not x_TK.is_floating_point():
+        raise InputError(
+            f"pruner {spec} needs floating-point calibration inputs (T, {K}), T at least 1; "
+            f"got {x_TK.dtype} {tuple(x_TK.shape)}"
+        )
+    if x_TK.device != device:
+        raise InputError(f"pruner {spec} needs calibration inputs on {device}, where W is; got some on {x_TK.device}")
+    check_finite(x_TK, "calibration inputs", f"pruner {spec} needs finite ones")
+    return x_TK[:, piece.columns]

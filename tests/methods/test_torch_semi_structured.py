@@ -1,0 +1,61 @@
+"""torch users' own path for a pruned layer: right on a GPU, eager, compiled and captured; elsewhere it says why not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from gpus import needs_a_gpu
+
+from blockshock.machine.collectives import Alone
+from blockshock.measure import timing
+from blockshock.measure.accuracy import Accuracy, compare
+from blockshock.methods import METHODS, Layer, Promise, Role, Span
+from blockshock.phases.case import Case, obstacle
+from blockshock.phases.hypotheses import best_of
+from blockshock.ranks import Ranks
+
+CASE = Case("torch_semi_structured", {"pruner": "magnitude"}, "gaussian", 512, 768, 16, "bf16")
+TRAINED = replace(CASE, optimizer="sgd")
+
+
+def test_it_is_an_alternative_and_no_dense_one() -> None:
+    kind = METHODS.get("torch_semi_structured")
+    assert (kind.role, kind.promise, kind.span) == (Role.RIVAL, Promise.OWN_WEIGHTS, Span.ONE)
+    assert "torch_semi_structured" not in best_of().names()
+    assert best_of(promise=Promise.OWN_WEIGHTS).names() == ("torch_semi_structured",)
+
+
+def test_where_it_cannot_run_it_says_so(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(obstacle, CASE) == ["torch_semi_structured: needs a cuda device, this is cpu"] * 2
+    forward_only = "torch_semi_structured: torch packs W′ for the forward pass alone"
+    assert cpu_ranks.run(obstacle, CASE, True) == cpu_ranks.run(obstacle, TRAINED) == [forward_only] * 2
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("spec", ["torch_semi_structured", "torch_semi_structured:compiled=yes"])
+@pytest.mark.parametrize(("workload", "N", "K"), [("gaussian", 512, 768), ("recorded", 1536, 384)])
+def test_it_is_right_eager_and_captured(spec: str, dtype: str, workload: str, N: int, K: int) -> None:
+    """With a bias, too, which the recorded layer has."""
+    device = torch.device("cuda")
+    case = replace(CASE, method=spec, dtype=dtype, workload=workload, N=N, K=K)
+    layer: Layer = case.layer(device)
+    kind, parameters = METHODS.resolve(spec, skip=2)
+    with torch.inference_mode():
+        method = kind(layer, Alone(), **parameters)
+        right = method.reference(layer, 1)
+        for B in (1, 7, 16, 100):
+            x_BK = torch.randn(B, K, device=device, generator=torch.Generator(device).manual_seed(B))
+            x_BK = x_BK.to(case.torch_dtype)
+            y_BN = method(x_BK)
+            assert y_BN.is_contiguous()
+            errors = compare(y_BN, x_BK, right, method.roundings, 0, 1)
+            assert Accuracy.of(errors, method.roundings).failure() is None, B
+        protocol = timing.Protocol("cuda_graph", rounds=3, warmup=1)
+        assert len(timing.time_call(lambda: method(x_BK), device, protocol)) == 3
+    estimate = kind.estimate(case.shape(1))
+    held = method.weight_bytes() - (0 if layer.source.bias is None else layer.source.bias.nbytes)
+    assert held == pytest.approx(estimate.steady, rel=0.01)
