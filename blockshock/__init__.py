@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from blockshock.phases.hypotheses import HYPOTHESES as HYPOTHESES
     from blockshock.phases.hypotheses import Hypothesis as Hypothesis
     from blockshock.phases.hypotheses import best_of as best_of
+    from blockshock.pruning import PRUNERS as PRUNERS
+    from blockshock.pruning import Pruner as Pruner
     from blockshock.training.clipping import clip_grad_norm_ as clip_grad_norm_
     from blockshock.training.steps import elementwise as elementwise
 
@@ -35,11 +37,13 @@ _PUBLIC = {
     "KERNELS": "blockshock.kernels",
     "MASKS": "blockshock.matrices.named_masks",
     "METHODS": "blockshock.methods",
+    "PRUNERS": "blockshock.pruning",
     "WORKLOADS": "blockshock.matrices.workloads",
     "Axis": "blockshock.methods",
     "BlockShockLinear": "blockshock.nn.linear",
     "BlockShockParallel": "blockshock.nn.parallel_style",
     "Method": "blockshock.methods",
+    "Pruner": "blockshock.pruning",
     "TiledMask": "blockshock.matrices.masks",
     "Workload": "blockshock.matrices.workloads",
     "best_of": "blockshock.phases.hypotheses",

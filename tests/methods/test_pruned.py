@@ -15,11 +15,12 @@ from blockshock.methods import METHODS, Layer, Promise, Role, Span
 from blockshock.methods.dense_single import DenseSingle
 from blockshock.methods.pieces import PieceMethod
 from blockshock.methods.w_prime import PrunedMethod
-from blockshock.phases import correctness
+from blockshock.phases import backward, correctness, drift, trajectory
 from blockshock.phases.case import Case, build, obstacle
 from blockshock.phases.correctness import CorrectnessResult
 from blockshock.pruning import PRUNERS, PrunedWeights
 from blockshock.ranks import Ranks
+from blockshock.training.sparse_storages import MaskedStorage
 
 pytestmark = pytest.mark.correctness
 CASE = Case("pruned", {"kernel": "reference", "pruner": "magnitude"}, "gaussian", 128, 192, 8, "bf16")
@@ -181,3 +182,53 @@ def _never_whole(case: Case) -> int:
 def test_a_pruner_sees_blocks_of_its_ranks_own_part(cpu_ranks: Ranks) -> None:
     assert set(cpu_ranks.run(_never_whole, replace(CASE, method="pruned_tp_row"))) == {8 * 96}
     assert set(cpu_ranks.run(_never_whole, replace(CASE, method="pruned_tp_col"))) == {8 * 192}
+
+
+# The other phases -----------------------------------------------------------------------------------------------------
+
+TRAINED = replace(CASE, dtype="fp32", optimizer="momentum").picking(storage="masked")
+
+
+def _a_dropped_weight_that_trains(patch: pytest.MonkeyPatch) -> None:
+    """The first dropped weight of each row gets a gradient, and nobody sets it back."""
+
+    def faulty(self: MaskedStorage, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        grad_NK = grad_y_BN.T @ x_BK
+        first = self.dropped_NK.byte().argmax(1, keepdim=True)
+        return grad_NK.masked_fill(self.dropped_NK.scatter(1, first, False), 0)
+
+    patch.setattr(MaskedStorage, "grad_weight", faulty)
+    patch.setattr(MaskedStorage, "_apply_mask", lambda self: None)
+
+
+def _backward(case: Case, fault: Fault | None = None) -> ErrorSums:
+    with pytest.MonkeyPatch.context() as patch:
+        if fault is not None:
+            fault(patch)
+        return backward.check(case).errors["mse_zero"]
+
+
+def _drift(case: Case, fault: Fault | None = None) -> str | None:
+    with pytest.MonkeyPatch.context() as patch:
+        if fault is not None:
+            fault(patch)
+        return drift.run(replace(case, N=128, K=128), steps=4).failure()
+
+
+def _trajectory(case: Case, fault: Fault | None = None) -> str | None:
+    with pytest.MonkeyPatch.context() as patch:
+        if fault is not None:
+            fault(patch)
+        return trajectory.run(case, steps=12).failure()
+
+
+def test_gradients_drift_and_training_are_held_to_its_own_w(cpu_ranks: Ranks) -> None:
+    for fault in (_w_in_place_of_it, _a_wrong_mask):
+        assert Accuracy.of(sum(cpu_ranks.run(_backward, CASE, fault), ErrorSums()), 1).failure(), fault.__name__
+        assert all(cpu_ranks.run(_drift, CASE, fault)), fault.__name__
+        assert all("W is" in (found or "") for found in cpu_ranks.run(_trajectory, TRAINED, fault)), fault.__name__
+    found = cpu_ranks.run(_trajectory, TRAINED, _a_dropped_weight_that_trains)
+    assert all("W is" in (one or "") for one in found)
+    assert cpu_ranks.run(_trajectory, TRAINED) == [None, None]
+    assert Accuracy.of(sum(cpu_ranks.run(_backward, CASE), ErrorSums()), 1).failure() is None
+    assert cpu_ranks.run(_drift, CASE) == [None, None]
