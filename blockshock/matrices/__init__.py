@@ -1,7 +1,7 @@
 """Matrices and what is kept of them: weights, workloads, 2:4 masks, compressed and kept values."""
 
 from blockshock.matrices.blocks_of_rows import generator, row_blocks
-from blockshock.matrices.compressed import Compressed24, bits, gather_kept, kept_columns, kept_mask, pick
+from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept, kept_columns, pick
 from blockshock.matrices.kept import Kept, product
 from blockshock.matrices.masks import (
     MOST_FEATURES,
@@ -35,6 +35,7 @@ __all__ = [
     "Compressed24",
     "GeneratedWeights",
     "Kept",
+    "KeptMask",
     "LazyMask",
     "Mask",
     "Piece",
@@ -54,7 +55,6 @@ __all__ = [
     "gather_kept",
     "generator",
     "kept_columns",
-    "kept_mask",
     "mask_tensor",
     "nudge_zeros",
     "pattern_mask",

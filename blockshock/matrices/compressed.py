@@ -154,13 +154,22 @@ def positions_of(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
     return nibbles[:, 0::2] | nibbles[:, 1::2] << 4
 
 
-def kept_mask(positions: torch.Tensor, K: int) -> torch.Tensor:
-    """The boolean mask (R, K) of packed positions (R, ⌈K/8⌉)."""
-    return expand(torch.ones(len(positions), K // 2, dtype=torch.bool, device=positions.device), positions)
+class KeptMask(Mask):
+    """The mask of packed positions (N, ⌈K/8⌉), which it holds."""
+
+    def __init__(self, positions: torch.Tensor, K: int) -> None:
+        super().__init__(len(positions), K)
+        self.positions = positions
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        positions = self.positions[start:stop]
+        return expand(torch.ones(len(positions), self.K // 2, dtype=torch.bool, device=positions.device), positions)
 
 
 def mask_positions(mask: Mask) -> torch.Tensor:
-    """The packed positions (N, ⌈K/8⌉) of a whole mask, made in row blocks."""
+    """The packed positions (N, ⌈K/8⌉) of a whole mask: those that it holds, or made in row blocks."""
+    if isinstance(mask, KeptMask):
+        return mask.positions
     blocks = row_blocks(mask.N, 8 * mask.K)
     return torch.cat([positions_of(mask.rows(start, stop), start) for start, stop in blocks])
 

@@ -10,12 +10,12 @@ import torch
 from blockshock.errors import InputError, MaskError
 from blockshock.matrices import (
     Compressed24,
+    KeptMask,
     LazyMask,
     Mask,
     Piece,
     WeightSource,
     check_transposable,
-    kept_mask,
     row_blocks,
 )
 from blockshock.pruning.base import PRUNERS, Inputs, Pruner, calibration
@@ -45,8 +45,7 @@ class PrunedWeights(WeightSource):
                 kept.write_rows(start, *_checked(pruner.prune(w_RK, start), w_RK, start, known))
             except (InputError, MaskError) as error:
                 raise type(error)(f"pruner {name}: {error}") from None
-        positions, N, K = kept.positions, piece.N, piece.K
-        self.mask = known or LazyMask(N, K, lambda start, stop: kept_mask(positions[start:stop], K))
+        self.mask = known or KeptMask(kept.positions, piece.K)
         if pruner.transposable:
             try:
                 check_transposable(self.mask)

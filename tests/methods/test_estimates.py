@@ -13,7 +13,6 @@ from gpus import CPU_METHODS, needs_a_gpu
 from blockshock.kernels import auto
 from blockshock.machine import memory
 from blockshock.machine.collectives import Alone
-from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.methods import METHODS, Layer, Shape
 from blockshock.phases.case import Case, build, update_bytes
@@ -96,6 +95,14 @@ def test_what_is_held_is_what_was_estimated_on_one_rank_and_on_four(other_ranks:
 @pytest.mark.gpu
 @needs_a_gpu
 @pytest.mark.parametrize("storage", [None, "compressed", "masked"])
+@pytest.mark.parametrize(("kernel", "pruner"), [("cusparselt:search=no", "tile_magnitude"), ("gathered", "1100")])
+def test_a_gpu_gives_out_what_a_pruned_layer_was_estimated(kernel: str, pruner: str, storage: str | None) -> None:
+    _check_on_a_gpu("pruned", {"kernel": kernel, "pruner": pruner}, storage)
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("storage", [None, "compressed", "masked"])
 @pytest.mark.parametrize(
     ("kernel", "mask"),
     [
@@ -105,19 +112,23 @@ def test_what_is_held_is_what_was_estimated_on_one_rank_and_on_four(other_ranks:
     ],
 )
 def test_a_gpu_gives_out_what_was_estimated(kernel: str, mask: str, storage: str | None) -> None:
+    _check_on_a_gpu("block_shock", {"kernel": kernel, "mask": mask}, storage)
+
+
+def _check_on_a_gpu(name: str, picks: dict[str, str], storage: str | None) -> None:
     device, size = torch.device("cuda"), 8192
     source = GeneratedWeights(size, size, torch.bfloat16, device)
     training = None if storage is None else Training()
-    made = build_mask(mask, source)
-    picks = {"kernel": kernel, "mask": made, "storage": storage or "masked"}
-    made.rows(0, 4)  # what is made once and kept, such as tables of tiles, is not the layer's
+    layer = Layer(source, picks | {"storage": storage or "masked"}, 64, True, training)
+    assert layer.kept is not None
+    layer.kept.rows(0, 4)  # what is made once and kept, such as tables of tiles, is not the layer's
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     with memory.peak_bytes(device) as peak:
-        method = METHODS.get("block_shock")(Layer(source, picks, 64, True, training), Alone())
+        method = METHODS.get(name)(layer, Alone())
     held = torch.cuda.memory_allocated() - before
-    shape = Shape(size, size, 2, 1, True, training, mask=made, picks=picks | method.resolved)
-    estimate = METHODS.get("block_shock").estimate(shape)
+    shape = Shape(size, size, 2, 1, True, training, mask=layer.kept, picks={**layer.picks, **method.resolved})
+    estimate = METHODS.get(name).estimate(shape)
     assert method.weight_bytes() == pytest.approx(estimate.steady, rel=0.005)
     assert held == pytest.approx(estimate.steady, rel=0.02), "something is held that is not counted"
     # Blocks of rows are 64 MiB of weights; their positions, as int64, are several times that.

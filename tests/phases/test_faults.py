@@ -12,6 +12,7 @@ from blockshock.matrices.masks import Mask, TiledMask
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.measure.accuracy import Accuracy, ErrorSums
+from blockshock.methods import superposition
 from blockshock.methods.superposition import BlockShock
 from blockshock.phases import case as case_module
 from blockshock.phases import correctness
@@ -39,7 +40,7 @@ def _overlapping_halves(patch: pytest.MonkeyPatch) -> None:
     """Both ranks hold the first half; the check of the masks is blinded, the numbers must tell."""
     patch.setattr(Mask, "complement", lambda self: self)
     patch.setattr(TiledMask, "complement", lambda self: self)
-    patch.setattr(case_module, "check_complementary", lambda *_: None)
+    patch.setattr(superposition, "check_complementary", lambda *_: None)
 
 
 def _skipped_all_reduce(patch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from strategies import FLOATS, LAYOUTS, equal, fours, is_2to4, mask_rows, matrices, matrix, rows, seeds, with_special
 
 from blockshock.kernels.marked import marked, write_kept
-from blockshock.matrices.compressed import kept_mask, positions_of
+from blockshock.matrices.compressed import KeptMask, positions_of
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
 from blockshock.measure.quality import QualitySums, lost
-from blockshock.pruning import PRUNERS, JoinedWeights, PrunedWeights, Pruner, prune
+from blockshock.pruning import PRUNERS, JoinedWeights, PrunedWeights, Pruner, like, prune
 from blockshock.pruning.base import calibration
 
 pytestmark = pytest.mark.reliability
@@ -62,6 +62,9 @@ def test_any_part_is_2to4_and_of_w(
     if found is None:
         return
     assert is_2to4(found.mask.dense())
+    typical = like(name, source)
+    assert is_2to4(typical.dense())
+    assert typical.tile is None or torch.equal(typical.part(piece.rows, piece.columns).dense(), found.mask.dense())
     assert equal(found.rows(0, piece.N), piece.block(0, piece.N).where(found.mask.dense(), 0))
 
 
@@ -81,7 +84,7 @@ def test_what_is_given_is_held_bit_for_bit_or_refused(
         return
     wanted = given_NK.where(mask_NK, 0)
     assert equal(found.rows(0, N), wanted)
-    assert torch.equal(kept_mask(positions_of(mask_NK), K), mask_NK)
+    assert torch.equal(KeptMask(positions_of(mask_NK), K).dense(), mask_NK)
     assert torch.equal(found.mask.dense(), mask_NK)
     assert equal(found.cast(torch.float32).rows(0, N), wanted.float())
     piece = Piece(found, mask=found.mask)
