@@ -12,10 +12,16 @@ from inner_pytest import ROOT, start, suite
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 CODE = "\n\n".join(re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
-METHODS = "back_to_front,in_order,masked_split_dense,block_shock"
+METHODS = "back_to_front,in_order,masked_split_dense,block_shock,pruned_dense"
 OPTIONS = (
     *("--device=cpu", "--ranks=1", "--N=64", "--B=4", "--dtype=fp32", "--rounds=2", "--cover=grid"),
-    *("--workloads=sparse_inputs:zeros=0.9", "--kernels=einsum", "--masks=outer", f"--methods={METHODS}"),
+    *(
+        "--workloads=sparse_inputs:zeros=0.9",
+        "--kernels=einsum",
+        "--masks=outer",
+        "--pruners=by_energy",
+        f"--methods={METHODS}",
+    ),
     *("-m", "bench or correctness", "-p", "no:cacheprovider", "--benchmark-save=page"),
 )
 
@@ -40,10 +46,12 @@ def test_each_thing_that_the_page_adds_is_run_and_right(rows: list[dict[str, obj
         "in_order reversed",
         "masked_split_dense outer",
         "block_shock einsum outer",
+        "pruned_dense by_energy",
     }
     for row in checked.values():
         assert (row["status"], row["workload"]) == ("right", "sparse_inputs:zeros=0.9")
     assert checked["in_order reversed"]["picks"] == {"order": "reversed"}
+    assert {label for label, row in checked.items() if "quality" in row} == {"pruned_dense by_energy"}
 
 
 def test_its_hypothesis_is_decided(rows: list[dict[str, object]]) -> None:
