@@ -1,11 +1,12 @@
 """What a user of torch has for a pruned layer: ``to_sparse_semi_structured(W′)`` through ``F.linear``.
 
-So that a reader sees what the library costs and what the idea costs. The product gives its output transposed; eager
-code then copies it, and ``torch.compile`` has the product write it the other way round (``compiled=yes``).
+So that a reader sees what the library costs and what the idea costs. Where torch's product gives its output transposed,
+eager code copies it, and ``torch.compile`` makes that a part of what it compiles (``compiled=yes``).
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar
 
 import torch
@@ -31,7 +32,9 @@ class PackedByTorch(Packed):
 
     def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None, compiled: bool) -> None:
         super().__init__()
-        self._kept, self._sparse = w_NK.numel() // 2, to_sparse_semi_structured(w_NK)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype")
+            self._kept, self._sparse = w_NK.numel() // 2, to_sparse_semi_structured(w_NK)
         self.algorithm = type(self._sparse).__name__
         self.hold_bias(bias)
         self._linear = torch.compile(_rows, dynamic=False) if compiled else F.linear
@@ -107,5 +110,5 @@ class TorchSemiStructured(Method):
 
 
 def _kernel() -> Kernel:
-    """Ours over the library that torch's tensor is made for here: cuSPARSELt where torch has that."""
-    return build_kernel("cusparselt" if torch.backends.cusparselt.is_available() else "cutlass")
+    """Ours over the library that torch's tensor is made for."""
+    return build_kernel("cusparselt")

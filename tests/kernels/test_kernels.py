@@ -176,6 +176,20 @@ def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(monkeypatch:
     assert type(slower_elsewhere).__name__ == "Gathered"
 
 
+def test_auto_measures_again_where_another_rank_has_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks hold other pieces, and one may have met its own before: were it not to measure, the others would wait."""
+    monkeypatch.setattr(auto_module, "_fastest", {})
+    monkeypatch.setattr("blockshock.kernels.reference.Reference.contender", True)
+    measured: list[object] = []
+    monkeypatch.setattr(auto_module, "_median_seconds", lambda *_: measured.append(1) or 1.0)
+    others = [lambda found: found, lambda found: found, lambda found: [1.0] * len(found)]
+    counts = []
+    for agree in others:
+        build_kernel("auto").resolve(_half(), 5, False, agree)
+        counts.append(len(measured))
+    assert counts == [2, 2, 4]
+
+
 def _are_numbers(answer: object) -> bool:
     return isinstance(answer, list) and all(type(number) is int for number in answer)
 

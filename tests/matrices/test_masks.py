@@ -225,6 +225,27 @@ def test_first_column_that_is_not_transposable_is_named() -> None:
         masks.check_transposable(from_rows(*tile[:2]))
 
 
+@pytest.mark.parametrize("name", MASKS.names())
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        (slice(None), slice(None)),
+        (slice(0, 3), slice(4, 12)),
+        (slice(5, 16), slice(None)),
+        (slice(None, 7), slice(8, None)),
+    ],
+)
+def test_a_part_of_a_mask_is_that_of_the_whole(name: str, rows: slice, columns: slice) -> None:
+    whole = build_mask(name, GeneratedWeights(16, 16, torch.float32, "cpu"))
+    part, wanted = whole.part(rows, columns), whole.dense()[rows, columns]
+    assert torch.equal(part.dense(), wanted)
+    assert torch.equal(part.rows(1, 3), wanted[1:3])
+    assert torch.equal(part.complement().dense(), ~wanted)
+    assert (part.tile is None) == (whole.tile is None)
+    if len(wanted) % 4 == 0:
+        assert torch.equal(part.transposed().dense(), wanted.T)
+
+
 @pytest.mark.parametrize(("N", "K"), [(4, 10), (0, 8), (4, 0), (4, -4)])
 def test_shapes_that_hold_no_groups_are_refused(N: int, K: int) -> None:
     with pytest.raises(InputError, match="nearest are 8 and 12" if K == 10 else f"positive, got N = {N}, K = {K}"):

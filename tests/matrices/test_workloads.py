@@ -226,6 +226,16 @@ def test_missing_recording_names_the_script_that_makes_it(tmp_path: Path, monkey
     assert (ROOT / "tests" / "data" / "record_minilm.py").is_file()
 
 
+def test_the_recorded_layer_keeps_tokens_for_calibration() -> None:
+    workload = build_workload("recorded")
+    size = 384, torch.float32, CPU, 0, 1536
+    tokens = workload.inputs(512, *size)
+    assert torch.equal(workload.calibration(1024, *size, 384), tokens[384:])
+    assert torch.equal(workload.calibration(5, *size, 1), tokens[384:389])
+    with pytest.raises(InputError, match="keeps its last 128 tokens for calibration: B must be at most 384, got 385"):
+        workload.calibration(1024, *size, 385)
+
+
 @pytest.mark.parametrize(("name", "wanted"), [("sum", 4.0), ("mse_zero", 7.5), ("mse_target", 4.25)])
 def test_losses_by_hand(name: str, wanted: float) -> None:
     loss = LOSSES.get(name)(torch.tensor([[1.0, -2.0], [0.0, 5.0]]), torch.tensor([[1.0, 0.0], [3.0, 7.0]]))

@@ -206,5 +206,16 @@ def test_the_cover_is_the_same_again_and_in_another_process() -> None:
     assert done.stdout.splitlines() == found
 
 
+def test_a_kernel_has_a_pruner_of_its_own_and_another_both_ways() -> None:
+    settings = replace(
+        SETTINGS, methods=("pruned", "pruned_dense"), axes=SETTINGS.axes | {"kernel": ("auto", "gathered")}
+    )
+    forward, backward = ({case.label for case in grid(settings)} for grid in (cases.forward_grid, cases.backward_grid))
+    assert forward == {"pruned auto magnitude", "pruned gathered 1100", "pruned_dense magnitude"}
+    assert backward == {"pruned auto tile_magnitude", "pruned gathered 1100", "pruned_dense tile_magnitude"}
+    asked = replace(settings, axes=settings.axes | {"pruner": ("random",)})
+    assert {case.pick("pruner") for case in cases.forward_grid(asked) + cases.training_grid(asked)} == {"random"}
+
+
 def test_cover_grid_adds_nothing() -> None:
     assert cover(replace(SETTINGS, cover="grid")) == []
