@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from inner_pytest import ROOT, python_path
-from resolving import CPU_DEFAULTS
+from resolving import CPU_DEFAULTS, GPU_DEFAULTS
 
 from blockshock.kernels import KERNELS
 from blockshock.matrices.named_masks import MASKS
@@ -219,3 +220,41 @@ def test_a_kernel_has_a_pruner_of_its_own_and_another_both_ways() -> None:
 
 def test_cover_grid_adds_nothing() -> None:
     assert cover(replace(SETTINGS, cover="grid")) == []
+
+
+FIRST_SEVEN = (
+    *("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col"),
+    *("block_shock", "masked_split_dense"),
+)
+DIGESTS = {
+    "cpu": {
+        "forward_grid": "a8bc9099a8ff",
+        "backward_grid": "a8bc9099a8ff",
+        "training_grid": "e2308c3b0019",
+        "trajectories": "f3fa7f362e75",
+        "drifts": "a7974042263a",
+        "cover": "ea02aed483d5",
+    },
+    "cuda": {
+        "forward_grid": "73241bf63ae9",
+        "backward_grid": "0fbaf0fbc5ef",
+        "training_grid": "854e8261ee4f",
+        "trajectories": "da31dae3fc45",
+        "drifts": "8edbd3605473",
+        "cover": "70c1d8155a42",
+    },
+}
+"""Of the ids of the first seven methods. Runs that are saved compare and resume by them."""
+
+
+@every_device
+def test_ids_of_saved_runs_stay(device: str) -> None:
+    settings = replace({"cpu": CPU_DEFAULTS, "cuda": GPU_DEFAULTS}[device], methods=FIRST_SEVEN)
+    grids = [cases.forward_grid, cases.backward_grid, cases.training_grid, cases.trajectories, cases.drifts, cover]
+    found = {}
+    for grid in grids:
+        named = "\n".join(case.id for case in grid(settings) if case.method in FIRST_SEVEN)
+        found[grid.__name__] = hashlib.sha256(named.encode()).hexdigest()[:12]
+    assert found == DIGESTS[device], (
+        "saved runs would no longer compare: keep the ids, or say in DIGESTS that you do not"
+    )
