@@ -38,10 +38,13 @@ NOT_FUZZED = {
 }
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
+    "methods.axes.all_axes": "takes no arguments",
+    "methods.axes.axis_of": "called by every Case that is fuzzed",
     "methods.product.product": "every forward pass of test_fuzz_layers.py goes through it",
     "training.clipping.local_gradient": "called by clip_grad_norm_ for every gradient",
     "machine.collectives.global_ranks": "called by clip_grad_norm_ for every group",
     "machine.memory.free_bytes": "takes a device alone",
+    "machine.memory.release": "takes no arguments",
     "machine.memory.indexed": "takes a device alone",
     "matrices.saved_mask.faults_of_state": "called for every state that is loaded",
     "machine.memory.cache_bytes": "takes a device alone",

@@ -34,7 +34,7 @@ def answer(run: Run) -> Iterator[str]:
     yield from _speeds("forward", [info for info in infos if section_of(info) == "forward"])
     yield from _speeds("training step", [info for info in infos if section_of(info) == "training"])
     yield _judged([info for info in infos if "verdict" in info])
-    yield from _lost(list(qualities(infos).values()))
+    yield from _lost(qualities(infos))
 
 
 def _right(infos: list[Info]) -> str:

@@ -50,7 +50,7 @@ def run_tables(run: Run) -> Iterator[Table]:
             for build in (_stages, _speed_up, _limits, _memory, _operations):
                 yield from build(section, timed)
     yield from _accuracy([row for row in rows if "error_ratio" in row])
-    yield from _quality(list(qualities(rows).values()))
+    yield from _quality(qualities(rows))
     yield from _drift([row for row in rows if section_of(row) == "drift"])
     if ceilings := run.machine.get("ceilings"):
         yield _ceilings(ceilings)

@@ -9,16 +9,23 @@ from blockshock.saved.judged import weights_of
 Info = dict[str, Any]
 
 
-def qualities(infos: list[Info]) -> dict[Any, Info]:
-    """The rows that say their quality, one a method, picks, layer and dtype: the one with the most rows of X."""
-    found = [info for info in infos if info.get("quality") is not None]
-    return {_layer(info): info for info in sorted(found, key=lambda info: info["B"])}
+def qualities(infos: list[Info]) -> list[Info]:
+    """The rows that say their quality, as of ``_found``: of what was timed or judged, or all where nothing was."""
+    found = _found(infos)
+    used = {_layer(info) for info in infos if "p50_ms" in info or "verdict" in info}
+    return [info for layer, info in found.items() if layer in used] or list(found.values())
 
 
 def lost(infos: list[Info]) -> list[Info | None]:
     """Of each row the quality that its method has with these picks on that layer, if the run found it."""
-    found = qualities(infos)
-    return [found[key]["quality"] if (key := _layer(info)) in found else None for info in infos]
+    found = _found(infos)
+    return [found[layer]["quality"] if (layer := _layer(info)) in found else None for info in infos]
+
+
+def _found(infos: list[Info]) -> dict[Any, Info]:
+    """One row a method, picks, layer and dtype: the one with the most rows of X."""
+    told = [info for info in infos if info.get("quality") is not None]
+    return {_layer(info): info for info in sorted(told, key=lambda info: info["B"])}
 
 
 def _layer(info: Info) -> Any:

@@ -70,7 +70,7 @@ def test_what_was_read_is_judged_once_and_for_all(folder: Path, rows: list[dict[
             is_dense(row) and (row["span"] == "one" or not is_alone(info)) for row in dense_beside(run.infos, info)
         )
         assert loses(Table("", "", lossy([info])), info) == ((quality["output_error"],) if quality else ())
-    assert all("quality" in info for info in qualities(run.infos).values())
+    assert all("quality" in info for info in qualities(run.infos))
     assert set(yardsticks(run.infos)) <= {row["label"] for row in dense_beside(run.infos)}
     assert all(isinstance(line, str) for line in (*remarks.unmeasured(run), *remarks.flushes([run, run])))
     again = settled(run.records)

@@ -87,9 +87,15 @@ def test_the_least_lossy_come_first_in_the_table_and_in_the_answer() -> None:
     assert said[-2] == "verdicts: H6 faster at 4 (against dense_single; loses 0.300 to 0.700 of the output)"
 
 
+def test_small_layers_beside_the_grid_are_not_counted_where_anything_was_timed() -> None:
+    small = checked("pruned auto magnitude", 32, quality=quality(0.9), **of("auto", "magnitude"))
+    assert list(answer(run_of([small, *rows()])))[-1] == list(answer(run_of(rows())))[-1]
+    assert list(answer(run_of([small])))[-1] == "quality: pruned magnitude loses 0.900 of the output"
+
+
 def test_what_is_not_a_number_is_the_worst() -> None:
     broken = checked("pruned auto broken", B=8, quality=quality(float("nan")), **of("auto", "broken"))
-    infos = [broken, *rows()]
+    infos = [broken, timed("pruned auto broken", 64, 4, 1.0, **of("auto", "broken")), *rows()]
     assert tables(infos)["What weights of their own lose"].rows[-1][5] == "pruned auto broken"
     assert list(answer(run_of(infos)))[-1].endswith("pruned broken loses nan of the output")
 
