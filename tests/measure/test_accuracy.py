@@ -39,6 +39,13 @@ def test_errors_are_those_against_float64() -> None:
     assert accuracy.relative_error == pytest.approx((error_BN.norm() / exact_BN.norm()).item())
 
 
+@pytest.mark.parametrize(("dtype", "wanted"), [(torch.float32, 2**-24 * (128 / 6) ** 0.5), (torch.bfloat16, 0.0)])
+def test_the_yardstick_of_float32_allows_for_any_order_of_summation(dtype: torch.dtype, wanted: float) -> None:
+    """u·√(K/6) of the size of y: the error of adding K products one after the other."""
+    y_BN, x_BK, source = _product(dtype)
+    assert compare(y_BN, x_BK, source, 1, 0, 1).summation_error == pytest.approx(wanted)
+
+
 def test_shares_of_the_ranks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     product = _product(torch.bfloat16)
     whole = _accuracy(*product)
