@@ -188,3 +188,11 @@ def test_mask_and_matrix_must_agree_in_shape(shape: tuple[int, int]) -> None:
 def test_matrices_may_lie_in_any_order() -> None:
     w_NK, mask = torch.randn(12, 8).T, random_mask(8, 12)
     assert torch.equal(Compressed24.from_tensor(w_NK, mask).decompress(), w_NK.where(mask.dense(), 0))
+
+
+@pytest.mark.parametrize(("counted_from", "named"), [((), 1), ((8,), 9)])
+def test_a_row_that_is_not_2to4_is_named_as_it_is_counted(counted_from: tuple[int, ...], named: int) -> None:
+    mask_RK = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    for positions in compressed.kept_columns, compressed.positions_of:
+        with pytest.raises(MaskError, match=f"row {named}, group 0 keeps 3 of 4"):
+            positions(mask_RK, *counted_from)

@@ -260,3 +260,12 @@ def test_tiles_and_masks_are_boolean_matrices_that_fit(shape: tuple[int, ...]) -
     for tensor in torch.ones(4, 8), torch.ones(8).bool():
         with pytest.raises(MaskError, match="a mask is a boolean"):
             DenseMask(tensor)
+
+
+def test_a_users_mask_takes_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MASKS, "_entries", dict(MASKS._entries))
+    MASKS.register("rolled")(lambda source, by=0: TiledMask(from_rows("1100").dense().roll(by, 1), source.N, source.K))
+    for spec, row in ("rolled", "1100"), ("rolled:by=1", "0110"):
+        assert torch.equal(build_mask(spec, generated(4, 4)).dense(), from_rows(*[row] * 4).dense())
+    with pytest.raises(InputError, match="takes by, not 'source'"):
+        build_mask("rolled:source=1", generated(4, 4))

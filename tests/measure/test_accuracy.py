@@ -1,5 +1,7 @@
 """Errors against float64: what passes, and that wrong results of every kind do not."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -37,6 +39,20 @@ def test_errors_are_those_against_float64() -> None:
     assert accuracy.max_error == error_BN.abs().max().item()
     assert accuracy.mean_error == pytest.approx(error_BN.abs().mean().item())
     assert accuracy.relative_error == pytest.approx((error_BN.norm() / exact_BN.norm()).item())
+
+
+def test_an_output_that_should_be_zero_is_right_only_where_it_is() -> None:
+    right, wrong = (Accuracy.of(ErrorSums(count=4, squared=squared), 1) for squared in (0.0, 1e-30))
+    assert (right.relative_error, right.error_ratio, right.failure()) == (0.0, 1.0, None)
+    assert (wrong.relative_error, wrong.error_ratio) == (math.inf, math.inf)
+    assert wrong.failure() is not None
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [(torch.float32, 2**-24 * (128 / 6) ** 0.5), (torch.bfloat16, 0.0)])
+def test_the_yardstick_of_float32_allows_for_any_order_of_summation(dtype: torch.dtype, wanted: float) -> None:
+    """u·√(K/6) of the size of y: the error of adding K products one after the other."""
+    y_BN, x_BK, source = _product(dtype)
+    assert compare(y_BN, x_BK, source, 1, 0, 1).summation_error == pytest.approx(wanted)
 
 
 def test_shares_of_the_ranks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
