@@ -16,6 +16,7 @@ from inner_pytest import start, suite
 
 import blockshock.plugin  # loaded before pytester notes what is: torch cannot be loaded twice
 from blockshock.measure.accuracy import Accuracy
+from blockshock.methods import AXES
 from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.training.optimizers import OPTIMIZERS
 
@@ -69,8 +70,8 @@ ceilings._reduce = None
 """One of the machine's ceilings cannot be measured."""
 MINE = "mine:gain=4"
 DESCRIBED = {
-    *("phase", "label", "method", "kernel", "mask", "workload", "N", "K", "B", "dtype"),
-    *("seed", "keep_full_weight", "device", "ranks", "optimizer", "storage"),
+    *("phase", "label", "method", "workload", "N", "K", "B", "dtype"),
+    *("seed", "keep_full_weight", "device", "ranks", "optimizer", *AXES.names()),
     *("role", "promise", "span", "picks", "kind"),
 }
 CHECKED = {*(field.name for field in fields(Accuracy)), "same_on_ranks", "same_again", "algorithm", "status"}
