@@ -57,6 +57,7 @@ ALSO_NOT = {
     "kernels.algorithm_cache.cache_folder": "takes no arguments",
     "matrices.blocks_of_rows.check_slice": "the check behind every rows() and columns()",
     "moved.know_old_names": "takes no arguments",
+    "pruning.pruned.like": "called for every pruned layer whose kernel is looked for",
     "registry.check_range": "the check behind every number in a spec",
     "phases.hypotheses.claims": "made by cases.hypotheses",
     "matrices.masks.Complement": "made by complement()",

@@ -20,19 +20,19 @@ def case_of(method: str) -> Case:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Methods and a hypothesis of a user's, and a method of the name that H6 is about."""
+    """Methods and a hypothesis of a user's."""
     for registry in (METHODS, HYPOTHESES):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     monkeypatch.setattr("blockshock.registry._extensions", [])
 
-    @METHODS.register("pruned")
-    class Pruned(Method):
+    @METHODS.register("slim")
+    class Slim(Method):
         span, promise = Span.ONE, Promise.OWN_WEIGHTS
 
         def __init__(self, layer: Layer, group: object, rank: int = 1) -> None: ...
 
     @METHODS.register("theirs")
-    class Theirs(Pruned):
+    class Theirs(Slim):
         role = Role.RIVAL
 
     @METHODS.register("compiled")
@@ -73,15 +73,19 @@ def test_a_hypothesis_about_what_is_not_there_makes_no_claim() -> None:
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_rivals_of_one_device_are_those_of_one_device(ranks: int) -> None:
-    found = {claim.name: claim for claim in claims([case_of("pruned:rank=2"), case_of("theirs")], [], ranks)}
-    assert {name: [rival.method for rival in claim.rivals] for name, claim in found.items()} == {
-        "H6": ["dense_single", "compiled"],
-        "mine": ["theirs"],
-    }
-    assert found["H6"].id == "H6-pruned:rank=2-gaussian-N64-K64-B4-bf16"
-    assert found["H6"].group == "H6 pruned:rank=2 against the best dense one on one device"
-    assert found["mine"].hypothesis.statement == "a method with weights of its own beats those of others"
-    assert found["mine"].group == "mine pruned:rank=2 against the best rival (own weights)"
+    pruned = CASE.of("pruned").picking(kernel="auto", pruner="magnitude")
+    (pays, *others) = claims([pruned, case_of("theirs")], [], ranks)
+    assert [rival.id for rival in pays.rivals] == [
+        f"{name}-gaussian-N64-K64-B4-bf16" for name in ("dense_single", "compiled")
+    ]
+    assert pays.id == "H6-pruned-auto-magnitude-gaussian-N64-K64-B4-bf16"
+    assert pays.group == "H6 pruned auto magnitude against the best dense one on one device"
+    (mine,) = claims([case_of("slim:rank=2"), case_of("theirs")], [], ranks)
+    assert {claim.name for claim in others} == {mine.name} == {"mine"}
+    assert {rival.method for rival in mine.rivals} == {"theirs", "torch_semi_structured"}
+    assert mine.id == "mine-slim:rank=2-gaussian-N64-K64-B4-bf16"
+    assert mine.hypothesis.statement == "a method with weights of its own beats those of others"
+    assert mine.group == "mine slim:rank=2 against the best rival (own weights)"
 
 
 @pytest.mark.usefixtures("registered")

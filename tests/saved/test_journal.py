@@ -19,7 +19,16 @@ from blockshock.plugin.journal import resumable
 from blockshock.saved import journal
 from blockshock.saved.results import read_run
 
-OPTIONS = ["--device=cpu", "--ranks=1", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--methods=all"]
+METHODS = "dense_single,dense_tp_row,dense_tp_col,dtensor_row,dtensor_col,block_shock,masked_split_dense"
+OPTIONS = [
+    "--device=cpu",
+    "--ranks=1",
+    "--N=64",
+    "--B=4",
+    "--cover=grid",
+    "--workloads=gaussian",
+    f"--methods={METHODS}",
+]
 COUNT = 9
 """Tests that these options select: of each method, block_shock with two kernels, and the one that is for two GPUs."""
 
