@@ -19,7 +19,7 @@ OPTIONS = (
         "--workloads=sparse_inputs:zeros=0.9",
         "--kernels=einsum",
         "--masks=outer",
-        "--pruners=by_energy",
+        "--pruners=weight_times_input",
         f"--methods={METHODS}",
     ),
     *("-m", "bench or correctness", "-p", "no:cacheprovider", "--benchmark-save=page"),
@@ -46,12 +46,12 @@ def test_each_thing_that_the_page_adds_is_run_and_right(rows: list[dict[str, obj
         "in_order reversed",
         "masked_split_dense outer",
         "block_shock einsum outer",
-        "pruned_dense by_energy",
+        "pruned_dense weight_times_input",
     }
     for row in checked.values():
         assert (row["status"], row["workload"]) == ("right", "sparse_inputs:zeros=0.9")
     assert checked["in_order reversed"]["picks"] == {"order": "reversed"}
-    assert {label for label, row in checked.items() if "quality" in row} == {"pruned_dense by_energy"}
+    assert {label for label, row in checked.items() if "quality" in row} == {"pruned_dense weight_times_input"}
 
 
 def test_its_hypothesis_is_decided(rows: list[dict[str, object]]) -> None:

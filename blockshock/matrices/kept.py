@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from blockshock.matrices.blocks_of_rows import row_blocks
-from blockshock.matrices.compressed import expand, gather_kept, mask_positions
+from blockshock.matrices.compressed import KeptMask, expand, gather_kept, mask_positions
 from blockshock.matrices.masks import Mask
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
 
@@ -29,15 +29,22 @@ def product(a_MB: torch.Tensor, b_BK: torch.Tensor, dtype: torch.dtype) -> torch
 
 
 class Kept(nn.Module):
-    """The kept values (N, K/2) of one mask, rows in order. Holds nothing, or their positions: half a byte a group."""
+    """The kept values (N, K/2) of one mask, rows in order. Holds nothing, or their positions: half a byte a group.
+
+    Args:
+        shared: where the mask holds them, they are the mask's own, which stays where this is.
+    """
 
     _positions: torch.Tensor | None
 
-    def __init__(self, mask: Mask, device: torch.device) -> None:
+    def __init__(self, mask: Mask, device: torch.device, shared: bool = False) -> None:
         super().__init__()
         self.N, self.K = mask.N, mask.K
         self.patterns = row_patterns_of(mask)
-        self.register_buffer("_positions", None if self.patterns else mask_positions(mask), persistent=False)
+        positions = None if self.patterns else mask_positions(mask)
+        if positions is not None and isinstance(mask, KeptMask) and not shared:
+            positions = positions.clone()
+        self.register_buffer("_positions", positions, persistent=False)
 
     @staticmethod
     def held_bytes(N: int, K: int, mask: Mask | None) -> int:

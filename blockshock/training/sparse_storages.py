@@ -71,7 +71,7 @@ class CompressedStorage(SparseStorage):
 
     def __init__(self, piece: Piece, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
         super().__init__(piece, packed, training, bias)
-        vars(self)["kept"] = Kept(piece.kept, piece.device)  # as the packing
+        vars(self)["kept"] = Kept(piece.kept, piece.device, shared=True)  # as the packing
 
     def tensors(self) -> list[torch.Tensor]:
         return [*super().tensors(), *self.kept.buffers()]
