@@ -276,6 +276,6 @@ def test_a_users_mask_takes_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_part_of_a_masks_rows_is_a_mask_of_so_many(G: int, start: int, rows: int, seed: int) -> None:
     mask, stop = build_mask("random", generated(36, 4 * G, seed)), min(start + rows, 36)
     part = mask.part(slice(start, stop), slice(None))
-    assert part.N == stop - start
-    assert part.K == 4 * G
+    assert stop - start == part.N
+    assert 4 * G == part.K
     assert torch.equal(part.rows(0, part.N), mask.rows(start, stop))
