@@ -269,13 +269,3 @@ def test_a_users_mask_takes_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(build_mask(spec, generated(4, 4)).dense(), from_rows(*[row] * 4).dense())
     with pytest.raises(InputError, match="takes by, not 'source'"):
         build_mask("rolled:source=1", generated(4, 4))
-
-
-@few
-@given(G=groups, start=st.integers(0, 35), rows=st.integers(1, 36), seed=seeds)
-def test_a_part_of_a_masks_rows_is_a_mask_of_so_many(G: int, start: int, rows: int, seed: int) -> None:
-    mask, stop = build_mask("random", generated(36, 4 * G, seed)), min(start + rows, 36)
-    part = mask.part(slice(start, stop), slice(None))
-    assert stop - start == part.N
-    assert 4 * G == part.K
-    assert torch.equal(part.rows(0, part.N), mask.rows(start, stop))
