@@ -150,6 +150,15 @@ def _storage(kind: str, kernel: str, mask: str, dtype: torch.dtype = torch.float
     return MaskedStorage(half, packed, training, None, every)
 
 
+@pytest.mark.parametrize("mask", ["1010", "tile_random"])
+def test_what_masked_storage_takes_of_a_dense_matrix_is_what_the_mask_keeps(mask: str) -> None:
+    storage = _storage("masked", "gathered" if mask == "1010" else "reference", mask)
+    dense_NK = torch.randn(storage.dropped_NK.shape, generator=torch.Generator().manual_seed(1))
+    held_NK = storage.held(dense_NK)
+    assert torch.equal(held_NK, dense_NK.where(~storage.dropped_NK, 0))
+    assert storage.dropped_NK.sum() == dense_NK.numel() // 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("kernel", "mask"),

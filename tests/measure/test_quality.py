@@ -1,0 +1,47 @@
+"""What W′ loses against W: by hand, over shares of the output features, and where there is nothing to lose."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from blockshock.matrices import GeneratedWeights, TensorWeights
+from blockshock.measure import quality
+from blockshock.measure.quality import QualitySums, lost
+
+W_NK = torch.tensor([[3.0, 1.0, 2.0, 4.0], [1.0, -5.0, 2.0, 1.0]])
+OWN_NK = torch.tensor([[3.0, 0.0, 0.0, 4.0], [0.0, -5.0, 2.0, 0.0]])
+
+
+class Own(TensorWeights):
+    """Whose zeros stay zeros."""
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        return OWN_NK[start:stop]
+
+
+def test_what_is_lost_is_that_by_hand() -> None:
+    x_BK = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 2.0, 0.0, 0.0]])
+    found = lost(x_BK, TensorWeights(W_NK), Own(OWN_NK), 0, 1).quality()
+    errors, outputs = [-3.0, -2.0, -2.0, 0.0], [10.0, -1.0, 2.0, -10.0]
+    assert found == {
+        "output_error": pytest.approx(math.hypot(*errors) / math.hypot(*outputs)),
+        "kept_magnitude": 14 / 19,
+        "kept_energy": 54 / 61,
+    }
+
+
+def test_shares_of_the_ranks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, own = (GeneratedWeights(64, 32, torch.float32, "cpu", seed) for seed in (1, 2))
+    x_BK = torch.randn(8, 32, generator=torch.Generator().manual_seed(3))
+    whole = lost(x_BK, source, own, 0, 1).quality()
+    monkeypatch.setattr(quality, "row_blocks", lambda rows, _, **__: [(i, i + 8) for i in range(0, rows, 8)])
+    shares = sum((lost(x_BK, source, own, rank, 3) for rank in range(3)), QualitySums()).quality()
+    assert shares == {name: pytest.approx(value) for name, value in whole.items()}
+
+
+def test_of_nothing_nothing_is_lost_and_all_of_what_is_not_there() -> None:
+    assert QualitySums().quality() == dict.fromkeys(("output_error", "kept_magnitude", "kept_energy"), 0.0)
+    assert QualitySums(error_squared=1.0).quality()["output_error"] == math.inf
