@@ -2,9 +2,9 @@
 
 A layer learns a teacher's outputs by a mean squared error, over batches that come around, with a learning rate that
 warms up and decays and with gradients clipped by their global norm. The plain dense run is the trajectory. How far
-may another be from it? As far as dense runs that take the products over K and B in another order, and over K in as many
-pieces as the method adds partial sums: twice the largest of their distances up to that step, the factor that the
-accuracy of single products has too (measure/accuracy.py).
+may another be from it? As far as dense runs that take the products over K and B in another order, over K in as many
+pieces as the method adds partial sums, and that add the bias before or after a product is rounded: twice the largest of
+their distances up to that step, the factor that the accuracy of single products has too (measure/accuracy.py).
 
 A method that promises to be right for its own W′ is held to dense runs that train W′ under its mask.
 """
@@ -186,7 +186,7 @@ def _train_method(case: Case, method: Method, lesson: Lesson) -> Trajectory:
 def _plain_run(case: Case, steps: int, rounds_gradients: bool) -> Trajectory:
     """The plain dense run: the trajectory."""
     lesson = prepare(case.of("dense_single"), steps, rounds_gradients)
-    return _train_dense(case, lesson, torch.arange(case.K), torch.arange(case.B), 1)
+    return _train_dense(case, lesson, torch.arange(case.K), torch.arange(case.B), 1, bias_after=False)
 
 
 @lru_cache(maxsize=4)
@@ -200,9 +200,9 @@ def _limits(case: Case, steps: int, rounds_gradients: bool, pieces: int) -> tupl
     stream = torch.Generator().manual_seed(case.seed)
     last_bit = torch.finfo(torch.float32).eps
     weight_limit, loss_limit = [0.0] * steps, [ALLOWED * last_bit] * steps
-    for _ in range(ORDERS):
+    for order in range(ORDERS):
         columns, rows = (torch.randperm(size, generator=stream) for size in (case.K, case.B))
-        other = _train_dense(case, lesson, columns, rows, pieces)
+        other = _train_dense(case, lesson, columns, rows, pieces, bias_after=bool(order % 2))
         weight_limit = _raised(weight_limit, _weight_distances(other, plain))
         loss_limit = _raised(loss_limit, _loss_distances(other, plain))
     return weight_limit, loss_limit
@@ -213,10 +213,15 @@ def _raised(limit: list[float], distances: list[float]) -> list[float]:
     return [max(least, ALLOWED * most) for least, most in zip(limit, accumulate(distances, max), strict=True)]
 
 
-def _train_dense(case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.Tensor, pieces: int) -> Trajectory:
+def _train_dense(
+    case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.Tensor, pieces: int, bias_after: bool
+) -> Trajectory:
     """A dense layer trained with its sums over K, in so many pieces, and over B in the given orders.
 
     Of W′ what is dropped gets no gradient: "prune once, then retrain" (Mishra et al., arXiv 2104.08378, 2021).
+
+    Args:
+        bias_after: it is added to a product that was rounded, not within it.
     """
     device, dtype = lesson.x.device, case.torch_dtype
     source = case.reference(device)
@@ -229,8 +234,13 @@ def _train_dense(case: Case, lesson: Lesson, columns: torch.Tensor, rows: torch.
 
     def learn(x_BK: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            first, *rest = [F.linear(x_BK[:, c], w_NK[:, c].to(dtype)) for c in columns.chunk(pieces)]
-            y_BN = sum(rest, first if bias is None else first + bias.to(dtype)).requires_grad_()
+            added = None if bias is None else bias.to(dtype)
+            within = [None if bias_after else added, *[None] * (pieces - 1)]
+            first, *rest = [
+                F.linear(x_BK[:, c], w_NK[:, c].to(dtype), b)
+                for c, b in zip(columns.chunk(pieces), within, strict=True)
+            ]
+            y_BN = sum(rest, first + added if bias_after and added is not None else first).requires_grad_()
         loss = F.mse_loss(y_BN.float(), target_BN)
         (grad_y_BN,) = torch.autograd.grad(loss, y_BN)
         w_NK.grad = product(grad_y_BN[rows].T, x_BK[rows], lesson.gradient_dtype).to(parameter_dtype)

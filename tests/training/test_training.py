@@ -305,6 +305,13 @@ def test_a_right_run_follows_the_dense_trajectory(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(_train_with, None, CASE)[0].failure() is None
 
 
+def test_a_product_that_is_rounded_once_with_its_bias_follows_it_too(cpu_ranks: Ranks) -> None:
+    """Of one piece in 16 bits dense runs agree to the last bit, unless some of them round before they add the bias."""
+    picks = {"kernel": "gathered", "pruner": "1100", "storage": "compressed"}
+    case = Case("pruned", picks, "recorded", 1536, 384, 32, "bf16", optimizer="adamw")
+    assert cpu_ranks.run(_train_with, None, case)[0].failure() is None
+
+
 @pytest.mark.parametrize("fault", [_local_norm, _wrong_gradient, _forgotten_decay, _lost_step])
 def test_a_run_that_leaves_the_dense_trajectory_is_caught(
     fault: Callable[[pytest.MonkeyPatch], None], cpu_ranks: Ranks
