@@ -255,3 +255,14 @@ def test_a_users_mask_object_needs_nothing_but_rows() -> None:
     half = Piece(source, slice(0, 96), Checkered(64, 96))
     x_BK = _input(half)
     _check(build_kernel("reference").pack(half)(x_BK), x_BK, half)
+
+
+@pytest.mark.parametrize(("variable", "wanted"), [(None, ".cache"), ("", ".cache"), ("elsewhere", "elsewhere")])
+def test_the_cache_is_in_the_folder_for_caches(
+    variable: str | None, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", variable and str(tmp_path / variable))
+    assert cache_folder() == tmp_path / wanted / "blockshock"

@@ -11,10 +11,10 @@ import os
 import sys
 import time
 
-from mutant import WINGS
+from mutant import WINGS, Mutant
 from page import LEAST, PAGE, page, reason_of, reasons, record
 from sample import sample
-from trial import try_all
+from trial import HANGS, try_all
 
 
 def main() -> int:
@@ -28,15 +28,20 @@ def main() -> int:
     each, why, started = chosen.sample // len(WINGS), reasons(), time.monotonic()
     mutants = [mutant for wing in chosen.wings.split(",") for mutant in sample(wing, each, chosen.seed)]
     tried = []
-    for mutant, killed in try_all(mutants, chosen.jobs):
-        tried.append((mutant, killed))
-        known = reason_of(mutant.file, mutant.text, mutant.change, why)
-        what = "killed" if killed else f"SURVIVED ({known or 'why is not known'})"
-        print(f"{len(tried)}/{len(mutants)} {what} {mutant.file}:{mutant.line}  {mutant.change}", flush=True)
+    for mutant, failure in try_all(mutants, chosen.jobs):
+        tried.append((mutant, failure is not None))
+        number, where = f"{len(tried)}/{len(mutants)}", f"{mutant.file}:{mutant.line}"
+        print(number, _outcome(mutant, failure, why), where, mutant.change, flush=True)
     text, share = page(record(tried), why)
     PAGE.write_text(text, encoding="utf-8")
     print(f"\n{text}\n{len(tried)} mutants in {(time.monotonic() - started) / 60:.0f} minutes")
     return int(share < LEAST)
+
+
+def _outcome(mutant: Mutant, failure: str | None, why: list[dict[str, str]]) -> str:
+    if failure is None:
+        return f"SURVIVED ({reason_of(mutant.file, mutant.text, mutant.change, why) or 'why is not known'})"
+    return f"killed, for it {HANGS}" if failure.startswith(HANGS) else "killed"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ BESIDE = {
 OPTIONS = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "--device=cpu", "--N=64", "--B=4",
            "--hypothesis-profile=first", "-m", "not gpu and not gpu2 and not bench")  # fmt: skip
 PASSED = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-SECONDS = 400
+HANGS, SECONDS = "did not end", 400
 """The tests of a wing take a tenth of it on an idle machine: a mutant that takes longer hangs, and is found."""
 
 
@@ -64,8 +64,8 @@ class RanksLast:
         return 2 if {"ranks", "groups", "cpu_ranks"} & {*item.fixturenames} else 0
 
 
-def try_all(mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, bool]]:
-    """Each mutant, and whether a test failed for it, as they end; ``jobs`` at a time.
+def try_all(mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, str | None]]:
+    """Each mutant, and the end of what the tests say that fail for it, as they end; ``jobs`` at a time.
 
     Raises:
         NoJudge: a test fails without any change.
@@ -80,7 +80,7 @@ def try_all(mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, bool]]:
             for done in as_completed([pool.submit(_try, mutant) for mutant in [*intact, *mutants]]):
                 mutant, failure = done.result()
                 if mutant not in intact:
-                    yield mutant, failure is not None
+                    yield mutant, failure
                 elif failure is not None:
                     pool.shutdown(cancel_futures=True)
                     raise NoJudge(f"without any change, of {mutant.wing}: {failure}")
@@ -129,7 +129,7 @@ def _failure(tests: list[str]) -> str | None:
         time.sleep(0.02)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return f"did not end in {SECONDS} seconds"
+    return f"{HANGS} in {SECONDS} seconds"
 
 
 def _run(tests: list[str]) -> None:

@@ -150,6 +150,17 @@ def _storage(kind: str, kernel: str, mask: str, dtype: torch.dtype = torch.float
     return MaskedStorage(half, packed, training, None, every)
 
 
+def test_what_storages_hold_of_a_matrix_by_arithmetic() -> None:
+    half, training = _half("tile_random"), Training()
+    N, K = half.N, half.K
+    assert (CompressedStorage.elements(N * K), MaskedStorage.elements(N * K)) == (N * K // 2, N * K)
+    masked = MaskedStorage.extra_bytes(N, K, 2, training, half.mask)
+    assert masked == N * K * (4 + 1), "a float32 parameter and a byte of mask an element, beside the packing in bf16"
+    kept = CompressedStorage.extra_bytes(N, K, 4, training, half.mask)
+    assert kept == Kept.held_bytes(N, K, half.mask), "the parameter is the packing's own memory"
+    assert CompressedStorage.extra_bytes(N, K, 2, training, half.mask) == kept + N * K // 2 * 4
+
+
 @pytest.mark.parametrize("mask", ["1010", "tile_random"])
 def test_what_masked_storage_takes_of_a_dense_matrix_is_what_the_mask_keeps(mask: str) -> None:
     storage = _storage("masked", "gathered" if mask == "1010" else "reference", mask)
