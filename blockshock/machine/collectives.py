@@ -64,6 +64,15 @@ def global_ranks(group: Group) -> tuple[int, ...]:
     return (0,) if isinstance(group, Alone) else tuple(dist.get_process_group_ranks(group))
 
 
+def of_rank_0(tensor: torch.Tensor | None, group: Group) -> torch.Tensor | None:
+    """Rank 0's values of a tensor that all ranks have."""
+    if tensor is None or group.size() == 1:
+        return tensor if tensor is None else tensor.detach()
+    same = tensor.detach().clone()
+    dist.broadcast(same, dist.get_global_rank(group, 0), group=group)
+    return same
+
+
 def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> slice:
     """The ``index``-th of ``count`` equal contiguous parts of ``range(total)``.
 

@@ -65,9 +65,13 @@ class Layer:
         """Whether weights are packed for both directions."""
         return self.backward or self.training is not None
 
-    def weight(self, w: torch.Tensor, bias: torch.Tensor | None) -> Weight:
-        """A dense weight of this layer, or this rank's shard of one: frozen, or trained."""
-        packed = PackedDense(w, bias)
+    def weight(self, w: torch.Tensor, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
+        """A dense weight of this layer, or this rank's shard of one: frozen, or trained.
+
+        Args:
+            adds_bias: this rank's product does; otherwise the bias is trained beside it.
+        """
+        packed = PackedDense(w, bias if adds_bias else None)
         if self.training is None:
             return packed
         return DenseStorage(packed, self.training, self.trained_bias(bias))

@@ -28,10 +28,10 @@ class PrunedMethod(PieceMethod):
     axes: ClassVar[tuple[str, ...]] = ("kernel", "pruner", "storage")
     multiple = 4
 
-    def hold(self, layer: Layer, bias: torch.Tensor | None) -> Weight:
+    def hold(self, layer: Layer, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
         weights = layer.pruned(self.rows, self.columns)
         piece = Piece(weights, mask=weights.mask)
-        return self._packed(layer, piece, self._kernel_for(layer, [piece]), bias)
+        return self._packed(layer, piece, self._kernel_for(layer, [piece]), bias, adds_bias)
 
     @classmethod
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:
