@@ -25,7 +25,7 @@ class Row:
 
     Attributes:
         method: spec.
-        picks: a spec by the name of its axis; a mask may be one that is made already.
+        picks: a spec by the name of its axis; a mask, and that of a pruner, may be one that is made already.
     """
 
     method: str
@@ -33,8 +33,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """As it is read by ``parse_row``; a mask that is made already has none."""
-        picks = ["mask" if isinstance(picked, Mask) else picked for picked in self.picks.values()]
+        """As it is read by ``parse_row``; of a mask that is made already the name of its axis."""
+        picks = [axis if isinstance(picked, Mask) else picked for axis, picked in self.picks.items()]
         return "-".join([self.method, *picks])
 
     @property

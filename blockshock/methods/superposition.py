@@ -14,7 +14,7 @@ from torch import nn
 
 from blockshock.errors import InputError
 from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, sum_over_ranks
-from blockshock.matrices import Mask, Piece, WeightSource, check_2to4, check_complementary
+from blockshock.matrices import Piece, WeightSource, check_2to4, check_complementary
 from blockshock.methods.base import METHODS
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
@@ -34,7 +34,6 @@ class BlockShock(PieceMethod):
 
     axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage")
     collectives = ("all_reduce", "all_reduce")
-    mask: Mask
     part_name = "half"
 
     def __init__(self, layer: Layer, group: Group) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from blockshock.matrices import Piece, WeightSource
+from blockshock.matrices import WeightSource
 from blockshock.methods.base import METHODS
 from blockshock.methods.dense_single import DenseSingle
 from blockshock.methods.estimate import Shape, WeightEstimate
@@ -29,8 +29,7 @@ class PrunedMethod(PieceMethod):
     multiple = 4
 
     def hold(self, layer: Layer, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
-        weights = layer.pruned(self.rows, self.columns)
-        piece = Piece(weights, mask=weights.mask)
+        piece = layer.pruned_piece(self.rows, self.columns)
         return self._packed(layer, piece, self._kernel_for(layer, [piece]), bias, adds_bias)
 
     @classmethod

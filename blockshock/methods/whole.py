@@ -11,7 +11,6 @@ from torch import nn
 
 from blockshock.kernels import Packed
 from blockshock.machine import Alone, Group, meet
-from blockshock.matrices import Mask
 from blockshock.methods.kinds import Span
 from blockshock.methods.product import Weight
 from blockshock.training import SparseStorage, Storage, gathered, mark_split, spread_as
@@ -23,14 +22,12 @@ class Spread(nn.Module):
     Attributes:
         span: as of ``kinds``; of what runs on one device each rank of a group holds all.
         rows, columns: of W, that this rank multiplies by.
-        mask: of the whole W, where a part of it is dropped or lies elsewhere; the same on all ranks.
         part_name: what messages call one of its weights.
     """
 
     span: ClassVar[Span] = Span.GROUP
     part_name: ClassVar[str] = "weight"
     weight: Weight
-    mask: Mask | None = None
     N: int
     K: int
     rows: slice

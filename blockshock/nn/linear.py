@@ -46,6 +46,9 @@ class BlockShockLinear(MethodLinear):
         KernelUnavailable: the kernel cannot run here.
     """
 
+    row = Row("block_shock")  # of layers that were pickled when they did not say so
+    tokens = 1024
+
     def __init__(
         self,
         linear: nn.Linear,

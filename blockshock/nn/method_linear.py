@@ -19,13 +19,13 @@ from blockshock.machine import meet, of_rank_0, slowest_of_ranks
 from blockshock.matrices import (
     Mask,
     TensorWeights,
-    faults_of_state,
     mask_tensor,
 )
 from blockshock.methods import Layer, Row, parse_row
 from blockshock.nn.arguments import check_options, check_x
+from blockshock.nn.layer_state import load_state
 from blockshock.nn.replaceable import check_replaceable, take_over
-from blockshock.nn.suitable import ranks_for, with_its_mask
+from blockshock.nn.suitable import flat_inputs, ranks_for, settled_row
 from blockshock.nn.whole_weight import whole_bias, whole_weight
 from blockshock.nn.wrappers import watch_wrappers
 from blockshock.training import Training, first_difference, replace, watch_scalers
@@ -50,6 +50,7 @@ class MethodLinear(nn.Module):
             its own, as an ``nn.Linear`` is.
         dtype: that the products are computed in; None for the linear's own, which the parameters keep in any case.
         tokens: rows of x that the kernel ``auto`` is chosen for.
+        inputs: some x (…, in_features) for the pruner, where it looks at them; rank 0's are used on all ranks.
 
     Raises:
         UnknownName, InputError: there is no such row.
@@ -59,6 +60,7 @@ class MethodLinear(nn.Module):
     """
 
     row: Row
+    mask: Mask | None
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class MethodLinear(nn.Module):
         *,
         dtype: torch.dtype | None = None,
         tokens: int = 1024,
+        inputs: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self._have_torch_watched()
@@ -76,14 +79,19 @@ class MethodLinear(nn.Module):
         check_replaceable(linear, type(self).__name__)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         ranks = ranks_for(picked.kind, group)
-        meet(ranks, f"the building of a {type(self).__name__} ({linear.out_features}, {linear.in_features})")
+        if inputs is not None:
+            check_x(inputs, linear.in_features)
+        shape = "" if inputs is None else f" with inputs {tuple(inputs.shape)}"
+        meet(ranks, f"the building of a {type(self).__name__} ({linear.out_features}, {linear.in_features}){shape}")
         weight, bias = (of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
         assert weight is not None
         source = TensorWeights(weight, bias, of="rank 0's nn.Linear").cast(dtype or weight.dtype)
-        self.row = with_its_mask(picked.completed(source.device.type), source)
+        calibration = None if inputs is None else flat_inputs(inputs, weight, ranks)
+        found = settled_row(picked.completed(source.device.type), source, weight, ranks.size(), calibration)
+        self.row, self.mask, self.tokens = found.row, found.mask, tokens
         layer = Layer(source, self.row.picks, tokens, training=Training(weight.dtype))
         self.layer = self.row.kind(layer, ranks, **self.row.parameters)
-        self.layer.load(weight, bias)
+        self.layer.load(found.weight, bias)
         for storage in self.layer.storages():
             storage.parameter.requires_grad_(linear.weight.requires_grad)
         if self.layer.bias is not None:
@@ -100,11 +108,6 @@ class MethodLinear(nn.Module):
         """torch's wrappers and scalers are watched from the first layer on, be it built or read from a file."""
         watch_scalers()
         watch_wrappers()
-
-    @property
-    def mask(self) -> Mask | None:
-        """Of the first half, or of what was not pruned; None where nothing is dropped."""
-        return self.layer.mask
 
     @property
     def weight(self) -> torch.Tensor:
@@ -229,10 +232,7 @@ class MethodLinear(nn.Module):
         found = {key: value for key, value in found.items() if torch.is_tensor(value) and id(value) not in own}
         missing_keys += [prefix + name for name in wanted if name not in found]
         unexpected_keys += [prefix + name for name in found if name not in {*wanted, *(["mask"] if self.mask else [])}]
-        wrong = faults_of_state(found, wanted, self.mask, prefix)
-        error_msgs += wrong
-        if not wrong and "weight" in found:
-            self.layer.load(found["weight"], found.get("bias"))
+        error_msgs += load_state(self, found, wanted, prefix)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> MethodLinear:
         held, kind = self.layer.storages()[0].parameter, type(self).__name__

@@ -5,7 +5,7 @@ print(blockshock.replace_linears(model, "block_shock-auto", where=lambda name, l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from blockshock.machine import meet
 from blockshock.methods import Row, parse_row
 from blockshock.nn.arguments import check_options
 from blockshock.nn.method_linear import MethodLinear
-from blockshock.nn.suitable import ranks_for, why_not
+from blockshock.nn.suitable import needs_inputs, ranks_for, why_not
 
 Where = Callable[[str, nn.Linear], bool]
 
@@ -55,6 +55,7 @@ def replace_linears(
     group: Any = None,
     dtype: torch.dtype | None = None,
     tokens: int = 1024,
+    inputs: Mapping[str, torch.Tensor] | None = None,
 ) -> Replaced:
     """Put a ``MethodLinear`` of the row in the place of each ``nn.Linear`` of a model, before its optimizer is built.
 
@@ -67,19 +68,21 @@ def replace_linears(
             in order, of which the last ones may be left out.
         where: called with the name and the layer, it says which are meant; None for all.
         group, dtype, tokens: as of ``MethodLinear``.
+        inputs: some x of each layer by its name, for a pruner that looks at them; others do not.
 
     Returns:
         The names of what was replaced, and of what was left with the reason; it prints as a few lines.
 
     Raises:
         UnknownName, InputError: there is no such row, which part of its name is wrong is said; it runs on no such
-            group; or the model is wrapped for data parallelism already.
+            group; or the model is wrapped for data parallelism already; or its pruner needs inputs of a layer that
+            has none here.
         RanksApart: the ranks would not replace the same.
     """
     check_options(dtype, tokens)
     picked = parse_row(row)
     ranks = ranks_for(picked.kind, group)
-    _check(model, where)
+    _check(model, where, inputs or {})
     chosen: list[tuple[nn.Linear, list[str]]] = []
     left: dict[str, str] = {}
     for linear, names in _linears(model):
@@ -90,16 +93,24 @@ def replace_linears(
             chosen.append((linear, names))
     replaced = tuple(name for _, names in chosen for name in names)
     meet(ranks, f"replace_linears of {', '.join(replaced) or 'nothing'}")
-    layers = [_built(linear, picked, names, group, dtype, tokens) for linear, names in chosen]
+    found = [_inputs_of(linear, names, picked, inputs or {}) for linear, names in chosen]
+    options = {"dtype": dtype, "tokens": tokens}
+    layers = [
+        _built(names[0], linear, picked, group, inputs=x, **options)
+        for (linear, names), x in zip(chosen, found, strict=True)
+    ]
     _put(model, [(name, old, new) for (old, names), new in zip(chosen, layers, strict=True) for name in names])
     return Replaced(row, replaced, left)
 
 
-def _check(model: Any, where: Any) -> None:
+def _check(model: Any, where: Any, inputs: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"replace_linears takes a torch.nn.Module, got {type(model).__name__}")
     if not (where is None or callable(where)):
         raise InputError(f"where= takes a function (name, linear) -> bool, or None for all layers, got {where!r}")
+    known = [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Linear)]
+    if unknown := [name for name in inputs if name not in known]:
+        raise InputError(f"inputs= has {unknown[0]!r}, and no nn.Linear of that name is there: {', '.join(known)}")
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise InputError(
             "the model is wrapped in DistributedDataParallel, which holds the parameters that it has now: call "
@@ -130,13 +141,26 @@ def _not_meant(linear: nn.Linear, names: list[str], where: Where | None) -> str 
     )
 
 
-def _built(
-    linear: nn.Linear, row: Row, names: list[str], group: Any, dtype: torch.dtype | None, tokens: int
-) -> MethodLinear:
+def _inputs_of(
+    linear: nn.Linear, names: list[str], row: Row, inputs: Mapping[str, torch.Tensor]
+) -> torch.Tensor | None:
+    """Those of one layer. Raises InputError where it needs some, and has none."""
+    if not needs_inputs(row, linear.weight.device.type):
+        return None
+    given = next((inputs[name] for name in names if name in inputs), None)
+    if given is None:
+        raise InputError(
+            f"the pruner of {row.name} looks at inputs, and {names[0]} has none: give "
+            f"inputs={{{names[0]!r}: x, …}}, some x (…, {linear.in_features}) of each layer that it is to prune"
+        )
+    return given
+
+
+def _built(name: str, linear: nn.Linear, row: Row, group: Any, **options: Any) -> MethodLinear:
     try:
-        return MethodLinear(linear, row, group, dtype=dtype, tokens=tokens)
+        return MethodLinear(linear, row, group, **options)
     except Exception as error:
-        error.add_note(f"while {row.name} was built for {names[0]}: nothing is replaced")
+        error.add_note(f"while {row.name} was built for {name}: nothing is replaced")
         raise
 
 

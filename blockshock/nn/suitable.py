@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from blockshock.errors import BlockShockError, InputError
-from blockshock.machine import Alone, Group, ranks_of
-from blockshock.matrices import Mask, TensorWeights, WeightSource, build_mask, check_2to4, settled
-from blockshock.methods import Layer, Method, Row, Shape, Span, axis_of
+from blockshock.machine import Alone, Group, of_rank_0, ranks_of
+from blockshock.matrices import Mask, TensorWeights, WeightSource, build_mask, check_2to4, nudge_zeros, settled
+from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of
 from blockshock.nn.replaceable import check_replaceable
+from blockshock.pruning import PRUNERS, Inputs
 from blockshock.training import Training
 
 
@@ -51,13 +53,57 @@ def ranks_for(kind: type[Method], group: Any) -> Group:
     return Alone()
 
 
-def with_its_mask(row: Row, source: WeightSource) -> Row:
-    """The row with the mask made, and kept as it is now."""
+def flat_inputs(x: torch.Tensor, weight: torch.Tensor, ranks: Group) -> Inputs:
+    """Calibration inputs (T, K), of rank 0, in the dtype of the parameters."""
+    x_TK = of_rank_0(x.reshape(-1, x.shape[-1]), ranks)
+    assert x_TK is not None
+    calibration = x_TK.to(weight.dtype)
+    return lambda: calibration
+
+
+def needs_inputs(row: Row, device: str) -> bool:
+    """Whether its pruner looks at calibration inputs."""
+    spec = row.completed(device).picks.get("pruner")
+    return isinstance(spec, str) and PRUNERS.resolve(spec, skip=2)[0].needs_inputs
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A row for one weight, with the mask made that it comes to.
+
+    Attributes:
+        mask: of the first half, or of what is not pruned; None where the row has none.
+        weight: W (N, K), or W′ where the row promises that, exact and in the dtype of the parameters.
+    """
+
+    row: Row
+    mask: Mask | None
+    weight: torch.Tensor
+
+
+def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int, inputs: Inputs | None) -> Settled:
+    """What a row comes to.
+
+    Args:
+        source: W in the dtype of the products.
+        weight: W in that of the parameters.
+        inputs: for the pruner, where it looks at some.
+    """
+    if row.kind.promise == Promise.OWN_WEIGHTS:
+        # Pruned before it is rounded, as a whole: all ranks then know all of the mask.
+        own = row.kind.reference(Layer(TensorWeights(weight), row.picks, inputs=inputs), ranks)
+        assert own.mask is not None
+        mask = settled(own.mask)
+        own_NK = own.gather(slice(None))
+        # A pruner is given zeros of W as the smallest normal number; one that it left alone is a zero again.
+        left = (weight == 0) & (own_NK == nudge_zeros(weight))
+        return Settled(Row(row.method, {**row.picks, "pruner": mask}), mask, own_NK.where(~left, weight))
     picked = row.picks.get("mask")
     if picked is None:
-        return row
+        return Settled(row, None, weight)
     mask = picked if isinstance(picked, Mask) else build_mask(picked, source)
     if (mask.N, mask.K) != (source.N, source.K):
         raise InputError(f"the mask is for a ({mask.N}, {mask.K}) weight, this one is ({source.N}, {source.K})")
     check_2to4(mask)
-    return Row(row.method, {**row.picks, "mask": settled(mask)})
+    mask = settled(mask)
+    return Settled(Row(row.method, {**row.picks, "mask": mask}), mask, weight)

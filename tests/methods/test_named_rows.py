@@ -16,6 +16,16 @@ from blockshock.methods import METHODS, Row, parse_row
         ("block_shock", "block_shock", {}),
         ("block_shock-auto", "block_shock", {"kernel": "auto"}),
         ("block_shock-cusparselt:search=no-tile", "block_shock", {"kernel": "cusparselt:search=no", "mask": "tile"}),
+        (
+            "pruned-cusparselt:search=no-magnitude",
+            "pruned",
+            {"kernel": "cusparselt:search=no", "pruner": "magnitude"},
+        ),
+        (
+            "pruned_tp_row-auto-tile_magnitude-masked",
+            "pruned_tp_row",
+            {"kernel": "auto", "pruner": "tile_magnitude", "storage": "masked"},
+        ),
         ("masked_split_dense-1100", "masked_split_dense", {"mask": "1100"}),
         (
             "block_shock-gathered-1100-masked:every=10",
@@ -33,6 +43,7 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
     assert parse_row("block_shock").completed("cpu").name == "block_shock-auto-1100-compressed"
     assert parse_row("block_shock-reference").completed("cuda").name == "block_shock-reference-tile-compressed"
     assert parse_row("masked_split_dense").completed("cpu").name == "masked_split_dense-1100"
+    assert parse_row("pruned-cusparselt").completed("cuda").name == "pruned-cusparselt-tile_magnitude-compressed"
     assert parse_row("dense_tp_col").completed("cpu") == Row("dense_tp_col")
 
 
@@ -57,6 +68,16 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
             "block_shock-auto-tile-masked-adamw",
             InputError,
             "'adamw' is left over: .* takes kernel, mask, storage",
+        ),
+        (
+            "pruned-auto-largest",
+            UnknownName,
+            "its pruner 'largest': no pruner is named 'largest'.* Choices: .*magnitude",
+        ),
+        (
+            "pruned-auto-magnitude:keep=2",
+            InputError,
+            "its pruner 'magnitude:keep=2': .* takes no parameter, not 'keep'",
         ),
         ("dense_single-auto", InputError, "'auto' is left over: dense_single has no axes to pick of"),
         ("block_shock-", UnknownName, "its kernel ''"),

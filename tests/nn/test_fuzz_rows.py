@@ -15,15 +15,22 @@ from torch import nn
 from blockshock import MethodLinear, replace_linears
 from blockshock.kernels import KERNELS
 from blockshock.matrices.named_masks import MASKS
-from blockshock.methods import METHODS, parse_row
+from blockshock.methods import METHODS, Promise, parse_row
+from blockshock.pruning import PRUNERS
 from blockshock.training.sparse_storages import STORAGES
 
 pytestmark = pytest.mark.reliability
 methods = st.sampled_from(METHODS.names()) | specs(METHODS.names())
-parts = st.one_of(*(specs(registry.names()) for registry in (KERNELS, MASKS, STORAGES)), names)
+parts = st.one_of(*(specs(registry.names()) for registry in (KERNELS, MASKS, PRUNERS, STORAGES)), names)
 rows = st.tuples(methods, st.lists(parts, max_size=4)).map(lambda found: "-".join([found[0], *found[1]]))
 small = st.sampled_from(METHODS.names()) | st.sampled_from(
-    ("block_shock-gathered-tile", "block_shock-reference-random-masked", "block_shock-auto:search=no")
+    (
+        "block_shock-gathered-tile",
+        "block_shock-reference-random-masked",
+        "block_shock-auto:search=no",
+        "pruned-auto-1100",
+        "pruned-reference-tile_magnitude-masked",
+    )
 )
 
 
@@ -56,7 +63,11 @@ def test_a_layer_of_a_row_is_the_linear_or_is_left(data: Any, N: int, K: int, se
         assert model[0] is linear
     if layer is not None:
         x = matrix(3, K, torch.float32, seed + 1)
-        assert torch.equal(layer.to_linear().weight, linear.weight)
+        dense = layer.to_linear()
+        if layer.row.kind.promise == Promise.OWN_WEIGHTS:
+            assert layer.mask is not None
+            linear.weight.data.mul_(layer.mask.dense())
+        assert torch.equal(dense.weight, linear.weight)
         coarse = 4e-2 if layer.layer.dtype in (torch.bfloat16, torch.float16) else 1e-5
         scale = linear.weight.abs().max() * x.abs().max() * K + 1
         assert (layer(x.to(layer.layer.dtype)).double() - linear(x).double()).abs().max() <= coarse * scale
