@@ -55,7 +55,7 @@ def ranks_of(group: Any) -> Group:
         group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
     groups = groups_of(group)
     if len(groups) != 1:
-        raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
+        raise InputError(f"a layer takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
     return groups[0] if groups[0].size() > 1 else Alone()
 
 

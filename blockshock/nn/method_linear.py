@@ -97,7 +97,7 @@ class MethodLinear(nn.Module):
         if self.layer.bias is not None:
             self.layer.bias.requires_grad_(linear.bias.requires_grad)
         take_over(linear, self)
-        replace(linear.weight, self.layer.storages()[0].parameter)
+        replace(linear.weight, self.layer.storages()[0].parameter, type(self).__name__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

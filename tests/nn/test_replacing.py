@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from inner_pytest import ROOT
 from torch import nn
 
 from blockshock import MethodLinear, replace_linears
@@ -165,6 +167,18 @@ def test_a_fault_in_the_middle_leaves_the_model_as_it_was(where: str, monkeypatc
     }
     model(_x()).sum().backward()
     optimizer.step()
+
+
+def test_the_pages_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "in-your-model.md").read_text(encoding="utf-8")
+    found = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    exec(compile(found[1], "in-your-model.md", "exec"), names := {})  # type: ignore[var-annotated]
+    assert capsys.readouterr().out == found[2]
+    names["model"](torch.ones(2, 64)).sum().backward()
+    names["optimizer"].step()
+    zeros = [int((layer.to_linear().weight == 0).sum()) for layer in names["model"] if isinstance(layer, MethodLinear)]
+    assert zeros == [64 * 256 // 2] * 2
 
 
 def test_an_optimizer_from_before_is_told() -> None:
