@@ -200,6 +200,7 @@ class MethodLinear(nn.Module):
         layer = self.layer
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.layer.bias is not None}, "
+            f"method={self.row.method}, "
             f"ranks={layer.ranks}, {layer.algorithm}"
         )
 

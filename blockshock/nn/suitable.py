@@ -91,9 +91,11 @@ def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int
     """
     if row.kind.promise == Promise.OWN_WEIGHTS:
         # Pruned before it is rounded, as a whole: all ranks then know all of the mask.
-        own = row.kind.reference(Layer(TensorWeights(weight), row.picks, inputs=inputs), ranks)
+        layer = Layer(TensorWeights(weight), row.picks, inputs=inputs)
+        own, known = row.kind.reference(layer, ranks), layer.kept
         assert own.mask is not None
-        mask = settled(own.mask)
+        assert known is not None
+        mask = settled(own.mask) if known.tile is None else known  # every W gets this very one, as a tile
         own_NK = own.gather(slice(None))
         # A pruner is given zeros of W as the smallest normal number; one that it left alone is a zero again.
         left = (weight == 0) & (own_NK == nudge_zeros(weight))

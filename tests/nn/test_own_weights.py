@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from gpus import needs_a_gpu, needs_two_gpus
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 import blockshock
 from blockshock import MethodLinear, replace_linears
-from blockshock.errors import InputError
+from blockshock.errors import InputError, RanksApart
 from blockshock.pruning import PRUNERS, Pruner
-from blockshock.ranks import Ranks
+from blockshock.ranks import Ranks, spawn
 
 ROWS = (
     "pruned-reference-magnitude",
@@ -25,6 +30,7 @@ ROWS = (
     "pruned-auto:search=no",
     "pruned_dense-magnitude",
     "pruned_tp_row-reference-magnitude",
+    "pruned_tp_row-gathered-1100-masked",
     "pruned_tp_col-reference-random",
 )
 
@@ -57,7 +63,7 @@ def _masked(layer: MethodLinear) -> nn.Linear:
     """The dense layer of the same W′, trained under the same mask."""
     dense, mask = layer.to_linear(), layer.mask
     assert mask is not None
-    kept = mask.dense()
+    kept = mask.dense().to(dense.weight.device)
     dense.weight.register_hook(lambda grad: grad * kept)
     return dense
 
@@ -233,3 +239,91 @@ def test_without_inputs_a_layer_says_what_it_needs(by_inputs: str) -> None:
 def test_torchs_own_pruned_tensor_is_no_layer_of_ours() -> None:
     with pytest.raises(InputError, match="torch's own to_sparse_semi_structured"):
         replace_linears(nn.Sequential(_linear()), "torch_semi_structured-magnitude")
+
+
+def _over_replicas(wrapper: str) -> None:
+    """Each rank has a layer of its own, and a part of the batch: the same as one layer with all of it."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), _linear())
+    alone = copy.deepcopy(model)
+    for one in (model, alone):
+        assert replace_linears(one, "pruned-reference-magnitude", where=lambda name, _: name == "2").replaced == ("2",)
+    trained: Any = model
+    if wrapper == "fully_shard":
+        fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    else:
+        trained = DistributedDataParallel(model)
+    optimizers = [torch.optim.AdamW(one.parameters(), lr=0.01) for one in (trained, alone)]
+    for step in range(3):
+        x = _x(step, 8, 64)
+        for one, optimizer in zip((trained, alone), optimizers, strict=True):
+            optimizer.zero_grad()
+            given = x.chunk(2)[dist.get_rank()] if one is trained else x
+            one(given).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(trained(x), alone(x), rtol=1e-4, atol=1e-4)
+    state = model[2].state_dict()
+    assert (state["weight"] == 0).sum() >= 48 * 64 // 2
+    apart = nn.Sequential(_linear(dist.get_rank()))
+    replace_linears(apart, "pruned-reference-magnitude")
+    with pytest.raises(RanksApart, match="of mask"):
+        DistributedDataParallel(apart)
+
+
+@pytest.mark.parametrize("wrapper", ["DistributedDataParallel", "fully_shard"])
+def test_what_runs_on_one_device_is_replicated_as_a_linear_is(wrapper: str, cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_over_replicas, wrapper)
+
+
+def _trains_on_a_gpu(row: str) -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    linear = nn.Linear(512, 256).to(device)
+    model = nn.Sequential(linear)
+    print(replace_linears(model, row, dtype=torch.bfloat16, tokens=256))
+    layer: Any = model[0]
+    assert isinstance(layer, MethodLinear), "it can run there"
+    dense = copy.deepcopy(linear) if layer.mask is None or "pruned" not in row else _masked(layer)
+    assert torch.equal(layer.to_linear().weight, dense.weight)
+    x = torch.randn(256, 512, generator=torch.Generator().manual_seed(1)).to(device)
+    for trained in (layer, dense):
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.5, momentum=0.9)
+        for _ in range(3):
+            optimizer.zero_grad()
+            trained(x).float().square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(layer.to_linear().weight, dense.weight, rtol=0.02, atol=2e-3)
+    torch.testing.assert_close(layer(x).float(), dense(x), rtol=0.05, atol=0.05)
+    layer.check()
+    other = nn.Sequential(nn.Linear(512, 256).to(device))
+    replace_linears(other, row, dtype=torch.bfloat16, tokens=256)
+    if "pruned" in row or layer.mask is None:
+        other.load_state_dict(model.state_dict())
+        torch.testing.assert_close(other(x), model(x), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize(
+    "row",
+    [
+        "dense_single",
+        "block_shock-auto:search=no",
+        "pruned-cusparselt:search=no-magnitude",
+        "pruned-cusparselt:search=no-tile_magnitude-masked",
+        "pruned-gathered-1100",
+        "pruned-auto:search=no-tile_magnitude",
+        "pruned_dense-magnitude",
+    ],
+)
+def test_rows_on_a_gpu(row: str) -> None:
+    _trains_on_a_gpu(row)
+
+
+@pytest.mark.gpu2
+@needs_two_gpus
+def test_rows_on_two_gpus() -> None:
+    with spawn(2, device="cuda") as gpus:
+        for row in ("dense_tp_row", "dense_tp_col", "block_shock-gathered", "pruned-auto:search=no-magnitude"):
+            gpus.run(_trains_on_a_gpu, row)
+        for row in ("pruned_tp_row-cusparselt:search=no-magnitude", "pruned_tp_col-gathered-1100"):
+            gpus.run(_trains_on_a_gpu, row)
