@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from blockshock.nn.checkpoint import load_optimizer_state as load_optimizer_state
     from blockshock.nn.checkpoint import optimizer_state as optimizer_state
     from blockshock.nn.linear import BlockShockLinear as BlockShockLinear
+    from blockshock.nn.method_linear import MethodLinear as MethodLinear
     from blockshock.nn.parallel_style import BlockShockParallel as BlockShockParallel
+    from blockshock.nn.replacing import replace_linears as replace_linears
     from blockshock.phases.hypotheses import HYPOTHESES as HYPOTHESES
     from blockshock.phases.hypotheses import Hypothesis as Hypothesis
     from blockshock.phases.hypotheses import best_of as best_of
@@ -43,6 +45,7 @@ _PUBLIC = {
     "BlockShockLinear": "blockshock.nn.linear",
     "BlockShockParallel": "blockshock.nn.parallel_style",
     "Method": "blockshock.methods",
+    "MethodLinear": "blockshock.nn.method_linear",
     "Pruner": "blockshock.pruning",
     "TiledMask": "blockshock.matrices.masks",
     "Workload": "blockshock.matrices.workloads",
@@ -51,6 +54,7 @@ _PUBLIC = {
     "elementwise": "blockshock.training.steps",
     "load_optimizer_state": "blockshock.nn.checkpoint",
     "optimizer_state": "blockshock.nn.checkpoint",
+    "replace_linears": "blockshock.nn.replacing",
     "saved_mask": "blockshock.matrices.saved_mask",
 }
 __all__ = list(_PUBLIC)

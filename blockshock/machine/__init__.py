@@ -3,6 +3,7 @@
 from blockshock.machine import environment, memory, torch_internals
 from blockshock.machine.borrowed import Borrowed
 from blockshock.machine.collectives import (
+    Alone,
     ColumnShard,
     Entry,
     Group,
@@ -13,6 +14,7 @@ from blockshock.machine.collectives import (
     gather_features,
     global_ranks,
     groups_of,
+    of_rank_0,
     ranks_of,
     shard,
     slowest_of_ranks,
@@ -24,6 +26,7 @@ from blockshock.machine.tried_internals import INTERNALS
 
 __all__ = [
     "INTERNALS",
+    "Alone",
     "Borrowed",
     "ColumnShard",
     "Entry",
@@ -41,6 +44,7 @@ __all__ = [
     "meet",
     "memory",
     "next_name",
+    "of_rank_0",
     "ranks_of",
     "shard",
     "slowest_of_ranks",

@@ -55,13 +55,22 @@ def ranks_of(group: Any) -> Group:
         group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else Alone()
     groups = groups_of(group)
     if len(groups) != 1:
-        raise InputError(f"BlockShockLinear takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
+        raise InputError(f"a layer takes a DeviceMesh of one dimension, got {len(groups)}: pick one of it")
     return groups[0] if groups[0].size() > 1 else Alone()
 
 
 def global_ranks(group: Group) -> tuple[int, ...]:
     """The ranks of a group, as the default group counts them."""
     return (0,) if isinstance(group, Alone) else tuple(dist.get_process_group_ranks(group))
+
+
+def of_rank_0(tensor: torch.Tensor | None, group: Group) -> torch.Tensor | None:
+    """Rank 0's values of a tensor that all ranks have."""
+    if tensor is None or group.size() == 1:
+        return tensor if tensor is None else tensor.detach()
+    same = tensor.detach().clone()
+    dist.broadcast(same, dist.get_global_rank(group, 0), group=group)
+    return same
 
 
 def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> slice:

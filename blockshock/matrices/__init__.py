@@ -15,7 +15,7 @@ from blockshock.matrices.masks import (
 from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, random_mask, transposable_tiles
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
-from blockshock.matrices.saved_mask import faults_of_state, mask_tensor, settled
+from blockshock.matrices.saved_mask import faults_of_state, is_saved_mask, mask_tensor, saved_mask, settled
 from blockshock.matrices.weights import (
     GeneratedWeights,
     TensorWeights,
@@ -54,6 +54,7 @@ __all__ = [
     "faults_of_state",
     "gather_kept",
     "generator",
+    "is_saved_mask",
     "kept_columns",
     "mask_tensor",
     "nudge_zeros",
@@ -62,6 +63,7 @@ __all__ = [
     "product",
     "random_mask",
     "row_blocks",
+    "saved_mask",
     "settled",
     "transposable_tiles",
 ]

@@ -85,13 +85,14 @@ def is_saved_mask(saved: torch.Tensor, mask: Mask) -> bool:
 
 
 def faults_of_state(
-    found: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], mask: Mask, prefix: str
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], mask: Mask | None, prefix: str
 ) -> list[str]:
     """Why a saved state cannot be loaded into a layer of such a mask; empty if it can.
 
     Args:
         found: the state's tensors, by their names in the layer.
         wanted: the layer's shapes by name.
+        mask: None where the layer has none; then one in the state says nothing.
         prefix: of the names, in the texts.
     """
     wrong = [
@@ -104,7 +105,7 @@ def faults_of_state(
         for name in wanted
         if name in found and found[name].is_complex()
     ]
-    if "mask" in found and not wrong and not is_saved_mask(found["mask"], mask):
+    if mask is not None and "mask" in found and not wrong and not is_saved_mask(found["mask"], mask):
         wrong.append(
             f"{prefix}mask is not this layer's: build the layer with mask=blockshock.saved_mask(state, prefix), "
             "or leave the mask out of the state to load the weights under this layer's own"

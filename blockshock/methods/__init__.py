@@ -5,6 +5,7 @@ from blockshock.methods.base import METHODS, Method, method_of
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role, Span
 from blockshock.methods.layer import Layer
+from blockshock.methods.named_rows import Row, parse_row
 from blockshock.methods.product import check_once
 
 METHODS.load_package(__name__)
@@ -20,6 +21,7 @@ __all__ = [
     "Method",
     "Promise",
     "Role",
+    "Row",
     "Shape",
     "Span",
     "WeightEstimate",
@@ -27,4 +29,5 @@ __all__ = [
     "axis_of",
     "check_once",
     "method_of",
+    "parse_row",
 ]

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.kernels import Packed
-from blockshock.machine import Borrowed, Group, held_bytes, indexed, meet, next_name
+from blockshock.machine import Borrowed, Group, held_bytes, indexed, next_name
 from blockshock.matrices import WeightSource
 from blockshock.measure import Operand, Work, product
 from blockshock.methods.axes import axis_of
 from blockshock.methods.estimate import Shape, WeightEstimate
-from blockshock.methods.kinds import Promise, Role, Span
+from blockshock.methods.kinds import Promise, Role
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
+from blockshock.methods.whole import Spread
 from blockshock.registry import Registry
 from blockshock.stages import copied, stage
-from blockshock.training import Storage, mark_split
+from blockshock.training import Storage
 
 
-class Method(nn.Module):
+class Method(Spread):
     """A linear layer y = x Wᵀ + bias whose replicated input and output are (B, K) and (B, N) on every rank.
 
     A subclass says what it stores (``weight``, or ``weights``), how it multiplies (``partial``) and how the ranks agree
@@ -33,24 +30,23 @@ class Method(nn.Module):
     is the user's to set: ``name:rank=8``.
 
     Attributes:
-        promise, span, role: as of ``kinds``.
+        promise, role: as of ``kinds``.
         axes: names of those that the user picks of for this method, in the order in which its id has them.
         roundings: how often an element of y is rounded to the dtype on its way; of partial sums, their number.
         collectives: how the ranks agree, forward and in backward: ``all_reduce``, ``all_gather`` or not at all.
         ranks: how many there are.
-        rows, columns: of W, that this rank multiplies by.
         sharded: each rank holds a shard of a dense weight, so that with one rank it is what ``dense_single`` is.
+        instead: what puts such a layer into a user's own model, where that is none of ours.
         rounds_weight_gradients: to the dtype of the products, whatever the dtype of the parameters.
     """
 
     promise: ClassVar[Promise] = Promise.DENSE
-    span: ClassVar[Span] = Span.GROUP
     role: ClassVar[Role] = Role.SUBJECT
     axes: ClassVar[tuple[str, ...]] = ()
     collectives: ClassVar[tuple[str | None, str | None]] = (None, None)
     sharded: ClassVar[bool] = False
+    instead: ClassVar[str | None] = None
     rounds_weight_gradients: ClassVar[bool] = False
-    weight: Weight
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__()
@@ -80,9 +76,13 @@ class Method(nn.Module):
         """What its output is right for, as it promises: W, or its own W′."""
         return layer.source
 
-    def hold(self, layer: Layer, bias: torch.Tensor | None) -> Weight:
-        """This rank's rows and columns, with the bias that its product adds."""
-        return layer.weight(layer.source.gather(self.columns, rows=self.rows), bias)
+    def hold(self, layer: Layer, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
+        """This rank's rows and columns, and their bias.
+
+        Args:
+            adds_bias: this rank's product does; otherwise the bias is trained beside it.
+        """
+        return layer.weight(layer.source.gather(self.columns, rows=self.rows), bias, adds_bias)
 
     @classmethod
     def unavailable(cls, device: torch.device, dtype: torch.dtype, differentiated: bool) -> str | None:
@@ -141,14 +141,6 @@ class Method(nn.Module):
         """y (B, N) on every rank, from every rank's part: the stage ``reduce``."""
         return part
 
-    def weights(self) -> list[Weight]:
-        """What this rank multiplies by."""
-        return [self.weight]
-
-    def packings(self) -> list[Packed]:
-        """The same as it is multiplied."""
-        return [weight.packed if isinstance(weight, Storage) else weight for weight in self.weights()]
-
     def operands(self) -> tuple[list[Operand], list[Operand] | None]:
         """What the forward product multiplies by, and the backward one where that reads other memory."""
         packings = self.packings()
@@ -169,32 +161,6 @@ class Method(nn.Module):
         alone = self.group.size() == 1 or not messages
         return {"products": products} | ({} if alone else {"communication": Work(messages=messages)})
 
-    def split_parameters(self) -> Iterable[nn.Parameter]:
-        """Those of which the other ranks hold other parts."""
-        return ()
-
-    def _mark_split(self) -> None:
-        for parameter in self.split_parameters():
-            mark_split(parameter, self.group)
-
-    def place(self, w_NK: torch.Tensor) -> None:
-        """Add what this rank holds of a trained W to a matrix of zeros; summed over the ranks, it is W."""
-        raise NotImplementedError
-
-    def whole_weight(self) -> torch.Tensor:
-        """The trained W (N, K) on every rank, in the dtype of its parameters; all ranks call it together."""
-        return self._from_all_ranks(self.place, next(self.parameters()).dtype, "weight")
-
-    def _from_all_ranks(self, place: Callable[[torch.Tensor], None], dtype: torch.dtype, what: str) -> torch.Tensor:
-        """The sum over the ranks of what each places in a matrix of zeros (N, K)."""
-        self.meet(f"the gathering of {what}")
-        w_NK = torch.zeros(self.N, self.K, dtype=dtype, device=self.device)
-        with torch.no_grad():
-            place(w_NK)
-        if self.group.size() > 1:
-            dist.all_reduce(w_NK, group=self.group)
-        return w_NK
-
     def __getstate__(self) -> dict[str, Any]:
         if self.ranks > 1:
             raise InputError(
@@ -211,10 +177,6 @@ class Method(nn.Module):
                 f"a layer that was built on {self.device} cannot be loaded onto {', '.join(sorted(map(str, found)))}: "
                 "load its state_dict() into a layer that was built there"
             )
-
-    def meet(self, call: str) -> None:
-        """Return when all ranks are in this call of this layer; raises RanksApart where they are not."""
-        meet(self.group, f"{call} of {self._name}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Method:
         """A copy on the same group of ranks."""
@@ -240,12 +202,6 @@ class Method(nn.Module):
             raise InputError(f"x must be (B, {self.K}), got {tuple(x_BK.shape)}")
         if x_BK.dtype != self.dtype or x_BK.device != self.device:
             raise InputError(f"x must be {self.dtype} on {self.device}, got {x_BK.dtype} on {x_BK.device}")
-
-
-def trained(weight: Any) -> Storage:
-    """A weight of a layer that is trained."""
-    assert isinstance(weight, Storage), "the weights of this layer are frozen"
-    return weight
 
 
 METHODS: Registry[type[Method]] = Registry("method")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.machine import Entry, Group
-from blockshock.methods.base import METHODS, Method, trained
+from blockshock.methods.base import METHODS, Method
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role, Span
 from blockshock.methods.layer import Layer
@@ -24,6 +24,7 @@ class DenseSingle(Method):
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
         self.weight = self.hold(layer, layer.source.bias)
+        self._mark_split()
 
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:
@@ -31,7 +32,3 @@ class DenseSingle(Method):
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         return product(x_BK, self.weight, Entry())
-
-    def place(self, w_NK: torch.Tensor) -> None:
-        if self.group.rank() == 0:
-            w_NK += trained(self.weight).matrix()

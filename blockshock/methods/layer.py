@@ -22,7 +22,8 @@ class Layer:
 
     Attributes:
         source: W and the bias.
-        picks: what was picked of each axis, a spec by the axis's name; a mask may be one that is made already.
+        picks: what was picked of each axis, a spec by the axis's name; a mask, and that of a pruner, may be one
+            that is made already.
         tokens: rows of X that the layer will meet, for kernels that are chosen by measuring.
         backward: the layer will be differentiated, so that what backward needs is packed too.
         training: how its weights are trained; None to freeze them.
@@ -50,24 +51,35 @@ class Layer:
     @cached_property
     def kept(self) -> Mask | None:
         """The mask that was picked, or one that is to kernels as those of the pruner that was; None without either."""
-        return like(self._pruner, self.source) if "pruner" in self.picks else self.mask
-
-    @property
-    def _pruner(self) -> str:
-        return self.pick("pruner") or "magnitude"
+        pruner = self.picks.get("pruner")
+        if isinstance(pruner, Mask):
+            return pruner
+        return self.mask if pruner is None else like(pruner, self.source)
 
     def pruned(self, rows: slice, columns: slice) -> PrunedWeights:
         """W′ of some rows and columns of W, pruned by themselves."""
-        return prune(self._pruner, Piece(self.source, columns, rows=rows), self.inputs)
+        return prune(self.pick("pruner") or "magnitude", Piece(self.source, columns, rows=rows), self.inputs)
+
+    def pruned_piece(self, rows: slice, columns: slice) -> Piece:
+        """The same as a piece; where the pruner's mask is made already, W is its W′."""
+        made = self.picks.get("pruner")
+        if isinstance(made, Mask):
+            return Piece(self.source, columns, made.part(rows, columns), rows)
+        weights = self.pruned(rows, columns)
+        return Piece(weights, mask=weights.mask)
 
     @property
     def both_ways(self) -> bool:
         """Whether weights are packed for both directions."""
         return self.backward or self.training is not None
 
-    def weight(self, w: torch.Tensor, bias: torch.Tensor | None) -> Weight:
-        """A dense weight of this layer, or this rank's shard of one: frozen, or trained."""
-        packed = PackedDense(w, bias)
+    def weight(self, w: torch.Tensor, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
+        """A dense weight of this layer, or this rank's shard of one: frozen, or trained.
+
+        Args:
+            adds_bias: this rank's product does; otherwise the bias is trained beside it.
+        """
+        packed = PackedDense(w, bias if adds_bias else None)
         if self.training is None:
             return packed
         return DenseStorage(packed, self.training, self.trained_bias(bias))

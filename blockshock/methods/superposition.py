@@ -6,7 +6,7 @@ are on one device. masked_split_dense is the same split with the zeros multiplie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -15,13 +15,13 @@ from torch import nn
 from blockshock.errors import InputError
 from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, sum_over_ranks
 from blockshock.matrices import Piece, WeightSource, check_2to4, check_complementary
-from blockshock.methods.base import METHODS, trained
+from blockshock.methods.base import METHODS
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
 from blockshock.methods.pieces import PieceMethod
 from blockshock.methods.product import Weight, product
-from blockshock.training import Storage, gathered, spread_as
+from blockshock.training import Storage
 
 
 @METHODS.register("block_shock")
@@ -34,6 +34,7 @@ class BlockShock(PieceMethod):
 
     axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage")
     collectives = ("all_reduce", "all_reduce")
+    part_name = "half"
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
@@ -106,56 +107,6 @@ class BlockShock(PieceMethod):
         for other_BN in others:
             part_BN = part_BN + other_BN
         return part_BN
-
-    def storages(self) -> list[Storage]:
-        """The halves, where they are trained."""
-        return [trained(half) for half in self.weights()]
-
-    def split_parameters(self) -> Iterable[nn.Parameter]:
-        return [half.parameter for half in self.halves.values() if isinstance(half, Storage)]
-
-    @property
-    def parameter_dtype(self) -> torch.dtype:
-        return self.storages()[0].parameter.dtype
-
-    @property
-    def bias(self) -> nn.Parameter | None:
-        """The trained bias."""
-        return self.storages()[0].bias
-
-    def repack(self) -> None:
-        """Multiply by the parameters as they are now, be they other ones too."""
-        for storage in self.storages():
-            storage.refresh()
-        self._mark_split()
-
-    @torch.no_grad()
-    def load(self, w_NK: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Train on from a dense weight (N, K), the same on all ranks, exactly; and from a bias, if it is given."""
-        if bias is not None and self.bias is not None:
-            held = self.storages()[0].trained("bias")
-            held.copy_(spread_as(held, bias))
-        for storage in self.storages():
-            storage.load(w_NK[:, self.columns].to(self.device))
-
-    def place(self, w_NK: torch.Tensor) -> None:
-        self._place_all(w_NK, [half.trained("parameter").detach() for half in self.storages()])
-
-    def whole(self, held: list[torch.Tensor], what: str = "weight") -> torch.Tensor:
-        """The (N, K) matrix on every rank of tensors that lie as this rank's parameters do; all ranks call it.
-
-        Args:
-            what: this is, for the ranks to see that they are in the same call.
-        """
-        return self._from_all_ranks(lambda w_NK: self._place_all(w_NK, held), held[0].dtype, what)
-
-    def _place_all(self, w_NK: torch.Tensor, held: list[torch.Tensor]) -> None:
-        for half, tensor in zip(self.storages(), held, strict=True):
-            w_NK[:, self.columns] += half.dense(gathered(tensor, "a half"))
-
-    def held(self, w_NK: torch.Tensor) -> list[torch.Tensor]:
-        """The inverse of ``whole``, of this rank."""
-        return [half.held(w_NK[:, self.columns]) for half in self.storages()]
 
     def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(part_BN, self.group)

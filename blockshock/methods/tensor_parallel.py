@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from blockshock.machine import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
-from blockshock.methods.base import METHODS, Method, trained
+from blockshock.methods.base import METHODS, Method
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
@@ -27,7 +27,8 @@ class TensorParallel(Method):
         return WeightEstimate.dense(shape.N * shape.K // shape.ranks, shape)
 
     def split_parameters(self) -> Iterable[nn.Parameter]:
-        return self.weight.parameters()
+        parameters = self.weight.named_parameters()
+        return [parameter for name, parameter in parameters if name != "bias" or self.splits_bias]
 
 
 @METHODS.register("dense_tp_row")
@@ -35,14 +36,14 @@ class RowParallel(TensorParallel):
     """Shards of W along K, one a rank; partial outputs are summed.
 
     Stores W[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce, backward gathers B·K of grad_X. The
-    bias joins rank 0's product.
+    bias joins rank 0's product, and is trained on every rank.
     """
 
     collectives = ("all_reduce", "all_gather")
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.weight = self.hold(layer, layer.source.bias if group.rank() == 0 else None)
+        self.weight = self.hold(layer, layer.source.bias, adds_bias=group.rank() == 0)
         self._mark_split()
 
     @classmethod
@@ -55,9 +56,6 @@ class RowParallel(TensorParallel):
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         return product(x_BK, self.weight, OwnFeatures(self.group, self.columns))
-
-    def place(self, w_NK: torch.Tensor) -> None:
-        w_NK[:, self.columns] += trained(self.weight).matrix()
 
     def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
         return sum_over_ranks(part_BN, self.group)
@@ -88,9 +86,6 @@ class ColumnParallel(TensorParallel):
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         return product(x_BK, self.weight, Replicated(self.group))
-
-    def place(self, w_NK: torch.Tensor) -> None:
-        w_NK[self.rows] += trained(self.weight).matrix()
 
     def combine(self, part_BS: torch.Tensor) -> torch.Tensor:
         return gather_features(part_BS, self.group)

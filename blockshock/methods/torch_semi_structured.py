@@ -67,6 +67,7 @@ class TorchSemiStructured(Method):
 
     promise, span, role = Promise.OWN_WEIGHTS, Span.ONE, Role.RIVAL
     axes: ClassVar[tuple[str, ...]] = ("pruner",)
+    instead = "torch's own to_sparse_semi_structured"
 
     def __init__(self, layer: Layer, group: Group, compiled: bool = False) -> None:
         super().__init__(layer, group)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from blockshock.matrices import Piece, WeightSource
+from blockshock.matrices import WeightSource
 from blockshock.methods.base import METHODS
 from blockshock.methods.dense_single import DenseSingle
 from blockshock.methods.estimate import Shape, WeightEstimate
@@ -28,10 +28,9 @@ class PrunedMethod(PieceMethod):
     axes: ClassVar[tuple[str, ...]] = ("kernel", "pruner", "storage")
     multiple = 4
 
-    def hold(self, layer: Layer, bias: torch.Tensor | None) -> Weight:
-        weights = layer.pruned(self.rows, self.columns)
-        piece = Piece(weights, mask=weights.mask)
-        return self._packed(layer, piece, self._kernel_for(layer, [piece]), bias)
+    def hold(self, layer: Layer, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
+        piece = layer.pruned_piece(self.rows, self.columns)
+        return self._packed(layer, piece, self._kernel_for(layer, [piece]), bias, adds_bias)
 
     @classmethod
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:

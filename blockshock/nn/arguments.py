@@ -1,4 +1,4 @@
-"""What users hand to a BlockShockLinear, looked at before anything is done with it: what does not fit is said in words.
+"""What users hand to a layer, looked at before anything is done with it: what does not fit is said in words.
 
 Values are looked at where they are used; here only of what kind they are.
 """
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from blockshock.errors import InputError
-from blockshock.matrices import Mask
+from blockshock.matrices import MOST_FEATURES, Mask
+from blockshock.registry import check_range
 from blockshock.training import is_shard
 
 
-def check_options(mask: Any, kernel: Any, storage: Any, dtype: Any, tokens: Any) -> None:
-    """Raises InputError, which names the first option that is not what a layer takes."""
+def check_picks(mask: Any, kernel: Any, storage: Any) -> None:
+    """Raises InputError, which names the first that is not what a BlockShockLinear takes."""
     if torch.is_tensor(mask):
         raise InputError(
             "mask= takes a name or a Mask, got a tensor: wrap a boolean (out_features, in_features) tensor of the "
@@ -26,10 +27,15 @@ def check_options(mask: Any, kernel: Any, storage: Any, dtype: Any, tokens: Any)
     for option, value in (("kernel", kernel), ("storage", storage)):
         if not isinstance(value, str):
             raise InputError(f"{option}= takes a name, got {value!r}: leave it out for the default")
+
+
+def check_options(dtype: Any, tokens: Any) -> None:
+    """The same of what every layer takes."""
     if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
         raise InputError(f"dtype= takes a floating-point dtype such as torch.bfloat16, or None, got {dtype!r}")
     if type(tokens) is not int:
         raise InputError(f"tokens= takes a whole number of rows of x, got {tokens!r}")
+    check_range(1, MOST_FEATURES, tokens=tokens)
 
 
 def check_x(x: Any, in_features: int) -> None:

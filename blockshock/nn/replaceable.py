@@ -21,22 +21,28 @@ from blockshock.machine import torch_internals
 _HELD = ("weight", "bias")
 
 
-def check_replaceable(linear: nn.Module) -> None:
-    """Raises InputError, which says what to do, unless all that the module computes is x Wᵀ + b of its own W and b."""
+def check_replaceable(linear: nn.Module, name: str) -> None:
+    """Raises InputError, which says what to do, unless all that the module computes is x Wᵀ + b of its own W and b.
+
+    Args:
+        name: of what is to take its place.
+    """
     if not isinstance(linear, nn.Linear):
-        raise InputError(f"BlockShockLinear takes the nn.Linear that it is to compute, got {type(linear).__name__}")
+        raise InputError(f"{name} takes the nn.Linear that it is to compute, got {type(linear).__name__}")
     if "forward" in vars(linear) or type(linear).forward is not nn.Linear.forward:
         raise InputError(
-            f"this {type(linear).__name__} has a forward of its own, which a BlockShockLinear would drop: fold what it "
+            f"this {type(linear).__name__} has a forward of its own, which a {name} would drop: fold what it "
             "adds into the weight of an nn.Linear (of adapters: merge them), and replace that"
         )
-    for name in _HELD:
-        _check_held(linear, name)
+    for held in _HELD:
+        _check_held(linear, held)
     others = [*linear._parameters, *linear._buffers, *linear._modules]
-    if lost := [name for name in others if name not in _HELD]:
+    if lost := [other for other in others if other not in _HELD]:
         raise InputError(f"this nn.Linear holds {', '.join(lost)} beside its weight and bias, which would be lost")
-    for name in _HELD:
-        _check_untied(linear, name)
+    for held in _HELD:
+        _check_untied(linear, held)
+    if linear.weight.is_meta:
+        raise InputError("the nn.Linear lies on the meta device: give it values (to_empty, then load) first")
 
 
 def _check_held(linear: nn.Linear, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A layer's weight as torch's modules read it: one dense matrix. Gradients reach the halves; writes are refused."""
+"""A layer's weight as torch's modules read it: one dense matrix. Gradients reach its parts; writes are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.machine import torch_internals
-from blockshock.methods import BlockShock, check_once
+from blockshock.methods import Method, check_once
 
 _WRITERS = {"__setitem__", "__set__", "__delete__"} | {
     f"__i{name}__"
@@ -17,25 +17,37 @@ _WRITERS = {"__setitem__", "__set__", "__delete__"} | {
 }
 
 
-def whole_weight(layer: BlockShock) -> torch.Tensor:
+def whole_weight(layer: Method) -> torch.Tensor:
     """The trained W (N, K) on every rank, differentiable; all ranks call it together.
 
     Raises:
         InputError: gradients are recorded, and ``fully_shard`` holds the parameters as shards.
     """
-    if torch.is_grad_enabled() and any(half.is_spread for half in layer.storages()):
-        raise InputError(
-            "fully_shard holds the parameters of this layer as shards, to which no gradient of its weight would come: "
-            "call unshard() on the module that it was applied to, or read the weight under torch.no_grad()"
-        )
+    _check_together(layer)
     w_NK = _gathered(layer)
     return w_NK if torch.compiler.is_compiling() else w_NK.as_subclass(WholeWeight)  # the compiler sees what is written
 
 
 @torch_internals.uncompiled
-def _gathered(layer: BlockShock) -> torch.Tensor:
-    w_NK: torch.Tensor = _Whole.apply(layer, *(half.parameter for half in layer.storages()))
+def _gathered(layer: Method) -> torch.Tensor:
+    w_NK: torch.Tensor = _Whole.apply(layer, *(storage.parameter for storage in layer.storages()))
     return w_NK
+
+
+def whole_bias(layer: Method) -> torch.Tensor:
+    """The trained bias (N,) of a layer whose ranks hold parts of it, on every rank; as ``whole_weight``."""
+    _check_together(layer)
+    part = layer.storages()[0].trained("bias")
+    b_N: torch.Tensor = _WholeBias.apply(layer, part)
+    return b_N if torch.compiler.is_compiling() else b_N.as_subclass(WholeWeight)
+
+
+def _check_together(layer: Method) -> None:
+    if torch.is_grad_enabled() and any(storage.is_spread for storage in layer.storages()):
+        raise InputError(
+            "fully_shard holds the parameters of this layer as shards, to which no gradient of its weight would come: "
+            "call unshard() on the module that it was applied to, or read the weight under torch.no_grad()"
+        )
 
 
 class WholeWeight(torch.Tensor):
@@ -49,7 +61,7 @@ class WholeWeight(torch.Tensor):
         if any(isinstance(target, WholeWeight) for target in _targets(func, args, kwargs)):
             raise InputError(
                 f"{func.__name__} would write to the weight of a BlockShockLinear, which is put together from its "
-                "halves each time that it is read: load_state_dict() writes to them, optimizers train parameters()"
+                "parts each time that it is read: load_state_dict() writes to them, optimizers train parameters()"
             )
         with torch_internals.as_plain_tensors():
             found = func(*args, **kwargs)
@@ -88,7 +100,7 @@ def _is_view(found: Any, memory: set[int]) -> bool:
 
 class _Whole(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, layer: BlockShock, *parameters: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, layer: Method, *parameters: torch.Tensor) -> torch.Tensor:
         ctx.layer = layer
         return layer.whole([parameter.detach() for parameter in parameters], "weight")
 
@@ -98,3 +110,15 @@ class _Whole(torch.autograd.Function):
             check_once()  # what other ranks keep of it would be missing
         # Every rank makes the whole gradient, as it does of the output, and keeps its part.
         return None, *ctx.layer.held(grad_NK)
+
+
+class _WholeBias(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, layer: Method, part: torch.Tensor) -> torch.Tensor:
+        ctx.layer = layer
+        return layer.whole_bias(part)
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: torch.Tensor) -> tuple[None, torch.Tensor]:  # type: ignore[override]
+        check_once()
+        return None, grad_N[ctx.layer.rows]

@@ -1,7 +1,7 @@
-"""Data parallelism around a model that holds Block-Shock layers: over replicas of a half, never over the two halves.
+"""Data parallelism around a model that holds layers of ours: over replicas of a part, never over the parts of one W.
 
-torch's wrappers average gradients and copy rank 0's values. Over the ranks that the halves lie on, both would mix one
-half with the other, so that is refused when the wrapper is built. torch calls a hook whenever a module becomes a part
+torch's wrappers average gradients and copy rank 0's values. Over the ranks that halves or shards lie on, both would mix
+one with the other, so that is refused when the wrapper is built. torch calls a hook whenever a module becomes a part
 of another one: that is how a wrapper is noticed before it does anything.
 """
 
@@ -15,8 +15,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from blockshock.errors import InputError
-from blockshock.methods import BlockShock
-from blockshock.training import SparseStorage, check_replicas, part_of
+from blockshock.methods import Method
+from blockshock.training import Storage, check_replicas, part_of
 
 
 def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) -> None:
@@ -24,32 +24,32 @@ def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) ->
     if module is not None and isinstance(wrapper, DistributedDataParallel) and name == "module":
         ignored = wrapper.parameters_to_ignore
         layers = [layer for prefix, layer in _layers(module) if not ignored.issuperset(_tensors(prefix, layer))]
-        for half in (half for layer in layers for half in layer.storages()):
-            assert isinstance(half, SparseStorage)
-            check_replicas("DistributedDataParallel", wrapper.process_group, part_of(half.parameter), half.mask)
+        for storage in (storage for layer in layers for storage in layer.storages()):
+            parts = part_of(storage.parameter)
+            check_replicas("DistributedDataParallel", wrapper.process_group, parts, storage.mask)
         if layers:
             _refresh_before_forward(wrapper, layers)
     elif module is not None and type(wrapper).__name__ == "FullyShardedDataParallel" and name == "_fsdp_wrapped_module":
         ignored = vars(wrapper).get("_ignored_params", set())
         if any(not ignored.issuperset(layer.parameters()) for _, layer in _layers(module)):
             raise InputError(
-                "FullyShardedDataParallel flattens parameters, and a BlockShockLinear multiplies by memory of its own: "
+                "FullyShardedDataParallel flattens parameters, and a layer of ours multiplies by memory of its own: "
                 "name the layer in ignored_modules=, or take fully_shard"
             )
 
 
-def _layers(module: nn.Module) -> list[tuple[str, BlockShock]]:
+def _layers(module: nn.Module) -> list[tuple[str, Method]]:
     """Those that are trained, with their names."""
-    found = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BlockShock)]
-    return [(name, layer) for name, layer in found if list(layer.split_parameters())]
+    found = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, Method)]
+    return [(name, layer) for name, layer in found if any(isinstance(module, Storage) for module in layer.modules())]
 
 
-def _tensors(prefix: str, layer: BlockShock) -> set[str]:
+def _tensors(prefix: str, layer: Method) -> set[str]:
     """The names of all that a wrapper would touch of a layer: what multiplies is no buffer of the module tree."""
     return {name for name, _ in layer.named_parameters(prefix)}
 
 
-def _refresh_before_forward(wrapper: nn.Module, layers: list[BlockShock]) -> None:
+def _refresh_before_forward(wrapper: nn.Module, layers: list[Method]) -> None:
     """The wrapper's constructor copies rank 0's values into the parameters: they are packed again, once."""
 
     def refresh(module: nn.Module, args: tuple[Any, ...]) -> None:

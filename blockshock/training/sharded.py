@@ -46,12 +46,12 @@ def spread_as(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return spread
 
 
-def check_replicas(wrapper: str, group: Group, parts: Group | None, mask: Mask) -> None:
+def check_replicas(wrapper: str, group: Group, parts: Group | None, mask: Mask | None) -> None:
     """Of a wrapper that takes the ranks of a group for replicas.
 
     Args:
         parts: the ranks that hold the parts of one weight.
-        mask: of this rank's part.
+        mask: of this rank's part; None where all of it is kept.
 
     Raises:
         InputError: two of the group's ranks hold parts of one weight.
@@ -62,11 +62,11 @@ def check_replicas(wrapper: str, group: Group, parts: Group | None, mask: Mask) 
     both = set(global_ranks(parts)) & set(global_ranks(group))
     if parts.size() > 1 and len(both) > 1:
         raise InputError(
-            f"{wrapper} over ranks {sorted(both)} would mix the halves of a BlockShockLinear that lie on them: give it "
-            "the ranks that hold the same half, the other dimension of a DeviceMesh, or leave the layer's parameters() "
-            "to themselves"
+            f"{wrapper} over ranks {sorted(both)} would mix the halves, or other parts, of a weight on them: "
+            "give it the ranks that hold the same part, the other dimension of a DeviceMesh, or leave the layer's "
+            "parameters() to themselves"
         )
-    digest = hashlib.sha256(mask_tensor(mask).numpy().tobytes()).hexdigest()[:12]
+    digest = "none" if mask is None else hashlib.sha256(mask_tensor(mask).numpy().tobytes()).hexdigest()[:12]
     meet(group, f"{wrapper} around part {parts.rank()} of a weight of mask {digest}")
 
 

@@ -18,13 +18,13 @@ from blockshock.kernels import Packed
 from blockshock.matrices import Kept, Mask, Piece, product
 from blockshock.registry import Registry
 from blockshock.stages import stage
-from blockshock.training.sharded import check_replicas
-from blockshock.training.steps import part_of
 from blockshock.training.storages import Storage, Training
 
 
 class SparseStorage(Storage):
     """A trained 2:4 piece, packed for both directions."""
+
+    mask: Mask
 
     def __init__(self, piece: Piece, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
         parameter = self._initial(piece, packed).to(training.parameter_dtype(piece.dtype))
@@ -34,10 +34,6 @@ class SparseStorage(Storage):
     def check(self) -> None:
         super().check()
         self.mask.check_unchanged()
-
-    def _check_shard(self, held: torch.Tensor, shard: Any) -> None:
-        for group in shard.device_mesh.get_all_groups():
-            check_replicas("fully_shard", group, part_of(held), self.mask)
 
     @staticmethod
     def _initial(piece: Piece, packed: Packed) -> torch.Tensor:

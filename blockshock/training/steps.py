@@ -33,7 +33,7 @@ class Follower(Protocol):
 
 # Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
 _followers: MutableMapping[torch.Tensor, weakref.ref[Follower]] = WeakTensorKeyDictionary()
-_successors: MutableMapping[torch.Tensor, TensorWeakRef] = WeakTensorKeyDictionary()
+_successors: MutableMapping[torch.Tensor, tuple[TensorWeakRef, str]] = WeakTensorKeyDictionary()
 _split: MutableMapping[torch.Tensor, Borrowed] = WeakTensorKeyDictionary()
 
 
@@ -71,9 +71,9 @@ def split_over(parameter: torch.Tensor) -> list[Group]:
     return sharded if group is None or group.size() == 1 else [group, *sharded]
 
 
-def replace(old: torch.Tensor, new: torch.Tensor) -> None:
-    """Say that a layer with the parameter ``new`` took the place of one with ``old``."""
-    _successors[old] = TensorWeakRef(new)
+def replace(old: torch.Tensor, new: torch.Tensor, kind: str) -> None:
+    """Say that a layer of a kind, with the parameter ``new``, took the place of an ``nn.Linear`` with ``old``."""
+    _successors[old] = TensorWeakRef(new), kind
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[torch.Tensor]:
@@ -122,7 +122,7 @@ def check_elementwise(optimizer: Optimizer) -> None:
     otherwise = f" If it acts elementwise, say so once: blockshock.elementwise({name})"
     raise InputError(
         f"{name} {'looks at' if known else 'may look at'} whole matrices, and this parameter {tuple(part.shape)} of a "
-        "BlockShockLinear is a part of one, so its step would not be the dense layer's: give the layer's parameters() "
+        "layer is a part of one, so its step would not be that of the whole matrix: give the layer's parameters() "
         f"to an optimizer that acts elementwise, such as AdamW or SGD.{'' if known else otherwise}"
     )
 
@@ -131,18 +131,18 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Raises InputError where the optimizer is refused, or holds parameters of a layer that was replaced."""
     check_elementwise(optimizer)
     for parameter in _parameters(optimizer):
-        reference = _successors.get(parameter)
+        reference, kind = _successors.get(parameter, (None, ""))
         successor = None if reference is None else reference()
         if successor is None or successor.grad is None:
             continue
         if parameter.grad is None:
             raise InputError(
-                f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a BlockShockLinear "
+                f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a {kind} "
                 "replaced: build the optimizer after the layer is replaced, from the model's parameters()"
             )
         if any(other is successor for other in _parameters(optimizer)):
             raise InputError(
-                f"this optimizer trains a BlockShockLinear and, beside it, the nn.Linear {tuple(parameter.shape)} that "
+                f"this optimizer trains a {kind} and, beside it, the nn.Linear {tuple(parameter.shape)} that "
                 "it was made from, which stood in more places than one: put the layer in all of them; to train both, "
                 "make the layer from a copy.deepcopy() of the nn.Linear"
             )

@@ -16,10 +16,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from blockshock.errors import StalePacking
 from blockshock.kernels import Packed
 from blockshock.machine import torch_internals
-from blockshock.matrices import bits, product
+from blockshock.matrices import Mask, bits, product
 from blockshock.stages import stage
-from blockshock.training.sharded import Shardable, spread_as
-from blockshock.training.steps import follow
+from blockshock.training.sharded import Shardable, check_replicas, spread_as
+from blockshock.training.steps import follow, part_of
 
 
 def first_difference(found: torch.Tensor, should: torch.Tensor) -> str | None:
@@ -90,8 +90,10 @@ class Storage(Shardable):
         parameter: what the optimizer holds.
         bias: the layer's trained bias (N,), replicated, where this weight's product is the one that adds it.
         packed: what multiplies.
+        mask: of what is kept of it; None where all is.
     """
 
+    mask: Mask | None = None
     bias: nn.Parameter | None
     packed: Packed
 
@@ -129,6 +131,10 @@ class Storage(Shardable):
 
     def _share_memory(self) -> None:
         """Make the parameter the packing's memory, where it was that in what this is a copy of."""
+
+    def _check_shard(self, held: torch.Tensor, shard: Any) -> None:
+        for group in shard.device_mesh.get_all_groups():
+            check_replicas("fully_shard", group, part_of(held), self.mask)
 
     def when_gathered(self) -> None:
         if self.is_stale:

@@ -16,6 +16,7 @@ from blockshock.methods.tensor_parallel import ColumnParallel, RowParallel, Tens
 
 
 class _DTensorParallel(TensorParallel):
+    instead = "torch's own parallelize_module, with RowwiseParallel() or ColwiseParallel()"
     linear: Any
     rounds_weight_gradients = True
 

@@ -1,0 +1,96 @@
+"""A row of the table by its name: ``block_shock-cusparselt:search=no-tile``, the method and its picks, in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from blockshock.errors import InputError, UnknownName
+from blockshock.matrices import Mask
+from blockshock.methods.axes import axis_of
+from blockshock.methods.base import METHODS, Method, method_of
+from blockshock.registry import Registry
+
+T = TypeVar("T")
+
+# A minus sign in a number does not end a part.
+_PARAMETERS = r"(?::[^:=-]*=(?:-?\d[\d.]*(?:e[+-]?\d+)?|[^:-]*))*"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with what was picked for it.
+
+    Attributes:
+        method: spec.
+        picks: a spec by the name of its axis; a mask, and that of a pruner, may be one that is made already.
+    """
+
+    method: str
+    picks: Mapping[str, str | Mask] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As it is read by ``parse_row``; of a mask that is made already the name of its axis."""
+        picks = [axis if isinstance(picked, Mask) else picked for axis, picked in self.picks.items()]
+        return "-".join([self.method, *picks])
+
+    @property
+    def kind(self) -> type[Method]:
+        return method_of(self.method)[0]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the method's ``__init__`` takes beside layer and group."""
+        return method_of(self.method)[1]
+
+    def completed(self, device: str) -> Row:
+        """The same with what is usual, on a device type and for passes that go both ways, of each axis not picked."""
+        picks: dict[str, str | Mask] = {}
+        for axis in self.kind.axes:
+            picked = {name: spec for name, spec in picks.items() if isinstance(spec, str)}
+            found = self.picks.get(axis)
+            picks[axis] = axis_of(axis).usual(device, picked, both_ways=True)[0] if found is None else found
+        return Row(self.method, picks)
+
+
+def parse_row(text: str) -> Row:
+    """The row of that name: the method, then a spec of each of its axes in order; the last ones may be left out.
+
+    Raises:
+        UnknownName, InputError: a part is none of its choices, or has a parameter that it does not take, or there are
+            more parts than axes. The message says which.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"a row is given by its name, such as 'block_shock-auto', got {text!r}")
+    method, rest = _part(text, METHODS)
+    kind = _sound(text, "method", method, method_of)[0]
+    picks: dict[str, str | Mask] = {}
+    for axis in map(axis_of, kind.axes):
+        if rest is None:
+            break
+        picks[axis.name], rest = spec, _ = _part(rest, axis.registry)
+        _sound(text, axis.name, spec, axis.check)
+    if rest is not None:
+        takes = f"takes {', '.join(kind.axes)}" if kind.axes else "has no axes to pick of"
+        raise InputError(f"row {text!r}: {rest!r} is left over: {method} {takes}")
+    return Row(method, picks)
+
+
+def _part(text: str, registry: Registry[Any]) -> tuple[str, str | None]:
+    """The spec that a text begins with, and what comes after it; names may hold hyphens."""
+    for name in sorted(registry.names(), key=len, reverse=True):
+        if found := re.match(rf"({re.escape(name)}{_PARAMETERS})(-|$)", text):
+            return found[1], text[found.end() :] if found[2] else None
+    spec, hyphen, rest = text.partition("-")
+    return spec, rest if hyphen else None
+
+
+def _sound(text: str, what: str, spec: str, check: Callable[[str], T]) -> T:
+    """What the check of a spec gives."""
+    try:
+        return check(spec)
+    except (UnknownName, InputError) as error:
+        raise type(error)(f"row {text!r}: its {what} {spec!r}: {error}") from None

@@ -1,0 +1,73 @@
+"""What a saved state is to a layer: W under the layer's own mask, or W′ under the mask that was saved with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from blockshock.errors import BlockShockError, InputError
+from blockshock.matrices import Mask, TensorWeights, faults_of_state, is_saved_mask, row_blocks, saved_mask, settled
+from blockshock.methods import Layer, Promise, Row
+from blockshock.training import Training, is_shard
+
+if TYPE_CHECKING:
+    from blockshock.nn.method_linear import MethodLinear
+
+
+def load_state(
+    layer: MethodLinear, found: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], prefix: str
+) -> list[str]:
+    """Load it, or say why it cannot be loaded, with nothing changed.
+
+    Args:
+        found: the state's tensors, by their names in the layer.
+        wanted: the layer's shapes by name.
+        prefix: of the names, in the texts.
+    """
+    own = layer.row.kind.promise == Promise.OWN_WEIGHTS
+    wrong = faults_of_state(found, wanted, None if own else layer.mask, prefix)
+    if wrong or "weight" not in found:
+        return wrong
+    try:
+        if own:
+            assert layer.mask is not None
+            mask = saved_mask(found) if "mask" in found else layer.mask
+            _check_dropped(found["weight"], mask)
+            if "mask" in found and not is_saved_mask(found["mask"], layer.mask):
+                _put_under(layer, mask, found["weight"])
+    except BlockShockError as error:
+        return [f"{prefix}weight: {error}"]
+    layer.layer.load(found["weight"], found.get("bias"))
+    return []
+
+
+def _check_dropped(w_NK: torch.Tensor, mask: Mask) -> None:
+    """Raises InputError where W′ holds something that its mask drops: it would be lost in silence."""
+    for start, stop in row_blocks(mask.N, mask.K):
+        lost = ((w_NK[start:stop] != 0) & ~mask.rows(start, stop).to(w_NK.device)).nonzero()
+        if len(lost):
+            row, column = lost[0].tolist()
+            raise InputError(
+                f"it holds {w_NK[start + row, column].item()} at row {start + row}, column {column}, which the mask "
+                "drops, so this is not the state of such a layer: load it into the nn.Linear, and replace that"
+            )
+
+
+def _put_under(layer: MethodLinear, mask: Mask, w_NK: torch.Tensor) -> None:
+    """Have the layer multiply by a W′ of another mask; its parameters stay the same ones, for optimizers hold them."""
+    old = layer.layer
+    old.meet("the loading of a state with another mask")
+    if any(is_shard(storage.trained("parameter")) for storage in old.storages()):
+        raise InputError("the state has another mask, and fully_shard holds the parameters: load it before")
+    bias = None if old.bias is None else torch.zeros(old.N, dtype=old.bias.dtype, device=old.device)
+    source = TensorWeights(w_NK.to(old.device, old.parameter_dtype), bias).cast(old.dtype)
+    row = Row(layer.row.method, {**layer.row.picks, "pruner": settled(mask)})
+    made = Layer(source, row.picks, layer.tokens, training=Training(old.parameter_dtype))
+    new = row.kind(made, old.group, **row.parameters)
+    for storage, before in zip(new.storages(), old.storages(), strict=True):
+        before.parameter.data = storage.parameter.data
+        storage.parameter, storage.bias = before.parameter, before.bias
+    new.repack()
+    layer.row, layer.mask, layer.layer = row, row.picks["pruner"], new  # type: ignore[assignment]

@@ -1,0 +1,176 @@
+"""A row of the table in the place of the linear layers of a user's own model: of all that it can take, or of none.
+
+print(blockshock.replace_linears(model, "block_shock-auto", where=lambda name, linear: "mlp" in name))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from blockshock.errors import InputError
+from blockshock.machine import meet
+from blockshock.methods import Row, parse_row
+from blockshock.nn.arguments import check_options
+from blockshock.nn.method_linear import MethodLinear
+from blockshock.nn.suitable import needs_inputs, ranks_for, why_not
+
+Where = Callable[[str, nn.Linear], bool]
+
+
+@dataclass(frozen=True, repr=False)
+class Replaced:
+    """What was replaced, and what was left and why.
+
+    Attributes:
+        row: its name.
+        replaced: names of the layers in the model.
+        left: the reason, by name.
+    """
+
+    row: str
+    replaced: tuple[str, ...]
+    left: dict[str, str]
+
+    def __repr__(self) -> str:
+        total = len(self.replaced) + len(self.left)
+        names = f": {', '.join(self.replaced)}" if self.replaced else ""
+        lines = [f"{self.row} in the place of {len(self.replaced)} of {total} linear layers{names}"]
+        for reason in dict.fromkeys(self.left.values()):
+            names = ", ".join(name or "(the model)" for name, found in self.left.items() if found == reason)
+            lines.append(f"left {names}: {reason}")
+        return "\n".join(lines)
+
+
+def replace_linears(
+    model: nn.Module,
+    row: str,
+    where: Where | None = None,
+    *,
+    group: Any = None,
+    dtype: torch.dtype | None = None,
+    tokens: int = 1024,
+    inputs: Mapping[str, torch.Tensor] | None = None,
+) -> Replaced:
+    """Put a ``MethodLinear`` of the row in the place of each ``nn.Linear`` of a model, before its optimizer is built.
+
+    Whether the row can take them is looked at first, and all layers are built before one is put in its place: where
+    that fails the model is as it was. Both are held until then. All ranks of a group call it together.
+
+    Args:
+        model: what holds them; one that stands in several places is replaced in all of them.
+        row: by its name, such as ``block_shock-auto`` or ``dense_tp_row``: the method, then a spec of each of its axes
+            in order, of which the last ones may be left out.
+        where: called with the name and the layer, it says which are meant; None for all.
+        group, dtype, tokens: as of ``MethodLinear``.
+        inputs: some x of each layer by its name, for a pruner that looks at them; others do not.
+
+    Returns:
+        The names of what was replaced, and of what was left with the reason; it prints as a few lines.
+
+    Raises:
+        UnknownName, InputError: there is no such row, which part of its name is wrong is said; it runs on no such
+            group; or the model is wrapped for data parallelism already; or its pruner needs inputs of a layer that
+            has none here.
+        RanksApart: the ranks would not replace the same.
+    """
+    check_options(dtype, tokens)
+    picked = parse_row(row)
+    ranks = ranks_for(picked.kind, group)
+    _check(model, where, inputs or {})
+    chosen: list[tuple[nn.Linear, list[str]]] = []
+    left: dict[str, str] = {}
+    for linear, names in _linears(model):
+        reason = _not_meant(linear, names, where) or why_not(linear, picked, ranks, dtype, MethodLinear.__name__)
+        if reason:
+            left |= dict.fromkeys(names, reason)
+        else:
+            chosen.append((linear, names))
+    replaced = tuple(name for _, names in chosen for name in names)
+    meet(ranks, f"replace_linears of {', '.join(replaced) or 'nothing'}")
+    found = [_inputs_of(linear, names, picked, inputs or {}) for linear, names in chosen]
+    options = {"dtype": dtype, "tokens": tokens}
+    layers = [
+        _built(names[0], linear, picked, group, inputs=x, **options)
+        for (linear, names), x in zip(chosen, found, strict=True)
+    ]
+    _put(model, [(name, old, new) for (old, names), new in zip(chosen, layers, strict=True) for name in names])
+    return Replaced(row, replaced, left)
+
+
+def _check(model: Any, where: Any, inputs: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"replace_linears takes a torch.nn.Module, got {type(model).__name__}")
+    if not (where is None or callable(where)):
+        raise InputError(f"where= takes a function (name, linear) -> bool, or None for all layers, got {where!r}")
+    known = [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Linear)]
+    if unknown := [name for name in inputs if name not in known]:
+        raise InputError(f"inputs= has {unknown[0]!r}, and no nn.Linear of that name is there: {', '.join(known)}")
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise InputError(
+            "the model is wrapped in DistributedDataParallel, which holds the parameters that it has now: call "
+            "replace_linears first"
+        )
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[nn.Linear, list[str]]]:
+    """Each linear layer with the names of all places where it stands."""
+    places: dict[nn.Linear, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Linear):
+            places.setdefault(module, []).append(name)
+    yield from places.items()
+
+
+def _not_meant(linear: nn.Linear, names: list[str], where: Where | None) -> str | None:
+    """Why a layer is left before it is looked at; None if it is meant in all of its places."""
+    left = [] if where is None else [name for name in names if not where(name, linear)]
+    if len(left) == len(names):
+        return "where says no"
+    if left:
+        return f"it also stands at {', '.join(left)}, of which where says no"
+    return (
+        "it is the model itself, which stands in no other: MethodLinear(model, row) is its layer"
+        if "" in names
+        else None
+    )
+
+
+def _inputs_of(
+    linear: nn.Linear, names: list[str], row: Row, inputs: Mapping[str, torch.Tensor]
+) -> torch.Tensor | None:
+    """Those of one layer. Raises InputError where it needs some, and has none."""
+    if not needs_inputs(row, linear.weight.device.type):
+        return None
+    given = next((inputs[name] for name in names if name in inputs), None)
+    if given is None:
+        raise InputError(
+            f"the pruner of {row.name} looks at inputs, and {names[0]} has none: give "
+            f"inputs={{{names[0]!r}: x, …}}, some x (…, {linear.in_features}) of each layer that it is to prune"
+        )
+    return given
+
+
+def _built(name: str, linear: nn.Linear, row: Row, group: Any, **options: Any) -> MethodLinear:
+    try:
+        return MethodLinear(linear, row, group, **options)
+    except Exception as error:
+        error.add_note(f"while {row.name} was built for {name}: nothing is replaced")
+        raise
+
+
+def _put(model: nn.Module, places: list[tuple[str, nn.Linear, MethodLinear]]) -> None:
+    done: list[tuple[str, nn.Linear]] = []
+    try:
+        for name, linear, layer in places:
+            done.append((name, linear))
+            model.set_submodule(name, layer)
+    except BaseException:
+        for name, linear in done:
+            model.set_submodule(name, linear)
+        raise
