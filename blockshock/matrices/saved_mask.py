@@ -25,11 +25,14 @@ class StoredMask(Mask):
         return expand(ones, positions).bool()
 
 
-def settled(mask: Mask) -> Mask:
-    """The mask as it is now: one that is computed when asked for reads weights that may change, and cannot be saved."""
-    if mask.tile is not None or isinstance(mask, DenseMask):
+def settled(mask: Mask, device: torch.device) -> Mask:
+    """The mask as it is now, on a device: one that is computed when asked for reads weights that may change, and cannot
+    be saved; one out of a saved state lies on the CPU."""
+    if mask.tile is not None:
+        return mask if mask.tile.device == device else _mask_of(mask.tile.to(device), mask.N, mask.K)
+    if isinstance(mask, DenseMask) and mask.rows(0, 1).device == device:
         return mask
-    return StoredMask(mask_positions(mask), mask.N, mask.K)
+    return StoredMask(mask_positions(mask).to(device), mask.N, mask.K)
 
 
 def mask_tensor(mask: Mask) -> torch.Tensor:

@@ -63,7 +63,7 @@ def _put_under(layer: MethodLinear, mask: Mask, w_NK: torch.Tensor) -> None:
         raise InputError("the state has another mask, and fully_shard holds the parameters: load it before")
     bias = None if old.bias is None else torch.zeros(old.N, dtype=old.bias.dtype, device=old.device)
     source = TensorWeights(w_NK.to(old.device, old.parameter_dtype), bias).cast(old.dtype)
-    row = Row(layer.row.method, {**layer.row.picks, "pruner": settled(mask)})
+    row = Row(layer.row.method, {**layer.row.picks, "pruner": settled(mask, old.device)})
     made = Layer(source, row.picks, layer.tokens, training=Training(old.parameter_dtype))
     new = row.kind(made, old.group, **row.parameters)
     for storage, before in zip(new.storages(), old.storages(), strict=True):

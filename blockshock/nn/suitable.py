@@ -108,7 +108,9 @@ def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int
         own, known = row.kind.reference(layer, ranks), layer.kept
         assert own.mask is not None
         assert known is not None
-        mask = settled(own.mask) if known.tile is None else known  # every W gets this very one, as a tile
+        mask = (
+            settled(own.mask, source.device) if known.tile is None else known
+        )  # every W gets this very one, as a tile
         own_NK = own.gather(slice(None))
         # A pruner is given zeros of W as the smallest normal number; one that it left alone is a zero again.
         left = (weight == 0) & (own_NK == nudge_zeros(weight))
@@ -120,5 +122,5 @@ def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int
     if (mask.N, mask.K) != (source.N, source.K):
         raise InputError(f"the mask is for a ({mask.N}, {mask.K}) weight, this one is ({source.N}, {source.K})")
     check_2to4(mask)
-    mask = settled(mask)
+    mask = settled(mask, source.device)
     return Settled(Row(row.method, {**row.picks, "mask": mask}), mask, weight)

@@ -45,7 +45,7 @@ from blockshock.matrices.named_masks import (
     tile_random_mask,
     transposable_tiles,
 )
-from blockshock.matrices.saved_mask import is_saved_mask, mask_tensor, saved_mask
+from blockshock.matrices.saved_mask import is_saved_mask, mask_tensor, saved_mask, settled
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 
 pytestmark = pytest.mark.reliability
@@ -206,3 +206,14 @@ def test_seeded_rows_depend_on_the_key_alone(key: list[int], start: int, length:
 
     found = seeded_rows(start, start + length, 1000, block)
     assert torch.equal(found, seeded_rows(0, 1000, 1000, block)[start : start + length])
+
+
+@pytest.mark.parametrize("kind", ["tile", "dense", "computed"])
+def test_a_settled_mask_lies_where_the_weight_does(kind: str) -> None:
+    """One out of a saved state lies on the CPU, whatever device the layer is on."""
+    mask = pattern_mask("1100", 8, 16)
+    given = {"tile": mask, "dense": DenseMask(mask.dense()), "computed": LazyMask(8, 16, mask.rows)}[kind]
+    assert settled(given, torch.device("meta")).rows(0, 4).device.type == "meta"
+    here = settled(given, torch.device("cpu"))
+    assert torch.equal(here.dense(), mask.dense())
+    assert (here is given) == (kind != "computed"), "nothing is copied that is there"

@@ -37,7 +37,7 @@ from blockshock.matrices.masks import DenseMask, TiledMask
 from blockshock.matrices.named_masks import MASKS, pattern_mask
 from blockshock.matrices.weights import TensorWeights
 from blockshock.methods import METHODS, Layer, Shape
-from blockshock.methods.base import trained
+from blockshock.methods.whole import trained
 from blockshock.pruning import PRUNERS
 from blockshock.training.optimizers import OPTIMIZERS, build_recipe
 from blockshock.training.sparse_storages import STORAGES
