@@ -40,7 +40,7 @@ class BlockShock(PieceMethod):
         super().__init__(layer, group)
         assert layer.mask is not None
         self.mask = layer.mask
-        which, self.columns = self._place()
+        which = (0, 1) if self.ranks == 1 else (group.rank() % 2,)
         self._entry = self._entry_of(group)
         halves = list(self._halves(layer.source, which))
         kernel = self._kernel_for(layer, halves)
@@ -56,13 +56,10 @@ class BlockShock(PieceMethod):
     def _entry_of(self, group: Group) -> Entry:
         return Replicated(group) if group.size() <= 2 else ColumnShard(group, self.columns, self.K)
 
-    def _place(self) -> tuple[tuple[int, ...], slice]:
-        """The halves and the columns of this rank."""
-        ranks, rank = self.group.size(), self.group.rank()
-        if ranks == 1:
-            return (0, 1), slice(0, self.K)
-        self.check(Shape(self.N, self.K, self.dtype.itemsize, ranks))
-        return (rank % 2,), shard(self.K, rank // 2, ranks // 2, "K", multiple=4)
+    @classmethod
+    def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
+        cls.check(shape)
+        return slice(0, shape.N), shard(shape.K, rank // 2, max(shape.ranks // 2, 1), "K", multiple=4)
 
     def _halves(self, source: WeightSource, which: tuple[int, ...]) -> Iterator[Piece]:
         for half in which:

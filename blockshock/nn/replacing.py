@@ -1,6 +1,8 @@
 """A row of the table in the place of the linear layers of a user's own model: of all that it can take, or of none.
 
-print(blockshock.replace_linears(model, "block_shock-auto", where=lambda name, linear: "mlp" in name))
+    print(blockshock.replace_linears(model, "block_shock-auto", where=lambda name, linear: "mlp" in name))
+
+Its reasons are what it left, and why.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ def replace_linears(
     check_options(dtype, tokens)
     picked = parse_row(row)
     ranks = ranks_for(picked.kind, group)
-    _check(model, where, inputs or {})
+    inputs = {} if inputs is None else inputs
+    _check(model, where, inputs)
     chosen: list[tuple[nn.Linear, list[str]]] = []
     left: dict[str, str] = {}
     for linear, names in _linears(model):
@@ -91,16 +94,15 @@ def replace_linears(
             left |= dict.fromkeys(names, reason)
         else:
             chosen.append((linear, names))
-    replaced = tuple(name for _, names in chosen for name in names)
-    meet(ranks, f"replace_linears of {', '.join(replaced) or 'nothing'}")
-    found = [_inputs_of(linear, names, picked, inputs or {}) for linear, names in chosen]
+    meet(ranks, f"replace_linears of {', '.join(name for _, names in chosen for name in names) or 'nothing'}")
+    found = [_inputs_of(linear, names, picked, inputs) for linear, names in chosen]
     options = {"dtype": dtype, "tokens": tokens}
-    layers = [
-        _built(names[0], linear, picked, group, inputs=x, **options)
-        for (linear, names), x in zip(chosen, found, strict=True)
-    ]
-    _put(model, [(name, old, new) for (old, names), new in zip(chosen, layers, strict=True) for name in names])
-    return Replaced(row, replaced, left)
+    places: list[tuple[str, nn.Linear, MethodLinear]] = []
+    for (linear, names), x in zip(chosen, found, strict=True):
+        layer = _built(names[0], linear, picked, group, inputs=x, **options)
+        places += [(name, linear, layer) for name in names]
+    _put(model, places)
+    return Replaced(row, tuple(name for name, _, _ in places), left)
 
 
 def _check(model: Any, where: Any, inputs: Any) -> None:
@@ -108,6 +110,8 @@ def _check(model: Any, where: Any, inputs: Any) -> None:
         raise InputError(f"replace_linears takes a torch.nn.Module, got {type(model).__name__}")
     if not (where is None or callable(where)):
         raise InputError(f"where= takes a function (name, linear) -> bool, or None for all layers, got {where!r}")
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs= takes some x of each layer by its name, got {type(inputs).__name__}")
     known = [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Linear)]
     if unknown := [name for name in inputs if name not in known]:
         raise InputError(f"inputs= has {unknown[0]!r}, and no nn.Linear of that name is there: {', '.join(known)}")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from blockshock.errors import BlockShockError, InputError
+from blockshock.kernels import build_kernel
 from blockshock.machine import Alone, Group, of_rank_0, ranks_of
 from blockshock.matrices import Mask, TensorWeights, WeightSource, build_mask, check_2to4, nudge_zeros, settled
 from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of
@@ -35,11 +36,23 @@ def why_not(linear: nn.Linear, row: Row, ranks: Group, dtype: torch.dtype | None
         if reason := row.kind.unavailable(weight.device, source.dtype, differentiated=True):
             return reason
         specs = {axis: spec for axis, spec in row.picks.items() if isinstance(spec, str)}
-        shape = (source.N, source.K, source.dtype.itemsize, ranks.size())
-        row.kind.check(Shape(*shape, training=training, parameters=row.parameters, picks=specs))
-        return row.kind.unsuitable(Layer(source, row.picks, training=training))
+        size = (source.N, source.K, source.dtype.itemsize, ranks.size())
+        shape = Shape(*size, training=training, parameters=row.parameters, picks=specs)
+        row.kind.check(shape)
+        layer = Layer(source, row.picks, training=training)
+        return row.kind.unsuitable(layer) or _part_unsuitable(layer, *row.kind.part(shape, ranks.rank()))
     except BlockShockError as error:
         return str(error)
+
+
+def _part_unsuitable(layer: Layer, rows: slice, columns: slice) -> str | None:
+    """Why a kernel that takes the layer does not take the rows and columns that a rank holds of it."""
+    spec, kept = layer.pick("kernel"), layer.kept
+    if spec is None or kept is None:
+        return None
+    part = kept.part(rows, columns)
+    reason = build_kernel(spec).unsuitable(part.N, part.K, layer.source.dtype, part)
+    return f"kernel {spec}, of a rank's part ({part.N}, {part.K}): {reason}" if reason else None
 
 
 def ranks_for(kind: type[Method], group: Any) -> Group:

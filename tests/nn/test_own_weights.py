@@ -220,6 +220,7 @@ def test_a_pruner_that_looks_at_inputs_is_given_them(by_inputs: str) -> None:
         ({"0": _x(), "2": torch.full((3, 48), torch.nan)}, "calibration inputs holds nan .* needs finite ones"),
         ({"0": _x(), "2": torch.ones(0, 48)}, "T at least 1"),
         ({"0": _x(), "2": torch.ones(3, 48).int()}, "floating-point numbers"),
+        (_x(), "inputs= takes some x of each layer by its name, got Tensor"),
         ({"mlp": _x()}, "inputs= has 'mlp', and no nn.Linear of that name is there: 0, 2"),
     ],
 )
@@ -278,6 +279,8 @@ def test_what_runs_on_one_device_is_replicated_as_a_linear_is(wrapper: str, cpu_
 def _trains_on_a_gpu(row: str) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     linear = nn.Linear(512, 256).to(device)
+    with torch.no_grad():
+        linear.weight[3, 4:12] = 0.0
     model = nn.Sequential(linear)
     print(replace_linears(model, row, dtype=torch.bfloat16, tokens=256))
     layer: Any = model[0]

@@ -15,6 +15,7 @@ from torch import nn
 
 from blockshock import MethodLinear, replace_linears
 from blockshock.errors import BlockShockError, InputError, RanksApart, UnknownName
+from blockshock.kernels import KERNELS
 from blockshock.nn import replacing
 from blockshock.ranks import Ranks
 
@@ -188,6 +189,25 @@ def test_an_optimizer_from_before_is_told() -> None:
     model(_x()).sum().backward()
     with pytest.raises(InputError, match="build the optimizer after the layer is replaced"):
         optimizer.step()
+
+
+def _small_parts() -> str:
+    """A kernel that takes the layer, and not the half of its columns that a rank holds."""
+
+    class Large(KERNELS.get("reference")):  # type: ignore[misc]
+        def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Any) -> str | None:
+            return "K is too small" if K < 64 else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KERNELS, "_entries", {**KERNELS._entries, "large": Large})
+        model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 128), nn.Linear(128, 64))
+        found = replace_linears(model, "pruned_tp_row-large-magnitude")
+    assert found.replaced == ("2",)
+    return found.left["0"]
+
+
+def test_a_part_that_the_kernel_cannot_take_leaves_the_layer(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_small_parts) == ["kernel large, of a rank's part (64, 32): K is too small"] * 2
 
 
 def _over_ranks() -> None:
