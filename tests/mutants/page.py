@@ -64,7 +64,8 @@ def page(found: dict[str, Any], why: list[dict[str, str]]) -> tuple[str, float]:
     share = killed / seen if seen else 1.0
     titles = _row("wing", "tried", "killed", "not to be seen on a CPU", "survived"), _row(*["---"] * 5)
     heads = _row("survivor", "the line, and what it became", "why"), _row(*["---"] * 3)
-    said = f"Of those that a CPU can see, {killed} of {seen} were killed ({share:.0%}).\n"
+    tried = sum(wing["tried"] for wing in found.values())
+    said = f"{tried} were tried. Of those that a CPU can see, {killed} of {seen} were killed ({share:.0%}).\n"
     return "\n".join([HEAD, said, *titles, *wings, "", *heads, *survivors, ""]), share
 
 
