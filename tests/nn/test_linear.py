@@ -471,11 +471,13 @@ def _compiled_on_gpus(kernel: str) -> dict[str, float]:
 
 @pytest.mark.gpu2
 @needs_two_gpus
-def test_it_compiles_on_gpus() -> None:
+@pytest.mark.parametrize("kernel", ["gathered", "cusparselt:search=no"])
+def test_it_compiles_on_gpus(kernel: str) -> None:
+    # Each in processes of its own: what the compiler keeps of one must not be met by the capture of the other.
     with spawn(2, device="cuda") as gpus:
-        found = {kernel: gpus.run(_compiled_on_gpus, kernel)[0] for kernel in ("gathered", "cusparselt:search=no")}
-    print(found)
-    assert found["gathered"]["breaks"] == 0
+        found = gpus.run(_compiled_on_gpus, kernel)[0]
+    print(f"{kernel}: {found}")
+    assert found["breaks"] == 0 or kernel != "gathered"
 
 
 def test_the_readmes_example_runs(tmp_path: Path) -> None:
