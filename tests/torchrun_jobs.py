@@ -20,7 +20,11 @@ from blockshock.phases import correctness
 from blockshock.phases.case import Case
 from blockshock.ranks import spawn
 
-SMALL = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--kernels=gathered"]
+METHODS = "dense_single,dense_tp_row,dense_tp_col,dtensor_row,dtensor_col,masked_split_dense,block_shock"
+SMALL = [
+    *("--device=cpu", "--N=64", "--B=4", "--cover=grid", "--workloads=gaussian", "--kernels=gathered"),
+    f"--methods={METHODS}",
+]
 
 
 def fill(folder: Path) -> Path:

@@ -224,7 +224,9 @@ def test_a_usage_error_ends_pytest_with_status_4_and_no_traceback(tmp_path: Path
 def test_an_odd_number_of_ranks_skips_what_needs_pairs_and_says_so(
     resolve: Resolve, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    settings = resolve("--ranks=3", "--N=96", "--workloads=gaussian")
+    settings = resolve(
+        "--ranks=3", "--N=96", "--workloads=gaussian", "--methods=block_shock,masked_split_dense,dense_tp_row"
+    )
     monkeypatch.setattr(case_module, "this_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: settings.ranks)
     three_ranks = cast(Any, SimpleNamespace(run=lambda function, *args: [function(*args)] * settings.ranks))
