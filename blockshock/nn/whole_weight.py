@@ -60,8 +60,8 @@ class WholeWeight(torch.Tensor):
         kwargs = kwargs or {}
         if any(isinstance(target, WholeWeight) for target in _targets(func, args, kwargs)):
             raise InputError(
-                f"{func.__name__} would write to the weight of a BlockShockLinear, which is put together from its "
-                "parts each time that it is read: load_state_dict() writes to them, optimizers train parameters()"
+                f"{func.__name__} would write to the weight of a replaced layer, which is put together each time that "
+                "it is read: load_state_dict() writes to them, optimizers train parameters()"
             )
         with torch_internals.as_plain_tensors():
             found = func(*args, **kwargs)

@@ -1,6 +1,6 @@
 """What every rank runs, phase by phase, and the hypotheses that are judged by it."""
 
-from blockshock.phases import ceilings, compare, profile
+from blockshock.phases import ceilings, compare, correctness, profile
 from blockshock.phases.builds import BLOCK_SHARE, BLOCKS, BUILDS
 from blockshock.phases.case import DTYPES, Case, obstacle
 from blockshock.phases.drift import DriftResult
@@ -25,6 +25,7 @@ __all__ = [
     "ceilings",
     "claims",
     "compare",
+    "correctness",
     "obstacle",
     "profile",
 ]

@@ -52,6 +52,13 @@ def run(case: Case) -> CorrectnessResult:
     return CorrectnessResult(errors, roundings, same_on_ranks, same_again, [first, second], algorithm, sums)
 
 
+@torch.inference_mode()
+def lost_by(case: Case) -> QualitySums:
+    """What the weights of a case lose against W, of this rank's share of the output features; all ranks call it."""
+    built = build(case)
+    return lost(built.x_BK, built.source, built.reference(), built.group.rank(), built.group.size())
+
+
 def _compared(built: Built, y_BN: torch.Tensor, roundings: int) -> tuple[ErrorSums, QualitySums | None]:
     """Errors against what the method promises to be right for, and what that loses against W."""
     reference, share = built.reference(), (built.group.rank(), built.group.size())

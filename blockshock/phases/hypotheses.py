@@ -70,14 +70,17 @@ class Hypothesis:
         for name in ("subject", "rivals"):
             if not hasattr(cls, name):
                 raise InputError(f"{cls.__name__} has no {name}: name a method, or say which ones")
+        if not isinstance(cls.rivals, str | BestOf):
+            raise InputError(f"{cls.__name__}: rivals are a method's name or best_of(…), got {cls.rivals!r}")
         if cls.passes not in (("forward",), ("training",), ("forward", "training")):
             raise InputError(f"{cls.__name__}: passes are ('forward',), ('training',) or both, got {cls.passes!r}")
         cls.statement = said[0].lower() + said[1:]
 
     @classmethod
     def concerns(cls, method: str) -> bool:
-        """Whether it is about rows of this method, a spec."""
+        """Whether it is about rows of this method, a spec. Raises UnknownName if its subject is no method."""
         if isinstance(cls.subject, str):
+            METHODS.get(cls.subject)  # one that is misspelt would be about nothing, and say so nowhere
             return parse_spec(method)[0] == cls.subject
         return cls.subject(method_of(method)[0])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from blockshock.matrices import build_workload
-from blockshock.methods import METHODS, Axis, axis_of, method_of
+from blockshock.methods import METHODS, Axis, Promise, axis_of, method_of
 from blockshock.phases import Case, Claim, claims
 from blockshock.plugin.cover import Cover
 from blockshock.plugin.settings import Points, Settings
@@ -45,8 +45,9 @@ def hypotheses(settings: Settings) -> list[Claim]:
 def trajectories(settings: Settings) -> list[Case]:
     """Small layers to train beside dense ones: each method with all its picks, and each optimizer.
 
-    On gaussian data; and on a recorded layer too the first way of those that pick how they are trained. In float32 on
-    a CPU; on GPUs in bf16 with float32 parameters.
+    On gaussian data; and on a recorded layer too the first way of those that pick how they are trained, with one
+    optimizer where they have weights of their own: each has dense runs of its own beside it. In float32 on a CPU; on
+    GPUs in bf16 with float32 parameters.
     """
     dtype, size = ("fp32", (256, 192)) if settings.device == "cpu" else ("bf16", (512, 384))
     each = _each(settings)
@@ -59,6 +60,7 @@ def trajectories(settings: Settings) -> list[Case]:
         case
         for (workload, N, K), some, choose in ((gaussian, rows, each), (recorded, how, first))
         for optimizer, row in itertools.product(OPTIMIZERS.names(), some)
+        if some is rows or optimizer == "adamw" or method_of(row[0])[0].promise == Promise.DENSE
         for case in _trained(Case(*row, workload, N, K, 32, dtype, settings.seed), (optimizer,), choose)
     ]
 

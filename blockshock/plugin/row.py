@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from blockshock.measure import Ceilings
-from blockshock.phases import Case, obstacle, profile
+from blockshock.methods import Promise, method_of
+from blockshock.phases import Case, correctness, obstacle, profile
 from blockshock.plugin.clock import clock
 from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.phases import Phase
-from blockshock.plugin.records import describe_case, describe_kernel
+from blockshock.plugin.records import describe_case, describe_kernel, describe_quality
 from blockshock.plugin.settings import Settings
 from blockshock.plugin.stash import JOURNAL, RECORDS, STARTED, storage
 
@@ -36,6 +37,7 @@ class Row:
         info = {"kind": phase.kind, **found.info}
         if phase.timed:
             info |= self.limits(case, per_rank, found.samples, info) | self._profile(phase.number, case)
+            info |= self.quality(case)
         wrong = [failure for failure in found.failures if failure is not None]
         if found.failures:
             info["status"] = "wrong" if wrong else "right"
@@ -66,6 +68,12 @@ class Row:
         works = [result.work for result in per_rank]
         described = [describe_limits(work, ceilings, case.dtype, self._settings.flush, samples, info) for work in works]
         return max(described, key=lambda limits: limits.get("limit_ms", math.inf))
+
+    def quality(self, case: Case) -> dict[str, Any]:
+        """What it loses, to stand beside its time; nothing of a case that promises to be right for W."""
+        if method_of(case.method)[0].promise == Promise.DENSE:
+            return {}
+        return describe_quality(self._groups.of(case).run(correctness.lost_by, case.frozen))
 
     def _profile(self, phase: int, case: Case) -> dict[str, Any]:
         """With ``--profile``: traces of what the phase times, and rank 0's kernels with their share of the time."""

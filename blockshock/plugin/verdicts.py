@@ -31,7 +31,8 @@ def judge(claim: Claim, row: Row, rivals: Rivals, settings: Settings) -> None:
     main = claim.hypothesis.passes[0]
     results, samples = found[main], list(chain.from_iterable(blocks[main]["first"]))
     info = {"kind": "verdict", **describe_verdict(claim, rival, tried, blocks, results[0].algorithm, settings)}
-    row.save(1, claim.case, samples, info | row.limits(claim.case, results, samples, info))
+    info |= row.limits(claim.case, results, samples, info) | row.quality(claim.case)
+    row.save(1, claim.case, samples, info)
 
 
 def _slowest(per_rank: list[list[list[float]]]) -> list[list[float]]:

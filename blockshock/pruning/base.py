@@ -37,7 +37,14 @@ class Pruner:
     transposable: ClassVar[bool] = False
 
     def __init__(self, piece: Piece, x_TK: torch.Tensor | None) -> None:
-        self.piece, self.x_TK = piece, x_TK
+        self.piece, self._x_TK = piece, x_TK
+
+    @property
+    def x_TK(self) -> torch.Tensor:
+        """Raises InputError in a pruner that does not say that it needs them."""
+        if self._x_TK is None:
+            raise InputError(f"{type(self).__name__} reads x_TK: let it say needs_inputs = True")
+        return self._x_TK
 
     @classmethod
     def like(cls, source: WeightSource) -> Mask:
@@ -50,7 +57,7 @@ class Pruner:
         R and ``start`` are multiples of four, but for the last rows. Of W′ only what the mask keeps counts; it is
         rounded to the dtype of W.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no prune(w_RK, start)")
 
 
 PRUNERS: Registry[type[Pruner]] = Registry("pruner")

@@ -36,6 +36,10 @@ class SparseStorage(Storage):
         self.mask.check_unchanged()
 
     @staticmethod
+    def check_parameters(**parameters: Any) -> None:
+        """Raises InputError, before anything is built, for a parameter of a spec that is out of its range."""
+
+    @staticmethod
     def _initial(piece: Piece, packed: Packed) -> torch.Tensor:
         """The parameter's first values."""
         raise NotImplementedError
@@ -55,8 +59,14 @@ STORAGES: Registry[type[SparseStorage]] = Registry("storage")
 
 
 def storage_of(spec: str) -> tuple[type[SparseStorage], dict[str, Any]]:
-    """The storage that a spec such as ``masked:every=10`` names, and its parameters."""
-    return STORAGES.resolve(spec, skip=4)
+    """The storage that a spec such as ``masked:every=10`` names, and its parameters.
+
+    Raises:
+        UnknownName, InputError: there is none of that name, or it takes no such parameter, or not such a value.
+    """
+    kind, parameters = STORAGES.resolve(spec, skip=4)
+    kind.check_parameters(**parameters)
+    return kind, parameters
 
 
 @STORAGES.register("compressed")
@@ -119,10 +129,13 @@ class MaskedStorage(SparseStorage):
         self, piece: Piece, packed: Packed, training: Training, bias: nn.Parameter | None, every: int = 1
     ) -> None:
         super().__init__(piece, packed, training, bias)
-        if every < 0:
-            raise InputError(f"masked storage compresses every so many steps, or 0 for never; got every={every}")
         self.dropped_NK = piece.kept.complement().dense().to(piece.device)
         self.every, self._steps, self._is_behind = every, 0, False
+
+    @staticmethod
+    def check_parameters(**parameters: Any) -> None:
+        if (every := parameters.get("every", 1)) < 0:
+            raise InputError(f"masked storage compresses every so many steps, or 0 for never; got every={every}")
 
     def tensors(self) -> list[torch.Tensor]:
         return [*super().tensors(), self.dropped_NK]

@@ -98,10 +98,12 @@ def hyphened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("hyphened")
 def test_names_may_hold_hyphens_and_numbers_a_minus_sign() -> None:
-    assert parse_row("block_shock-two-auto-tile-1-masked:every=-1").picks == {
+    assert parse_row("block_shock-two-auto-tile-1-masked").picks == {
         "kernel": "auto",
         "mask": "tile-1",
-        "storage": "masked:every=-1",
+        "storage": "masked",
     }
+    with pytest.raises(InputError, match=r"its storage 'masked:every=-1': .* got every=-1"):
+        parse_row("block_shock-two-auto-tile-1-masked:every=-1")
     assert parse_row("block_shock-two").method == "block_shock-two"
     assert parse_row("block_shock-auto-tile-compressed").picks["storage"] == "compressed"

@@ -161,7 +161,7 @@ def test_a_write_to_the_weight_that_was_read_is_refused(index: int) -> None:
     for grad in (True, False):
         with (
             torch.set_grad_enabled(grad),
-            pytest.raises(InputError, match="to the weight of a BlockShockLinear, which"),
+            pytest.raises(InputError, match="to the weight of a replaced layer, which"),
         ):
             WRITES[index](layer.weight)
     assert torch.equal(layer.weight, _linear().weight)

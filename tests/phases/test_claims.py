@@ -111,6 +111,7 @@ def test_rows_say_what_their_method_is() -> None:
         ({"__doc__": " ", "subject": "mine", "rivals": "theirs"}, "no docstring"),
         ({"__doc__": "It pays.", "subject": "mine"}, "no rivals"),
         ({"__doc__": "It pays.", "rivals": "theirs"}, "no subject"),
+        ({"__doc__": "It pays.", "subject": "a", "rivals": ("b",)}, r"rivals are a method's name or best_of.*\('b',\)"),
         ({"__doc__": "It pays.", "subject": "a", "rivals": "b", "passes": ("backward",)}, r"got \('backward',\)"),
         ({"__doc__": "It pays.", "subject": "a", "rivals": "b", "passes": "forward"}, "got 'forward'"),
     ],
@@ -129,4 +130,16 @@ def test_a_rival_that_nobody_registered_is_named_with_the_choices() -> None:
         subject, rivals = "block_shock", "dense_singel"
 
     with pytest.raises(UnknownName, match="Did you mean 'dense_single'"):
+        list(claims([CASE], [], ranks=2))
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_subject_that_nobody_registered_is_named_with_the_choices() -> None:
+    @HYPOTHESES.register("vanished")
+    class Vanished(Hypothesis):
+        """It pays."""
+
+        subject, rivals = "prund", best_of()
+
+    with pytest.raises(UnknownName, match="Did you mean 'pruned'"):
         list(claims([CASE], [], ranks=2))

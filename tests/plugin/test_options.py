@@ -167,6 +167,7 @@ WRONG = [
     ("--timing=wall", ["--timing", "'wall'", "cuda_graph"]),
     ("--device=cuda", ["--ranks 2 needs 2 CUDA GPUs, this machine has 0", "choose --device cpu"]),
     ("--device=gpu", ["--device", "'gpu'", "auto", "cpu", "cuda"]),
+    ("--storages=masked:every=-1", ["--storages", "every=-1", "0 for never"]),
     ("--ranks=0", ["--ranks must be at least 1, got 0"]),
     ("--ranks=two", ["--ranks", "'two'"]),
     ("--rounds=0", ["--rounds must be at least 1, got 0"]),

@@ -202,6 +202,16 @@ def test_inputs_are_drawn_for_pruners_that_look_at_them_alone(looking: list[torc
     prune("magnitude", piece(), lambda: pytest.fail("nobody looks at them"))
 
 
+def test_one_that_looks_at_them_unsaid_is_told_to_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Peeking(Pruner):
+        def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return w_RK * self.x_TK.norm(dim=0), w_RK > 0
+
+    monkeypatch.setitem(PRUNERS._entries, "peeking", Peeking)
+    with pytest.raises(InputError, match="peeking: Peeking reads x_TK: let it say needs_inputs = True"):
+        prune("peeking", piece())
+
+
 @pytest.mark.parametrize(
     ("x_TK", "message"),
     [
