@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from learning import linear_of, optimizer_of, train, x_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -22,36 +23,16 @@ ROWS = ("dense_single", "dense_tp_row", "dense_tp_col", "masked_split_dense", "b
 
 
 def _linear(seed: int = 0, bias: bool = True) -> nn.Linear:
-    torch.manual_seed(seed)
-    linear = nn.Linear(64, 48, bias)
-    with torch.no_grad():
-        linear.weight[3, 5:9] = 0.0
-    return linear
-
-
-def _x(seed: int = 1, *shape: int) -> torch.Tensor:
-    return torch.randn(*(shape or (2, 3, 64)), generator=torch.Generator().manual_seed(seed))
-
-
-def _optimizer(layer: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
-
-
-def _train(layer: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> None:
-    for step in range(first, first + steps):
-        optimizer.zero_grad()
-        layer(_x(step)).square().mean().backward()
-        blockshock.clip_grad_norm_(layer.parameters(), 0.05)
-        optimizer.step()
+    return linear_of(slice(5, 9), seed, bias)
 
 
 def _same_as_linear(row: str, bias: bool) -> None:
     """Output, conversion, gradients of what is read whole, and training, as the dense layer."""
     linear = _linear(bias=bias)
     layer = MethodLinear(linear, row)
-    torch.testing.assert_close(layer(_x()), linear(_x()))
+    torch.testing.assert_close(layer(x_of()), linear(x_of()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer(_x()).dtype == torch.float32
+        assert layer(x_of()).dtype == torch.float32
     back = layer.to_linear()
     assert torch.equal(back.weight, linear.weight)
     (layer.weight.square().sum() + (layer.bias.square().sum() if layer.bias is not None else 0)).backward()
@@ -62,7 +43,7 @@ def _same_as_linear(row: str, bias: bool) -> None:
         torch.testing.assert_close(held.grad, 2 * linear.bias.detach()[layer.layer.rows])
         assert torch.equal(layer.bias, linear.bias)  # type: ignore[arg-type]
     for trained in (layer, back):
-        _train(trained, _optimizer(trained), 3)
+        train(trained, optimizer_of(trained), 3)
     torch.testing.assert_close(layer.to_linear().weight, back.weight)
     if bias:
         torch.testing.assert_close(layer.to_linear().bias, back.bias)
@@ -86,8 +67,8 @@ def test_it_needs_no_process_group(row: str) -> None:
 
 def _saved(row: str) -> bytes:
     layer = MethodLinear(_linear(), row)
-    optimizer = _optimizer(layer)
-    _train(layer, optimizer, 2)
+    optimizer = optimizer_of(layer)
+    train(layer, optimizer, 2)
     file = io.BytesIO()
     torch.save({"model": layer.state_dict(), "optimizer": blockshock.optimizer_state(layer, optimizer)}, file)
     return file.getvalue()
@@ -97,15 +78,15 @@ def _resumed(file: bytes, row: str) -> torch.Tensor:
     saved = torch.load(io.BytesIO(file), weights_only=True)
     layer = MethodLinear(_linear(9), row)
     layer.load_state_dict({name: saved["model"][name] for name in layer.state_dict() if name in saved["model"]})
-    optimizer = _optimizer(layer)
+    optimizer = optimizer_of(layer)
     blockshock.load_optimizer_state(layer, optimizer, saved["optimizer"])
-    _train(layer, optimizer, 2, first=2)
+    train(layer, optimizer, 2, first=2)
     return layer.to_linear().weight.detach()
 
 
 def test_a_state_goes_on_with_any_ranks_and_any_dense_row(cpu_ranks: Ranks) -> None:
     linear = _linear()
-    _train(linear, _optimizer(linear), 4)
+    train(linear, optimizer_of(linear), 4)
     for row, other in zip(ROWS, (*ROWS[1:], ROWS[0]), strict=True):
         on_two = cpu_ranks.run(_saved, row)[0]
         if "mask" in torch.load(io.BytesIO(on_two), weights_only=True)["model"]:
@@ -120,7 +101,7 @@ def test_frozen_flags_hooks_and_the_mode_come_along() -> None:
     linear.register_forward_hook(lambda module, args, y: called.append(type(module).__name__))
     for row in ROWS:
         layer = MethodLinear(linear, row)
-        layer(_x())
+        layer(x_of())
         assert not layer.training
         assert [parameter.requires_grad for parameter in layer.parameters()].count(True) == 1
         assert layer.to_linear().weight.requires_grad is False
@@ -130,12 +111,12 @@ def test_frozen_flags_hooks_and_the_mode_come_along() -> None:
 @pytest.mark.parametrize("row", ROWS)
 def test_copies_and_pickles(row: str) -> None:
     layer = MethodLinear(_linear(), row)
-    y = layer(_x())
+    y = layer(x_of())
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(twin(_x()), y)
-        _train(twin, torch.optim.SGD(twin.parameters(), lr=0.5), 1)
-        assert not torch.equal(twin(_x()), y)
-    assert torch.equal(layer(_x()), y)
+        assert torch.equal(twin(x_of()), y)
+        train(twin, torch.optim.SGD(twin.parameters(), lr=0.5), 1)
+        assert not torch.equal(twin(x_of()), y)
+    assert torch.equal(layer(x_of()), y)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -145,9 +126,9 @@ def test_a_forgotten_refresh_is_told(row: str) -> None:
     with torch.no_grad():
         parameter.mul_(2)
     with pytest.raises(StalePacking, match="call refresh"):
-        layer(_x())
+        layer(x_of())
     layer.refresh()
-    layer(_x())
+    layer(x_of())
     parameter.data.view(-1)[:8] += 1.0
     with pytest.raises(StalePacking, match=r"(weight|half) 0: its packing's .* call refresh\(\)|where its mask drops"):
         layer.check()
@@ -158,9 +139,9 @@ def test_products_in_bf16_train_float32_parameters(row: str) -> None:
     linear = _linear()
     layer = MethodLinear(linear, row, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in layer.parameters()} == {torch.float32}
-    y = checkpoint(layer, _x().requires_grad_(), use_reentrant=False)
+    y = checkpoint(layer, x_of().requires_grad_(), use_reentrant=False)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), linear(_x()), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(y.float(), linear(x_of()), rtol=0.02, atol=0.02)
     assert torch.equal(layer.to_linear().weight, linear.weight)
     y.float().sum().backward()
     assert all(parameter.grad is not None for parameter in layer.parameters())
@@ -169,7 +150,7 @@ def test_products_in_bf16_train_float32_parameters(row: str) -> None:
 def _on_one_device() -> list[str]:
     says = []
     layer = MethodLinear(_linear(dist.get_rank()), "dense_single")  # other values on each rank: no group is asked
-    torch.testing.assert_close(layer(_x()), _linear(dist.get_rank())(_x()))
+    torch.testing.assert_close(layer(x_of()), _linear(dist.get_rank())(x_of()))
     pickle.dumps(layer)
     for row, group in (("dense_single", dist.group.WORLD), ("dtensor_row", None)):
         with pytest.raises(InputError) as error:
@@ -178,7 +159,7 @@ def _on_one_device() -> list[str]:
     with pytest.raises(InputError, match="would mix the halves, or other parts, of a weight on them"):
         nn.parallel.DistributedDataParallel(MethodLinear(_linear(), "dense_tp_row"))
     replicated = nn.parallel.DistributedDataParallel(layer)
-    torch.testing.assert_close(replicated(_x()), _linear(0)(_x()))
+    torch.testing.assert_close(replicated(x_of()), _linear(0)(x_of()))
     with pytest.raises(InputError, match="layer on 2 ranks cannot be pickled"):
         pickle.dumps(MethodLinear(_linear(), "dense_tp_col"))
     return says
@@ -194,7 +175,7 @@ def test_a_block_shock_linear_is_one_of_them() -> None:
     short, long = BlockShockLinear(_linear(), kernel="gathered"), MethodLinear(_linear(), "block_shock-gathered")
     assert isinstance(short, MethodLinear)
     assert short.row.name.startswith("block_shock-gathered-")
-    assert torch.equal(short(_x()), long(_x()))
+    assert torch.equal(short(x_of()), long(x_of()))
     assert [name for name, _ in short.named_parameters()] == [name for name, _ in long.named_parameters()]
     long.load_state_dict(short.state_dict())
 

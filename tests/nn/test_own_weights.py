@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from gpus import needs_a_gpu, needs_two_gpus
+from learning import linear_of, optimizer_of, train, x_of
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -36,27 +37,7 @@ ROWS = (
 
 
 def _linear(seed: int = 0, bias: bool = True) -> nn.Linear:
-    torch.manual_seed(seed)
-    linear = nn.Linear(64, 48, bias)
-    with torch.no_grad():
-        linear.weight[3, 4:12] = 0.0  # zeros are kept, and must stay what they are
-    return linear
-
-
-def _x(seed: int = 1, *shape: int) -> torch.Tensor:
-    return torch.randn(*(shape or (2, 3, 64)), generator=torch.Generator().manual_seed(seed))
-
-
-def _optimizer(layer: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
-
-
-def _train(layer: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> None:
-    for step in range(first, first + steps):
-        optimizer.zero_grad()
-        layer(_x(step)).square().mean().backward()
-        blockshock.clip_grad_norm_(layer.parameters(), 0.05)
-        optimizer.step()
+    return linear_of(slice(4, 12), seed, bias)
 
 
 def _masked(layer: MethodLinear) -> nn.Linear:
@@ -80,9 +61,9 @@ def _is_its_w_prime(row: str) -> None:
         lost = (linear.weight.abs() * ~kept).unflatten(1, (-1, 4)).amax(-1)
         least = linear.weight.abs().masked_fill(~kept, torch.inf).unflatten(1, (-1, 4)).amin(-1)
         assert (lost <= least).all()
-    torch.testing.assert_close(layer(_x()), dense(_x()))
+    torch.testing.assert_close(layer(x_of()), dense(x_of()))
     for trained in (layer, dense):
-        _train(trained, _optimizer(trained), 3)
+        train(trained, optimizer_of(trained), 3)
     torch.testing.assert_close(layer.to_linear().weight, dense.weight)
     assert layer.to_linear().weight[~kept].count_nonzero() == 0
     torch.testing.assert_close(layer.to_linear().bias, dense.bias)
@@ -109,13 +90,13 @@ def test_products_in_bf16_round_w_prime_and_not_the_parameters(row: str) -> None
     layer = MethodLinear(linear, row, dtype=torch.bfloat16)
     assert layer.mask is not None
     assert torch.equal(layer.to_linear().weight, linear.weight * layer.mask.dense())
-    assert layer(_x()).dtype == torch.bfloat16
+    assert layer(x_of()).dtype == torch.bfloat16
 
 
 def _saved(row: str) -> bytes:
     layer = MethodLinear(_linear(), row)
-    optimizer = _optimizer(layer)
-    _train(layer, optimizer, 2)
+    optimizer = optimizer_of(layer)
+    train(layer, optimizer, 2)
     file = io.BytesIO()
     torch.save({"model": layer.state_dict(), "optimizer": blockshock.optimizer_state(layer, optimizer)}, file)
     return file.getvalue()
@@ -125,13 +106,13 @@ def _resumed(file: bytes, row: str, seed: int) -> torch.Tensor:
     """W′ after two more steps of a layer of other weights, and so of another mask, whose optimizer was there before."""
     saved = torch.load(io.BytesIO(file), weights_only=True)
     layer = MethodLinear(_linear(seed), row)
-    optimizer = _optimizer(layer)
-    _train(layer, optimizer, 1)
+    optimizer = optimizer_of(layer)
+    train(layer, optimizer, 1)
     layer.load_state_dict(saved["model"])
     assert all(torch.equal(layer.state_dict()[name], value) for name, value in saved["model"].items())
     blockshock.load_optimizer_state(layer, optimizer, saved["optimizer"])
-    assert torch.equal(layer(_x(7)), copy.deepcopy(layer)(_x(7)))
-    _train(layer, optimizer, 2, first=2)
+    assert torch.equal(layer(x_of(7)), copy.deepcopy(layer)(x_of(7)))
+    train(layer, optimizer, 2, first=2)
     layer.check()
     return layer.to_linear().weight.detach()
 
@@ -139,7 +120,7 @@ def _resumed(file: bytes, row: str, seed: int) -> torch.Tensor:
 def test_a_state_loads_exactly_under_the_mask_that_it_was_saved_with(cpu_ranks: Ranks) -> None:
     for row in ROWS:
         layer = MethodLinear(_linear(), row)
-        _train(layer, _optimizer(layer), 4)
+        train(layer, optimizer_of(layer), 4)
         # The tensor-parallel rows prune each shard by itself: the mask may depend on how many there are.
         goes_on = [_resumed(_saved(row), row, 9), *cpu_ranks.run(_resumed, _saved(row), row, 9)]
         for weight in goes_on:
@@ -165,22 +146,22 @@ def _with(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
 )
 def test_a_state_that_is_none_changes_nothing(change: Callable[[dict[str, Any]], Any], says: str) -> None:
     layer = MethodLinear(_linear(), "pruned-reference-magnitude")
-    before, y = layer.state_dict(), layer(_x())
+    before, y = layer.state_dict(), layer(x_of())
     with pytest.raises(RuntimeError, match=says):
         layer.load_state_dict(_with(change))
     assert all(torch.equal(layer.state_dict()[name], value) for name, value in before.items())
-    assert torch.equal(layer(_x()), y)
+    assert torch.equal(layer(x_of()), y)
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_copies_and_pickles(row: str) -> None:
     layer = MethodLinear(_linear(), row)
-    y = layer(_x())
+    y = layer(x_of())
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(twin(_x()), y)
-        _train(twin, _optimizer(twin), 1)
+        assert torch.equal(twin(x_of()), y)
+        train(twin, optimizer_of(twin), 1)
         twin.load_state_dict(layer.state_dict())
-        assert torch.equal(twin(_x()), y)
+        assert torch.equal(twin(x_of()), y)
 
 
 class _ByInputs(Pruner):
@@ -214,14 +195,14 @@ def test_a_pruner_that_looks_at_inputs_is_given_them(by_inputs: str) -> None:
     ("inputs", "says"),
     [
         (None, r"the pruner of pruned-reference-by_inputs looks at inputs, and 0 has none: give inputs=\{'0': x, …\}"),
-        ({"0": _x()}, "looks at inputs, and 2 has none"),
-        ({"0": _x(), "2": _x()}, r"x must be \(B, 48\)"),
-        ({"0": _x(), "2": None}, "x must be a tensor, got NoneType|2 has none"),
-        ({"0": _x(), "2": torch.full((3, 48), torch.nan)}, "calibration inputs holds nan .* needs finite ones"),
-        ({"0": _x(), "2": torch.ones(0, 48)}, "T at least 1"),
-        ({"0": _x(), "2": torch.ones(3, 48).int()}, "floating-point numbers"),
-        (_x(), "inputs= takes some x of each layer by its name, got Tensor"),
-        ({"mlp": _x()}, "inputs= has 'mlp', and no nn.Linear of that name is there: 0, 2"),
+        ({"0": x_of()}, "looks at inputs, and 2 has none"),
+        ({"0": x_of(), "2": x_of()}, r"x must be \(B, 48\)"),
+        ({"0": x_of(), "2": None}, "x must be a tensor, got NoneType|2 has none"),
+        ({"0": x_of(), "2": torch.full((3, 48), torch.nan)}, "calibration inputs holds nan .* needs finite ones"),
+        ({"0": x_of(), "2": torch.ones(0, 48)}, "T at least 1"),
+        ({"0": x_of(), "2": torch.ones(3, 48).int()}, "floating-point numbers"),
+        (x_of(), "inputs= takes some x of each layer by its name, got Tensor"),
+        ({"mlp": x_of()}, "inputs= has 'mlp', and no nn.Linear of that name is there: 0, 2"),
     ],
 )
 def test_inputs_that_do_not_fit_are_told_and_nothing_is_replaced(inputs: Any, says: str, by_inputs: str) -> None:
@@ -256,7 +237,7 @@ def _over_replicas(wrapper: str) -> None:
         trained = DistributedDataParallel(model)
     optimizers = [torch.optim.AdamW(one.parameters(), lr=0.01) for one in (trained, alone)]
     for step in range(3):
-        x = _x(step, 8, 64)
+        x = x_of(step, 8, 64)
         for one, optimizer in zip((trained, alone), optimizers, strict=True):
             optimizer.zero_grad()
             given = x.chunk(2)[dist.get_rank()] if one is trained else x
