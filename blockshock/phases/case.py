@@ -97,6 +97,11 @@ class Case:
         inputs = partial(workload.calibration, CALIBRATION_TOKENS, *size, self.N, self.B)
         return Layer(workload.weights(self.N, *size), self.picks, self.B, backward, self.training, inputs)
 
+    def inputs(self, device: torch.device) -> torch.Tensor:
+        """X (B, K) on a device."""
+        inputs = build_workload(self.workload).inputs
+        return inputs(self.B, self.K, self.torch_dtype, device, self.seed, self.N)
+
     def reference(self, device: torch.device) -> WeightSource:
         """What its output is right for on so many ranks as there are: W, or the method's own W′."""
         return method_of(self.method)[0].reference(self.layer(device), dist.get_world_size())
@@ -149,8 +154,7 @@ def build(case: Case, backward: bool = False) -> Built:
     device, group = this_device(), dist.group.WORLD
     assert group is not None
     layer, (kind, parameters) = case.layer(device, backward), method_of(case.method)
-    inputs = build_workload(case.workload).inputs
-    x_BK = inputs(case.B, case.K, case.torch_dtype, device, case.seed, case.N)
+    x_BK = case.inputs(device)
     kind.check_layer(layer)
     with memory.peak_bytes(device) as peak:
         method = kind(layer, group, **parameters).requires_grad_(case.training is not None)

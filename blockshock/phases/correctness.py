@@ -10,7 +10,7 @@ import torch.distributed as dist
 from blockshock.matrices import bits
 from blockshock.measure import ErrorSums, QualitySums, compare, lost, timing
 from blockshock.methods import Promise
-from blockshock.phases.case import Built, Case, build
+from blockshock.phases.case import Built, Case, build, this_device
 
 
 @dataclass
@@ -54,9 +54,10 @@ def run(case: Case) -> CorrectnessResult:
 
 @torch.inference_mode()
 def lost_by(case: Case) -> QualitySums:
-    """What the weights of a case lose against W, of this rank's share of the output features; all ranks call it."""
-    built = build(case)
-    return lost(built.x_BK, built.source, built.reference(), built.group.rank(), built.group.size())
+    """What the weights of a case lose against W, of this rank's share of the output features. Nothing is packed."""
+    device = this_device()
+    source, reference = case.layer(device).source, case.reference(device)
+    return lost(case.inputs(device), source, reference, dist.get_rank(), dist.get_world_size())
 
 
 def _compared(built: Built, y_BN: torch.Tensor, roundings: int) -> tuple[ErrorSums, QualitySums | None]:

@@ -19,6 +19,7 @@ from blockshock.plugin.phases import Phase
 from blockshock.plugin.records import describe_case, describe_kernel, describe_quality
 from blockshock.plugin.settings import Settings
 from blockshock.plugin.stash import JOURNAL, RECORDS, STARTED, storage
+from blockshock.saved import is_known
 
 
 class Row:
@@ -70,10 +71,14 @@ class Row:
         return max(described, key=lambda limits: limits.get("limit_ms", math.inf))
 
     def quality(self, case: Case) -> dict[str, Any]:
-        """What it loses, to stand beside its time; nothing of a case that promises to be right for W."""
-        if method_of(case.method)[0].promise == Promise.DENSE:
+        """What it loses, to stand beside its time; nothing where that is W's, or another row of the session says it."""
+        ranks = self._groups.of(*self._cases)
+        said = [record["extra_info"] for record in self._request.config.stash[RECORDS]]
+        if method_of(case.method)[0].promise == Promise.DENSE or is_known(
+            said, describe_case(0, case, self._settings.device, ranks.size)
+        ):
             return {}
-        return describe_quality(self._groups.of(case).run(correctness.lost_by, case.frozen))
+        return describe_quality(ranks.run(correctness.lost_by, case.frozen))
 
     def _profile(self, phase: int, case: Case) -> dict[str, Any]:
         """With ``--profile``: traces of what the phase times, and rank 0's kernels with their share of the time."""

@@ -14,7 +14,7 @@ from blockshock.saved.journal import (
     write_whole,
 )
 from blockshock.saved.judged import PASSES, best_dense, dense_beside, faults, is_alone, is_dense, sound, was_checked
-from blockshock.saved.quality import qualities
+from blockshock.saved.quality import is_known, qualities
 from blockshock.saved.results import NotARun, Run, latest_run, read_run
 from blockshock.saved.schema import or_inf
 from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, section_of
@@ -39,6 +39,7 @@ __all__ = [
     "faults",
     "is_alone",
     "is_dense",
+    "is_known",
     "is_timed",
     "journal",
     "latest_run",

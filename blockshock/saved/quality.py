@@ -22,6 +22,12 @@ def lost(infos: list[Info]) -> list[Info | None]:
     return [found[layer]["quality"] if (layer := _layer(info)) in found else None for info in infos]
 
 
+def is_known(infos: list[Info], info: Info) -> bool:
+    """Whether one of the rows says what this one would lose, of as many rows of X or more."""
+    found = _found(infos).get(_layer(info))
+    return found is not None and found["B"] >= info["B"]
+
+
 def _found(infos: list[Info]) -> dict[Any, Info]:
     """One row a method, picks, layer and dtype: the one with the most rows of X."""
     told = [info for info in infos if info.get("quality") is not None]

@@ -31,7 +31,7 @@ from blockshock.saved.judged import (
     sound,
     was_checked,
 )
-from blockshock.saved.quality import lost, qualities
+from blockshock.saved.quality import is_known, lost, qualities
 from blockshock.saved.results import read_run
 from blockshock.saved.settle import ratio_of, settled
 
@@ -66,6 +66,7 @@ def test_what_was_read_is_judged_once_and_for_all(folder: Path, rows: list[dict[
     for info, quality in zip(run.infos, lost(run.infos), strict=True):
         assert completed(info) == info
         assert info.get("loses") == quality
+        assert quality is not None or not is_known(run.infos, info)
         assert all(
             is_dense(row) and (row["span"] == "one" or not is_alone(info)) for row in dense_beside(run.infos, info)
         )
