@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from blockshock.errors import InputError, UnknownName
-from blockshock.saved.results import NotARun
+from blockshock.phases.builds import disturbed
+from blockshock.saved.results import NotARun, read_run
 
 ROOT = Path(__file__).parent.parent
 RUN = "0006_2xH200-full"
@@ -31,6 +33,15 @@ def _block(table: str, run: str = RUN, inside: str = "") -> str:
 def test_the_readme_says_what_its_runs_say() -> None:
     readme = (ROOT / "README.md").read_text()
     assert written(readme) == readme
+
+
+def test_the_theory_counts_the_disturbed_blocks_of_the_run_that_it_names() -> None:
+    said = re.search(r"of (\d+) blocks of `(\S+)` that was so in (\d+)", (ROOT / "docs" / "theory.md").read_text())
+    assert said is not None
+    run = read_run(ROOT / "benchmark_results" / "official" / said[2])
+    pairs = [(pair["first"], pair["second"]) for info in run.infos for pair in info.get("blocks", {}).values()]
+    assert sum(len(first) for first, _ in pairs) == int(said[1])
+    assert sum(len(disturbed(pair)) for pair in pairs) == int(said[3])
 
 
 def test_every_table_is_filled_and_stays_what_it_is() -> None:
