@@ -34,7 +34,7 @@ OF_AUTO = tuple(itertools.product(("1100", "random", "tile_random"), ((48, 32), 
 """Masks and sizes: few, for each is measured, and its kernels are fuzzed by themselves."""
 lengths = st.sampled_from((0, 1, 7, 8, 16, 32, 64)) | st.integers(0, 70)
 """Of a batch: as often such that the library takes x as it is, as others."""
-INPUTS = 3
+INPUTS = 6
 """That each packing of the fuzz meets: on a GPU to pack takes longer than to multiply."""
 
 
@@ -116,7 +116,7 @@ def test_products_are_right_on_a_cpu(fake_cusparselt: Any, data: Any) -> None:
 
 @pytest.mark.gpu
 @needs_a_gpu
-@examples(700)
+@examples(350)
 @given(data=st.data())
 def test_products_are_right_on_a_gpu(data: Any) -> None:
     _check_a_product(data, [kernel for kernel in KERNELS if rows(kernel, "cuda")], "cuda")
