@@ -29,13 +29,14 @@ __all__ = ["fake_cusparselt"]
 
 KERNELS = ("cusparselt:search=no", "cutlass", "gathered", "reference", "dense", "auto:search=no")
 MASKS = ("1100", "0110", "1001", "random", "magnitude", "tile", "tile_random", "tile_magnitude", "given")
-SIZES = ((16, 16), (48, 32), (20, 12), (36, 44), (64, 128), (144, 272), (256, 512))
+SIZES = ((16, 16), (48, 32), (20, 12), (36, 44), (144, 272), (256, 512))
 OF_AUTO = tuple(itertools.product(("1100", "random", "tile_random"), ((48, 32), (256, 512))))
 """Masks and sizes: few, for each is measured, and its kernels are fuzzed by themselves."""
-lengths = st.sampled_from((0, 1, 7, 8, 16, 32, 64)) | st.integers(0, 70)
-"""Of a batch: as often such that the library takes x as it is, as others."""
+lengths = st.sampled_from((0, 1, 7, 8, 16, 32, 64)) | st.integers(0, 24)
+"""Of a batch: as often such that the library takes x as it is, as others. Few once they are padded to eights: the first
+product of a size takes cuSPARSELt 0.17 s."""
 INPUTS = 6
-"""That each packing of the fuzz meets: on a GPU to pack takes longer than to multiply."""
+"""That each packing of the fuzz meets."""
 
 
 def _mask(kind: str, source: TensorWeights) -> Mask:
