@@ -141,7 +141,7 @@ except KernelUnavailable as error:
     assert "serves one device a thread" in str(error), error
 else:
     raise SystemExit("no error")
-trains(*layer_on("cuda:0", "auto"), "cuda:0")
+trains(*layer_on("cuda:0", "auto:search=no"), "cuda:0")
 trains(*first, "cuda:1")
 with torch.cuda.device(1):
     trains(*first, "cuda:1")
