@@ -11,6 +11,7 @@ import math
 import torch
 
 from blockshock.errors import InputError, MaskError
+from blockshock.matrices import kept_on_gpu
 from blockshock.matrices.blocks_of_rows import check_slice, row_blocks
 from blockshock.matrices.masks import DenseMask, Mask
 from blockshock.matrices.weights import WeightSource
@@ -174,20 +175,26 @@ def mask_positions(mask: Mask) -> torch.Tensor:
     return torch.cat([positions_of(mask.rows(start, stop), start) for start, stop in blocks])
 
 
-def _unpacked(positions: torch.Tensor, rows: int, K: int) -> torch.Tensor:
-    """Positions 0–3 of the two kept of each four, int64 (R, K/4, 2)."""
+def _check_positions(positions: torch.Tensor, rows: int, K: int) -> None:
     if K % 4 or tuple(positions.shape) != (rows, -(-K // 8)) or positions.dtype != torch.uint8:
         raise InputError(
             f"({rows}, {K}) rows go with uint8 positions ({rows}, ⌈K/8⌉), K a multiple of 4; "
             f"got {positions.dtype} {tuple(positions.shape)}"
         )
+
+
+def _unpacked(positions: torch.Tensor, K: int) -> torch.Tensor:
+    """Positions 0–3 of the two kept of each four, int64 (R, K/4, 2)."""
     nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : K // 4].long()
     return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
 
 
 def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The kept values (R, K/2) of dense rows."""
-    return pick(w_RK, _unpacked(positions, *w_RK.shape))
+    """The kept values (R, K/2) of dense rows, bit for bit."""
+    _check_positions(positions, *w_RK.shape)
+    if kept_on_gpu.fits(w_RK.shape[1], positions, w_RK):
+        return kept_on_gpu.gather(w_RK, positions)
+    return pick(w_RK, _unpacked(positions, w_RK.shape[1]))
 
 
 def pick(w_RK: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
@@ -195,10 +202,18 @@ def pick(w_RK: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     return bits(w_RK.contiguous()).unflatten(1, (-1, 4)).gather(2, where).flatten(1).view(w_RK.dtype)
 
 
-def expand(values_RJ: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The dense (R, K) rows of kept values (R, K/2) and their packed positions (R, ⌈K/8⌉)."""
-    rows, kept_of_row = values_RJ.shape
-    where = _unpacked(positions, rows, 2 * kept_of_row)
+def expand(values_RJ: torch.Tensor, positions: torch.Tensor, out_RK: torch.Tensor | None = None) -> torch.Tensor:
+    """The dense (R, K) rows of kept values (R, K/2) and their packed positions (R, ⌈K/8⌉), bit for bit.
+
+    Args:
+        out_RK: takes them, cast to its dtype.
+    """
+    dtype = values_RJ.dtype if out_RK is None else out_RK.dtype
+    values_RJ, (rows, kept_of_row) = values_RJ.to(dtype), values_RJ.shape
+    _check_positions(positions, rows, 2 * kept_of_row)
+    if kept_on_gpu.fits(2 * kept_of_row, positions, values_RJ, out_RK):
+        return kept_on_gpu.scatter(values_RJ, positions, out_RK)
     kept = bits(values_RJ.contiguous()).unflatten(1, (-1, 2))
-    dense = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
-    return dense.scatter_(2, where, kept).flatten(1).view(values_RJ.dtype)
+    spread = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
+    dense_RK = spread.scatter_(2, _unpacked(positions, 2 * kept_of_row), kept).flatten(1).view(dtype)
+    return dense_RK if out_RK is None else out_RK.copy_(dense_RK)

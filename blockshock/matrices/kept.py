@@ -65,7 +65,7 @@ class Kept(nn.Module):
             return
         assert self._positions is not None
         for start, stop in row_blocks(self.N, self.K * 8, _BLOCK_BYTES):
-            out_NK[start:stop] = expand(values_NJ[start:stop], self._positions[start:stop])
+            expand(values_NJ[start:stop], self._positions[start:stop], out_NK[start:stop])
 
     def gradient(
         self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, sorted_by_pattern: bool
