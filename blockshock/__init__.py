@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from blockshock.moved import know_old_names
+from blockshock.nn.old_names import know_old_names
 
 if TYPE_CHECKING:
     from blockshock.kernels import KERNELS

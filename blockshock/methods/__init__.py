@@ -9,5 +9,3 @@ from blockshock.methods.named_rows import Row, parse_row
 from blockshock.methods.product import check_once
 
 METHODS.load_package(__name__)
-
-from blockshock.methods.superposition import BlockShock  # noqa: E402 - after all are registered in order
