@@ -13,7 +13,7 @@ from blockshock.matrices.masks import (
     check_transposable,
 )
 from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, random_mask, transposable_tiles
-from blockshock.matrices.pieces import Piece
+from blockshock.matrices.pieces import Piece, PieceWeights
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
 from blockshock.matrices.saved_mask import faults_of_state, is_saved_mask, mask_tensor, saved_mask, settled
 from blockshock.matrices.weights import (
