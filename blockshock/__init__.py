@@ -5,32 +5,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from blockshock.moved import know_old_names
+from blockshock.nn.old_names import know_old_names
 
 if TYPE_CHECKING:
-    from blockshock.kernels import KERNELS as KERNELS
-    from blockshock.matrices.masks import TiledMask as TiledMask
-    from blockshock.matrices.named_masks import MASKS as MASKS
-    from blockshock.matrices.saved_mask import saved_mask as saved_mask
-    from blockshock.matrices.workloads import WORKLOADS as WORKLOADS
-    from blockshock.matrices.workloads import Workload as Workload
-    from blockshock.methods import AXES as AXES
-    from blockshock.methods import METHODS as METHODS
-    from blockshock.methods import Axis as Axis
-    from blockshock.methods import Method as Method
-    from blockshock.nn.checkpoint import load_optimizer_state as load_optimizer_state
-    from blockshock.nn.checkpoint import optimizer_state as optimizer_state
-    from blockshock.nn.linear import BlockShockLinear as BlockShockLinear
-    from blockshock.nn.method_linear import MethodLinear as MethodLinear
-    from blockshock.nn.parallel_style import BlockShockParallel as BlockShockParallel
-    from blockshock.nn.replacing import replace_linears as replace_linears
-    from blockshock.phases.hypotheses import HYPOTHESES as HYPOTHESES
-    from blockshock.phases.hypotheses import Hypothesis as Hypothesis
-    from blockshock.phases.hypotheses import best_of as best_of
-    from blockshock.pruning import PRUNERS as PRUNERS
-    from blockshock.pruning import Pruner as Pruner
-    from blockshock.training.clipping import clip_grad_norm_ as clip_grad_norm_
-    from blockshock.training.steps import elementwise as elementwise
+    from blockshock.kernels import KERNELS
+    from blockshock.matrices.masks import TiledMask
+    from blockshock.matrices.named_masks import MASKS
+    from blockshock.matrices.saved_mask import saved_mask
+    from blockshock.matrices.workloads import WORKLOADS, Workload
+    from blockshock.methods import AXES, METHODS, Axis, Method
+    from blockshock.nn.checkpoint import load_optimizer_state, optimizer_state
+    from blockshock.nn.linear import BlockShockLinear
+    from blockshock.nn.method_linear import MethodLinear
+    from blockshock.nn.parallel_style import BlockShockParallel
+    from blockshock.nn.replacing import replace_linears
+    from blockshock.phases.hypotheses import HYPOTHESES, Hypothesis, best_of
+    from blockshock.pruning import PRUNERS, Pruner
+    from blockshock.training.clipping import clip_grad_norm_
+    from blockshock.training.steps import elementwise
 
 _PUBLIC = {
     "AXES": "blockshock.methods",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from blockshock import doctor
+from blockshock.doctor.extras import need
 from blockshock.errors import ExtraMissing
-from blockshock.extras import need
 from blockshock.saved import journal
 
 

@@ -21,7 +21,7 @@ from inner_pytest import ROOT, python_path
 import blockshock.kernels
 from blockshock import doctor
 from blockshock.__main__ import main
-from blockshock.doctor import Finding, State
+from blockshock.doctor import Finding, State, on_ranks
 from blockshock.kernels import KERNELS, Kernel
 from blockshock.ranks import spawn
 from blockshock.registry import Registry
@@ -254,9 +254,9 @@ class FakeRanks:
         pass
 
     def run(self, function: Callable[..., Any], *args: str) -> list[Any]:
-        if function is doctor.sum_of_numbers:
+        if function is on_ranks.sum_of_numbers:
             return [{1: 1, 2: 3}[self.size]] * self.size if self.sums is None else list(self.sums)
-        if function is doctor.try_internal:
+        if function is on_ranks.try_internal:
             return [None]
         name, kernel, device = args
         state: State = "broken" if kernel in self.broken else "ok"

@@ -17,7 +17,6 @@ HERE = Path(__file__).parent
 NOT_FUZZED = {
     "blockshock.ranks": "starts processes: faults are injected by tests/ranks/test_rank_faults.py and others",
     "blockshock.machine.environment": "takes no arguments",
-    "blockshock.extras": "looks at what is installed: tests/test_packaging.py",
     "blockshock.doctor": "looks at this machine: each check is broken in turn by tests/test_doctor.py",
     "blockshock.kernels.cusparselt": "needs a GPU: tests/kernels/test_gpu_kernels.py; over a fake, test_layouts.py",
     "blockshock.kernels.cusparselt_search": "needs a GPU: tests/kernels/test_gpu_cusparselt.py, test_cusparselt.py",
@@ -57,7 +56,7 @@ ALSO_NOT = {
     "training.storages.DenseStorage": "made by the methods of test_fuzz_layers.py",
     "kernels.algorithm_cache.cache_folder": "takes no arguments",
     "matrices.blocks_of_rows.check_slice": "the check behind every rows() and columns()",
-    "moved.know_old_names": "takes no arguments",
+    "nn.old_names.know_old_names": "takes no arguments",
     "pruning.pruned.like": "called for every pruned layer whose kernel is looked for",
     "registry.check_range": "the check behind every number in a spec",
     "phases.hypotheses.claims": "made by cases.hypotheses",

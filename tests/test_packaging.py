@@ -17,8 +17,8 @@ import pytest
 from inner_pytest import ROOT, environment, start
 
 from blockshock.__main__ import main
+from blockshock.doctor.extras import EXTRAS, LAYERS, need
 from blockshock.errors import ExtraMissing
-from blockshock.extras import EXTRAS, LAYERS, need
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {"pytest-json-report": "pytest_jsonreport", "pytest-xdist": "xdist"}

@@ -7,5 +7,3 @@ KERNELS.load_package(__name__)
 # After all are registered in the order of their files: test ids keep to that order.
 from blockshock.kernels.algorithm_cache import cache_folder  # noqa: E402
 from blockshock.kernels.dense import PackedDense  # noqa: E402
-
-__all__ = ["KERNELS", "Kernel", "Packed", "PackedDense", "build_kernel", "cache_folder", "packed_bytes"]

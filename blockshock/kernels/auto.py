@@ -1,14 +1,18 @@
-"""The fastest kernel for a shape, a mask and a device, found by measuring each candidate once."""
+"""The fastest kernel for a shape, a mask and a device, found by measuring each candidate that multiplies right once."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
 from blockshock.errors import KernelUnavailable
-from blockshock.kernels.base import KERNELS, Agree, Kernel, build_kernel
-from blockshock.matrices import Mask, Piece, generator
-from blockshock.measure import timing
+from blockshock.kernels.base import KERNELS, Agree, Kernel, Packed, build_kernel
+from blockshock.matrices import Mask, Piece, PieceWeights, TransposedWeights, WeightSource, generator
+from blockshock.measure import Accuracy, compare, timing
 
+MOST_ROWS = 64
+"""Of a product that are compared with the dense one, in float64."""
 _fastest: dict[tuple[object, ...], str] = {}
 
 
@@ -61,7 +65,9 @@ class Auto(Kernel):
         key = (piece.device, piece.dtype, piece.N, piece.K, tokens, tile, backward, tuple(candidates))
         # Ranks hold different pieces, and may have met different ones before: all measure if one has to.
         if any(agree([float(key not in _fastest)])):
-            seconds = agree([_median_seconds(build_kernel(spec), piece, tokens, backward) for spec in candidates])
+            seconds = agree([_seconds(build_kernel(spec), piece, tokens, backward) for spec in candidates])
+            if math.isinf(min(seconds)):
+                raise KernelUnavailable(f"kernel auto: none of {', '.join(candidates)} multiplies right on this device")
             _fastest[key] = candidates[seconds.index(min(seconds))]
         return build_kernel(_fastest[key])
 
@@ -80,19 +86,32 @@ def _contenders() -> list[Kernel]:
     return [kind() for kind in kinds if kind.sparse and kind.contender and kind is not Auto]
 
 
-def _median_seconds(kernel: Kernel, piece: Piece, tokens: int, backward: bool) -> float:
+def _seconds(kernel: Kernel, piece: Piece, tokens: int, backward: bool) -> float:
+    """Of one call, forward or both ways; infinitely many of a kernel whose product is not that of the piece."""
     stream = generator(piece.device, piece.source.seed, 4)
     x_BK, grad_y_BN = (
         torch.randn(tokens, width, device=piece.device, generator=stream).to(piece.dtype)
         for width in (piece.K, piece.N)
     )
-    packed = kernel.pack(piece, backward=backward)
+    packed, right = kernel.pack(piece, backward=backward), PieceWeights(piece)
+    wrong = _fault(packed(x_BK), x_BK, right)
+    if backward:
+        wrong = wrong or _fault(packed.grad_input(grad_y_BN), grad_y_BN, TransposedWeights(right))
+    return math.inf if wrong else _median_seconds(kernel, packed, x_BK, grad_y_BN if backward else None)
 
+
+def _fault(y_BN: torch.Tensor, x_BK: torch.Tensor, right: WeightSource) -> str | None:
+    """None if the first rows of a product are right, else what they miss."""
+    sums = compare(y_BN[:MOST_ROWS], x_BK[:MOST_ROWS], right, roundings=1, index=0, count=1)
+    return Accuracy.of(sums, roundings=1).failure()
+
+
+def _median_seconds(kernel: Kernel, packed: Packed, x_BK: torch.Tensor, grad_y_BN: torch.Tensor | None) -> float:
     def call() -> None:
         packed(x_BK)
-        if backward:
+        if grad_y_BN is not None:
             packed.grad_input(grad_y_BN)
 
-    mode = "cuda_graph" if piece.device.type == "cuda" else "sync"
+    mode = "cuda_graph" if x_BK.is_cuda else "sync"
     protocol = timing.Protocol(mode, rounds=15, warmup=3)
-    return timing.percentile(timing.time_call(call, piece.device, protocol), 50)
+    return timing.percentile(timing.time_call(call, x_BK.device, protocol), 50)

@@ -23,31 +23,3 @@ from blockshock.machine.collectives import (
 from blockshock.machine.meeting import meet, next_name
 from blockshock.machine.memory import held_bytes, indexed
 from blockshock.machine.tried_internals import INTERNALS
-
-__all__ = [
-    "INTERNALS",
-    "Alone",
-    "Borrowed",
-    "ColumnShard",
-    "Entry",
-    "Group",
-    "OwnFeatures",
-    "Replicated",
-    "aligner",
-    "all_gather",
-    "environment",
-    "gather_features",
-    "global_ranks",
-    "groups_of",
-    "held_bytes",
-    "indexed",
-    "meet",
-    "memory",
-    "next_name",
-    "of_rank_0",
-    "ranks_of",
-    "shard",
-    "slowest_of_ranks",
-    "sum_over_ranks",
-    "torch_internals",
-]

@@ -1,7 +1,7 @@
 """Matrices and what is kept of them: weights, workloads, 2:4 masks, compressed and kept values."""
 
 from blockshock.matrices.blocks_of_rows import generator, row_blocks
-from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept, kept_columns, pick
+from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept
 from blockshock.matrices.kept import Kept, product
 from blockshock.matrices.masks import (
     MOST_FEATURES,
@@ -13,7 +13,7 @@ from blockshock.matrices.masks import (
     check_transposable,
 )
 from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, random_mask, transposable_tiles
-from blockshock.matrices.pieces import Piece
+from blockshock.matrices.pieces import Piece, PieceWeights
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
 from blockshock.matrices.saved_mask import faults_of_state, is_saved_mask, mask_tensor, saved_mask, settled
 from blockshock.matrices.weights import (
@@ -25,45 +25,3 @@ from blockshock.matrices.weights import (
     nudge_zeros,
 )
 from blockshock.matrices.workloads import LOSSES, WORKLOADS, build_workload
-
-__all__ = [
-    "LOSSES",
-    "MASKS",
-    "MOST_FEATURES",
-    "MOST_PATTERNS",
-    "WORKLOADS",
-    "Compressed24",
-    "GeneratedWeights",
-    "Kept",
-    "KeptMask",
-    "LazyMask",
-    "Mask",
-    "Piece",
-    "RowPatterns",
-    "TensorWeights",
-    "TransposedWeights",
-    "WeightSource",
-    "bits",
-    "build_mask",
-    "build_workload",
-    "check_2to4",
-    "check_complementary",
-    "check_finite",
-    "check_shape",
-    "check_transposable",
-    "faults_of_state",
-    "gather_kept",
-    "generator",
-    "is_saved_mask",
-    "kept_columns",
-    "mask_tensor",
-    "nudge_zeros",
-    "pattern_mask",
-    "pick",
-    "product",
-    "random_mask",
-    "row_blocks",
-    "saved_mask",
-    "settled",
-    "transposable_tiles",
-]

@@ -68,3 +68,15 @@ class Piece:
     def kept_values(self, start: int, stop: int) -> torch.Tensor:
         """Kept values of rows [start, stop) in column order, (rows, K/2)."""
         return pick(self.block(start, stop), kept_columns(self.kept.rows(start, stop), first_row=start))
+
+
+class PieceWeights(WeightSource):
+    """What a piece multiplies by, without a bias: zero where its mask drops."""
+
+    def __init__(self, piece: Piece) -> None:
+        super().__init__(piece.N, piece.K, piece.dtype, piece.device, piece.source.seed, bias=None)
+        self._piece = piece
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        block, mask = self._piece.block(start, stop), self._piece.mask
+        return block if mask is None else block.where(mask.rows(start, stop), 0)

@@ -11,7 +11,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.matrices.blocks_of_rows import check_slice, generator, row_blocks, seeded_rows
-from blockshock.matrices.masks import Mask, check_shape
+from blockshock.matrices.masks import Mask, check_shape, check_size
 
 
 def nudge_zeros(w: torch.Tensor) -> torch.Tensor:
@@ -157,7 +157,7 @@ class TensorWeights(WeightSource):
             raise InputError(f"W must be a floating-point (N, K) matrix, got {w_NK.dtype} {tuple(w_NK.shape)}")
         check_finite(w_NK, f"the weight of {of}" if of else "W", _MEND)
         N, K = w_NK.shape
-        check_shape(N, K)
+        check_size(N, K)
         super().__init__(N, K, w_NK.dtype, w_NK.device, seed, None if bias is None else bias.detach())
         self._w_NK = w_NK.detach()
         if bias is not None:

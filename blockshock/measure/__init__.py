@@ -5,26 +5,3 @@ from blockshock.measure.accuracy import Accuracy, ErrorSums, compare
 from blockshock.measure.quality import QualitySums, lost
 from blockshock.measure.roofline import Ceilings, Line, NoCeiling, Operand, Work, demands, known, limit, product
 from blockshock.measure.timing import Call, Prologue, Protocol, check_durations, warm_up
-
-__all__ = [
-    "Accuracy",
-    "Call",
-    "Ceilings",
-    "ErrorSums",
-    "Line",
-    "NoCeiling",
-    "Operand",
-    "Prologue",
-    "Protocol",
-    "QualitySums",
-    "Work",
-    "check_durations",
-    "compare",
-    "demands",
-    "known",
-    "limit",
-    "lost",
-    "product",
-    "timing",
-    "warm_up",
-]

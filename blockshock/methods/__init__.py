@@ -9,25 +9,3 @@ from blockshock.methods.named_rows import Row, parse_row
 from blockshock.methods.product import check_once
 
 METHODS.load_package(__name__)
-
-from blockshock.methods.superposition import BlockShock  # noqa: E402 - after all are registered in order
-
-__all__ = [
-    "AXES",
-    "METHODS",
-    "Axis",
-    "BlockShock",
-    "Layer",
-    "Method",
-    "Promise",
-    "Role",
-    "Row",
-    "Shape",
-    "Span",
-    "WeightEstimate",
-    "all_axes",
-    "axis_of",
-    "check_once",
-    "method_of",
-    "parse_row",
-]

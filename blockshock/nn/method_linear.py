@@ -16,12 +16,8 @@ from torch import nn
 
 from blockshock.errors import InputError, StalePacking
 from blockshock.machine import meet, of_rank_0, slowest_of_ranks
-from blockshock.matrices import (
-    Mask,
-    TensorWeights,
-    mask_tensor,
-)
-from blockshock.methods import Layer, Row, parse_row
+from blockshock.matrices import Mask, TensorWeights, mask_tensor
+from blockshock.methods import Layer, Promise, Row, parse_row
 from blockshock.nn.arguments import check_options, check_x
 from blockshock.nn.layer_state import load_state
 from blockshock.nn.replaceable import check_replaceable, take_over
@@ -231,7 +227,9 @@ class MethodLinear(nn.Module):
         # torch.distributed.checkpoint adds what it finds in the model itself.
         own = {id(tensor) for tensor in [*self.parameters(), *self.buffers()]}
         found = {key: value for key, value in found.items() if torch.is_tensor(value) and id(value) not in own}
-        missing_keys += [prefix + name for name in wanted if name not in found]
+        # W′ under another mask than its own is another layer: strict=True is there to tell, strict=False to mean it.
+        with_mask = ["mask"] if self.row.kind.promise == Promise.OWN_WEIGHTS else []
+        missing_keys += [prefix + name for name in [*wanted, *with_mask] if name not in found]
         unexpected_keys += [prefix + name for name in found if name not in {*wanted, *(["mask"] if self.mask else [])}]
         error_msgs += load_state(self, found, wanted, prefix)
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from blockshock.errors import InputError
+from blockshock.errors import BlockShockError, InputError
 from blockshock.machine import meet
 from blockshock.methods import Row, parse_row
 from blockshock.nn.arguments import check_options
@@ -67,7 +67,8 @@ def replace_linears(
     Args:
         model: what holds them; one that stands in several places is replaced in all of them.
         row: by its name, such as ``block_shock-auto`` or ``dense_tp_row``: the method, then a spec of each of its axes
-            in order, of which the last ones may be left out.
+            in order. For the last ones, left out, what is usual in training is taken: of pruners ``tile_magnitude``,
+            whose masks leave Wᵀ 2:4 too, where ``magnitude``, the suite's choice for forward passes, keeps more.
         where: called with the name and the layer, it says which are meant; None for all.
         group, dtype, tokens: as of ``MethodLinear``.
         inputs: some x of each layer by its name, for a pruner that looks at them; others do not.
@@ -163,6 +164,8 @@ def _inputs_of(
 def _built(name: str, linear: nn.Linear, row: Row, group: Any, **options: Any) -> MethodLinear:
     try:
         return MethodLinear(linear, row, group, **options)
+    except BlockShockError as error:
+        raise type(error)(f"{name}: {error}; nothing is replaced") from error
     except Exception as error:
         error.add_note(f"while {row.name} was built for {name}: nothing is replaced")
         raise

@@ -9,23 +9,3 @@ from blockshock.phases.hypotheses import Claim, claims
 from blockshock.phases.profile import KernelTime
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult
-
-__all__ = [
-    "BLOCKS",
-    "BLOCK_SHARE",
-    "BUILDS",
-    "DTYPES",
-    "Case",
-    "Claim",
-    "DriftResult",
-    "KernelTime",
-    "TimingResult",
-    "TrainingResult",
-    "TrajectoryResult",
-    "ceilings",
-    "claims",
-    "compare",
-    "correctness",
-    "obstacle",
-    "profile",
-]

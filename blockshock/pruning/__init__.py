@@ -4,5 +4,3 @@ from blockshock.pruning.base import CALIBRATION_TOKENS, PRUNERS, Inputs, Pruner
 from blockshock.pruning.pruned import JoinedWeights, PrunedWeights, like, prune
 
 PRUNERS.load_package(__name__)
-
-__all__ = ["CALIBRATION_TOKENS", "PRUNERS", "Inputs", "JoinedWeights", "PrunedWeights", "Pruner", "like", "prune"]

@@ -8,13 +8,9 @@ owns its GPU i; gloo on ``cpu``. A failure of any rank ends the whole group, and
 here knows what the ranks are for.
 """
 
-from blockshock.ranks.constants import DEVICES as DEVICES
-from blockshock.ranks.constants import START_SECONDS as START_SECONDS
-from blockshock.ranks.errors import RankError as RankError
-from blockshock.ranks.errors import RankLost as RankLost
-from blockshock.ranks.errors import RankTimeout as RankTimeout
-from blockshock.ranks.group import Ranks as Ranks
-from blockshock.ranks.member import end_with_parent_thread as end_with_parent_thread
-from blockshock.ranks.place import Place as Place
-from blockshock.ranks.start import adopt as adopt
-from blockshock.ranks.start import spawn as spawn
+from blockshock.ranks.constants import DEVICES, START_SECONDS
+from blockshock.ranks.errors import RankError, RankLost, RankTimeout
+from blockshock.ranks.group import Ranks
+from blockshock.ranks.member import end_with_parent_thread
+from blockshock.ranks.place import Place
+from blockshock.ranks.start import adopt, spawn

@@ -7,27 +7,3 @@ from blockshock.training.sharded import check_replicas, gathered, is_shard, resh
 from blockshock.training.sparse_storages import STORAGES, MaskedStorage, SparseStorage, storage_of
 from blockshock.training.steps import check_elementwise, mark_split, part_of, replace
 from blockshock.training.storages import DenseStorage, Storage, Training, first_difference
-
-__all__ = [
-    "OPTIMIZERS",
-    "STORAGES",
-    "DenseStorage",
-    "MaskedStorage",
-    "SparseStorage",
-    "Storage",
-    "Training",
-    "build_recipe",
-    "check_elementwise",
-    "check_replicas",
-    "clip_grad_norm_",
-    "first_difference",
-    "gathered",
-    "is_shard",
-    "mark_split",
-    "part_of",
-    "replace",
-    "reshard",
-    "spread_as",
-    "storage_of",
-    "watch_scalers",
-]

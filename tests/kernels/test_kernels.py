@@ -12,9 +12,10 @@ from torch.sparse._semi_structured_conversions import (
 )
 
 from blockshock.errors import InputError, KernelUnavailable, UnknownName
-from blockshock.kernels import KERNELS, build_kernel
+from blockshock.kernels import KERNELS, Packed, build_kernel
 from blockshock.kernels import auto as auto_module
 from blockshock.kernels.algorithm_cache import AlgorithmCache, cache_folder
+from blockshock.kernels.gathered import Gathered
 from blockshock.matrices.masks import Mask, TiledMask
 from blockshock.matrices.named_masks import SIX_PATTERNS, build_mask
 from blockshock.matrices.pieces import Piece
@@ -174,6 +175,32 @@ def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(monkeypatch:
     assert sorted(measured) == ["Gathered", "Reference"]
     slower_elsewhere = build_kernel("auto").resolve(_half(), 6, False, lambda found: [3.0 - second for second in found])
     assert type(slower_elsewhere).__name__ == "Gathered"
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_auto_takes_no_kernel_that_multiplies_wrongly(
+    backward: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(Gathered):
+        """One element of its product is wrong: the gradient's, where it goes backward too."""
+
+        def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+            packed = super().pack(piece, bias, backward)
+            which = "grad_input" if backward else "forward"
+            right = getattr(packed, which)
+            setattr(packed, which, lambda x: right(x).index_fill_(1, torch.tensor([3]), 7.0))
+            return packed
+
+    half, seconds = _half(dtype=dtype), {"gathered": 2.0, "wrong": 1.0}
+    monkeypatch.setattr(auto_module, "_fastest", {})
+    monkeypatch.setattr(KERNELS, "_entries", {**KERNELS._entries, "wrong": Wrong})
+    monkeypatch.setattr(auto_module, "_median_seconds", lambda kernel, *_: seconds[kernel.name])
+    assert build_kernel("auto").resolve(half, 5, backward, lambda found: found).name == "gathered"
+    monkeypatch.setattr(KERNELS, "_entries", {**KERNELS._entries, "gathered": Wrong})
+    monkeypatch.setattr(auto_module, "_fastest", {})
+    with pytest.raises(KernelUnavailable, match="none of gathered, wrong multiplies right"):
+        build_kernel("auto").resolve(half, 5, backward, lambda found: found)
 
 
 def test_auto_measures_again_where_another_rank_has_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from strategies import SPECIAL, counts, names, odd_names, times
 
 from blockshock import stages
 from blockshock.doctor import Finding, check_version, conclude, look_into
-from blockshock.extras import numbers as numbers_of
+from blockshock.doctor.extras import numbers as numbers_of
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.machine import memory
 from blockshock.measure import roofline, timing

@@ -21,7 +21,7 @@ from torch.distributed.tensor.parallel import parallelize_module
 
 from blockshock import BlockShockLinear, BlockShockParallel
 from blockshock.errors import InputError, StalePacking
-from blockshock.moved import MOVED
+from blockshock.nn.old_names import MOVED
 from blockshock.ranks import Ranks
 from blockshock.training.steps import split_over
 

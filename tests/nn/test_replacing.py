@@ -136,6 +136,14 @@ def test_what_cannot_run_here_is_left() -> None:
     assert "lies on the meta device" in meta.left["0"]
 
 
+def test_a_dense_row_takes_any_shape() -> None:
+    model = nn.Sequential(nn.Linear(10, 7), nn.Linear(7, 10, bias=False))
+    dense = copy.deepcopy(model)
+    assert replace_linears(model, "dense_single").left == {}
+    torch.testing.assert_close(model(torch.ones(3, 10)), dense(torch.ones(3, 10)))
+    assert "2:4 groups, got K = 10" in replace_linears(dense, "pruned-auto-magnitude").left["0"]
+
+
 @pytest.mark.parametrize("where", ["building", "putting"])
 def test_a_fault_in_the_middle_leaves_the_model_as_it_was(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _Model()

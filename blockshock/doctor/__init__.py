@@ -1,7 +1,7 @@
 """What can this machine run? ``python -m blockshock doctor`` looks, and says what to do about the rest.
 
-A check takes its name and returns a Finding; if it raises, what it looked at is broken. Kernels and collectives, which
-may crash or hang, run in ranks. What may not be importable is imported by the check that would say so.
+A check takes its name and returns a Finding; if it raises, what it looked at is broken. What may not be importable is
+imported by the check that would say so.
 """
 # ruff: noqa: PLC0415
 
@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import importlib
 import platform
-import re
 import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from blockshock.extras import EXTRAS, LAYERS, installed, numbers
+from blockshock.doctor.extras import EXTRAS, LAYERS, installed, numbers
+from blockshock.doctor.finding import Finding, Look, State, look_into
+from blockshock.doctor.on_ranks import check_internals, check_kernels, check_ranks
 
-State = Literal["ok", "missing", "broken", "n.a."]
 STYLES = {"ok": "green", "missing": "bold red", "broken": "bold red", "n.a.": "dim"}
 # torch, which the layers need too, has a line of its own. The main job prints its comparison, and writes no report.
 PACKAGES = {"packages": (*LAYERS[1:], *EXTRAS["suite"]), "for report --to": EXTRAS["report"]}
@@ -32,18 +29,7 @@ RANKS = {  # device: name of the check, what to do if its ranks do not start
     "cuda": ("NCCL ranks", "NCCL_DEBUG=INFO shows why; containers need --ipc=host"),
     "cpu": ("gloo ranks", "unset GLOO_SOCKET_IFNAME, or set it to a name that `ip link` lists"),
 }
-RANK_SECONDS, WIDTH = 120, 100
-Look = Callable[..., "Finding"]  # a check, or look_into bound to its list
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: what was looked at, how it is, what was found, and what the user can do about it."""
-
-    name: str
-    state: State
-    found: str
-    remedy: str = ""
+WIDTH = 100
 
 
 def main() -> int:
@@ -67,21 +53,6 @@ def main() -> int:
     screen.width = min(screen.width, WIDTH) if screen.is_terminal else WIDTH
     screen.print(rows, text.Text(ending, "bold"))
     return 0 if runs else 1
-
-
-def look_into(
-    findings: list[Finding], progress: Callable[[str], None], name: str, remedy: str, check: Look, *args: object
-) -> Finding:
-    """Add the finding of ``check(name, *args)``. What it raises is one too: missing, of a module, or broken."""
-    progress(name)
-    try:
-        finding = check(name, *args)
-    except (Exception, SystemExit) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        found = re.sub(r"^\[.*?\] *", "", first)[:92]  # without a leading [Errno 2] or [enforce fail at FILE:LINE]
-        finding = Finding(name, "missing" if isinstance(error, ModuleNotFoundError) else "broken", found, remedy)
-    findings.append(finding)
-    return finding
 
 
 def examine(look: Look) -> tuple[str, int]:
@@ -180,106 +151,3 @@ def check_gpus(name: str, gpus: int) -> Finding:
     if gpus == 0 and there and facts()["cuda"]:
         raise RuntimeError(found)
     return Finding(name, "ok" if gpus else "n.a.", found + ("" if gpus else ": the main job runs on CPU ranks"))
-
-
-def check_kernels(name: str, device: str, gpus: int, look: Look) -> Finding:
-    """Look at each kernel, on a rank that is started anew after a crash; one that is sparse has to be right."""
-    from blockshock.kernels import KERNELS
-    from blockshock.ranks import spawn
-
-    right = []
-    with spawn(1, device, RANK_SECONDS) as ranks:
-
-        def check_kernel(*call: str) -> Finding:
-            return ranks.run(multiply, *call)[0]
-
-        for kernel in KERNELS.names():
-            if gpus and device not in KERNELS.get(kernel).device_types:
-                continue  # the turn of the GPU says more
-            finding = look(f"kernel {kernel}", "choose other --kernels", check_kernel, kernel, device)
-            if finding.state == "ok" and KERNELS.get(kernel).sparse:
-                right.append(kernel)
-    if not right:
-        return Finding(name, "broken", "no sparse kernel multiplies right", "see the line of each kernel")
-    return Finding(name, "ok", f"sparse and right: {', '.join(right)}")
-
-
-def multiply(name: str, kernel: str, device: str) -> Finding:
-    """Multiply by both halves of a small W and compare the sum with float64; a rank calls it."""
-    import torch
-
-    from blockshock.kernels import build_kernel
-    from blockshock.matrices import GeneratedWeights, Piece, pattern_mask
-    from blockshock.measure import Accuracy, compare
-
-    source, mask = GeneratedWeights(256, 256, torch.bfloat16, device), pattern_mask("1100", 256, 256, device)
-    x_BK, chosen = source.rows(0, 16), build_kernel(kernel)
-    if reason := chosen.unavailable(source.device, source.dtype):
-        return Finding(name, "n.a.", reason)
-    halves = [Piece(source, slice(0, 256), one) for one in (mask, mask.complement())]
-    kernels = [chosen.resolve(half, len(x_BK), False, lambda seconds: seconds) for half in halves]
-    first, second = (kernel.pack(half)(x_BK) for kernel, half in zip(kernels, halves, strict=True))
-    accuracy = Accuracy.of(compare(first + second, x_BK, source, roundings=2, index=0, count=1), roundings=2)
-    if failure := accuracy.failure():
-        raise ArithmeticError(failure)
-    return Finding(name, "ok", f"right on {device}, {accuracy.error_ratio:.2f} x dense's error")
-
-
-def check_ranks(name: str, device: str, gpus: int) -> Finding:
-    from blockshock.ranks import spawn
-
-    if device == "cuda" and not gpus:
-        return Finding(name, "n.a.", "needs a GPU")
-    size = 1 if device == "cuda" and gpus == 1 else 2
-    with spawn(size, device, RANK_SECONDS) as ranks:
-        sums = ranks.run(sum_of_numbers, device)
-    if sums != [size * (size + 1) // 2] * size:
-        raise ArithmeticError(f"an all-reduce of {' and '.join(map(str, range(1, size + 1)))} gives {sums}")
-    if size == 1:
-        return Finding(name, "ok", "1 rank; what spreads over GPUs, as tensor parallelism does, takes 2")
-    return Finding(name, "ok", "2 ranks, all-reduce right")
-
-
-def check_internals(name: str, device: str, look: Look) -> Finding:
-    """Try each, those of a GPU on a rank, for they may crash; one that is not what it was has a line of its own."""
-    from blockshock.machine import INTERNALS
-    from blockshock.ranks import spawn
-
-    tried, broken = 0, 0
-    with spawn(1, device, RANK_SECONDS) if device == "cuda" else nullcontext() as ranks:
-        for part, internal in INTERNALS.items():
-            try:
-                lacks = ranks.run(try_internal, part, device)[0] if ranks else try_internal(part, device)
-                tried += not lacks
-            except Exception as error:
-                broken += 1
-                look(part, f"take another torch: {internal.without}", raise_again, error)
-    if broken:
-        return Finding(name, "broken", f"{broken} of {len(INTERNALS)} are not what they were", "see the line of each")
-    return Finding(name, "ok", f"{tried} of {len(INTERNALS)} tried, all do what they did")
-
-
-def try_internal(part: str, device: str) -> str | None:
-    """Try one of torch's private parts; a rank calls it. Why it cannot be tried here, or None."""
-    from blockshock.machine import INTERNALS
-
-    internal = INTERNALS[part]
-    if internal.device == "cuda" and device != "cuda":
-        return "needs a GPU"
-    lacks = internal.lacks()
-    if not lacks:
-        internal.attempt()
-    return lacks
-
-
-def raise_again(name: str, error: Exception) -> Finding:
-    raise error
-
-
-def sum_of_numbers(device: str) -> int:
-    """The sum of the ranks' numbers, counted from 1; all ranks call it together."""
-    import torch
-
-    number = torch.tensor(torch.distributed.get_rank() + 1, device=device)
-    torch.distributed.all_reduce(number)
-    return int(number)
