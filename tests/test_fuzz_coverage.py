@@ -46,6 +46,7 @@ ALSO_NOT = {
     "machine.memory.free_bytes": "takes a device alone",
     "machine.memory.release": "takes no arguments",
     "machine.memory.indexed": "takes a device alone",
+    "matrices.masks.check_size": "called for every weight",
     "matrices.saved_mask.faults_of_state": "called for every state that is loaded",
     "machine.memory.cache_bytes": "takes a device alone",
     "machine.memory.peak_bytes": "takes a device alone",

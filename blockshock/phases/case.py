@@ -50,8 +50,12 @@ class Case:
     def id(self) -> str:
         """Stable from run to run: ``block_shock-cusparselt-1100-gaussian-N8192-K8192-B64-bf16``."""
         trained = [] if self.optimizer is None else [self.optimizer]
-        point = [self.workload, f"N{self.N}", f"K{self.K}", f"B{self.B}", self.dtype]
-        return "-".join([self.method, *self.picks.values(), *trained, *point])
+        return "-".join([self.method, *self.picks.values(), *trained, self.point])
+
+    @property
+    def point(self) -> str:
+        """What rows that are compared share, but for the optimizer and the seed."""
+        return "-".join([self.workload, f"N{self.N}", f"K{self.K}", f"B{self.B}", self.dtype])
 
     @property
     def label(self) -> str:

@@ -44,6 +44,14 @@ def best_of(role: Role = Role.RIVAL, span: Span | None = None, promise: Promise 
     return BestOf(role, span, promise)
 
 
+def alternatives(method: str) -> tuple[str, ...]:
+    """The dense alternatives that rows of this method, a spec, are set beside: of one device those of one device."""
+    kind = method_of(method)[0]
+    dense = (kind.role, kind.promise) == (Role.RIVAL, Promise.DENSE)
+    beside = best_of(span=Span.ONE if kind.span is Span.ONE and not dense else None)
+    return tuple(name for name in beside.names() if METHODS.get(name) is not kind)
+
+
 class Hypothesis:
     """A claim that one method is faster than another, forward or over a training step.
 

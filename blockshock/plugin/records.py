@@ -8,9 +8,18 @@ from typing import Any
 
 from blockshock.measure import Accuracy, QualitySums, timing
 from blockshock.methods import AXES, method_of
-from blockshock.phases import Case, Claim, DriftResult, KernelTime, TimingResult, TrainingResult, TrajectoryResult
+from blockshock.phases import (
+    Case,
+    Claim,
+    DriftResult,
+    KernelTime,
+    TimingResult,
+    TrainingResult,
+    TrajectoryResult,
+    alternatives,
+)
 from blockshock.plugin.settings import Settings
-from blockshock.saved import or_inf
+from blockshock.saved import MEASURED, or_inf
 from blockshock.saved.pairs import MARGIN, ratio_of_pairs
 
 Pairs = dict[str, dict[str, Any]]
@@ -23,7 +32,7 @@ def cover_group(title: str) -> str:
 
 
 def describe_case(phase: int, case: Case, device: str, ranks: int) -> dict[str, Any]:
-    """The part of extra_info that says what was run."""
+    """The part of extra_info that says what was run, where, and beside what; and what it is until it is judged."""
     kind, _ = method_of(case.method)
     return {
         "phase": phase,
@@ -34,6 +43,9 @@ def describe_case(phase: int, case: Case, device: str, ranks: int) -> dict[str, 
         **dict.fromkeys(AXES.names()),
         **case.picks,
         **asdict(case),
+        "point": case.point,
+        "rivals": dict.fromkeys(alternatives(case.method)),
+        "status": MEASURED,
         "device": device,
         "ranks": ranks,
     }

@@ -13,7 +13,17 @@ from blockshock.saved.journal import (
     unfinished,
     write_whole,
 )
-from blockshock.saved.judged import PASSES, best_dense, dense_beside, faults, is_alone, is_dense, sound, was_checked
+from blockshock.saved.judged import (
+    MEASURED,
+    PASSES,
+    best_dense,
+    dense_beside,
+    faults,
+    is_alone,
+    is_dense,
+    sound,
+    was_checked,
+)
 from blockshock.saved.quality import is_known, qualities
 from blockshock.saved.results import NotARun, Run, latest_run, read_run
 from blockshock.saved.schema import or_inf

@@ -20,12 +20,15 @@ LEARNS = 0.9
 """Of its first loss a training run's last one is less."""
 TRAINED = "storage"
 """What is picked only where something is trained, and so not where an output or its quality is checked."""
-CHECKS = ("error_ratio", "worst_weight_share", "worst_drift", "status")
+CHECKS = ("error_ratio", "worst_weight_share", "worst_drift")
+MEASURED = "measured"
+"""The status of a row that nothing is judged of; of others it is ``right`` or ``wrong``, and older rows have none."""
 
 
 def was_checked(info: Info) -> bool:
     """Whether the row says how right something is: of verdicts such numbers are not read."""
-    return "verdict" not in info and any(check in info for check in CHECKS)
+    judged = info.get("status", MEASURED) != MEASURED
+    return "verdict" not in info and (judged or any(check in info for check in CHECKS))
 
 
 def faults(info: Info) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from blockshock import HYPOTHESES, METHODS, Hypothesis, best_of
 from blockshock.errors import InputError, UnknownName
 from blockshock.methods import Layer, Method, Promise, Role, Span
-from blockshock.phases import Case, claims
+from blockshock.phases import Case, alternatives, claims
 from blockshock.plugin.records import describe_case
 
 CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 64, 64, 4, "bf16")
@@ -143,3 +143,9 @@ def test_a_subject_that_nobody_registered_is_named_with_the_choices() -> None:
 
     with pytest.raises(UnknownName, match="Did you mean 'pruned'"):
         list(claims([CASE], [], ranks=2))
+
+
+def test_a_row_stands_beside_the_dense_ones_of_what_it_runs_on() -> None:
+    assert set(alternatives("block_shock")) == set(DENSE)
+    assert alternatives("pruned") == alternatives("torch_semi_structured:compiled=yes") == ("dense_single",)
+    assert set(alternatives("dense_single")) == set(DENSE) - {"dense_single"}

@@ -7,7 +7,7 @@ from rows import timed, verdict
 
 from blockshock.methods import METHODS
 from blockshock.saved.earlier import ROLES, completed
-from blockshock.saved.judged import best_dense, is_alone
+from blockshock.saved.judged import best_dense, is_alone, was_checked
 
 
 @pytest.mark.parametrize("name", [*ROLES, "block_shock"])
@@ -41,3 +41,10 @@ def test_one_device_is_set_beside_one_device_and_the_group_beside_all() -> None:
     assert best == {**dict.fromkeys(times, "dense_tp_row"), "pruned": "dense_single", "torch": "dense_single"}
     assert (best_dense(rows) or {})["label"] == "dense_tp_row", "one that prunes is no dense alternative"
     assert best_dense(rows[1:2], rows[2]) is None
+
+
+def test_what_was_only_measured_is_not_counted_among_what_was_checked() -> None:
+    for told in {}, {"status": "measured"}:
+        assert not was_checked(timed("dense_single", 64, 4, 1.0, **told))
+    for told in {"status": "right"}, {"status": "wrong"}, {"status": "measured", "error_ratio": 1.0}:
+        assert was_checked(timed("dense_single", 64, 4, 1.0, **told))
