@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from blockshock.errors import BlockShockError
 from blockshock.measure import Ceilings
 from blockshock.methods import Promise, method_of
 from blockshock.phases import Case, correctness, obstacle, profile
@@ -46,7 +47,8 @@ class Row:
         assert not wrong, "; ".join(wrong)
 
     def run(self, function: Any, case: Case, *args: object, backward: bool = False, builds: int = 1) -> list[Any]:
-        """One result per rank. Skips the test, with the reason, when the cases cannot run here.
+        """One result per rank. Skips the test, with the reason, when the cases cannot run here; fails it, with what it
+        says and then a rank's traceback, for what is refused: a pruner's mask that is not 2:4, say.
 
         Args:
             backward: they are differentiated.
@@ -58,7 +60,10 @@ class Row:
             for reason in ranks.run(obstacle, one, backward, builds):
                 if reason:
                     pytest.skip(reason)
-        return ranks.run(function, case, *args)
+        try:
+            return ranks.run(function, case, *args)
+        except BlockShockError as error:
+            pytest.fail("\n\n".join(filter(None, [str(error), str(error.__cause__ or "")])), pytrace=False)
 
     def limits(self, case: Case, per_rank: Sequence[Any], samples: list[float], info: dict[str, Any]) -> dict[str, Any]:
         """The time that no implementation can beat, and how much of the measured time that is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,9 +13,13 @@ import torch.distributed as dist
 from gpus import needs_two_gpus
 from resolving import CPU_DEFAULTS
 
+from blockshock.errors import MaskError
 from blockshock.machine import memory
+from blockshock.phases import obstacle
 from blockshock.phases.case import Case
+from blockshock.plugin import Row
 from blockshock.plugin.groups import Groups
+from blockshock.ranks import RankError
 
 BOTH = Case("dense_tp_row", {}, "gaussian", 64, 64, 4, "fp32")
 ALONE = BOTH.of("dense_single")
@@ -59,3 +64,17 @@ def test_what_a_group_has_kept_is_given_back_before_another_has_its_turn() -> No
         before = min(groups.of(BOTH).run(_free))
         groups.of(BOTH).run(_fill, 8)
         assert groups.of(ALONE).run(_free)[0] > before - (4 << 30)
+
+
+def test_what_is_refused_on_a_rank_is_said_before_where_that_was() -> None:
+    class Refusing:
+        def run(self, function: Any, *_: object) -> list[None]:
+            if function is obstacle:
+                return [None]
+            raise MaskError("pruner mine: not 2:4: row 0") from RankError("rank 0 raised MaskError; its own traceback")
+
+    row = Row.__new__(Row)
+    vars(row)["_groups"] = SimpleNamespace(of=lambda *_: Refusing())
+    with pytest.raises(pytest.fail.Exception, match=r"^pruner mine: not 2:4: row 0\n\nrank 0 raised") as failed:
+        row.run(print, ALONE)
+    assert not failed.value.pytrace
