@@ -85,8 +85,7 @@ def _report(chosen: argparse.Namespace) -> int:
     # Imported here, for a plain install has no rich.
     need("report", "report", *(["rich"] if chosen.to is None else []))
     command = importlib.import_module("blockshock.report.command")
-    status: int = command.report(chosen.runs, chosen.format == "md", chosen.to)
-    return status
+    return command.report(chosen.runs, chosen.format == "md", chosen.to)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ class TransposedBackward(nn.Module):
         self._order = TileOrder(piece.kept, piece.device)
 
     def forward(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
-        grad_x_BK: torch.Tensor = self.packed(grad_y_BN)
-        return grad_x_BK
+        return self.packed(grad_y_BN)
 
     def write(self, values_NJ: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:
         self._order.transpose(values_NJ, self.packed.values, rows_NJ)

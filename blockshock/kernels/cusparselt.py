@@ -52,8 +52,7 @@ class PackedCusparselt(Packed):
             return x_BK.new_empty(0, self.N)
         setting = self._setting(x_BK)
         if torch.compiler.is_compiling():
-            y_BN: torch.Tensor = _product(self.packed, x_BK, self.bias, self.N, *setting)
-            return y_BN
+            return _product(self.packed, x_BK, self.bias, self.N, *setting)
         x_BK = dense_rows(x_BK, TOKENS_MULTIPLE)
         with stage(self.product_stage):
             # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.

@@ -94,16 +94,14 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
 def sum_over_ranks(part: torch.Tensor, group: Group) -> torch.Tensor:
     """The sum of all ranks' contiguous parts, written over ``part``; in backward the identity."""
     if part.requires_grad and group.size() > 1:
-        total: torch.Tensor = _SumOverRanks.apply(part, group)
-        return total
+        return _SumOverRanks.apply(part, group)
     return _all_reduce(part, group)
 
 
 def gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
     """All ranks' (B, S) feature shards side by side in rank order, (B, G·S); in backward each rank takes its own."""
     if part_BS.requires_grad and group.size() > 1:
-        whole: torch.Tensor = _GatherFeatures.apply(part_BS, group)
-        return whole
+        return _GatherFeatures.apply(part_BS, group)
     return _all_gather_features(part_BS, group)
 
 

@@ -64,8 +64,7 @@ def memory_of(tensor: torch.Tensor) -> int:
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
     """Of a DTensor this rank's part itself, unlike ``to_local()`` without a view of it."""
-    local: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
-    return local
+    return getattr(tensor, "_local_tensor", tensor)
 
 
 def uncompiled(function: Function) -> Function:

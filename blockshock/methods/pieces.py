@@ -30,8 +30,7 @@ class PieceMethod(Method):
     @classmethod
     def _spec(cls, axis: str, picks: Mapping[str, Any]) -> str:
         """What was picked of an axis, or what this method takes otherwise."""
-        picked: str = picks.get(axis, cls.otherwise[axis])
-        return picked
+        return picks.get(axis, cls.otherwise[axis])
 
     def _kernel_for(self, layer: Layer, pieces: list[Piece]) -> Kernel:
         """The kernel that will run, which ranks agree on: pieces are alike, what is fastest for one is so for all.

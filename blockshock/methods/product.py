@@ -33,10 +33,8 @@ def product(x_BK: torch.Tensor, weight: Weight, entry: Entry) -> torch.Tensor:
         _check_untransformed(x_BK)
     parameter, bias = (weight.parameter, weight.bias) if isinstance(weight, Storage) else (None, None)
     if torch.is_grad_enabled() and (x_BK.requires_grad or parameter is not None):
-        y_BN: torch.Tensor = _Product.apply(x_BK, parameter, bias, weight, entry)
-        return y_BN
-    part_BN: torch.Tensor = weight(entry.take(x_BK))
-    return part_BN
+        return _Product.apply(x_BK, parameter, bias, weight, entry)
+    return weight(entry.take(x_BK))
 
 
 _INSTEAD = "leave this layer an nn.Linear (to_linear() makes it one) for that"
@@ -90,8 +88,7 @@ class _Product(torch.autograd.Function):
         else:
             ctx.writes = weight.writes
         ctx.save_for_backward(*saved)
-        y_BN: torch.Tensor = weight(x_BS)
-        return y_BN
+        return weight(x_BS)
 
     @staticmethod
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]

@@ -106,8 +106,7 @@ class TorchSemiStructured(Method):
         return self._packed.tensors()
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        y_BN: torch.Tensor = self._packed(x_BK)
-        return y_BN
+        return self._packed(x_BK)
 
 
 def _kernel() -> Kernel:

@@ -89,5 +89,4 @@ class _Layouts:
 
     def local(self, module: nn.Module, args: tuple[Any, ...], y: torch.Tensor) -> torch.Tensor:
         placed: Any = self.distributed(module, args, y)
-        part: torch.Tensor = placed.to_local()
-        return part
+        return placed.to_local()

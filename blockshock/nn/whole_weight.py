@@ -30,8 +30,7 @@ def whole_weight(layer: Method) -> torch.Tensor:
 
 @torch_internals.uncompiled
 def _gathered(layer: Method) -> torch.Tensor:
-    w_NK: torch.Tensor = _Whole.apply(layer, *(storage.parameter for storage in layer.storages()))
-    return w_NK
+    return _Whole.apply(layer, *(storage.parameter for storage in layer.storages()))
 
 
 def whole_bias(layer: Method) -> torch.Tensor:

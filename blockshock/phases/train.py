@@ -55,8 +55,7 @@ class Step:
         self._grad_y_BN = noise_BN.to(case.torch_dtype)
 
     def forward(self) -> torch.Tensor:
-        y_BN: torch.Tensor = self.method(self._x_BK)
-        return y_BN
+        return self.method(self._x_BK)
 
     def forward_and_backward(self) -> torch.Tensor:
         grad_x_BK, *grads = torch.autograd.grad(self.forward(), [self._x_BK, *self.parameters], self._grad_y_BN)

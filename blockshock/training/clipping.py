@@ -115,8 +115,7 @@ def local_gradient(parameter: torch.Tensor) -> torch.Tensor:
         replicate = importlib.import_module("torch.distributed.tensor").Replicate()
         grad = grad.redistribute(placements=[replicate if one.is_partial() else one for one in placements])
         parameter.grad = grad
-    local: torch.Tensor = grad.to_local()
-    return local
+    return grad.to_local()
 
 
 def _norm(parts: Iterable[Part], p: float) -> torch.Tensor:

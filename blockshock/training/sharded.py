@@ -32,8 +32,7 @@ def gathered(tensor: torch.Tensor, what: str) -> torch.Tensor:
     spread: Any = tensor
     for group in spread.device_mesh.get_all_groups():
         meet(group, f"the gathering of {what} from shards")
-    whole: torch.Tensor = spread.full_tensor()
-    return whole
+    return spread.full_tensor()
 
 
 def spread_as(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
@@ -42,8 +41,7 @@ def spread_as(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         return whole
     like: Any = parameter
     distribute = importlib.import_module("torch.distributed.tensor").distribute_tensor
-    spread: torch.Tensor = distribute(whole, like.device_mesh, like.placements, src_data_rank=None)
-    return spread
+    return distribute(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def check_replicas(wrapper: str, group: Group, parts: Group | None, mask: Mask | None) -> None:

@@ -160,8 +160,7 @@ class Storage(Shardable):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
             self.check()
-        y_BN: torch.Tensor = self.packed(x_BK)
-        return y_BN
+        return self.packed(x_BK)
 
     def check(self) -> None:
         """Raises StalePacking if what multiplies is no longer what is trained."""

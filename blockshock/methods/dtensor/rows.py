@@ -45,8 +45,7 @@ class _DTensorParallel(TensorParallel):
         return [Operand(values, values * self.dtype.itemsize)], None
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        y_BN: torch.Tensor = self.linear(x_BK)
-        return y_BN
+        return self.linear(x_BK)
 
 
 @METHODS.register("dtensor_row")
