@@ -62,6 +62,7 @@ ALSO_NOT = {
     "registry.check_range": "the check behind every number in a spec",
     "phases.hypotheses.claims": "made by cases.hypotheses",
     "matrices.masks.Complement": "made by complement()",
+    "matrices.masks.Part": "made by part() and columns()",
     "matrices.masks.Transposed": "made by transposed()",
     "matrices.repeating_rows.Every": "a part of RowPatterns",
     "report.tables.footnotes": "called for every table that is shown",
@@ -127,7 +128,7 @@ def is_plain(name: str) -> bool:
     module, _, last = name.rpartition(".")
     value = getattr(importlib.import_module(f"blockshock.{module}"), last)
     if not inspect.isclass(value):
-        return last.endswith(("_mask", "_loss")) and module in ("matrices.named_masks", "matrices.workloads")
+        return last.endswith(("_mask", "_loss")) and module in ("matrices.named_masks", "phases.backward")
     own = [key for key, held in vars(value).items() if inspect.isfunction(held) and not key.startswith("_")]
     registries = ("matrices.workloads", "training.optimizers", "training.sparse_storages", "pruning.by_mask")
     registered = module in registries or module.startswith(("kernels.", "methods.", "pruning.weight"))

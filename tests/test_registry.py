@@ -16,8 +16,9 @@ from blockshock.errors import InputError, UnknownName
 from blockshock.kernels.base import KERNELS
 from blockshock.matrices.named_masks import MASKS, build_mask
 from blockshock.matrices.weights import GeneratedWeights
-from blockshock.matrices.workloads import LOSSES, WORKLOADS, build_workload
+from blockshock.matrices.workloads import WORKLOADS, build_workload
 from blockshock.methods.base import METHODS
+from blockshock.phases.backward import LOSSES
 from blockshock.pruning import PRUNERS
 from blockshock.registry import Registry, extensions, parse_spec
 

@@ -24,4 +24,4 @@ from blockshock.matrices.weights import (
     check_finite,
     nudge_zeros,
 )
-from blockshock.matrices.workloads import LOSSES, WORKLOADS, build_workload
+from blockshock.matrices.workloads import WORKLOADS, build_workload

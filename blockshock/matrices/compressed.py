@@ -160,17 +160,17 @@ class KeptMask(Mask):
 
     def __init__(self, positions: torch.Tensor, K: int) -> None:
         super().__init__(len(positions), K)
-        self.positions = positions
+        self._positions = positions
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        positions = self.positions[start:stop]
+        positions = self._positions[start:stop]
         return expand(torch.ones(len(positions), self.K // 2, dtype=torch.bool, device=positions.device), positions)
 
 
 def mask_positions(mask: Mask) -> torch.Tensor:
     """The packed positions (N, ⌈K/8⌉) of a whole mask: those that it holds, or made in row blocks."""
     if isinstance(mask, KeptMask):
-        return mask.positions
+        return mask._positions
     blocks = row_blocks(mask.N, 8 * mask.K)
     return torch.cat([positions_of(mask.rows(start, stop), start) for start, stop in blocks])
 

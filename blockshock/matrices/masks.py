@@ -69,18 +69,16 @@ class Mask:
             raise MaskError(f"columns [{start}, {stop}) cut a group of four: both ends must be multiples of 4")
         if not 0 <= start < stop <= self.K:
             raise MaskError(f"columns [{start}, {stop}) are not columns of a mask with K = {self.K}")
-        return self._part(start, stop)
-
-    def _part(self, start: int, stop: int) -> Mask:
-        return self if (start, stop) == (0, self.K) else Columns(self, start, stop)
+        return self._part(range(self.N), range(start, stop))
 
     def part(self, rows: slice, columns: slice) -> Mask:
         """The mask of consecutive rows and columns; columns begin and end with a group of four."""
-        across, down = range(self.K)[columns], range(self.N)[rows]
-        return self.columns(across.start, across.stop)._rows_part(down.start, down.stop)
+        across = range(self.K)[columns]
+        some = self.columns(across.start, across.stop)
+        return some._part(range(self.N)[rows], range(some.K))
 
-    def _rows_part(self, start: int, stop: int) -> Mask:
-        return self if (start, stop) == (0, self.N) else Rows(self, start, stop)
+    def _part(self, rows: range, columns: range) -> Mask:
+        return self if (rows, columns) == (range(self.N), range(self.K)) else Part(self, rows, columns)
 
     def transposed(self) -> Mask:
         """The (K, N) mask of the transposed matrix; it is 2:4 only if this one is transposable."""
@@ -117,16 +115,13 @@ class TiledMask(Mask):
             return super().transposed()
         return TiledMask(self.tile.T, self.K, self.N, self._given)
 
-    def _part(self, start: int, stop: int) -> Mask:
+    def _part(self, rows: range, columns: range) -> Mask:
         assert self.tile is not None
-        width = self.tile.shape[1]
-        if (stop - start) % width:
-            return super()._part(start, stop)
-        return TiledMask(self.tile.roll(-(start % width), dims=1), self.N, stop - start, self._given)
-
-    def _rows_part(self, start: int, stop: int) -> Mask:
-        assert self.tile is not None
-        return TiledMask(self.tile.roll(-(start % len(self.tile)), dims=0), stop - start, self.K, self._given)
+        height, width = self.tile.shape
+        if len(columns) % width:
+            return super()._part(rows, columns)
+        tile = self.tile.roll((-(rows.start % height), -(columns.start % width)), dims=(0, 1))
+        return TiledMask(tile, len(rows), len(columns), self._given)
 
 
 class DenseMask(Mask):
@@ -175,22 +170,13 @@ class Complement(_View):
         return self._mask
 
 
-class Columns(_View):
-    def __init__(self, mask: Mask, start: int, stop: int) -> None:
-        super().__init__(mask, mask.N, stop - start)
-        self._columns = slice(start, stop)
+class Part(_View):
+    def __init__(self, mask: Mask, rows: range, columns: range) -> None:
+        super().__init__(mask, len(rows), len(columns))
+        self._first, self._columns = rows.start, slice(columns.start, columns.stop)
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return self._mask.rows(start, stop)[:, self._columns]
-
-
-class Rows(_View):
-    def __init__(self, mask: Mask, start: int, stop: int) -> None:
-        super().__init__(mask, stop - start, mask.K)
-        self._first = start
-
-    def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return self._mask.rows(self._first + start, self._first + stop)
+        return self._mask.rows(self._first + start, self._first + stop)[:, self._columns]
 
 
 class Transposed(_View):
@@ -219,11 +205,6 @@ def check_shape(N: int, K: int) -> None:
     if K % 4:
         nearest = f"nearest are {K - K % 4} and {K - K % 4 + 4}" if K > 4 else "smallest is 4"
         raise InputError(f"K must be a multiple of 4 for 2:4 groups, got K = {K}; the {nearest}")
-
-
-def complement(mask: Mask) -> Mask:
-    """The mask that keeps what ``mask`` drops."""
-    return mask.complement()
 
 
 def check_2to4(mask: Mask) -> None:

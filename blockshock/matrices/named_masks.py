@@ -13,7 +13,7 @@ import torch
 
 from blockshock.errors import MaskError
 from blockshock.matrices.blocks_of_rows import generator, seeded_rows
-from blockshock.matrices.masks import LazyMask, Mask, TiledMask
+from blockshock.matrices.masks import LazyMask, Mask, TiledMask, check_shape
 from blockshock.matrices.weights import WeightSource
 from blockshock.registry import Registry
 
@@ -26,6 +26,7 @@ SIX_PATTERNS = ("1100", "1010", "1001", "0110", "0101", "0011")
 def build_mask(spec: str, source: WeightSource) -> Mask:
     """The mask that a spec such as ``1100`` or ``random`` names, for these weights."""
     builder, parameters = MASKS.resolve(spec, skip=1)
+    check_shape(source.N, source.K)
     return builder(source, **parameters)
 
 

@@ -8,21 +8,10 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.matrices.blocks_of_rows import row_blocks
-from blockshock.matrices.compressed import expand, mask_positions
+from blockshock.matrices.compressed import KeptMask, mask_positions
 from blockshock.matrices.masks import DenseMask, Mask, TiledMask, check_2to4
 
-
-class StoredMask(Mask):
-    """A mask by the positions that it keeps, as of ``Compressed24``: 1/8 byte an element."""
-
-    def __init__(self, positions: torch.Tensor, N: int, K: int) -> None:
-        super().__init__(N, K)
-        self._positions = positions
-
-    def _rows(self, start: int, stop: int) -> torch.Tensor:
-        positions = self._positions[start:stop]
-        ones = torch.ones(len(positions), self.K // 2, dtype=torch.uint8, device=positions.device)
-        return expand(ones, positions).bool()
+StoredMask = KeptMask  # as layers know it that were pickled before there were wings
 
 
 def settled(mask: Mask, device: torch.device) -> Mask:
@@ -32,7 +21,7 @@ def settled(mask: Mask, device: torch.device) -> Mask:
         return mask if mask.tile.device == device else _mask_of(mask.tile.to(device), mask.N, mask.K)
     if isinstance(mask, DenseMask) and mask.rows(0, 1).device == device:
         return mask
-    return StoredMask(mask_positions(mask).to(device), mask.N, mask.K)
+    return KeptMask(mask_positions(mask).to(device), mask.K)
 
 
 def mask_tensor(mask: Mask) -> torch.Tensor:
@@ -47,8 +36,7 @@ def _mask_of(saved: torch.Tensor, N: int, K: int) -> Mask:
         return TiledMask(saved, N, K)
     if saved.dtype != torch.uint8 or tuple(saved.shape) != (N, -(-K // 8)):
         raise InputError(f"not the mask of a ({N}, {K}) weight: {saved.dtype} {tuple(saved.shape)}")
-    ones = torch.ones(N, K // 2, dtype=torch.uint8, device=saved.device)
-    return DenseMask(expand(ones, saved).bool())
+    return KeptMask(saved.clone(), K)
 
 
 def saved_mask(state: Mapping[str, torch.Tensor], prefix: str = "") -> Mask:

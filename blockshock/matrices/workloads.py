@@ -1,11 +1,4 @@
-"""What the layer meets: inputs X, targets T and losses, and real layers with the activations that really met them.
-
-Add your own workload from a ``conftest.py`` in three lines::
-
-    @WORKLOADS.register("cubed")
-    class Cubed(Workload):
-        def draw(self, B, K, stream): return torch.randn(B, K, generator=stream, device=stream.device) ** 3
-"""
+"""What the layer meets: inputs X, and real layers with the activations that really met them."""
 
 from __future__ import annotations
 
@@ -50,10 +43,7 @@ class Workload:
         Raises:
             InputError: B or K is not positive or too large, or what was drawn holds NaN or inf.
         """
-        for name, size in (("B", B), ("K", K)):
-            if size <= 0:
-                raise InputError(f"{name} must be positive, got {size}")
-            check_range(1, MOST_FEATURES, **{name: size})
+        check_range(1, MOST_FEATURES, B=B, K=K)
         x_BK = self.draw(B, K, generator(device, seed, 5)).to(dtype)
         check_finite(x_BK, "X")
         return x_BK
@@ -244,22 +234,3 @@ class Recorded(Workload):
     def weights(self, N: int, K: int, dtype: torch.dtype, device: torch.device, seed: int) -> WeightSource:
         w_NK, bias = (self._tensor(name, N, K, dtype, device) for name in ("weight", "bias"))
         return TensorWeights(w_NK, bias, seed)
-
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-LOSSES: Registry[Loss] = Registry("loss")
-
-
-@LOSSES.register("sum")
-def sum_loss(y_BN: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
-    return y_BN.sum()
-
-
-@LOSSES.register("mse_zero")
-def mse_zero_loss(y_BN: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
-    return y_BN.square().mean()
-
-
-@LOSSES.register("mse_target")
-def mse_target_loss(y_BN: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
-    return F.mse_loss(y_BN, target_BN)

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.distributed as dist
+from torch.nn import functional as F
 
 from blockshock.machine import memory
-from blockshock.matrices import LOSSES, TransposedWeights, generator
+from blockshock.matrices import TransposedWeights, generator
 from blockshock.measure import ErrorSums, compare, timing
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.correctness import same_bits
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.stage_times import time_stages
+from blockshock.registry import Registry
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of y (B, N) and a target: what phase 2 differentiates."""
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+@LOSSES.register("sum")
+def sum_loss(y_BN: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
+    return y_BN.sum()
+
+
+@LOSSES.register("mse_zero")
+def mse_zero_loss(y_BN: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
+    return y_BN.square().mean()
+
+
+@LOSSES.register("mse_target")
+def mse_target_loss(y_BN: torch.Tensor, target_BN: torch.Tensor) -> torch.Tensor:
+    return F.mse_loss(y_BN, target_BN)
 
 
 @dataclass

@@ -70,7 +70,7 @@ def test_a_given_mask_is_checked_as_it_is_defined(drawn: torch.Tensor, whole: bo
         turned = mask_NK.shape[0] % 4 == 0 and is_2to4(mask_NK.T)
         wanted = is_2to4(mask_NK) and (check is masks.check_2to4 or turned)
         assert (attempt(lambda check=check: check(mask) or True) is not None) == wanted
-    assert torch.equal(masks.complement(mask).dense(), ~mask_NK)
+    assert torch.equal(mask.complement().dense(), ~mask_NK)
     masks.check_complementary(mask, mask.complement())
     if wanted := not is_2to4(mask_NK):
         assert wanted == (attempt(mask_positions, mask) is None)

@@ -24,8 +24,9 @@ from blockshock.matrices.weights import (
     check_finite,
     nudge_zeros,
 )
-from blockshock.matrices.workloads import LOSSES, WORKLOADS, Workload, build_workload
+from blockshock.matrices.workloads import WORKLOADS, Workload, build_workload
 from blockshock.measure.accuracy import Accuracy, ErrorSums, compare, unit_roundoff
+from blockshock.phases.backward import LOSSES
 
 pytestmark = pytest.mark.reliability
 
