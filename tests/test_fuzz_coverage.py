@@ -42,6 +42,7 @@ ALSO_NOT = {
     "methods.product.product": "every forward pass of test_fuzz_layers.py goes through it",
     "training.clipping.local_gradient": "called by clip_grad_norm_ for every gradient",
     "machine.collectives.global_ranks": "called by clip_grad_norm_ for every group",
+    "machine.collectives.side_by_side": "called by gather_features()",
     "machine.collectives.of_rank_0": "called for every layer that is built",
     "machine.memory.free_bytes": "takes a device alone",
     "machine.memory.release": "takes no arguments",

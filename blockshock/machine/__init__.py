@@ -11,15 +11,14 @@ from blockshock.machine.collectives import (
     Replicated,
     aligner,
     all_gather,
-    gather_features,
     global_ranks,
     groups_of,
     of_rank_0,
     ranks_of,
     shard,
     slowest_of_ranks,
-    sum_over_ranks,
 )
+from blockshock.machine.combine import gather_features, sum_over_ranks
 from blockshock.machine.meeting import meet, next_name
 from blockshock.machine.memory import held_bytes, indexed
 from blockshock.machine.tried_internals import INTERNALS

@@ -91,20 +91,6 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
     return slice(index * size, (index + 1) * size)
 
 
-def sum_over_ranks(part: torch.Tensor, group: Group) -> torch.Tensor:
-    """The sum of all ranks' contiguous parts, written over ``part``; in backward the identity."""
-    if part.requires_grad and group.size() > 1:
-        return _SumOverRanks.apply(part, group)
-    return _all_reduce(part, group)
-
-
-def gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
-    """All ranks' (B, S) feature shards side by side in rank order, (B, G·S); in backward each rank takes its own."""
-    if part_BS.requires_grad and group.size() > 1:
-        return _GatherFeatures.apply(part_BS, group)
-    return _all_gather_features(part_BS, group)
-
-
 class Entry:
     """How a product takes its input, and what its grad_X becomes: here all of it, as it is.
 
@@ -179,7 +165,7 @@ class OwnFeatures(_Columns):
         gathered = grad_x.new_empty(self._group.size() * grad_x.shape[0], grad_x.shape[1])
         return _started(
             partial(all_gather, gathered, grad_x, group=self._group),
-            lambda: _side_by_side(gathered, self._group),
+            lambda: side_by_side(gathered, self._group),
         )
 
 
@@ -200,28 +186,10 @@ def _started(start: Callable[..., Any], result: Callable[[], torch.Tensor]) -> C
     return finish
 
 
-def _side_by_side(gathered: torch.Tensor, group: Group) -> torch.Tensor:
+def side_by_side(gathered: torch.Tensor, group: Group) -> torch.Tensor:
     """Of shards (B, S) one below the other, (B, G·S)."""
     with stage("layout"):
         return copied(torch.cat(gathered.chunk(group.size()), dim=1))
-
-
-def _all_reduce(part: torch.Tensor, group: Group) -> torch.Tensor:
-    if group.size() > 1 and len(part):
-        with stage("reduce"):
-            dist.all_reduce(part, group=group)
-    return part
-
-
-def _all_gather_features(part_BS: torch.Tensor, group: Group) -> torch.Tensor:
-    if group.size() == 1:
-        return part_BS
-    if not len(part_BS):
-        return part_BS.new_empty(0, group.size() * part_BS.shape[1])
-    with stage("reduce"):
-        gathered = part_BS.new_empty(group.size() * part_BS.shape[0], part_BS.shape[1])
-        all_gather(gathered, part_BS, group=group)
-    return _side_by_side(gathered, group)
 
 
 def slowest_of_ranks(seconds: list[float], device: torch.device, group: Group) -> list[float]:
@@ -241,28 +209,3 @@ def aligner(device: torch.device, group: Group) -> Callable[[], None]:
             dist.all_reduce(token, group=group)
 
     return align
-
-
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, part: torch.Tensor, group: Group) -> torch.Tensor:
-        # The sum may be written over the part without autograd's knowledge: no product needs its output in backward.
-        total = _all_reduce(part.data, group)
-        # Compiled, torch 2.11 gives what copy_ returns as an output too. Were that this tensor, it would get the
-        # gradient, and the part zeros.
-        return total.view_as(total) if torch.compiler.is_compiling() else total
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        return grad, None
-
-
-class _GatherFeatures(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, part_BS: torch.Tensor, group: Group) -> torch.Tensor:
-        ctx.first, ctx.features = group.rank() * part_BS.shape[1], part_BS.shape[1]
-        return _all_gather_features(part_BS, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad_BN: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
-        return grad_BN.narrow(1, ctx.first, ctx.features), None

@@ -12,7 +12,7 @@ from blockshock.kernels import build_kernel
 from blockshock.kernels.backward import backward_of
 from blockshock.kernels.base import Packed
 from blockshock.kernels.dense import PackedDense
-from blockshock.machine.collectives import Entry, OwnFeatures, Replicated, gather_features, sum_over_ranks
+from blockshock.machine import Entry, OwnFeatures, Replicated, gather_features, sum_over_ranks
 from blockshock.matrices.compressed import Compressed24
 from blockshock.matrices.masks import DenseMask, check_2to4
 from blockshock.matrices.named_masks import MASKS, build_mask

@@ -15,8 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from blockshock import BlockShockLinear, clip_grad_norm_, optimizer_state
 from blockshock.errors import InputError, RanksApart
-from blockshock.machine import meeting
-from blockshock.machine.collectives import gather_features
+from blockshock.machine import gather_features, meeting
 from blockshock.ranks import Ranks
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from blockshock import BlockShockLinear, BlockShockParallel, load_optimizer_state, optimizer_state, saved_mask
 from blockshock.errors import InputError
 from blockshock.kernels import KERNELS
-from blockshock.machine.collectives import (
+from blockshock.machine import (
     Alone,
     ColumnShard,
     Entry,

@@ -17,8 +17,8 @@ from torch import nn
 from blockshock import clip_grad_norm_, elementwise
 from blockshock.machine.collectives import Alone, groups_of, ranks_of
 from blockshock.training import steps
+from blockshock.training.seen import Seen, first_difference
 from blockshock.training.steps import check_elementwise, mark_split, split_over
-from blockshock.training.storages import Seen, first_difference
 
 pytestmark = pytest.mark.reliability
 
