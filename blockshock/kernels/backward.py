@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from blockshock.errors import MaskError
-from blockshock.kernels.base import Backward, Kernel, Packed
+from blockshock.kernels.base import Backward, Kernel, Packed, packed_bytes
 from blockshock.kernels.dense import PackedDense
 from blockshock.kernels.transpose import TileOrder
 from blockshock.matrices import Kept, Mask, Piece, check_transposable
@@ -63,14 +63,32 @@ class DenseBackward(nn.Module):
         self.packed.recompress(w_NK)
 
 
-def backward_bytes(kernel: Kernel, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
-    """Bytes that ``backward_of`` holds for a piece under such a mask; at most, if it is not known."""
-    turned = kernel.weight_bytes(K, N, itemsize) + TileOrder.held_bytes(N, K, mask)
-    dense = N * K * itemsize + Kept.held_bytes(N, K, mask)
-    if mask is None:
-        return max(turned, dense)
-    fits = _looks_transposable(mask) and not kernel.unsuitable(K, N, kernel.dtypes[0], mask.transposed())
-    return turned if fits else dense
+class SparseCores(Kernel):
+    """A kernel of the sparse tensor cores, which contract over K alone. Stores 9/16 of dense bytes."""
+
+    device_types = ("cuda",)
+    dtypes = (torch.bfloat16, torch.float16)
+    unit = "2:4"
+
+    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
+        packed = self.pack_forward(piece, bias)
+        packed.backward = backward_of(self, piece) if backward else None
+        return packed
+
+    def pack_forward(self, piece: Piece, bias: torch.Tensor | None) -> Packed:
+        """The packing without what it needs to go backward."""
+        raise NotImplementedError
+
+    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+        return packed_bytes(N, K, itemsize)
+
+    def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
+        turned = self.weight_bytes(K, N, itemsize) + TileOrder.held_bytes(N, K, mask)
+        dense = N * K * itemsize + Kept.held_bytes(N, K, mask)
+        if mask is None:
+            return max(turned, dense)
+        fits = _looks_transposable(mask) and not self.unsuitable(K, N, self.dtypes[0], mask.transposed())
+        return turned if fits else dense
 
 
 def _looks_transposable(mask: Mask) -> bool:

@@ -13,8 +13,8 @@ import torch
 
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
-from blockshock.kernels.backward import backward_bytes, backward_of
-from blockshock.kernels.base import KERNELS, Kernel, Packed, packed_bytes
+from blockshock.kernels.backward import SparseCores
+from blockshock.kernels.base import KERNELS, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
@@ -155,16 +155,12 @@ def library_key(device: torch.device) -> str:
 
 
 @KERNELS.register("cusparselt")
-class Cusparselt(Kernel):
+class Cusparselt(SparseCores):
     """CUDA devices of compute capability 8.0 and up, bf16 and fp16, any mask. Stores 9/16 of dense bytes.
 
     Args:
         search: use the fastest algorithm that cuSPARSELt's own search finds; otherwise torch's default one.
     """
-
-    device_types = ("cuda",)
-    dtypes = (torch.bfloat16, torch.float16)
-    unit = PackedCusparselt.unit
 
     def __init__(self, search: bool = True) -> None:
         self.search = search
@@ -184,16 +180,8 @@ class Cusparselt(Kernel):
             return f"needs N and K to be multiples of 16, got N = {N}, K = {K}"
         return None
 
-    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        packed = PackedCusparselt(piece, bias, self.search)
-        packed.backward = backward_of(self, piece) if backward else None
-        return packed
-
-    def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
-        return backward_bytes(self, N, K, itemsize, mask)
-
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return packed_bytes(N, K, itemsize)
+    def pack_forward(self, piece: Piece, bias: torch.Tensor | None) -> Packed:
+        return PackedCusparselt(piece, bias, self.search)
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         # The search holds a dense piece and a packing of its own on the same GPU.

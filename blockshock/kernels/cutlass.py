@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
-from blockshock.kernels.backward import backward_bytes, backward_of
-from blockshock.kernels.base import KERNELS, Kernel, Packed, packed_bytes
+from blockshock.kernels.backward import SparseCores
+from blockshock.kernels.base import KERNELS, Packed, packed_bytes
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
 from blockshock.machine import torch_internals
@@ -55,12 +55,8 @@ class PackedCutlass(Packed):
 
 
 @KERNELS.register("cutlass")
-class Cutlass(Kernel):
+class Cutlass(SparseCores):
     """CUDA devices of compute capability 8.x; N a multiple of 32 and K of 64. Stores 9/16 of dense bytes."""
-
-    device_types = ("cuda",)
-    dtypes = (torch.bfloat16, torch.float16)
-    unit = PackedCutlass.unit
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if reason := super().unavailable(device, dtype):
@@ -77,16 +73,8 @@ class Cutlass(Kernel):
             return f"needs N to be a multiple of 32 and K of 64, got N = {N}, K = {K}"
         return None
 
-    def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        packed = PackedCutlass(piece, bias)
-        packed.backward = backward_of(self, piece) if backward else None
-        return packed
-
-    def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
-        return backward_bytes(self, N, K, itemsize, mask)
-
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return packed_bytes(N, K, itemsize)
+    def pack_forward(self, piece: Piece, bias: torch.Tensor | None) -> Packed:
+        return PackedCutlass(piece, bias)
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         return packed_bytes(N, K, itemsize) + N * K * itemsize

@@ -142,8 +142,19 @@ class KernelAxis(Axis):
         return kernel.unsuitable(source.N, source.K, source.dtype, layer.kept)
 
 
+class _Keeping(Axis):
+    """What decides which two of each four are kept: usual is what fits the kernel, and the checks go through that."""
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return self.usual(device, picks, both_ways=True)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        _ = layer.mask, layer.kept  # they raise where they cannot be made for this layer
+        return None
+
+
 @AXES.register("mask")
-class MaskAxis(Axis):
+class MaskAxis(_Keeping):
     """Which two of each four a half keeps."""
 
     registry = MASKS
@@ -155,16 +166,9 @@ class MaskAxis(Axis):
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         return (build_kernel(picks.get("kernel", "dense")).training_mask if both_ways else "1100",)
 
-    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
-        return self.usual(device, picks, both_ways=True)
-
-    def unsuitable(self, spec: str, layer: Layer) -> str | None:
-        assert layer.mask is not None  # it can be made for this layer
-        return None
-
 
 @AXES.register("pruner")
-class PrunerAxis(Axis):
+class PrunerAxis(_Keeping):
     """What turns W into W′."""
 
     registry = PRUNERS
@@ -176,13 +180,6 @@ class PrunerAxis(Axis):
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         kernel = build_kernel(picks.get("kernel", "dense"))
         return (kernel.training_pruner if both_ways else kernel.pruner,)
-
-    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
-        return self.usual(device, picks, both_ways=True)
-
-    def unsuitable(self, spec: str, layer: Layer) -> str | None:
-        assert layer.kept is not None  # it can be made for this layer
-        return None
 
 
 @AXES.register("storage")

@@ -21,29 +21,18 @@ from blockshock.nn.method_linear import MethodLinear
 
 
 class BlockShockLinear(MethodLinear):
-    """y = x Wᵀ + b with W = W⁰ + W¹: each half 2:4, and complementary.
+    """y = x Wᵀ + b with W = W⁰ + W¹: each half 2:4, and complementary. All else is as of ``MethodLinear``.
 
-    Its parameters are the halves of this rank and, on every rank, the bias. An optimizer's ``step()`` packs them again
-    by itself; after any other change of a parameter call ``refresh()``. A forward pass raises StalePacking where that
-    was forgotten, but for writes that torch does not count, and for compiled layers: ``check()`` finds those. Hooks of
-    the linear, its mode and what of it is frozen come along. ``state_dict()`` holds what an ``nn.Linear``'s
-    holds, ``weight`` and ``bias``, and the mask of the first half. All ranks make it together. It loads into any
-    number of ranks, kernel and storage, with the same mask; an ``nn.Linear``'s loads too.
+    Its parameters are the halves of this rank and, on every rank, the bias. A state holds the mask of the first half,
+    and loads into a layer of the same mask; an ``nn.Linear``'s loads too.
 
     Args:
-        linear: what to compute; where it lies, the layer will. Rank 0's values are used on all ranks.
-        group: the ranks, as a process group or a one-dimensional DeviceMesh; None for the default group, or for both
-            halves on this device if there is none.
+        linear: what to compute.
+        group: the ranks; None for the default group, or for both halves on this device if there is none.
         mask: of the first half, by name or as a Mask; None for one that fits the kernel in both directions.
         kernel: as of the benchmark's ``--kernels``.
         storage: as of the benchmark's ``--storages``.
-        dtype: that the products are computed in; None for the linear's own, which the parameters keep in any case.
-        tokens: rows of x that the kernel ``auto`` is chosen for.
-
-    Raises:
-        InputError: this is not an nn.Linear on a device, or cannot be split like this; or it computes, holds or shares
-            more than x Wᵀ + b, as pruned, adapted and tied ones do.
-        KernelUnavailable: the kernel cannot run here.
+        dtype, tokens: as of ``MethodLinear``, as what it raises is.
     """
 
     row = Row("block_shock")  # of layers that were pickled when they did not say so
