@@ -10,6 +10,9 @@ from blockshock.moved import know_old_names
 if TYPE_CHECKING:
     from blockshock.kernels import KERNELS as KERNELS
     from blockshock.matrices.masks import TiledMask as TiledMask
+    from blockshock.matrices.models import MODELS as MODELS
+    from blockshock.matrices.models import Linear as Linear
+    from blockshock.matrices.models import Model as Model
     from blockshock.matrices.named_masks import MASKS as MASKS
     from blockshock.matrices.saved_mask import saved_mask as saved_mask
     from blockshock.matrices.workloads import WORKLOADS as WORKLOADS
@@ -39,6 +42,9 @@ _PUBLIC = {
     "KERNELS": "blockshock.kernels",
     "MASKS": "blockshock.matrices.named_masks",
     "METHODS": "blockshock.methods",
+    "MODELS": "blockshock.matrices.models",
+    "Linear": "blockshock.matrices.models",
+    "Model": "blockshock.matrices.models",
     "PRUNERS": "blockshock.pruning",
     "WORKLOADS": "blockshock.matrices.workloads",
     "Axis": "blockshock.methods",

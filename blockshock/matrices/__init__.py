@@ -12,6 +12,7 @@ from blockshock.matrices.masks import (
     check_shape,
     check_transposable,
 )
+from blockshock.matrices.models import MODELS, Linear, Model
 from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, random_mask, transposable_tiles
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
@@ -24,11 +25,12 @@ from blockshock.matrices.weights import (
     check_finite,
     nudge_zeros,
 )
-from blockshock.matrices.workloads import LOSSES, WORKLOADS, build_workload
+from blockshock.matrices.workloads import LOSSES, WORKLOADS, Workload, build_workload
 
 __all__ = [
     "LOSSES",
     "MASKS",
+    "MODELS",
     "MOST_FEATURES",
     "MOST_PATTERNS",
     "WORKLOADS",
@@ -37,12 +39,15 @@ __all__ = [
     "Kept",
     "KeptMask",
     "LazyMask",
+    "Linear",
     "Mask",
+    "Model",
     "Piece",
     "RowPatterns",
     "TensorWeights",
     "TransposedWeights",
     "WeightSource",
+    "Workload",
     "bits",
     "build_mask",
     "build_workload",

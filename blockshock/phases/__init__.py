@@ -5,7 +5,7 @@ from blockshock.phases.builds import BLOCK_SHARE, BLOCKS, BUILDS
 from blockshock.phases.case import DTYPES, Case, obstacle
 from blockshock.phases.drift import DriftResult
 from blockshock.phases.forward import TimingResult
-from blockshock.phases.hypotheses import Claim, claims
+from blockshock.phases.hypotheses import Claim, claims, compresses_every_time
 from blockshock.phases.profile import KernelTime
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult
@@ -25,6 +25,7 @@ __all__ = [
     "ceilings",
     "claims",
     "compare",
+    "compresses_every_time",
     "correctness",
     "obstacle",
     "profile",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from blockshock.matrices import WORKLOADS
+from blockshock.matrices import MODELS, WORKLOADS
 from blockshock.measure import timing
 from blockshock.methods import METHODS, Axis, all_axes
 from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
@@ -103,6 +103,12 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
         f"{TRAINING_B[cuda]}",
         "B,B",
     )
+    option(
+        "--layers",
+        f"the linear layers of these models in place of --N, summed up by their counts: of {', '.join(MODELS.names())}",
+        "M,M",
+    )
+    option("--points", "a CSV file with the columns N,K,B,count in place of --N and --B: a line a point", "FILE")
     option("--sweep", f"a range of sizes, of {', '.join(sweep.AXES)}; what does not fit is skipped", "N,B")
     option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
     option("--methods", f"of {', '.join(METHODS.names())}. Default all that differ on so many ranks", "M,M")

@@ -16,7 +16,7 @@ from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.phases import Phase
-from blockshock.plugin.records import describe_case, describe_kernel, describe_quality
+from blockshock.plugin.records import describe_case, describe_kernel, describe_layers, describe_quality
 from blockshock.plugin.settings import Settings
 from blockshock.plugin.stash import JOURNAL, RECORDS, STARTED, storage
 from blockshock.saved import is_known
@@ -38,7 +38,7 @@ class Row:
         info = {"kind": phase.kind, **found.info}
         if phase.timed:
             info |= self.limits(case, per_rank, found.samples, info) | self._profile(phase.number, case)
-            info |= self.quality(case)
+            info |= self.quality(case) | describe_layers(case, self._settings)
         wrong = [failure for failure in found.failures if failure is not None]
         if found.failures:
             info["status"] = "wrong" if wrong else "right"

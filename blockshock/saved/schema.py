@@ -159,6 +159,7 @@ OTHERWISE: dict[str, Fits] = {
     "work": having(flops=number, memory_bytes=number),
     "kernels": items(having(name=text, kind=text, calls=whole, ms=number, share=number)),
     "traces": items(text),
+    "layers": _series_of(having(model=text, name=text, count=size, of=size, listed=flag)),
 }
 """What a row may have of any kind, or not."""
 
