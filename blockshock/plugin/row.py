@@ -97,6 +97,8 @@ class Row:
         """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
         ranks = self._groups.size(*(self._cases or [case]))
         info = {**describe_case(phase, case, self._settings.device, ranks), **info}
+        if self._settings.extend:
+            info["extend"] = list(self._settings.extend)
         if disturbance := self._watch.disturbance():
             info["clock"] = disturbance
         benchmark = self._request.getfixturevalue("benchmark")

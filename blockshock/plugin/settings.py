@@ -36,6 +36,7 @@ class Settings:
         training_points: of phase 3, which takes fewer and larger B unless some were asked for.
         axes: what is picked of each axis, by its name; None for what is usual, row by row.
         asked: names of the axes whose option was given, and ``B``: by those goes what else has picks and B of its own.
+        extend: files of the user's that register something.
         layers: what the sizes stand for, where they were asked for by a model's name or by a file.
     """
 
@@ -59,6 +60,7 @@ class Settings:
     rank_timeout: int
     asked: tuple[str, ...] = ()
     layers: tuple[Use, ...] = ()
+    extend: tuple[str, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """All of them by name, as they are saved: each axis under the name of its option."""
@@ -139,6 +141,7 @@ def _resolve(config: pytest.Config) -> Settings:
         rank_timeout=_whole("--rank-timeout", get("--rank-timeout"), most=WEEK),
         asked=tuple(name for name, option in _asking() if get(option) is not None),
         layers=layers,
+        extend=tuple(split("--extend", get("--extend"), "files")) if get("--extend") else (),
     )
 
 
