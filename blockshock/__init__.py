@@ -10,6 +10,7 @@ from blockshock.nn.old_names import know_old_names
 if TYPE_CHECKING:
     from blockshock.kernels import KERNELS
     from blockshock.matrices.masks import TiledMask
+    from blockshock.matrices.models import MODELS, Linear, Model
     from blockshock.matrices.named_masks import MASKS
     from blockshock.matrices.saved_mask import saved_mask
     from blockshock.matrices.workloads import WORKLOADS, Workload
@@ -31,6 +32,9 @@ _PUBLIC = {
     "KERNELS": "blockshock.kernels",
     "MASKS": "blockshock.matrices.named_masks",
     "METHODS": "blockshock.methods",
+    "MODELS": "blockshock.matrices.models",
+    "Linear": "blockshock.matrices.models",
+    "Model": "blockshock.matrices.models",
     "PRUNERS": "blockshock.pruning",
     "WORKLOADS": "blockshock.matrices.workloads",
     "Axis": "blockshock.methods",

@@ -45,5 +45,9 @@ class RanksApart(BlockShockError, RuntimeError):
     """Ranks that must make a call together did not."""
 
 
+class ExtensionFailed(BlockShockError, ImportError):
+    """A user's file, or an installed package, that adds to the registries and cannot be loaded; says what to do."""
+
+
 class ExtraMissing(BlockShockError, ImportError):
     """A command needs a package that only an extra installs; the message says which extra."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.machinery
+import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from blockshock.errors import InputError, UnknownName
+from blockshock.errors import ExtensionFailed, InputError, UnknownName
+from blockshock.installed import load_installed, packages
 
 Entry = TypeVar("Entry")
 
@@ -25,9 +30,46 @@ _extensions: list[str] = []
 def extensions() -> list[tuple[str, str]]:
     """(module name to load it under, file) of every file outside this package that registered something.
 
-    The names are ours: a project may well have several files that Python knows as ``conftest``.
+    The names are ours: a project may well have several files that Python knows as ``conftest``. Installed packages are
+    not among them, for every process finds those by itself.
     """
-    return [(f"blockshock_extension_{index}", file) for index, file in enumerate(_extensions)]
+    return [(_name(index), file) for index, file in enumerate(_extensions)]
+
+
+def _name(index: int) -> str:
+    return f"blockshock_extension_{index}"
+
+
+def extend(path: str | os.PathLike[str]) -> None:
+    """Load a Python file that registers something; once, however often it is asked for.
+
+    Raises:
+        ExtensionFailed: there is no such file, or it raises; the message says what, and in which line.
+    """
+    file = os.path.abspath(path)
+    if file in _extensions:
+        return
+    if not os.path.isfile(file):
+        raise ExtensionFailed(f"there is no file {os.fspath(path)}: name a Python file that registers something")
+    name = _name(len(_extensions))
+    spec = importlib.util.spec_from_loader(name, importlib.machinery.SourceFileLoader(name, file))
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    _extensions.append(file)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever it is, it is the user's to mend
+        del sys.modules[name], _extensions[_extensions.index(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else _line(error, file)
+        where = f"{os.fspath(path)}, line {line}"
+        raise ExtensionFailed(f"{where}: {type(error).__name__}: {error}. Mend it, or leave it out") from error
+
+
+def _line(error: Exception, file: str) -> int | None:
+    """The last line of a file that an error came through."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return lines[-1] if lines else None
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -123,11 +165,12 @@ class Registry(Generic[Entry]):
     def _remember_origin(self, entry: Entry) -> None:
         module = sys.modules.get(getattr(entry, "__module__", ""))
         file = getattr(module, "__file__", None)
-        ours = module is not None and module.__name__.split(".")[0] == "blockshock"
+        ours = module is not None and module.__name__.split(".")[0] in {"blockshock", *packages()}
         if file is not None and not ours and file not in _extensions:
             _extensions.append(file)
 
     def names(self) -> tuple[str, ...]:
+        load_installed()
         return tuple(self._entries)
 
     def get(self, name: str) -> Entry:
@@ -135,7 +178,10 @@ class Registry(Generic[Entry]):
 
         Raises:
             UnknownName: there is none; the message suggests the nearest and lists the choices.
+        ExtensionFailed: an installed extension, which may have it, cannot be imported.
         """
+        if name not in self._entries:
+            load_installed()
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""

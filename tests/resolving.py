@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from blockshock.methods import METHODS
-from blockshock.plugin.settings import Points, Settings
+from blockshock.plugin.points import Points
+from blockshock.plugin.settings import Settings
 from blockshock.plugin.settings import resolve as resolve_settings
 
 Resolve = Callable[..., Settings]

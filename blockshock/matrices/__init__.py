@@ -12,6 +12,7 @@ from blockshock.matrices.masks import (
     check_shape,
     check_transposable,
 )
+from blockshock.matrices.models import MODELS, Linear, Model
 from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, random_mask, transposable_tiles
 from blockshock.matrices.pieces import Piece, PieceWeights
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
@@ -24,4 +25,4 @@ from blockshock.matrices.weights import (
     check_finite,
     nudge_zeros,
 )
-from blockshock.matrices.workloads import WORKLOADS, build_workload
+from blockshock.matrices.workloads import WORKLOADS, Workload, build_workload

@@ -5,7 +5,7 @@ from blockshock.phases.builds import BLOCK_SHARE, BLOCKS, BUILDS
 from blockshock.phases.case import DTYPES, Case, obstacle
 from blockshock.phases.drift import DriftResult
 from blockshock.phases.forward import TimingResult
-from blockshock.phases.hypotheses import Claim, alternatives, claims
+from blockshock.phases.hypotheses import Claim, alternatives, claims, compresses_every_time
 from blockshock.phases.profile import KernelTime
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult

@@ -185,7 +185,7 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
             if ranks > 1 or not method_of(rival)[0].sharded
         ]
         for case in trained if hypothesis.training() else cases:
-            if rivals and hypothesis.concerns(case.method) and _compresses_every_time(case):
+            if rivals and hypothesis.concerns(case.method) and compresses_every_time(case):
                 yield Claim(name, hypothesis, case, tuple(_rival(case, rival) for rival in rivals))
 
 
@@ -193,6 +193,7 @@ def _rival(case: Case, method: str) -> Case:
     return case.of(method, method_of(method)[0].axes)
 
 
-def _compresses_every_time(case: Case) -> bool:
+def compresses_every_time(case: Case) -> bool:
+    """Whether what multiplies is what the parameters hold, after each step."""
     storage = case.pick("storage")
     return storage is None or storage_of(storage)[1].get("every", 1) == 1

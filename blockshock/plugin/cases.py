@@ -1,4 +1,4 @@
-"""Which cases a run covers: the grid, and every pair of choices on small layers."""
+"""Which cases a run covers: the grid, what is checked on small layers, and every pair of choices there."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from blockshock.matrices import build_workload
+from blockshock.matrices import Workload, build_workload
 from blockshock.methods import METHODS, Axis, Promise, axis_of, method_of
-from blockshock.phases import Case, Claim, claims
+from blockshock.phases import Case, Claim, claims, compresses_every_time
+from blockshock.phases.lesson import BATCHES
 from blockshock.plugin.cover import Cover
-from blockshock.plugin.settings import Points, Settings
+from blockshock.plugin.points import Points
+from blockshock.plugin.settings import Settings
 from blockshock.training import OPTIMIZERS
 
 Choose = Callable[[Axis, dict[str, str]], tuple[str, ...]]
@@ -47,7 +49,8 @@ def trajectories(settings: Settings) -> list[Case]:
 
     On gaussian data; and on a recorded layer too the first way of those that pick how they are trained, with one
     optimizer where they have weights of their own: each has dense runs of its own beside it. In float32 on a CPU; on
-    GPUs in bf16 with float32 parameters.
+    GPUs in bf16 with float32 parameters. Of the picks, and of B, those that were asked for; but no storage that
+    compresses only every k-th step, for that is not equivalent to dense training.
     """
     dtype, size = ("fp32", (256, 192)) if settings.device == "cpu" else ("bf16", (512, 384))
     each = _each(settings)
@@ -59,18 +62,21 @@ def trajectories(settings: Settings) -> list[Case]:
     return [
         case
         for (workload, N, K), some, choose in ((gaussian, rows, each), (recorded, how, first))
+        for B in _tokens(settings, 32, build_workload(workload), BATCHES)
         for optimizer, row in itertools.product(OPTIMIZERS.names(), some)
         if some is rows or optimizer == "adamw" or method_of(row[0])[0].promise == Promise.DENSE
-        for case in _trained(Case(*row, workload, N, K, 32, dtype, settings.seed), (optimizer,), choose)
+        for case in _trained(Case(*row, workload, N, K, B, dtype, settings.seed), (optimizer,), choose)
+        if compresses_every_time(case)
     ]
 
 
 def drifts(settings: Settings) -> list[Case]:
-    """Square layers to feed their outputs back to: each method with all its picks, and each dtype."""
+    """Square layers to feed their outputs back to: each method with all its picks, each dtype, and each B asked for."""
     size = {"cpu": 256, "cuda": 2048}[settings.device]
     return [
-        Case(*row, "gaussian", size, size, 16, dtype, settings.seed)
+        Case(*row, "gaussian", size, size, B, dtype, settings.seed)
         for dtype in settings.dtypes
+        for B in _tokens(settings, 16, build_workload("gaussian"))
         for row in _rows(settings.methods, _each(settings))
     ]
 
@@ -101,12 +107,20 @@ def _families() -> list[list[str]]:
     return [methods for _, methods in families]
 
 
+def _tokens(settings: Settings, usual: int, workload: Workload, batches: int = 1) -> list[int]:
+    """B of what is checked on small layers: what was asked for, as far as the workload has so many tokens."""
+    found = settings.points.tokens if "B" in settings.asked else (usual,)
+    return [B for B in found if B * batches <= (workload.most_tokens or B * batches)]
+
+
 def _grid(settings: Settings, points: Points, both_ways: bool) -> list[Case]:
     cases, choose = [], _asked(settings, both_ways)
     for spec, dtype in itertools.product(settings.workloads, settings.dtypes):
         workload = build_workload(spec)
         tokens = [B for B in points.tokens if (workload.most_tokens or B) >= B]
         for (N, K), B in itertools.product(workload.shapes or points.sizes, tokens):
+            if workload.shapes is None and not settings.listed(N, K, B):
+                continue
             for row in _rows(settings.methods, choose):
                 cases.append(Case(*row, spec, N, K, B, dtype, settings.seed, settings.keep_full_weight))
     return cases
@@ -122,8 +136,13 @@ def _asked(settings: Settings, both_ways: bool) -> Choose:
 
 
 def _each(settings: Settings) -> Choose:
-    """What is checked whatever the session picks."""
-    return lambda axis, picks: axis.each(settings.device, picks)
+    """What is checked on small layers: what was asked for, else more than the session picks."""
+
+    def choose(axis: Axis, picks: dict[str, str]) -> tuple[str, ...]:
+        asked = settings.axes[axis.name] if axis.name in settings.asked else None
+        return asked or axis.each(settings.device, picks)
+
+    return choose
 
 
 def _rows(methods: tuple[str, ...], choose: Choose) -> Iterator[tuple[str, dict[str, str]]]:

@@ -29,6 +29,9 @@ from blockshock.saved import (
     write_whole,
 )
 
+LATER = ("asked", "extend", "layers")
+"""Settings that sessions of before knew nothing of."""
+
 
 class Writer:
     """A pytest plugin that keeps the journal of one session. The folder is made for the first benchmark.
@@ -156,7 +159,8 @@ def resumable(storage: Path, settings: Settings) -> Journal:
     if not isinstance(then, dict):
         raise pytest.UsageError(f"--resume: {journal.folder} does not say with which options it ran: start anew")
     # An axis that was not there then was picked for nothing; and what passes that go backward picked stood apart.
-    then = {f"{axis}s": now[f"{axis}s"] for axis in settings.axes} | then
+    later = (*(f"{axis}s" for axis in settings.axes), *LATER)
+    then = {name: now[name] for name in later} | then
     then["masks"] = then.get("training_masks", then["masks"])
     different = [
         f"{name} {then.get(name)} then, {now.get(name)} now" for name in now if then.get(name) != now.get(name)

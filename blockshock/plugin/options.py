@@ -7,16 +7,21 @@ of its own that always works: ``--blockshock-device``.
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from collections.abc import Collection
 from typing import Any
 
 import pytest
 
-from blockshock.matrices import WORKLOADS
+from blockshock.errors import BlockShockError, ExtensionFailed, InputError
+from blockshock.installed import GROUP
+from blockshock.matrices import MODELS, WORKLOADS
 from blockshock.measure import timing
 from blockshock.methods import METHODS, Axis, all_axes
 from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.plugin import sweep
+from blockshock.registry import extend, split
 from blockshock.training import OPTIMIZERS
 
 DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}
@@ -49,7 +54,28 @@ def add(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> Non
     """Add all options, once."""
     config: Any = pluginmanager.get_plugin("pytestconfig")
     if GAVE_WAY not in config.stash:
-        config.stash[GAVE_WAY] = add_options(parser, taken(parser))
+        others = taken(parser)
+        try:
+            _extend(config, {"--extend", "--blockshock-extend"} - others)
+            config.stash[GAVE_WAY] = add_options(parser, others)
+        except BlockShockError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def _extend(config: Any, names: Collection[str]) -> None:
+    """Load the files of ``--extend``, before the options are added: they may bring axes, with options of their own."""
+    text = getattr(config.option, _dest("--extend"), None)  # a worker has what its session was given
+    if text is None:
+        given = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *config.invocation_params.args]
+        arguments = [*config.getini("addopts"), *map(str, given)]
+        for word, after in zip(arguments, [*arguments[1:], None], strict=True):
+            name, equals, value = word.partition("=")
+            text = (value if equals else after) if name in names else text
+    for path in [] if text is None else split("--extend", text, "Python files that register something"):
+        try:
+            extend(path)
+        except ExtensionFailed as error:
+            raise InputError(f"--extend: {error}") from None
 
 
 def get(config: pytest.Config, name: str) -> Any:
@@ -103,6 +129,12 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
         f"{TRAINING_B[cuda]}",
         "B,B",
     )
+    option(
+        "--layers",
+        f"the linear layers of these models in place of --N, summed up by their counts: of {', '.join(MODELS.names())}",
+        "M,M",
+    )
+    option("--points", "a CSV file with the columns N,K,B,count in place of --N and --B: a line a point", "FILE")
     option("--sweep", f"a range of sizes, of {', '.join(sweep.AXES)}; what does not fit is skipped", "N,B")
     option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
     option("--methods", f"of {', '.join(METHODS.names())}. Default all that differ on so many ranks", "M,M")
@@ -135,6 +167,12 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
         type=int,
     )
     option("--warmup-rounds", f"before them. Default {DEFAULT_WARMUP[cpu]} and {DEFAULT_WARMUP[cuda]}", "R", type=int)
+    option(
+        "--extend",
+        "Python files that register methods, kernels, masks or whatever else there are registries of; every rank and "
+        f"worker loads them too. Installed packages are found by their entry points in the group {GROUP}",
+        "FILE,FILE",
+    )
     option("--seed", "of weights, inputs and masks. Default 0", "S", type=int, default=0)
     option(
         "--cover",

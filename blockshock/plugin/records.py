@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -49,6 +50,18 @@ def describe_case(phase: int, case: Case, device: str, ranks: int) -> dict[str, 
         "device": device,
         "ranks": ranks,
     }
+
+
+def describe_layers(case: Case, settings: Settings) -> dict[str, Any]:
+    """What the point stands for: the layers of models, or of a file, with how many there are of each and of all."""
+    every = Counter[str]()
+    for use in settings.layers:
+        every[use.model] += use.count
+    found = [
+        {"model": use.model, "name": use.name, "count": use.count, "of": every[use.model], "listed": use.B is not None}
+        for use in settings.uses(case.N, case.K, case.B)
+    ]
+    return {"layers": found} if found else {}
 
 
 def group_name(title: str, case: Case) -> str:

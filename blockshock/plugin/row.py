@@ -17,7 +17,7 @@ from blockshock.plugin.clockwatch import ClockWatch
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.limits import describe_limits
 from blockshock.plugin.phases import Phase
-from blockshock.plugin.records import describe_case, describe_kernel, describe_quality
+from blockshock.plugin.records import describe_case, describe_kernel, describe_layers, describe_quality
 from blockshock.plugin.settings import Settings
 from blockshock.plugin.stash import JOURNAL, RECORDS, STARTED, storage
 from blockshock.saved import is_known
@@ -39,7 +39,7 @@ class Row:
         info = {"kind": phase.kind, **found.info}
         if phase.timed:
             info |= self.limits(case, per_rank, found.samples, info) | self._profile(phase.number, case)
-            info |= self.quality(case)
+            info |= self.quality(case) | describe_layers(case, self._settings)
         wrong = [failure for failure in found.failures if failure is not None]
         if found.failures:
             info["status"] = "wrong" if wrong else "right"
@@ -102,6 +102,8 @@ class Row:
         """The samples become the benchmark's rounds; the rest its extra_info, and the test's properties."""
         ranks = self._groups.size(*(self._cases or [case]))
         info = {**describe_case(phase, case, self._settings.device, ranks), **info}
+        if self._settings.extend:
+            info["extend"] = list(self._settings.extend)
         if disturbance := self._watch.disturbance():
             info["clock"] = disturbance
         benchmark = self._request.getfixturevalue("benchmark")

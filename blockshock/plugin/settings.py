@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,20 +11,12 @@ import pytest
 import torch
 
 from blockshock.errors import BlockShockError, InputError, UnknownName
-from blockshock.matrices import MOST_FEATURES, WORKLOADS, build_workload, check_shape
+from blockshock.matrices import MOST_FEATURES, WORKLOADS, build_workload
 from blockshock.methods import METHODS, Axis, all_axes, method_of
 from blockshock.phases import DTYPES
-from blockshock.plugin import options, sweep
-from blockshock.plugin.options import (
-    DEFAULT_B,
-    DEFAULT_N,
-    DEFAULT_RANKS,
-    DEFAULT_ROUNDS,
-    DEFAULT_TIMING,
-    DEFAULT_WARMUP,
-    TRAINING_B,
-    TRAINING_N,
-)
+from blockshock.plugin import options, points
+from blockshock.plugin.options import DEFAULT_RANKS, DEFAULT_ROUNDS, DEFAULT_TIMING, DEFAULT_WARMUP
+from blockshock.plugin.points import Points, Use
 from blockshock.ranks import Place
 from blockshock.registry import split, whole
 from blockshock.training import OPTIMIZERS, build_recipe
@@ -38,20 +29,15 @@ WEEK = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
-class Points:
-    """Where a grid is: sizes (N, K), and B; every one with every other."""
-
-    sizes: tuple[tuple[int, int], ...]
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Settings:
     """What the options resolved to.
 
     Attributes:
         training_points: of phase 3, which takes fewer and larger B unless some were asked for.
         axes: what is picked of each axis, by its name; None for what is usual, row by row.
+        asked: names of the axes whose option was given, and ``B``: by those goes what else has picks and B of its own.
+        extend: files of the user's that register something.
+        layers: what the sizes stand for, where they were asked for by a model's name or by a file.
     """
 
     device: str
@@ -72,11 +58,22 @@ class Settings:
     keep_full_weight: bool
     profile: bool
     rank_timeout: int
+    asked: tuple[str, ...] = ()
+    layers: tuple[Use, ...] = ()
+    extend: tuple[str, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """All of them by name, as they are saved: each axis under the name of its option."""
         settings = asdict(self)
         return settings | {f"{axis}s": specs for axis, specs in settings.pop("axes").items()}
+
+    def uses(self, N: int, K: int, B: int) -> list[Use]:
+        """What this point stands for."""
+        return [use for use in self.layers if (use.N, use.K) == (N, K) and use.B in (None, B)]
+
+    def listed(self, N: int, K: int, B: int) -> bool:
+        """Whether this one of every size with every B is to be measured: of a file's points those that it lists."""
+        return all(use.B is None for use in self.layers) or bool(self.uses(N, K, B))
 
     @property
     def protocol(self) -> tuple[str, int, int, bool]:
@@ -119,18 +116,14 @@ def _resolve(config: pytest.Config) -> Settings:
     mode = get("--timing") or DEFAULT_TIMING[device]
     if device == "cpu" and mode.startswith("cuda"):
         raise InputError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
-    given_axes = {"N": get("--N"), "B": get("--B")}
-    points, training_points = (
-        _points(sweep.defaults(get("--sweep"), device, given_axes, {"N": N[device], "B": B[device]}))
-        for N, B in ((DEFAULT_N, DEFAULT_B), (TRAINING_N, TRAINING_B))
-    )
+    forward_points, training_points, layers = points.resolve(get, device)
     workloads = _choices("--workloads", given("--workloads", "gaussian,recorded"), build_workload, WORKLOADS.names())
-    _check_tokens(workloads, points.tokens)
+    _check_tokens(workloads, forward_points.tokens)
     rounds, warmup = get("--rounds"), get("--warmup-rounds")
     return Settings(
         device=device,
         ranks=ranks,
-        points=points,
+        points=forward_points,
         training_points=training_points,
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
         methods=_methods(get("--methods"), ranks),
@@ -146,7 +139,15 @@ def _resolve(config: pytest.Config) -> Settings:
         keep_full_weight=get("--keep-full-weight"),
         profile=get("--profile"),
         rank_timeout=_whole("--rank-timeout", get("--rank-timeout"), most=WEEK),
+        asked=tuple(name for name, option in _asking() if get(option) is not None),
+        layers=layers,
+        extend=tuple(split("--extend", get("--extend"), "files")) if get("--extend") else (),
     )
+
+
+def _asking() -> list[tuple[str, str]]:
+    """What checks with picks and points of their own go by, with the options that ask for it."""
+    return [("B", "--B"), *((axis.name, axis.option) for axis in all_axes())]
 
 
 def _ranks_and_device(asked: int | None, device: str, place: Place | None) -> tuple[int, str]:
@@ -178,23 +179,6 @@ def _methods(text: str | None, ranks: int) -> tuple[str, ...]:
 
 def _whole(option: str, value: str | int, least: int = 1, most: int = MOST_FEATURES) -> int:
     return whole(option, value, least, most=most)
-
-
-def _points(axes: dict[str, str]) -> Points:
-    sizes = tuple(dict.fromkeys(_size(text) for text in split("--N", axes["N"])))
-    return Points(sizes, tuple(dict.fromkeys(_whole("--B", text) for text in split("--B", axes["B"]))))
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(-?\d+)(?:[x×](-?\d+))?", text)
-    if not match:
-        raise InputError(f"--N takes N or N×K, as in 4096 or 8192x14336; got {text!r}")
-    try:
-        N, K = int(match[1]), int(match[2] or match[1])
-        check_shape(N, K)
-    except ValueError as error:  # of int too, for a number of thousands of digits
-        raise InputError(f"--N {text}: {error}") from None
-    return N, K
 
 
 def _check_tokens(workloads: tuple[str, ...], tokens: tuple[int, ...]) -> None:

@@ -159,7 +159,8 @@ OTHERWISE: dict[str, Fits] = {
     "limits": each(_limited),
     "work": having(flops=number, memory_bytes=number),
     "kernels": items(having(name=text, kind=text, calls=whole, ms=number, share=number)),
-    "traces": items(text),
+    **dict.fromkeys(("traces", "extend"), items(text)),
+    "layers": _series_of(having(model=text, name=text, count=size, of=size, listed=flag)),
 }
 """What a row may have of any kind, or not."""
 

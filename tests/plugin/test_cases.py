@@ -22,7 +22,8 @@ from blockshock.methods import METHODS
 from blockshock.phases.case import DTYPES, Case
 from blockshock.plugin import cases
 from blockshock.plugin import cover as cover_module
-from blockshock.plugin.settings import Points, Settings
+from blockshock.plugin.points import Points
+from blockshock.plugin.settings import Settings
 from blockshock.training.optimizers import OPTIMIZERS
 from blockshock.training.sparse_storages import STORAGES
 

@@ -23,7 +23,7 @@ from blockshock.methods import METHODS, Layer, Method
 from blockshock.phases import case as case_module
 from blockshock.plugin import SETTINGS, Row, pytest_report_header
 from blockshock.plugin.cases import forward_grid
-from blockshock.plugin.settings import Points
+from blockshock.plugin.points import Points
 from blockshock.plugin.settings import resolve as resolve_settings
 
 pytest_plugins = ["pytester"]
@@ -104,7 +104,7 @@ def test_every_option_has_a_name_of_its_own_too(resolve: Resolve) -> None:
 def test_options_resolve(arguments: list[str], changed: dict[str, Any], resolve: Resolve) -> None:
     axes = {axis: changed.get(axis, specs) for axis, specs in CPU_DEFAULTS.axes.items()}
     others = {name: value for name, value in changed.items() if name not in axes}
-    assert resolve(*arguments) == replace(CPU_DEFAULTS, axes=axes, **others)
+    assert replace(resolve(*arguments), asked=()) == replace(CPU_DEFAULTS, axes=axes, **others)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_sizes_that_are_asked_for_are_those_of_training_too(
     arguments: list[str], sizes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], resolve: Resolve
 ) -> None:
     asked = Points(sizes, tokens)
-    assert resolve(*arguments) == replace(CPU_DEFAULTS, points=asked, training_points=asked)
+    assert replace(resolve(*arguments), asked=()) == replace(CPU_DEFAULTS, points=asked, training_points=asked)
     assert resolve("--B", "8").training_points == Points(((256, 256),), (8,))
 
 

@@ -1,6 +1,6 @@
-"""What a user adds in a conftest.py, one decorated thing of each kind, is found wherever ours are.
+"""What a user adds, one decorated thing of each kind, in a file of --extend or a package, is found wherever ours are.
 
-On ranks, in options, saved rows, tables, plots and verdicts.
+On ranks, in options, saved rows, tables, plots and verdicts. Without a conftest.py, so no tracked file is edited.
 """
 
 from __future__ import annotations
@@ -14,32 +14,24 @@ from inner_pytest import start, suite
 from torchrun_jobs import job
 
 from blockshock.__main__ import main
+from blockshock.registry import extensions
 from blockshock.report.comparison import comparison
+from blockshock.report.models import model_lines
 from blockshock.report.run_tables import run_tables
 from blockshock.saved.results import read_run
 
-OWN = """
+FILE = """
 import torch
-from blockshock import HYPOTHESES, KERNELS, MASKS, METHODS, WORKLOADS, Hypothesis, TiledMask, Workload, best_of
+from blockshock import HYPOTHESES, KERNELS, METHODS, WORKLOADS, Hypothesis, Workload, best_of
 from blockshock.methods import Span
-from blockshock.pruning import PRUNERS, Pruner
 
 @WORKLOADS.register("spiky")
 class Spiky(Workload):
     def draw(self, B, K, stream): return torch.randn(B, K, generator=stream, device=stream.device) ** 3
 
-@MASKS.register("middle_two")
-def middle(source):
-    return TiledMask(torch.tensor([[0, 1, 1, 0]], device=source.device).bool(), source.N, source.K)
-
 @KERNELS.register("plain_one")
 class Plain(KERNELS.get("reference")):
     pass
-
-@PRUNERS.register("last_two")
-class LastTwo(Pruner):
-    def prune(self, w_RK, start):
-        return w_RK, torch.tensor([0, 0, 1, 1], device=w_RK.device).bool().repeat(len(w_RK), w_RK.shape[1] // 4)
 
 @METHODS.register("backwards")
 class Backwards(METHODS.get("dense_single")):
@@ -53,11 +45,45 @@ class FlippingPays(Hypothesis):
 
     subject, rivals = "backwards", best_of(span=Span.ONE)
 """
-OPTIONS = ["--device=cpu", "--N=64", "--B=4", "--rounds=3", "--warmup-rounds=1", "--cover=grid", "--workloads=spiky"]
+"""What a user hands over with --extend."""
+PACKAGE = """
+import torch
+from blockshock import MASKS, MODELS, Linear, Model, TiledMask
+from blockshock.pruning import PRUNERS, Pruner
+
+from . import half  # as only a module of a package can
+
+@MASKS.register("middle_two")
+def middle(source):
+    return TiledMask(torch.tensor([[0, 1, 1, 0]], device=source.device).bool(), source.N, source.K)
+
+@PRUNERS.register("last_two")
+class LastTwo(Pruner):
+    def prune(self, w_RK, start):
+        kept_4 = torch.arange(4, device=w_RK.device) >= half.OF_FOUR
+        return w_RK, kept_4.repeat(len(w_RK), w_RK.shape[1] // 4)
+
+MODELS.register("toy")(Model("nowhere", (Linear("up", 64, 64, 2), Linear("down", 64, 64, 3))))
+"""
+"""What an installed package has, which its entry point names."""
+OPTIONS = [
+    "--device=cpu",
+    "--extend=mine.py",
+    "--layers=toy",
+    "--B=4",
+    "--rounds=3",
+    "--warmup-rounds=1",
+    "--cover=grid",
+    "--workloads=spiky",
+]
 OPTIONS += ["--methods=backwards,pruned,block_shock,dense_single", "--kernels=plain_one", "--masks=middle_two"]
 OPTIONS += ["--pruners=last_two", "-p", "no:cacheprovider"]
+JOB_OPTIONS = ["--N=64" if option == "--layers=toy" else option for option in OPTIONS]
 POINT = "spiky-N64-K64-B4-bf16"
 ROWS = ("backwards", "pruned-plain_one-last_two", "block_shock-plain_one-middle_two", "dense_single")
+
+
+pytest_plugins = ["pytester"]
 
 
 class Session(NamedTuple):
@@ -71,10 +97,25 @@ def _rows(path: Path) -> dict[str, dict[str, Any]]:
     return {row["name"]: row["extra_info"] for row in json.loads(path.read_text())["benchmarks"]}
 
 
+def extended(folder: Path, *phases: str) -> Path:
+    """A folder with these phases, the file, and the package as pip installs it."""
+    suite(folder, *phases)
+    (folder / "mine.py").write_text(FILE)
+    (folder / "own_things").mkdir()
+    (folder / "own_things" / "__init__.py").write_text(PACKAGE)
+    (folder / "own_things" / "half.py").write_text("OF_FOUR = 2\n")
+    (folder / "own_things-1.0.dist-info").mkdir()
+    (folder / "own_things-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: own_things\nVersion: 1\n"
+    )
+    (folder / "own_things-1.0.dist-info" / "entry_points.txt").write_text("[blockshock.extensions]\nall = own_things\n")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     phases = "test_phase0_correctness.py", "test_phase1_forward.py", "test_hypotheses.py"
-    folder = suite(tmp_path_factory.mktemp("own"), *phases, conftest=OWN)
+    folder = extended(tmp_path_factory.mktemp("own"), *phases)
     chosen = ["-k", "test_forward or Flip", "--benchmark-json=run.json"]
     inner = start(folder, *OPTIONS, *chosen)
     output, _ = inner.communicate()
@@ -120,11 +161,62 @@ def test_tables_plots_and_commands_show_them(session: Session, capsys: pytest.Ca
     assert {"forward-spiky-bf16-time.svg", "forward-spiky-bf16-ratio-best-dense.svg"} <= plots
     assert "--kernels plain_one" in page
     assert "--pruners last_two" in page
+    assert "--extend mine.py" in page
+
+
+def test_layers_of_a_users_model_are_added_up(session: Session) -> None:
+    times = {row: session.rows[f"test_forward[{row}-{POINT}]"] for row in ROWS}
+    assert times["dense_single"]["layers"] == [
+        {"model": "toy", "name": name, "count": count, "of": 5, "listed": False}
+        for name, count in (("up", 2), ("down", 3))
+    ]
+    lines = [line for line in model_lines(read_run(session.folder / "run.json")) if ": backwards takes" in line]
+    (line,) = lines
+    assert line.startswith("forward, all 5 linear layers of toy, 4 tokens (spiky, bf16): ")
+
+
+BROKEN = {
+    "none.py": (None, "--extend: there is no file none.py: name a Python file that registers something"),
+    "odd.py": ("import torch\nx = (\n", "--extend: odd.py, line 2: SyntaxError: '(' was never closed"),
+    "raises.py": (
+        "\n\n1 / 0",
+        "--extend: raises.py, line 3: ZeroDivisionError: division by zero. Mend it, or leave it out",
+    ),
+    "twice.py": (
+        "from blockshock import MODELS\nMODELS.register('vit-l')(None)",
+        "--extend: twice.py, line 2: InputError: cannot register the model 'vit-l': the name is taken",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_cannot_be_loaded_is_an_error_that_says_why(name: str, pytester: pytest.Pytester) -> None:
+    text, says = BROKEN[name]
+    if text is not None:
+        (pytester.path / name).write_text(text)
+    pytester.makeini(f"[pytest]\naddopts = --extend={name}")
+    result = pytester.runpytest_inprocess("-p", "blockshock.plugin")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert says in " ".join(result.errlines)
+    assert "Traceback" not in " ".join(result.errlines + result.outlines)
+    assert name not in str(extensions())
+
+
+def test_an_installed_extension_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    folder = extended(tmp_path)
+    (folder / "own_things" / "half.py").unlink()
+    inner = start(folder, "--collect-only")
+    output, _ = inner.communicate()
+    assert inner.returncode == pytest.ExitCode.USAGE_ERROR, output
+    said = "the extension 'all' of the package own_things cannot be imported: own_things: ImportError: "
+    assert said in output
+    assert "Mend it, or do without it: python -m pip uninstall own_things" in output
 
 
 def test_ranks_of_torchrun_know_them(tmp_path: Path) -> None:
-    folder = suite(tmp_path, "test_phase0_correctness.py", conftest=OWN)
-    with job(folder, ["--standalone", "--nproc-per-node=2"], *OPTIONS, "--benchmark-json=run.json") as process:
+    folder = extended(tmp_path, "test_phase0_correctness.py")
+    # The job's own options come first, and the last of each counts; but a size stands against a model's name.
+    with job(folder, ["--standalone", "--nproc-per-node=2"], *JOB_OPTIONS, "--benchmark-json=run.json") as process:
         output = process.communicate(timeout=280)[0]
     assert process.returncode == 0, output
     rows = _rows(folder / "run.json")

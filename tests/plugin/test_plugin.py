@@ -252,7 +252,8 @@ def test_a_run_compares_with_the_saved_one(story: Story) -> None:
 def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
     names = "not [gpus] and not dense_equivalent"
     chosen = ["-m", "correctness or bench", "-k", names, "--methods=dense_tp_row,mine", "--optimizers=sgd"]
-    run = run_pytest(suite(tmp_path, *PHASES, conftest=USERS_OWN), "-n2", "--ranks=1", *chosen)
+    (tmp_path / "mine.py").write_text(USERS_OWN)
+    run = run_pytest(suite(tmp_path, *PHASES), "-n2", "--ranks=1", "--extend", "mine.py", *chosen)
     assert run.status == pytest.ExitCode.OK, run.output
     why = "timing beside other workers measures them too: run `pytest -m bench` without -n"
     for name in ("test_phase1_forward", "test_phase2_backward", "test_phase3_train"):

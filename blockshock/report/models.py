@@ -1,0 +1,83 @@
+"""What a model's linear layers take together: their times, added up by how often the model has each of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from blockshock.saved import Run, best_dense, section_of, sound
+
+Info = dict[str, Any]
+PASSES = {"forward": "forward", "backward": "forward and backward", "training": "training step"}
+
+
+class _Where(NamedTuple):
+    """What is added up: the layers of a model in one pass, at one B."""
+
+    section: str
+    model: str
+    B: int | None  # None of a file, whose points are added up whatever their B
+    workload: str
+    dtype: str
+    optimizer: str | None
+
+
+class _Sum(NamedTuple):
+    """Of one row: over how many layers, its time and that of the best dense alternative beside it, in ms."""
+
+    label: str
+    layers: int
+    ms: float
+    dense_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.ms / self.dense_ms
+
+
+def model_lines(run: Run) -> list[str]:
+    """One for each method that is asked about, of each model and B: its fastest row over the best dense alternative.
+
+    Of the layers that were asked for by ``--layers`` or ``--points``; none where there are none.
+    """
+    found: dict[_Where, dict[tuple[int, int, int], list[Info]]] = defaultdict(lambda: defaultdict(list))
+    for info in run.infos:
+        for use in info.get("layers") or ():
+            if (section := section_of(info)) in PASSES:
+                B = None if use["listed"] else info["B"]
+                where = _Where(section or "", use["model"], B, info["workload"], info["dtype"], info.get("optimizer"))
+                point = found[where][info["N"], info["K"], info["B"]]
+                if info not in point:  # as it is for each other layer of this shape
+                    point.append(info)
+    return [line for where, points in found.items() for line in _lines(where, list(points.values()))]
+
+
+def _lines(where: _Where, points: list[list[Info]]) -> Iterator[str]:
+    asked = {info["label"]: info["method"] for rows in points for info in rows if info["role"] == "subject"}
+    sums = [(method, added) for label, method in asked.items() if (added := _add(where.model, label, points))]
+    every = next(use["of"] for use in points[0][0]["layers"] if use["model"] == where.model)
+    for method in dict.fromkeys(asked.values()):
+        # The one that was timed at the most of the layers, and of those the fastest.
+        best = min((one for of, one in sums if of == method), key=lambda one: (-one.layers, one.ratio), default=None)
+        if best is None:
+            continue
+        count = f"all {every}" if best.layers == every else f"{best.layers} of {every}"
+        tokens = "" if where.B is None else ", one token" if where.B == 1 else f", {where.B} tokens"
+        data = ", ".join(filter(None, (where.workload, where.dtype, where.optimizer)))
+        yield (
+            f"{PASSES[where.section]}, {count} linear layers of {where.model}{tokens} ({data}): {best.label} takes "
+            f"{best.ratio:.2f} of the best dense alternative's time ({best.ms:.3g} ms, {best.dense_ms:.3g} ms)"
+        )
+
+
+def _add(model: str, label: str, points: list[list[Info]]) -> _Sum | None:
+    """None where no layer has a sound time of this row, with one of a dense alternative beside it."""
+    layers, ms, dense_ms = 0, 0.0, 0.0
+    for rows in points:
+        row = next((info for info in rows if info["label"] == label and sound(info)), None)
+        if row is None or (dense := best_dense(rows, row)) is None:
+            continue
+        count = sum(use["count"] for use in row["layers"] if use["model"] == model)
+        layers, ms, dense_ms = layers + count, ms + count * row["p50_ms"], dense_ms + count * dense["p50_ms"]
+    return _Sum(label, layers, ms, dense_ms) if layers else None
