@@ -51,6 +51,8 @@ ALSO_NOT = {
     "matrices.saved_mask.faults_of_state": "called for every state that is loaded",
     "machine.memory.cache_bytes": "takes a device alone",
     "machine.memory.peak_bytes": "takes a device alone",
+    "measure.accuracy.ratio": "called for every Accuracy",
+    "measure.accuracy.share": "called by compare() and lost()",
     "measure.timing.capture": "needs a GPU",
     "measure.timing.warm_up": "needs a GPU",
     "measure.timing.check_durations": "called by slowest() for every series",

@@ -102,7 +102,7 @@ def test_what_torch_refuses_by_shape_ours_refuses_by_name(shape: tuple[int, ...]
     with pytest.raises(BlockShockError):
         Compressed24.from_tensor(w, w != 0)
     with pytest.raises(InputError):
-        TensorWeights(w)
+        build_mask("random", TensorWeights(w))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float32, torch.float64, torch.bfloat16])

@@ -50,7 +50,7 @@ class Compressed24(torch.nn.Module):
     """A 2:4 matrix (N, K) as kept values (N, K/2) and packed positions (N, ⌈K/8⌉), two groups a byte.
 
     Buffers: ``values_NJ`` in the matrix's dtype, ``positions`` uint8. Rows are independent, so any row block can be
-    compressed, refreshed or decompressed alone.
+    compressed or decompressed alone.
 
     Args:
         persistent: the buffers are part of the module's state.
@@ -127,23 +127,6 @@ class Compressed24(torch.nn.Module):
         check_slice(start, stop, self.K, "columns")
         values = self.values_NJ[:, start // 2 : stop // 2].contiguous()
         return expand(values, self.positions[:, start // 8 : -(-stop // 8)])
-
-    def refresh(self, values_NJ: torch.Tensor) -> None:
-        """Write new kept values (N, K/2) under the same mask.
-
-        Raises:
-            InputError: shape or dtype differ from what is stored.
-        """
-        if values_NJ.shape != self.values_NJ.shape or values_NJ.dtype != self.values_NJ.dtype:
-            raise InputError(
-                f"refresh takes {self.values_NJ.dtype} {tuple(self.values_NJ.shape)}, "
-                f"got {values_NJ.dtype} {tuple(values_NJ.shape)}"
-            )
-        self.values_NJ.copy_(values_NJ)
-
-    @property
-    def nbytes(self) -> int:
-        return self.values_NJ.nbytes + self.positions.nbytes
 
 
 def positions_of(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:

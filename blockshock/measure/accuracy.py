@@ -25,6 +25,7 @@ Three things make the error of the dense product an unfair yardstick, and are al
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -80,8 +81,8 @@ class Accuracy:
     @classmethod
     def of(cls, sums: ErrorSums, roundings: int) -> Accuracy:
         """From the sums over all ranks' shares; roundings is r of the method."""
-        relative = _root_ratio(sums.squared, sums.reference_squared)
-        dense = max(_root_ratio(sums.dense_squared, sums.reference_squared), sums.summation_error)
+        relative = math.sqrt(ratio(sums.squared, sums.reference_squared))
+        dense = max(math.sqrt(ratio(sums.dense_squared, sums.reference_squared)), sums.summation_error)
         partial_sums = max(sums.contiguous_squared, sums.alternating_squared) if roundings > 1 else 0.0
         cancellation = (partial_sums + sums.reference_squared) / (2 * sums.reference_squared or 1.0)
         elements = sums.reference_squared**2 / sums.reference_fourth if sums.reference_fourth else math.inf
@@ -111,10 +112,11 @@ class Accuracy:
         return None
 
 
-def _root_ratio(part: float, whole: float) -> float:
+def ratio(part: float, whole: float) -> float:
+    """Part of a whole; of nothing nothing is 0, and anything else infinitely much."""
     if whole == 0.0:
         return 0.0 if part == 0.0 else math.inf
-    return math.sqrt(part / whole)
+    return part / whole
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -122,10 +124,16 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
+def share(source: WeightSource, index: int, count: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of every ``count``-th block of output features from the ``index``-th on: a rank's to check."""
+    blocks = enumerate(row_blocks(source.N, source.K * 8, block_bytes=256 << 20))
+    return (block for number, block in blocks if number % count == index)
+
+
 def compare(
     y_BN: torch.Tensor, x_BK: torch.Tensor, source: WeightSource, roundings: int, index: int, count: int
 ) -> ErrorSums:
-    """Errors of y against float64, over every ``count``-th block of output features from the ``index``-th on.
+    """Errors of y against float64, over a ``share`` of the output features.
 
     Args:
         roundings: r of the bound.
@@ -135,9 +143,7 @@ def compare(
     rounding = roundings * u + source.K * u32
     summation_error = u * math.sqrt(source.K / 6) if y_BN.dtype == torch.float32 else 0.0
     sums = ErrorSums()
-    for number, (start, stop) in enumerate(row_blocks(source.N, source.K * 8, block_bytes=256 << 20)):
-        if number % count != index:
-            continue
+    for start, stop in share(source, index, count):
         w_RK = source.rows(start, stop)
         bias_R = None if source.bias is None else source.bias[start:stop]
         dense_BR = F.linear(x_BK, w_RK, bias_R).double()

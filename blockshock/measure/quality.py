@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from blockshock.matrices import WeightSource, row_blocks
+from blockshock.matrices import WeightSource
+from blockshock.measure.accuracy import ratio, share
 
 
 @dataclass
@@ -27,27 +28,16 @@ class QualitySums:
     def quality(self) -> dict[str, float]:
         """output_error: ‖x W′ᵀ − x Wᵀ‖ / ‖x Wᵀ‖ (Frobenius). kept_magnitude: Σ|w′| / Σ|w|. kept_energy: Σw′² / Σw²."""
         return {
-            "output_error": math.sqrt(_share(self.error_squared, self.output_squared)),
-            "kept_magnitude": _share(self.kept_magnitude, self.magnitude),
-            "kept_energy": _share(self.kept_energy, self.energy),
+            "output_error": math.sqrt(ratio(self.error_squared, self.output_squared)),
+            "kept_magnitude": ratio(self.kept_magnitude, self.magnitude),
+            "kept_energy": ratio(self.kept_energy, self.energy),
         }
 
 
-def _share(part: float, whole: float) -> float:
-    if whole == 0.0:
-        return 0.0 if part == 0.0 else math.inf
-    return part / whole
-
-
 def lost(x_BK: torch.Tensor, source: WeightSource, own: WeightSource, index: int, count: int) -> QualitySums:
-    """What W′ (own) loses against W (source), in float64 and without a bias.
-
-    Of every ``count``-th block of output features from the ``index``-th on.
-    """
+    """What W′ (own) loses against W (source), in float64 and without a bias, of a ``share`` of the output features."""
     x64_BK, sums = x_BK.double(), QualitySums()
-    for number, (start, stop) in enumerate(row_blocks(source.N, source.K * 8, block_bytes=256 << 20)):
-        if number % count != index:
-            continue
+    for start, stop in share(source, index, count):
         w_RK, own_RK = (weights.rows(start, stop).double() for weights in (source, own))
         exact_BR = x64_BK @ w_RK.T
         sums += QualitySums(

@@ -200,10 +200,6 @@ class Storage(Shardable):
         """The inverse of ``dense``; what the mask drops is lost."""
         return dense_NK
 
-    def matrix(self) -> torch.Tensor:
-        """The trained weight (N, K) in the parameter's dtype, zero where a mask drops."""
-        return self.dense(self.parameter.detach())
-
     @torch.no_grad()
     def load(self, w_NK: torch.Tensor) -> None:
         """Take over the values of a dense matrix exactly, zeros too."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blockshock.matrices import GeneratedWeights, TensorWeights
-from blockshock.measure import quality
+from blockshock.measure import accuracy
 from blockshock.measure.quality import QualitySums, lost
 
 W_NK = torch.tensor([[3.0, 1.0, 2.0, 4.0], [1.0, -5.0, 2.0, 1.0]])
@@ -37,7 +37,7 @@ def test_shares_of_the_ranks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch
     source, own = (GeneratedWeights(64, 32, torch.float32, "cpu", seed) for seed in (1, 2))
     x_BK = torch.randn(8, 32, generator=torch.Generator().manual_seed(3))
     whole = lost(x_BK, source, own, 0, 1).quality()
-    monkeypatch.setattr(quality, "row_blocks", lambda rows, _, **__: [(i, i + 8) for i in range(0, rows, 8)])
+    monkeypatch.setattr(accuracy, "row_blocks", lambda rows, _, **__: [(i, i + 8) for i in range(0, rows, 8)])
     shares = sum((lost(x_BK, source, own, rank, 3) for rank in range(3)), QualitySums()).quality()
     assert shares == {name: pytest.approx(value) for name, value in whole.items()}
 

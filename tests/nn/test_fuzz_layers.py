@@ -244,7 +244,8 @@ def test_methods_compute_the_layer_and_count_it(
     assert method.algorithm
     if training is not None:
         assert torch.equal(method.whole_weight(), w_NK)
-        assert trained(method.weights()[0]).matrix().shape == (N, K)
+        storage = trained(method.weights()[0])
+        assert storage.dense(storage.parameter.detach()).shape == (N, K)
     assert attempt(method, x_BK.detach().double()) is None
     assert attempt(METHODS.get(name).check, Shape(N, K, 4, data.draw(st.integers(2, 9)))) is None
 

@@ -56,7 +56,7 @@ class ParallelLinear(nn.Module):
         with stage("reduce"):
             if not torch.is_grad_enabled():
                 return torch_internals.arrived(self.linear(x_BK))
-            return _WaitForward.apply(self.linear(_WaitBackward.apply(x_BK)))
+            return _Arrived.apply(self.linear(_Arrived.apply(x_BK)))
 
 
 class _StagedLinear(nn.Linear):
@@ -72,20 +72,13 @@ def _mesh(device_type: str, group: Group) -> DeviceMesh:
     return DeviceMesh.from_group(group, device_type)
 
 
-class _WaitForward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y: torch.Tensor) -> torch.Tensor:
-        return torch_internals.arrived(y)
+class _Arrived(torch.autograd.Function):
+    """The tensor, once it is there; its gradient likewise."""
 
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return grad
-
-
-class _WaitBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.view_as(x)
+        there = torch_internals.arrived(x)
+        return there.view_as(there)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
