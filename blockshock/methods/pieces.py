@@ -70,7 +70,7 @@ class PieceMethod(Method):
 
     @property
     def resolved(self) -> dict[str, str]:
-        return {"kernel": self._kernel_name}
+        return {"kernel": self._kernel_name} if "kernel" in self.axes else {}
 
     @property
     def algorithm(self) -> str:

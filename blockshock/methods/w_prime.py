@@ -63,10 +63,6 @@ class PrunedDense(Pruned):
     axes = ("pruner",)
     otherwise: ClassVar[dict[str, str]] = {"kernel": "dense", "storage": "masked"}
 
-    @property
-    def resolved(self) -> dict[str, str]:
-        return {}
-
 
 @METHODS.register("pruned_tp_row")
 class PrunedRowParallel(PrunedMethod, RowParallel):

@@ -10,14 +10,12 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from blockshock.machine import memory
 from blockshock.matrices import TransposedWeights, generator
 from blockshock.measure import ErrorSums, compare, timing
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
 from blockshock.phases.correctness import same_bits
-from blockshock.phases.forward import TimingResult
-from blockshock.phases.stage_times import time_stages
+from blockshock.phases.forward import TimingResult, described, samples_of
 from blockshock.registry import Registry
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -115,30 +113,9 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
     """Build and time forward and backward together, and forward by itself; all ranks call it together."""
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
 
-    def take(built: Built, part: timing.Protocol) -> list[float]:
-        return timing.time_call(both_passes(case, built), built.x_BK.device, part)
+    def describe(built: Built) -> TimingResult:
+        x_BK = built.x_BK.detach().requires_grad_()
+        both = both_passes(case, built)
+        return described(case, built, both, protocol, lambda: {"forward": lambda: built.method(x_BK)}, backward=True)
 
-    make = partial(build, case, backward=True)
-    return over_builds(make, protocol, lambda built: _described(case, built, protocol), take)
-
-
-def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingResult:
-    """All but the samples, of one build."""
-    device, method, both = built.x_BK.device, built.method, both_passes(case, built)
-    x_BK = built.x_BK.detach().requires_grad_()
-    with memory.peak_bytes(device) as steady:
-        both()
-    stages = time_stages(both, device, protocol)
-    return TimingResult(
-        builds=[],
-        eager_samples=[],
-        stages=stages.seconds,
-        copied_bytes=stages.copied_bytes,
-        alone={"forward": timing.time_call(lambda: method(x_BK), device, protocol)},
-        weight_bytes=method.weight_bytes(),
-        estimated_weight_bytes=built.estimate.steady,
-        building_bytes=built.building_bytes,
-        steady_bytes=method.weight_bytes() + steady[0],
-        algorithm=method.algorithm,
-        work=method.work(case.B, backward=True),
-    )
+    return over_builds(partial(build, case, backward=True), protocol, describe, samples_of(case, both_passes))

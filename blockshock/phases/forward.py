@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from blockshock.machine import memory
 from blockshock.measure import Work, timing
 from blockshock.methods import Method
-from blockshock.phases.builds import over_builds, protocol_of_ranks
+from blockshock.phases.builds import Prepare, over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
-from blockshock.phases.stage_times import time_stages
+from blockshock.phases.stage_times import StageTimes, time_stages
 
 
 @dataclass
@@ -58,39 +60,57 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
     """Build and time the case on this rank; all ranks call it together."""
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
 
-    def take(built: Built, part: timing.Protocol) -> list[float]:
-        return timing.time_call(forward_pass(case, built), built.x_BK.device, part)
+    def describe(built: Built) -> TimingResult:
+        call = forward_pass(case, built)
+        found = described(case, built, call, protocol, lambda: _alone(built.method, built.x_BK, protocol))
+        if mode == "cuda_graph":
+            found.eager_samples = timing.time_call(call, built.x_BK.device, replace(protocol, mode="cuda_events"))
+        return found
 
-    return over_builds(lambda: build(case), protocol, lambda built: _described(case, built, protocol), take)
+    return over_builds(partial(build, case), protocol, describe, samples_of(case, forward_pass))
 
 
-def _described(case: Case, built: Built, protocol: timing.Protocol) -> TimingResult:
-    """All but the samples, of one build."""
-    device, method, call = built.x_BK.device, built.method, forward_pass(case, built)
+def samples_of(case: Case, prepare: Prepare) -> Callable[[Built, timing.Protocol], list[float]]:
+    """What takes the samples of a build, of what is prepared of it."""
+    return lambda built, part: timing.time_call(prepare(case, built), built.x_BK.device, part)
+
+
+def described(
+    case: Case,
+    built: Built,
+    call: timing.Call,
+    protocol: timing.Protocol,
+    alone: Callable[[], dict[str, timing.Call]],
+    backward: bool = False,
+    stages_of: Callable[..., StageTimes] = time_stages,
+) -> TimingResult:
+    """All but the samples of one build.
+
+    Args:
+        call: what is timed, both passes where it goes ``backward`` too.
+        alone: makes the pieces that are run by themselves, once the memory of the whole is known.
+    """
+    device, method = built.x_BK.device, built.method
     with memory.peak_bytes(device) as steady:
         call()
-    stages = time_stages(call, device, protocol)
-    eager = replace(protocol, mode="cuda_events")
+    stages = stages_of(call, device, protocol)
     return TimingResult(
         builds=[],
-        eager_samples=timing.time_call(call, device, eager) if protocol.mode == "cuda_graph" else [],
+        eager_samples=[],
         stages=stages.seconds,
         copied_bytes=stages.copied_bytes,
-        alone=_alone(method, built.x_BK, protocol),
+        alone={name: timing.time_call(piece, device, protocol) for name, piece in alone().items()},
         weight_bytes=method.weight_bytes(),
         estimated_weight_bytes=built.estimate.steady,
         building_bytes=built.building_bytes,
         steady_bytes=method.weight_bytes() + steady[0],
         algorithm=method.algorithm,
-        work=method.work(case.B),
+        work=method.work(case.B, backward),
     )
 
 
-def _alone(method: Method, x_BK: torch.Tensor, protocol: timing.Protocol) -> dict[str, list[float]]:
+def _alone(method: Method, x_BK: torch.Tensor, protocol: timing.Protocol) -> dict[str, timing.Call]:
     if type(method).combine is Method.combine or method.group.size() == 1 or protocol.mode == "none":
         return {}
     part = method.partial(x_BK).contiguous()
-    return {
-        "partial": timing.time_call(lambda: method.partial(x_BK), x_BK.device, protocol),
-        "combine": timing.time_call(lambda: method.combine(part), x_BK.device, protocol),
-    }
+    return {"partial": lambda: method.partial(x_BK), "combine": lambda: method.combine(part)}

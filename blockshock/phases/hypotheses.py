@@ -16,11 +16,16 @@ from blockshock.training import storage_of
 
 @dataclass(frozen=True)
 class BestOf:
-    """Of all methods of a kind the fastest at the point."""
+    """Of all methods of a role, by default the dense alternatives, the fastest: which that is changes with the point.
 
-    role: Role
-    span: Span | None
-    promise: Promise
+    Attributes:
+        span: of those that run on that, if on any.
+        promise: of those that keep it.
+    """
+
+    role: Role = Role.RIVAL
+    span: Span | None = None
+    promise: Promise = Promise.DENSE
 
     def __str__(self) -> str:
         kind = "dense one" if self.promise is Promise.DENSE else f"{self.role} ({self.promise})"
@@ -34,14 +39,7 @@ class BestOf:
         return (kind.role, kind.promise) == (self.role, self.promise) and self.span in (None, kind.span)
 
 
-def best_of(role: Role = Role.RIVAL, span: Span | None = None, promise: Promise = Promise.DENSE) -> BestOf:
-    """The fastest method of a role, by default of the dense alternatives: which that is changes with the point.
-
-    Args:
-        span: of those that run on that, if on any.
-        promise: of those that keep it.
-    """
-    return BestOf(role, span, promise)
+best_of = BestOf
 
 
 def alternatives(method: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from blockshock.measure import Work, timing
 from blockshock.methods import Method
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build
-from blockshock.phases.forward import TimingResult
+from blockshock.phases.forward import TimingResult, described
 from blockshock.phases.stage_times import StageTimes, time_stages
 from blockshock.stages import stage
 from blockshock.training import MaskedStorage, SparseStorage, build_recipe
@@ -82,29 +82,21 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Trainin
 
 def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingResult:
     """All but the samples, of one build."""
-    method, device = built.method, built.x_BK.device
-    step = Step(case, built)
-    with memory.peak_bytes(device) as steady:
-        step()
-    stages = _over_cycle(storages_of(method), lambda: time_stages(step, device, protocol), _cycle_of_stages)
-    calls = {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
-    alone = {name: timing.time_call(call, device, protocol) for name, call in calls.items()}
+    method, step = built.method, Step(case, built)
+
+    def alone() -> dict[str, timing.Call]:
+        return {"forward": step.forward, "forward_and_backward": step.forward_and_backward, **_packing(method)}
+
+    def stages_of(*call: Any) -> StageTimes:
+        return _over_cycle(storages_of(method), lambda: time_stages(*call), _cycle_of_stages)
+
+    found = described(case, built, step, protocol, alone, backward=True, stages_of=stages_of)
     for storage in storages_of(method):
         storage.refresh()  # a packing whose memory is the parameter's, packed by itself, counts as a change of that
     state = [t for values in step.optimizer.state.values() for t in values.values() if isinstance(t, torch.Tensor)]
     grads = [parameter.grad for parameter in step.parameters if parameter.grad is not None]
     return TrainingResult(
-        builds=[],
-        eager_samples=[],
-        stages=stages.seconds,
-        copied_bytes=stages.copied_bytes,
-        alone=alone,
-        weight_bytes=method.weight_bytes(),
-        estimated_weight_bytes=built.estimate.steady,
-        building_bytes=built.building_bytes,
-        steady_bytes=method.weight_bytes() + steady[0],
-        algorithm=method.algorithm,
-        work=work_of_step(case, method),
+        **vars(found) | {"work": work_of_step(case, method)},
         parameter_bytes=memory.held_bytes(step.parameters),
         gradient_bytes=memory.held_bytes(grads),
         state_bytes=memory.held_bytes(state),
