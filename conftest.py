@@ -1,6 +1,19 @@
-"""Loads the suite's pytest plugin. Register your own workloads, masks and methods here: the README shows how."""
+"""Loads the suite's pytest plugin. Your own workloads, masks and methods come by --extend: the README shows how."""
+
+import sys
+from contextlib import nullcontext
+
+import pytest
 
 from blockshock.doctor.extras import need
 
 need("the suite", "suite")
 pytest_plugins = ["blockshock.plugin"]
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Says at once what takes the first seconds; pytest's own first line takes its place."""
+    capture = pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        if sys.stderr.isatty():
+            print("blockshock: loading torch ...", end="\r", file=sys.stderr, flush=True)

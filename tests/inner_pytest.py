@@ -63,7 +63,8 @@ def start(folder: Path, *arguments: str, new_session: bool = False) -> subproces
         # Without hypothesis's plugin, whose import takes as long as a small run.
         [sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *arguments],
         cwd=folder,
-        env=environment(),
+        # What it measures of a busy machine is not to be kept for the user.
+        env=environment() | {"XDG_CACHE_HOME": str(folder / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

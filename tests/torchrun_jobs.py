@@ -47,7 +47,7 @@ def job(
     with subprocess.Popen(
         [*torchrun, *run, *SMALL, *arguments],
         cwd=folder,
-        env=environment() | {"OMP_NUM_THREADS": "1"},
+        env=environment() | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,4 +1,4 @@
-"""What was searched, remembered in the process and in the user's cache folder.
+"""What was searched or measured, remembered in the process and in the user's cache folder.
 
 A file lock makes one process search while the others wait for its answer, so that all ranks run the same algorithm.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ class AlgorithmCache:
         if key not in self._known:
             self._known[key] = self._get_shared(key, search)
         return self._known[key]
+
+    def known(self, key: str) -> Any:
+        """The answer that the file has for ``key``, or None."""
+        return self._read(cache_folder() / f"{self._name}.json").get(key)
+
+    def keep(self, key: str, found: Any) -> None:
+        """Put an answer into the file, in place of what it has. An unwritable folder is no error."""
+        path = cache_folder() / f"{self._name}.json"
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):
+                self._write(path, self._read(path) | {key: found})
 
     def _get_shared(self, key: str, search: Callable[[], Any]) -> Any:
         path = cache_folder() / f"{self._name}.json"

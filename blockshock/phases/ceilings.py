@@ -7,6 +7,7 @@ reached, and a limit drawn from it is one that a benchmark can hardly beat.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from blockshock.kernels import KERNELS, build_kernel
+from blockshock.kernels import KERNELS, AlgorithmCache, build_kernel
 from blockshock.machine import aligner, all_gather, memory, slowest_of_ranks
 from blockshock.matrices import GeneratedWeights, Piece, build_mask
 from blockshock.measure import Line, timing
@@ -33,6 +34,34 @@ MESSAGE_BYTES = {
 ROUNDS = {"cuda": 50, "cpu": 5}
 TRIES = 3
 """Of what a busy machine can spoil: a line that its points are too scattered for."""
+
+
+CACHE = "ceilings"
+KEPT_SECONDS = 24 * 3600
+"""Longer, and one that was measured while something else had the machine would stand for as long."""
+
+
+def recall(key: str) -> dict[str, Any]:
+    """What this machine was found to reach under such a key, by name as JSON has it; empty where that is not known."""
+    kept = _cache().known(key)
+    return kept["found"] if kept and 0 <= time.time() - kept["at"] < KEPT_SECONDS else {}
+
+
+def keep(key: str, found: dict[str, Any]) -> None:
+    """Remember it for the next session of this user."""
+    _cache().keep(key, {"at": time.time(), "found": found})
+
+
+def _cache() -> AlgorithmCache:
+    return AlgorithmCache(CACHE, _fits)
+
+
+def _fits(kept: Any) -> bool:
+    """Whether this is what ``keep`` wrote: numbers, pairs of them, and None where a machine has no such thing."""
+    if not isinstance(kept, dict) or type(kept.get("at")) is not float or not isinstance(kept.get("found"), dict):
+        return False
+    pairs = [found if isinstance(found, list) else [found, 1] for found in kept["found"].values() if found is not None]
+    return all(len(pair) == 2 and all(type(one) in (int, float) and one >= 0 for one in pair) for pair in pairs)
 
 
 @dataclass(frozen=True)

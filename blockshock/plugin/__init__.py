@@ -15,13 +15,24 @@ import pytest
 from blockshock.machine import environment
 from blockshock.measure import Ceilings
 from blockshock.methods import METHODS, Axis, all_axes, method_of
-from blockshock.plugin import devices, journal, options, parameters, saving, sweep, together
+from blockshock.plugin import closing, devices, journal, options, parameters, progress, saving, together
 from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.row import Row
 from blockshock.plugin.settings import Settings, resolve
-from blockshock.plugin.stash import CEILINGS, JOURNAL, MISSING, RECORDS, SAVING, SETTINGS, TOGETHER, storage
+from blockshock.plugin.stash import (
+    CEILINGS,
+    JOURNAL,
+    MISSING,
+    PROGRESS,
+    RECORDS,
+    SAVING,
+    SETTINGS,
+    TOGETHER,
+    stage,
+    storage,
+)
 from blockshock.ranks import Place, Ranks, end_with_parent_thread
 from blockshock.report import print_comparison
 
@@ -66,12 +77,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(config.stash[TOGETHER], "blockshock-together")
     config.pluginmanager.register(devices.Devices(config, config.stash[SETTINGS]), "blockshock-devices")
     if _reports():
+        config.pluginmanager.register(closing.Closing(config), "blockshock-closing")
         config.stash[SAVING] = saving.Saving(config)
         config.pluginmanager.register(config.stash[SAVING], "blockshock-saving")
         config.stash[JOURNAL] = journal.Writer(config, config.stash[SETTINGS], storage(config), config.stash[SAVING])
         config.pluginmanager.register(config.stash[JOURNAL], "blockshock-journal")
-    if options.get(config, "--sweep") and (reporter := config.pluginmanager.getplugin("terminalreporter")):
-        config.pluginmanager.register(sweep.Progress(reporter), "blockshock-sweep")
+    if _reports() and (reporter := config.pluginmanager.getplugin("terminalreporter")):
+        config.stash[PROGRESS] = progress.Progress(reporter, config.stash[SETTINGS].device)
+        config.pluginmanager.register(config.stash[PROGRESS], "blockshock-progress")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -108,7 +121,8 @@ def _unused(config: pytest.Config, axis: Axis) -> str | None:
     having = [name for name in METHODS.names() if axis.name in METHODS.get(name).axes]
     if not given or any(axis.name in method_of(method)[0].axes for method in config.stash[SETTINGS].methods):
         return None
-    return f"{' and '.join(given)} changes nothing: none of --methods picks a {axis.name}, as {', '.join(having)} do"
+    change = "changes" if len(given) == 1 else "change"
+    return f"{' and '.join(given)} {change} nothing: none of --methods picks a {axis.name}, as {', '.join(having)} do"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -127,7 +141,7 @@ def settings(pytestconfig: pytest.Config) -> Settings:
 def groups(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Groups]:
     """The session's groups of ranks, each started at its first use."""
     job = pytestconfig.stash[TOGETHER].job if TOGETHER in pytestconfig.stash else None
-    with Groups(settings, job) as found:
+    with Groups(settings, job, stage(pytestconfig)) as found:
         yield found
 
 
@@ -139,14 +153,15 @@ def ranks(groups: Groups) -> Ranks:
 
 @pytest.fixture(scope="session")
 def ceilings(pytestconfig: pytest.Config, settings: Settings) -> Callable[[Ranks], Ceilings | None]:
-    """What this machine reaches at most with a group of ranks, measured once; None where nothing is timed. That of all
-    ranks is saved with the run, or if they are not asked for that of the one."""
+    """What this machine reaches at most with a group of ranks, measured once; None where nothing is timed, or with
+    ``--no-ceilings``. That of all ranks is saved with the run, or if they are not asked for that of the one."""
 
     @functools.cache
     def reached(ranks: Ranks) -> Ceilings | None:
-        if settings.timing == "none":
+        if settings.timing == "none" or not settings.ceilings:
             return None
-        measuring, stash = Measuring(ranks, settings.timing, settings.flush), pytestconfig.stash
+        stash = pytestconfig.stash
+        measuring = Measuring(ranks, settings.timing, settings.flush, stage(pytestconfig))
         found = measuring.ceilings(settings.dtypes)
         stash.setdefault(MISSING, {}).update(measuring.missing)
         if ranks.size == settings.ranks or CEILINGS not in stash:

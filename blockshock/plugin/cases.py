@@ -11,6 +11,7 @@ from blockshock.methods import METHODS, Axis, Promise, axis_of, method_of
 from blockshock.phases import Case, Claim, claims, compresses_every_time
 from blockshock.phases.lesson import BATCHES
 from blockshock.plugin.cover import Cover
+from blockshock.plugin.options import DRIFT_B, TRAJECTORY_B
 from blockshock.plugin.points import Points
 from blockshock.plugin.settings import Settings
 from blockshock.training import OPTIMIZERS
@@ -62,7 +63,7 @@ def trajectories(settings: Settings) -> list[Case]:
     return [
         case
         for (workload, N, K), some, choose in ((gaussian, rows, each), (recorded, how, first))
-        for B in _tokens(settings, 32, build_workload(workload), BATCHES)
+        for B in _tokens(settings, TRAJECTORY_B, build_workload(workload), BATCHES)
         for optimizer, row in itertools.product(OPTIMIZERS.names(), some)
         if some is rows or optimizer == "adamw" or method_of(row[0])[0].promise == Promise.DENSE
         for case in _trained(Case(*row, workload, N, K, B, dtype, settings.seed), (optimizer,), choose)
@@ -76,7 +77,7 @@ def drifts(settings: Settings) -> list[Case]:
     return [
         Case(*row, "gaussian", size, size, B, dtype, settings.seed)
         for dtype in settings.dtypes
-        for B in _tokens(settings, 16, build_workload("gaussian"))
+        for B in _tokens(settings, DRIFT_B, build_workload("gaussian"))
         for row in _rows(settings.methods, _each(settings))
     ]
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from blockshock.machine import memory
 from blockshock.methods import Span
 from blockshock.phases import Case
+from blockshock.plugin.progress import Stage, silent
 from blockshock.plugin.settings import Settings
 from blockshock.ranks import Ranks, adopt, spawn
 from blockshock.ranks.torchrun import Job
@@ -19,9 +20,9 @@ class Groups(ExitStack):
     Under torchrun there is the one that was given: what runs on one device, each rank computes by itself.
     """
 
-    def __init__(self, settings: Settings, job: Job | None = None) -> None:
+    def __init__(self, settings: Settings, job: Job | None = None, stage: Stage = silent) -> None:
         super().__init__()
-        self._settings, self._job = settings, job
+        self._settings, self._job, self._stage = settings, job, stage
         self._started: dict[int, Ranks] = {}
         self._last: Ranks | None = None
 
@@ -41,7 +42,8 @@ class Groups(ExitStack):
 
     def _get(self, size: int) -> Ranks:
         if size not in self._started:
-            self._started[size] = self.enter_context(self._start(size))
+            with self._stage(f"starting {size} {self._settings.device.upper()} rank{'s' if size > 1 else ''}"):
+                self._started[size] = self.enter_context(self._start(size))
         found = self._started[size]
         if self._last not in (None, found) and found.device == "cuda":
             self._last.run(memory.release)  # both have the first device

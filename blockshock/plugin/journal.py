@@ -29,7 +29,7 @@ from blockshock.saved import (
     write_whole,
 )
 
-LATER = ("asked", "extend", "layers")
+LATER = ("asked", "ceilings", "extend", "layers")
 """Settings that sessions of before knew nothing of."""
 
 

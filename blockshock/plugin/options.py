@@ -20,6 +20,7 @@ from blockshock.matrices import MODELS, WORKLOADS
 from blockshock.measure import timing
 from blockshock.methods import METHODS, Axis, all_axes
 from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
+from blockshock.phases.ceilings import CACHE
 from blockshock.plugin import sweep
 from blockshock.registry import extend, split
 from blockshock.training import OPTIMIZERS
@@ -28,6 +29,7 @@ DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}
 DEFAULT_B = {"cpu": "4,16", "cuda": "16,64,256,1024"}
 TRAINING_N = {"cpu": "256", "cuda": "4096,8192,16384"}
 TRAINING_B = {"cpu": "16", "cuda": "1024,4096"}
+DRIFT_B, TRAJECTORY_B = 16, 32
 DEFAULT_RANKS = 2
 DEFAULT_ROUNDS = {"cpu": 5, "cuda": 100}
 DEFAULT_WARMUP = {"cpu": 1, "cuda": 10}
@@ -126,15 +128,20 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     option(
         "--B",
         f"rows of X. Default on a CPU {DEFAULT_B[cpu]}, on GPUs {DEFAULT_B[cuda]}; in phase 3 {TRAINING_B[cpu]} and "
-        f"{TRAINING_B[cuda]}",
+        f"{TRAINING_B[cuda]}; of drift {DRIFT_B}, of trajectories {TRAJECTORY_B}",
         "B,B",
     )
     option(
         "--layers",
-        f"the linear layers of these models in place of --N, summed up by their counts: of {', '.join(MODELS.names())}",
+        "the linear layers of these models in place of --N, summed up by their counts: of "
+        f"{', '.join(MODELS.names())}. Default none",
         "M,M",
     )
-    option("--points", "a CSV file with the columns N,K,B,count in place of --N and --B: a line a point", "FILE")
+    option(
+        "--points",
+        "a CSV file with the columns N,K,B,count in place of --N and --B: a line a point. Default none",
+        "FILE",
+    )
     option("--sweep", f"a range of sizes, of {', '.join(sweep.AXES)}; what does not fit is skipped", "N,B")
     option("--dtype", f"of {', '.join(DTYPES)}. Default bf16", "D,D")
     option("--methods", f"of {', '.join(METHODS.names())}. Default all that differ on so many ranks", "M,M")
@@ -170,7 +177,7 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     option(
         "--extend",
         "Python files that register methods, kernels, masks or whatever else there are registries of; every rank and "
-        f"worker loads them too. Installed packages are found by their entry points in the group {GROUP}",
+        f"worker loads them too. Installed packages are found by their entry points in the group {GROUP}. Default none",
         "FILE,FILE",
     )
     option("--seed", "of weights, inputs and masks. Default 0", "S", type=int, default=0)
@@ -182,6 +189,12 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
         default="pairs",
     )
     option("--warm-l2", "do not flush the L2 cache before each round", action="store_true")
+    option(
+        "--no-ceilings",
+        "do not measure what the machine reaches at most: no row has a limit then. Usually what was measured is kept "
+        f"for a day, for the same machine, versions and options, in blockshock/{CACHE}.json of your cache folder",
+        action="store_true",
+    )
     option("--profile", "also save a trace of each benchmark (Chrome, Perfetto), one a rank", action="store_true")
     option("--resume", "go on with the last session that was broken off, with the same options", action="store_true")
     option("--keep-full-weight", "every rank also holds all of W", action="store_true")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,11 @@ from blockshock.plugin.records import describe_case, describe_kernel, describe_l
 from blockshock.plugin.settings import Settings
 from blockshock.plugin.stash import JOURNAL, RECORDS, STARTED, storage
 from blockshock.saved import is_known
+
+
+def trace_folder(config: pytest.Config) -> Path:
+    """Where ``--profile`` puts the traces of this session."""
+    return storage(config) / "profiles" / f"{STARTED:%Y%m%d_%H%M%S}"
 
 
 class Row:
@@ -89,8 +95,7 @@ class Row:
         """With ``--profile``: traces of what the phase times, and rank 0's kernels with their share of the time."""
         if not self._settings.profile:
             return {}
-        folder = storage(self._request.config) / "profiles" / f"{STARTED:%Y%m%d_%H%M%S}"
-        trace = folder / f"{self._request.node.name.replace('/', '_')}-rank{{rank}}.json.gz"
+        trace = trace_folder(self._request.config) / f"{self._request.node.name.replace('/', '_')}-rank{{rank}}.json.gz"
         ranks = self._groups.of(case)
         kernels, *_ = ranks.run(profile.run, case, phase, self._settings.timing, trace.absolute())
         return {

@@ -36,6 +36,7 @@ class Settings:
         training_points: of phase 3, which takes fewer and larger B unless some were asked for.
         axes: what is picked of each axis, by its name; None for what is usual, row by row.
         asked: names of the axes whose option was given, and ``B``: by those goes what else has picks and B of its own.
+        ceilings: whether to measure what the machine reaches at most.
         extend: files of the user's that register something.
         layers: what the sizes stand for, where they were asked for by a model's name or by a file.
     """
@@ -61,6 +62,7 @@ class Settings:
     asked: tuple[str, ...] = ()
     layers: tuple[Use, ...] = ()
     extend: tuple[str, ...] = ()
+    ceilings: bool = True
 
     def described(self) -> dict[str, Any]:
         """All of them by name, as they are saved: each axis under the name of its option."""
@@ -141,6 +143,7 @@ def _resolve(config: pytest.Config) -> Settings:
         rank_timeout=_whole("--rank-timeout", get("--rank-timeout"), most=WEEK),
         asked=tuple(name for name, option in _asking() if get(option) is not None),
         layers=layers,
+        ceilings=not get("--no-ceilings"),
         extend=tuple(split("--extend", get("--extend"), "files")) if get("--extend") else (),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from blockshock.measure import Ceilings
-from blockshock.plugin import journal, saving, together
+from blockshock.plugin import journal, progress, saving, together
 from blockshock.plugin.settings import Settings
 
 SETTINGS = pytest.StashKey[Settings]()
@@ -19,7 +19,13 @@ MISSING = pytest.StashKey[dict[str, str]]()
 TOGETHER = pytest.StashKey[together.Together]()
 JOURNAL = pytest.StashKey[journal.Writer]()
 SAVING = pytest.StashKey[saving.Saving]()
+PROGRESS = pytest.StashKey[progress.Progress]()
 STARTED = datetime.now()
+
+
+def stage(config: pytest.Config) -> progress.Stage:
+    """How the session says what it does beside its tests."""
+    return config.stash[PROGRESS].stage if PROGRESS in config.stash else progress.silent
 
 
 def storage(config: pytest.Config) -> Path:

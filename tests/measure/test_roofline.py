@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -166,9 +169,27 @@ def test_a_row_has_the_limits_whose_ceilings_are_known() -> None:
     assert parts(memory_bytes_per_s=None) == (False, set())
 
 
-def test_ceilings_are_measured_on_all_ranks_together(cpu_ranks: Ranks) -> None:
-    measuring = Measuring(cpu_ranks, "sync", flush=True)
-    found = measuring.ceilings(("fp32",))
+def _keep_in(folder: str | None) -> str | None:
+    """Have this rank remember what it measures there; returns where it did before."""
+    before = os.environ.pop("XDG_CACHE_HOME", None)
+    if folder is not None:
+        os.environ["XDG_CACHE_HOME"] = folder
+    return before
+
+
+def test_ceilings_are_measured_on_all_ranks_together_and_kept(cpu_ranks: Ranks, tmp_path: Path) -> None:
+    before, _ = cpu_ranks.run(_keep_in, str(tmp_path))
+    try:
+        measuring = Measuring(cpu_ranks, "sync", flush=True)
+        found = measuring.ceilings(("fp32",))
+        said: list[str] = []
+        again = Measuring(cpu_ranks, "sync", flush=True, stage=lambda text: nullcontext(said.append(text)))
+        assert again.ceilings(("fp32",)) == found
+        assert said == [], "nothing is measured twice"
+        assert Measuring(cpu_ranks, "sync", flush=False, stage=again._stage).ceilings(("fp32",)) != found
+        assert len(said) == 6, "launch, memory, dense, 2:4, all-reduce, all-gather: for other options anew"
+    finally:
+        cpu_ranks.run(_keep_in, before)
     assert measuring.missing == {}
     line, other = cpu_ranks.run(phase.sum_line, "sync", True, 0.0)
     assert line == other
@@ -178,6 +199,35 @@ def test_ceilings_are_measured_on_all_ranks_together(cpu_ranks: Ranks) -> None:
     assert found.all_reduce is not None
     assert found.all_gather is not None
     assert min(*numbers, found.all_reduce.bytes_per_s, found.all_gather.bytes_per_s) > 0
+
+
+def test_what_is_kept_is_forgotten_after_a_day_and_where_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    now = [1e9]
+    monkeypatch.setattr(phase.time, "time", lambda: now[0])
+    found = {"launch": 1e-6, "memory": [1e9, 4096], "2:4 bf16": None}
+    phase.keep("here", found)
+    assert (phase.recall("here"), phase.recall("elsewhere")) == (found, {})
+    for seconds in (phase.KEPT_SECONDS, -1.0):  # or the clock was set back
+        now[0] = 1e9 + seconds
+        assert phase.recall("here") == {}
+    now[0] = 1e9
+    (file,) = tmp_path.glob("blockshock/*.json")
+    for damaged in (
+        "{",
+        "[]",
+        '{"here": {"at": 1e9, "found": {"launch": "fast"}}}',
+        '{"here": {"at": 1e9, "found": 3}}',
+    ):
+        file.write_text(damaged)
+        assert phase.recall("here") == {}
+    phase.keep("here", found)
+    assert phase.recall("here") == found
+    file.parent.chmod(0o500)
+    phase.keep("here", {})
+    file.parent.chmod(0o700)
 
 
 class Times:
@@ -208,12 +258,15 @@ def test_a_ceiling_that_fails_is_missing_and_a_rank_that_is_lost_is_an_error() -
     failing: dict[str, Exception] = {}
 
     def run(function: Callable[..., Any], *args: Any) -> list[Any]:
+        if function in (phase.recall, phase.keep):
+            return [{}]
         if error := failing.get(function.__name__):
             raise error
-        return [{"sum_line": Line(0.0, 1.0), "memory_and_cache": (1.0, 1)}.get(function.__name__, 1.0)]
+        lines = dict.fromkeys(("sum_line", "gather_line"), Line(0.0, 1.0))
+        return [(lines | {"memory_and_cache": (1.0, 1)}).get(function.__name__, 1.0)]
 
     def found() -> tuple[Ceilings, dict[str, str]]:
-        measuring = Measuring(cast(Any, SimpleNamespace(size=2, run=run)), "sync", flush=True)
+        measuring = Measuring(cast(Any, SimpleNamespace(size=2, device="cpu", run=run)), "sync", flush=True)
         return measuring.ceilings(("bf16", "fp32")), measuring.missing
 
     whole, missing = found()

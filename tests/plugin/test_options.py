@@ -123,6 +123,34 @@ def test_sizes_that_are_asked_for_are_those_of_training_too(
     assert resolve("--B", "8").training_points == Points(((256, 256),), (8,))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            "--methods=dense_single --kernels=gathered",
+            "--kernels changes nothing: none of --methods picks a kernel, as ",
+        ),
+        ("--methods=dense_single,block_shock --kernels=gathered", None),
+        ("--methods=pruned_dense --masks=tile", "as block_shock, masked_split_dense do"),
+        (
+            "--methods=dense_tp_row --storages=all --recompress-every=3",
+            "--storages and --recompress-every change nothing",
+        ),
+        ("--methods=dense_single --no-search", "--no-search changes nothing"),
+        ("--methods=dense_single", None),
+        ("--kernels=gathered", None),
+    ],
+)
+def test_the_header_names_options_that_no_method_has(
+    arguments: str, said: str | None, pytester: pytest.Pytester
+) -> None:
+    config = pytester.parseconfig("-p", "blockshock.plugin", *arguments.split())
+    config.stash[SETTINGS] = resolve_settings(config)
+    told = [line for line in pytest_report_header(config) if " nothing: " in line]
+    assert len(told) == (said is not None)
+    assert said is None or said in told[0]
+
+
 def test_all_kernels_are_those_of_the_device(resolve: Resolve) -> None:
     assert resolve("--kernels=all").axes["kernel"] == tuple(
         name for name in KERNELS.names() if "cpu" in KERNELS.get(name).device_types

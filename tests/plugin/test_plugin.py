@@ -157,7 +157,7 @@ def test_a_failure_loses_no_result_and_the_next_test_gets_a_working_group(story:
     wanted += [f"{test}[wrong-{POINT}]" for test in ("test_forward_is_right", "test_forward")]
     wanted += [f"{test}[{MINE}-{POINT}]" for test in ("test_gradient_is_right", "test_backward")]
     wanted += [f"test_training_step[{MINE}-sgd-{POINT}]"]
-    beside = [f"{MINE}-{name}-gaussian-N256-K192-B32-fp32" for name in OPTIMIZERS.names()]
+    beside = [f"{MINE}-{name}-gaussian-N256-K192-B4-fp32" for name in OPTIMIZERS.names()]
     wanted += [f"test_training_is_dense_equivalent[{case}]" for case in beside]
     assert sorted(story.rows) == sorted(wanted)
 
@@ -178,7 +178,7 @@ def test_saved_rows_describe_themselves(story: Story) -> None:
         test, _, _ = name.partition("[")
         phase, measured = SAVED[test]
         point = (
-            "gaussian N=256 K=192 B=32 fp32"
+            "gaussian N=256 K=192 B=4 fp32"
             if test == "test_training_is_dense_equivalent"
             else "cubed N=64 K=64 B=4 bf16"
         )
@@ -221,6 +221,16 @@ def test_the_comparison_ends_the_run(story: Story) -> None:
     for label, count in {"dense_single": 2, "wrong ‡": 2, "masked_split_dense middle": 2, MINE: 7}.items():
         assert len(re.findall(rf"^ *{label}  ", tables, re.MULTILINE)) == count
     assert re.search(r"^Saved: benchmark_results/\S+/0001_first\.json$", tables, re.MULTILINE)
+    assert "Name (time in" not in story.run.output, "pytest-benchmark's own tables say the same again"
+
+
+def test_a_session_says_what_it_does(story: Story) -> None:
+    told = re.findall(r"^blockshock: ((?:starting|measuring) .*)$", story.run.output, re.MULTILINE)
+    assert told[:2] == ["starting 1 CPU rank", "starting 2 CPU ranks"]
+    assert set(told[2:]) == {"measuring the machine's ceilings"}
+    assert re.search(
+        r"^17 of 17 done in \d+:\d\d, about 0:00 to go: test_training_step\[", story.run.output, re.MULTILINE
+    )
 
 
 def test_the_json_report_holds_the_numbers_of_each_test(story: Story) -> None:
@@ -233,14 +243,21 @@ def test_the_json_report_holds_the_numbers_of_each_test(story: Story) -> None:
 
 def test_a_run_compares_with_the_saved_one(story: Story) -> None:
     chosen = ["-k", "test_forward and not right", "--ranks=1", f"--methods={MINE}"]
-    run = run_pytest(story.folder, *chosen, "--benchmark-compare=0001", "--profile", "--benchmark-json=profiled.json")
+    run = run_pytest(
+        story.folder,
+        *chosen,
+        *("--benchmark-compare=0001", "--profile", "--no-ceilings"),
+        "--benchmark-json=profiled.json",
+    )
     assert run.status == pytest.ExitCode.OK, run.output
     assert "profiler_start" not in run.output
     assert re.search(rf"^test_forward\[{MINE}-{POINT}\] \(0001_first\) ", run.output, re.MULTILINE)
     assert re.search(rf"^test_forward\[{MINE}-{POINT}\] \(NOW\) ", run.output, re.MULTILINE)
 
     (row,) = json.loads((story.folder / "profiled.json").read_text())["benchmarks"]
+    assert "limit_ms" not in row["extra_info"], "nothing was measured that it could be held against"
     (trace,) = row["extra_info"]["traces"]
+    assert f"1 traces, which Perfetto and Chrome's tracing open: {Path(trace).parent}" in run.output
     events = json.loads(gzip.decompress((story.folder / trace).read_bytes()))["traceEvents"]
     kernels = row["extra_info"]["kernels"]
     in_both = {kernel["name"] for kernel in kernels} & {event.get("name") for event in events}

@@ -15,7 +15,7 @@ from inner_pytest import start, suite
 from resolving import CPU_DEFAULTS
 
 from blockshock.__main__ import main
-from blockshock.plugin.journal import resumable
+from blockshock.plugin.journal import LATER, resumable
 from blockshock.saved import journal
 from blockshock.saved.results import read_run
 
@@ -129,6 +129,8 @@ def test_a_journal_of_before_axes_were_classes_is_resumed(
     masks: list[str], asked: list[str] | None, tmp_path: Path
 ) -> None:
     earlier = json.loads(json.dumps(CPU_DEFAULTS.described())) | {"masks": masks, "training_masks": asked}
+    for name in LATER:
+        del earlier[name]
     _journal(tmp_path / "journal" / "1", _line("a", 1), settings=earlier)
     told = {axis: specs for axis, specs in CPU_DEFAULTS.axes.items() if axis != "mask"}
     now = replace(CPU_DEFAULTS, axes=told | {"mask": asked and tuple(asked), "toy": ("ball",)})
