@@ -17,7 +17,7 @@ from blockshock.saved.judged import PASSES, best_dense, dense_beside, faults, is
 from blockshock.saved.quality import is_known, qualities
 from blockshock.saved.results import NotARun, Run, latest_run, read_run
 from blockshock.saved.schema import or_inf
-from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, section_of
+from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, judges, section_of
 from blockshock.saved.settle import bare, is_timed, settled
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "is_known",
     "is_timed",
     "journal",
+    "judges",
     "latest_run",
     "next_journal",
     "next_run",
