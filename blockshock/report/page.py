@@ -28,6 +28,8 @@ MACHINE = {
     "cusparselt": "cuSPARSELt", "torch": "torch", "python": "Python", "cpu": "CPU", "cpu_cores": "CPU cores",
     "machines": "machines", "git_commit": "commit",
 }  # fmt: skip
+WIDEST = 400
+"""Pixels of a panel that fits on a phone."""
 METHOD = "method"
 SAID_ONCE = ("workload", "dtype", "optimizer")
 """Columns before the method's that are said once, above the table, where all rows are alike in them."""
@@ -98,7 +100,8 @@ def _shown(key: str, chapter: Chapter) -> dict[str, Any]:
 
 
 def _drawn(picture: Picture) -> dict[str, Any]:
-    panels = [Markup(panel.svg()) for panel in picture.panels]
+    # One that is wider than a phone scrolls, by keyboard too.
+    panels = [(Markup(panel.svg()), panel.says if panel.width > WIDEST else "") for panel in picture.panels]
     return {"name": picture.name, "title": picture.title, "caption": picture.caption, "panels": panels}
 
 

@@ -251,7 +251,7 @@ def test_ticks_are_few_round_and_do_not_touch() -> None:
         ("block_shock cusparselt tile compressed", ["block_shock cusparselt", "tile compressed"]),
         ("semi_structured_torch:compiled=yes magnitude", ["semi_structured_torch", ":compiled=yes", "magnitude"]),
         ("x" * 40, ["x" * 22 + "…"]),
-        ("a" * 20 + " bb" * 30, ["a" * 20, "bb bb bb bb bb bb bb", "bb bb bb bb bb bb bb b…"]),
+        ("a" * 20 + " bb" * 30, ["a" * 20, "bb bb bb bb bb bb", "bb bb bb bb bb bb bb b…"]),
     ],
 )
 def test_names_are_parted_where_they_may_be(words: str, lines: list[str]) -> None:

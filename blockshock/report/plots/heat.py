@@ -78,7 +78,7 @@ def shade(ratio: float) -> int:
     far = math.log2(ratio)
     if abs(far) < math.log2(1.03):
         return STEPS
-    steps = min(STEPS, 1 + int(abs(far) * STEPS))
+    steps = min(STEPS, 1 + int(min(abs(far), 1.0) * STEPS))
     return STEPS + (steps if far > 0 else -steps)
 
 

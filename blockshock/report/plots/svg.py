@@ -109,13 +109,21 @@ def box(x: float, y: float, width: float, height: float, looks: str, says: str =
 
 
 def wrapped(words: str, most: int = 22) -> list[str]:
-    """A text in lines, parted at blanks and colons; what is longer still is cut."""
+    """A text in as few lines as it takes, as even as they can be, parted at blanks and colons; what is longer still is
+    cut."""
+    lines = _filled(words, most)
+    while len(shorter := _filled(words, max(map(len, lines)) - 1)) == len(lines) and shorter != lines:
+        lines = shorter
+    lines = lines if len(lines) <= MOST_ROWS else [*lines[: MOST_ROWS - 1], " ".join(lines[MOST_ROWS - 1 :])]
+    return [line if len(line) <= most + 1 else f"{line[:most]}…" for line in lines]
+
+
+def _filled(words: str, most: int) -> list[str]:
     lines = [""]
     for part in re.split(r" |(?=:)", words):
         longer = f"{lines[-1]}{'' if part.startswith(':') else ' '}{part}".strip()
         lines = [*lines[:-1], longer] if len(longer) <= most or not lines[-1] else [*lines, part]
-    lines = lines if len(lines) <= MOST_ROWS else [*lines[: MOST_ROWS - 1], " ".join(lines[MOST_ROWS - 1 :])]
-    return [line if len(line) <= most + 1 else f"{line[:most]}…" for line in lines]
+    return lines
 
 
 def _classes(looks: str) -> str:

@@ -27,7 +27,7 @@ addEventListener("afterprint", () => { for (const part of folded) part.open = fa
 // Tables sort by a column, show the rows that hold some words, and are saved as they are shown.
 const value = (cell) => {
   const words = cell.textContent, number = parseFloat(words.replace(/[,~]/g, ""));
-  return cell.classList.contains("n") ? (isNaN(number) ? Infinity : number) : words;
+  return cell.className === "t" ? words : isNaN(number) ? Infinity : number;
 };
 const sort = (table, head, place) => {
   const up = head.getAttribute("aria-sort") !== "ascending";
