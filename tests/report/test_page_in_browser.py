@@ -224,8 +224,10 @@ def test_contents_stay_in_sight_and_open_what_they_lead_to(written: Path, opened
 
 
 def test_paper_has_the_plots_of_all_sections_and_no_tables_that_were_folded(written: Path, opened: Open) -> None:
-    page = opened(written / "report.html")
+    page = opened(written / "report.html", "dark")
     page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 254)", "paper is white"
+    assert page.evaluate("getComputedStyle(document.querySelector('.answer')).backgroundColor") == "rgb(243, 245, 248)"
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     hidden = page.evaluate(
         "[...document.querySelectorAll('.panel')].filter(p => p.getBoundingClientRect().height < 50).length"

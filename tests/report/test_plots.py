@@ -237,6 +237,7 @@ def test_uses_have_maps_of_their_own_with_layers_that_are_not_square() -> None:
 
 def test_ticks_are_few_round_and_do_not_touch() -> None:
     assert round_values(1.0, 2.4) == [1.0, 1.5, 2.0]
+    assert round_values(0.5, 2.7) == pytest.approx([0.5, 0.7, 1.0, 1.5, 2.0])
     assert round_values(0.02, 5.0) == pytest.approx([0.03, 0.1, 0.3, 1.0, 3.0])
     assert len(round_values(1e-30, 1e30)) <= 6
     scale = over([1.0, 2.0, 1e5], 0, 100)

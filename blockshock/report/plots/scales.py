@@ -33,7 +33,7 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values: of one range linearly, of many by 1, 2, 5."""
+        """Round values: of a small range linearly, of others by 1, 2, 5 or so."""
         return round_values(self.low, self.high)
 
 
@@ -58,12 +58,12 @@ def drawable(value: object) -> bool:
 
 
 def round_values(low: float, high: float) -> list[float]:
-    """Ticks from low to high, at most eight."""
+    """Ticks from low to high, at most six."""
     if high / low < 5:
         return _linear(low, high)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
         if len(ticks) <= 6:
             return ticks
