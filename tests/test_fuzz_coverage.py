@@ -33,7 +33,6 @@ NOT_FUZZED = {
     "blockshock.plugin": "pytest calls them, with what the fuzzed options resolve to",
     "blockshock.report.plots": "drawn of fuzzed runs by write_folder",
     "blockshock.report.render": "drawn of fuzzed runs by write_folder",
-    "blockshock.report.workers": "takes no arguments",
 }
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
@@ -84,12 +83,16 @@ ALSO_NOT = {
     "training.storages.Storage": "the base of the storages that are fuzzed",
     "report.answer.fastest": "called by answer() for every point",
     "report.command.report": "all that it calls is fuzzed; itself by tests/report/test_report.py",
+    "report.comparison.by_loss": "called for every row that was checked",
     "report.comparison.same_bits": "called for every row that was checked",
     "saved.journal.next_journal": "called by every session",
     "saved.journal.next_run": "called by recover()",
     "saved.journal.write_whole": "called by recover()",
     "report.limits.losses": "called for every row with limits",
-    "report.page.inline": "called for every plot of write_folder",
+    "report.folder.chapter": "called for every run of write_folder",
+    "report.page.merged": "called for every run of write_folder",
+    "report.page.slimmed": "called for every table of a page",
+    "report.page.table_of": "called for every table of a page",
     "saved.judged.weights_of": "called by discredited() for every row",
     "saved.settle.bare": "called by settled() for every row",
     "saved.settle.is_timed": "called by settled() for every row",

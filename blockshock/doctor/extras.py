@@ -14,7 +14,7 @@ EXTRAS = {
         "hypothesis>=6.115", "pytest>=8.3", "pytest-benchmark>=5.1", "pytest-json-report>=1.5", "pytest-timeout>=2.3",
         "pytest-xdist>=3.6", "rich>=13.9",
     ),
-    "report": ("jinja2>=3.1", "matplotlib>=3.9", "pandas>=2.2", "rich>=13.9"),
+    "report": ("jinja2>=3.1", "rich>=13.9"),
 }  # fmt: skip
 """What ``pip install 'blockshock[suite]'`` brings beside."""
 

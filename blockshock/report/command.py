@@ -16,7 +16,6 @@ from blockshock.report.limits import limit_lines
 from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, print_tables
-from blockshock.report.workers import start_server
 from blockshock.saved import NotARun, Run, latest_run, read_run
 
 
@@ -72,8 +71,7 @@ def _print_answer(console: Console, run: Run, markdown: bool) -> None:
 
 
 def _write(console: Console, folder: Path, runs: list[Run]) -> int:
-    start_server()
-    # Imported here, for pandas and matplotlib take longer to import than the rest takes to run.
+    # Imported here, for what it takes is an extra that the answer does without.
     write_folder = importlib.import_module("blockshock.report.folder").write_folder
     try:
         page = write_folder(folder, runs, console_on(sys.stderr))

@@ -1,4 +1,4 @@
-"""A report as a folder: the page, every table as CSV, every plot as PNG and as SVG."""
+"""A report as a folder: the page, every table as CSV, every plot as SVG."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.console import Console
 from blockshock.report.across import across
 from blockshock.report.comparison import comparison
 from blockshock.report.flat import flat
-from blockshock.report.page import Chapter, page
-from blockshock.report.render import Picture, draw, draw_across
+from blockshock.report.page import Chapter, merged, page
+from blockshock.report.render import draw
 from blockshock.report.run_tables import run_tables
 from blockshock.report.tables import Table, slug
-from blockshock.saved import Run
+from blockshock.saved import PHASES, Run
 
 PAGE = "report.html"
 LIST = ".written"
@@ -28,33 +28,39 @@ def write_folder(folder: Path, runs: list[Run], progress: Console) -> Path:
     """Write the report, in place of one that the folder may hold; the page's path.
 
     Args:
-        progress: where to say how far it is; nothing is said where nobody looks on.
+        progress: where to say what is done; nothing is said where nobody looks on.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     _clear(folder)
-    with progress.status("drawing") as status:
-        chapters = []
-        for run in runs:
-            prefix = run.name if len(runs) > 1 else ""
-            told = f"drawing {run.name}: plot "
-            pictures, missing = draw(run, prefix, lambda n, of, told=told: status.update(f"{told}{n} of {of}"))  # type: ignore[misc]
-            chapters.append(Chapter(run, pictures, missing, list(run_tables(run)), list(comparison(run.records))))
-        beside, picture = (across(runs), draw_across(runs)) if len(runs) > 1 else (None, None)
-        status.update("writing")
-        files: dict[str, str | bytes] = {PAGE: page(chapters, beside, picture)}
-        for drawn in (*(one for chapter in chapters for one in chapter.pictures), *([picture] if picture else ())):
-            files |= _plot(drawn)
-        for chapter in chapters:
-            prefix = chapter.run.name if len(runs) > 1 else ""
-            tables = (*chapter.tables, *(table for table in chapter.details if table.columns))
+    with progress.status("drawing"):
+        chapters = [chapter(run, run.name if len(runs) > 1 else "") for run in runs]
+        beside = across(runs) if len(runs) > 1 else None
+        beside = beside if beside and beside.rows else None
+        files = {PAGE: page(chapters, beside), "tables/results.csv": _results(runs)}
+        for one in chapters:
+            prefix = one.run.name if len(runs) > 1 else ""
+            files |= {f"plots/{picture.name}.svg": picture.svg() for picture in one.pictures}
+            tables = (table for table in one.tables if table.columns)
             files |= {f"tables/{slug(f'{prefix} {table.title}')}.csv": _csv(table) for table in tables}
         if beside:
             files["tables/runs-compared.csv"] = _csv(beside)
-        files["tables/results.csv"] = _results(runs)
         _write(folder, files)
     return folder / PAGE
+
+
+def chapter(run: Run, prefix: str) -> Chapter:
+    """All that a page shows of a run.
+
+    Args:
+        prefix: of the names of its plots, to tell runs apart.
+    """
+    # What is timed is in the tables over all points: those of each point would say it again.
+    details = [table for table in comparison(run.records) if not (table.columns and table.section in PHASES.values())]
+    claims = merged(table for table in details if table.section == "verdicts")
+    others = [table for table in details if table.section != "verdicts" and not table.columns]
+    return Chapter(run, list(draw(run, prefix)), [*claims, *run_tables(run), *others])
 
 
 def _clear(folder: Path) -> None:
@@ -67,15 +73,10 @@ def _clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write(folder: Path, files: dict[str, str | bytes]) -> None:
+def _write(folder: Path, files: dict[str, str]) -> None:
     for name, content in files.items():
-        data = content.encode(errors="replace") if isinstance(content, str) else content
-        (folder / name).write_bytes(data)
+        (folder / name).write_bytes(content.encode(errors="replace"))
     (folder / LIST).write_text("\n".join(files), encoding="utf-8")
-
-
-def _plot(picture: Picture) -> dict[str, str | bytes]:
-    return {f"plots/{picture.name}.svg": picture.svg, f"plots/{picture.name}.png": picture.png}
 
 
 def _csv(table: Table) -> str:

@@ -1,10 +1,13 @@
-"""The report as one page: everything is in it, nothing is fetched, and it follows the reader's light or dark theme."""
+"""The report as one page: everything is in it, nothing is fetched, and it follows the reader's light or dark theme.
+
+First what a reader came for, on a screen: the answer, the verdicts, the map. All else is folded.
+"""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,40 +17,41 @@ from markupsafe import Markup
 from blockshock.report.again import commands
 from blockshock.report.answer import answer
 from blockshock.report.limits import limit_lines
-from blockshock.report.plots.style import GRID, INK, MUTED, PAPER, TITLE_HEIGHT
+from blockshock.report.plots import style_sheet
 from blockshock.report.remarks import remarks
-from blockshock.report.render import Missing, Picture
-from blockshock.report.tables import Table
+from blockshock.report.render import Picture
+from blockshock.report.tables import Table, slug
 from blockshock.saved import COMMANDS, SECTIONS, Run
 
-THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "none"}
-"""What the plots draw in these colours follows the page's theme."""
 MACHINE = {
     "gpus": "GPUs", "interconnect": "link", "driver": "driver", "cuda": "CUDA", "nccl": "NCCL",
     "cusparselt": "cuSPARSELt", "torch": "torch", "python": "Python", "cpu": "CPU", "cpu_cores": "CPU cores",
     "machines": "machines", "git_commit": "commit",
 }  # fmt: skip
+WIDEST = 400
+"""Pixels of a panel that fits on a phone."""
+METHOD = "method"
+SAID_ONCE = ("workload", "dtype", "optimizer")
+"""Columns before the method's that are said once, above the table, where all rows are alike in them."""
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A run in the page: what it is, its pictures, what they lack, and its tables: over all points, and of each."""
+    """A run in the page: what it is, its pictures, and its tables."""
 
     run: Run
     pictures: list[Picture]
-    missing: list[Missing]
     tables: list[Table]
-    details: list[Table]
 
 
-def page(chapters: list[Chapter], across: Table | None, picture: Picture | None) -> str:
+def page(chapters: list[Chapter], across: Table | None) -> str:
     """The page's text.
 
     Args:
-        across: the table that compares the runs, if there are several; ``picture`` its plot.
+        across: the table that compares the runs, if there are several.
     """
-    shown = [_shown(number, chapter) for number, chapter in enumerate(chapters)]
-    return _template().render(runs=shown, across=across, picture=picture)
+    shown = [_shown(f"run{number}", chapter) for number, chapter in enumerate(chapters)]
+    return _template().render(runs=shown, across=across and table_of(across, "across"), plots=Markup(style_sheet()))
 
 
 @cache
@@ -56,35 +60,113 @@ def _template() -> Template:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["inline"] = inline
     return environment.get_template("report.html.j2")
 
 
-def _shown(number: int, chapter: Chapter) -> dict[str, Any]:
+def _shown(key: str, chapter: Chapter) -> dict[str, Any]:
     run = chapter.run
-    sections = [
-        {
-            "id": f"run{number}-{key}",
+    sections = []
+    for name, title in SECTIONS.items():
+        tables = [table for table in chapter.tables if table.section == name]
+        pictures = [_drawn(picture) for picture in chapter.pictures if picture.section == name]
+        part = {
+            "id": f"{key}-{name}",
             "title": title,
-            "pictures": [picture for picture in chapter.pictures if picture.section == key],
-            "tables": [table for table in chapter.tables if table.section == key],
-            "details": [table for table in chapter.details if table.section == key],
+            "pictures": pictures,
+            "tables": [table_of(table, f"{key}-{slug(table.title)}", run.name) for table in tables if table.columns],
+            "notes": [" · ".join((table.title, *table.notes)) for table in tables if not table.columns],
         }
-        for key, title in SECTIONS.items()
-    ]
+        part["holds"] = ", ".join(
+            f"{len(found)} {what}{'s' if len(found) > 1 else ''}"
+            for what, found in (("plot", pictures), ("table", part["tables"]), ("note", part["notes"]))
+            if found
+        )
+        sections += [part] if part["holds"] else []
+    there = {part["id"] for part in sections}
     return {
-        "id": f"run{number}",
+        "id": key,
         "name": run.name,
         "path": str(run.path),
         "taken": run.taken[:16].replace("T", " "),
         "answer": list(answer(run)),
+        "map": [_drawn(picture) for picture in chapter.pictures if not picture.section],
         "remarks": list(remarks(run)),
         "limits": list(limit_lines(run.infos)),
         "machine": _machine(run),
         "commands": list(commands(run)),
-        "sections": [part for part in sections if part["pictures"] or part["tables"] or part["details"]],
-        "missing": _missing(chapter),
+        "sections": sections,
+        "missing": [(SECTIONS[name], how) for name, how in COMMANDS.items() if f"{key}-{name}" not in there],
     }
+
+
+def _drawn(picture: Picture) -> dict[str, Any]:
+    # One that is wider than a phone scrolls, by keyboard too.
+    panels = [(Markup(panel.svg()), panel.says if panel.width > WIDEST else "") for panel in picture.panels]
+    return {"name": picture.name, "title": picture.title, "caption": picture.caption, "panels": panels}
+
+
+def table_of(table: Table, key: str, run: str = "") -> dict[str, Any]:
+    """A table as the page shows it: narrow enough that a phone has the method and its number side by side.
+
+    Args:
+        key: in the page, its own.
+        run: whose it is, for those who hear where they are.
+    """
+    slim, said = slimmed(table)
+    return {
+        "id": key,
+        "file": f"{slug(table.title)}.csv",
+        "title": table.title.removesuffix(f": {SECTIONS.get(table.section)}"),
+        "label": " ".join(filter(None, (run, table.title))),
+        "said": ", ".join(said),
+        "heads": [(column.name, bool(column.format)) for column in slim.columns],
+        "rows": slim.texts(),
+        "notes": table.notes,
+    }
+
+
+def slimmed(table: Table) -> tuple[Table, list[str]]:
+    """The table without what all its rows share, which is handed back in words; what else tells workloads, dtypes and
+    optimizers apart goes to its end, and square layers have one size."""
+    names = [column.name for column in table.columns]
+    before = names.index(METHOD) if METHOD in names else 0
+    order = list(range(len(names)))
+    last: list[int] = []
+    said: list[str] = []
+    for place in range(before):
+        if names[place] in SAID_ONCE:
+            order.remove(place)
+            found = dict.fromkeys(str(row[place]) for row in table.rows)
+            if len(found) > 1:
+                last.append(place)
+            else:
+                said += found
+    columns = list(table.columns)
+    if {"N", "K"} <= set(names[:before]):
+        N, K = names.index("N"), names.index("K")
+        if all(row[N] == row[K] for row in table.rows):
+            order.remove(K)
+            columns[N] = replace(columns[N], name="N = K")
+    order += last
+    rows = [tuple(row[place] for place in order) for row in table.rows]
+    return Table(table.title, table.section, tuple(columns[place] for place in order), rows), said
+
+
+def merged(tables: Iterable[Table]) -> list[Table]:
+    """Tables of claims, one a claim and row, as one table of all whose columns are alike; others as they are."""
+    found: dict[tuple[str, ...], Table] = {}
+    others = []
+    for table in tables:
+        if not table.columns:
+            others.append(table)
+            continue
+        names = tuple(column.name for column in table.columns)
+        first = replace(table.columns[0], name="claim", format="")
+        title = "Every verdict" if not found else f"Every verdict, {len(found) + 1}"
+        whole = found.setdefault(names, Table(title, table.section, (first, *table.columns)))
+        whole.rows += [(table.title, *row) for row in table.rows]
+        whole.notes += [f"{table.title}: {note}" for note in table.notes]
+    return [*found.values(), *others]
 
 
 def _machine(run: Run) -> dict[str, str]:
@@ -96,43 +178,3 @@ def _machine(run: Run) -> dict[str, str]:
             facts[name] = ", ".join(f"{count} × {one}" if count > 1 else str(one) for one, count in counted)
     seeds = sorted({str(record["extra_info"].get("seed", "unknown")) for record in run.records})
     return facts | {"seed": ", ".join(seeds)}
-
-
-def _missing(chapter: Chapter) -> list[tuple[str, str]]:
-    """What is not there, and the command that measures it; of a section without results just the section."""
-    found = []
-    for section, command in COMMANDS.items():
-        lacking = [missing for missing in chapter.missing if missing.section == section]
-        shown = {part.section for part in chapter.pictures} | {
-            part.section for part in chapter.tables + chapter.details
-        }
-        if section not in shown:
-            found.append((SECTIONS[section], command))
-        else:
-            found += [(f"{missing.title}: {SECTIONS[section]}", missing.command) for missing in lacking]
-    return found
-
-
-def inline(picture: Picture) -> Markup:
-    """The plot as an element of the page: no title strip, its colours the theme's, its ids no other plot's."""
-    svg = picture.svg[picture.svg.index("<svg") :]
-    svg = re.sub(r'<g id="title">.*?</g>', "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    for colour, themed in THEMED.items():
-        svg = svg.replace(colour, themed)
-    used = set(re.findall(r'(?:url\(#|xlink:href="#)([^)"]+)', svg))
-    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{picture.name}-{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{picture.name}-", svg)
-    svg = re.sub(r"font: ([\w ]*?)([\d.]+px) [^;\"]+", r"font: \1\2 var(--sans)", svg)
-    return Markup(re.sub(r"<svg [^>]*>", lambda m: _opening(m[0], picture), svg, count=1))
-
-
-def _opening(tag: str, picture: Picture) -> str:
-    """The svg element itself, without the strip of its title; it grows and shrinks with the page."""
-    sizes = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', tag)
-    assert sizes is not None
-    strip = TITLE_HEIGHT * 72
-    box = f"0 {strip:g} {float(sizes[1]):g} {float(sizes[2]) - strip:g}"
-    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    label = Markup("{}").format(picture.title + ". " + picture.caption)
-    return f'<svg viewBox="{box}" {spaces} role="img" aria-label="{label}">'

@@ -40,3 +40,12 @@ def section_of(info: dict[str, Any]) -> str | None:
     if "error_ratio" in info or "worst_weight_share" in info:
         return "accuracy"
     return PHASES.get(info["phase"]) if "p50_ms" in info else None
+
+
+def judges(info: dict[str, Any]) -> str | None:
+    """Of a verdict the section whose times its ratio is one of: ratios of ratios are of none. Runs without blocks
+    judged forward passes, and of what is trained ratios of ratios."""
+    if "verdict" not in info:
+        return None
+    told = list(info.get("blocks") or (("forward", "training") if info.get("optimizer") else ("forward",)))
+    return told[0] if len(told) == 1 else None

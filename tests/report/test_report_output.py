@@ -16,7 +16,6 @@ from rows import Info, checked, limited, run_of, saved, stepped, timed, verdict
 from blockshock.__main__ import main
 from blockshock.report.across import across
 from blockshock.report.comparison import comparison
-from blockshock.report.frame import frame_of, views
 from blockshock.report.plain import plain
 from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
@@ -123,14 +122,6 @@ def test_errors_of_gradients_are_shown_loss_by_loss() -> None:
     assert "loss" not in [column.name for column in forward.columns]
 
 
-def test_plots_of_gradients_never_mix_losses() -> None:
-    found = [view for view in views(frame_of(read_run(OFFICIAL / "0006_2xH200-full"))) if view.section == "accuracy"]
-    about = [view for view in found if "grad_X" in view.title]
-    assert {view.title.rpartition(" ")[2] for view in about} == {"sum", "mse_zero", "mse_target"}
-    assert all(view.rows["loss"].nunique() == 1 for view in about)
-    assert all(view.rows["max_error"].max() < 1e3 * view.rows["max_error"].min() for view in about)
-
-
 def child(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """This Python in a process of its own, with the project on its path."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "FORCE_COLOR"))}
@@ -170,15 +161,3 @@ def test_a_session_keeps_its_summary_where_output_is_not_utf_8(tmp_path: Path) -
     assert " / dense's " in done.stdout.partition("Block-Shock: comparison")[2]
     assert f"{OURS} #" in done.stdout
     assert "3 passed" in done.stdout
-
-
-def test_a_report_is_drawn_where_temporary_files_have_long_names(tmp_path: Path) -> None:
-    (tmp_path / LONG).mkdir()
-    infos = [timed(label, N, B, 1.0) for label in (OURS, "dense_single") for N in (64, 128) for B in (4, 16)]
-    sections = [*infos, *(stepped(OURS, N, 4, 1.0) for N in (64, 128)), *(checked(OURS, N) for N in (64, 128))]
-    (tmp_path / "run.json").write_text(json.dumps(saved(sections)))
-    arguments = ("report", str(tmp_path / "run.json"), "--to", str(tmp_path / "to"))
-    done = child("-m", "blockshock", *arguments, TMPDIR=str(tmp_path / LONG))
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "to" / "plots").glob("*.svg"))) > 16, "so many that several processes draw them"
-    assert list((tmp_path / LONG).iterdir()) == []

@@ -10,12 +10,8 @@ import pytest
 from inner_pytest import ROOT
 from rows import Info, checked, run_of, saved, stepped, tables, timed, verdict
 
-from blockshock.__main__ import main
 from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
-from blockshock.report.frame import frame_of, views
-from blockshock.report.plots.accuracy import lost
-from blockshock.report.plots.style import Styles
 from blockshock.saved.results import read_run
 
 sys.path.append(str(ROOT / "docs"))
@@ -109,22 +105,6 @@ def test_quality_that_is_damaged_leaves_its_row_out_and_what_a_file_says_of_othe
     run = read_run(tmp_path / "run.json")
     assert run.left_out == {"quality": 1}
     assert "loses" not in run.infos[0]
-
-
-def test_it_is_drawn_and_missed_only_where_a_method_has_weights_of_its_own(tmp_path: Path) -> None:
-    (view,) = [view for view in views(frame_of(run_of(rows()))) if view.section == "accuracy"]
-    figure = lost(view.rows, Styles.of(zip(view.rows["label"], view.rows["role"], strict=True), {}))
-    assert figure is not None
-    assert lost(view.rows.drop(columns="quality.output_error"), Styles.of([], {})) is None
-    title, pages = "What weights of their own lose", {}
-    plain = [timed("dense_single", 64, 4, 2.0), checked("dense_single")]
-    bare = [info | {"quality": None} for info in rows()]
-    for name, infos in (("full", rows()), ("plain", plain), ("bare", bare)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(saved(infos)))
-        assert main(["report", str(tmp_path / f"{name}.json"), "--to", str(tmp_path / name)]) == 0
-        pages[name] = (tmp_path / name / "report.html").read_text(encoding="utf-8")
-    assert f"{title} · gaussian bf16" in pages["full"]
-    assert (title in pages["plain"], f"{title}: Is it right?" in pages["bare"]) == (False, True)
 
 
 @pytest.mark.parametrize(

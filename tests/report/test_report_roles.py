@@ -6,16 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from rows import Info, run_of, tables, timed, verdict
+from rows import Info, run_of, tables, timed
 
 import blockshock
 from blockshock.methods import METHODS
 from blockshock.phases.hypotheses import HYPOTHESES
 from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
-from blockshock.report.frame import frame_of, views
-from blockshock.report.plots.ratios import heat, over, ratios
-from blockshock.report.plots.style import Styles
 from blockshock.saved.results import Run
 
 ROOT = Path(blockshock.__file__).parent
@@ -71,28 +68,3 @@ def test_tables_divide_by_the_best_of_where_a_row_runs() -> None:
         OURS: "dense_tp_col",
         PRUNED: "dense_single",
     }
-
-
-def test_plots_divide_by_the_same_and_have_a_map_of_each_subject() -> None:
-    run = of_two_subjects()
-    (view,) = [view for view in views(frame_of(run)) if view.section == "forward"]
-    best = ratios(view.rows, None).set_index(["label", "N"])["ratio"]
-    assert (best[PRUNED, 64], best[OURS, 64], best["theirs", 64]) == (0.75, 3.0, 0.375)
-    styles = Styles.of(zip(view.rows["label"], view.rows["role"], strict=True), {})
-    assert styles.labels == ("dense_tp_row", "dense_tp_col", "dense_single", "theirs", OURS, PRUNED)
-    figure = heat(view.rows, styles)
-    assert figure is not None
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [OURS, PRUNED]
-    lines = over(view.rows, styles, span="one")
-    assert lines is not None
-    assert "time ÷ dense_single's" in {text.get_text() for text in lines.texts}
-    assert over(view.rows[view.rows["label"] == PRUNED], styles, span="group") is None
-
-
-def test_verdicts_alone_have_plots_over_their_rivals() -> None:
-    run = run_of([verdict(OURS, N, rival=rival) for N in (64, 128) for rival in ("dense_single", "dense_tp_row")])
-    (view,) = [view for view in views(frame_of(run)) if view.section == "forward"]
-    styles = Styles.of([(OURS, "subject")], {})
-    for span in ("one", "group"):
-        assert over(view.rows, styles, span=span) is not None
-    assert over(view.rows[view.rows["rival"] == "dense_single"], styles, span="group") is None

@@ -12,14 +12,11 @@ from typing import Any
 
 import pytest
 from inner_pytest import ROOT
-from rows import Info, run_of, saved, stepped, timed, verdict
+from rows import Info, run_of, saved, verdict
 
 from blockshock.__main__ import main
 from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
-from blockshock.report.frame import frame_of, views
-from blockshock.report.plots.ratios import ratios, verdicts
-from blockshock.report.plots.style import Styles
 from blockshock.report.remarks import remarks
 from blockshock.report.tables import Table
 from blockshock.saved.pairs import ratio_of_pairs
@@ -199,23 +196,6 @@ def test_the_rival_of_each_point_is_named_and_wide_intervals_are_flagged() -> No
     assert list(answer(run))[4] == (
         "verdicts: H1 faster at 2 (against dense_single, dense_tp_col); 1 with an interval wider than a factor of 1.5"
     )
-
-
-def test_plots_over_the_best_dense_take_pairs_with_the_best_of_several() -> None:
-    best = {"dense_tp_col": 2.0, "dense_single": 4.0}
-    step = judged({"training": blocks(1.2)}, optimizer="sgd", rivals=best, rival="dense_tp_col", hypothesis="another")
-    change = judged({"forward": blocks(1.0), "training": blocks(1.2)}, optimizer="sgd", rivals={}, rival="dense_tp_row")
-    forward = judged({"forward": blocks(0.9)}, rivals=best, rival="dense_tp_col")
-    ablation = judged({"forward": blocks(0.7)}, rival="masked_split_dense 1100", rivals={})
-    rows = [stepped("dense_single", 64, 4, 4.0), stepped(OURS, 64, 4, 3.0), timed("dense_single", 64, 4, 4.0)]
-    frame = frame_of(run_of([*rows, timed(OURS, 64, 4, 3.0), step, change, forward, ablation]))
-    seen = {view.section: view.rows for view in views(frame)}
-    for section, over_best, over_single in (("training", 1.2, 0.75), ("forward", 0.9, 0.75)):
-        found = {rival: ratios(seen[section], rival).set_index("label")["ratio"] for rival in (None, "dense_single")}
-        assert found[None][OURS] == pytest.approx(over_best, rel=1e-3)
-        assert found["dense_single"][OURS] == over_single
-    drawn = verdicts(seen["verdicts"][seen["verdicts"]["optimizer"].isna()], Styles.of([(OURS, "subject")], {}))
-    assert drawn is not None
 
 
 def test_the_folder_has_verdicts_in_new_words(tmp_path: Path) -> None:

@@ -1,21 +1,55 @@
-"""Every plot of a report: what it is called, what is to be read off it, which results it needs, and who draws it."""
+"""Every plot of a report: the question that it answers, the sections that it belongs to, and who draws it."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-import pandas as pd
-from matplotlib.figure import Figure
+from blockshock.report.plots.drift import drift
+from blockshock.report.plots.heat import heat
+from blockshock.report.plots.lines import Mark, lines
+from blockshock.report.plots.panels import Point
+from blockshock.report.plots.roofline import roofline
+from blockshock.report.plots.stages import stages
+from blockshock.report.plots.style import Styles, style_sheet
+from blockshock.report.plots.svg import Figure, as_file
+from blockshock.report.points import Against, every_row
+from blockshock.saved import PASSES, PHASES, SECTIONS, Run, section_of
 
-from blockshock.report.plots import accuracy, drift, limits, memory, ratios, stages, times
-from blockshock.report.plots.style import Styles
-from blockshock.saved import COMMANDS, PHASES
+__all__ = ["HEAT", "Drawing", "Figure", "Plot", "Styles", "View", "as_file", "drawings", "heat", "style_sheet"]
 
-Draw = Callable[[pd.DataFrame, Styles], Figure | None]
 TIMED = tuple(PHASES.values())
-SPANS = {"group": "all ranks", "one": "one device"}
+MIB = 2**20
+EVEN = Mark(1.0, "best dense")
+Info = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """Rows that go into one figure.
+
+    Attributes:
+        section: of ``sections.SECTIONS``.
+        title: what sets these rows apart from those of the section's other views.
+        about: the claim that they are about, in words.
+        infos: the rows, one a label and point; of a claim its verdicts.
+        against: the same rows beside the best dense alternative.
+        ceilings: of the machine.
+    """
+
+    section: str
+    title: str
+    about: str
+    infos: list[Info]
+    against: list[Against]
+    ceilings: Info
+
+    @property
+    def ranks(self) -> list[tuple[str, float]]:
+        """By what to choose of too many rows."""
+        return [(row.label, row.ratio) for row in self.against]
 
 
 @dataclass(frozen=True)
@@ -24,156 +58,172 @@ class Plot:
 
     Attributes:
         name: in file names.
-        title, caption: what it shows, and what is to be read off it, in a sentence.
-        draw: takes the rows of one view and the styles; None if they hold nothing to be drawn.
+        title, caption: the question, and how the answer is read off it.
+        draw: None where the rows hold nothing to be compared.
         sections: where it belongs.
-        option: what a run must be made with beside the section's command, if anything.
-        judged: whether it takes the rows of verdicts too.
-        promise: of methods that give this promise alone.
     """
 
     name: str
     title: str
     caption: str
-    draw: Draw
+    draw: Callable[[View, Styles], Figure | None]
     sections: tuple[str, ...] = TIMED
-    option: str = ""
-    judged: bool = False
-    promise: str = ""
-
-    def command(self, section: str) -> str:
-        """What measures it."""
-        return " ".join(filter(None, (COMMANDS[section], self.option)))
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A plot of a view, drawn."""
+
+    plot: Plot
+    view: View
+    figure: Figure
+
+
+def _ratio(view: View, styles: Styles) -> Figure | None:
+    rivals = {row.label: row.rival for row in view.against}
+    points = [
+        Point(row.label, row.N, row.K, row.B, row.ratio, row.low, row.high, f"{row.ratio:.3f} of {rivals[row.label]}'s")
+        for row in view.against
+    ]
+    return lines(points, styles, "time ÷ best dense", [EVEN], shared=True, ranks=view.ranks)
+
+
+def _of(value: Callable[[Info], Any], what: str, marks: tuple[Mark, ...] = (), highest: bool = False) -> Any:
+    """Draws lines of a value."""
+
+    def draw(view: View, styles: Styles) -> Figure | None:
+        found = ((info, value(info)) for info in view.infos)
+        points = [
+            Point(info["label"], info["N"], info["K"], info["B"], number, info.get("ratio_low"), info.get("ratio_high"))
+            for info, number in found
+            if isinstance(number, (int, float))
+        ]
+        ranks = [(point.label, -point.value) for point in points] if highest else view.ranks
+        return lines(points, styles, what, marks, ranks=ranks)
+
+    return draw
+
+
+def _peak(info: Info) -> float | None:
+    size = info.get("steady_peak_bytes")
+    return size / MIB if isinstance(size, (int, float)) else None
+
+
+HEAT = Plot(
+    "heat",
+    "Where does it pay?",
+    "Time ÷ the best dense alternative's, of each method's fastest row: below 1 it is faster, and the thick line is "
+    "where the two break even. Bold: faster or slower for sure, by pairs whose 95 % interval is clear of the margin; "
+    "~: a tie, or undecided; plain: medians alone.",
+    lambda view, styles: heat(view.against),
+)
 PLOTS = (
-    Plot("time", "Time", "Median of all rounds, the band reaches up to p95. Lower is better.", times.time),
-    Plot("throughput", "Throughput", "Rows of X a second. Higher is better.", times.throughput),
+    Plot(
+        "ratio",
+        "How much faster or slower than the best dense alternative?",
+        "Below 1 it is faster than every dense one there. Upright strokes are 95 % intervals, where it was paired.",
+        _ratio,
+    ),
+    Plot("time", "How long does it take?", "Median of all rounds.", _of(lambda info: info["p50_ms"], "ms")),
     Plot(
         "stages",
-        "Time by stage",
-        "Where the time goes: communication is reduce, what the idea adds is layout. Two N and three B are drawn, "
-        "the table has all.",
-        stages.stages,
-    ),
-    Plot(
-        "without-layout",
-        "Time minus layout",
-        "An optimistic bound: the time if arranging X and the outputs cost nothing.",
-        times.without_layout,
-        ("forward",),
-    ),
-    Plot(
-        "ratio-best-dense",
-        "Time over the best dense alternative",
-        "Below 1 the method is faster than every dense one that was timed there; the speed-up table names the best at "
-        "each point. Bands are 95 % intervals: of pairs where the run holds verdicts, else of each method's own "
-        "builds or rounds.",
-        ratios.over,
-        judged=True,
-    ),
-    *(
-        Plot(
-            f"ratio-dense-{span}",
-            f"Time over the dense layer on {where}",
-            "Below 1 the method is faster than the one that the axis names. Bands are 95 % intervals, as above.",
-            partial(ratios.over, span=span),
-            judged=True,
-        )
-        for span, where in SPANS.items()
-    ),
-    Plot(
-        "heat-best-dense",
-        "Where it beats the best dense alternative",
-        "Time over that of the fastest dense one at each size, which the speed-up table names; the line is where they "
-        "break even. A method of several rows has a map of its fastest at each point.",
-        ratios.heat,
-        judged=True,
-    ),
-    *(
-        Plot(
-            f"heat-dense-{span}",
-            f"Where it beats the dense layer on {where}",
-            "Time over that layer's at each size; the line is where they break even.",
-            partial(ratios.heat, span=span),
-            judged=True,
-        )
-        for span, where in SPANS.items()
-    ),
-    Plot(
-        "of-limit",
-        "Share of the limit",
-        "The time that no implementation can beat on this machine, over the time taken. Higher is better.",
-        limits.of_limit,
+        "Where does the time go?",
+        "Each bar is the whole of a row's time. Layout is what arranging x and the outputs takes.",
+        lambda view, styles: stages(view.infos, styles, view.ranks),
     ),
     Plot(
         "roofline",
-        "Roofline",
-        "Every point of this section against what the machine can do: under a slope memory is the limit, under a flat "
-        "roof the multipliers are.",
-        limits.roofline,
+        "What is the limit, memory or the multipliers?",
+        "Dashed: the 2:4 roof, which counts the kept values alone, as its rows do; vendors count the dropped ones too, "
+        "and say twice that.",
+        lambda view, styles: roofline(view.infos, styles, view.ranks, view.ceilings),
     ),
     Plot(
-        "peak-memory",
-        "Peak memory",
-        "Of the fullest rank, while it runs; dotted while the layer is built.",
-        memory.peak,
+        "memory",
+        "How much memory does it take?",
+        "The peak of the fullest rank while it runs.",
+        _of(_peak, "MiB"),
     ),
     Plot(
-        "weight-bytes",
-        "Bytes of the weights",
-        "Counted from storage, lines, and estimated by arithmetic, crosses; where a cross is off its line the estimate "
-        "is wrong.",
-        memory.weights,
-    ),
-    Plot("time-per-byte", "Time per weight byte", "How long a byte of stored weights keeps a rank.", memory.per_byte),
-    Plot(
-        "quality",
-        "Quality-adjusted speed",
-        "(1/t) / (1 + mean error): a method that is fast but wrong falls. Higher is better.",
-        accuracy.quality,
-        ("forward",),
-        "tests/test_phase0_correctness.py",
-    ),
-    Plot("error-relative", "Relative error", "Frobenius norm against float64.", accuracy.relative, ("accuracy",)),
-    Plot("error-max", "Largest error", "Of any element, against float64.", accuracy.largest, ("accuracy",)),
-    Plot("error-mean", "Mean error", "Of all elements, against float64.", accuracy.mean, ("accuracy",)),
-    Plot(
-        "output-error",
-        "What weights of their own lose",
-        "Of the output, against the dense weight, on inputs that nothing was chosen by. Lower is better.",
-        accuracy.lost,
-        ("accuracy",),
-        promise="own weights",
-    ),
-    Plot(
-        "verdicts",
-        "Ratios behind the verdicts",
-        "Of claims whose rivals have no plot of their own above; below the dashed line the claim is right.",
-        ratios.verdicts,
+        "claim",
+        "How far does the claim hold?",
+        "Time ÷ the rival's, or for claims about two of these their ratio; upright strokes are 95 % intervals. Below 1 "
+        "the claim holds.",
+        _of(lambda info: info["ratio"], "ratio", (Mark(1.0, "even"),)),
         ("verdicts",),
-        judged=True,
+    ),
+    Plot(
+        "error",
+        "Is it right?",
+        "Error against float64 ÷ the dense product's; what lies above the upper line fails. Those with the largest "
+        "errors are drawn.",
+        _of(
+            lambda info: info.get("error_ratio"),
+            "error ÷ dense product's",
+            (Mark(1.0, "dense"), Mark(PASSES, "passes below")),
+            highest=True,
+        ),
+        ("accuracy",),
     ),
     Plot(
         "drift",
-        "Errors of a layer that is fed its own output",
-        "After each step, against float64; the dashed line is the dense product's relative error.",
-        drift.errors,
-        ("drift",),
-    ),
-    Plot(
-        "drift-ratio",
-        "Drift beside the dense product's",
-        "Error of all steps so far over the dense product's: 1 is no worse than dense, 2 still passes.",
-        drift.ratio,
+        "Does the error grow when a layer is fed its own output?",
+        "Of all steps so far, over the dense product's; what lies above the upper line fails.",
+        lambda view, styles: drift(view.infos, styles),
         ("drift",),
     ),
 )
 
 
-def kinds() -> Iterator[tuple[str, Plot]]:
-    """Every plot with each section that it belongs to, in the order of the sections."""
-    for section in COMMANDS:
+def drawings(run: Run) -> Iterator[Drawing]:
+    """All plots that the run's results allow, in the order of the sections; the labels of what is wrong are marked."""
+    infos = [info | {"label": f"{info['label']} ‡"} if info.get("wrong") else info for info in run.infos]
+    styles, found = Styles.of(infos), list(views(run, infos))
+    for section in SECTIONS:
         for plot in PLOTS:
-            if section in plot.sections:
-                yield section, plot
+            for view in found:
+                if view.section == section and section in plot.sections and (figure := plot.draw(view, styles)):
+                    yield Drawing(plot, view, figure)
+
+
+def views(run: Run, infos: list[Info]) -> Iterator[View]:
+    """What can be compared line by line: of one section, workload, dtype, optimizer, phase of checks, and claim.
+
+    Args:
+        infos: the run's, as they are to be drawn.
+    """
+    rows = list(every_row(run.infos).values())
+    grouped: dict[tuple[str, ...], list[Info]] = defaultdict(list)
+    beside: dict[tuple[str, ...], list[Against]] = defaultdict(list)
+    for info in infos:
+        if section := section_of(info):
+            grouped[section, *_told(section, info)].append(info)
+    for row in rows:
+        key = (
+            row.section,
+            *_told(row.section, {"workload": row.workload, "dtype": row.dtype, "optimizer": row.optimizer}),
+        )
+        beside[key].append(row)
+    numbered = {(*row.place[1:], row.label, row.rival, row.ratio) for row in rows if row.verdict}
+    ceilings = run.machine.get("ceilings")
+    known = ceilings if isinstance(ceilings, dict) else {}
+    for key in dict.fromkeys((*grouped, *beside)):
+        rest = [info for info in grouped[key] if "verdict" not in info or _number(info) not in numbered]
+        about = f"{key[1]}: {rest[0]['statement']}" if rest and key[0] == "verdicts" else ""
+        yield View(key[0], " ".join(filter(None, key[1:])), about, rest, beside[key], known)
+
+
+def _told(section: str, info: Info) -> tuple[str, ...]:
+    """What sets rows apart that must not be in one figure."""
+    about = ""
+    if section == "verdicts":
+        about = info["hypothesis"]
+    if section == "accuracy":
+        about = {0: "outputs", 2: "gradients of x"}.get(info["phase"], "training")
+    return (about, info["workload"], info["dtype"], info.get("optimizer") or "")
+
+
+def _number(info: Info) -> tuple[Any, ...]:
+    """Of a verdict whose ratio is a point of the plots above."""
+    place = (info["workload"], info["N"], info["K"], info["B"], info["dtype"], info.get("optimizer"))
+    return (*place, info["label"], info["rival"], info["ratio"])

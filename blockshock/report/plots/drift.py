@@ -1,53 +1,47 @@
-"""How the error of a layer grows that is fed its own output again and again."""
+"""How the error of a layer that is fed its own output grows, step by step, beside the dense product's."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from blockshock.report.plots.scales import from_zero, quantity
-from blockshock.report.plots.style import Styles, finish, panels
+from blockshock.report.plots.lines import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Mark, frame, marked, named
+from blockshock.report.plots.panels import layer, spread
+from blockshock.report.plots.scales import Scale, drawable, over
+from blockshock.report.plots.style import Styles
+from blockshock.report.plots.svg import Figure, Panel, path
 from blockshock.saved import PASSES
 
-ERRORS = {"relative_error": "relative", "max_error": "largest", "mean_error": "mean"}
+MOST_STEPS = 60
 
 
-def errors(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """A panel per kind of error, a line per method; the dense product's relative error dashed."""
-    if not set(ERRORS) < set(rows):
-        return None
-    labels = styles.sorted(rows["label"])
-    figure, axes = panels(list(ERRORS.values()), legend=labels, shared=False, left=0.62)
-    handles: dict[str, Any] = {}
-    for ax, error in zip(axes, ERRORS, strict=True):
-        handles |= _over_steps(ax, rows, error, styles)
-        if error == "relative_error":
-            ax.plot(rows.iloc[0]["dense_relative_error"], color="#7b8494", linestyle="--", linewidth=1.0)
-        quantity([ax], [value for series in rows[error] for value in series])
-    return finish(figure, {label: handles[label] for label in labels}, "steps", "error")
+def drift(infos: list[dict[str, Any]], styles: Styles) -> Figure | None:
+    """A panel for each layer and B."""
+    rows = [info for info in infos if len(info.get("ratio") or ()) > 1 and all(map(drawable, info["ratio"]))]
+    chosen = styles.chosen([info["label"] for info in rows], [(info["label"], -max(info["ratio"])) for info in rows])
+    panels = []
+    for place in dict.fromkeys((info["N"], info["K"], info["B"]) for info in rows):
+        shown = [info for info in rows if (info["N"], info["K"], info["B"]) == place and info["label"] in chosen]
+        if shown:
+            panels.append(_panel(f"{layer(*place[:2])}, B = {place[2]}", shown, styles))
+    left_out = dict.fromkeys(info["label"] for info in rows if info["label"] not in chosen)
+    return Figure(panels, tuple(left_out)) if panels else None
 
 
-def ratio(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """Over the dense product's error, both of all steps so far."""
-    if "ratio" not in rows:
-        return None
-    labels = styles.sorted(rows["label"])
-    figure, axes = panels([""], legend=labels)
-    handles = _over_steps(axes[0], rows, "ratio", styles)
-    for value in (1.0, PASSES):
-        axes[0].axhline(value, color="#7b8494", linestyle="--", linewidth=1.0)
-    quantity(axes, [1.0, PASSES, *(value for series in rows["ratio"] for value in series)])
-    return finish(figure, {label: handles[label] for label in labels}, "steps", "error over the dense product's")
-
-
-def _over_steps(ax: Axes, rows: pd.DataFrame, column: str, styles: Styles) -> dict[str, Any]:
-    found = {}
-    from_zero(ax, max(map(len, rows[column])))
-    for label, series in zip(rows["label"], rows[column], strict=True):
-        steps = np.arange(1, len(series) + 1)
-        found[label] = ax.plot(steps, series, **styles.line(label), markevery=max(1, len(series) // 6))[0]
-    return found
+def _panel(title: str, shown: list[dict[str, Any]], styles: Styles) -> Panel:
+    marks = (Mark(1.0, "dense"), Mark(PASSES, "passes below"))
+    steps = max(len(info["ratio"]) for info in shown)
+    across = Scale(1, steps, LEFT, RIGHT, linear=True)
+    up = over([value for info in shown for value in info["ratio"]] + [mark.value for mark in marks], BOTTOM, TOP)
+    places = [1.0, *(value for value in across.ticks() if value > 1), float(steps)]
+    body = frame(title, "error ÷ dense product's", "steps", across, up, sorted(set(places)))
+    ends = {}
+    for info in sorted(shown, key=lambda info: styles.roles.get(info["label"]) == "subject"):
+        points = [(across(step), up(value)) for step, value in enumerate(info["ratio"], 1)]
+        body += path(spread(points, MOST_STEPS), styles.looks[info["label"]])
+        ends[info["label"]] = points[-1]
+    return Panel(
+        WIDTH,
+        HEIGHT,
+        body + marked(marks, up) + named(ends, styles),
+        f"{title}: error over the dense product's, by step",
+    )

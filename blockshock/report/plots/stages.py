@@ -1,73 +1,78 @@
-"""What a pass or a step is made of: a bar per method, a colour per stage, a panel per size."""
+"""Where the time goes: a bar a row, all of the same length, so that no stage is too small to be seen."""
 
 from __future__ import annotations
 
-from itertools import product
+from typing import Any
 
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
+from blockshock.report.plots.lines import Ranks
+from blockshock.report.plots.panels import layer, spread
+from blockshock.report.plots.scales import drawable
+from blockshock.report.plots.style import Styles
+from blockshock.report.plots.svg import LETTER, Figure, Panel, box, heading, text, wrapped
+from blockshock.saved import STAGES
 
-from blockshock.report.plots.scales import from_zero, names, size_text
-from blockshock.report.plots.style import COLOURS, Styles, finish, panels
-
-ORDER = ("matmul", "layout", "reduce", "grad_x", "grad_w", "optimizer", "mask", "compress", "refresh")
-OTHER = "not told apart"
-"""What a pass takes beyond its stages: most of torch's own backward pass, of DTensor."""
+WIDTH, LEFT, LONG, TOP, ROW = 380, 160, 158, 24, 32
+MOST_PANELS = 4
+LAYOUT, REST = "layout", "not told apart"
+"""What the idea adds is no part of the products here. The rest is what torch does not show: most of its own backward
+pass, all of DTensor's."""
+LOOKS = {"products": "c0", LAYOUT: "c1", "communication": "c2", "update": "c3", REST: "g"}
 LEAST = 0.1
-MOST_N, MOST_B = 2, 3
-"""Sizes that are drawn: a row of panels an N."""
+
+Info = dict[str, Any]
 
 
-def stages(rows: pd.DataFrame, styles: Styles) -> Figure | None:
-    """The figure, or None if no row has stages."""
-    found = [name.split(".")[1] for name in rows if name.startswith("stages.") and name.endswith(".p50_ms")]
-    found = [name for name in found if rows[f"stages.{name}.p50_ms"].notna().any()]
-    if not found:
-        return None
-    found.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-    rest = _beyond(rows, found)
-    if (rest > 0).any():
-        rows = rows.assign(**{f"stages.{OTHER}.p50_ms": rest})
-        found.append(OTHER)
-    colours = {name: COLOURS[(ORDER.index(name) if name in ORDER else found.index(name)) % 10] for name in found}
-    labels = styles.sorted(rows["label"])[::-1]
-    measured = rows[["N", "B"]].drop_duplicates()
-    there = set(measured.itertuples(index=False, name=None))
-    points = [
-        point for point in product(_spread(measured["N"], MOST_N), _spread(measured["B"], MOST_B)) if point in there
-    ]
-    left = min(0.25 + 0.058 * max(map(len, labels)), 3.2)
-    titles = [f"N = {size_text(N)}, B = {size_text(B)}" for N, B in points]
-    figure, axes = panels(titles, legend=found, height=0.25 + 0.135 * len(labels), left=left, step=0.32)
-    places = np.arange(len(labels))
-    for ax, (N, B) in zip(axes, points, strict=True):
-        at = (
-            rows[(rows["N"] == N) & (rows["B"] == B)]
-            .drop_duplicates("label", keep="last")
-            .set_index("label")
-            .reindex(labels)
-        )
-        start = np.zeros(len(labels))
-        for name in found:
-            end = start + at[f"stages.{name}.p50_ms"].fillna(0.0).to_numpy(dtype=float)
-            there = end > start
-            ax.hlines(places[there], start[there], end[there], color=colours[name], linewidth=7)
-            start = end
-        from_zero(ax, start.max())
-    names(axes, labels)
-    return finish(figure, colours, "p50 of each stage, ms, each panel to its own scale", "")
+def stages(infos: list[Info], styles: Styles, ranks: Ranks) -> Figure | None:
+    """A panel for each of a few points from the smallest to the largest; None if no row has stages.
+
+    Args:
+        ranks: values of labels: of too many rows those with the lowest are drawn.
+    """
+    rows = [info for info in infos if info.get("stages") and drawable(info["p50_ms"])]
+    chosen = styles.chosen([info["label"] for info in rows], ranks)
+    points = sorted({(info["N"] * info["K"] * info["B"], info["N"], info["K"], info["B"]) for info in rows})
+    panels = []
+    for _, N, K, B in spread(points, MOST_PANELS):
+        at = {info["label"]: info for info in rows if (info["N"], info["K"], info["B"]) == (N, K, B)}
+        shown = sorted((at[label] for label in chosen if label in at), key=lambda info: info["p50_ms"])
+        if len(shown) > 1:
+            panels.append(_panel(f"{layer(N, K)}, B = {B}", shown, styles))
+    left_out = dict.fromkeys(info["label"] for info in rows if info["label"] not in chosen)
+    return Figure(panels, tuple(left_out)) if panels else None
 
 
-def _beyond(rows: pd.DataFrame, found: list[str]) -> pd.Series:
-    """The rest of each row's time; stages are timed in rounds of their own, so a little more or less is none."""
-    rest = rows["p50_ms"] - rows[[f"stages.{name}.p50_ms" for name in found]].sum(axis=1)
-    return rest.where(rest > LEAST * rows["p50_ms"], 0.0)
+def kinds(info: Info) -> dict[str, float]:
+    """Milliseconds by what they are spent on."""
+    of = {name: kind for kind, names in STAGES.items() for name in names} | {LAYOUT: LAYOUT}
+    found = dict.fromkeys(LOOKS, 0.0)
+    for name, times in info["stages"].items():
+        found[of.get(name, REST)] += times["p50_ms"]
+    # Stages are timed in rounds of their own, so a little more or less than the whole is none.
+    rest = info["p50_ms"] - sum(found.values())
+    found[REST] += rest if rest > LEAST * info["p50_ms"] else 0.0
+    return {kind: ms for kind, ms in found.items() if ms > 0}
 
 
-def _spread(values: pd.Series, most: int) -> list[int]:
-    """At most so many of the values, of those that are common: a sweep along one axis has many that the rest lack."""
-    counts = values.value_counts()
-    every = sorted(counts.index[counts * 2 >= counts.max()])
-    places = np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int)
-    return [every[place] for place in places]
+def _panel(title: str, shown: list[Info], styles: Styles) -> Panel:
+    body = heading(title, "share of each, and ms in all")
+    for row, info in enumerate(shown):
+        top = TOP + row * ROW
+        weight = "w" if styles.roles.get(info["label"]) == "subject" else ""
+        words = wrapped(info["label"])
+        for line, part in enumerate(words):
+            body += text(2, top + ROW / 2 + 4 + 10.5 * (line - (len(words) - 1) / 2), part, weight)
+        found = kinds(info)
+        x, scale = float(LEFT), LONG / sum(found.values())
+        for kind, ms in found.items():
+            says = f"{info['label']}, {kind}: {ms:.4f} ms of {info['p50_ms']:.4f}"
+            body += box(x, top + 6, ms * scale, ROW - 12, LOOKS[kind], says)
+            x += ms * scale
+        body += text(LEFT + LONG + 6, top + ROW / 2 + 4, f"{info['p50_ms']:.4f}")
+    foot, x = TOP + ROW * len(shown) + 12, 2.0
+    there = {kind for info in shown for kind in kinds(info)}
+    for kind, looks in LOOKS.items():
+        if kind not in there:
+            continue
+        body += box(x, foot - 8, 9, 9, looks) + text(x + 13, foot, kind, "m")
+        x += 26 + LETTER * len(kind)
+    return Panel(WIDTH, foot + 8, body, f"Shares of the time by stage, {title}")

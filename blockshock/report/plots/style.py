@@ -1,155 +1,125 @@
-"""How plots look: one colour, marker and dash a label in all of them, and figures of panels with their legend below.
+"""How plots look: one colour a row in all of them, rivals in greys, and at most six lines in a panel.
 
-Colours stand out from a light and from a dark page: each has a contrast of 3 or more with both. What is drawn in INK,
-MUTED or GRID follows the page's theme, for the page replaces these very colours by its own.
+What a row is called gives its colour, so that it is the same in every plot and, as a rule, in every report. Rows that
+differ in their storage alone share it, and differ in their dashes. The style sheet has a palette for each theme; in
+both each colour can be told from every other by readers of any colour vision (a test simulates it).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
-INK, MUTED, GRID, PAPER = "#1b1f27", "#565e6b", "#d9dde4", "#fdfdfe"
-COLOURS = (
-    "#3a7fd5", "#d2691e", "#2a9457", "#d9455f", "#9165d8", "#14909c", "#cf4f9e", "#a1744a", "#82870f", "#7b8494",
-)  # fmt: skip
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")
-DASHES = ("-", "--", ":", "-.")
-WIDTH, ACROSS = 9.0, 3
-LEFT, RIGHT, TOP, BOTTOM, GAP, LINE = 0.72, 0.12, 0.62, 0.46, 0.34, 0.19
-TITLE_HEIGHT = 0.34
-"""Inches, all. The strip of the title is cut off in a page, which has a heading of its own."""
-SETTINGS: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "block-shock",
-    "font.size": 8.0,
-    "text.hinting": "none",
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.titlesize": 8.5,
-    "axes.titlecolor": INK,
-    "figure.facecolor": PAPER,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 3.6,
-    "savefig.facecolor": PAPER,
+PAPER = {"light": "#fdfdfe", "dark": "#14171c"}
+INK = {"light": "#1b1f27", "dark": "#e6e9ee"}
+MUTED = {"light": "#565e6b", "dark": "#a2abb8"}
+GRID = {"light": "#d9dde4", "dark": "#343b46"}
+GREY = {"light": "#767c87", "dark": "#8c94a0"}
+COLOURS = {
+    "light": ("#2095e3", "#d55e00", "#005c3e", "#ab30a2", "#43175a", "#714000"),
+    "dark": ("#5bb5e9", "#de9200", "#22865a", "#ffb9b0", "#a966ef", "#faef4e"),
 }
-
-
-def use_settings() -> None:
-    """Make matplotlib draw as this module says, in this process."""
-    mpl.use("agg")
-    mpl.rcParams.update(SETTINGS)
+CELLS = {
+    "light": (
+        *("#6fb1e8", "#9ccaf0", "#c3dff6", "#e1eefa", "#eef0f3"),
+        *("#fbe6d3", "#f6cda6", "#efb077", "#e6924a"),
+    ),
+    "dark": (
+        *("#1f5f99", "#1b4f80", "#194065", "#1a3149", "#2a2f37"),
+        *("#46341f", "#60401c", "#7a4b17", "#8f5310"),
+    ),
+}
+"""Of a map, from much faster to much slower."""
+DASHES = 4
+MOST_LINES, MOST_SUBJECTS = 6, 4
 
 
 @dataclass(frozen=True)
 class Styles:
-    """The labels of a report in their order, by their roles; a label's place gives its looks.
+    """The looks of each label of a run.
 
     Attributes:
-        labels: all of them.
-        roofs: the machine's measured ceilings, where the run has them.
+        looks: classes of the style sheet, by label.
+        roles: ``subject``, ``rival`` or ``ablation``, by label.
     """
 
-    labels: tuple[str, ...]
-    roofs: dict[str, Any]
+    looks: Mapping[str, str]
+    roles: Mapping[str, str]
 
     @classmethod
-    def of(cls, labels: Iterable[tuple[str, str]], roofs: dict[str, Any]) -> Styles:
-        """Of labels with their roles as they come: the rivals first, then what is asked about."""
-        found = dict.fromkeys(labels)
-        places = {role: place for place, role in enumerate(("rival", "subject"))}
-        ordered = sorted(found, key=lambda one: places.get(one[1], len(places)))
-        return cls(tuple(dict.fromkeys(label for label, _ in ordered)), roofs)
+    def of(cls, infos: Iterable[Mapping[str, Any]]) -> Styles:
+        """Of all rows of a run."""
+        rows = {info["label"]: info for info in infos}
+        ordered = sorted(rows, key=lambda label: (rows[label]["role"] != "subject", label))
+        free: dict[int, str] = {}
+        seen: dict[str, int] = defaultdict(int)
+        looks = {}
+        for label in ordered:
+            row = rows[label]
+            colour = "g" if row["role"] == "rival" else f"c{_colour(_family(row), free)}"
+            dashed = f" d{seen[colour] % DASHES}" if seen[colour] else ""
+            seen[colour] += 1
+            looks[label] = f"{colour}{dashed}{' b' if row['role'] == 'subject' else ''}"
+        return cls(looks, {label: row["role"] for label, row in rows.items()})
 
-    def colour(self, label: str) -> str:
-        """Its colour."""
-        return COLOURS[self.labels.index(label) % len(COLOURS)]
+    def chosen(self, labels: Iterable[str], ranks: Iterable[tuple[str, float]]) -> list[str]:
+        """Of the labels those to draw: what is asked about first, and of each kind those that come lowest anywhere.
 
-    def marker(self, label: str) -> str:
-        """Its marker."""
-        return MARKERS[self.labels.index(label) % len(MARKERS)]
-
-    def line(self, label: str) -> dict[str, Any]:
-        """All of its looks, as ``Axes.plot`` takes them."""
-        dash = DASHES[self.labels.index(label) // len(COLOURS) % len(DASHES)]
-        return {"color": self.colour(label), "marker": self.marker(label), "linestyle": dash, "label": label}
-
-    def sorted(self, labels: Iterable[str]) -> list[str]:
-        """Labels in the order of the report."""
-        return sorted(set(labels), key=self.labels.index)
-
-
-def panels(
-    titles: Sequence[str],
-    *,
-    legend: Sequence[str] = (),
-    height: float = 1.9,
-    left: float = LEFT,
-    step: float = 0.14,
-    shared: bool = True,
-) -> tuple[Figure, list[Axes]]:
-    """A figure of up to three panels a row, with room for a title above and a legend below.
-
-    Args:
-        legend: the labels that it will name.
-        left: inches left of each row, or of each panel if the vertical axis is not shared.
-        step: inches between panels that share it.
-    """
-    across = min(ACROSS, max(2, len(titles)))
-    rows = math.ceil(len(titles) / across)
-    foot = BOTTOM + LINE * _legend_rows(legend)
-    tall = TOP + rows * height + (rows - 1) * (GAP + 0.22) + foot
-    step = step if shared else left
-    wide = (WIDTH - left - RIGHT - (across - 1) * step) / across
-    figure = Figure(figsize=(WIDTH, tall))
-    axes: list[Axes] = []
-    for place, title in enumerate(titles):
-        row, column = divmod(place, across)
-        bottom = tall - TOP - (row + 1) * height - row * (GAP + 0.22)
-        box = ((left + column * (wide + step)) / WIDTH, bottom / tall, wide / WIDTH, height / tall)
-        ax = figure.add_axes(box)
-        # Its ticks come from scales.py: matplotlib's own take half of the time that a figure takes.
-        ax.set_axis_off()
-        ax.set_title(title, loc="left", pad=4, y=1.0)
-        axes.append(ax)
-    return figure, axes
+        Args:
+            ranks: values of labels, several of each.
+        """
+        found: dict[str, list[float]] = defaultdict(list)
+        for label, value in ranks:
+            found[label].append(value)
+        last = (math.inf, math.inf)
+        lowest = {label: (min(values), statistics.median(values)) for label, values in found.items()}
+        ordered = sorted(dict.fromkeys(labels), key=lambda label: lowest.get(label, last))
+        subjects = [label for label in ordered if self.roles.get(label) == "subject"]
+        others = [label for label in ordered if self.roles.get(label) != "subject"]
+        few = subjects[: max(MOST_SUBJECTS, MOST_LINES - len(others))]
+        return few + others[: MOST_LINES - len(few)]
 
 
-def _columns(legend: Sequence[str]) -> int:
-    """Of a legend as wide as the figure, in letters of 8 points."""
-    return max(1, min(len(legend), int((WIDTH - 0.2) / (0.5 + 0.066 * max(map(len, legend), default=1)))))
+def _family(row: Mapping[str, Any]) -> str:
+    """What rows share that have one colour."""
+    return " ".join([row["method"], *(spec for axis, spec in row["picks"].items() if axis != "storage")])
 
 
-def _legend_rows(legend: Sequence[str]) -> int:
-    return math.ceil(len(legend) / _columns(legend)) if legend else 0
+def _colour(family: str, taken: dict[int, str]) -> int:
+    """The number of its colour: of its name, or the next that no other family has."""
+    count = len(COLOURS["light"])
+    first = zlib.crc32(family.encode(errors="replace")) % count
+    for step in range(count):
+        place = (first + step) % count
+        if taken.setdefault(place, family) == family:
+            return place
+    return first
 
 
-def finish(figure: Figure, handles: dict[str, Any], x_label: str, y_label: str) -> Figure:
-    """Label the axes, once for the figure, and put the legend below: of each label its line, or a bar's colour."""
-    tall = figure.get_figheight()
-    foot = LINE * _legend_rows(list(handles))
-    figure.text(0.5, (foot + 0.1) / tall, x_label, ha="center", va="bottom")
-    figure.text(0.012, 0.5 + (foot - 0.2) / tall / 2, y_label, rotation=90, ha="left", va="center")
-    columns = _columns(list(handles))
-    wide = WIDTH / columns
-    for place, (label, handle) in enumerate(handles.items()):
-        row, column = divmod(place, columns)
-        x, y = (column * wide + 0.15) / WIDTH, (foot - (row + 0.45) * LINE) / tall
-        figure.add_artist(_key(handle, x, y))
-        figure.text(x + 0.36 / WIDTH, y, label, va="center_baseline")
-    return figure
+def variables(theme: str) -> str:
+    """The colours of a theme, for a style sheet."""
+    named = {"paper": PAPER, "ink": INK, "muted": MUTED, "grid": GRID, "grey": GREY}
+    told = [f"--{name}:{colours[theme]}" for name, colours in named.items()]
+    for letter, colours in (("c", COLOURS), ("h", CELLS)):
+        told += [f"--{letter}{place}:{colour}" for place, colour in enumerate(colours[theme])]
+    return ";".join(told)
 
 
-def _key(handle: Any, x: float, y: float) -> Line2D:
-    """What stands before a label in the legend: a piece of its line, or a square of a bar's colour."""
-    if isinstance(handle, str):
-        return Line2D([x + 0.14 / WIDTH], [y], linestyle="", marker="s", markersize=7, color=handle)
-    looks = {"color": handle.get_color(), "marker": handle.get_marker(), "linestyle": handle.get_linestyle()}
-    return Line2D([x, x + 0.14 / WIDTH, x + 0.28 / WIDTH], [y, y, y], markevery=[1], **looks)
+def style_sheet() -> str:
+    """The style sheet of all plots, in a page or in a file; it follows the reader's theme."""
+    classes = [f".plot .c{place}{{--own:var(--c{place})}}" for place in range(len(COLOURS["light"]))]
+    classes += [f".plot .h{place}{{fill:var(--h{place})}}" for place in range(len(CELLS["light"]))]
+    return "\n".join([
+        f":root{{{variables('light')}}}",
+        f"@media (prefers-color-scheme:dark){{:root{{{variables('dark')}}}}}",
+        # Paper is white.
+        f"@media print{{:root{{{variables('light')}}}}}",
+        resources.files("blockshock.report").joinpath("templates/plot.css").read_text(encoding="utf-8").strip(),
+        *classes,
+    ])  # fmt: skip

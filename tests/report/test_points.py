@@ -1,0 +1,89 @@
+"""One number for one point: the paired one where there is one, against the best dense alternative there."""
+
+from __future__ import annotations
+
+import pytest
+from rows import Info, checked, run_of, stepped, timed, verdict
+
+from blockshock.report.points import Against, against_best
+
+OURS, SLOW = "block_shock gathered 1100", "block_shock cusparselt 1100"
+DENSE = {"dense_tp_row": 2.0, "dense_tp_col": 1.0, "dense_single": 4.0}
+RIVALS: Info = {"rivals": {"dense_tp_row": 2.0, "dense_tp_col": 1.0}}
+
+
+def at(N: int, ms: float, label: str = OURS) -> list[Info]:
+    return [timed(label, N, 4, ms), *(timed(rival, N, 4, theirs) for rival, theirs in DENSE.items())]
+
+
+def only(infos: list[Info]) -> Against:
+    (found,) = against_best(run_of(infos))
+    return found
+
+
+def test_without_a_pair_it_is_the_ratio_of_medians() -> None:
+    found = only(at(64, 0.9))
+    assert (found.ratio, found.rival, found.label, found.section) == (0.9, "dense_tp_col", OURS, "forward")
+    assert (found.low, found.high, found.verdict) == (None, None, None)
+
+
+def test_the_pair_that_looked_for_the_best_one_is_the_number() -> None:
+    """Its rival may be another one than the medians of the grid say, for it was looked for again."""
+    pairs = [
+        verdict(OURS, 64, ratio=0.4, hypothesis="H4", rival="dense_single"),
+        verdict(OURS, 64, ratio=1.1, rival="dense_tp_row", verdict="slower", **RIVALS),
+        verdict(OURS, 64, ratio=0.7, rival="dense_tp_col"),
+    ]
+    found = only(at(64, 0.9) + pairs)
+    assert (found.ratio, found.rival, found.verdict) == (1.1, "dense_tp_row", "slower")
+    assert (found.low, found.high) == (0.98 * 1.1, 1.02 * 1.1)
+
+
+def test_a_pair_with_the_rival_that_is_the_best_one_counts_and_no_other() -> None:
+    best, other = verdict(OURS, 64, ratio=0.7, rival="dense_tp_col"), verdict(OURS, 64, ratio=0.4, rival="dense_single")
+    assert only([*at(64, 0.9), best, other]).ratio == 0.7
+    assert only([*at(64, 0.9), other]).ratio == 0.9
+
+
+def test_the_best_of_some_that_leave_out_the_best_of_all_is_not_it() -> None:
+    on_one = verdict(OURS, 64, ratio=0.4, rival="dense_single", rivals={"dense_single": 4.0, "other": 5.0})
+    assert only([*at(64, 0.9), on_one]).ratio == 0.9
+
+
+def test_of_verdicts_alone_the_rival_that_is_hardest_to_beat_counts() -> None:
+    pairs = [verdict(OURS, 64, ratio=ratio, rival=rival) for rival, ratio in (("dense_single", 0.5), ("dense_tp", 1.2))]
+    found = only([pairs[0], pairs[1] | {"rival_role": "rival"}])
+    assert (found.ratio, found.rival) == (1.2, "dense_tp")
+    assert against_best(run_of([verdict(OURS, 64, rival="masked_split_dense 1100")])) == []
+
+
+def test_of_a_method_the_fastest_row_counts_by_its_own_number() -> None:
+    slower = verdict(OURS, 64, ratio=1.3, rival="dense_tp_col", verdict="slower")
+    assert only([*at(64, 0.9), timed(SLOW, 64, 4, 1.2), slower]).label == SLOW
+    assert only([*at(64, 0.9), timed(SLOW, 64, 4, 1.2)]).label == OURS
+
+
+@pytest.mark.parametrize("fault", [{"error_ratio": 1e9}, {"same_again": False}])
+def test_what_is_wrong_is_no_number_and_no_rival(fault: Info) -> None:
+    assert against_best(run_of([*at(64, 0.9), checked(OURS, **fault)])) == []
+    assert only([*at(64, 0.9), checked("dense_tp_col", **fault)]).rival == "dense_tp_row"
+
+
+def test_sections_points_and_optimizers_are_kept_apart() -> None:
+    steps = [stepped(f"{OURS} compressed", 64, 4, ms, optimizer=name) for name, ms in (("sgd", 1.0), ("adamw", 3.0))]
+    dense = [stepped("dense_tp_row", 64, 4, 2.0, optimizer=name) for name in ("sgd", "adamw")]
+    ratios = {
+        (one.section, one.N, one.optimizer): one.ratio
+        for one in against_best(run_of([*at(64, 0.9), *at(128, 2.0), *steps, *dense]))
+    }
+    assert ratios == {
+        ("forward", 64, None): 0.9,
+        ("forward", 128, None): 2.0,
+        ("training", 64, "sgd"): 0.5,
+        ("training", 64, "adamw"): 1.5,
+    }
+
+
+def test_a_ratio_of_ratios_is_no_number_of_a_point() -> None:
+    both = verdict(OURS, 64, ratio=0.4, rival="dense_tp_col", optimizer="sgd", **RIVALS)
+    assert only([*at(64, 0.9), both]).ratio == 0.9
