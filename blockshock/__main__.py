@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blockshock import doctor
-from blockshock.doctor.extras import need
 from blockshock.errors import ExtraMissing
-from blockshock.saved import journal
+
+# What a command takes is imported when it runs: to ask for help must not take longer than to read it.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="say what this machine can run, and what to do about the rest",
         description="Say what this machine can run, and what to do about the rest. "
         "The exit status is 0 if the main job (tox run -e bench) would run here, else 1.",
-    ).set_defaults(run=lambda _: doctor.main())
+    ).set_defaults(run=lambda _: importlib.import_module("blockshock.doctor").main())
     _add_report(commands)
     _add_recover(commands)
     chosen = parser.parse_args(arguments)
@@ -49,10 +49,37 @@ def _add_report(commands: Any) -> None:
         nargs="*",
         help="saved runs, .json or .json.gz, or folders with the parts of one; the latest run if none is named",
     )
-    parser.add_argument("--format", choices=["terminal", "md"], default="terminal", help="md is for pasting")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--tables",
+        metavar="NAME",
+        nargs="?",
+        const="all",
+        help="print tables in place of the answer: those of a part (forward, training, verdicts, accuracy, …), or all",
+    )
+    shown.add_argument(
+        "--format",
+        choices=["terminal", "md", "csv", "json"],
+        default="terminal",
+        help="md: to paste into a comment; csv, json: every result as a row, for a program",
+    )
     written = "also write FOLDER/report.html, every table as CSV, and every plot as PNG and SVG"
     parser.add_argument("--to", metavar="FOLDER", type=Path, help=written)
+    parser.add_argument(
+        "--fail-if-slower",
+        metavar="PERCENT",
+        type=_share,
+        help="of two runs or more: exit with 1 if a benchmark is slower than in the first run by more than "
+        "that (3%%, say), and all of its interval is",
+    )
     parser.set_defaults(run=_report)
+
+
+def _share(text: str) -> float:
+    """``3%`` as 0.03."""
+    if found := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text):
+        return float(found[1]) / 100
+    raise argparse.ArgumentTypeError(f"takes a percentage such as 3% or 0.5%, got {text!r}")
 
 
 def _add_recover(commands: Any) -> None:
@@ -69,6 +96,7 @@ def _add_recover(commands: Any) -> None:
 
 
 def _recover(chosen: argparse.Namespace) -> int:
+    journal = importlib.import_module("blockshock.saved.journal")
     try:
         folder, *others = [chosen.journal] if chosen.journal else journal.unfinished_below()
         path = journal.recover(folder)
@@ -82,10 +110,13 @@ def _recover(chosen: argparse.Namespace) -> int:
 
 
 def _report(chosen: argparse.Namespace) -> int:
-    # Imported here, for a plain install has no rich.
-    need("report", "report", *(["rich"] if chosen.to is None else []))
+    # A plain install has no rich.
+    importlib.import_module("blockshock.doctor.extras").need(
+        "report", "report", *(["rich"] if chosen.to is None else [])
+    )
     command = importlib.import_module("blockshock.report.command")
-    return command.report(chosen.runs, chosen.format == "md", chosen.to)
+    status: int = command.report(chosen.runs, chosen.format, chosen.tables, chosen.to, chosen.fail_if_slower)
+    return status
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from blockshock.errors import InputError, UnknownName
-from blockshock.report.answer import answer, fastest
+from blockshock.report.answer import answer
+from blockshock.report.points import Ratios, against_best
 from blockshock.report.remarks import remarks
 from blockshock.report.tables import spread
 from blockshock.saved.judged import best_dense
@@ -79,7 +80,7 @@ def _timed(section: str, labels: tuple[str, ...]) -> Callable[[Run], Iterator[st
     """Of each point the best dense row and Block-Shock's, ms, with the spread over builds; and their ratios."""
 
     def table(run: Run) -> Iterator[str]:
-        points = _points(run, section, ("workload", "N", "K", "B", "optimizer"))
+        points, ratios = _points(run, section, ("workload", "N", "K", "B", "optimizer")), Ratios(run.infos)
         yield from _header("N × K", "B", "best dense", "ms", *(cell for label in labels for cell in (label, "÷")))
         for (workload, N, K, B, optimizer), infos in sorted(points.items()):
             best = best_dense(infos)
@@ -89,7 +90,8 @@ def _timed(section: str, labels: tuple[str, ...]) -> Callable[[Run], Iterator[st
             cells += [best["label"], _ms(best)]
             for label in labels:
                 ours = [info for info in infos if info["label"] == label]
-                cells += [_ms(ours[0]), f"{ours[0]['p50_ms'] / best['p50_ms']:.2f}"] if ours else ["–", "–"]
+                over = ratios.best(section, ours[0], infos) if ours else None
+                cells += [_ms(ours[0]), f"{over[1]:.2f}"] if over else ["–", "–"]
             yield _line(*cells)
 
     return table
@@ -99,13 +101,12 @@ def _fastest(run: Run) -> Iterator[str]:
     """Of each point and method that is asked about the fastest row, the best dense one, and what the former loses."""
     yield from _header("N × K", "B", "dtype", "best dense", "ms", "fastest", "ms", "÷", "loses")
     points = _points(run, "forward", ("workload", "N", "K", "B", "dtype"))
-    for (workload, N, K, B, dtype), infos in sorted(points.items()):
-        for method in dict.fromkeys(info["method"] for info in infos if info["role"] == "subject"):
-            ours = fastest(method, infos)
-            best = best_dense(infos, ours)
-            if ours and best:
-                cells = [_size(workload, N, K), B, dtype, best["label"], _ms(best), f"`{ours['label']}`", _ms(ours)]
-                yield _line(*cells, f"{ours['p50_ms'] / best['p50_ms']:.2f}", _loses([ours]))
+    for one in sorted(against_best(run), key=lambda one: (one.workload, one.N, one.K, one.B, one.dtype)):
+        rows = {info["label"]: info for info in points[one.workload, one.N, one.K, one.B, one.dtype]}
+        if one.section == "forward" and {one.label, one.rival} <= rows.keys():
+            ours, best = rows[one.label], rows[one.rival]
+            cells = [_size(one.workload, one.N, one.K), one.B, one.dtype, one.rival, _ms(best), f"`{one.label}`"]
+            yield _line(*cells, _ms(ours), f"{one.ratio:.2f}", _loses([ours]))
 
 
 def _points(run: Run, section: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...], list[Info]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -11,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+from pytest_benchmark.utils import safe_dumps
 
 from blockshock.machine import environment
 from blockshock.measure import Ceilings
@@ -34,7 +36,8 @@ from blockshock.plugin.stash import (
     storage,
 )
 from blockshock.ranks import Place, Ranks, end_with_parent_thread
-from blockshock.report import print_comparison
+from blockshock.report import print_ending
+from blockshock.saved import NotARun, Run, read_run, run_of_session
 
 timed_alone = pytest.mark.skipif(
     "PYTEST_XDIST_WORKER" in os.environ,
@@ -191,16 +194,50 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         machine_info["blockshock"]["ceilings"] = asdict(config.stash[CEILINGS])
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    records = config.stash[RECORDS]
-    if not records or not _reports():
-        return
-    terminalreporter.section("Block-Shock: comparison")
-    print_comparison(records, file=sys.stdout)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:  # after all others, whatever they raise: the answer is what stays on the screen
+        if config.stash[RECORDS] and _reports():
+            terminalreporter.section("Block-Shock")
+            _end(terminalreporter, config)
+
+
+def _end(terminalreporter: Any, config: pytest.Config) -> None:
     if missing := config.stash.get(MISSING, {}):
         reasons = "; ".join(f"{name} ({why})" for name, why in missing.items())
         text = f"No ceiling of {reasons}: it could not be measured, and rows that need it have no limit"
         terminalreporter.line(text, yellow=True)
-    if SAVING in config.stash and (saved := config.stash[SAVING].saved):
-        terminalreporter.line(f"Saved: {saved}")
+    saved = config.stash[SAVING].saved if SAVING in config.stash else None
+    try:
+        run = read_run(saved) if saved else _unsaved(config)
+    except NotARun as error:
+        terminalreporter.line(str(error), red=True)
+        return
+    print_ending(run, _compared(config), saved, sys.stdout)
+
+
+def _unsaved(config: pytest.Config) -> Run:
+    """What the session measured, as it would have been saved."""
+    session: Any = config.pluginmanager.get_plugin("pytest-benchmark")
+    machine_info: dict[str, Any] = {}
+    pytest_benchmark_update_machine_info(config, machine_info)
+    document = config.hook.pytest_benchmark_generate_json(
+        config=config,
+        benchmarks=session.benchmarks,
+        include_data=True,
+        machine_info=machine_info,
+        commit_info={},
+    )
+    return run_of_session(safe_dumps(document))
+
+
+def _compared(config: pytest.Config) -> list[Run]:
+    """The runs that ``--benchmark-compare`` names, as far as they are such."""
+    session: Any = config.pluginmanager.get_plugin("pytest-benchmark")
+    found = []
+    for path in session.compared_mapping or ():
+        with contextlib.suppress(NotARun):
+            found.append(read_run(storage(config) / path))  # which leaves a path of its own as it is
+    return found

@@ -1,5 +1,5 @@
 """Reads saved runs and shows them. Nothing here imports torch."""
 
-from blockshock.report.show import print_comparison
+from blockshock.report.ending import print_ending
 
-__all__ = ["or_inf", "print_comparison"]
+__all__ = ["print_ending"]

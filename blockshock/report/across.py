@@ -1,37 +1,190 @@
-"""Two runs or more beside each other: medians of what all of them timed, and their ratios to the first run's."""
+"""Two runs or more beside each other, each against the first: what changed, by how much, and how surely."""
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from blockshock.report.answer import WORDS
+from blockshock.report.points import against_best
 from blockshock.report.remarks import flushes
-from blockshock.report.tables import Cell, Column, Table
-from blockshock.saved import Run
+from blockshock.report.tables import Cell, Column, Info, Table
+from blockshock.saved import Run, differences, judges
+from blockshock.saved.pairs import Ratio, change_of_blocks
+
+SAME = "~"
+"""What stands for a change that is none: its interval holds none."""
+UNITS = {False: "p50 in ms", True: "ratios of verdicts"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one benchmark from one run to another.
+
+    Attributes:
+        before, after: p50 in ms, or the ratio of a verdict.
+        ratio: after over before, with its 95 % interval; None of the interval where nothing gives one.
+        unsure: that there is no interval.
+    """
+
+    before: float
+    after: float
+    ratio: Ratio | None
+
+    @property
+    def value(self) -> float:
+        return self.after / self.before
+
+    @property
+    def differs(self) -> bool:
+        return self.ratio is None or self.ratio.differs
 
 
 def medians(run: Run) -> dict[str, float]:
     """p50 in ms of each benchmark that was timed."""
-    return {
-        record["name"]: record["extra_info"]["p50_ms"] for record in run.records if "p50_ms" in record["extra_info"]
-    }
+    return {name: info["p50_ms"] for name, info in _measured(run, judged=False).items()}
 
 
 def in_all(runs: list[Run]) -> list[str]:
     """The benchmarks that every run timed, in the first run's order."""
-    first, *others = map(medians, runs)
+    return _common([_measured(run, judged=False) for run in runs])
+
+
+def _common(found: list[dict[str, Info]]) -> list[str]:
+    first, *others = found
     return [name for name in first if all(name in other for other in others)]
 
 
-def across(runs: list[Run]) -> Table:
-    """The table."""
-    first, *others = map(medians, runs)
-    common = in_all(runs)
-    title = f"{len(runs)} runs, p50 in ms and ÷ that of {runs[0].name}: {len(common)} benchmarks in all of them"
-    table = Table(title, "across", (Column("benchmark"), Column(runs[0].name, ".4f")))
+def _measured(run: Run, judged: bool) -> dict[str, Info]:
+    """By name what was timed, or the verdicts whose ratio is one of times."""
+    infos = {record["name"]: record["extra_info"] for record in run.records}
+    wanted = (
+        (lambda info: judges(info) is not None) if judged else (lambda info: "p50_ms" in info and "verdict" not in info)
+    )
+    return {name: info for name, info in infos.items() if wanted(info)}
+
+
+def changes(before: Run, after: Run, judged: bool = False) -> dict[str, Change]:
+    """Of each benchmark that both timed, or of each verdict that both came to."""
+    old, new = _measured(before, judged), _measured(after, judged)
+    key = "ratio" if judged else "p50_ms"
+    return {
+        name: Change(old[name][key], new[name][key], _interval(old[name], new[name], key))
+        for name in _common([old, new])
+    }
+
+
+def _interval(before: Info, after: Info, key: str) -> Ratio | None:
+    """Of blocks, or of builds' medians, around the change of what is shown: Student's, of logarithms."""
+    try:
+        found = change_of_blocks(_blocks(before), _blocks(after))
+    except ValueError:
+        return None  # a single build, or none that was saved
+    value = after[key] / before[key]
+    return Ratio(value, value * found.low / found.value, value * found.high / found.value)
+
+
+def _blocks(info: Info) -> Any:
+    """As of ``pairs.Pair``; of one thing alone the second of the pair is one second."""
+    for pair in (info.get("blocks") or {}).values():
+        return pair["first"], pair["second"], pair["pilot"]
+    builds = info.get("builds_p50_ms") or ()
+    return [[ms] for ms in builds], [[1.0] for _ in builds]
+
+
+def across(runs: list[Run], judged: bool = False) -> Table:
+    """The table, of times or of verdicts: each run beside the first, by the change of the last, the geometric mean
+    below."""
+    found = [changes(runs[0], run, judged) for run in runs[1:]]
+    names = [name for name in found[0] if all(name in other for other in found)]
+    shown = ".3f" if judged else ".4f"
+    title = f"{UNITS[judged]}, {' → '.join(run.name for run in runs)}: {len(names)} benchmarks in all of them"
+    table = Table(title, "across", (Column("benchmark"), Column("before", shown)))
     for run in runs[1:]:
-        table.columns += (Column(run.name, ".4f"), Column("÷", ".2f"))
-    for name in common:
-        cells: list[Cell] = [first[name]]
-        for other in others:
-            cells += [other[name], other[name] / first[name]]
-        table.rows.append((name, *cells))
-    table.notes += flushes(runs)
+        named = f" {run.name}" if len(runs) > 2 else ""
+        table.columns += (Column(f"after{named}", shown), Column(f"change{named}", "+.1%"), Column("95 % interval"))
+    for name in sorted(names, key=lambda name: _place(found[-1][name]), reverse=True):
+        of_name = [other[name] for other in found]
+        cells = (cell for change in of_name for cell in _cells(change))
+        table.rows.append((name, of_name[0].before, *cells))
+    if names:
+        table.rows.append(_geomean([[other[name] for name in names] for other in found]))
+    table.notes += [*_notes(runs, found, judged), *flushes(runs)]
     return table
+
+
+def _place(change: Change) -> float:
+    return math.log(change.value) if change.differs else 0.0
+
+
+def _cells(change: Change) -> tuple[Cell, ...]:
+    if change.ratio is None:
+        return change.after, change.value - 1, None
+    interval = f"{change.ratio.low - 1:+.1%} to {change.ratio.high - 1:+.1%}"
+    return change.after, change.value - 1 if change.differs else SAME, interval
+
+
+def _geomean(found: list[list[Change]]) -> tuple[Cell, ...]:
+    """Of what is before, and of each run after it; no interval, for the benchmarks are no sample of anything."""
+    before = statistics.geometric_mean(change.before for change in found[0])
+    after = [statistics.geometric_mean(change.after for change in changes) for changes in found]
+    return ("geomean", before, *(cell for mean in after for cell in (mean, mean / before - 1, None)))
+
+
+def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Iterator[str]:
+    every = [change for other in found for change in other.values()]
+    if any(change.ratio for change in every):
+        unit = "blocks" if judged else "builds' medians"
+        yield f"intervals: Student's over {unit}, without what differs from session to session. {SAME}: no change"
+    if bare := sum(change.ratio is None for change in every):
+        yield f"{bare} without an interval: a single build, or none, was saved"
+    for run in runs[1:]:
+        old, new = _measured(runs[0], judged), _measured(run, judged)
+        if alone := [
+            f"{len(one.keys() - other.keys())} only in {name}"
+            for one, other, name in ((old, new, runs[0].name), (new, old, run.name))
+            if one.keys() - other.keys()
+        ]:
+            yield ", ".join(alone)
+    if not judged and (different := differences(runs)):
+        yield f"different: {'; '.join(different)}"
+
+
+def slower(runs: list[Run], share: float) -> list[str]:
+    """The benchmarks and verdicts of the runs after the first that are slower by more than that share beyond doubt:
+    all of their interval is."""
+    found = []
+    for run in runs[1:]:
+        for judged in UNITS:
+            for name, change in changes(runs[0], run, judged).items():
+                if change.ratio is not None and change.ratio.low > 1 + share:
+                    found.append(f"{name} {change.value - 1:+.1%} in {run.name}")
+    return found
+
+
+def surely(runs: list[Run]) -> int:
+    """How many changes have an interval."""
+    return sum(
+        change.ratio is not None
+        for run in runs[1:]
+        for judged in UNITS
+        for change in changes(runs[0], run, judged).values()
+    )
+
+
+def spreads(runs: list[Run]) -> Iterator[str]:
+    """Of each use that all runs have, its number in each of them, and how far they lie apart at one point."""
+    found = [{(one.method, *one.place): one for one in against_best(run)} for run in runs]
+    uses: dict[tuple[str, str], list[list[float]]] = {}
+    for key in found[0]:
+        if all(key in other for other in found):
+            uses.setdefault(key[:2], []).append([other[key].ratio for other in found])
+    for (method, section), points in uses.items():
+        columns = zip(zip(*points, strict=True), runs, strict=True)
+        each = ", ".join(f"{statistics.median(ratios):.2f} in {run.name}" for ratios, run in columns)
+        apart = max(max(ratios) / min(ratios) - 1 for ratios in points)
+        use = f"{method}, {WORDS[section]}"
+        yield f"{use}: time ÷ best dense {each}, over {len(points)} points; at one point up to {apart:.1%} apart"

@@ -1,4 +1,7 @@
-"""The answer in a few lines: what ran, was it right, and does what is asked about pay, and how surely?"""
+"""The answer of a run, in lines that every place shows: was it right, which use of 2:4 pays, where, and how surely.
+
+A number is a time over that of the best dense alternative at the same point: below one is faster.
+"""
 
 from __future__ import annotations
 
@@ -7,128 +10,191 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from blockshock.report.comparison import wide
-from blockshock.report.tables import Info, yardsticks
-from blockshock.saved import Run, best_dense, dense_beside, faults, or_inf, qualities, section_of, sound, was_checked
-from blockshock.saved.pairs import WIDE
+from blockshock.report.asked import counted, median, spanned, verdict_table
+from blockshock.report.models import model_lines
+from blockshock.report.points import Against, against_best
+from blockshock.report.tables import Info
+from blockshock.report.where import Spot, where
+from blockshock.saved import PASSES, PHASES, Run, faults, judges, or_inf, section_of, was_checked
+
+__all__ = ["answer", "hardware", "pays", "verdict_table"]
+
+WORDS = {"forward": "forward", "backward": "forward and backward", "training": "training step"}
+KEEPS_W = ("kernel", "storage")
+"""What is picked without another W′: rows that differ in nothing else lose the same."""
+VERDICTS = ("faster", "slower", "tie", "undecided")
+UNPAIRED = 0.03
+"""Medians of the same thing, each of builds of its own, lie up to that far apart."""
+MOST_CHOICES = 3
 
 
-def answer(run: Run) -> Iterator[str]:
-    """A few lines, or none where there is nothing to say."""
+def answer(run: Run) -> list[str]:
+    """The lines; none where nothing can be shown."""
     infos = run.infos
     if not infos:
-        return
-    machine, first = run.machine, infos[0]
-    gpus = Counter(machine.get("gpus", []))
-    where = ", ".join(f"{count} × {gpu}" for gpu, count in gpus.items()) if first["device"] == "cuda" else ""
-    versions = [
-        f"{name} {machine[name]}" for name in ("torch", "nccl", "cusparselt", "git_commit") if machine.get(name)
-    ]
-    on = where or machine.get("cpu") or "unnamed hardware"
-    if (machines := machine.get("machines") or 1) > 1:
-        on = f"{machines} machines, the first with {on}"
-    ranks = max(info["ranks"] for info in infos)  # some of them run on one alone
-    here = f"{ranks} {first['device'].upper()} rank{'s' if ranks > 1 else ''} on {on}"
-    yield f"{here}; {', '.join(versions) or 'versions unknown'}"
-    yield _right(infos)
-    yield from _speeds("forward", [info for info in infos if section_of(info) == "forward"])
-    yield from _speeds("training step", [info for info in infos if section_of(info) == "training"])
-    yield _judged([info for info in infos if "verdict" in info])
-    yield from _lost(qualities(infos))
+        return []
+    uses = _uses(run)
+    lines = [_ran(run), *_wrong(infos)]
+    several = len({points[0].dtype for points in uses}) > 1
+    lines += [_use(points, several, infos) for points in uses]
+    return [*lines, *model_lines(run), *_not_here(infos), *(() if uses else _untimed(infos))]
 
 
-def _right(infos: list[Info]) -> str:
-    """How many of those outputs and gradients that were checked are right; and all that failed, by name."""
-    checked = [info for info in infos if "error_ratio" in info and was_checked(info)]
+def _ran(run: Run) -> str:
+    """Hardware, versions, date, how much there is, and how much of it is right."""
+    infos, machine = run.infos, run.machine
+    versions = [f"{name.removeprefix('git_')} {machine[name]}" for name in ("torch", "git_commit") if machine.get(name)]
+    dtypes = list(dict.fromkeys(info["dtype"] for info in _important(infos)))
+    told = ", ".join(filter(None, [hardware(run), *dtypes, *(versions or ["versions unknown"]), run.taken[:10]]))
+    checked = [info for info in infos if was_checked(info)]
+    wrong = sum(bool(faults(info)) for info in checked)
+    right = f"{wrong} of {len(checked)} checked ones WRONG" if wrong else f"all {len(checked)} checked ones right"
+    found = [told, f"{len(infos)} results, {right if checked else 'none checked'}", *_against_itself(infos)]
+    return " · ".join(found)
+
+
+def hardware(run: Run) -> str:
+    """What it ran on: GPUs by name and number, or the CPU."""
+    first, ranks = run.infos[0], max(info["ranks"] for info in run.infos)  # some of them run on one alone
+    gpus = Counter(gpu.partition(",")[0] for gpu in run.machine.get("gpus", []))
+    if first["device"] == "cuda" and gpus:
+        on = ", ".join(f"{count} × {gpu}" for gpu, count in gpus.items())
+        shown = on if gpus.total() == ranks else f"{ranks} rank{'s' if ranks > 1 else ''} on {on}"
+    else:
+        cpu = (first["device"] == "cpu" and run.machine.get("cpu")) or "unnamed hardware"
+        shown = f"{ranks} {first['device'].upper()} rank{'s' if ranks > 1 else ''} on {cpu}"
+    machines = run.machine.get("machines") or 1
+    return f"{machines} machines, the first with {shown}" if machines > 1 else shown
+
+
+def _important(infos: list[Info]) -> list[Info]:
+    """What is timed, or all where nothing is: checks are of more dtypes."""
+    return [info for info in infos if "p50_ms" in info or "verdict" in info] or infos
+
+
+def _against_itself(infos: list[Info]) -> Iterator[str]:
+    """How often a row was told from itself, where a hypothesis compared it with itself."""
+    same = [info["verdict"] for info in infos if "verdict" in info and info["rival"] == info["label"]]
+    if same:
+        yield f"A against itself: {sum(one in ('faster', 'slower') for one in same)} of {len(same)} told apart"
+
+
+def _wrong(infos: list[Info]) -> Iterator[str]:
+    """All that failed, by name."""
     failed = Counter(info["label"] for info in infos if was_checked(info) and faults(info))
-    right = sum(not faults(info) for info in checked)
-    told = f"right: {right} of {len(checked)} results that were checked" if checked else "right: nothing was checked"
-    names = [f"{label} at {count}" for label, count in failed.most_common()]
-    return f"{told}; WRONG: {', '.join(names)}" if names else told
+    if failed:
+        yield f"WRONG: {', '.join(f'{label} at {count}' for label, count in failed.most_common())}"
 
 
-def _speeds(what: str, infos: list[Info]) -> Iterator[str]:
-    """A line for each method that is asked about and was timed with rivals."""
-    subjects = dict.fromkeys(info["method"] for info in infos if info["role"] == "subject")
-    told = [(method, found) for method in subjects if (found := _speed(method, infos))]
-    yield from (f"{what}: the fastest {method} takes {found}" for method, found in told)
-    if not told:
-        yield f"{what}: not timed with its rivals"
-
-
-def _speed(method: str, infos: list[Info]) -> str:
-    """Ratios of its fastest row to its rivals, over all points where both were timed."""
-    points: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
-    for info in infos:
-        points[tuple(info.get(key) for key in ("workload", "N", "K", "B", "dtype", "optimizer"))].append(info)
-    pairs = [(ours, rows) for rows in points.values() if (ours := fastest(method, rows)) is not None]
-    against = [(ours, best) for ours, rows in pairs if (best := best_dense(rows, ours)) is not None]
-    found = []
-    if against:
-        names = Counter(best["label"] for _, best in against)
-        where = ", ".join(f"{name} at {count}" for name, count in names.most_common())
-        found.append(_told("the best dense alternative's time", [_ratio(*pair) for pair in against], where))
-    dense = dense_beside(infos, pairs[0][0]) if pairs else []
-    # Of a single alternative all is said: it is the best.
-    for rival in yardsticks(dense) if len({row["label"] for row in dense}) > 1 else ():
-        ratios = [_ratio(ours, row) for ours, rows in pairs for row in rows if row["label"] == rival and sound(row)]
-        if ratios:
-            found.append(_told(f"{rival}'s time", ratios))
-    return ", ".join(found)
-
-
-def fastest(method: str, rows: list[Info]) -> Info | None:
-    """Of a method at one point; without those that train on stale weights, and without what is wrong."""
-    ours = [row for row in rows if row["method"] == method and sound(row)]
-    return min(ours, key=lambda row: row["p50_ms"], default=None)
-
-
-def _ratio(ours: Info, theirs: Info) -> float:
-    return float(ours["p50_ms"] / theirs["p50_ms"])
-
-
-def _told(whose: str, ratios: list[float], where: str = "") -> str:
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} points"
-    return f"{statistics.median(ratios):.2f} of {whose} ({spread}{': ' if where else ''}{where})"
-
-
-def _judged(infos: list[Info]) -> str:
-    if not infos:
-        return "verdicts: none in this run; `pytest tests/test_hypotheses.py -m bench` makes them"
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    rivals: dict[str, Counter[str]] = defaultdict(Counter)
-    lost: dict[str, list[float]] = defaultdict(list)
-    for info in infos:
-        if not info.get("wrong"):
-            lost[info["hypothesis"]] += [info["loses"]["output_error"]] if "loses" in info else []
-            counts[info["hypothesis"]][info["verdict"]] += 1
-            rivals[info["hypothesis"]][info["rival"]] += 1
-    told = [
-        f"{name} {', '.join(f'{verdict} at {count}' for verdict, count in found.most_common())} "
-        f"(against {', '.join(rival for rival, _ in rivals[name].most_common())}{_losing(lost[name])})"
-        for name, found in counts.items()
+def _uses(run: Run) -> list[list[Against]]:
+    """Points of each method, section and dtype, in the order of the methods and then of the sections."""
+    found: dict[tuple[str, str, str], list[Against]] = defaultdict(list)
+    for one in against_best(run):
+        found[one.method, one.section, one.dtype].append(one)
+    methods, sections = list(dict.fromkeys(method for method, *_ in found)), list(PHASES.values())
+    return [
+        found[use] for use in sorted(found, key=lambda use: (methods.index(use[0]), sections.index(use[1]), use[2]))
     ]
-    if distrusted := sum(bool(info.get("wrong")) for info in infos):
-        told.append(f"{distrusted} left out, whose output is wrong")
-    if spans := sum(map(wide, infos)):
-        told.append(f"{spans} with an interval wider than a factor of {WIDE:g}")
-    return f"verdicts: {'; '.join(told)}"
 
 
-def _losing(errors: list[float]) -> str:
-    """What the output loses, where anything says so."""
-    if not errors:
-        return ""
-    low, high = f"{min(errors):.3f}", f"{max(errors):.3f}"
-    return f"; loses {low if low == high else f'{low} to {high}'} of the output"
+def _use(points: list[Against], several: bool, infos: list[Info]) -> str:
+    """A method in a section: whether it pays and where, by how much, against what, at what loss, and how surely."""
+    first = points[0]
+    labels = dict.fromkeys(one.label for one in points)
+    name = first.label if len(labels) == 1 else first.method
+    use = f"{name}, {WORDS[first.section]}{f', {first.dtype}' if several else ''}"
+    paying = [one.ratio for one in points if pays(one)]
+    best = f"Time ÷ best dense ({counted(one.rival for one in points)})"
+    there = f"; where it pays {spanned(paying)}" if paying and len(paying) < len(points) else ""
+    numbers = f"{best}: {median(one.ratio for one in points)}{there}"
+    return ". ".join([f"{use}: {_says(points)}", numbers, *_losing(infos, first), _sure(points)])
 
 
-def _lost(infos: list[Info]) -> Iterator[str]:
-    """What weights of their own lose, the least first. It is the same whatever kernel multiplies by them."""
+def pays(one: Against) -> bool | None:
+    """Whether it is faster there; None where that is undecided."""
+    if one.verdict is not None:
+        return None if one.verdict == "undecided" else one.verdict == "faster"
+    return None if abs(one.ratio - 1) <= UNPAIRED else one.ratio < 1
+
+
+def _says(points: list[Against]) -> str:
+    at = where([Spot(one.N, one.K, one.B, pays(one)) for one in points])
+    undecided = sum(pays(one) is None for one in points)
+    if undecided == len(points):
+        return "undecided"
+    more = f", undecided at {undecided}" if undecided else ""
+    return f"pays {at}{more}" if at != "nowhere" else f"does not pay{more}{f' of {len(points)} points' if more else ''}"
+
+
+def _sure(points: list[Against]) -> str:
+    """How many points rest on pairs, what these say, and how narrow their intervals are."""
+    paired = [one for one in points if one.verdict is not None]
+    medians = f"medians, which decide nothing within {UNPAIRED:.0%}"
+    if not paired:
+        return f"Not paired: {medians}"
+    counts = Counter(one.verdict for one in paired)
+    said = ", ".join(f"{verdict} at {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
+    half = statistics.median((one.high - one.low) / 2 / one.ratio for one in paired)  # type: ignore[operator]
+    of, rest = (
+        (f"all {len(points)}", "")
+        if len(paired) == len(points)
+        else (f"{len(paired)} of {len(points)}", f"; elsewhere {medians}")
+    )
+    return f"Paired at {of}, ± {half:.1%}: {said}{rest}"
+
+
+def _losing(infos: list[Info], use: Against) -> Iterator[str]:
+    """What its output loses, where the run says that of these rows."""
+    of_use = (use.method, use.section, use.dtype)
+    rows = [info for info in infos if (info["method"], judges(info) or section_of(info), info["dtype"]) == of_use]
+    if told := _lost(rows):
+        yield f"Loses {told} of the output"
+
+
+def _lost(infos: list[Info]) -> str:
+    """What each choice of W′ loses, the median over its layers; the least first, and of many the least and the most."""
     errors: dict[str, list[float]] = defaultdict(list)
     for info in infos:
-        picked = (spec for axis, spec in info["picks"].items() if axis != "kernel")
-        errors[" ".join([info["method"], *picked])].append(info["quality"]["output_error"])
-    if errors:
-        told = sorted(errors, key=lambda name: or_inf(statistics.median(errors[name])))
-        yield f"quality: {', '.join(f'{name}{_losing(errors[name])[1:]}' for name in told)}"
+        if "loses" in info:
+            picked = (spec for axis, spec in info["picks"].items() if axis not in KEEPS_W)
+            errors[" ".join(picked)].append(info["loses"]["output_error"])
+    medians = {picked: sorted(found, key=or_inf)[len(found) // 2] for picked, found in errors.items()}
+    ranked = sorted(medians.items(), key=lambda one: or_inf(one[1]))
+    if len(ranked) == 1:
+        return f"{ranked[0][1]:.3f}"
+    told = [f"{error:.3f} ({picked})" for picked, error in ranked]
+    return f"{told[0]} to {told[-1]}" if len(told) > MOST_CHOICES else ", ".join(told)
+
+
+def _not_here(infos: list[Info]) -> Iterator[str]:
+    """What takes hardware that was not there."""
+    asked = [info for info in infos if info["role"] == "subject"]
+    alone = dict.fromkeys(info["method"] for info in asked if info["span"] == "group" and info["ranks"] == 1)
+    if alone:
+        yield f"{', '.join(alone)}: needs two GPUs or more, not measured here: one held all of it"
+    if infos[0]["device"] == "cpu" and any("p50_ms" in info for info in infos):
+        yield "on a CPU: what is right is right anywhere, but the times say nothing of a GPU"
+
+
+def _untimed(infos: list[Info]) -> Iterator[str]:
+    """Of a run that compares no times: what was nearest to being wrong, and what is lost."""
+    if any(section_of(info) in PHASES.values() for info in infos):
+        yield "nothing that is asked about was timed beside a dense alternative"
+    kinds: dict[str, tuple[str, Any]] = {
+        "worst_weight_share": ("farthest from dense training", lambda info: info["worst_weight_share"]),
+        "worst_drift": ("fed back to itself, the largest error", lambda info: info["worst_drift"] / PASSES),
+        "error_ratio": ("largest error", lambda info: info["error_ratio"] / (info.get("error_ratio_limit") or PASSES)),
+    }
+    for kind, (what, share) in kinds.items():
+        rows = [
+            info
+            for info in infos
+            if kind in info and was_checked(info) and (kind != "error_ratio" or "worst_drift" not in info)
+        ]
+        if rows:
+            worst = max(rows, key=lambda info: or_inf(share(info)))
+            at = f"{worst['label']}, {worst['workload']} {worst['N']}×{worst['K']} B={worst['B']} {worst['dtype']}"
+            yield f"{what}: {share(worst):.0%} of what passes, {at}"
+    asked = [info for info in infos if info["role"] == "subject" and "loses" in info]
+    for method in dict.fromkeys(info["method"] for info in asked):
+        yield f"{method} loses {_lost([info for info in asked if info['method'] == method])} of the output"

@@ -1,53 +1,86 @@
-"""``python -m blockshock report``: the answer and the tables of saved runs, in a terminal, as Markdown, in a folder."""
+"""``python -m blockshock report``: the answer of saved runs on a screen, their tables, or all rows for a program."""
 
 from __future__ import annotations
 
+import csv
 import importlib
+import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from blockshock.report.across import across
-from blockshock.report.answer import answer
+from blockshock.report import screen
+from blockshock.report.across import UNITS, across, slower, surely
+from blockshock.report.answer import answer, verdict_table
 from blockshock.report.comparison import comparison
+from blockshock.report.flat import rows
 from blockshock.report.limits import limit_lines
 from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
-from blockshock.report.show import console_on, print_tables
-from blockshock.saved import NotARun, Run, latest_run, read_run
+from blockshock.report.show import console_on, markdown, print_tables
+from blockshock.report.tables import Table
+from blockshock.saved import SECTIONS, NotARun, Run, latest_run, read_run
+
+ALL = "all"
+ACROSS = "across"
+PASTED = 60_000
+"""Bytes of Markdown that go into one comment."""
 
 
-def report(paths: list[Path], markdown: bool, folder: Path | None) -> int:
-    """Report on the runs, or on the latest; two or more are compared. Returns 0 if at least one could be read.
+def report(
+    paths: list[Path],
+    form: str = "terminal",
+    tables: str | None = None,
+    folder: Path | None = None,
+    fail_if_slower: float | None = None,
+) -> int:
+    """Report on the runs, or on the latest; two or more are compared. Returns the exit status: 0 if at least one could
+    be read, and none is slower than may be.
 
-    The answer is printed; the tables are too, or written to the folder with all else.
+    Args:
+        form: ``terminal``, ``md``, ``csv`` or ``json``.
+        tables: a section whose tables are printed in place of the answer, or ``all``.
+        folder: where the page, all tables and all plots are written too.
+        fail_if_slower: the share by which a benchmark of a later run may be slower than that of the first.
     """
+    if tables is not None and tables not in (ALL, *SECTIONS, ACROSS):
+        choices = ", ".join((*SECTIONS, ACROSS, ALL))
+        print(f"--tables: there are none of {tables!r}; choose {choices}. Runs go before --tables", file=sys.stderr)
+        return 2
+    if not (runs := _read(paths)):
+        return 1
+    console = console_on(sys.stdout)
+    if form in ("csv", "json"):
+        _print_rows(runs, form)
+    elif form == "md":
+        console.out("\n".join(pasted(runs)))
+    elif tables is not None:
+        for run in runs:
+            print_tables(console, _of(run, tables))
+        print_tables(console, _beside(runs) if tables in (ALL, ACROSS) else ())
+    else:
+        console.out("\n".join(_screen(runs)))
+    status = 0 if fail_if_slower is None else _failed(runs, fail_if_slower)
+    return status if folder is None else max(status, _write(console, folder, runs))
+
+
+def _read(paths: list[Path]) -> list[Run]:
+    """Those runs that can be read; says of the others why not."""
     runs = []
     try:
         chosen = paths or [latest_run()]
     except NotARun as error:
         print(error, file=sys.stderr)
-        return 1
+        return []
     for path in _each_once(chosen):
         try:
             runs.append(read_run(path))
         except NotARun as error:
             print(f"skipped {error}", file=sys.stderr)
-    if not runs:
-        return 1
-    console = console_on(sys.stdout)
-    for run in runs:
-        _print_answer(console, run, markdown)
-        if folder is None:
-            print_tables(console, comparison(run.records), markdown)
-            print_tables(console, run_tables(run), markdown)
-    if folder is not None:
-        return _write(console, folder, runs)
-    if len(runs) > 1:
-        print_tables(console, [across(runs)], markdown)
-    return 0
+    return runs
 
 
 def _each_once(paths: list[Path]) -> list[Path]:
@@ -61,13 +94,88 @@ def _each_once(paths: list[Path]) -> list[Path]:
     return [first for first, *_ in places.values()]
 
 
-def _print_answer(console: Console, run: Run, markdown: bool) -> None:
-    console.print(f"{'## ' if markdown else ''}{run.path} ({run.taken[:16]})\n")
-    for line in (*answer(run), *remarks(run)):
-        console.print(f"- {line}")
-    for line in limit_lines(run.infos):
-        console.print(f"- {line}")
-    console.print()
+def _screen(runs: list[Run]) -> list[str]:
+    named = " ".join(str(run.path) for run in runs)
+    more = f"more: python -m blockshock report {named} --tables, or --to FOLDER for a page with plots"
+    if len(runs) > 1:
+        return screen.of_runs(runs, more)
+    (run,) = runs
+    return screen.of_run(run, f"{run.path} ({run.taken[:16]})", f"{more}; tables of {', '.join(sections(run))}")
+
+
+def sections(run: Run) -> list[str]:
+    """Those of which it has tables."""
+    found = {table.section for table in _of(run, ALL)}
+    return [section for section in SECTIONS if section in found]
+
+
+def _of(run: Run, wanted: str, asked: bool = True) -> Iterator[Table]:
+    """The tables of a section, or of all: over all points first, then those of each."""
+    verdicts = verdict_table(run) if asked else None
+    every = [*([verdicts] if verdicts else ()), *run_tables(run), *comparison(run.records)]
+    yield from (table for table in every if wanted in (ALL, table.section))
+    if wanted == ALL and (lines := list(limit_lines(run.infos))):
+        yield Table("How near to the limit", "machine", notes=lines)
+
+
+def _beside(runs: list[Run]) -> list[Table]:
+    found = [across([runs[0], run], judged) for run in runs[1:] for judged in UNITS]
+    return [table for table in found if table.rows] or found[:1]
+
+
+def pasted(runs: list[Run]) -> Iterator[str]:
+    """All of it as Markdown, as far as it fits into a comment: first the answers, then the tables, the short ones
+    before the long ones of each point; says what it leaves out."""
+    size, left = 0, []
+    for part in _parts(runs):
+        size += (more := len(part.encode()) + 1)
+        if size > PASTED - len(LEFT_OUT) * 3:
+            size -= more
+            left.append(part)
+        else:
+            yield part
+    if left:
+        yield LEFT_OUT.format(count=len(left))
+
+
+LEFT_OUT = "{count} more tables did not fit: `python -m blockshock report RUN --tables`, or `--to FOLDER`"
+
+
+def _parts(runs: list[Run]) -> Iterator[str]:
+    for run in runs:
+        lines = [f"- {line}" for line in (*answer(run), *remarks(run))]
+        yield "\n".join([f"## {run.path} ({run.taken[:16]})", "", *lines, ""])
+        if (asked := verdict_table(run)) is not None:
+            yield markdown(asked)
+    yield from map(markdown, _beside(runs))
+    for run in runs:
+        yield from map(markdown, _of(run, ALL, asked=False))
+
+
+def _print_rows(runs: list[Run], form: str) -> None:
+    """Every result of every run as a row, for a program to read."""
+    found = rows(runs)
+    if form == "json":
+        json.dump(found, sys.stdout, indent=1)
+        print()
+        return
+    table = csv.DictWriter(sys.stdout, list(found[0]) if found else [], lineterminator="\n")
+    table.writeheader()
+    table.writerows(found)
+
+
+def _failed(runs: list[Run], share: float) -> int:
+    """1 where something became slower than that, or nothing says whether it did; says so."""
+    if len(runs) < 2 or not surely(runs):
+        why = "one run was read" if len(runs) < 2 else "no benchmark is in both with an interval"
+        print(f"--fail-if-slower compares two runs or more, and {why}", file=sys.stderr)
+        return 1
+    found = slower(runs, share)
+    if found:
+        print(
+            f"slower by more than {share:.1%}, beyond the interval: {len(found)}", *found, sep="\n  ", file=sys.stderr
+        )
+    return int(bool(found))
 
 
 def _write(console: Console, folder: Path, runs: list[Run]) -> int:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from blockshock.report.points import Ratios
 from blockshock.report.tables import (
     Cell,
     Column,
@@ -18,7 +19,6 @@ from blockshock.report.tables import (
     mark,
     mib,
     point,
-    ratio,
     spread,
     yardsticks,
 )
@@ -38,13 +38,14 @@ def comparison(records: list[dict[str, Any]]) -> Iterator[Table]:
     groups: dict[str, list[Info]] = defaultdict(list)
     for record in records:
         groups[record["group"]].append(record["extra_info"])
+    ratios = Ratios([record["extra_info"] for record in records])
     for name, rows in groups.items():
-        for table in _tables(name, rows):
+        for table in _tables(name, rows, ratios):
             table.notes += footnotes(rows)
             yield table
 
 
-def _tables(name: str, rows: list[Info]) -> Iterator[Table]:
+def _tables(name: str, rows: list[Info], ratios: Ratios) -> Iterator[Table]:
     """Of one group."""
     of_kind = defaultdict(list)
     for row in rows:
@@ -55,7 +56,7 @@ def _tables(name: str, rows: list[Info]) -> Iterator[Table]:
         yield Table(f"{name}: {len(rows)} ran untimed", PHASES.get(rows[0]["phase"], "accuracy"))
     for section in ("forward", "backward", "training"):
         if timed := of_kind[section]:
-            yield (_steps if section == "training" else _times)(name, section, timed)
+            yield (_steps if section == "training" else _times)(name, section, timed, ratios)
     if trained:
         yield _farthest(name, "accuracy", trained, "worst_weight_share", "of what passes from the dense run")
     if of_kind["drift"]:
@@ -155,26 +156,32 @@ def _timed(name: str, section: str, rows: list[Info], numbers: dict[str, str]) -
     return table
 
 
-def _fastest_first(table: Table, rows: list[Info]) -> Iterator[tuple[Info, tuple[Cell, ...]]]:
+def _fastest_first(
+    table: Table, section: str, rows: list[Info], ratios: Ratios
+) -> Iterator[tuple[Info, tuple[Cell, ...]]]:
     """Each row, and its cells of the columns that every table of times has."""
     medians = {row["label"]: row["p50_ms"] for row in rows}
-    fixed = list(map(medians.get, yardsticks(rows)))
+    fixed = yardsticks(rows)
+    paired = []
     for row in sorted(rows, key=lambda row: row["p50_ms"]):
-        best = best_dense(rows, row) or {}
-        ratios = (ratio(row["p50_ms"], rival) for rival in (best.get("p50_ms"), *fixed))
+        best = ratios.best(section, row, rows)
+        cells = (best and best[1], *(ratios.over(section, row, rival, medians.get(rival)) for rival in fixed))
         builds = [spread(row)] if _BUILDS in table.columns else []
         limit = [row.get("of_limit")] if _LIMIT in table.columns else []
+        paired += [row["label"]] if ratios.paired(section, row) else []
         yield (
             row,
-            (row["label"] + mark(row), row["p50_ms"], *builds, row["p95_ms"], *ratios, *limit, *loses(table, row)),
+            (row["label"] + mark(row), row["p50_ms"], *builds, row["p95_ms"], *cells, *limit, *loses(table, row)),
         )
+    if paired:
+        table.notes.append(f"ratios of pairs, not of these medians: {', '.join(paired)}")
 
 
-def _steps(name: str, section: str, rows: list[Info]) -> Table:
+def _steps(name: str, section: str, rows: list[Info], ratios: Ratios) -> Table:
     """Of training steps: their parts, and the memory of all that is trained. Masking again counts as compressing."""
     parts = dict.fromkeys(("forward", "backward", "optimizer", "compress or refresh"), ".4f")
     table = _timed(name, section, rows, {**parts, "reduce": ".0%", "tokens/s": ",.0f", "MiB/rank": ".1f"})
-    for row, cells in _fastest_first(table, rows):
+    for row, cells in _fastest_first(table, section, rows, ratios):
         stages = {stage: times["p50_ms"] for stage, times in row["stages"].items()}
         packing = sum(stages.get(stage, 0.0) for stage in ("mask", "compress", "refresh"))
         parted = (row["alone"]["forward"]["p50_ms"], row["backward_p50_ms"], stages.get("optimizer", 0.0), packing)
@@ -183,10 +190,10 @@ def _steps(name: str, section: str, rows: list[Info]) -> Table:
     return table
 
 
-def _times(name: str, section: str, rows: list[Info]) -> Table:
+def _times(name: str, section: str, rows: list[Info], ratios: Ratios) -> Table:
     numbers = {"TFLOP/s": ".2f", "reduce": ".0%", "MiB/rank": ".1f", "eager ms": ".4f"}
     table = _timed(name, section, rows, numbers)
-    for row, cells in _fastest_first(table, rows):
+    for row, cells in _fastest_first(table, section, rows, ratios):
         rest = (row["dense_equivalent_tflops"], row["communication_share"], mib(row["weight_bytes"]))
         table.rows.append((*cells, *rest, row.get("cuda_events_p50_ms")))
     return table

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from blockshock.report.tables import Info
+from blockshock.report.tables import Info, ratio
 from blockshock.saved import PHASES, Run, best_dense, is_dense, judges, section_of, sound
 
 PLACE = ("workload", "N", "K", "B", "dtype", "optimizer")
@@ -61,42 +61,57 @@ def against_best(run: Run) -> list[Against]:
 
 def every_row(infos: list[Info]) -> dict[tuple[Any, ...], Against]:
     """Each sound row that was timed or judged beside a dense alternative, by its place and label."""
-    timed: dict[Place, list[Info]] = defaultdict(list)
+    timed: dict[Place, dict[str, Info]] = defaultdict(dict)
     judged: dict[Place, dict[str, list[Info]]] = defaultdict(lambda: defaultdict(list))
     for info in infos:
-        if section := judges(info):
-            judged[_place(section, info)][info["label"]].append(info)
-        elif (section := section_of(info) or "") in PHASES.values():
-            timed[_place(section, info)].append(info)
+        if (section := section_of(info) or "") in PHASES.values():
+            timed[place_of(section, info)][info["label"]] = info
     kinds = {info["label"]: is_dense(info) for info in infos if "verdict" not in info}
+    for (*at, label, rival), pair in pairs(infos).items():
+        if kinds.get(rival, pair["rival_role"] == "rival"):
+            judged[tuple(at)][label].append(pair)
     found = {}
     for place in dict.fromkeys((*timed, *judged)):
-        rows = {row["label"]: row for row in timed[place]}
-        verdicts = judged[place]
+        rows, verdicts = timed[place], judged[place]
         for label in dict.fromkeys((*rows, *verdicts)):
             row = rows.get(label) or verdicts[label][0]
             best = best_dense(rows.values(), row)
-            pair = _pair([one for one in verdicts[label] if kinds.get(one["rival"], True)], best)
-            if (one := _against(place[0], row, best, pair)) is not None:
+            one = _against(place[0], row, best, _with_the_best(verdicts[label], best))
+            if one is not None:
                 found[(*place, label)] = one
     return found
 
 
-def _place(section: str, info: Info) -> Place:
+def pairs(infos: Iterable[Info]) -> dict[tuple[Any, ...], Info]:
+    """The sound verdict on two rows at a point, by its place, label and rival; of several the one that looked for the
+    best rival, or else the last."""
+    found: dict[tuple[Any, ...], Info] = {}
+    for info in infos:
+        if (section := judges(info)) is not None and sound(info):
+            key = (*place_of(section, info), info["label"], info["rival"])
+            if key not in found or _chose(info) >= _chose(found[key]):
+                found[key] = info
+    return found
+
+
+def _chose(verdict: Info) -> bool:
+    return len(verdict.get("rivals") or ()) > 1
+
+
+def place_of(section: str, info: Info) -> Place:
+    """What rows share that are set beside each other."""
     return (section, *(info.get(name) for name in PLACE))
 
 
-def _pair(verdicts: Iterable[Info], best: Info | None) -> Info | None:
-    """The verdict against the best dense alternative: the one that looked for it, else one whose rival it is."""
-    sounds = [info for info in verdicts if sound(info) and info["rival_role"] == "rival"]
-    for info in reversed(sounds):
-        rivals = info.get("rivals") or {}
-        if len(rivals) > 1 and (best is None or best["label"] in rivals):
-            return info
-    if best is not None:
-        return next((info for info in reversed(sounds) if info["rival"] == best["label"]), None)
-    # None was timed here: of those that it was paired with the one that is hardest to beat.
-    return max(sounds, key=lambda info: float(info["ratio"]), default=None)
+def _with_the_best(verdicts: list[Info], best: Info | None) -> Info | None:
+    """The pair with the best dense alternative: one that looked for it among all, or whose rival it is."""
+    if best is None:
+        # None was timed here: of those that it was paired with the one that is hardest to beat.
+        return next(filter(_chose, verdicts), None) or max(
+            verdicts, key=lambda info: float(info["ratio"]), default=None
+        )
+    chose = (info for info in verdicts if _chose(info) and best["label"] in info["rivals"])
+    return next(chose, None) or next((info for info in verdicts if info["rival"] == best["label"]), None)
 
 
 def _against(section: str, row: Info, best: Info | None, pair: Info | None) -> Against | None:
@@ -107,3 +122,27 @@ def _against(section: str, row: Info, best: Info | None, pair: Info | None) -> A
     if best is None or not sound(row) or "verdict" in row:
         return None
     return Against(**told, rival=best["label"], ratio=row["p50_ms"] / best["p50_ms"])
+
+
+class Ratios:
+    """The numbers of all rows of a run, for tables that have a line for each: of pairs where there are any."""
+
+    def __init__(self, infos: list[Info]) -> None:
+        self._pairs, self._rows = pairs(infos), every_row(infos)
+
+    def best(self, section: str, row: Info, beside: Iterable[Info]) -> tuple[str, float] | None:
+        """The best dense alternative and the ratio to it; of a row that is not sound that of the medians ``beside``."""
+        if (found := self._rows.get((*place_of(section, row), row["label"]))) is not None:
+            return found.rival, found.ratio
+        best = best_dense(beside, row)
+        return None if best is None else (best["label"], row["p50_ms"] / best["p50_ms"])
+
+    def over(self, section: str, row: Info, rival: str, rival_ms: float | None) -> float | None:
+        """The ratio to a rival; None where that was not timed beside it."""
+        pair = self._pairs.get((*place_of(section, row), row["label"], rival))
+        return float(pair["ratio"]) if pair else ratio(row["p50_ms"], rival_ms)
+
+    def paired(self, section: str, row: Info) -> bool:
+        """Whether its number is that of a pair."""
+        found = self._rows.get((*place_of(section, row), row["label"]))
+        return found is not None and found.verdict is not None

@@ -1,4 +1,4 @@
-"""Tables over all points of a run: stages, speed-up, share of the limit, memory, accuracy, operations, ceilings."""
+"""Tables over all points of a run: time over the best dense, stages, limits, memory, accuracy, operations, ceilings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from blockshock.report.comparison import by_loss, same_bits
 from blockshock.report.limits import limited, losses
+from blockshock.report.points import Ratios
 from blockshock.report.tables import (
     Cell,
     Column,
@@ -21,11 +22,10 @@ from blockshock.report.tables import (
     mark,
     mib,
     point,
-    ratio,
     spread,
     yardsticks,
 )
-from blockshock.saved import PHASES, SECTIONS, Run, best_dense, is_dense, or_inf, qualities, section_of
+from blockshock.saved import PHASES, SECTIONS, Run, is_dense, or_inf, qualities, section_of
 
 LONGEST_NAME = 72
 _POINT = columns(workload="", N="d", K="d", B="d", dtype="")
@@ -44,10 +44,11 @@ _BYTES = {
 
 def run_tables(run: Run) -> Iterator[Table]:
     """The tables, of those sections of which the run has results."""
-    rows = run.infos
+    rows, ratios = run.infos, Ratios(run.infos)
     for section in PHASES.values():
         if timed := [row for row in rows if section_of(row) == section]:
-            for build in (_stages, _speed_up, _limits, _memory, _operations):
+            yield _over_dense(section, timed, ratios)
+            for build in (_stages, _limits, _memory, _operations):
                 yield from build(section, timed)
     yield from _accuracy([row for row in rows if "error_ratio" in row])
     yield from _quality(qualities(rows))
@@ -85,26 +86,26 @@ def _stages(section: str, rows: list[Info]) -> Iterator[Table]:
     yield table
 
 
-def _speed_up(section: str, rows: list[Info]) -> Iterator[Table]:
-    rest = (Column("p50 ms", ".4f"), Column("builds ±", ".1%"), Column("× best dense", ".2f"), Column("best dense"))
+def _over_dense(section: str, rows: list[Info], ratios: Ratios) -> Table:
     names = yardsticks(rows)
-    fixed = (Column(f"× {rival}", ".2f") for rival in names)
-    table, ordered = _over_points("Speed-up", section, rows, (*rest, *fixed, *lossy(rows)))
+    shown = (Column("p50 ms", ".4f"), Column("builds ±", ".1%"), Column("÷ best dense", ".2f"), Column("best dense"))
+    rest = (*shown, *(Column(f"÷ {rival}", ".2f") for rival in names), Column("paired"), *lossy(rows))
+    table, ordered = _over_points("Time over the best dense", section, rows, rest)
     medians = {(_place(row), row["label"]): row["p50_ms"] for row in rows}
     at: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
     for row in rows:
         at[_place(row)].append(row)
     for row in ordered:
-        best = best_dense(at[_place(row)], row) or {}
-        rivals = (medians.get((_place(row), rival)) for rival in names)
-        speeds = [None if rival is None else ratio(rival, row["p50_ms"]) for rival in (best.get("p50_ms"), *rivals)]
-        cells = (row["p50_ms"], spread(row), speeds[0], best.get("label"), *speeds[1:])
-        table.rows.append((*_named(table, row), *cells, *loses(table, row)))
-    table.notes.append("above 1: faster than that method at the same point")
+        rival, best = ratios.best(section, row, at[_place(row)]) or (None, None)
+        fixed = (ratios.over(section, row, name, medians.get((_place(row), name))) for name in names)
+        paired = "yes" if ratios.paired(section, row) else ""
+        cells = (row["p50_ms"], spread(row), best, rival, *fixed, paired, *loses(table, row))
+        table.rows.append((*_named(table, row), *cells))
+    table.notes.append("below 1: faster than that method at the same point. Paired: not the ratio of these medians")
     if dense := list(dict.fromkeys(row["label"] for row in filter(is_dense, rows))):
         told = "that was timed there and is not wrong"
         table.notes.append(f"best dense: the fastest of {', '.join(dense)} {told}")
-    yield table
+    return table
 
 
 def _limits(section: str, rows: list[Info]) -> Iterator[Table]:

@@ -25,7 +25,7 @@ from blockshock.saved.judged import (
     was_checked,
 )
 from blockshock.saved.quality import is_known, qualities
-from blockshock.saved.results import NotARun, Run, latest_run, read_run
+from blockshock.saved.results import STORAGE, NotARun, Run, differences, latest_run, read_run, run_of_session
 from blockshock.saved.schema import or_inf
 from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, judges, section_of
 from blockshock.saved.settle import bare, is_timed, settled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,9 @@ from blockshock.saved.settle import settled
 
 STORAGE = Path("benchmark_results")
 PATTERNS = ("*.json", "*.json.gz")
+OFFICIAL = "official"
+NO_RUNS = (OFFICIAL, "journal", "profiles")
+"""Folders in there that hold no runs of the user's own."""
 
 
 class NotARun(ValueError):
@@ -54,14 +58,37 @@ class Run:
 
 
 def latest_run(storage: Path = STORAGE) -> Path:
-    """The saved run that was written last.
+    """The saved run that was made last, by the date in its file: a file, or a folder of parts such as ``tox run -e
+    full`` makes. Those that came with the project, in ``official``, are only taken by name.
 
     Raises:
         NotARun: there is none.
     """
-    if found := [path for pattern in PATTERNS for path in storage.glob(f"*/{pattern}")]:
-        return max(found, key=lambda path: path.stat().st_mtime)
-    raise NotARun(f"no saved run in {storage}: make one with `tox run -e bench`, or name a file")
+    found: dict[Path, str] = {}
+    for path in (path for pattern in PATTERNS for deep in ("*/", "*/*/") for path in storage.glob(deep + pattern)):
+        top, *below = path.relative_to(storage).parts[:-1]
+        if top in NO_RUNS:
+            continue
+        # Files in a platform's folder are runs. Parts lie in a folder of their own, there or beside it.
+        beside = any(file for pattern in PATTERNS for file in (storage / top).glob(pattern))
+        run = path if not below else path.parent if beside else storage / top
+        if date := _date(path):
+            found[run] = max(found.get(run, ""), date)
+    if found:
+        return max(found, key=lambda path: (found[path], str(path)))
+    known = f", or name one of {storage / OFFICIAL}" if (storage / OFFICIAL).is_dir() else ", or name a file"
+    raise NotARun(f"no saved run of your own in {storage}: make one with `tox run -e bench`{known}")
+
+
+def _date(path: Path) -> str:
+    """When a run was made, as its file says at its end; empty where it does not. Without reading it as JSON: there may
+    be many, of megabytes."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error):
+        return ""
+    dates = re.findall(rb'"datetime": ?"([^"\\]*)"', raw)
+    return dates[-1].decode(errors="replace") if dates else ""
 
 
 def read_run(path: Path) -> Run:
@@ -98,30 +125,59 @@ def _read_folder(folder: Path) -> Run:
     # Each part measured the ceilings anew, where it timed anything: its rows have their limits from those.
     ceilings = [part.machine["ceilings"] for part in parts if "ceilings" in part.machine]
     machine = parts[0].machine | ({"ceilings": ceilings[-1]} if ceilings else {})
-    return Run(folder, parts[0].taken, machine, list(last.values()), dict(left_out), notes + _differences(parts))
+    return Run(
+        folder,
+        parts[0].taken,
+        machine,
+        list(last.values()),
+        dict(left_out),
+        notes + [f"parts differ in their {told}" for told in differences(parts)],
+    )
 
 
-def _differences(parts: list[Run]) -> list[str]:
-    """What was not the same when the parts were measured."""
+def differences(runs: list[Run]) -> list[str]:
+    """What was not the same when the runs were measured: hardware, versions, commit."""
     told = []
     for what, name in (("gpus", "GPUs"), ("cpu", "CPU"), ("torch", "torch"), ("git_commit", "commit")):
-        found = dict.fromkeys(str(part.machine.get(what)) for part in parts)
+        found: dict[str, list[str]] = {}
+        for run in runs:
+            found.setdefault(_value(run.machine.get(what)), []).append(run.name)
         if len(found) > 1:
-            names = (
-                f"{value} ({', '.join(p.name for p in parts if str(p.machine.get(what)) == value)})" for value in found
-            )
-            told.append(f"parts differ in their {name}: {'; '.join(names)}")
+            where = [f"{value} ({', '.join(names)})" for value, names in found.items()]
+            told.append(f"{name} {'; '.join(where)}")
     return told
+
+
+def _value(found: Any) -> str:
+    """GPUs of one kind are counted."""
+    if not isinstance(found, list):
+        return str(found)
+    return ", ".join(f"{count} × {gpu}" for gpu, count in Counter(found).items()) or "none"
 
 
 def _read_file(path: Path) -> Run:
     try:
         raw = path.read_bytes()
         saved = read_json(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-        found = [_record(bench) for bench in saved["benchmarks"]]
-        machine = machine_facts(saved.get("machine_info", {}).get("blockshock"))
     except (gzip.BadGzipFile, ValueError, EOFError, zlib.error) as error:
         raise NotARun(f"{path}: damaged, or no JSON ({error})") from None
+    return _of_document(path, saved)
+
+
+def run_of_session(raw: str) -> Run:
+    """The run that a session has measured, of what it would save: the JSON that pytest-benchmark writes.
+
+    Raises:
+        NotARun: none of its benchmarks is one of this suite.
+    """
+    run = _of_document(Path("this session"), read_json(raw))
+    return replace(run, records=settled(run.records))
+
+
+def _of_document(path: Path, saved: Any) -> Run:
+    try:
+        found = [_record(bench) for bench in saved["benchmarks"]]
+        machine = machine_facts(saved.get("machine_info", {}).get("blockshock"))
     except (KeyError, TypeError, AttributeError):
         raise NotARun(f"{path}: JSON, but no run that pytest-benchmark saved") from None
     if not any("phase" in record["extra_info"] for record in found):

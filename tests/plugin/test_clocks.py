@@ -104,7 +104,7 @@ def test_tables_mark_what_was_measured_then() -> None:
     (times,) = comparison(run_of(infos).records)
     assert [(row[0], row[3]) for row in times.rows] == [("block_shock auto", 0.5), ("dense_tp_row †", 1.0)]
     assert times.notes == ["best dense: dense_tp_row", note]
-    speeds = tables(infos)["Speed-up"]
+    speeds = tables(infos)["Time over the best dense"]
     assert [row[5] for row in speeds.rows] == ["block_shock auto", "dense_tp_row †"]
     assert note in speeds.notes
     assert [line.partition(" ")[0] for line in remarks(run_of(infos))] == ["1"]

@@ -18,6 +18,8 @@ import blockshock.plugin  # loaded before pytester notes what is: torch cannot b
 from blockshock.measure.accuracy import Accuracy
 from blockshock.methods import AXES
 from blockshock.phases.trajectory import TrajectoryResult
+from blockshock.report.answer import answer
+from blockshock.saved.results import read_run
 from blockshock.training.optimizers import OPTIMIZERS
 
 pytest_plugins = ["pytester"]
@@ -213,17 +215,6 @@ def test_every_sample_is_saved_and_sums_up_as_shown(story: Story) -> None:
         assert info["p95_ms"] == pytest.approx(np.percentile(data, 95) * 1e3)
 
 
-def test_the_comparison_ends_the_run(story: Story) -> None:
-    tables = story.run.output.partition(" Block-Shock: comparison ")[2]
-    titles = ["phase 0 {}", "phase 1 {}, 2 CPU ranks, sync", "phase 2 {}, 1 CPU rank, sync", "phase 2 grad_X {}"]
-    for title in titles:
-        assert re.search(rf"^{title.format('cubed N=64 K=64 B=4 bf16')} *$", tables, re.MULTILINE)
-    for label, count in {"dense_single": 2, "wrong ‡": 2, "masked_split_dense middle": 2, MINE: 7}.items():
-        assert len(re.findall(rf"^ *{label}  ", tables, re.MULTILINE)) == count
-    assert re.search(r"^Saved: benchmark_results/\S+/0001_first\.json$", tables, re.MULTILINE)
-    assert "Name (time in" not in story.run.output, "pytest-benchmark's own tables say the same again"
-
-
 def test_a_session_says_what_it_does(story: Story) -> None:
     told = re.findall(r"^blockshock: ((?:starting|measuring) .*)$", story.run.output, re.MULTILINE)
     assert told[:2] == ["starting 1 CPU rank", "starting 2 CPU ranks"]
@@ -231,6 +222,22 @@ def test_a_session_says_what_it_does(story: Story) -> None:
     assert re.search(
         r"^17 of 17 done in \d+:\d\d, about 0:00 to go: test_training_step\[", story.run.output, re.MULTILINE
     )
+
+
+def test_the_answer_ends_the_run(story: Story) -> None:
+    """Below all else that pytest says: the skipped, the failed, and how long it took but for one line."""
+    before, _, shown = story.run.output.partition(" Block-Shock =")
+    assert "short test summary info" in before
+    assert "Name (time in" not in before, "pytest-benchmark's own tables say the same again"
+    told, saved, last = shown.rpartition("\nSaved: ")[0], *shown.rpartition("\nSaved: ")[2].splitlines()[:2]
+    assert re.fullmatch(r"benchmark_results/\S+/0001_first\.json", saved)
+    assert " passed" in last
+    words = " ".join(told.split())
+    assert f"{len(story.rows)} results, 1 of " in words
+    assert " checked ones WRONG WRONG: wrong at 1 " in words
+    for line in answer(read_run(story.folder / saved)):
+        assert " ".join(line.split()) in words
+    assert len(told.splitlines()) < 34
 
 
 def test_the_json_report_holds_the_numbers_of_each_test(story: Story) -> None:
@@ -253,6 +260,12 @@ def test_a_run_compares_with_the_saved_one(story: Story) -> None:
     assert "profiler_start" not in run.output
     assert re.search(rf"^test_forward\[{MINE}-{POINT}\] \(0001_first\) ", run.output, re.MULTILINE)
     assert re.search(rf"^test_forward\[{MINE}-{POINT}\] \(NOW\) ", run.output, re.MULTILINE)
+    ours = run.output.partition(" Block-Shock =")[2]
+    assert "p50 in ms, 0001_first.json → this session: 1 benchmarks in all of them" in ours
+    assert re.search(r"^test_forward\[.*%", ours, re.MULTILINE)
+    assert (
+        f"phase 1 {POINT.replace('-', ' ').replace('N64', 'N=64').replace('K64', 'K=64').replace('B4', 'B=4')}" in ours
+    )
 
     (row,) = json.loads((story.folder / "profiled.json").read_text())["benchmarks"]
     assert "limit_ms" not in row["extra_info"], "nothing was measured that it could be held against"

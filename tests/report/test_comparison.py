@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from inner_pytest import ROOT
 
-from blockshock.report.show import print_comparison
+from blockshock.report.comparison import comparison
+from blockshock.report.show import console_on, print_tables
+from blockshock.saved.settle import settled
 
 Record = dict[str, Any]
 POINT = {"workload": "gaussian", "N": 64, "K": 128, "B": 4, "dtype": "bf16", "device": "cpu", "ranks": 2}
@@ -60,7 +62,7 @@ def checked(label: str, error_ratio: float = 1.0, group: str = "phase 0 here", *
 
 def printed(records: list[Record]) -> str:
     out = io.StringIO()
-    print_comparison(records, out)
+    print_tables(console_on(out), comparison(settled(records)))
     return out.getvalue()
 
 
@@ -99,9 +101,9 @@ def test_ratios_to_a_method_that_did_not_run_are_left_out() -> None:
 def test_each_group_is_a_table_with_ratios_of_its_own() -> None:
     records = [
         timed("dense_tp_row", 1.0, "phase 1 small"),
-        timed("dense_tp_row", 10.0, "phase 1 large"),
+        timed("dense_tp_row", 10.0, "phase 1 large", N=128),
         timed("mine", 3.0, "phase 1 small"),
-        timed("mine", 20.0, "phase 1 large"),
+        timed("mine", 20.0, "phase 1 large", N=128),
         checked("mine"),
     ]
     found = lines(records)

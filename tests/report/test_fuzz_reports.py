@@ -18,16 +18,19 @@ from hypothesis import strategies as st
 from rich.console import Console
 from strategies import names, odd_names
 
-from blockshock.report import again, answer, comparison, limits, remarks, run_tables, show
+from blockshock.report import across as across_runs
+from blockshock.report import again, answer, command, comparison, limits, remarks, run_tables, screen, show
 from blockshock.report.across import across, in_all, medians
+from blockshock.report.answer import verdict_table
 from blockshock.report.flat import flat
+from blockshock.report.flat import rows as flat_rows
 from blockshock.report.folder import write_folder
 from blockshock.report.page import Chapter, page
 from blockshock.report.plots import views
 from blockshock.report.render import draw
 from blockshock.report.tables import Column, Table, columns, mib, point, ratio, slug
 from blockshock.saved import journal, or_inf, schema
-from blockshock.saved.results import NotARun, Run, latest_run, read_json, read_run
+from blockshock.saved.results import NotARun, Run, differences, latest_run, read_json, read_run, run_of_session
 from blockshock.saved.sections import SECTIONS, section_of
 
 pytestmark = pytest.mark.reliability
@@ -55,8 +58,16 @@ def told(run: Run) -> str:
     """All that is shown of a run; tables as Markdown."""
     out = io.StringIO()
     tables = [*comparison.comparison(run.records), *run_tables.run_tables(run), across([run, run])]
-    show.print_tables(show.console_on(out), tables, markdown=True)
+    show.print_tables(show.console_on(out), tables)
+    out.write("\n".join(map(show.markdown, tables)))
     lines = [*answer.answer(run), *remarks.remarks(run), *limits.limit_lines(run.infos), *again.commands(run)]
+    pages = (screen.of_run(run, "a run", "more"), screen.of_runs([run, run], "more"))
+    assert all(len(page) <= screen.LINES and max(map(len, page)) <= screen.WIDTH for page in pages)
+    assert sum(len(part.encode()) + 1 for part in command.pasted([run])) <= command.PASTED
+    asked = verdict_table(run)
+    assert (asked is None) == (not any("verdict" in info for info in run.infos))
+    assert differences([run, run]) == []
+    lines += [*across_runs.spreads([run, run]), *(line for page in pages for line in page)]
     return out.getvalue() + "\n".join(lines)
 
 
@@ -69,6 +80,8 @@ def test_a_damaged_result_is_left_out_or_shown(folder: Path, rows: list[dict[str
     if run is None:
         return
     assert len(run.records) + sum(run.left_out.values()) == len(rows)
+    assert run_of_session(json.dumps(saved(rows))).infos == run.infos
+    assert [row["test"] for row in flat_rows([run])] == [record["name"] for record in run.records]
     text = told(run)
     text.encode()
     shown = [row for row in run.infos if section_of(row) in ("forward", "backward", "training")]
@@ -199,10 +212,13 @@ def test_tables_are_shown_with_what_they_hold(title: str, heads: list[str], cell
     forms = ["", ".2f", ".1%"]
     fitting = [cell if form == "" or schema.number(cell) else None for cell, form in zip(cells, forms, strict=True)]
     table = Table(title, "forward", tuple(map(Column, heads, forms)), [tuple(fitting[: len(heads)])], [note])
-    for markdown in (False, True):
-        out = io.StringIO()
-        show.print_tables(show.console_on(out), [table], markdown)
-        assert not note.isprintable() or note in out.getvalue()
+    out = io.StringIO()
+    show.print_tables(show.console_on(out), [table])
+    for shown in (out.getvalue(), show.markdown(table)):
+        assert not note.isprintable() or note in shown
+    if heads:
+        words = "".join(show.fitted(table, 80)).split()
+        assert all(word in "".join(words) for text in table.texts()[0] for word in text.split() if len(word) < 8)
     for text, cell in zip(table.texts()[0], fitting, strict=False):
         assert (text == "–") == (cell is None) or cell == "–"
         assert text == ("yes" if cell else "NO") or not isinstance(cell, bool)

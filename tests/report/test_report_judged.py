@@ -9,7 +9,7 @@ import pytest
 from inner_pytest import ROOT
 from rows import Info, checked, run_of, stepped, timed, verdict
 
-from blockshock.report.answer import answer
+from blockshock.report.answer import answer, verdict_table
 from blockshock.report.comparison import comparison
 from blockshock.report.limits import limit_lines
 from blockshock.report.run_tables import run_tables
@@ -32,8 +32,10 @@ DRIFT = {"worst_drift": 1.5, "ratio": [1.0, 1.5], "relative_error": [1e-3], "ste
 EACH_STEP = {"max_error": [1.0], "dense_relative_error": [0.1]}
 
 
-def right(run: Run) -> str:
-    return list(answer(run))[1]
+def right(run: Run) -> list[str]:
+    """How many are right, and what is wrong."""
+    first, *others = answer(run)
+    return [first.rpartition(" · ")[2], *(line for line in others if line.startswith("WRONG"))]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +69,9 @@ def right(run: Run) -> str:
 )
 def test_each_thing_that_can_be_wrong_is_counted_by_itself(planted: Info) -> None:
     others = [checked(OURS), checked(OURS, 128, status="right", error_ratio=2.5, error_ratio_limit=2.6)]
-    assert right(run_of([checked("dense_single"), *others])) == "right: 3 of 3 results that were checked"
+    assert right(run_of([checked("dense_single"), *others])) == ["3 results, all 3 checked ones right"]
     wrong = checked("dense_single", 128, **planted)
-    assert right(run_of([*others, wrong])) == "right: 2 of 3 results that were checked; WRONG: dense_single at 1"
+    assert right(run_of([*others, wrong])) == ["3 results, 1 of 3 checked ones WRONG", "WRONG: dense_single at 1"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_long_runs_that_go_astray_are_named(planted: Info) -> None:
     assert faults(timed(OURS, 64, 4, 1.0) | TRAINED) == faults(timed(OURS, 64, 4, 1.0) | DRIFT) == []
     astray = {name: value for name, value in checked(OURS).items() if name not in LOSS} | planted
     told = right(run_of([checked("dense_single"), astray | {"phase": 3}]))
-    assert told == f"right: 1 of 1 results that were checked; WRONG: {OURS} at 1"
+    assert told == ["2 results, 1 of 2 checked ones WRONG", f"WRONG: {OURS} at 1"]
 
 
 def of_wrong_kernel() -> Run:
@@ -124,7 +126,7 @@ def test_a_wrong_row_is_marked_in_every_later_table_and_says_at_how_many_points_
     run = of_wrong_kernel()
     why = "its output is wrong at 1 of 2 points that were checked: its error is 1e+03 × the dense product's"
     note = f"‡ {OURS} bf16: {why}"
-    for title in ("Speed-up", "Time by stage, ms", "Memory of the fullest rank, MiB"):
+    for title in ("Time over the best dense", "Time by stage, ms", "Memory of the fullest rank, MiB"):
         table = found(run)[title]
         labels = [row[5] for row in table.rows]
         assert labels.count(f"{OURS} ‡") == labels.count("dense_tp_col ‡") == 3
@@ -138,9 +140,13 @@ def test_a_wrong_row_is_marked_in_every_later_table_and_says_at_how_many_points_
 
 def test_what_is_wrong_is_neither_the_fastest_nor_the_best_rival() -> None:
     run = of_wrong_kernel()
-    told = list(answer(run))[2]
-    assert "takes 0.50 of the best dense alternative's time (0.25 to 0.50 over 4 points: dense_single at 4)" in told
-    speeds = [row for row in found(run)["Speed-up"].rows if row[4] == "bf16"]
+    told = [line for line in answer(run) if ", forward" in line]
+    assert [line.partition(". ")[0] for line in told] == [
+        f"{GATHERED}, forward, bf16: pays at all 3 points",
+        f"{OURS}, forward, fp16: pays at the one point",
+    ]
+    assert "Time ÷ best dense (dense_single): 0.50. " in told[0]
+    speeds = [row for row in found(run)["Time over the best dense"].rows if row[4] == "bf16"]
     assert {row[9] for row in speeds} == {"dense_single"}
     assert list(limit_lines([run_of([timed(OURS, 8192, 256, 1.0)]).infos[0] | {"wrong": "so it is"}])) == []
 
@@ -156,7 +162,10 @@ def test_what_was_picked_otherwise_is_not_wrong_with_it() -> None:
 
 def test_verdicts_on_what_is_wrong_or_against_it_do_not_count() -> None:
     run = of_wrong_kernel()
-    assert list(answer(run))[4] == "verdicts: H1 faster at 1 (against dense_tp_row); 2 left out, whose output is wrong"
+    asked = verdict_table(run)
+    assert asked is not None
+    assert asked.rows == [("it is faster", "block_shock", "yes", "1", "0.90", "dense_tp_row")]
+    assert asked.notes == ["2 left out, whose output is wrong"]
     (table,) = [table for table in comparison(run.records) if table.section == "verdicts"]
     assert [row[-1] for row in table.rows] == ["faster ‡§", "faster §", "faster ‡§"]
     assert "‡ block_shock gathered 1100 bf16: its rival's output is wrong" in table.notes
@@ -197,7 +206,7 @@ def test_masked_and_masked_at_every_step_are_one_row_and_the_fastest_may_be_it()
         "block_shock gathered 1100 masked",
         "block_shock gathered 1100 masked:every=10",
     ]
-    assert "takes 0.75 of the best dense alternative's time" in list(answer(run))[3]
+    assert "Time ÷ best dense (dense_single): 0.75. " in answer(run)[1]
     assert rows[1]["label"].endswith("masked:every=1"), "what was saved is not touched"
 
 

@@ -44,7 +44,7 @@ def table(run: Run, title: str) -> Table:
 def test_the_spread_over_builds_stands_beside_the_median() -> None:
     several = timed(OURS, 64, 4, 1.0, builds_p50_ms=[0.98, 1.0, 1.03], p95_ms=1.027)
     run = run_of([several, timed("dense_single", 64, 4, 2.0, builds_p50_ms=[2.0]), timed("dense_tp_row", 64, 4, 4.0)])
-    assert [row[7] for row in table(run, "Speed-up").texts()] == ["2.5%", "–", "–"]
+    assert [row[7] for row in table(run, "Time over the best dense").texts()] == ["2.5%", "–", "–"]
     (times,) = comparison(run.records)
     assert [column.name for column in times.columns][:4] == ["method", "p50 ms", "builds ±", "p95 ms"]
     assert [row[2] for row in times.texts()] == ["2.5%", "–", "–"]
@@ -62,8 +62,9 @@ def test_a_run_says_how_it_was_flushed_if_that_is_in_its_times() -> None:
     assert list(remarks(run_of(clean))) == list(remarks(run_of(none))) == []
     both = "1 results were flushed so, 1 cleanly: not to be compared below 0.2 ms"
     assert list(remarks(run_of(zeroed + clean))) == [says, both]
-    assert across([run_of(zeroed), run_of(clean)]).notes == [says, both]
-    assert across([run_of(clean), run_of(clean)]).notes == []
+    bare = "1 without an interval: a single build, or none, was saved"
+    assert across([run_of(zeroed), run_of(clean)]).notes == [bare, says, both]
+    assert across([run_of(clean), run_of(clean)]).notes == [bare]
     assert says in list(remarks(read_run(OFFICIAL / "0001_2xH200.json")))
 
 
@@ -135,15 +136,15 @@ def test_a_report_is_printed_in_any_encoding(encoding: str, tmp_path: Path) -> N
     infos = [timed(f"{OURS} ‡ 名前", 64, 4, 1.0, clock="slept"), timed("dense_single", 64, 4, 2.0), verdict(OURS)]
     path = tmp_path / "run–‡.json"
     path.write_text(json.dumps(saved([*infos, checked(OURS, error_ratio=1e9)], gpus=["µ", "µ"])), encoding="utf-8")
-    for arguments in ((), ("--format", "md")):
+    for arguments in (("--tables",), ("--format", "md"), ()):
         done = child("-m", "blockshock", "report", str(path), *arguments, PYTHONIOENCODING=encoding)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        assert f"{plain('÷', encoding)} dense_single" in done.stdout
+        assert f"{plain('÷', encoding)} " in done.stdout
         if encoding == "ascii":
             assert done.stdout.isascii()
-            assert "2 x u; versions unknown" in done.stdout
-            assert f"{OURS} # ?? +" in done.stdout
+            assert ("2 x u, bf16, versions unknown" in done.stdout) == ("--tables" not in arguments)
+            assert f"{OURS} # ??" in done.stdout or not arguments
 
 
 def test_what_can_be_written_is_left_as_it_is() -> None:
@@ -158,6 +159,6 @@ def test_a_session_keeps_its_summary_where_output_is_not_utf_8(tmp_path: Path) -
     test.write_text(test.read_text().replace(LIGHT_INFO, f"{checked(OURS, error_ratio=3.0)!r}"))
     done = child("-m", "pytest", *LIGHT_OPTIONS, f"--rootdir={tmp_path}", str(tmp_path), PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " / dense's " in done.stdout.partition("Block-Shock: comparison")[2]
+    assert " / dense's " in done.stdout.partition("= Block-Shock =")[2]
     assert f"{OURS} #" in done.stdout
     assert "3 passed" in done.stdout

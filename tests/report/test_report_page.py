@@ -117,7 +117,9 @@ def test_several_runs_are_answered_and_compared_in_one_page(tmp_path: Path) -> N
         bench["stats"]["data"] = [2 * seconds for seconds in bench["stats"]["data"]]
     (tmp_path / "second.json").write_text(json.dumps(saved))
     main(["report", str(first), str(tmp_path / "second.json"), "--to", str(tmp_path / "to")])
-    assert (tmp_path / "to" / "tables" / "runs-compared.csv").is_file()
+    with (tmp_path / "to" / "tables" / "runs-compared.csv").open(encoding="utf-8") as file:
+        changes = [float(row["change"]) for row in csv.DictReader(file)]
+        assert changes == pytest.approx([1.0] * (len(saved["benchmarks"]) + 1)), "the last is the geometric mean"
     page = (tmp_path / "to" / "report.html").read_text(encoding="utf-8")
     assert "2 runs beside each other" in page
     assert page.count('<ul class="answer">') == 2

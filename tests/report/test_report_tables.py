@@ -10,17 +10,17 @@ from blockshock.report.limits import limit_lines
 from blockshock.report.tables import Column, slug
 
 
-def test_stages_and_speed_up_of_each_point() -> None:
+def test_stages_and_ratios_of_each_point() -> None:
     rows = [timed("dense_single", 64, 4, 4.0), timed("dense_tp_row", 64, 4, 2.0), timed("block_shock auto", 64, 4, 1.0)]
     found = tables([*rows, timed("block_shock auto", 128, 4, 1.0)])
-    speeds = found["Speed-up"]
-    names = ["method", "p50 ms", "builds ±", "× best dense", "best dense", "× dense_tp_row", "× dense_single"]
+    speeds = found["Time over the best dense"]
+    names = ["method", "p50 ms", "builds ±", "÷ best dense", "best dense", "÷ dense_tp_row", "÷ dense_single", "paired"]
     assert [column.name for column in speeds.columns][5:] == names
     assert [row[5:] for row in speeds.rows] == [
-        ("block_shock auto", 1.0, None, 2.0, "dense_tp_row", 2.0, 4.0),
-        ("dense_tp_row", 2.0, None, 1.0, "dense_tp_row", 1.0, 2.0),
-        ("dense_single", 4.0, None, 0.5, "dense_tp_row", 0.5, 1.0),
-        ("block_shock auto", 1.0, None, None, None, None, None),
+        ("block_shock auto", 1.0, None, 0.5, "dense_tp_row", 0.5, 0.25, ""),
+        ("dense_tp_row", 2.0, None, 1.0, "dense_tp_row", 1.0, 0.5, ""),
+        ("dense_single", 4.0, None, 2.0, "dense_tp_row", 2.0, 1.0, ""),
+        ("block_shock auto", 1.0, None, None, None, None, None, ""),
     ]
     assert found["Time by stage, ms"].texts()[0][5:] == ["block_shock auto", "1.0000", "0.6000", "0.1000", "0.3000"]
     assert found["Memory of the fullest rank, MiB"].texts()[0][5:] == ["block_shock auto", "3.0", "2.0", "5.0"]

@@ -15,7 +15,7 @@ from inner_pytest import ROOT
 from rows import Info, run_of, saved, verdict
 
 from blockshock.__main__ import main
-from blockshock.report.answer import answer
+from blockshock.report.answer import answer, verdict_table
 from blockshock.report.comparison import comparison
 from blockshock.report.remarks import remarks
 from blockshock.report.tables import Table
@@ -93,7 +93,9 @@ def test_numbers_that_are_not_what_the_blocks_give_are_replaced_and_named(plante
     assert f", {planted.get('verdict', 'slower')}: {OURS} N=64 K=64 B=4" in note
     (remark,) = remarks(run)
     assert remark == "1 verdicts are not what their samples say: shown is what the samples say, § marks them"
-    assert list(answer(run))[4] == "verdicts: H1 slower at 2 (against dense_tp_row)"
+    asked = verdict_table(run)
+    assert asked is not None
+    assert asked.rows == [("it is faster", "block_shock", "no, at all 2", "1", "1.10", "dense_tp_row")]
 
 
 def test_a_verdict_on_both_passes_is_that_of_the_change_from_training_to_forward() -> None:
@@ -193,9 +195,12 @@ def test_the_rival_of_each_point_is_named_and_wide_intervals_are_flagged() -> No
     assert [table.texts()[0][5] for table in tables] == ["dense_single", "dense_tp_col"]
     assert [row[-2].endswith(" wide") for table in tables for row in table.texts()] == [False, True]
     assert [sum(note.startswith("wide: ") for note in table.notes) for table in tables] == [0, 1]
-    assert list(answer(run))[4] == (
-        "verdicts: H1 faster at 2 (against dense_single, dense_tp_col); 1 with an interval wider than a factor of 1.5"
-    )
+    asked = verdict_table(run)
+    assert asked is not None
+    assert asked.rows == [
+        ("it is faster", "block_shock", "yes, at all 2", "2", "0.90", "dense_single at 1, dense_tp_col at 1")
+    ]
+    assert asked.notes == ["1 with an interval wider than a factor of 1.5: measure again"]
 
 
 def test_the_folder_has_verdicts_in_new_words(tmp_path: Path) -> None:
@@ -206,4 +211,4 @@ def test_the_folder_has_verdicts_in_new_words(tmp_path: Path) -> None:
         assert [row["verdict"] for row in csv.DictReader(file)] == ["slower", "slower"]
     page = (tmp_path / "to" / "report.html").read_text(encoding="utf-8")
     assert "rejected" not in page
-    assert "H1 slower at 2" in page
+    assert "slower at 2" in page

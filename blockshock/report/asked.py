@@ -1,0 +1,80 @@
+"""The verdicts in words: what was asked, the answer, at how many points, how large the ratio is, against what."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from blockshock.report.comparison import wide
+from blockshock.report.tables import Column, Info, Table
+from blockshock.saved import Run, judges, or_inf
+from blockshock.saved.pairs import WIDE
+
+ANSWERS = {"faster": "yes", "slower": "no", "tie": "no difference", "undecided": "undecided"}
+"""A hypothesis says what it means that its row is faster: a ratio below one."""
+MOST_NAMES = 4
+
+
+def verdict_table(run: Run) -> Table | None:
+    """A row for each question and method, all its rows and points together; None of a run without verdicts."""
+    asked: dict[tuple[str, str, str], list[Info]] = defaultdict(list)
+    judged = [info for info in run.infos if "verdict" in info]
+    for info in judged:
+        if not info.get("wrong"):
+            asked[info["hypothesis"], info["statement"], info["method"]].append(info)
+    if not judged:
+        return None
+    names = ("asked", "of", "answer", "points", "time ÷ rival", "rivals")
+    table = Table("What was asked, and the answer", "verdicts", tuple(map(Column, names)))
+    for (_, statement, method), infos in asked.items():
+        places = len(
+            {
+                (info["workload"], info["N"], info["K"], info["B"], info["dtype"], info.get("optimizer"))
+                for info in infos
+            }
+        )
+        rows = len({info["label"] for info in infos})
+        points = f"{places}" if rows == 1 else f"{places} ({rows} rows)"
+        numbers = median(info["ratio"] for info in infos)
+        ratio = numbers if judges(infos[0]) else f"{numbers}, of ratios"
+        table.rows.append((statement, method, _answer(infos), points, ratio, counted(info["rival"] for info in infos)))
+    table.notes += _notes(judged)
+    return table
+
+
+def _answer(infos: list[Info]) -> str:
+    counts = Counter(str(ANSWERS.get(info["verdict"], info["verdict"])) for info in infos).most_common()
+    if len(counts) == 1:
+        return f"{counts[0][0]}, at all {len(infos)}" if len(infos) > 1 else counts[0][0]
+    return ", ".join(f"{answer} at {count}" for answer, count in counts)
+
+
+def _notes(judged: list[Info]) -> Iterable[str]:
+    if wrong := sum(bool(info.get("wrong")) for info in judged):
+        yield f"{wrong} left out, whose output is wrong"
+    if spans := sum(map(wide, judged)):
+        yield f"{spans} with an interval wider than a factor of {WIDE:g}: measure again"
+
+
+def median(ratios: Iterable[float]) -> str:
+    """The median and the range of ratios; of one just that."""
+    found = list(ratios)
+    middle, ends = f"{statistics.median(found):.2f}", spanned(found)
+    return middle if middle == ends else f"{middle}, {ends}"
+
+
+def spanned(numbers: Iterable[float], form: str = ".2f") -> str:
+    """A range, from the least to the most; one number where they read the same."""
+    found = sorted(numbers, key=or_inf)
+    return "–".join(dict.fromkeys(format(number, form) for number in (found[0], found[-1])))
+
+
+def counted(names: Iterable[str]) -> str:
+    """Names, with how often each; the most frequent first, and not too many."""
+    found = Counter(names).most_common()
+    if len(found) == 1:
+        return found[0][0]
+    told = [f"{name} at {count}" for name, count in found[:MOST_NAMES]]
+    more = [f"others at {sum(count for _, count in found[MOST_NAMES:])}"] if len(found) > MOST_NAMES else []
+    return ", ".join(told + more)

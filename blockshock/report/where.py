@@ -1,0 +1,95 @@
+"""Where something holds, in words that a reader can act on: ``from N = 16384 on, at B ≤ 64``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, combinations, product
+from operator import or_
+
+MOST_OF_THEM = 2 / 3
+"""Of the points where it holds, at least so many are in a range that is worth naming."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point, and whether it holds there; None where that is not decided."""
+
+    N: int
+    K: int
+    B: int
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Values of one size from ``low`` to ``high``, or open on a side; ``inside`` has a bit for each spot of these."""
+
+    name: str
+    low: int | None
+    high: int | None
+    inside: int
+
+    @property
+    def bounds(self) -> int:
+        return 1 if self.low == self.high else (self.low is not None) + (self.high is not None)
+
+    def words(self, first: bool) -> str:
+        if self.low == self.high:
+            return f"at {self.name} = {self.low}"
+        if self.low is None:
+            return f"at {self.name} ≤ {self.high}"
+        if self.high is None:
+            return f"from {self.name} = {self.low} on" if first else f"at {self.name} ≥ {self.low}"
+        return f"at {self.name} = {self.low} to {self.high}"
+
+
+def where(spots: Sequence[Spot]) -> str:
+    """Of all points those where it holds: ranges of at most two sizes, if these hold just them, or most and no other.
+
+    A range of two bounds is of one size. Points that are not decided may lie in a range or outside. One that ends
+    where the points end is open there: what is beyond was not tried.
+    """
+    holds = sum(1 << place for place, spot in enumerate(spots) if spot.holds)
+    fails = sum(1 << place for place, spot in enumerate(spots) if spot.holds is False)
+    count, of = holds.bit_count(), len(spots)
+    if not count:
+        return "nowhere"
+    if count == of:
+        return f"at all {of} points" if of > 1 else "at the one point"
+    tried = list(_tried(spots))
+    found = [
+        (-(holds & inside).bit_count(), sum(one.bounds for one in ranges), inside.bit_count(), number)
+        for number, (ranges, inside) in enumerate(tried)
+        if not inside & fails and (holds & inside).bit_count() >= MOST_OF_THEM * count
+    ]
+    if not found:
+        return f"at {count} of {of} points"
+    ranges, inside = tried[min(found)[-1]]
+    named = ", ".join(one.words(first=not place) for place, one in enumerate(ranges))
+    told = f"{named} ({(holds & inside).bit_count()} of {of} points)"
+    others = (holds & ~inside).bit_count()
+    return f"{told} and at {others} of the other {of - inside.bit_count()}" if others else told
+
+
+def _tried(spots: Sequence[Spot]) -> Iterator[tuple[tuple[_Range, ...], int]]:
+    """All ranges of one size, and of two sizes where each has one bound; and the spots inside."""
+    sizes = ("N", "K", "B") if any(spot.N != spot.K for spot in spots) else ("N", "B")
+    ranges = {name: list(_ranges(spots, name)) for name in sizes}
+    yield from (((one,), one.inside) for name in sizes for one in ranges[name])
+    for names in combinations(sizes, 2):
+        first, second = ([one for one in ranges[name] if one.bounds == 1] for name in names)
+        yield from ((both, both[0].inside & both[1].inside) for both in product(first, second))
+
+
+def _ranges(spots: Sequence[Spot], name: str) -> Iterator[_Range]:
+    """All ranges of a size; those that end at the smallest or the largest value are open there."""
+    values = sorted({getattr(spot, name) for spot in spots})
+    have = [sum(1 << place for place, spot in enumerate(spots) if getattr(spot, name) == value) for value in values]
+    up_to = list(accumulate(have, or_, initial=0))
+    for low, high in combinations(range(len(values) + 1), 2):
+        inside = up_to[high] & ~up_to[low]
+        if high - low == 1:
+            yield _Range(name, values[low], values[low], inside)
+        elif high - low < len(values):
+            yield _Range(name, values[low] if low else None, values[high - 1] if high < len(values) else None, inside)

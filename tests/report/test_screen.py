@@ -1,0 +1,192 @@
+"""What is printed fits on a screen or into a comment, whatever the run; one point has one number wherever it stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from inner_pytest import ROOT
+from rows import Info, checked, run_of, stepped, tables, timed, verdict
+
+from blockshock.__main__ import main
+from blockshock.report import screen
+from blockshock.report.answer import answer
+from blockshock.report.asked import verdict_table
+from blockshock.report.command import PASTED, pasted, sections
+from blockshock.report.comparison import comparison
+from blockshock.report.ending import LINES, print_ending
+from blockshock.report.points import against_best
+from blockshock.report.show import fitted
+from blockshock.saved.results import Run, read_run
+
+OFFICIAL = sorted((ROOT / "benchmark_results" / "official").iterdir())
+OURS, DENSE = "block_shock gathered 1100", "dense_single"
+
+
+def of_a_thousand() -> Run:
+    """Of a dozen methods with long names, all of whom somebody asks about, in two dtypes."""
+    names = [f"a_method_of_mine_with_a_long_name_{number}" for number in range(12)]
+    points = [(N, B, dtype) for N in (1024, 2048, 4096) for B in (1, 16, 64) for dtype in ("bf16", "fp16")]
+    rows: list[Info] = []
+    for N, B, dtype in points:
+        rows += [make(DENSE, N, B, 2.0, dtype=dtype) for make in (timed, stepped)]
+        for place, name in enumerate(names):
+            rows += [make(f"{name} auto", N, B, 1.0 + N / 4096 * place, dtype=dtype) for make in (timed, stepped)]
+            rows += [verdict(f"{name} auto", N, B, dtype=dtype, hypothesis=f"H{place}", statement=f"it is {'so ' * 9}")]
+            rows += [checked(f"{name} auto", N, B, dtype=dtype)]
+    rows += [checked(OURS, N, error_ratio=1e9) for N in range(64, 64 + 200)]
+    return run_of(rows, gpus=["NVIDIA H100 80GB HBM3, 81559 MiB"] * 8, torch="2.13")
+
+
+@pytest.mark.parametrize("path", OFFICIAL, ids=lambda path: path.name)
+def test_what_is_printed_of_an_official_run_fits(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 120
+    run = read_run(path)
+    assert [
+        " ".join(line.split())
+        for line in answer(run)
+        if " ".join(line.split()) not in " ".join(" ".join(lines).split())
+    ] == []
+    assert sum(len(part.encode()) + 1 for part in pasted([run])) <= PASTED
+
+
+@pytest.mark.parametrize(("width", "lines"), [(120, 60), (80, LINES), (80, 20)])
+def test_a_run_of_a_thousand_results_fits_too_and_says_what_is_cut(width: int, lines: int) -> None:
+    run = of_a_thousand()
+    assert len(run.records) > 1000
+    shown = screen.of_run(run, "title", "more", width, lines)
+    assert len(shown) <= lines
+    assert max(map(len, shown)) <= width
+    assert sum("more lines: --tables" in line for line in shown) >= 1
+    both = screen.of_runs([run, run], "more", width, lines)
+    assert len(both) <= lines
+    assert max(map(len, both)) <= width
+    assert sum(len(part.encode()) + 1 for part in pasted([run])) <= PASTED
+
+
+def test_the_end_of_a_session_is_the_answer_below_the_tables_that_no_file_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run = run_of([timed(OURS, 64, 4, 1.0), timed(DENSE, 64, 4, 2.0)])
+    shown = {}
+    for saved in (None, Path("benchmark_results/x/0001.json"), Path("elsewhere/x/0001.json")):
+        out = io.StringIO()
+        print_ending(run, [], saved, out)
+        shown[str(saved)] = out.getvalue()
+    assert "÷ best dense" in shown["None"].partition("forward: pays")[0]
+    assert shown["None"].splitlines()[-1] == "--benchmark-autosave saves a run"
+    assert shown["benchmark_results/x/0001.json"].splitlines()[-2:] == [
+        "tables: python -m blockshock report --tables",
+        "Saved: benchmark_results/x/0001.json",
+    ]
+    assert "report elsewhere/x/0001.json --tables" in shown["elsewhere/x/0001.json"]
+    assert "p50 ms" not in shown["elsewhere/x/0001.json"]
+
+
+def test_a_session_that_only_checked_says_how_many_were_right_and_the_worst() -> None:
+    found = answer(run_of([checked(DENSE), checked(OURS, 128, error_ratio=1.5)]))
+    assert found[0].endswith("2 results, all 2 checked ones right")
+    assert found[1:] == [f"largest error: 75% of what passes, {OURS}, gaussian 128×128 B=4 bf16"]
+
+
+def test_two_sessions_are_compared_at_the_end_of_the_second() -> None:
+    out, run = io.StringIO(), run_of([timed(OURS, 64, 4, 1.0), timed(DENSE, 64, 4, 2.0)])
+    print_ending(run, [run], Path("a.json"), out)
+    assert out.getvalue().index("geomean") < out.getvalue().index("forward: pays")
+
+
+def test_tables_by_their_section_and_all(capsys: pytest.CaptureFixture[str]) -> None:
+    path = next(path for path in OFFICIAL if path.name.startswith("0011"))
+    assert sections(read_run(path)) == ["forward", "backward", "training", "verdicts", "accuracy", "machine"]
+    assert main(["report", str(path), "--tables", "verdicts"]) == 0
+    verdicts = capsys.readouterr().out
+    assert "What was asked, and the answer" in verdicts
+    assert "of 20 points" in verdicts
+    assert "p50 ms" not in verdicts
+    assert main(["report", str(path), "--tables"]) == 0
+    every = capsys.readouterr().out
+    assert "p50 ms" in every
+    assert verdicts.strip() not in ("", every.strip())
+    assert main(["report", str(path), "--tables", "speeds"]) == 2
+    assert capsys.readouterr().err == (
+        "--tables: there are none of 'speeds'; choose forward, backward, training, verdicts, accuracy, drift, machine, "
+        "across, all. Runs go before --tables\n"
+    )
+
+
+def test_all_rows_for_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    path = next(path for path in OFFICIAL if path.name.startswith("0011"))
+    run = read_run(path)
+    assert main(["report", str(path), "--format", "json"]) == 0
+    objects = json.loads(capsys.readouterr().out)
+    assert main(["report", str(path), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(objects) == len(rows) == len(run.records)
+    assert {tuple(one) for one in objects} == {tuple(rows[0])}, "the same columns in each"
+    assert not any(isinstance(value, dict | list) for one in objects for value in one.values())
+    assert [one["test"] for one in objects] == [row["test"] for row in rows] == [r["name"] for r in run.records]
+    assert [one["p50_ms"] for one in objects] == [info.get("p50_ms") for info in run.infos]
+    assert objects[0]["picks.kernel"] is None or isinstance(objects[0]["picks.kernel"], str)
+
+
+@pytest.mark.parametrize("path", OFFICIAL, ids=lambda path: path.name)
+def test_a_point_has_one_number_in_the_answer_and_in_every_table(path: Path) -> None:
+    run = read_run(path)
+    points = {
+        (one.section, one.N, one.K, one.B, one.workload, one.dtype, one.optimizer, one.label): one
+        for one in against_best(run)
+    }
+    over_all: dict[str, list[float]] = {}
+    for title, table in tables(run.infos).items():
+        if title != "Time over the best dense":
+            continue
+        names = [column.name for column in table.columns]
+        for row in table.rows:
+            cell = dict(zip(names, row, strict=True))
+            key = (
+                table.section,
+                cell["N"],
+                cell["K"],
+                cell["B"],
+                cell["workload"],
+                cell["dtype"],
+                cell.get("optimizer"),
+                cell["method"],
+            )
+            if key in points:
+                over_all.setdefault(table.section, []).append(points[key].ratio)
+                assert (cell["÷ best dense"], cell["best dense"]) == (points[key].ratio, points[key].rival)
+                rival = cell.get(f"÷ {points[key].rival}")
+                assert rival is None or rival == points[key].ratio, "one and the same pair"
+    beside = [row for table in comparison(run.records) if table.section in over_all for row in table.rows]
+    shown = {(row[0], cell) for row in beside for cell in row[1:] if isinstance(cell, float)}
+    assert all((one.label, one.ratio) in shown for one in points.values() if one.section in over_all)
+    for line in answer(run)[1:]:
+        if found := re.search(r"÷ best dense \(.*?\): (\d+\.\d\d)(?:, (\d+\.\d\d)–(\d+\.\d\d))?", line):
+            said = {number for number in found.groups() if number}
+            ratios = [one.ratio for one in points.values()]
+            assert said - {found[1]} <= {f"{ratio:.2f}" for ratio in ratios}
+    assert not re.search(r"\d ?× (?!dense's|NVIDIA|AMD)", " ".join(answer(run)).partition(" · ")[2])
+
+
+def test_cells_of_a_verdict_table_go_on_below_themselves() -> None:
+    table = verdict_table(run_of([verdict(OURS, statement="it is as fast as " + "anything " * 12)]))
+    assert table is not None
+    lines = fitted(table, 90)
+    assert max(map(len, lines)) <= 90
+    assert " ".join(" ".join(lines).split()).count("anything") == 12
+
+
+def test_on_a_narrow_screen_verdicts_are_sentences() -> None:
+    run = run_of([verdict(OURS, N, rival="dense_single", statement="it is faster") for N in (64, 128)])
+    shown = " ".join(screen.of_run(run, "", "", width=80))
+    assert "block_shock: it is faster? yes, at all 2 (÷ dense_single: 0.90; points: 2)" in shown
+    assert "asked" in " ".join(screen.of_run(run, "", ""))
