@@ -172,12 +172,13 @@ def _unpacked(positions: torch.Tensor, K: int) -> torch.Tensor:
     return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
 
 
-def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The kept values (R, K/2) of dense rows, bit for bit."""
+def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor, out_RJ: torch.Tensor | None = None) -> torch.Tensor:
+    """The kept values (R, K/2) of dense rows, bit for bit, in ``out_RJ`` of their dtype if that is given."""
     _check_positions(positions, *w_RK.shape)
-    if kept_on_gpu.fits(w_RK.shape[1], positions, w_RK):
-        return kept_on_gpu.gather(w_RK, positions)
-    return pick(w_RK, _unpacked(positions, w_RK.shape[1]))
+    if kept_on_gpu.fits(w_RK.shape[1], positions, w_RK, out_RJ):
+        return kept_on_gpu.gather(w_RK, positions, out_RJ)
+    kept_RJ = pick(w_RK, _unpacked(positions, w_RK.shape[1]))
+    return kept_RJ if out_RJ is None else out_RJ.copy_(kept_RJ)
 
 
 def pick(w_RK: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

@@ -87,7 +87,7 @@ class Kept(nn.Module):
         grad_NJ = torch.empty(self.N, self.K // 2, dtype=dtype, device=x_BK.device)
         for start, stop in row_blocks(self.N, self.K * dtype.itemsize, _BLOCK_BYTES):
             dense_RK = product(grad_y_BN[:, start:stop].T, x_BK, dtype)
-            grad_NJ[start:stop] = gather_kept(dense_RK, self._positions[start:stop])
+            gather_kept(dense_RK, self._positions[start:stop], grad_NJ[start:stop])
         return grad_NJ
 
 

@@ -82,12 +82,11 @@ extern "C" __global__ void scatter_values(const Kept* kept, const unsigned char*
 
 def fits(K: int, positions: torch.Tensor, read: torch.Tensor, written: torch.Tensor | None = None) -> bool:
     """Whether the kernels can move values of rows of K: 2 or 4 bytes each, positions that fill whole bytes, all of it
-    dense in memory, and nothing that autograd or a compiler would have to see."""
+    dense in memory, and nothing that a compiler would have to see."""
     tensors = [read, *([] if written is None else [written])]
     return (
         read.is_cuda
         and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
         and read.itemsize in (2, 4)
         and K % 8 == 0
         and 0 < positions.numel() < 2**31
@@ -96,9 +95,9 @@ def fits(K: int, positions: torch.Tensor, read: torch.Tensor, written: torch.Ten
     )
 
 
-def gather(dense_RK: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The kept values (R, K/2) of dense rows, bit for bit; of what ``fits``."""
-    kept_RJ = dense_RK.new_empty(len(dense_RK), dense_RK.shape[1] // 2)
+def gather(dense_RK: torch.Tensor, positions: torch.Tensor, out_RJ: torch.Tensor | None = None) -> torch.Tensor:
+    """The kept values (R, K/2) of dense rows, bit for bit, in ``out_RJ``; of what ``fits``."""
+    kept_RJ = dense_RK.new_empty(len(dense_RK), dense_RK.shape[1] // 2) if out_RJ is None else out_RJ
     _launch("gather_values", dense_RK, positions, kept_RJ)
     return kept_RJ
 

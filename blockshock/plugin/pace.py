@@ -15,15 +15,15 @@ from blockshock.phases import Case, Claim
 
 USUAL = {
     "cpu": {
-        "correctness_case": (0.02, 3e-8, 2e-11),
-        "forward_case": (0.05, 6e-8, 5e-10),
-        "gradient_case": (0.03, 6e-8, 4e-11),
-        "backward_case": (0.06, 8e-8, 1e-9),
-        "trajectory_case": (0.5, 0.0, 0.0),
-        "training_case": (0.1, 2e-7, 2e-9),
-        "drift_case": (0.4, 0.0, 0.0),
-        "forward claim": (0.1, 3e-7, 5e-10),
-        "training claim": (0.2, 9e-7, 2e-9),
+        "correctness_case": (0.015, 5e-8, 1e-10),
+        "forward_case": (0.11, 7e-8, 4e-10),
+        "gradient_case": (0.02, 1e-7, 2e-10),
+        "backward_case": (0.12, 6e-8, 8e-10),
+        "trajectory_case": (0.15, 4e-7, 0.0),
+        "training_case": (0.2, 1e-7, 1e-9),
+        "drift_case": (0.25, 0.0, 0.0),
+        "forward claim": (0.1, 1.2e-7, 5e-10),
+        "training claim": (0.2, 2e-7, 1e-9),
     },
     "cuda": {
         "correctness_case": (0.15, 1e-10, 2e-13),

@@ -59,15 +59,7 @@ def test_the_kernels_take_what_training_moves_and_leave_what_they_cannot() -> No
         assert not kept_on_gpu.fits(256, positions, dense.T.contiguous().T)
         assert not kept_on_gpu.fits(256, positions, dense.flatten()[:-1].clone().as_strided((64, 256), (255, 1)))
     assert not kept_on_gpu.fits(256, positions, dense.double())
-    assert not kept_on_gpu.fits(256, positions, dense.requires_grad_())
     assert not kept_on_gpu.fits(12, _positions(16, 12).cuda(), torch.ones(16, 12, device="cuda"))
-
-
-def test_autograd_sees_what_it_is_to_see() -> None:
-    positions, w_NK = _positions(16, 32).cuda(), torch.randn(16, 32, device="cuda", requires_grad=True)
-    gather_kept(w_NK, positions).sum().backward()
-    assert w_NK.grad is not None
-    assert torch.equal(w_NK.grad.cpu().bool(), mask_rows(16, 32, seed=16))
 
 
 def test_a_captured_gradient_is_that_of_what_is_there_when_it_is_replayed() -> None:
