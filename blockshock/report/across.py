@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from blockshock.report.answer import WORDS
+from blockshock.report.models import PASSES
 from blockshock.report.points import against_best
 from blockshock.report.remarks import flushes
 from blockshock.report.tables import Cell, Column, Info, Table
@@ -186,5 +186,5 @@ def spreads(runs: list[Run]) -> Iterator[str]:
         columns = zip(zip(*points, strict=True), runs, strict=True)
         each = ", ".join(f"{statistics.median(ratios):.2f} in {run.name}" for ratios, run in columns)
         apart = max(max(ratios) / min(ratios) - 1 for ratios in points)
-        use = f"{method}, {WORDS[section]}"
+        use = f"{method}, {PASSES[section]}"
         yield f"{use}: time ÷ best dense {each}, over {len(points)} points; at one point up to {apart:.1%} apart"

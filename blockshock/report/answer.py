@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.asked import counted, median, spanned, verdict_table
-from blockshock.report.models import model_lines
+from blockshock.report.models import PASSES, model_lines
 from blockshock.report.points import Against, against_best
 from blockshock.report.tables import Info
 from blockshock.report.where import Spot, where
-from blockshock.saved import PASSES, PHASES, Run, faults, judges, or_inf, section_of, was_checked
+from blockshock.saved import PASSES as LIMIT
+from blockshock.saved import PHASES, Run, faults, judges, or_inf, section_of, was_checked
 
 __all__ = ["answer", "hardware", "pays", "verdict_table"]
 
-WORDS = {"forward": "forward", "backward": "forward and backward", "training": "training step"}
 KEEPS_W = ("kernel", "storage")
 """What is picked without another W′: rows that differ in nothing else lose the same."""
 VERDICTS = ("faster", "slower", "tie", "undecided")
@@ -102,7 +102,7 @@ def _use(points: list[Against], several: bool, infos: list[Info]) -> str:
     first = points[0]
     labels = dict.fromkeys(one.label for one in points)
     name = first.label if len(labels) == 1 else first.method
-    use = f"{name}, {WORDS[first.section]}{f', {first.dtype}' if several else ''}"
+    use = f"{name}, {PASSES[first.section]}{f', {first.dtype}' if several else ''}"
     paying = [one.ratio for one in points if pays(one)]
     best = f"Time ÷ best dense ({counted(one.rival for one in points)})"
     there = f"; where it pays {spanned(paying)}" if paying and len(paying) < len(points) else ""
@@ -182,8 +182,8 @@ def _untimed(infos: list[Info]) -> Iterator[str]:
         yield "nothing that is asked about was timed beside a dense alternative"
     kinds: dict[str, tuple[str, Any]] = {
         "worst_weight_share": ("farthest from dense training", lambda info: info["worst_weight_share"]),
-        "worst_drift": ("fed back to itself, the largest error", lambda info: info["worst_drift"] / PASSES),
-        "error_ratio": ("largest error", lambda info: info["error_ratio"] / (info.get("error_ratio_limit") or PASSES)),
+        "worst_drift": ("fed back to itself, the largest error", lambda info: info["worst_drift"] / LIMIT),
+        "error_ratio": ("largest error", lambda info: info["error_ratio"] / (info.get("error_ratio_limit") or LIMIT)),
     }
     for kind, (what, share) in kinds.items():
         rows = [

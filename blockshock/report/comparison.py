@@ -72,7 +72,7 @@ def _worst(name: str, rows: list[Info]) -> Table:
     worst = max(rows, key=_error)
     workload, N, K, B, dtype = point(worst)
     where = f"{worst['label']}, {workload} {N}×{K} B={B} {dtype}"
-    largest = f"largest error {worst['error_ratio']:.2f} × dense's: {where}"
+    largest = f"largest error ÷ dense's {worst['error_ratio']:.2f}: {where}"
     same = f"same bits between ranks and runs: {sum(same_bits(row) for row in rows)}"
     return Table(f"{name}: {len(rows)}", "accuracy", notes=[largest, same])
 

@@ -66,8 +66,8 @@ def _lines(where: _Where, points: list[list[Info]]) -> Iterator[str]:
         tokens = "" if where.B is None else ", one token" if where.B == 1 else f", {where.B} tokens"
         data = ", ".join(filter(None, (where.workload, where.dtype, where.optimizer)))
         yield (
-            f"{PASSES[where.section]}, {count} linear layers of {where.model}{tokens} ({data}): {best.label} takes "
-            f"{best.ratio:.2f} of the best dense alternative's time ({best.ms:.3g} ms, {best.dense_ms:.3g} ms)"
+            f"{PASSES[where.section]}, {count} linear layers of {where.model}{tokens} ({data}): {best.label}, "
+            f"time ÷ best dense {best.ratio:.2f} ({best.ms:.3g} ms ÷ {best.dense_ms:.3g} ms)"
         )
 
 

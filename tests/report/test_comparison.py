@@ -148,7 +148,7 @@ def test_cases_of_many_points_are_summed_up_by_the_worst(worst_ratio: float) -> 
     ]
     text = printed(records)
     assert text.splitlines()[0] == "phase 0 here: 3"
-    assert f"largest error {worst_ratio:.2f} × dense's: mine, gaussian 64×384 B=4 bf16\n" in text
+    assert f"largest error ÷ dense's {worst_ratio:.2f}: mine, gaussian 64×384 B=4 bf16\n" in text
     assert "same bits between ranks and runs: 2\n" in text
 
 

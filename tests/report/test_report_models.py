@@ -34,8 +34,8 @@ def test_layers_are_added_up_by_their_counts() -> None:
     rows += layer(64, [], {"dense_single": 1.0, FAST: 9.0}, B=4)
     assert [unfit(row) for row in rows if row["layers"]] == [None] * 6
     assert model_lines(run_of(rows)) == [
-        "forward, all 5 linear layers of toy, one token (gaussian, bf16): pruned gathered magnitude takes 0.50 of the "
-        "best dense alternative's time (3.5 ms, 7 ms)"
+        "forward, all 5 linear layers of toy, one token (gaussian, bf16): pruned gathered magnitude, time ÷ "
+        "best dense 0.50 (3.5 ms ÷ 7 ms)"
     ], "2 × 1.0 + 3 × 0.5 against 2 × 2.0 + 3 × 1.0; the other row takes 6.3"
 
 
@@ -43,7 +43,7 @@ def test_what_was_not_timed_or_is_wrong_is_not_counted() -> None:
     rows = layer(128, UP, {"dense_single": 2.0, FAST: 1.0}) + layer(64, BOTH, {"dense_single": 1.0, SLOW: 0.1})
     (line,) = model_lines(run_of(rows))
     assert "3 of 5 linear layers of toy, one token" in line
-    assert f"{SLOW} takes 0.10 of" in line
+    assert f"{SLOW}, time ÷ best dense 0.10" in line
     assert model_lines(run_of(layer(128, UP, {FAST: 1.0}))) == [], "nothing beside it"
     wrong = [row | ({"wrong": "its output"} if row["label"] == FAST else {}) for row in rows]
     assert FAST not in "".join(model_lines(run_of(wrong)))

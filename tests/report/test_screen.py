@@ -23,6 +23,7 @@ from blockshock.report.points import against_best
 from blockshock.report.show import fitted
 from blockshock.saved.results import Run, read_run
 
+REPORT = ROOT / "blockshock" / "report"
 OFFICIAL = sorted((ROOT / "benchmark_results" / "official").iterdir())
 OURS, DENSE = "block_shock gathered 1100", "dense_single"
 
@@ -175,6 +176,15 @@ def test_a_point_has_one_number_in_the_answer_and_in_every_table(path: Path) -> 
             ratios = [one.ratio for one in points.values()]
             assert said - {found[1]} <= {f"{ratio:.2f}" for ratio in ratios}
     assert not re.search(r"\d ?× (?!dense's|NVIDIA|AMD)", " ".join(answer(run)).partition(" · ")[2])
+
+
+def test_a_ratio_is_written_in_one_way() -> None:
+    """``÷`` and no ``×``, which counts GPUs and parts sizes; never another word for the time over the rival's."""
+    for path in sorted(REPORT.rglob("*.py")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            rest = re.sub(r"count\} × \{|\}×\{|\d×\d|N×K|\"×\": \"x\"", "", line)
+            assert "×" not in rest, f"{path.name}: {line}"
+            assert not re.search(r"speed-?up|times faster|of the best dense alternative's time", rest, re.IGNORECASE)
 
 
 def test_cells_of_a_verdict_table_go_on_below_themselves() -> None:
