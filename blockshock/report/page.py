@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from blockshock.report.again import commands
-from blockshock.report.answer import answer
+from blockshock.report.answer import answer, verdict_table
 from blockshock.report.limits import limit_lines
 from blockshock.report.plots import style_sheet
 from blockshock.report.remarks import remarks
@@ -64,7 +64,7 @@ def _template() -> Template:
 
 
 def _shown(key: str, chapter: Chapter) -> dict[str, Any]:
-    run = chapter.run
+    run, verdicts = chapter.run, verdict_table(chapter.run)
     sections = []
     for name, title in SECTIONS.items():
         tables = [table for table in chapter.tables if table.section == name]
@@ -89,6 +89,7 @@ def _shown(key: str, chapter: Chapter) -> dict[str, Any]:
         "path": str(run.path),
         "taken": run.taken[:16].replace("T", " "),
         "answer": list(answer(run)),
+        "verdicts": verdicts and table_of(verdicts, f"{key}-asked", run.name),
         "map": [_drawn(picture) for picture in chapter.pictures if not picture.section],
         "remarks": list(remarks(run)),
         "limits": list(limit_lines(run.infos)),

@@ -113,7 +113,7 @@ def test_answer_verdicts_and_map_are_on_the_first_screen_and_a_half(
 ) -> None:
     page = opened(official(run), width=1440, height=900)
     assert page.locator(".answer li").count() > 1
-    for part in (".answer", ".first figure svg"):
+    for part in (".answer", ".first table", ".first figure svg"):
         assert 0 < page.evaluate(BOTTOM, part) <= 1.5 * 900, part
     assert page.evaluate("document.scrollingElement.scrollHeight") <= 3 * 900, "the rest is folded"
     assert page.locator("details[open]").count() == 0

@@ -86,12 +86,14 @@ def frame(title: str, what: str, axis: str, across: Scale, up: Scale, places: li
 
 
 def marked(marks: Sequence[Mark], up: Scale) -> str:
-    """Dashed lines at values that have a meaning, and the meaning."""
-    return "".join(
-        strokes([(LEFT, up(mark.value), RIGHT, up(mark.value))], "a")
-        + text(LEFT + 3, up(mark.value) - 3, mark.says, "m o")
-        for mark in marks
-    )
+    """Dashed lines at values that have a meaning, and the meaning: below those low in the panel, for what is drawn lies
+    above them, and above the others."""
+    body = ""
+    for mark in marks:
+        y = up(mark.value)
+        body += strokes([(LEFT, y, RIGHT, y)], "a")
+        body += text(LEFT + 3, y + 11 if y > (TOP + BOTTOM) / 2 else y - 3, mark.says, "m o")
+    return body
 
 
 def _line(placed: list[tuple[int, Point]], looks: str, across: Scale, up: Scale, axis: str) -> str:

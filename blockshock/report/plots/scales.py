@@ -41,7 +41,7 @@ def _same(value: float) -> float:
     return value
 
 
-def over(values: Iterable[float], start: float, end: float, room: float = 0.06) -> Scale:
+def over(values: Iterable[float], start: float, end: float, room: float = 0.08) -> Scale:
     """A log scale of all values, with room at both ends."""
     found = list(values)
     low, high = min(found), max(found)
@@ -59,7 +59,7 @@ def drawable(value: object) -> bool:
 
 def round_values(low: float, high: float) -> list[float]:
     """Ticks from low to high, at most six."""
-    if high / low < 5:
+    if high / low < 2:
         return _linear(low, high)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []

@@ -1,0 +1,31 @@
+"""docs/report is what its command makes of the runs that it names, and no more."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from inner_pytest import ROOT
+
+sys.path.append(str(ROOT / "docs"))
+from report_page import PICTURES, REPORT, written
+
+MOST_BYTES = 1.5e6
+
+
+def test_it_is_what_its_runs_say(tmp_path: Path) -> None:
+    written(tmp_path / "report")
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"report.html", *(f"{name}.svg" for name in PICTURES)}
+    assert {path.name for path in REPORT.iterdir()} == names
+    for name in names:
+        same = (REPORT / name).read_bytes() == (tmp_path / "report" / name).read_bytes()
+        assert same, f"{name} is of another version: python docs/report_page.py"
+
+
+def test_it_is_small_and_names_no_place_of_this_machine() -> None:
+    assert sum(path.stat().st_size for path in REPORT.iterdir()) <= MOST_BYTES
+    page = (REPORT / "report.html").read_text(encoding="utf-8")
+    assert page.count('<ul class="answer">') == 2
+    assert not re.search(r"[ (>\"]/(?:home|root|tmp|work)/", page)
