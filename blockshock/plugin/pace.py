@@ -6,9 +6,10 @@ What is of one kind keeps to a pace of its own once some of it is done; until th
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from blockshock.phases import Case, Claim
@@ -56,8 +57,8 @@ class Usual:
         """Of a test, by what it is run with."""
         for fixture, about in parameters.items():
             case = about.case if isinstance(about, Claim) else about
-            if isinstance(case, Case):
-                kind = f"{about.hypothesis.passes[-1]} claim" if isinstance(about, Claim) else fixture
+            kind = f"{about.hypothesis.passes[-1]} claim" if isinstance(about, Claim) else fixture
+            if isinstance(case, Case) and kind in USUAL[device]:
                 fixed, weight, product = USUAL[device][kind]
                 return cls(kind, fixed + weight * case.N * case.K + product * case.N * case.K * case.B)
         return cls(OTHER, OTHERS_SECONDS)
@@ -72,19 +73,19 @@ class Pace:
 
     def __init__(self, tests: Mapping[str, Usual]) -> None:
         self._left = dict(tests)
-        self._took, self._usual = Counter[str](), Counter[str]()
-        kinds = Counter(test.kind for test in tests.values())
-        total = Counter[str]()
+        self._took: defaultdict[str, float] = defaultdict(float)
+        self._usual: defaultdict[str, float] = defaultdict(float)
+        of_kind: defaultdict[str, list[float]] = defaultdict(list)
         for test in tests.values():
-            total[test.kind] += test.seconds  # type: ignore[assignment]
-        self._mean = {kind: total[kind] / count for kind, count in kinds.items()}
+            of_kind[test.kind].append(test.seconds)
+        self._mean = {kind: fmean(seconds) for kind, seconds in of_kind.items()}
 
     def done(self, test: str, seconds: float | None) -> None:
         """One is; None for one that was skipped, which says nothing of the others."""
         usual = self._left.pop(test, None)
         if usual is not None and seconds is not None:
-            self._took[usual.kind] += seconds  # type: ignore[assignment]
-            self._usual[usual.kind] += usual.seconds  # type: ignore[assignment]
+            self._took[usual.kind] += seconds
+            self._usual[usual.kind] += usual.seconds
 
     def seconds_left(self) -> float | None:
         """Of all tests that are left; None as long as none was done."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import random
-from collections.abc import Callable
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from inner_pytest import LIGHT_OPTIONS, environment, light_suite
 from resolving import GPU_DEFAULTS
 
 from blockshock.phases.case import Case
@@ -197,3 +204,36 @@ def test_the_line_takes_the_place_of_letters_and_counts_stay() -> None:
     }
     assert {status and status[1:] for status in found.values()} == {("", "")}
     assert log.pytest_report_teststatus(_report("passed", "call")) is None
+
+
+OTHERS = """
+def test_of_another(benchmark): benchmark.pedantic(sum, ([1, 2],), rounds=3)
+"""
+
+
+def test_a_session_on_a_real_terminal(tmp_path: Path) -> None:
+    light_suite(tmp_path)
+    (tmp_path / "test_other.py").write_text(OTHERS)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "pytest", *LIGHT_OPTIONS]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=theirs, stderr=theirs) as session:
+        os.close(theirs)
+        told = "".join(_read(ours))
+    assert session.returncode == pytest.ExitCode.OK, told
+    assert told.startswith("blockshock: loading torch ...\r"), "before pytest's first line"
+    shown = re.findall(r"\r(\d of 4 done in \d+:\d\d(?:, about \d+:\d\d to go)?: [^ ]+)", told)
+    assert (shown[0], len(shown)) == ("0 of 4 done in 0:00: test_light[0]", 8)
+    assert shown[-1].startswith("4 of 4 done in ")
+    assert re.search(r"4 passed in ", told)
+    table = told.partition("Name (time in ")[2].partition("Legend:")[0]
+    assert "test_of_another" in table
+    assert "test_light" not in table, "our own tables have it"
+
+
+def _read(terminal: int) -> Iterator[str]:
+    while True:
+        try:
+            yield os.read(terminal, 1 << 16).decode()
+        except OSError:  # nobody writes to it any more
+            os.close(terminal)
+            return

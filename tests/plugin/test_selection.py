@@ -57,7 +57,7 @@ def test_ids_are_collected_as_documented(pytester: pytest.Pytester) -> None:
     asked = ["--N=8192", "--B=64", "--methods=block_shock", "--kernels=cusparselt", "--masks=1100"]
     row, point = "block_shock-cusparselt-1100", "gaussian-N8192-K8192-B64-bf16"
     ids = {"test_training_step": f"{row}-compressed-adamw-{point}"}
-    ids["test_training_is_dense_equivalent"] = "block_shock-gathered-1100-compressed-sgd-recorded-N1536-K384-B32-fp32"
+    ids["test_training_is_dense_equivalent"] = f"{row}-compressed-sgd-recorded-N1536-K384-B64-fp32"
     lines = run_here(pytester, "--collect-only", "-q", *asked, "--workloads=gaussian").outlines
     for name, tests in PHASES.items():
         for test in tests:
