@@ -65,7 +65,8 @@ class Auto(Kernel):
         key = (piece.device, piece.dtype, piece.N, piece.K, tokens, tile, backward, tuple(candidates))
         # Ranks hold different pieces, and may have met different ones before: all measure if one has to.
         if any(agree([float(key not in _fastest)])):
-            seconds = agree([_seconds(build_kernel(spec), piece, tokens, backward) for spec in candidates])
+            right = PieceWeights(piece)
+            seconds = agree([_seconds(build_kernel(spec), piece, right, tokens, backward) for spec in candidates])
             if math.isinf(min(seconds)):
                 raise KernelUnavailable(f"kernel auto: none of {', '.join(candidates)} multiplies right on this device")
             _fastest[key] = candidates[seconds.index(min(seconds))]
@@ -86,14 +87,14 @@ def _contenders() -> list[Kernel]:
     return [kind() for kind in kinds if kind.sparse and kind.contender and kind is not Auto]
 
 
-def _seconds(kernel: Kernel, piece: Piece, tokens: int, backward: bool) -> float:
+def _seconds(kernel: Kernel, piece: Piece, right: WeightSource, tokens: int, backward: bool) -> float:
     """Of one call, forward or both ways; infinitely many of a kernel whose product is not that of the piece."""
     stream = generator(piece.device, piece.source.seed, 4)
     x_BK, grad_y_BN = (
         torch.randn(tokens, width, device=piece.device, generator=stream).to(piece.dtype)
         for width in (piece.K, piece.N)
     )
-    packed, right = kernel.pack(piece, backward=backward), PieceWeights(piece)
+    packed = kernel.pack(piece, backward=backward)
     wrong = _fault(packed(x_BK), x_BK, right)
     if backward:
         wrong = wrong or _fault(packed.grad_input(grad_y_BN), grad_y_BN, TransposedWeights(right))
@@ -101,9 +102,9 @@ def _seconds(kernel: Kernel, piece: Piece, tokens: int, backward: bool) -> float
 
 
 def _fault(y_BN: torch.Tensor, x_BK: torch.Tensor, right: WeightSource) -> str | None:
-    """None if the first rows of a product are right, else what they miss."""
+    """None if the first rows of a product are right, or beyond what the dtype holds; else what they miss."""
     sums = compare(y_BN[:MOST_ROWS], x_BK[:MOST_ROWS], right, roundings=1, index=0, count=1)
-    return Accuracy.of(sums, roundings=1).failure()
+    return Accuracy.of(sums, roundings=1).failure() if math.isfinite(sums.dense_squared) else None
 
 
 def _median_seconds(kernel: Kernel, packed: Packed, x_BK: torch.Tensor, grad_y_BN: torch.Tensor | None) -> float:

@@ -71,12 +71,11 @@ class Piece:
 
 
 class PieceWeights(WeightSource):
-    """What a piece multiplies by, without a bias: zero where its mask drops."""
+    """What a piece multiplies by, without a bias: zero where its mask drops. Held as a dense tensor."""
 
     def __init__(self, piece: Piece) -> None:
         super().__init__(piece.N, piece.K, piece.dtype, piece.device, piece.source.seed, bias=None)
-        self._piece = piece
+        self._w_NK = piece.dense()
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        block, mask = self._piece.block(start, stop), self._piece.mask
-        return block if mask is None else block.where(mask.rows(start, stop), 0)
+        return self._w_NK[start:stop]

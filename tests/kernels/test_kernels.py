@@ -20,7 +20,7 @@ from blockshock.matrices.masks import Mask, TiledMask
 from blockshock.matrices.named_masks import SIX_PATTERNS, build_mask
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.repeating_rows import RowPatterns
-from blockshock.matrices.weights import GeneratedWeights
+from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 
 CPU = torch.device("cpu")
 ANY_DEVICE = ("dense", "reference", "gathered")
@@ -201,6 +201,14 @@ def test_auto_takes_no_kernel_that_multiplies_wrongly(
     monkeypatch.setattr(auto_module, "_fastest", {})
     with pytest.raises(KernelUnavailable, match="none of gathered, wrong multiplies right"):
         build_kernel("auto").resolve(half, 5, backward, lambda found: found)
+
+
+def test_auto_takes_weights_whose_products_overflow_densely_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_module, "_fastest", {})
+    monkeypatch.setattr("blockshock.kernels.reference.Reference.contender", True)
+    source = TensorWeights(torch.full((64, 96), 6e4, dtype=torch.float16))
+    half = Piece(source, slice(0, 96), build_mask("1100", source))
+    assert build_kernel("auto").resolve(half, 5, True, lambda found: found).name in ("gathered", "reference")
 
 
 def test_auto_measures_again_where_another_rank_has_to(monkeypatch: pytest.MonkeyPatch) -> None:
