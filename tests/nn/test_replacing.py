@@ -171,10 +171,10 @@ def test_a_fault_in_the_middle_leaves_the_model_as_it_was(where: str, monkeypatc
 
 
 def test_the_pages_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "in-your-model.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "layer.md").read_text(encoding="utf-8")
     found = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
     assert found is not None
-    exec(compile(found[1], "in-your-model.md", "exec"), names := {})  # type: ignore[var-annotated]
+    exec(compile(found[1], "layer.md", "exec"), names := {})  # type: ignore[var-annotated]
     assert capsys.readouterr().out == found[2]
     names["model"](torch.ones(2, 64)).sum().backward()
     names["optimizer"].step()
