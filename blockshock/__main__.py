@@ -17,18 +17,7 @@ from blockshock.errors import ExtraMissing
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the arguments name; return its exit status."""
-    description = "What Block-Shock does beside its tests, which run with pytest."
-    parser = argparse.ArgumentParser(prog="python -m blockshock", description=description)
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="command", required=True)
-    commands.add_parser(
-        "doctor",
-        help="say what this machine can run, and what to do about the rest",
-        description="Say what this machine can run, and what to do about the rest. "
-        "The exit status is 0 if the main job (tox run -e bench) would run here, else 1.",
-    ).set_defaults(run=lambda _: importlib.import_module("blockshock.doctor").main())
-    _add_report(commands)
-    _add_recover(commands)
-    chosen = parser.parse_args(arguments)
+    chosen = parser().parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
     except KeyboardInterrupt:
@@ -37,6 +26,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line, with all its commands."""
+    description = "What Block-Shock does beside its tests, which run with pytest."
+    found = argparse.ArgumentParser(prog="python -m blockshock", description=description)
+    commands = found.add_subparsers(title="commands", dest="command", metavar="command", required=True)
+    commands.add_parser(
+        "doctor",
+        help="say what this machine can run, and what to do about the rest",
+        description="Say what this machine can run, and what to do about the rest. "
+        "The exit status is 0 if the main job (tox run -e bench) would run here, else 1.",
+    ).set_defaults(run=lambda _: importlib.import_module("blockshock.doctor").main())
+    _add_report(commands)
+    _add_recover(commands)
+    return found
 
 
 def _add_report(commands: Any) -> None:

@@ -123,13 +123,13 @@ def _beside(runs: list[Run]) -> list[Table]:
     return [table for table in found if table.rows] or found[:1]
 
 
-def pasted(runs: list[Run]) -> Iterator[str]:
-    """All of it as Markdown, as far as it fits into a comment: first the answers, then the tables, the short ones
+def pasted(runs: list[Run], most: int = PASTED) -> Iterator[str]:
+    """All of it as Markdown, as far as it fits into so many bytes: first the answers, then the tables, the short ones
     before the long ones of each point; says what it leaves out."""
     size, left = 0, []
     for part in _parts(runs):
         size += (more := len(part.encode()) + 1)
-        if size > PASTED - len(LEFT_OUT) * 3:
+        if size > most - len(LEFT_OUT) * 3:
             size -= more
             left.append(part)
         else:

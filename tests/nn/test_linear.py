@@ -473,9 +473,9 @@ def test_it_compiles_on_gpus(kernel: str, whole: bool) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2], ids=["python train.py", "torchrun"])
-def test_the_readmes_example_runs(ranks: int, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+def test_the_example_of_several_ranks_runs(ranks: int, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "layer.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (example,) = [block for block in blocks if "BlockShockLinear(" in block]
     assert len([line for line in example.splitlines() if line]) <= 15
     (tmp_path / "train.py").write_text(example)

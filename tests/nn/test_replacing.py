@@ -179,15 +179,26 @@ def test_a_fault_in_the_middle_leaves_the_model_as_it_was(where: str, monkeypatc
 
 
 def test_the_pages_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "in-your-model.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "layer.md").read_text(encoding="utf-8")
     found = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
     assert found is not None
-    exec(compile(found[1], "in-your-model.md", "exec"), names := {})  # type: ignore[var-annotated]
+    exec(compile(found[1], "layer.md", "exec"), names := {})  # type: ignore[var-annotated]
     assert capsys.readouterr().out == found[2]
     names["model"](torch.ones(2, 64)).sum().backward()
     names["optimizer"].step()
     zeros = [int((layer.to_linear().weight == 0).sum()) for layer in names["model"] if isinstance(layer, MethodLinear)]
     assert zeros == [64 * 256 // 2] * 2
+
+
+def test_the_readmes_example_trains() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (example,) = (block for block in blocks if "replace_linears" in block)
+    assert len([line for line in example.splitlines() if line]) <= 10
+    torch.manual_seed(0)
+    exec(compile(example, "README.md", "exec"), names := {})  # type: ignore[var-annotated]
+    assert names["loss"].item() < 0.6  # of 2: half of the weights are gone
+    assert all(isinstance(names["model"][index], MethodLinear) for index in (0, 2))
 
 
 def test_an_optimizer_from_before_is_told() -> None:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import pytest
-from inner_pytest import ROOT
 from rows import Info, checked, run_of, saved, stepped, tables, timed, verdict
 
 from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
 from blockshock.saved.results import read_run
-
-sys.path.append(str(ROOT / "docs"))
-from readme_numbers import TABLES
 
 KERNELS, ERRORS = ("auto", "gathered"), {"random": 0.7, "magnitude": 0.3}
 
@@ -105,17 +99,3 @@ def test_quality_that_is_damaged_leaves_its_row_out_and_what_a_file_says_of_othe
     run = read_run(tmp_path / "run.json")
     assert run.left_out == {"quality": 1}
     assert "loses" not in run.infos[0]
-
-
-@pytest.mark.parametrize(
-    ("table", "line"),
-    [
-        (
-            "verdicts",
-            "| **H6** it is faster | `pruned auto magnitude` | 0.90–0.90 | faster at 1 | dense_single | 0.300 |",
-        ),
-        ("fastest", "| 64² | 4 | bf16 | dense_single | 2.0000 | `pruned auto random` | 1.0000 | 0.90 | 0.700 |"),
-    ],
-)
-def test_the_readme_has_it_beside_verdicts_and_times(table: str, line: str) -> None:
-    assert line in list(TABLES[table](run_of(rows())))

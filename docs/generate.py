@@ -1,0 +1,129 @@
+"""Writes what the texts quote, so that nothing in them is copied by hand: `python docs/generate.py`.
+
+- In README.md each block from `<!-- answer: RUN -->` to `<!-- end -->`: what the report answers on that official run.
+- docs/results.md: `python -m blockshock report --format md` on the official runs.
+- docs/options.md: the options of pytest and of `python -m blockshock`, as their `--help` says them.
+- docs/report: the page and the pictures (`docs/report_page.py`).
+
+A test holds the texts to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import report_page
+
+from blockshock.__main__ import parser
+from blockshock.errors import InputError
+from blockshock.plugin import options
+from blockshock.report.answer import answer
+from blockshock.report.command import pasted
+from blockshock.saved import Run, read_run
+
+ROOT = Path(__file__).parent.parent
+OFFICIAL = Path("benchmark_results") / "official"
+RESULTS = (*report_page.RUNS, "0010_4xH100")
+EACH = 20_000
+"""Bytes of docs/results.md for each run: its answers, verdicts and short tables."""
+BLOCK = re.compile(r"(<!-- answer: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each text that is made, or has parts that are, and what it should say."""
+    readme = ROOT / "README.md"
+    yield readme, with_answers(readme.read_text(encoding="utf-8"))
+    yield ROOT / "docs" / "results.md", "\n".join(_results())
+    yield ROOT / "docs" / "options.md", "\n".join(_options())
+
+
+def with_answers(text: str) -> str:
+    """The text with every block made anew.
+
+    Raises:
+        InputError: a block has no name of a run, or no end.
+        NotARun: there is no such run.
+    """
+    if text.count("<!-- answer") != len(BLOCK.findall(text)):
+        raise InputError("a block begins with `<!-- answer: RUN -->` and ends with `<!-- end -->`")
+    return BLOCK.sub(lambda match: f"{match[1]}{_listed(answer(_official(match[2])))}{match[3]}", text)
+
+
+def _official(name: str) -> Run:
+    with contextlib.chdir(ROOT):  # which the run is named from
+        return read_run(OFFICIAL / name)
+
+
+def _listed(lines: list[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _results() -> Iterator[str]:
+    yield "# Results\n"
+    yield "Made by `python docs/generate.py` of the official runs. [`measuring.md`](measuring.md) says how to read it,"
+    yield "[its README](../benchmark_results/README.md) which commands made each.\n"
+    for name in RESULTS:
+        yield from pasted([_official(name)], EACH)
+
+
+class Collected:
+    """Stands in for pytest's parser, and keeps the options that it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str]] = []
+
+    def getgroup(self, name: str, description: str) -> Collected:
+        """All groups are this one."""
+        return self
+
+    def addoption(self, name: str, **kwargs: Any) -> None:
+        """As pytest calls it."""
+        about = kwargs["help"]
+        if about is not argparse.SUPPRESS:
+            takes = kwargs.get("metavar") or ", ".join(kwargs.get("choices") or ())
+            self.rows.append((f"{name} {takes}".strip(), about))
+
+
+def _options() -> Iterator[str]:
+    yield "# Options\n"
+    yield "Made by `python docs/generate.py` of what `--help` says. A wrong value is an error that names the choices.\n"
+    yield "## pytest\n"
+    yield "Each is also there as `--blockshock-NAME`: where another plugin has the short name, as pytest-playwright has"
+    yield "`--device`, that one keeps it, and the header of the session says so.\n"
+    collected = Collected()
+    options.add_options(collected)  # type: ignore[arg-type]
+    yield from _table(collected.rows)
+    for command, rows in filter(lambda found: found[1], _commands()):
+        yield f"\n## python -m blockshock {command}\n"
+        yield from _table(rows)
+    yield ""
+
+
+def _commands() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Each command of `python -m blockshock`, and what it takes."""
+    (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        yield name, [(_name(action), action.help or "") for action in command._actions if action.dest != "help"]
+
+
+def _name(action: argparse.Action) -> str:
+    takes = action.metavar or ", ".join(map(str, action.choices or ()))
+    return " ".join(filter(None, [*action.option_strings[-1:], str(takes)]))
+
+
+def _table(rows: list[tuple[str, str]]) -> Iterator[str]:
+    yield "| option | what it does |"
+    yield "| --- | --- |"
+    for name, about in rows:
+        yield f"| `{name}` | {' '.join(about.split()).replace('|', chr(92) + '|').replace('%%', '%')} |"
+
+
+if __name__ == "__main__":
+    for path, text in pages():
+        path.write_text(text, encoding="utf-8")
+    report_page.written(report_page.REPORT)
