@@ -68,7 +68,7 @@ def _add_report(commands: Any) -> None:
         default="terminal",
         help="md: to paste into a comment; csv, json: every result as a row, for a program",
     )
-    written = "also write FOLDER/report.html, every table as CSV, and every plot as PNG and SVG"
+    written = "also write FOLDER/report.html, every table as CSV, and every plot as SVG"
     parser.add_argument("--to", metavar="FOLDER", type=Path, help=written)
     parser.add_argument(
         "--fail-if-slower",

@@ -43,13 +43,13 @@ _BYTES = {
 
 
 def run_tables(run: Run) -> Iterator[Table]:
-    """The tables, of those sections of which the run has results."""
+    """The tables, of those sections of which the run has results; first those that say most."""
     rows, ratios = run.infos, Ratios(run.infos)
-    for section in PHASES.values():
-        if timed := [row for row in rows if section_of(row) == section]:
-            yield _over_dense(section, timed, ratios)
-            for build in (_stages, _limits, _memory, _operations):
-                yield from build(section, timed)
+    timed = {section: [row for row in rows if section_of(row) == section] for section in PHASES.values()}
+    yield from (_over_dense(section, found, ratios) for section, found in timed.items() if found)
+    for section, found in timed.items():
+        for build in (_stages, _limits, _memory, _operations) if found else ():
+            yield from build(section, found)
     yield from _accuracy([row for row in rows if "error_ratio" in row])
     yield from _quality(qualities(rows))
     yield from _drift([row for row in rows if section_of(row) == "drift"])
