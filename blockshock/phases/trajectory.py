@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from blockshock.machine import slowest_of_ranks
 from blockshock.matrices import product
 from blockshock.methods import Method, Promise, method_of
 from blockshock.phases.case import Case, build
@@ -75,12 +76,14 @@ def run(case: Case, steps: int = 50) -> TrajectoryResult:
     dense = _dense(case)
     ours = _train_method(case, built.method, prepare(case.of("dense_single"), steps, rounds))
     plain = _plain_run(dense, steps, rounds)
-    weight_limit, loss_limit = _limits(dense, steps, rounds, built.method.roundings)
+    ranks = built.group.rank(), built.group.size()
+    limits = _limits(dense, steps, rounds, built.method.roundings, *ranks)
+    limits = slowest_of_ranks(limits, built.x_BK.device, built.group)  # the largest, of the orders that each has run
     return TrajectoryResult(
         weight_distance=_weight_distances(ours, plain),
-        weight_limit=weight_limit,
+        weight_limit=limits[:steps],
         loss_distance=_loss_distances(ours, plain),
-        loss_limit=loss_limit,
+        loss_limit=limits[steps:],
         losses=ours.losses,
     )
 
@@ -136,8 +139,9 @@ def _plain_run(case: Case, steps: int, rounds_gradients: bool) -> Trajectory:
 
 
 @lru_cache(maxsize=4)
-def _limits(case: Case, steps: int, rounds_gradients: bool, pieces: int) -> tuple[list[float], list[float]]:
-    """How far W and the loss may be from the plain dense run at each step, by dense runs in other orders.
+def _limits(case: Case, steps: int, rounds_gradients: bool, pieces: int, rank: int, ranks: int) -> list[float]:
+    """How far W, and then the loss, may be from the plain dense run at each step, by this rank's share of dense runs in
+    other orders.
 
     Losses may always differ by as much as float32 roundings of one number: a bit of the last place each.
     """
@@ -148,10 +152,12 @@ def _limits(case: Case, steps: int, rounds_gradients: bool, pieces: int) -> tupl
     weight_limit, loss_limit = [0.0] * steps, [ALLOWED * last_bit] * steps
     for order in range(ORDERS):
         columns, rows = (torch.randperm(size, generator=stream) for size in (case.K, case.B))
+        if order % ranks != rank:
+            continue
         other = _train_dense(case, lesson, columns, rows, pieces, bias_after=bool(order % 2))
         weight_limit = _raised(weight_limit, _weight_distances(other, plain))
         loss_limit = _raised(loss_limit, _loss_distances(other, plain))
-    return weight_limit, loss_limit
+    return weight_limit + loss_limit
 
 
 def _raised(limit: list[float], distances: list[float]) -> list[float]:

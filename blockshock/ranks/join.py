@@ -11,12 +11,17 @@ import torch
 import torch.distributed as dist
 
 
-def bind(device: str, index: int, count: int) -> None:
-    """Take the ``index``-th of ``count`` equal shares of this machine: a GPU, or of a CPU its part of the threads."""
+def bind(device: str, index: int, count: int, most: str = "") -> None:
+    """Take the ``index``-th of ``count`` equal shares of this machine: a GPU, or of a CPU its part of the threads.
+
+    Args:
+        most: threads, where the user has set OMP_NUM_THREADS; torchrun sets it too, to one, whatever there is.
+    """
     if device == "cuda":
         torch.cuda.set_device(index)
     else:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+        share = max(1, len(os.sched_getaffinity(0)) // count)
+        torch.set_num_threads(min(share, int(most)) if most.isdecimal() and int(most) else share)
 
 
 def talk_over(interface: str) -> None:

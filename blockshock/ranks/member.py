@@ -50,7 +50,7 @@ def join_spawned(
     """Bind to the device, load the preloaded modules and join the process group."""
     joining = importlib.import_module(JOINING)
     joining.talk_over("lo")
-    joining.bind(device, rank, size)
+    joining.bind(device, rank, size, os.environ.get("OMP_NUM_THREADS", ""))
     for name, path in preload:
         joining.load(name, path)
     joining.join(rank, size, device, limit, init_method=store)

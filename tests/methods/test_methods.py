@@ -1,5 +1,6 @@
 """Methods on real ranks: every group size, rectangular layers, bias, memory, refusals."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -217,3 +218,10 @@ def test_a_mask_that_does_not_fit_the_layer_is_an_obstacle_and_not_a_failure(cpu
         case = replace(CASE.picking(mask="tile"), N=66).of(method, METHODS.get(method).axes)
         (reason, _) = cpu_ranks.run(obstacle, case)
         assert reason == f"{method}: a transposable mask needs N to be a multiple of 4, got N = 66"
+
+
+def test_ranks_take_their_share_of_the_threads_and_no_more_than_they_are_told(other_ranks: Ranks) -> None:
+    """Threads that wait for one another in the way of other processes took a test of one rank twenty times as long."""
+    share = max(1, len(os.sched_getaffinity(0)) // other_ranks.size)
+    most = int(os.environ.get("OMP_NUM_THREADS", share))
+    assert other_ranks.run(torch.get_num_threads) == [min(share, most)] * other_ranks.size
