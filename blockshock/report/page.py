@@ -31,8 +31,8 @@ MACHINE = {
 WIDEST = 400
 """Pixels of a panel that fits on a phone."""
 METHOD = "method"
-SAID_ONCE = ("workload", "dtype", "optimizer")
-"""Columns before the method's that are said once, above the table, where all rows are alike in them."""
+SAID_ONCE = ("workload", "dtype", "optimizer", "loss")
+"""Columns before the first number of a method that are said once, above the table, where all rows are alike in them."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ def slimmed(table: Table) -> tuple[Table, list[str]]:
     optimizers apart goes to its end, and square layers have one size."""
     names = [column.name for column in table.columns]
     before = names.index(METHOD) if METHOD in names else 0
+    while before and before < len(names) and not table.columns[before].format:
+        before += 1
     order = list(range(len(names)))
     last: list[int] = []
     said: list[str] = []
