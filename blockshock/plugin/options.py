@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from blockshock.errors import BlockShockError, ExtensionFailed, InputError
-from blockshock.installed import GROUP
 from blockshock.matrices import MODELS, WORKLOADS
 from blockshock.measure import timing
 from blockshock.methods import METHODS, Axis, all_axes
@@ -23,6 +22,7 @@ from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.phases.ceilings import CACHE
 from blockshock.plugin import sweep
 from blockshock.registry import extend, split
+from blockshock.registry.installed import GROUP
 from blockshock.training import OPTIMIZERS
 
 DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}

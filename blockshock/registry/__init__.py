@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from blockshock.errors import ExtensionFailed, InputError, UnknownName
-from blockshock.installed import load_installed, packages
+from blockshock.registry.installed import load_installed, packages
 
 Entry = TypeVar("Entry")
 
