@@ -116,6 +116,7 @@ class Row:
         for name, value in info.items():
             self._request.node.user_properties.append((name, value))
         clock.replay(benchmark, samples or [0.0])
-        self._request.config.stash[RECORDS].append({"group": benchmark.group, "extra_info": info})
+        named = {"name": benchmark.name, "group": benchmark.group}
+        self._request.config.stash[RECORDS].append(named | {"extra_info": info, "stats": {"data": samples}})
         if JOURNAL in self._request.config.stash:
             self._request.config.stash[JOURNAL].benchmark(benchmark)

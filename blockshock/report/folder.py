@@ -12,7 +12,7 @@ from rich.console import Console
 
 from blockshock.report.across import across
 from blockshock.report.comparison import comparison
-from blockshock.report.flat import flat
+from blockshock.report.flat import rows
 from blockshock.report.page import Chapter, merged, page
 from blockshock.report.render import draw
 from blockshock.report.run_tables import run_tables
@@ -86,17 +86,8 @@ def _csv(table: Table) -> str:
 
 def _results(runs: list[Run]) -> str:
     """Every number of every result, one row each; what is nested gets names with dots."""
-    rows: list[dict[str, Any]] = [
-        {"run": str(run.path), "test": record["name"], "group": record["group"], **_numbers(record["extra_info"])}
-        for run in runs
-        for record in run.records
-    ]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return _lines([names, *([row.get(name) for name in names] for row in rows)])
-
-
-def _numbers(info: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in flat(info).items() if not isinstance(value, list)}
+    found = rows(runs)
+    return _lines([list(found[0]) if found else [], *(row.values() for row in found)])
 
 
 def _lines(rows: Iterable[Iterable[Any]]) -> str:

@@ -34,7 +34,9 @@ def of_run(run: Run, title: str, more: str, width: int = WIDTH, lines: int = LIN
     asked = ["", *_asked(table, width), *_wrapped(table.notes, width)] if table else []
     notes = _cut(["", *notes] if notes else [], max(room - len(said) - len(asked), FEW))
     asked = _cut(asked, max(room - len(said) - len(notes), int(room * ASKED)))
-    return [*head, *_cut(said, room - len(asked) - len(notes)), *asked, *notes, *end]
+    body = [*_cut(said, room - len(asked) - len(notes)), *asked, *notes]
+    body = body[1:] if body[:1] == [""] else body  # no use: a blank line is there already
+    return [*head, *body, *(end if body else end[1:])]
 
 
 def _asked(table: Table, width: int) -> list[str]:

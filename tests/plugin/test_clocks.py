@@ -87,8 +87,7 @@ def test_a_wall_clock_that_steps_back_flags_the_row_that_was_measured(
     light_suite(pytester.path)
     result = pytester.runpytest_inprocess(*LIGHT_OPTIONS, "--benchmark-save=run", plugins=[Midway()])
     result.assert_outcomes(passed=3)
-    note = "† the wall clock stepped back by 3600.0 s during dense_single N=64 K=64 B=4"
-    result.stdout.fnmatch_lines(["light: 3 ran untimed", f"*{note}"])
+    result.stdout.fnmatch_lines(["1 results were measured while the machine was suspended or its clock was set: †*"])
     (saved,) = Path("benchmark_results").glob("*/0001_run.json")
     rows = json.loads(saved.read_text())["benchmarks"]
     told = [row["extra_info"].get("clock") for row in rows]
