@@ -31,6 +31,7 @@ NOT_FUZZED = {
     "blockshock.methods.dtensor": "the rival, torch's own: tests/methods/test_methods.py",
     "blockshock.phases": "run on ranks, with what the fuzzed options resolve to",
     "blockshock.plugin": "pytest calls them, with what the fuzzed options resolve to",
+    "blockshock.registry.installed": "takes no arguments: tests/plugin/test_own_things.py",
     "blockshock.report.plots": "drawn of fuzzed runs by write_folder",
     "blockshock.report.render": "drawn of fuzzed runs by write_folder",
 }
@@ -61,6 +62,7 @@ ALSO_NOT = {
     "matrices.blocks_of_rows.check_slice": "the check behind every rows() and columns()",
     "nn.old_names.know_old_names": "takes no arguments",
     "pruning.pruned.like": "called for every pruned layer whose kernel is looked for",
+    "registry.extend": "called for every file of --extend: tests/plugin/test_own_things.py",
     "registry.check_range": "the check behind every number in a spec",
     "phases.hypotheses.claims": "made by cases.hypotheses",
     "matrices.masks.Complement": "made by complement()",
