@@ -11,6 +11,9 @@ from blockshock.report.points import against_best
 from blockshock.report.tables import slug
 from blockshock.saved import SECTIONS, Run
 
+MAP = "time ÷ best dense; bold: sure; ~: a tie, or undecided"
+"""What the file of the map says of its numbers; in a page its caption does."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -30,8 +33,7 @@ class Picture:
 
     def svg(self) -> str:
         """As a file."""
-        part = SECTIONS.get(self.section)
-        return as_file(self.panels, f"{self.title} · {part}" if part else self.title, style_sheet())
+        return as_file(self.panels, f"{self.title} · {SECTIONS.get(self.section, MAP)}", style_sheet())
 
 
 def draw(run: Run, prefix: str) -> Iterator[Picture]:

@@ -141,7 +141,7 @@ def test_uses_have_maps_of_their_own_with_layers_that_are_not_square() -> None:
     assert figure is not None
     assert [panel.says.partition(":")[0] for panel in figure.panels] == [
         "block_shock, forward",
-        "block_shock, training",
+        "block_shock, training step",
     ]
     assert ">64×512<" in figure.panels[0].body
     assert heat([]) is None

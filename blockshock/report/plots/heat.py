@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from blockshock.report.plots.panels import layer, spread
 from blockshock.report.plots.svg import LETTER, Figure, Panel, box, strokes, text
 from blockshock.report.points import Against
-from blockshock.saved import PHASES
+from blockshock.saved import PHASES, SECTIONS
 
 CELL, ROW, TOP = 48, 26, 46
 MOST_LAYERS, MOST_B = 12, 10
@@ -27,12 +27,11 @@ def heat(found: Iterable[Against]) -> Figure | None:
         return None
     ordered = sorted(grouped, key=lambda key: list(PHASES.values()).index(key[0]))
     differ = [len({key[place] for key in grouped if key[place]}) > 1 for place in range(5)]
-    titles = {
-        key: ", ".join(
-            [key[1], key[0], *(part for part, told in zip(key[2:], differ[2:], strict=True) if told and part)]
-        )
-        for key in ordered
-    }
+    titles = {}
+    for key in ordered:
+        timed = SECTIONS[key[0]].partition(" (")[0].lower()
+        told = (part for part, tells in zip(key[2:], differ[2:], strict=True) if tells and part)
+        titles[key] = ", ".join([key[1], timed, *told])
     return Figure([_panel(titles[key], grouped[key]) for key in ordered])
 
 
