@@ -458,7 +458,7 @@ def _compiled_on_gpus(kernel: str, whole: bool) -> None:
 
     torch.testing.assert_close(step(), right, rtol=0.05, atol=0.05)
     gc.collect()  # nodes of another stream than the one that captures must not be alive any more
-    replayed = timing.capture(step, device)
+    replayed = timing.capture(step)
     replayed.replay()
     torch.cuda.synchronize()
 

@@ -273,6 +273,7 @@ def test_what_runs_on_one_device_is_replicated_as_a_linear_is(wrapper: str, cpu_
 
 def _trains_on_a_gpu(row: str) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
+    torch.manual_seed(0)  # the same on every rank
     linear = nn.Linear(512, 256).to(device)
     with torch.no_grad():
         linear.weight[3, 4:12] = 0.0
