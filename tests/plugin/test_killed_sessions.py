@@ -56,8 +56,7 @@ def _witnessed(folder: Path) -> set[str]:
 
 def _kill(inner: subprocess.Popen[str], folder: Path, passes: int, seconds: float) -> list[int]:
     """Kill a session so many seconds after so many of its tests had passed; which processes do not end then."""
-    deadline = time.monotonic() + 240
-    while len(_witnessed(folder)) < passes and inner.poll() is None and time.monotonic() < deadline:
+    while len(_witnessed(folder)) < passes and inner.poll() is None:  # as long as that takes here
         time.sleep(0.001)
     assert len(_witnessed(folder)) >= passes
     time.sleep(seconds)

@@ -170,7 +170,7 @@ def test_layers_of_a_users_model_are_added_up(session: Session) -> None:
         {"model": "toy", "name": name, "count": count, "of": 5, "listed": False}
         for name, count in (("up", 2), ("down", 3))
     ]
-    lines = [line for line in model_lines(read_run(session.folder / "run.json")) if ": backwards takes" in line]
+    lines = [line for line in model_lines(read_run(session.folder / "run.json")) if ": backwards, time" in line]
     (line,) = lines
     assert line.startswith("forward, all 5 linear layers of toy, 4 tokens (spiky, bf16): ")
 
