@@ -1,6 +1,7 @@
 """Writes what the texts quote, so that nothing in them is copied by hand: `python docs/generate.py`.
 
-- In README.md each block from `<!-- answer: RUN -->` to `<!-- end -->`: what the report answers on that official run.
+- In README.md each block from `<!-- answer: RUN -->` to `<!-- end -->`: what the report answers on that official run;
+  from `<!-- sample: RUN -->`: how a session that made it would begin to say so on a screen.
 - docs/results.md: `python -m blockshock report --format md` on the official runs.
 - docs/options.md: the options of pytest and of `python -m blockshock`, as their `--help` says them.
 - docs/report: the page and the pictures (`docs/report_page.py`).
@@ -22,6 +23,7 @@ import report_page
 from blockshock.__main__ import parser
 from blockshock.errors import InputError
 from blockshock.plugin import options
+from blockshock.report import screen
 from blockshock.report.answer import answer
 from blockshock.report.command import pasted
 from blockshock.saved import Run, read_run
@@ -31,7 +33,9 @@ OFFICIAL = Path("benchmark_results") / "official"
 RESULTS = (*report_page.RUNS, "0010_4xH100")
 EACH = 20_000
 """Bytes of docs/results.md for each run: its answers, verdicts and short tables."""
-BLOCK = re.compile(r"(<!-- answer: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (answer|sample): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SAMPLE, COLUMNS = 7, 80
+"""Lines and characters of it."""
 
 
 def pages() -> Iterator[tuple[Path, str]]:
@@ -49,18 +53,24 @@ def with_answers(text: str) -> str:
         InputError: a block has no name of a run, or no end.
         NotARun: there is no such run.
     """
-    if text.count("<!-- answer") != len(BLOCK.findall(text)):
-        raise InputError("a block begins with `<!-- answer: RUN -->` and ends with `<!-- end -->`")
-    return BLOCK.sub(lambda match: f"{match[1]}{_listed(answer(_official(match[2])))}{match[3]}", text)
+    if text.count("<!-- end -->") != len(BLOCK.findall(text)) or text.count("<!--") != 2 * text.count("<!-- end -->"):
+        raise InputError("a block begins with `<!-- answer: RUN -->`, or sample, and ends with `<!-- end -->`")
+
+    def block(match: re.Match[str]) -> str:
+        run = _official(match[3])
+        made = "".join(f"- {line}\n" for line in answer(run)) if match[2] == "answer" else _sample(run)
+        return f"{match[1]}{made}{match[4]}"
+
+    return BLOCK.sub(block, text)
+
+
+def _sample(run: Run) -> str:
+    return "\n".join(("```text", *screen.of_run(run, "", "", COLUMNS)[:SAMPLE], "…", "```", ""))
 
 
 def _official(name: str) -> Run:
     with contextlib.chdir(ROOT):  # which the run is named from
         return read_run(OFFICIAL / name)
-
-
-def _listed(lines: list[str]) -> str:
-    return "".join(f"- {line}\n" for line in lines)
 
 
 def _results() -> Iterator[str]:
