@@ -149,7 +149,9 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
             if one.keys() - other.keys()
         ]:
             yield ", ".join(alone)
-    if not judged and (different := differences(runs)):
+    ranks = [str(max((info["ranks"] for info in run.infos), default=0)) for run in runs]
+    different = [*differences(runs), *([f"ranks {' and '.join(ranks)}"] if len(set(ranks)) > 1 else [])]
+    if not judged and different:
         yield f"different: {'; '.join(different)}"
 
 

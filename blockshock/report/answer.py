@@ -107,7 +107,7 @@ def _use(points: list[Against], several: bool, infos: list[Info]) -> str:
     best = f"Time ÷ best dense ({counted(one.rival for one in points)})"
     there = f"; where it pays {spanned(paying)}" if paying and len(paying) < len(points) else ""
     numbers = f"{best}: {median(one.ratio for one in points)}{there}"
-    return ". ".join([f"{use}: {_says(points)}", numbers, *_losing(infos, first), _sure(points)])
+    return ". ".join([f"{use}: {_says(points)}", numbers, *_losing(infos, first, set(labels)), _sure(points)])
 
 
 def pays(one: Against) -> bool | None:
@@ -143,12 +143,13 @@ def _sure(points: list[Against]) -> str:
     return f"Paired at {of}, ± {half:.1%}: {said}{rest}"
 
 
-def _losing(infos: list[Info], use: Against) -> Iterator[str]:
-    """What its output loses, where the run says that of these rows."""
+def _losing(infos: list[Info], use: Against, labels: set[str]) -> Iterator[str]:
+    """What the output of its fastest rows loses, where the run says that of them: of no other row."""
     of_use = (use.method, use.section, use.dtype)
-    rows = [info for info in infos if (info["method"], judges(info) or section_of(info), info["dtype"]) == of_use]
-    if told := _lost(rows):
-        yield f"Loses {told} of the output"
+    told = [info for info in infos if info["label"] in labels]
+    rows = [info for info in told if (info["method"], judges(info) or section_of(info), info["dtype"]) == of_use]
+    if lost := _lost(rows):
+        yield f"Loses {lost} of the output"
 
 
 def _lost(infos: list[Info]) -> str:

@@ -22,7 +22,7 @@ from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, markdown, print_tables
 from blockshock.report.tables import Table
-from blockshock.saved import SECTIONS, NotARun, Run, latest_run, read_run
+from blockshock.saved import SECTIONS, NotARun, Run, faults, latest_run, read_run
 
 ALL = "all"
 ACROSS = "across"
@@ -170,12 +170,20 @@ def _failed(runs: list[Run], share: float) -> int:
         why = "one run was read" if len(runs) < 2 else "no benchmark is in both with an interval"
         print(f"--fail-if-slower compares two runs or more, and {why}", file=sys.stderr)
         return 1
+    wrong = [
+        f"{run.name}: {record['name']}"
+        for run in runs[1:]
+        for record in run.records
+        if record["extra_info"].get("wrong") or faults(record["extra_info"])
+    ]
+    if wrong:
+        print(f"WRONG, and compared with nothing: {len(wrong)}", *wrong, sep="\n  ", file=sys.stderr)
     found = slower(runs, share)
     if found:
         print(
             f"slower by more than {share:.1%}, beyond the interval: {len(found)}", *found, sep="\n  ", file=sys.stderr
         )
-    return int(bool(found))
+    return int(bool(found or wrong))
 
 
 def _write(console: Console, folder: Path, runs: list[Run]) -> int:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import Info, run_of, saved, timed, verdict
+from inner_pytest import ROOT, python_path
+from rows import Info, checked, run_of, saved, timed, verdict
 
 from blockshock.__main__ import main
 from blockshock.report.across import SAME, across, changes, slower, spreads
@@ -120,6 +125,29 @@ def test_what_cannot_be_judged_fails_too(tmp_path: Path, capsys: pytest.CaptureF
     assert "compares two runs or more, and one run was read" in capsys.readouterr().err
     assert main(["report", bare, other, "--fail-if-slower", "3%"]) == 1
     assert "and no benchmark is in both with an interval" in capsys.readouterr().err
+
+
+def test_what_became_wrong_fails_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [timed(OURS, 64, 4, 1.0, p95_ms=1.0, builds_p50_ms=[1.0, 1.001, 0.999])]
+    before = write(tmp_path, "before.json", [*rows, checked(OURS, 64, 4)])
+    after = write(tmp_path, "after.json", [*rows, checked(OURS, 64, 4, status="wrong")])
+    assert main(["report", before, before, after, "--fail-if-slower", "3%"]) == 1
+    assert "WRONG, and compared with nothing" in capsys.readouterr().err
+    assert main(["report", before, str(shutil.copy(before, tmp_path / "same.json")), "--fail-if-slower", "3%"]) == 0
+
+
+def test_another_number_of_ranks_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two, four = (write(tmp_path, f"{n}.json", [timed(OURS, 64, 4, 1.0) | {"ranks": n}]) for n in (2, 4))
+    assert main(["report", two, four]) == 0
+    assert "different: ranks 2 and 4" in capsys.readouterr().out
+
+
+def test_who_reads_a_part_of_it_is_no_error() -> None:
+    run = ROOT / "benchmark_results" / "official" / "0011_1xH100-pruned"
+    command = f"{sys.executable} -m blockshock report {run} --format json | head -n 1; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": python_path(ROOT)}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[\n", "")
 
 
 @pytest.mark.parametrize("text", ["3", "0.03", "-3%", "many", "3%%", ""])
