@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import report_page
+from report_page import OFFICIAL, REPORT, ROOT, RUNS, written
 
 from blockshock.__main__ import parser
 from blockshock.errors import InputError
@@ -28,9 +28,7 @@ from blockshock.report.answer import answer
 from blockshock.report.command import pasted
 from blockshock.saved import Run, read_run
 
-ROOT = Path(__file__).parent.parent
-OFFICIAL = Path("benchmark_results") / "official"
-RESULTS = (*report_page.RUNS, "0010_4xH100")
+RESULTS = (*RUNS, "0010_4xH100")
 EACH = 20_000
 """Bytes of docs/results.md for each run: its answers, verdicts and short tables."""
 BLOCK = re.compile(r"(<!-- (answer|sample): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -136,4 +134,4 @@ def _table(rows: list[tuple[str, str]]) -> Iterator[str]:
 if __name__ == "__main__":
     for path, text in pages():
         path.write_text(text, encoding="utf-8")
-    report_page.written(report_page.REPORT)
+    written(REPORT)

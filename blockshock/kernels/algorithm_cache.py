@@ -31,6 +31,10 @@ class AlgorithmCache:
         self._name, self._fits = name, fits
         self._known: dict[str, Any] = {}
 
+    @property
+    def _path(self) -> Path:
+        return cache_folder() / f"{self._name}.json"
+
     def get(self, key: str, search: Callable[[], Any]) -> Any:
         """The remembered answer for ``key``, or ``search()``, remembered. An unwritable folder is no error."""
         if key not in self._known:
@@ -39,18 +43,18 @@ class AlgorithmCache:
 
     def known(self, key: str) -> Any:
         """The answer that the file has for ``key``, or None."""
-        return self._read(cache_folder() / f"{self._name}.json").get(key)
+        return self._read(self._path).get(key)
 
     def keep(self, key: str, found: Any) -> None:
         """Put an answer into the file, in place of what it has. An unwritable folder is no error."""
-        path = cache_folder() / f"{self._name}.json"
+        path = self._path
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 self._write(path, self._read(path) | {key: found})
 
     def _get_shared(self, key: str, search: Callable[[], Any]) -> Any:
-        path = cache_folder() / f"{self._name}.json"
+        path = self._path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_suffix(".lock"))

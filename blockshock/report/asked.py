@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from blockshock.report.comparison import wide
+from blockshock.report.points import place_of
 from blockshock.report.tables import Column, Info, Table
 from blockshock.saved import Run, judges, or_inf
 from blockshock.saved.pairs import WIDE
@@ -28,12 +29,7 @@ def verdict_table(run: Run) -> Table | None:
     names = ("asked", "of", "answer", "points", "time ÷ rival", "rivals")
     table = Table("What was asked, and the answer", "verdicts", tuple(map(Column, names)))
     for (_, statement, method), infos in asked.items():
-        places = len(
-            {
-                (info["workload"], info["N"], info["K"], info["B"], info["dtype"], info.get("optimizer"))
-                for info in infos
-            }
-        )
+        places = len({place_of("verdicts", info) for info in infos})
         rows = len({info["label"] for info in infos})
         points = f"{places}" if rows == 1 else f"{places} ({rows} rows)"
         numbers = median(info["ratio"] for info in infos)
