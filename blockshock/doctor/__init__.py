@@ -124,7 +124,7 @@ def check_folder(name: str, folder: Path) -> Finding:
 
 
 def check_cache(name: str) -> Finding:
-    from blockshock.kernels import cache_folder
+    from blockshock.machine import cache_folder
 
     return check_folder(name, cache_folder())
 

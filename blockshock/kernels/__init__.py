@@ -5,5 +5,5 @@ from blockshock.kernels.base import KERNELS, Kernel, Packed, build_kernel, packe
 KERNELS.load_package(__name__)
 
 # After all are registered in the order of their files: test ids keep to that order.
-from blockshock.kernels.algorithm_cache import AlgorithmCache, cache_folder  # noqa: E402
+from blockshock.kernels.algorithm_cache import AlgorithmCache  # noqa: E402
 from blockshock.kernels.dense import PackedDense  # noqa: E402

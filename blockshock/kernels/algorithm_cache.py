@@ -14,10 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/blockshock``, by default ``~/.cache/blockshock``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blockshock"
+from blockshock.machine import cache_folder
 
 
 class AlgorithmCache:

@@ -44,11 +44,12 @@ class Auto(Kernel):
         available = [spec for spec in specs if build_kernel(spec).unavailable(device, dtype) is None]
         return sorted(available, key=lambda spec: not build_kernel(spec).contender)
 
-    def _candidates(self, piece: Piece) -> list[str]:
+    def _candidates(self, piece: Piece, tokens: int) -> list[str]:
         fit = [
             spec
             for spec in self._specs(piece.device, piece.dtype)
             if build_kernel(spec).unsuitable(piece.N, piece.K, piece.dtype, piece.mask) is None
+            and tokens <= (build_kernel(spec).most_tokens or tokens)
         ]
         if not fit:
             raise KernelUnavailable(
@@ -58,7 +59,7 @@ class Auto(Kernel):
         return contenders or fit[:1]
 
     def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:
-        candidates = self._candidates(piece)
+        candidates = self._candidates(piece, tokens)
         if len(candidates) == 1:
             return build_kernel(candidates[0])
         tile = None if piece.kept.tile is None else str(piece.kept.tile.tolist())

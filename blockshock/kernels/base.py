@@ -141,6 +141,7 @@ class Kernel:
         unit: as of its packings.
         training_mask: what it is trained with unless another mask is asked for: a transposable one, where the
             backward product needs that.
+        most_tokens: that it multiplies by one reading of W; it is not timed, nor chosen, for more. None: any number.
         pruner, training_pruner: of a W that it is to multiply by alone, frozen or trained, unless another is asked for.
     """
 
@@ -149,6 +150,7 @@ class Kernel:
     sparse: ClassVar[bool] = True
     contender: ClassVar[bool] = True
     unit: ClassVar[str] = Packed.unit
+    most_tokens: ClassVar[int | None] = None
     training_mask: ClassVar[str] = "tile"
     pruner: ClassVar[str] = "magnitude"
     training_pruner: ClassVar[str] = "tile_magnitude"

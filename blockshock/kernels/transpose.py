@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from blockshock.kernels.layout import dense_rows, is_dense
-from blockshock.machine import torch_internals
+from blockshock.machine import compiled
 from blockshock.matrices import Mask, row_blocks, transposable_tiles
 
 _BITS = torch.tensor([1 << bit for bit in range(16)])
@@ -157,10 +157,8 @@ extern "C" __global__ void transpose_values(const source_t* values, unsigned* ro
 @cache
 def _compiled(device: torch.device, casts: bool, target: str, writes_rows: bool, repeats: bool) -> Any:
     """The kernel for that GPU, which must be the current one, through NVRTC: it is loaded into one GPU's context."""
-    source_type = "float" if casts else "unsigned short"
     flags = {"CASTS": int(casts), "WRITES_ROWS": int(writes_rows), "REPEATS": int(repeats), "TARGET": f'"{target}"'}
-    header = "".join(f"#define {name} {value}\n" for name, value in flags.items())
-    return torch_internals.compile_cuda(f"{header}typedef {source_type} source_t;\n{_CUDA}", "transpose_values")
+    return compiled(_CUDA, "transpose_values", flags | {"source_t": "float" if casts else "unsigned short"})
 
 
 def _launch(order: TileOrder, values_NJ: torch.Tensor, out_KM: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:

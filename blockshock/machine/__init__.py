@@ -2,6 +2,7 @@
 
 from blockshock.machine import environment, memory, torch_internals
 from blockshock.machine.borrowed import Borrowed
+from blockshock.machine.cache_folder import cache_folder
 from blockshock.machine.collectives import (
     Alone,
     ColumnShard,
@@ -19,6 +20,7 @@ from blockshock.machine.collectives import (
     slowest_of_ranks,
 )
 from blockshock.machine.combine import gather_features, sum_over_ranks
+from blockshock.machine.compiled import compiled
 from blockshock.machine.meeting import meet, next_name
 from blockshock.machine.memory import held_bytes, indexed
 from blockshock.machine.tried_internals import INTERNALS

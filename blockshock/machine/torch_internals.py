@@ -47,9 +47,14 @@ def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bia
     return torch._sparse_semi_structured_addmm(bias, packed, meta, x_KB)
 
 
-def compile_cuda(source: str, name: str) -> Any:
-    """The kernel of that name, for the current GPU, through NVRTC."""
-    return torch.cuda._compile_kernel(source, name)
+def compile_cuda(source: str, name: str, capability: str) -> bytes:
+    """Machine code of the kernel of that name, for GPUs of that compute capability, through NVRTC."""
+    return importlib.import_module("torch.cuda._utils")._nvrtc_compile(source, name, capability)[0]
+
+
+def load_cubin(binary: bytes, name: str) -> Any:
+    """The kernel of that name in machine code, for the current GPU."""
+    return importlib.import_module("torch.cuda._utils")._cuda_load_module(binary, [name])[name]
 
 
 def version(tensor: torch.Tensor | None) -> int:

@@ -137,8 +137,11 @@ def _try_cutlass() -> None:
 
 def _try_compiling() -> None:
     out = torch.zeros(1, device="cuda")
-    kernel = internals.compile_cuda('extern "C" __global__ void seven(float *out) { out[0] = 7; }', "seven")
-    kernel(grid=(1, 1, 1), block=(1, 1, 1), args=[out])
+    source = 'extern "C" __global__ void seven(float *out) { out[0] = 7; }'
+    capability = "{}{}".format(*torch.cuda.get_device_capability())
+    kernel = internals.load_cubin(internals.compile_cuda(source, "seven", capability), "seven")
+    kernel.set_shared_memory_config(64 << 10)
+    kernel(grid=(1, 1, 1), block=(1, 1, 1), args=[out], shared_mem=64 << 10)
     _check(out.item() == 7)
 
 
@@ -151,6 +154,10 @@ def _lacks_cutlass() -> str | None:
 
 
 _SEARCHED = "cuSPARSELt's algorithms are not searched, and the kernel cusparselt takes up to three times as long"
+_COMPILED = (
+    "the kernel streamed is not there, and masks that repeat in tiles cannot be trained on GPUs: their values are not "
+    "brought into the order of Wᵀ"
+)
 INTERNALS = {
     "torch._cslt_compress": Internal("the kernel cusparselt cannot pack", _try_cusparselt, "cuda", _lacks_cusparselt),
     "torch._cslt_sparse_mm": Internal(
@@ -163,11 +170,8 @@ INTERNALS = {
     "torch._sparse_semi_structured_addmm": Internal(
         "the kernel cutlass cannot multiply where there is a bias", _try_cutlass, "cuda", _lacks_cutlass
     ),
-    "torch.cuda._compile_kernel": Internal(
-        "masks that repeat in tiles cannot be trained on GPUs: their values are not brought into the order of Wᵀ",
-        _try_compiling,
-        "cuda",
-    ),
+    "torch.cuda._utils._nvrtc_compile": Internal(_COMPILED, _try_compiling, "cuda"),
+    "torch.cuda._utils._cuda_load_module": Internal(_COMPILED, _try_compiling, "cuda"),
     "torch.Tensor._version": Internal("weights that were written to behind a layer's back go unseen", _try_version),
     "torch.UntypedStorage._cdata": Internal("weights whose memory was exchanged go unseen", _try_memory),
     "torch.distributed.tensor.DTensor._local_tensor": Internal(

@@ -1,7 +1,7 @@
 """Matrices and what is kept of them: weights, workloads, 2:4 masks, compressed and kept values."""
 
 from blockshock.matrices.blocks_of_rows import generator, row_blocks
-from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept
+from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept, mask_positions
 from blockshock.matrices.kept import Kept, product
 from blockshock.matrices.masks import (
     MOST_FEATURES,

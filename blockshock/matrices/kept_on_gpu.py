@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import increment_version
 
-from blockshock.machine import torch_internals
+from blockshock.machine import compiled
 
 _THREADS = 256
 _ALIGNED = 16
@@ -112,7 +112,7 @@ def scatter(kept_RJ: torch.Tensor, positions: torch.Tensor, out_RK: torch.Tensor
 @cache
 def _compiled(device: torch.device, name: str, itemsize: int) -> Any:
     """The kernel for that GPU, which must be the current one, through NVRTC: it is loaded into one GPU's context."""
-    return torch_internals.compile_cuda(f"#define BYTES {itemsize}\n{_CUDA}", name)
+    return compiled(_CUDA, name, {"BYTES": itemsize})
 
 
 def _launch(name: str, read: torch.Tensor, positions: torch.Tensor, written: torch.Tensor) -> None:

@@ -15,9 +15,9 @@ from torch import nn
 from blockshock import BlockShockLinear
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels import cusparselt
-from blockshock.kernels.algorithm_cache import cache_folder
 from blockshock.kernels.cusparselt import PackedCusparselt, bucket_of
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, Trial, checked
+from blockshock.machine import cache_folder
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.pieces import Piece

@@ -27,7 +27,7 @@ from blockshock.matrices.weights import TensorWeights
 
 __all__ = ["fake_cusparselt"]
 
-KERNELS = ("cusparselt:search=no", "cutlass", "gathered", "reference", "dense", "auto:search=no")
+KERNELS = ("cusparselt:search=no", "cutlass", "gathered", "reference", "dense", "streamed", "auto:search=no")
 MASKS = ("1100", "0110", "1001", "random", "magnitude", "tile", "tile_random", "tile_magnitude", "given")
 SIZES = ((16, 16), (48, 32), (20, 12), (36, 44), (144, 272), (256, 512))
 OF_AUTO = tuple(itertools.product(("1100", "random", "tile_random"), ((48, 32), (256, 512))))
@@ -125,9 +125,11 @@ def test_products_are_right_on_a_gpu(data: Any) -> None:
 
 LAYERS = [
     *(("cusparselt:search=no", mask) for mask in ("tile", "random", "tile_random")),
+    *(("streamed", mask) for mask in ("tile", "random")),
     *(("gathered", mask) for mask in ("1100", "tile")),
     *(("reference", mask) for mask in ("random", "tile_random")),
 ]
+LAYER_SIZES = ((16, 16), (48, 64), (144, 272))
 PRODUCTS = {
     torch.float32: (torch.float32, torch.bfloat16, torch.float16),
     torch.bfloat16: (torch.bfloat16, torch.float16, torch.float32),
@@ -139,9 +141,12 @@ PRODUCTS = {
 def _check_a_layer(data: Any, device: str) -> None:
     parameters = data.draw(st.sampled_from(list(PRODUCTS)))
     dtype = data.draw(st.sampled_from(PRODUCTS[parameters]))
-    halves = dtype in (torch.bfloat16, torch.float16)
-    kernel, mask = data.draw(st.sampled_from(LAYERS if halves else LAYERS[3:]))
-    N, K = data.draw(st.sampled_from(((16, 16), (48, 64), (144, 272))))
+    here = torch.device(device)
+    kernel, mask = data.draw(
+        st.sampled_from([row for row in LAYERS if not build_kernel(row[0]).unavailable(here, dtype)])
+    )
+    sizes = [size for size in LAYER_SIZES if not build_kernel(kernel).unsuitable(*size, dtype)]
+    N, K = data.draw(st.sampled_from(sizes))
     linear = nn.Linear(K, N, device=device, dtype=parameters)
     with torch.no_grad():
         linear.weight.copy_(matrix(N, K, parameters, 1, device=device))

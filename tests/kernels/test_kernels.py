@@ -14,8 +14,9 @@ from torch.sparse._semi_structured_conversions import (
 from blockshock.errors import InputError, KernelUnavailable, UnknownName
 from blockshock.kernels import KERNELS, Packed, build_kernel
 from blockshock.kernels import auto as auto_module
-from blockshock.kernels.algorithm_cache import AlgorithmCache, cache_folder
+from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.gathered import Gathered
+from blockshock.machine import cache_folder
 from blockshock.matrices.masks import Mask, TiledMask
 from blockshock.matrices.named_masks import SIX_PATTERNS, build_mask
 from blockshock.matrices.pieces import Piece

@@ -392,6 +392,7 @@ GPU_KINDS = [
     ("cusparselt:search=no", "random", "masked"),
     ("cusparselt:search=no", "tile_magnitude", "masked"),
     ("gathered", "tile", "compressed"),
+    ("streamed", "tile_random", "compressed"),
     ("auto:search=no", None, "compressed"),
 ]
 OF_ALL_DTYPES = GPU_KINDS[1], GPU_KINDS[5]

@@ -1,0 +1,104 @@
+"""How the kernel streamed goes about a product: how large its blocks are, and how many share the columns of a row."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import torch
+
+MOST_TOKENS = 128
+"""Of one launch."""
+WARPS, STEP = 8, 128
+"""Of a block; columns of a step."""
+_MOST_SPLITS = 8
+"""Blocks of a cluster that every GPU takes which has clusters at all."""
+_OWN_BYTES = 1 << 10
+"""Of shared memory that each block takes for the system."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one launch.
+
+    Attributes:
+        token_tiles: of eight tokens, as many as a block multiplies; those that are missing are zeros.
+        row_tiles: of 16 rows, for each of eight warps.
+        stages: steps that are under way at a time.
+        blocks: of a multiprocessor.
+        splits: blocks that share the columns of the same rows.
+        clusters: whether these add up in each other's shared memory; otherwise through the GPU's memory.
+    """
+
+    token_tiles: int
+    row_tiles: int
+    stages: int
+    blocks: int
+    splits: int = 1
+    clusters: bool = True
+
+    @property
+    def tokens(self) -> int:
+        return 8 * self.token_tiles
+
+    @property
+    def rows(self) -> int:
+        """Of a block."""
+        return 16 * WARPS * self.row_tiles
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of a block: kept values, metadata and x of each stage, or, once they are multiplied, the sums."""
+        stage = self.rows * STEP * 9 // 8 + self.tokens * STEP * 2
+        return max(self.stages * stage, 4 * self.tokens * (self.rows + 4))
+
+    def definitions(self) -> dict[str, int]:
+        """As macros of the source."""
+        return {name.upper(): int(value) for name, value in asdict(self).items()}
+
+
+# By token tiles: row tiles, stages and blocks, the first that a GPU has the shared memory for. What was fastest on an
+# H100; behind, what fits GPUs of 100 KiB.
+_SHAPES: dict[int, tuple[tuple[int, int, int], ...]] = {
+    1: ((1, 5, 2), (1, 2, 2)),
+    2: ((1, 5, 2), (1, 3, 1)),
+    4: ((1, 4, 2), (1, 3, 1)),
+    8: ((2, 3, 1), (1, 2, 1)),
+    16: ((2, 2, 1), (1, 2, 1)),
+}
+# Of four token tiles: where twice the rows make one wave of blocks out of two.
+_ONE_WAVE = (2, 3, 1)
+
+
+@cache
+def plan_for(N: int, K: int, tokens: int, device: torch.device) -> Plan:
+    """The plan for at most MOST_TOKENS tokens on that GPU."""
+    properties = torch.cuda.get_device_properties(device)
+    token_tiles = next(tiles for tiles in _SHAPES if 8 * tiles >= tokens)
+    shapes, processors = _SHAPES[token_tiles], properties.multi_processor_count
+    if token_tiles == 4 and processors < -(-N // (16 * WARPS)) <= 2 * processors:
+        shapes = (_ONE_WAVE, *shapes)
+    room = properties.shared_memory_per_multiprocessor
+    plans = (Plan(token_tiles, *shape, clusters=properties.major >= 9) for shape in shapes)
+    plan = next((plan for plan in plans if plan.blocks * (plan.shared_bytes + _OWN_BYTES) <= room), None)
+    if plan is None:  # the sums of so many tokens need more than there is
+        return plan_for(N, K, tokens // 2, device)
+    splits = _splits(-(-N // plan.rows), -(-K // STEP), processors)
+    return Plan(**asdict(plan) | {"splits": splits})
+
+
+def _splits(row_blocks: int, steps: int, processors: int) -> int:
+    """Blocks that share the columns of a row.
+
+    As many as there are multiprocessors for. A cluster lies in one of the GPU's parts, where a few multiprocessors are
+    left over: more than two blocks of a cluster find four of five. Rows of more than one wave are split as finely as
+    can be, so that the last wave is short.
+    """
+    if row_blocks > processors:
+        return min(_MOST_SPLITS, steps)
+    fits = [splits for splits in range(1, _MOST_SPLITS + 1) if row_blocks * splits <= processors * _share(splits)]
+    return min(max(fits), steps)
+
+
+def _share(splits: int) -> float:
+    return 1.0 if splits <= 2 else 0.8

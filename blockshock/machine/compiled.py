@@ -1,0 +1,62 @@
+"""CUDA sources of ours, compiled when they are first needed by the NVRTC that torch has with it, and kept on disk.
+
+What is kept is named after all that decides what comes out: the source with its definitions, the GPU's compute
+capability, the versions of torch and CUDA.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blockshock.machine import torch_internals
+from blockshock.machine.cache_folder import cache_folder
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def compiled(source: str, name: str, definitions: Mapping[str, object] | None = None, shared_bytes: int = 0) -> Any:
+    """The kernel of that name, ``extern "C"`` in the source, for the current GPU, into whose context it is loaded.
+
+    Args:
+        definitions: macros, by name.
+        shared_bytes: of dynamic shared memory that it will be launched with.
+    """
+    header = "".join(f"#define {macro} {value}\n" for macro, value in (definitions or {}).items())
+    kernel = torch_internals.load_cubin(_binary(header + source, name), name)
+    if shared_bytes:
+        kernel.set_shared_memory_config(shared_bytes)
+    return kernel
+
+
+def _binary(source: str, name: str) -> bytes:
+    """Machine code for the current GPU: from disk where it is there whole, else compiled, and kept if that can be."""
+    capability = "{}{}".format(*torch.cuda.get_device_capability())
+    decides = "\n".join([torch.__version__, str(torch.version.cuda), capability, name, source])
+    path = cache_folder() / "kernels" / f"{name}-{hashlib.sha256(decides.encode()).hexdigest()[:32]}.cubin"
+    with suppress(OSError):
+        stored = path.read_bytes()
+        digest, binary = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+        if hashlib.sha256(binary).digest() == digest:
+            return binary
+    binary = torch_internals.compile_cuda(source, name, capability)
+    _keep(path, hashlib.sha256(binary).digest() + binary)
+    return binary
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Put it there whole, or not at all: ranks compile side by side. An unwritable folder is no error."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""The kernel streamed, as far as a CPU can see it: the order of its metadata, its plans, and what is kept on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from strategies import mask_rows
+
+from blockshock.kernels import streamed, streamed_plan
+from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, Plan, plan_for
+from blockshock.machine import cache_folder, compiled, torch_internals
+from blockshock.matrices import mask_positions
+from blockshock.matrices.masks import DenseMask
+
+GPUS = {
+    "H100": SimpleNamespace(major=9, multi_processor_count=132, shared_memory_per_multiprocessor=228 << 10),
+    "A100": SimpleNamespace(major=8, multi_processor_count=108, shared_memory_per_multiprocessor=164 << 10),
+    "L4": SimpleNamespace(major=8, multi_processor_count=58, shared_memory_per_multiprocessor=100 << 10),
+}
+
+
+def _kept_by(metadata: torch.Tensor, K: int) -> torch.Tensor:
+    """The mask that the tensor cores see: PTX ISA, metadata of mma.sp m16n8k32 with 16-bit operands, lane by lane."""
+    tiles, steps = metadata.shape[:2]
+    weights = torch.tensor([1 << 8 * byte for byte in range(4)])
+    words = metadata.reshape(tiles, steps, 32, 2, 4).to(torch.int64) @ weights
+    mask_NK = torch.zeros(16 * tiles, steps * STEP, dtype=torch.bool)
+    for tile, step, product, lane in torch.cartesian_prod(*map(torch.arange, (tiles, steps, 4, 32))).tolist():
+        group, thread = divmod(lane, 4)
+        selector = product % 2
+        if thread // 2 != selector:  # the other pair's lanes are not read
+            continue
+        word = int(words[tile, step, lane, product // 2])
+        for half in 0, 1:  # rows group and group + 8
+            for place in range(8):
+                at = word >> (16 * half + 2 * place) & 3
+                column = step * STEP + 32 * product + 16 * (thread % 2) + 4 * (place // 2) + at
+                mask_NK[16 * tile + group + 8 * half, column] = True
+    return mask_NK[:, :K]
+
+
+@pytest.mark.parametrize(("N", "K"), [(16, 32), (48, 160), (32, 256)])
+def test_the_tensor_cores_see_the_mask(N: int, K: int) -> None:
+    mask_NK = mask_rows(N, K, 0)
+    positions = mask_positions(DenseMask(mask_NK))
+    metadata = streamed._in_fragments(positions)
+    assert torch.equal(_kept_by(metadata, K), mask_NK)
+    assert torch.equal(streamed._in_rows(metadata, K), positions)
+    assert metadata.nbytes == streamed._metadata_bytes(N, K)
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_every_plan_fits_its_gpu(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = GPUS[gpu]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    plans: Any = plan_for.__wrapped__
+    for N, K in ((16, 32), (4096, 4096), (8192, 8192), (16384, 16384), (28672, 8192), (40960, 40960)):
+        for tokens in (1, 8, 9, 16, 17, 32, 33, 64, 65, MOST_TOKENS):
+            monkeypatch.setattr(streamed_plan, "plan_for", plans)
+            plan = plans(N, K, tokens, torch.device("cuda", 0))
+            assert plan.blocks * (plan.shared_bytes + 1024) <= found.shared_memory_per_multiprocessor
+            assert plan.shared_bytes <= found.shared_memory_per_multiprocessor - 1024
+            assert 1 <= plan.splits <= min(8, -(-K // STEP))
+            assert plan.stages >= 2
+            assert plan.tokens >= tokens or gpu != "H100"
+            assert plan.clusters == (found.major >= 9)
+
+
+def test_a_plan_is_what_its_source_is_compiled_with() -> None:
+    plan = Plan(2, 1, 5, 2, 3)
+    macros = {*plan.definitions(), "BF16", "ORDERED"}
+    source = streamed._SOURCE.read_text(encoding="utf-8")
+    assert all(macro in source for macro in macros)
+    assert (plan.tokens, plan.rows, plan.shared_bytes) == (16, 128, 5 * (128 * 128 + 128 * 16 + 16 * 256))
+
+
+class _Nvrtc:
+    """Stands for torch's: counts what it compiled and hands it back as it is loaded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sources: list[str] = []
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+        monkeypatch.setattr(torch_internals, "compile_cuda", self.compile)
+        monkeypatch.setattr(torch_internals, "load_cubin", lambda binary, name: binary)
+
+    def compile(self, source: str, name: str, capability: str) -> bytes:
+        self.sources.append(source)
+        return f"{capability} {name} {source}".encode()
+
+
+def test_what_was_compiled_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    nvrtc = _Nvrtc(monkeypatch)
+    first = compiled("int a;", "f", {"A": 1})
+    assert compiled("int a;", "f", {"A": 1}) == first == b"90 f #define A 1\nint a;"
+    compiled("int a;", "f", {"A": 2})
+    compiled("int b;", "f", {"A": 1})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert compiled("int a;", "f", {"A": 1}).startswith(b"80")
+    assert len(nvrtc.sources) == 4
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"x" * 100])
+def test_a_damaged_one_is_compiled_again(damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    nvrtc = _Nvrtc(monkeypatch)
+    first = compiled("int a;", "f")
+    (path,) = (cache_folder() / "kernels").iterdir()
+    path.write_bytes(damage)
+    assert compiled("int a;", "f") == first
+    assert len(nvrtc.sources) == 2
+    assert compiled("int a;", "f") == first
+    assert len(nvrtc.sources) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "blockshock").write_text("a file where the folder would be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    nvrtc = _Nvrtc(monkeypatch)
+    assert compiled("int a;", "f") == compiled("int a;", "f")
+    assert len(nvrtc.sources) == 2
