@@ -1,24 +1,41 @@
-"""The fastest kernel for a shape, a mask and a device, found by measuring each candidate that multiplies right once."""
+"""The fastest kernel for a shape, a mask and a device, found by measuring each candidate that multiplies right.
+
+Each is measured once for a machine: what it took is remembered in the user's cache folder, and ranks decide by the
+seconds of all of them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from blockshock.errors import KernelUnavailable
+from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.base import KERNELS, Agree, Kernel, Packed, build_kernel
+from blockshock.machine import environment
 from blockshock.matrices import Mask, Piece, PieceWeights, TransposedWeights, WeightSource, generator
 from blockshock.measure import Accuracy, compare, timing
 
 MOST_ROWS = 64
 """Of a product that are compared with the dense one, in float64."""
-_fastest: dict[tuple[object, ...], str] = {}
+
+
+def _are_seconds(stored: Any) -> bool:
+    """What is wrong on one piece takes infinitely long there, and is not remembered of others."""
+    return isinstance(stored, list) and all(type(one) is float and 0 < one < math.inf for one in stored)
+
+
+_measured = AlgorithmCache("auto", fits=_are_seconds)
 
 
 @KERNELS.register("auto")
 class Auto(Kernel):
-    """Whichever available kernel is fastest; measured once in a process for each shape, mask, dtype and device.
+    """Whichever available kernel is fastest; measured once on a machine for each shape, mask, dtype and device.
 
     Args:
         search: as of ``cusparselt``.
@@ -63,15 +80,16 @@ class Auto(Kernel):
         if len(candidates) == 1:
             return build_kernel(candidates[0])
         tile = None if piece.kept.tile is None else str(piece.kept.tile.tolist())
-        key = (piece.device, piece.dtype, piece.N, piece.K, tokens, tile, backward, tuple(candidates))
-        # Ranks hold different pieces, and may have met different ones before: all measure if one has to.
-        if any(agree([float(key not in _fastest)])):
+        shape = f"N{piece.N} K{piece.K} B{tokens} {piece.dtype} tile={tile} backward={backward}"
+
+        def measure() -> list[float]:
             right = PieceWeights(piece)
-            seconds = agree([_seconds(build_kernel(spec), piece, right, tokens, backward) for spec in candidates])
-            if math.isinf(min(seconds)):
-                raise KernelUnavailable(f"kernel auto: none of {', '.join(candidates)} multiplies right on this device")
-            _fastest[key] = candidates[seconds.index(min(seconds))]
-        return build_kernel(_fastest[key])
+            return [_seconds(build_kernel(spec), piece, right, tokens, backward) for spec in candidates]
+
+        seconds = agree(_measured.get(f"{_machine(piece.device)} {shape} of {' '.join(candidates)}", measure))
+        if math.isinf(min(seconds)):
+            raise KernelUnavailable(f"kernel auto: none of {', '.join(candidates)} multiplies right on this device")
+        return build_kernel(candidates[seconds.index(min(seconds))])
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return max(kernel.weight_bytes(N, K, itemsize) for kernel in _contenders())
@@ -81,6 +99,15 @@ class Auto(Kernel):
 
     def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
         return max(kernel.backward_bytes(N, K, itemsize, mask) for kernel in _contenders())
+
+
+@cache
+def _machine(device: torch.device) -> str:
+    """What seconds are good for: a device, torch, and the kernels as they are."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name()
+    sources = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cu"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    return f"{name} torch {torch.__version__} kernels {digest}"
 
 
 def _contenders() -> list[Kernel]:

@@ -156,13 +156,21 @@ def _resolved(half: Piece) -> str:
     return type(build_kernel("auto").resolve(half, 5, False, lambda seconds: seconds)).__name__
 
 
+@pytest.fixture
+def nothing_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by this process nor by others."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module._are_seconds))
+
+
 def test_auto_takes_the_compressed_kernel_that_fits_the_mask() -> None:
     assert _resolved(_half("1100")) == "Gathered"
     assert _resolved(_half("random")) == "Reference"
 
 
-def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_module, "_fastest", {})
+def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(
+    nothing_measured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("blockshock.kernels.reference.Reference.contender", True)
     measured = []
 
@@ -174,14 +182,20 @@ def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(monkeypatch:
     assert _resolved(_half()) == "Reference"
     assert _resolved(_half()) == "Reference"
     assert sorted(measured) == ["Gathered", "Reference"]
-    slower_elsewhere = build_kernel("auto").resolve(_half(), 6, False, lambda found: [3.0 - second for second in found])
+    slower_elsewhere = build_kernel("auto").resolve(_half(), 5, False, lambda found: [3.0 - second for second in found])
     assert type(slower_elsewhere).__name__ == "Gathered"
+    # The next process of this user on this machine.
+    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module._are_seconds))
+    assert _resolved(_half()) == "Reference"
+    assert len(measured) == 2
+    assert type(build_kernel("auto").resolve(_half(), 6, False, lambda found: found)).__name__ == "Reference"
+    assert len(measured) == 4
 
 
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_auto_takes_no_kernel_that_multiplies_wrongly(
-    backward: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    backward: bool, dtype: torch.dtype, nothing_measured: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(Gathered):
         """One element of its product is wrong: the gradient's, where it goes backward too."""
@@ -194,36 +208,33 @@ def test_auto_takes_no_kernel_that_multiplies_wrongly(
             return packed
 
     half, seconds = _half(dtype=dtype), {"gathered": 2.0, "wrong": 1.0}
-    monkeypatch.setattr(auto_module, "_fastest", {})
     monkeypatch.setattr(KERNELS, "_entries", {**KERNELS._entries, "wrong": Wrong})
     monkeypatch.setattr(auto_module, "_median_seconds", lambda kernel, *_: seconds[kernel.name])
     assert build_kernel("auto").resolve(half, 5, backward, lambda found: found).name == "gathered"
+    # What was wrong is tried again by the next process.
+    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module._are_seconds))
     monkeypatch.setattr(KERNELS, "_entries", {**KERNELS._entries, "gathered": Wrong})
-    monkeypatch.setattr(auto_module, "_fastest", {})
     with pytest.raises(KernelUnavailable, match="none of gathered, wrong multiplies right"):
         build_kernel("auto").resolve(half, 5, backward, lambda found: found)
 
 
-def test_auto_takes_weights_whose_products_overflow_densely_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_module, "_fastest", {})
+def test_auto_takes_weights_whose_products_overflow_densely_too(
+    nothing_measured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("blockshock.kernels.reference.Reference.contender", True)
     source = TensorWeights(torch.full((64, 96), 6e4, dtype=torch.float16))
     half = Piece(source, slice(0, 96), build_mask("1100", source))
     assert build_kernel("auto").resolve(half, 5, True, lambda found: found).name in ("gathered", "reference")
 
 
-def test_auto_measures_again_where_another_rank_has_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks hold other pieces, and one may have met its own before: were it not to measure, the others would wait."""
-    monkeypatch.setattr(auto_module, "_fastest", {})
+def test_ranks_agree_once_whoever_has_measured(nothing_measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks hold other pieces, and one may have met its own before: did it agree less often, the others would wait."""
     monkeypatch.setattr("blockshock.kernels.reference.Reference.contender", True)
-    measured: list[object] = []
-    monkeypatch.setattr(auto_module, "_median_seconds", lambda *_: measured.append(1) or 1.0)
-    others = [lambda found: found, lambda found: found, lambda found: [1.0] * len(found)]
-    counts = []
-    for agree in others:
-        build_kernel("auto").resolve(_half(), 5, False, agree)
-        counts.append(len(measured))
-    assert counts == [2, 2, 4]
+    monkeypatch.setattr(auto_module, "_median_seconds", lambda *_: 1.0)
+    agreed: list[list[float]] = []
+    for calls in (1, 2):
+        build_kernel("auto").resolve(_half(), 5, False, lambda found: agreed.append(found) or found)  # type: ignore[func-returns-value]
+        assert agreed == [[1.0, 1.0]] * calls
 
 
 def _are_numbers(answer: object) -> bool:
