@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +34,38 @@ def mutant(modules: SimpleNamespace, file: str, line: int = 1, text: str = "x = 
 
 
 def test_a_mutant_meets_the_tests_that_are_named_after_its_file_first(modules: SimpleNamespace) -> None:
-    named, rest, _ = modules.trial.tests_of("matrices/compressed.py")
-    assert named == ["tests/matrices/test_compressed.py", "tests/matrices/test_fuzz_compressed.py"]
-    assert {*named, *rest} == {f"tests/matrices/{path.name}" for path in (ROOT / "tests/matrices").glob("test_*.py")}
+    tests = modules.trial.tests_of("matrices/compressed.py")
+    assert tests[:2] == ["tests/matrices/test_compressed.py", "tests/matrices/test_fuzz_compressed.py"]
+    assert {*tests} > {f"tests/matrices/{path.name}" for path in (ROOT / "tests/matrices").glob("test_*.py")}
     for wing in modules.mutant.WINGS:
-        sessions = modules.trial.tests_of(f"{wing}/base.py")
-        assert all((ROOT / path).is_file() for session in sessions for path in session)
+        tests = modules.trial.tests_of(f"{wing}/base.py")
+        assert all((ROOT / path).is_file() for path in tests)
+        assert len({*tests}) == len(tests)
+
+
+def test_tests_that_start_ranks_come_last_and_a_mutant_with_a_reason_meets_none_of_them(
+    modules: SimpleNamespace,
+) -> None:
+    def test(*fixtures: str, ranks: int = 0, code: Any = len) -> Any:
+        params = SimpleNamespace(params={"other_ranks": ranks})
+        return SimpleNamespace(fixturenames=fixtures, callspec=params, function=code)
+
+    def alone() -> None: ...
+    def program() -> None:
+        subprocess.run([])
+
+    items = [
+        test("other_ranks", ranks=4, code=alone),
+        test(code=program),
+        test("cpu_ranks", code=alone),
+        test("tmp_path", code=alone),
+        test("other_ranks", ranks=1, code=alone),
+    ]
+    found = list(items)
+    modules.trial.Quick(False, sys.stderr).pytest_collection_modifyitems(found)
+    assert found == [items[3], items[4], items[2], items[0], items[1]]
+    modules.trial.Quick(True, sys.stderr).pytest_collection_modifyitems(found)
+    assert found == [items[3]]
 
 
 def test_a_test_that_fails_kills_a_mutant_and_one_that_hangs_does(

@@ -83,7 +83,7 @@ class Accuracy:
         """From the sums over all ranks' shares; roundings is r of the method."""
         relative = math.sqrt(ratio(sums.squared, sums.reference_squared))
         dense = max(math.sqrt(ratio(sums.dense_squared, sums.reference_squared)), sums.summation_error)
-        partial_sums = max(sums.contiguous_squared, sums.alternating_squared) if roundings > 1 else 0.0
+        partial_sums = max(sums.contiguous_squared, sums.alternating_squared)
         cancellation = (partial_sums + sums.reference_squared) / (2 * sums.reference_squared or 1.0)
         elements = sums.reference_squared**2 / sums.reference_fourth if sums.reference_fourth else math.inf
         limit = (

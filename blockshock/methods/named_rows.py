@@ -69,10 +69,9 @@ def parse_row(text: str) -> Row:
     kind = _sound(text, "method", method, method_of)[0]
     picks: dict[str, str | Mask] = {}
     for axis in map(axis_of, kind.axes):
-        if rest is None:
-            break
-        picks[axis.name], rest = spec, _ = _part(rest, axis.registry)
-        _sound(text, axis.name, spec, axis.check)
+        if rest is not None:
+            picks[axis.name], rest = spec, _ = _part(rest, axis.registry)
+            _sound(text, axis.name, spec, axis.check)
     if rest is not None:
         takes = f"takes {', '.join(kind.axes)}" if kind.axes else "has no axes to pick of"
         raise InputError(f"row {text!r}: {rest!r} is left over: {method} {takes}")

@@ -40,9 +40,9 @@ class BlockShock(PieceMethod):
         super().__init__(layer, group)
         assert layer.mask is not None
         self.mask = layer.mask
-        which = (0, 1) if self.ranks == 1 else (group.rank() % 2,)
+        places = (0, 1) if self.ranks == 1 else (group.rank(),)
         self._entry = self._entry_of(group)
-        halves = list(self._halves(layer.source, which))
+        halves = list(self._halves(layer.source, places))
         kernel = self._kernel_for(layer, halves)
         # The bias is trained on every rank, and joins the product of one.
         biases = [layer.source.bias, *[None] * (len(halves) - 1)]
@@ -50,7 +50,7 @@ class BlockShock(PieceMethod):
             self._packed(layer, half, kernel, bias, group.rank() == 0)
             for half, bias in zip(halves, biases, strict=True)
         ]
-        self.halves = nn.ModuleDict({_name(group.rank() + index, half): half for index, half in enumerate(held)})
+        self.halves = nn.ModuleDict({_name(place, half): half for place, half in zip(places, held, strict=True)})
         self._mark_split()
 
     def _entry_of(self, group: Group) -> Entry:
@@ -61,9 +61,9 @@ class BlockShock(PieceMethod):
         cls.check(shape)
         return slice(0, shape.N), shard(shape.K, rank // 2, max(shape.ranks // 2, 1), "K", multiple=4)
 
-    def _halves(self, source: WeightSource, which: tuple[int, ...]) -> Iterator[Piece]:
-        for half in which:
-            mask = self.mask if half == 0 else self.mask.complement()
+    def _halves(self, source: WeightSource, places: tuple[int, ...]) -> Iterator[Piece]:
+        for place in places:
+            mask = self.mask.complement() if place % 2 else self.mask
             yield Piece(source, self.columns, mask.columns(self.columns.start, self.columns.stop))
 
     @classmethod

@@ -142,8 +142,7 @@ def _over_ranks(total: torch.Tensor, p: float, group: Group) -> torch.Tensor:
         dist.all_reduce(total, group=group)
         return total
     # A backend's MAX may lose a NaN.
-    nan = total.isnan()
-    both = torch.stack([total.masked_fill(nan, 0), nan.double()])
+    both = torch.stack([total, total.isnan().double()])
     dist.all_reduce(both, op=dist.ReduceOp.MAX, group=group)
     return both[0].masked_fill(both[1] > 0, math.nan)
 

@@ -51,7 +51,6 @@ def _agreeing(unscale: Unscale) -> Unscale:
     return unscale_and_agree
 
 
-@torch.no_grad()
 def _local(parameter: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a parameter, with what it holds of the gradient."""
     if not is_shard(parameter):

@@ -31,6 +31,7 @@ FAULTS = {
     "a flipped sign": lambda y, x, w: y.index_fill(1, torch.tensor([3]), 0) - y * (torch.arange(y.shape[1]) == 3),
     "two columns swapped": lambda y, x, w: y[:, [1, 0, *range(2, y.shape[1])]],
     "one element": lambda y, x, w: y + (torch.arange(y.numel()) == 70).view(y.shape) * y.std(),
+    "one element, by little": lambda y, x, w: y + (torch.arange(y.numel()) == 70).view(y.shape) * y.std() / 5,
     "one term of each sum": lambda y, x, w: (y.float() - x[: len(y), :1].float() @ w.float()[:, :1].T).to(y.dtype),
     "the last row": lambda y, x, w: torch.cat([y[:-1], torch.zeros_like(y[-1:])]),
     "nan": lambda y, x, w: y.where(y != y.max(), float("nan")),

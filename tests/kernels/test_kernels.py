@@ -192,6 +192,17 @@ def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(
     assert len(measured) == 4
 
 
+def test_auto_measures_each_mask_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile of more distinct rows costs a kernel more; masks that repeat nothing are alike to every kernel."""
+    monkeypatch.setattr(auto_module, "_fastest", {})
+    monkeypatch.setattr("blockshock.kernels.reference.Reference.contender", True)
+    monkeypatch.setattr(Gathered, "unsuitable", lambda *_: None)
+    times = iter([1.0, 2.0, 2.0, 1.0, 1.0, 2.0])
+    monkeypatch.setattr(auto_module, "_seconds", lambda *_: next(times))
+    assert [_resolved(_half(mask)) for mask in ("1100", "tile", "1100", "tile")] == [*["Gathered", "Reference"] * 2]
+    assert [_resolved(_half("random", seed=seed)) for seed in (0, 1)] == ["Gathered"] * 2
+
+
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_auto_takes_no_kernel_that_multiplies_wrongly(
@@ -271,6 +282,13 @@ def test_a_folder_that_cannot_be_made_is_no_error(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert AlgorithmCache("test", _are_numbers).get("key", lambda: [6]) == [6]
+
+
+def test_a_file_that_cannot_be_written_is_no_error_and_leaves_nothing_behind(cache: AlgorithmCache) -> None:
+    (cache_folder() / "test.json").mkdir(parents=True)  # in the place of the file
+    assert cache.get("key", lambda: [6]) == [6]
+    cache.keep("other", [7])
+    assert sorted(path.name for path in cache_folder().iterdir()) == ["test.json", "test.lock"]
 
 
 def _search_slowly(folder: Path) -> None:

@@ -116,6 +116,15 @@ def test_the_limit_is_twice_for_one_product_and_grows_with_partial_sums_and_thei
     assert one_row < _limit(2, 1000 * w_NK[:1] + x_BK[:1])
 
 
+def test_what_cancels_in_the_sum_of_one_product_makes_no_room() -> None:
+    """Of partial sums that nearly cancel the roundings show; one product is rounded once, after its sum."""
+    w_NK = GeneratedWeights(96, 128, torch.float32, "cpu", seed=3).rows(0, 96)
+    x_BK = torch.randn(1, 128, generator=torch.Generator().manual_seed(2))
+    signs_K = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(32)
+    turned_BK = x_BK + 20 * signs_K * w_NK[:1]
+    assert _limit(2, turned_BK) > 1.1 * _limit(1, turned_BK)
+
+
 def test_an_output_of_zeros_fails() -> None:
     y_BN, x_BK, source = _product(torch.float32)
     assert _accuracy(torch.zeros_like(y_BN), x_BK, source).failure() is not None

@@ -1,6 +1,8 @@
 """Methods on real ranks: every group size, rectangular layers, bias, memory, refusals."""
 
+import copy
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 import torch.distributed as dist
 from gpus import CPU_METHODS
 
-from blockshock.errors import InputError
+from blockshock.errors import InputError, RanksApart
 from blockshock.machine import memory
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.measure.accuracy import Accuracy, ErrorSums, compare
@@ -18,6 +20,7 @@ from blockshock.phases.case import Case, build, estimate_bytes, obstacle
 from blockshock.ranks import Ranks
 from blockshock.training.storages import Training
 
+PICKS = {"kernel": "gathered", "mask": "tile", "storage": "masked"}
 CASE = Case("block_shock", {"kernel": "reference", "mask": "random"}, "gaussian", 96, 160, 6, "bf16")
 
 
@@ -47,6 +50,8 @@ def _check(ranks: Ranks, with_bias: bool) -> None:
         for mask, kernel in (("1100", "gathered"), ("random", "reference"), ("tile", "auto")):
             picks = picks_of(name, kernel, mask)
             errors, roundings = zip(*ranks.run(_errors, name, picks, with_bias), strict=True)
+            if name == "block_shock":
+                assert set(roundings) == {max(ranks.size, 2)}, "a half is a partial sum, on one rank too"
             failure = Accuracy.of(sum(errors, ErrorSums()), roundings[0]).failure()
             assert failure is None, f"{name} {mask} {kernel} bias={with_bias}: {failure}"
 
@@ -58,6 +63,23 @@ def test_every_method_is_right_on_one_and_on_four_ranks(other_ranks: Ranks, with
 
 def test_every_method_takes_a_bias_on_two_ranks(cpu_ranks: Ranks) -> None:
     _check(cpu_ranks, with_bias=True)
+
+
+def _copies() -> str:
+    """Rank 1 asks another copy of a layer for its weight than rank 0."""
+    group = dist.group.WORLD
+    assert group is not None
+    source = GeneratedWeights(16, 32, torch.float32, "cpu")
+    layer = METHODS.get("block_shock")(Layer(source, PICKS, training=Training()), group)
+    first, second = copy.deepcopy(layer), copy.deepcopy(layer)
+    with pytest.raises(RanksApart) as error:
+        (first, second)[group.rank()].whole_weight()
+    return str(error.value)
+
+
+def test_a_copy_of_a_layer_is_told_from_another(cpu_ranks: Ranks) -> None:
+    for says in cpu_ranks.run(_copies):
+        assert re.search(r"rank 0 in .*\(16, 32\), copy 1; rank 1 in .*\(16, 32\), copy 2\.", says)
 
 
 def _weight_bytes(case: Case) -> tuple[int, int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from gpus import needs_a_gpu
 from blockshock.machine.collectives import Alone
 from blockshock.measure import timing
 from blockshock.measure.accuracy import Accuracy, compare
-from blockshock.methods import METHODS, Layer, Promise, Role, Span
+from blockshock.measure.roofline import Work
+from blockshock.methods import METHODS, Layer, Promise, Role, Span, torch_semi_structured
 from blockshock.phases.case import Case, obstacle
 from blockshock.phases.hypotheses import best_of
 from blockshock.ranks import Ranks
@@ -31,6 +34,20 @@ def test_where_it_cannot_run_it_says_so(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(obstacle, CASE) == ["torch_semi_structured: needs a cuda device, this is cpu"] * 2
     forward_only = "torch_semi_structured: torch packs W′ for the forward pass alone"
     assert cpu_ranks.run(obstacle, CASE, True) == cpu_ranks.run(obstacle, TRAINED) == [forward_only] * 2
+
+
+def test_its_limit_is_of_the_values_that_torch_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two of four elements and their positions, in a tensor of torch's that needs a GPU."""
+
+    def packed(w_NK: torch.Tensor) -> SimpleNamespace:
+        kept_NJ, positions = w_NK[:, : 768 // 2].clone(), w_NK[:, : 768 // 16].clone()
+        return SimpleNamespace(packed=kept_NJ, meta=positions, packed_t=None, meta_t=None)
+
+    monkeypatch.setattr(torch_semi_structured, "to_sparse_semi_structured", packed)
+    method = METHODS.get("torch_semi_structured")(CASE.layer(torch.device("cpu")), Alone())
+    x, y, dense = 2 * 16 * 768, 2 * 16 * 512, 512 * 768
+    kept = Work(Counter({"2:4": 2 * 16 * dense // 2}), dense + dense // 8 + x, 0, y)
+    assert method.work(16) == {"products": kept}
 
 
 @pytest.mark.gpu

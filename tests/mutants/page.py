@@ -16,7 +16,8 @@ HEAD = """# Mutants
 
 `tox run -e mutants` changes the package in one place at a time, and looks whether a test fails that can see the place.
 Which lines is drawn by a hash, their changes are [cosmic-ray](https://cosmic-ray.readthedocs.io)'s. That command writes
-this page; [mutants.toml](mutants.toml) keeps the reasons.
+this page; [mutants.toml](mutants.toml) keeps the reasons. A mutant that has one counts for nothing, and meets the tests
+alone that start no other process.
 """
 
 

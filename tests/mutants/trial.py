@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from mutant import ROOT, Mutant
@@ -29,43 +30,63 @@ BESIDE = {
 }
 """Tests of other wings that see a wing, by its name."""
 OPTIONS = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist", "--device=cpu", "--N=64", "--B=4",
-           "--hypothesis-profile=first", "-m", "not gpu and not gpu2 and not bench")  # fmt: skip
+           "--hypothesis-profile=first", "--timeout=120", "-m", "not gpu and not gpu2 and not bench")  # fmt: skip
+"""A test takes 12 seconds at most on an idle machine: one that takes ten times as long hangs, and fails."""
 PASSED = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
 HANGS, SECONDS = "did not end", 400
-"""The tests of a wing take a tenth of it on an idle machine: a mutant that takes longer hangs, and is found."""
+"""The tests of a wing take an eighth of it on an idle machine: a mutant that takes longer hangs, and is found."""
 
 
-def tests_of(file: str) -> list[list[str]]:
-    """The test files that can see a file of the package: those that are named after it, the wing's, the others.
-
-    Each list is a session, run if those before it passed: most mutants are found by the first, which is short.
-    """
+def tests_of(file: str) -> list[str]:
+    """The test files that can see a file of the package: those that are named after it, the wing's, the others."""
     wing, _, name = file.partition("/")
     own = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / wing).glob("test_*.py"))
     named = [path for path in own if Path(name).stem.rstrip("s") in path]
     rest = sorted({*own} - {*named}, key=lambda path: "fuzz" in path)
-    return [part for part in (named, rest, [f"tests/{path}" for path in BESIDE[wing]]) if part]
+    return [*named, *rest, *(f"tests/{path}" for path in BESIDE[wing])]
 
 
 class NoJudge(RuntimeError):
     """The tests of a wing fail without any change: they can judge none."""
 
 
-class RanksLast:
-    """A plugin: tests that start no ranks run first, then those on one, on two and on four. Ranks take seconds."""
+class Quick:
+    """A plugin: what is short comes first, and the first failure ends the process, with no wait for ranks that end.
+
+    Args:
+        alone: only tests that start no other process.
+        log: of the failure.
+    """
+
+    def __init__(self, alone: bool, log: TextIO) -> None:
+        self._alone, self._log = alone, log
 
     def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
-        items.sort(key=self._ranks)
+        items.sort(key=processes)
+        if self._alone:
+            items[:] = [item for item in items if processes(item) == 0]
 
-    @staticmethod
-    def _ranks(item: pytest.Function) -> int:
-        if "other_ranks" in item.fixturenames:
-            return int(item.callspec.params["other_ranks"])
-        return 2 if {"ranks", "groups", "cpu_ranks"} & {*item.fixturenames} else 0
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            print(report.longreprtext, file=self._log, flush=True)
+            os._exit(pytest.ExitCode.TESTS_FAILED)
 
 
-def try_all(mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, str | None]]:
-    """Each mutant, and the end of what the tests say that fail for it, as they end; ``jobs`` at a time.
+def processes(item: pytest.Function) -> int:
+    """How many others a test starts: one, two and four ranks; whole programs, which take longest, count as more."""
+    if "subprocess" in item.function.__code__.co_names:
+        return 5
+    if "other_ranks" in item.fixturenames:
+        return int(item.callspec.params["other_ranks"])
+    return 2 if {"ranks", "groups", "cpu_ranks"} & {*item.fixturenames} else 0
+
+
+def try_all(mutants: list[Mutant], jobs: int, unseen: Callable[[Mutant], bool]) -> Iterator[tuple[Mutant, str | None]]:
+    """Each mutant, and the end of what the test says that fails for it, as they end; ``jobs`` at a time.
+
+    Args:
+        unseen: whether no test on a CPU can see the mutant, as a reason says. It meets the tests that start no other
+            process alone: they show that the reason is no excuse, and what it counts for hangs on none.
 
     Raises:
         NoJudge: a test fails without any change.
@@ -77,7 +98,8 @@ def try_all(mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, str | No
         fork = multiprocessing.get_context("fork")
         # Not a Pool: its workers are daemons, which cannot start ranks.
         with ProcessPoolExecutor(jobs, fork, _copy_project, (Path(folder),)) as pool:
-            for done in as_completed([pool.submit(_try, mutant) for mutant in [*intact, *mutants]]):
+            tried = [(mutant, False) for mutant in intact] + [(mutant, unseen(mutant)) for mutant in mutants]
+            for done in as_completed([pool.submit(_try, *one) for one in tried]):
                 mutant, failure = done.result()
                 if mutant not in intact:
                     yield mutant, failure
@@ -96,14 +118,14 @@ def _copy_project(folder: Path) -> None:
         (shutil.copytree if path.is_dir() else shutil.copy)(path, place / name)
 
 
-def _try(mutant: Mutant) -> tuple[Mutant, str | None]:
-    """The mutant, and the end of what the first session says that a test fails in."""
+def _try(mutant: Mutant, alone: bool) -> tuple[Mutant, str | None]:
+    """The mutant, and the end of what is said where a test fails."""
     file = place / "blockshock" / mutant.file
     before = file.read_text(encoding="utf-8")
     file.write_text(mutant.code, encoding="utf-8")
     _forget_compiled(file)
     try:
-        return mutant, next(filter(None, map(_failure, tests_of(mutant.file))), None)
+        return mutant, _failure(tests_of(mutant.file), alone)
     finally:
         file.write_text(before, encoding="utf-8")
         _forget_compiled(file)
@@ -115,11 +137,11 @@ def _forget_compiled(file: Path) -> None:
         compiled.unlink()
 
 
-def _failure(tests: list[str]) -> str | None:
+def _failure(tests: list[str], alone: bool = False) -> str | None:
     """The end of what the tests say, run in a process of their own, where one fails or they do not end in time."""
     child = os.fork()
     if child == 0:
-        _run(tests)
+        _run(tests, alone)
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -132,12 +154,13 @@ def _failure(tests: list[str]) -> str | None:
     return f"{HANGS} in {SECONDS} seconds"
 
 
-def _run(tests: list[str]) -> None:
+def _run(tests: list[str], alone: bool) -> None:
     """Be that process, and end with pytest's status."""
     os.setsid()
     os.chdir(place)
     sys.path.insert(0, str(place))
     os.environ["PYTHONPATH"] = str(place)
+    os.environ["TMPDIR"], tempfile.tempdir = str(place), None  # what a killed process leaves there goes with the copy
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each trial compiles all tests anew
     sys.dont_write_bytecode = False
     sys.modules["__main__"] = types.ModuleType("__main__")  # or ranks, which are spawned, would import it
@@ -147,6 +170,6 @@ def _run(tests: list[str]) -> None:
             os.dup2(log.fileno(), descriptor)
         sys.stdout = sys.stderr = log
         try:
-            status = pytest.main([*OPTIONS, *tests], [RanksLast()])
+            status = pytest.main([*OPTIONS, *tests], [Quick(alone, log)])
         finally:
             os._exit(status)

@@ -245,6 +245,37 @@ def test_a_copy_of_a_storage_is_one_of_its_own() -> None:
     torch.testing.assert_close(storage(_random(2, 64)), _random(2, 64) @ _half("tile").dense().T)
 
 
+def test_a_copy_trains_in_the_dtype_of_what_it_is_a_copy_of() -> None:
+    """Of 16-bit products the parameter is float32 and no memory of the packing: rounded, small steps would be lost."""
+    storage = _storage("compressed", "gathered", "tile", torch.bfloat16)
+    with torch.no_grad():
+        storage.parameter.mul_(1 + 1e-5)
+    storage.refresh()
+    twin = copy.deepcopy(storage)
+    assert torch.equal(twin.parameter, storage.parameter)
+    assert twin.parameter.dtype == torch.float32
+
+
+def test_what_differs_from_the_parameter_is_said() -> None:
+    storage = _storage("masked", "gathered", "tile")
+    assert storage.difference() is None
+    storage.packed.values[0, 0].add_(1)
+    assert "its packing's" in (storage.difference() or "")
+    storage.refresh()
+    storage.parameter.data[_half("tile").mask.complement().dense()] = -3.0
+    assert storage.difference() == "a parameter holds -3.0 where its mask drops"
+
+
+def test_what_is_compressed_every_so_many_steps_may_be_behind_but_not_stale() -> None:
+    storage = _storage("masked", "gathered", "tile", every=3)
+    storage.parameter.grad = torch.ones_like(storage.parameter)
+    torch.optim.SGD([storage.parameter], lr=0.1).step()
+    assert storage.difference() is None
+    with torch.no_grad():
+        storage.parameter.mul_(2)
+    assert storage.difference() == "a parameter changed after it was packed"
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_optimizers_keep_the_states_they_say(name: str) -> None:
     recipe, parameter = build_recipe(name), nn.Parameter(torch.ones(5, 4))
@@ -255,6 +286,22 @@ def test_optimizers_keep_the_states_they_say(name: str) -> None:
     assert len(states) == recipe.states
     assert optimizer.defaults["fused"]
     assert build_recipe(f"{name}:lr=0.5:weight_decay=0.0").build([parameter]).defaults["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("sgd:lr=-0.5", "lr"),
+        ("sgd:weight_decay=-0.5", "weight_decay"),
+        ("momentum:momentum=-0.5", "momentum"),
+        ("momentum:lr=1e9", "lr"),
+        ("adamw:eps=-0.5", "eps"),
+        ("adamw:lr=nan", "lr"),
+    ],
+)
+def test_a_rate_that_trains_nothing_is_refused(spec: str, says: str) -> None:
+    with pytest.raises(InputError, match=f"{says}.*{spec.partition('=')[2].removesuffix('e9')}"):
+        build_recipe(spec)
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 100.0])
