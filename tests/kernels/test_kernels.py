@@ -192,9 +192,8 @@ def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(
     assert len(measured) == 4
 
 
-def test_auto_measures_each_mask_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_measures_each_mask_for_itself(nothing_measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile of more distinct rows costs a kernel more; masks that repeat nothing are alike to every kernel."""
-    monkeypatch.setattr(auto_module, "_fastest", {})
     monkeypatch.setattr("blockshock.kernels.reference.Reference.contender", True)
     monkeypatch.setattr(Gathered, "unsuitable", lambda *_: None)
     times = iter([1.0, 2.0, 2.0, 1.0, 1.0, 2.0])
