@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
 import torch
@@ -11,8 +11,6 @@ MOST_TOKENS = 128
 """Of one launch."""
 WARPS, STEP = 8, 128
 """Of a block; columns of a step."""
-_MOST_SPLITS = 8
-"""Blocks of a cluster that every GPU takes which has clusters at all."""
 _OWN_BYTES = 1 << 10
 """Of shared memory that each block takes for the system."""
 
@@ -57,17 +55,32 @@ class Plan:
         return {name.upper(): int(value) for name, value in asdict(self).items()}
 
 
-# By token tiles: row tiles, stages and blocks, the first that a GPU has the shared memory for. What was fastest on an
-# H100; behind, what fits GPUs of 100 KiB.
-_SHAPES: dict[int, tuple[tuple[int, int, int], ...]] = {
-    1: ((1, 5, 2), (1, 2, 2)),
-    2: ((1, 5, 2), (1, 3, 1)),
-    4: ((1, 4, 2), (1, 3, 1)),
-    8: ((2, 3, 1), (1, 2, 1)),
-    16: ((2, 2, 1), (1, 2, 1)),
+@dataclass(frozen=True)
+class _Shape:
+    """Row tiles, stages and blocks of a plan, and the numbers of splits it is made with.
+
+    Attributes:
+        spread: blocks of a multiprocessor that splits make, as far as there are rows for it.
+    """
+
+    row_tiles: int
+    stages: int
+    blocks: int
+    splits: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    spread: int = 1
+
+
+# By token tiles, the first that a GPU has the shared memory for: what was fastest on H100 and H200 over layers from
+# 4096 x 4096 to 40960 x 40960 (of 31 shapes, each with up to 8 splits); behind, what fits GPUs of 100 KiB.
+_SHAPES: dict[int, tuple[_Shape, ...]] = {
+    1: (_Shape(1, 5, 2), _Shape(1, 2, 2)),
+    2: (_Shape(1, 5, 2), _Shape(1, 3, 1)),
+    4: (_Shape(1, 4, 2), _Shape(1, 3, 1)),
+    8: (_Shape(2, 2, 2, splits=(1, 2, 4, 6, 8), spread=2), _Shape(1, 2, 1)),
+    16: (_Shape(2, 2, 1), _Shape(1, 2, 1)),
 }
-# Of four token tiles: where twice the rows make one wave of blocks out of two.
-_ONE_WAVE = (2, 3, 1)
+# Of few tokens: where twice the rows make one wave of blocks out of two.
+_ONE_WAVE = _Shape(2, 4, 1)
 
 
 @cache
@@ -76,29 +89,25 @@ def plan_for(N: int, K: int, tokens: int, device: torch.device) -> Plan:
     properties = torch.cuda.get_device_properties(device)
     token_tiles = next(tiles for tiles in _SHAPES if 8 * tiles >= tokens)
     shapes, processors = _SHAPES[token_tiles], properties.multi_processor_count
-    if token_tiles == 4 and processors < -(-N // (16 * WARPS)) <= 2 * processors:
+    if token_tiles <= 4 and processors < -(-N // (16 * WARPS)) <= 2 * processors:
         shapes = (_ONE_WAVE, *shapes)
     room = properties.shared_memory_per_multiprocessor
-    plans = (Plan(token_tiles, *shape, clusters=properties.major >= 9) for shape in shapes)
-    plan = next((plan for plan in plans if plan.blocks * (plan.shared_bytes + _OWN_BYTES) <= room), None)
-    if plan is None:  # the sums of so many tokens need more than there is
-        return plan_for(N, K, tokens // 2, device)
-    splits = _splits(-(-N // plan.rows), -(-K // STEP), processors)
-    return Plan(**asdict(plan) | {"splits": splits})
+    for shape in shapes:
+        plan = Plan(token_tiles, shape.row_tiles, shape.stages, shape.blocks, clusters=properties.major >= 9)
+        if plan.blocks * (plan.shared_bytes + _OWN_BYTES) <= room:
+            return replace(plan, splits=_splits(shape, -(-N // plan.rows), -(-K // STEP), processors))
+    return plan_for(N, K, tokens // 2, device)  # the sums of so many tokens need more than there is
 
 
-def _splits(row_blocks: int, steps: int, processors: int) -> int:
-    """Blocks that share the columns of a row.
+def _splits(shape: _Shape, row_blocks: int, steps: int, processors: int) -> int:
+    """Blocks that share the columns of a row: as many as there is room for.
 
-    As many as there are multiprocessors for. A cluster lies in one of the GPU's parts, where a few multiprocessors are
-    left over: more than two blocks of a cluster find four of five. Rows of more than one wave are split as finely as
-    can be, so that the last wave is short.
+    A cluster lies in one of the GPU's parts, where a few multiprocessors are left over: more than two blocks of a
+    cluster find four of five. More than six are for rows of more than one wave alone: these are split as finely as can
+    be, so that the last wave is short.
     """
     if row_blocks > processors:
-        return min(_MOST_SPLITS, steps)
-    fits = [splits for splits in range(1, _MOST_SPLITS + 1) if row_blocks * splits <= processors * _share(splits)]
-    return min(max(fits), steps)
-
-
-def _share(splits: int) -> float:
-    return 1.0 if splits <= 2 else 0.8
+        return min(shape.splits[-1], steps)
+    room = processors * shape.spread
+    fits = [splits for splits in shape.splits[:-1] if row_blocks * splits <= (room if splits <= 2 else 0.8 * room)]
+    return min(max(fits, default=1), steps)

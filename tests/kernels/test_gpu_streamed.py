@@ -68,7 +68,7 @@ def test_every_size(N: int, K: int) -> None:
         _check(packed(x_BK), x_BK, w_NK.T, piece.source.bias)
 
 
-@pytest.mark.parametrize("tokens", [5, 16, 32, 64, 128])
+@pytest.mark.parametrize("tokens", [5, 64])
 def test_every_number_of_splits_with_clusters_and_without(tokens: int) -> None:
     """The order in which splits are added is fixed: the same bits by both ways, and each time."""
     piece = _piece(400, 1184, torch.bfloat16)
@@ -77,7 +77,7 @@ def test_every_number_of_splits_with_clusters_and_without(tokens: int) -> None:
     # No whole numbers: their sums are the same in every order.
     x_BK = torch.randn(tokens, 1184, device=CUDA, generator=torch.Generator(CUDA).manual_seed(0)).to(torch.bfloat16)
     usual = plan_for(400, 1184, tokens, x_BK.device)
-    for splits in range(1, 9):
+    for splits in (1, 2, 3, 8):
         plans = [replace(usual, splits=splits, clusters=way) for way in (usual.clusters, usual.clusters, False)]
         found = [streamed.multiplied(packed.kept_NJ, packed.metadata, x_BK, bias, plan) for plan in plans]
         _check(found[0], x_BK, w_NK.T, bias)

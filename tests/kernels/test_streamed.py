@@ -53,6 +53,23 @@ def test_the_tensor_cores_see_the_mask(N: int, K: int) -> None:
     assert metadata.nbytes == streamed._metadata_bytes(N, K)
 
 
+@pytest.mark.parametrize(
+    ("N", "tokens", "row_tiles", "splits"),
+    [
+        *((4096, 16, 1, 3), (8192, 16, 1, 2), (16384, 16, 1, 1), (28672, 16, 2, 1), (40960, 16, 1, 8)),
+        *((4096, 32, 1, 3), (8192, 32, 1, 2), (16384, 32, 1, 1), (28672, 32, 2, 1), (40960, 32, 1, 8)),
+        *((4096, 64, 2, 6), (8192, 64, 2, 6), (16384, 64, 2, 2), (28672, 64, 2, 2), (40960, 64, 2, 8)),
+    ],
+)
+def test_the_plans_of_an_h200_are_those_that_were_fastest(
+    N: int, tokens: int, row_tiles: int, splits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: GPUS["H100"])
+    K = 8192 if N == 28672 else N
+    plan = plan_for.__wrapped__(N, K, tokens, torch.device("cuda", 0))
+    assert (plan.row_tiles, plan.splits) == (row_tiles, splits)
+
+
 @pytest.mark.parametrize("gpu", GPUS)
 def test_every_plan_fits_its_gpu(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = GPUS[gpu]
