@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,61 @@ def test_a_plan_is_what_its_source_is_compiled_with() -> None:
     source = streamed._SOURCE.read_text(encoding="utf-8")
     assert all(macro in source for macro in macros)
     assert (plan.tokens, plan.rows, plan.shared_bytes) == (16, 128, 5 * (128 * 128 + 128 * 16 + 16 * 256))
+
+
+def test_a_block_has_room_for_the_sums_of_its_tokens_where_they_are_more_than_what_is_under_way() -> None:
+    assert Plan(16, 2, 1, 1).shared_bytes == 4 * 128 * (256 + 4)
+
+
+def test_x_is_read_where_it_lies_if_each_row_begins_at_an_aligned_address() -> None:
+    """Copies take as long as few tokens' products do."""
+    x_BK, wide_BK = torch.randn(4, 64).bfloat16(), torch.randn(4, 4096).bfloat16()
+    for taken in (x_BK, x_BK[:1], wide_BK, wide_BK[:, 64:128], wide_BK[::2], torch.randn(1, 72).bfloat16()[:, 8:]):
+        assert streamed._readable(taken) is taken
+    for copied in (wide_BK[:, 1:65], torch.randn(4, 65).bfloat16()[:, :64], torch.randn(64, 4).bfloat16().T):
+        found = streamed._readable(copied)
+        assert found.is_contiguous()
+        assert torch.equal(found, copied)
+        assert found.data_ptr() != copied.data_ptr()
+
+
+@pytest.mark.parametrize(("cuda", "ordered"), [("12.4", 0), ("12.5", 1), ("12.10", 1), ("13.0", 1)])
+def test_a_compiler_is_told_what_it_knows_and_a_launch_has_the_memory_that_it_needs(
+    cuda: str, ordered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(
+        streamed, "compiled", lambda source, name, definitions, shared_bytes: (definitions, shared_bytes)
+    )
+    plan = Plan(2, 1, 5, 2, 3)
+    for dtype, is_bf16 in ((torch.bfloat16, 1), (torch.float16, 0)):
+        for name, shared_bytes in (("streamed_product", plan.shared_bytes), ("add_splits", 0)):
+            definitions, given = streamed._kernel.__wrapped__(name, dtype, plan, torch.device("cuda", 0))
+            assert definitions == plan.definitions() | {"BF16": is_bf16, "ORDERED": ordered}
+            assert given == shared_bytes
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 17, 50])
+@pytest.mark.parametrize("splits", [1, 3])
+def test_each_token_is_in_one_launch_and_each_sum_of_splits_has_a_thread(
+    splits: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    N, K, plan = 400, 64, Plan(2, 1, 5, 2, splits, clusters=False)
+    launches: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(streamed, "_kernel", lambda name, *_: lambda **given: launches.append((name, given)))
+    values_NJ, x_BK = torch.zeros(N, K // 2, dtype=torch.bfloat16), torch.zeros(tokens, K, dtype=torch.bfloat16)
+    y_BN = streamed.multiplied(values_NJ, torch.zeros(0), x_BK, None, plan)
+    products = [given for name, given in launches if name == "streamed_product"]
+    assert y_BN.shape == (tokens, N)
+    assert [given["args"][2].data_ptr() for given in products] == [x_BK[i].data_ptr() for i in range(0, tokens, 16)]
+    assert [given["args"][8] for given in products] == [len(part) for part in x_BK.split(16)]
+    assert all(given["grid"] == (4, splits, 1) for given in products)
+    sums = [given for name, given in launches if name == "add_splits"]
+    assert len(sums) == (0 if splits == 1 else len(products))
+    for given, part in zip(sums, x_BK.split(16), strict=False):
+        threads = given["grid"][0] * given["block"][0]
+        assert 0 <= threads * 4 - len(part) * N < 4 * given["block"][0], "four elements a thread"
 
 
 class _Nvrtc:
