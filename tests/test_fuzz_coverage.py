@@ -100,7 +100,6 @@ ALSO_NOT = {
     "saved.journal.next_journal": "called by every session",
     "saved.journal.next_run": "called by recover()",
     "saved.journal.write_whole": "called by recover()",
-    "report.limits.losses": "called for every row with limits",
     "report.folder.chapter": "called for every run of write_folder",
     "report.page.merged": "called for every run of write_folder",
     "report.page.slimmed": "called for every table of a page",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blockshock.report.comparison import by_loss, same_bits
-from blockshock.report.limits import limited, losses
 from blockshock.report.points import Ratios
 from blockshock.report.tables import (
     Cell,
@@ -115,16 +114,16 @@ def _limits(section: str, rows: list[Info]) -> Iterator[Table]:
     parts = [part for part in ("products", "communication", "update") if any(part in _parts(row) for row in shown)]
     numbers = [("p50 ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%"), ("bound by", "")]
     for part in parts:
-        numbers += [(f"{part} ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%")]
-    numbers += [("products lose", ".4f"), ("layout loses", ".4f")]
+        numbers += [(f"{part} ms", ".4f"), (f"limit of {part} ms", ".4f"), (f"% limit of {part}", ".0%")]
     table, ordered = _over_points("Share of the limit", section, shown, tuple(Column(*number) for number in numbers))
     keys = ("p50_ms", "limit_ms", "of_limit")
     for row in ordered:
         cells = [*(row.get(key) for key in keys), row.get("bound_by")]
         cells += [_parts(row).get(part, {}).get(key) for part in parts for key in keys]
-        cells += losses(row) if limited(_parts(row).get("products") or {}) else (None, None)
         table.rows.append((*_named(table, row), *cells))
-    table.notes.append("the limit is the time that no implementation can beat on this machine")
+    table.notes.append("the limit is the time that no implementation can beat on this machine; % limit is of the whole")
+    if parts:
+        table.notes.append("a part's time is that of its stages, in rounds of their own, and at most the whole")
     yield table
 
 

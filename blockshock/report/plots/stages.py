@@ -64,7 +64,7 @@ def _panel(title: str, shown: list[Info], styles: Styles) -> Panel:
         found = kinds(info)
         x, scale = float(LEFT), LONG / sum(found.values())
         for kind, ms in found.items():
-            says = f"{info['label']}, {kind}: {ms:.4f} ms of {info['p50_ms']:.4f}"
+            says = f"{info['label']}, {kind}: {ms * scale / LONG:.0%} of {info['p50_ms']:.4f} ms"
             body += box(x, top + 6, ms * scale, ROW - 12, LOOKS[kind], says)
             x += ms * scale
         body += text(LEFT + LONG + 6, top + ROW / 2 + 4, f"{info['p50_ms']:.4f}")
