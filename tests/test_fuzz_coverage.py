@@ -109,6 +109,7 @@ ALSO_NOT = {
     "saved.settle.is_timed": "called by settled() for every row",
     "report.models.model_lines": "called by answer()",
     "report.points.Ratios": "made by every table of times",
+    "report.points.best_names": "called by every_row()",
     "report.points.pairs": "called by every_row()",
     "report.points.place_of": "called by every_row() for every row",
     "report.where.where": "of any points by tests/report/test_where.py; called by answer()",

@@ -24,7 +24,7 @@ from blockshock.report.tables import (
     spread,
     yardsticks,
 )
-from blockshock.saved import PHASES, SECTIONS, Run, is_dense, or_inf, qualities, section_of
+from blockshock.saved import PHASES, SECTIONS, Run, is_alone, is_dense, or_inf, qualities, section_of
 
 LONGEST_NAME = 72
 _POINT = columns(workload="", N="d", K="d", B="d", dtype="")
@@ -102,8 +102,9 @@ def _over_dense(section: str, rows: list[Info], ratios: Ratios) -> Table:
         table.rows.append((*_named(table, row), *cells))
     table.notes.append("below 1: faster than that method at the same point. Paired: not the ratio of these medians")
     if dense := list(dict.fromkeys(row["label"] for row in filter(is_dense, rows))):
-        told = "that was timed there and is not wrong"
-        table.notes.append(f"best dense: the fastest of {', '.join(dense)} {told}")
+        told = f"best dense: of {', '.join(dense)}, less what is wrong, the fastest there"
+        alone = "; for a row on one device of those on one" if len(dense) > 1 and any(map(is_alone, rows)) else ""
+        table.notes.append(f"{told}, as pairs found it where they looked for it, else by these medians{alone}")
     return table
 
 
