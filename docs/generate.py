@@ -29,8 +29,6 @@ from blockshock.report.command import pasted
 from blockshock.saved import Run, read_run
 
 RESULTS = (*RUNS, "0010_4xH100")
-EACH = 20_000
-"""Bytes of docs/results.md for each run: its answers, verdicts and short tables."""
 BLOCK = re.compile(r"(<!-- (answer|sample): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 SAMPLE, COLUMNS = 7, 80
 """Lines and characters of it."""
@@ -76,7 +74,7 @@ def _results() -> Iterator[str]:
     yield "Made by `python docs/generate.py` of the official runs. [`measuring.md`](measuring.md) says how to read it,"
     yield "[its README](../benchmark_results/README.md) which commands made each.\n"
     for name in RESULTS:
-        yield from pasted([_official(name)], EACH)
+        yield from pasted([_official(name)])
 
 
 class Collected:

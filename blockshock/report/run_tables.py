@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blockshock.report.comparison import by_loss, same_bits
+from blockshock.report.limits import limit_lines
 from blockshock.report.points import Ratios
 from blockshock.report.tables import (
     Cell,
@@ -42,18 +43,20 @@ _BYTES = {
 
 
 def run_tables(run: Run) -> Iterator[Table]:
-    """The tables, of those sections of which the run has results; first those that say most."""
+    """The tables, of those sections of which the run has results; first what the answer rests on, then the short."""
     rows, ratios = run.infos, Ratios(run.infos)
     timed = {section: [row for row in rows if section_of(row) == section] for section in PHASES.values()}
     yield from (_over_dense(section, found, ratios) for section, found in timed.items() if found)
+    yield from _quality(qualities(rows))
+    if near := list(limit_lines(rows)):
+        yield Table("How near to the limit", "machine", notes=near)
+    if ceilings := run.machine.get("ceilings"):
+        yield _ceilings(ceilings)
+    yield from _drift([row for row in rows if section_of(row) == "drift"])
     for section, found in timed.items():
         for build in (_stages, _limits, _memory, _operations) if found else ():
             yield from build(section, found)
     yield from _accuracy([row for row in rows if "error_ratio" in row])
-    yield from _quality(qualities(rows))
-    yield from _drift([row for row in rows if section_of(row) == "drift"])
-    if ceilings := run.machine.get("ceilings"):
-        yield _ceilings(ceilings)
 
 
 def _over_points(title: str, section: str, rows: list[Info], rest: tuple[Column, ...]) -> tuple[Table, list[Info]]:
