@@ -224,6 +224,9 @@ def test_a_plot_is_saved_as_png(written: Path, opened: Open, scheme: str, width:
     page.evaluate(OPEN)
     figures = page.locator("figure")
     assert figures.count() > 8
+    figures.first.locator("svg").first.evaluate(
+        "s => { s.style.minWidth = '1400px'; s.parentElement.scrollLeft = 300; }"
+    )
     for place in range(figures.count()):
         figure = figures.nth(place)
         with page.expect_download() as saved:
