@@ -1,7 +1,9 @@
 """Writes what the texts quote, so that nothing in them is copied by hand: `python docs/generate.py`.
 
-- In README.md each block from `<!-- answer: RUN -->` to `<!-- end -->`: what the report answers on that official run;
-  from `<!-- sample: RUN -->`: how a session that made it would begin to say so on a screen.
+- In README.md each block from `<!-- answer: RUN -->` to `<!-- end -->`: what the report answers on that official run,
+  and its remarks; from `<!-- sample: RUN -->`: how a session that made it would begin to say so on a screen.
+- There, in docs and in benchmark_results/README.md, from `<!-- said: NAME -->` to `<!-- end -->`: a number of saved
+  runs (`docs/said.py`).
 - docs/results.md: `python -m blockshock report --format md` on the official runs.
 - docs/options.md: the options of pytest and of `python -m blockshock`, as their `--help` says them.
 - docs/report: the page and the pictures (`docs/report_page.py`).
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from report_page import OFFICIAL, REPORT, ROOT, RUNS, written
+from said import said
 
 from blockshock.__main__ import parser
 from blockshock.errors import InputError
@@ -26,20 +29,24 @@ from blockshock.plugin import options
 from blockshock.report import screen
 from blockshock.report.answer import answer
 from blockshock.report.command import pasted
+from blockshock.report.remarks import remarks
 from blockshock.saved import Run, read_run
 
 RESULTS = (*RUNS, "0010_4xH100")
-EACH = 20_000
-"""Bytes of docs/results.md for each run: its answers, verdicts and short tables."""
-BLOCK = re.compile(r"(<!-- (answer|sample): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SAMPLE, COLUMNS = 7, 80
+MADE = ("results.md", "options.md")
+"""Those that are made whole."""
+BLOCK = re.compile(r"(<!-- (?:(answer|sample): (\S+) -->\n|said: ([^>]+) -->)).*?(<!-- end -->)", re.DOTALL)
+SAMPLE, COLUMNS = 5, 80
 """Lines and characters of it."""
 
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Each text that is made, or has parts that are, and what it should say."""
-    readme = ROOT / "README.md"
-    yield readme, with_answers(readme.read_text(encoding="utf-8"))
+    texts = [path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in MADE]
+    for path in (ROOT / "README.md", ROOT / "benchmark_results" / "README.md", *texts):
+        text = path.read_text(encoding="utf-8")
+        if "<!-- end -->" in text or "<!-- said" in text:
+            yield path, with_answers(text)
     yield ROOT / "docs" / "results.md", "\n".join(_results())
     yield ROOT / "docs" / "options.md", "\n".join(_options())
 
@@ -48,18 +55,30 @@ def with_answers(text: str) -> str:
     """The text with every block made anew.
 
     Raises:
-        InputError: a block has no name of a run, or no end.
+        InputError: a block has no name of a run, or no end; a number has an unknown name.
         NotARun: there is no such run.
     """
     if text.count("<!-- end -->") != len(BLOCK.findall(text)) or text.count("<!--") != 2 * text.count("<!-- end -->"):
-        raise InputError("a block begins with `<!-- answer: RUN -->`, or sample, and ends with `<!-- end -->`")
+        raise InputError("a block begins with `<!-- answer: RUN -->`, sample or said, and ends with `<!-- end -->`")
 
     def block(match: re.Match[str]) -> str:
-        run = _official(match[3])
-        made = "".join(f"- {line}\n" for line in answer(run)) if match[2] == "answer" else _sample(run)
-        return f"{match[1]}{made}{match[4]}"
+        if name := match[4]:
+            made = said(name)
+        else:
+            made = _answered(_official(match[3])) if match[2] == "answer" else _sample(_official(match[3]))
+        return f"{match[1]}{made}{match[5]}"
 
     return BLOCK.sub(block, text)
+
+
+def _answered(run: Run) -> str:
+    """What is answered, and the gist of what a reader must know of the run; each once."""
+    return "".join(f"- {line}\n" for line in dict.fromkeys((*answer(run), *map(gist, remarks(run)))))
+
+
+def gist(remark: str) -> str:
+    """Its first sentence, without the names of files: docs/results.md has all of it."""
+    return re.sub(r" \([^()]*\.json[^()]*\)", "", remark).partition(". ")[0]
 
 
 def _sample(run: Run) -> str:
@@ -76,7 +95,7 @@ def _results() -> Iterator[str]:
     yield "Made by `python docs/generate.py` of the official runs. [`measuring.md`](measuring.md) says how to read it,"
     yield "[its README](../benchmark_results/README.md) which commands made each.\n"
     for name in RESULTS:
-        yield from pasted([_official(name)], EACH)
+        yield from pasted([_official(name)])
 
 
 class Collected:

@@ -20,8 +20,8 @@ from blockshock.saved import read_run
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "docs" / "report"
 OFFICIAL = Path("benchmark_results") / "official"
-RUNS = ("0009_2xH100", "0011_1xH100-pruned")
-"""The halves on two GPUs, and pruned layers on one."""
+RUNS = ("0011_1xH100-pruned", "0009_2xH100")
+"""What pays first: pruned layers on one GPU; then the halves on two. A page has runs in the order of the command."""
 PICTURES = {
     "halves-map": "0009-2xh100-heat",
     "halves-ratio": "0009-2xh100-forward-gaussian-bf16-ratio",

@@ -61,6 +61,7 @@ def verdict(label: str, N: int = 64, B: int = 4, ratio: float = 0.9, **more: obj
     """A verdict on H1, 2 % to both sides of its ratio."""
     claim = {"hypothesis": "H1", "statement": "it is faster", "rival": "dense_tp_row", "margin": 0.01}
     found = {"ratio": ratio, "ratio_low": 0.98 * ratio, "ratio_high": 1.02 * ratio, "verdict": "faster"}
+    found |= {"l2_flushed": True, "flush": "clean"}
     return _point(label, N, B) | {"phase": 1} | claim | found | more
 
 

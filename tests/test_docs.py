@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from packaging.requirements import Requirement
 
 from blockshock.errors import InputError
 from blockshock.methods import METHODS
-from blockshock.phases.builds import disturbed
+from blockshock.phases.builds import BLOCKS, BUILDS, MOST_BLOCKS, disturbed
+from blockshock.phases.ceilings import KEPT_SECONDS
+from blockshock.phases.drift import STEPS
+from blockshock.plugin.together import LOST_SECONDS
 from blockshock.report.answer import answer
+from blockshock.report.remarks import SHORT_MS, remarks
+from blockshock.saved.pairs import MARGIN, WIDE
 from blockshock.saved.results import NotARun, read_run
 
 ROOT = Path(__file__).parent.parent
 RUN = "0006_2xH200-full"
+WORDS = {"a": 1, "two": 2, "three": 3, "five": 5, "ten": 10}
 
 sys.path.append(str(ROOT / "docs"))
-from generate import pages, with_answers  # noqa: E402
+from generate import gist, pages, with_answers  # noqa: E402
 
 
 def test_the_texts_say_what_their_runs_and_options_say() -> None:
@@ -48,12 +58,76 @@ def test_the_theory_counts_the_disturbed_blocks_of_the_run_that_it_names() -> No
     assert sum(len(disturbed(pair)) for pair in pairs) == int(said[3])
 
 
+@pytest.mark.parametrize(
+    ("text", "says", "are"),
+    [
+        ("measuring", r"Ten blocks \(five on a CPU\) .*? up to (\d+)", [MOST_BLOCKS["cuda"]]),
+        ("measuring", r"(Ten) blocks \((five) on a CPU\)", [BLOCKS["cuda"], BLOCKS["cpu"]]),
+        ("measuring", r"all rounds of (three) builds \((two) on a CPU\)", [BUILDS["cuda"], BUILDS["cpu"]]),
+        ("measuring", r"more than (\d+) % from one; `tie`: all of it is within (\d+) %", [100 * MARGIN, 100 * MARGIN]),
+        ("measuring", r"an interval of more than a factor of ([\d.]+)", [WIDE]),
+        ("measuring", r"their times below ([\d.]+) ms contain", [SHORT_MS]),
+        ("measuring", r"fed its own output (\d+) times", [STEPS]),
+        ("measuring", r"what was measured is kept for (a) day", [KEPT_SECONDS / 86400]),
+        ("clusters", r"ends the session within `--rank-timeout` and half (a) minute", [2 * LOST_SECONDS / 60]),
+        ("../benchmark_results/README", r"so that times below ([\d.]+) ms contain", [SHORT_MS]),
+    ],
+)
+def test_the_texts_say_the_constants_of_the_code(text: str, says: str, are: list[float]) -> None:
+    said = re.search(says, " ".join((ROOT / "docs" / f"{text}.md").read_text(encoding="utf-8").split()))
+    assert said is not None
+    assert [float(WORDS.get(found.lower(), found)) for found in said.groups()] == pytest.approx(are)
+
+
+def test_what_is_installed_is_as_large_as_the_readme_says() -> None:
+    if torch.version.cuda:
+        pytest.skip("the size is that of torch's CPU build")
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = asked["optional-dependencies"]
+    size = sum(
+        file.locate().stat().st_size  # type: ignore[attr-defined]
+        for name in required([*asked["dependencies"], *extras["report"], *extras["suite"]])
+        for file in importlib.metadata.files(name) or ()
+        if file.locate().exists()  # type: ignore[attr-defined]
+    )
+    said = re.search(r"That takes (\d+) GB with torch's CPU build", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert said is not None
+    assert round(size / 1e9) == int(said[1])
+
+
+def required(requirements: list[str]) -> set[str]:
+    """The distributions that are installed for them, and for those."""
+    found: set[str] = set()
+    todo = [Requirement(one) for one in requirements]
+    while todo:
+        one = todo.pop()
+        if one.name not in found and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            found.add(one.name)
+            todo += map(Requirement, importlib.metadata.requires(one.name) or ())
+    return found
+
+
 def test_an_answer_is_filled_in_and_what_stands_around_it_stays() -> None:
     text = f"before\n<!-- answer: {RUN} -->\nold numbers\n<!-- end -->\nafter\n"
     filled = with_answers(text)
     assert with_answers(filled) == filled
-    listed = "".join(f"- {line}\n" for line in answer(read_run(ROOT / "benchmark_results" / "official" / RUN)))
+    run = read_run(ROOT / "benchmark_results" / "official" / RUN)
+    listed = "".join(f"- {line}\n" for line in [*answer(run), *map(gist, remarks(run))])
     assert filled == text.replace("old numbers\n", listed)
+    assert filled.count("flushed by zeroing") == 1, "a remark"
+
+
+def test_the_gist_of_a_remark_is_its_first_sentence_without_files() -> None:
+    remark = "parts differ in their commit 1d43 (1_forward.json.gz, 2_verdicts.json.gz); 09bd (5_backward.json)"
+    assert gist(remark) == "parts differ in their commit 1d43; 09bd"
+    assert gist("zeros in a product (0.94 here). With zeros a GPU is faster") == "zeros in a product (0.94 here)"
+
+
+def test_a_number_is_filled_in_where_it_stands() -> None:
+    text = "medians of <!-- said: torchrun -->9 to 99<!-- end --> of each other"
+    assert re.fullmatch(
+        r"medians of <!-- said: torchrun -->0\.\d\d to 1\.\d\d<!-- end --> of each other", with_answers(text)
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,6 +136,7 @@ def test_an_answer_is_filled_in_and_what_stands_around_it_stays() -> None:
         ("<!-- answer: 0999_none -->\n<!-- end -->\n", NotARun, "0999_none"),
         ("<!-- answer -->\n<!-- end -->\n", InputError, "begins with"),
         (f"<!-- answer: {RUN} -->\nnumbers\n", InputError, "ends with"),
+        ("<!-- said: nothing -->1<!-- end -->", InputError, "no number is called 'nothing': choose of written back"),
     ],
 )
 def test_what_cannot_be_filled_is_named(text: str, error: type[Exception], says: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from inner_pytest import ROOT
 
 sys.path.append(str(ROOT / "docs"))
-from report_page import PICTURES, REPORT, written
+from report_page import PICTURES, REPORT, RUNS, written
 
 MOST_BYTES = 1.5e6
 
@@ -29,3 +29,13 @@ def test_it_is_small_and_names_no_place_of_this_machine() -> None:
     page = (REPORT / "report.html").read_text(encoding="utf-8")
     assert page.count('<ul class="answer">') == 2
     assert not re.search(r"[ (>\"]/(?:home|root|tmp|work)/", page)
+
+
+def test_what_pays_comes_first_on_the_page_and_in_the_results() -> None:
+    """A page has its runs in the order of the command, which names what pays first."""
+    page = (REPORT / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<h2 id="run\d">(\S+) ', page) == list(RUNS)
+    answers = re.findall(r'<ul class="answer">(.*?)</ul>', page, re.DOTALL)
+    assert [": pays " in answer for answer in answers] == [True, False]
+    results = (REPORT.parent / "results.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \S+/(\S+) ", results, re.MULTILINE)[: len(RUNS)] == list(RUNS)

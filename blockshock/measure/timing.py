@@ -78,7 +78,7 @@ class Prologue:
     """What precedes every round. On CUDA it is one graph, so that the host is never late with the call itself.
 
     The flush reads. Had it written, the cache would be full of lines that the timed call must write back before it can
-    have any of its own: 4 to 10 µs on an H200, in a call of 36 µs that moves nothing but its weights.
+    have any of its own: a good part of a short call that moves nothing but its weights (docs/earlier-runs.md).
     """
 
     def __init__(self, device: torch.device, protocol: Protocol) -> None:

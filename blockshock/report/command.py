@@ -17,7 +17,6 @@ from blockshock.report.across import UNITS, across, slower, surely
 from blockshock.report.answer import answer, verdict_table
 from blockshock.report.comparison import comparison
 from blockshock.report.flat import rows
-from blockshock.report.limits import limit_lines
 from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, markdown, print_tables
@@ -110,12 +109,13 @@ def sections(run: Run) -> list[str]:
 
 
 def _of(run: Run, wanted: str, asked: bool = True) -> Iterator[Table]:
-    """The tables of a section, or of all: over all points first, then those of each."""
-    verdicts = verdict_table(run) if asked else None
-    every = [*([verdicts] if verdicts else ()), *run_tables(run), *comparison(run.records)]
+    """The tables of a section, or of all, in the order that a reader needs: what was asked and each verdict, then what
+    the answer rests on, all else over all points, and last that of each point."""
+    summary, each = verdict_table(run) if asked else None, list(comparison(run.records))
+    verdicts = sorted((table for table in each if table.section == "verdicts"), key=lambda table: table.title)
+    others = [table for table in each if table.section != "verdicts"]
+    every = [*([summary] if summary else []), *verdicts, *run_tables(run), *others]
     yield from (table for table in every if wanted in (ALL, table.section))
-    if wanted == ALL and (lines := list(limit_lines(run.infos))):
-        yield Table("How near to the limit", "machine", notes=lines)
 
 
 def _beside(runs: list[Run]) -> list[Table]:
@@ -124,21 +124,26 @@ def _beside(runs: list[Run]) -> list[Table]:
 
 
 def pasted(runs: list[Run], most: int = PASTED) -> Iterator[str]:
-    """All of it as Markdown, as far as it fits into so many bytes: first the answers, then the tables, the short ones
-    before the long ones of each point; says what it leaves out."""
+    """All of it as Markdown, as far as it fits into so many bytes: first the answers, then the tables in the order of
+    what they say; says what it leaves out."""
     size, left = 0, []
     for part in _parts(runs):
         size += (more := len(part.encode()) + 1)
-        if size > most - len(LEFT_OUT) * 3:
+        if size > most - LEFT_OUT_BYTES:
             size -= more
-            left.append(part)
+            left.append(part.partition("\n")[0].lstrip("# "))
         else:
             yield part
     if left:
-        yield LEFT_OUT.format(count=len(left))
+        others = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        named = ", ".join(title[:LONGEST] for title in left[:NAMED])
+        yield f"Did not fit: {named}{others}. `python -m blockshock report RUN --tables` has them, or `--to FOLDER`"
 
 
-LEFT_OUT = "{count} more tables did not fit: `python -m blockshock report RUN --tables`, or `--to FOLDER`"
+NAMED, LONGEST = 3, 60
+"""Tables that are named where they did not fit, and characters of their titles."""
+LEFT_OUT_BYTES = 600
+"""More than what says so takes."""
 
 
 def _parts(runs: list[Run]) -> Iterator[str]:

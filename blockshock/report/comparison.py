@@ -22,7 +22,7 @@ from blockshock.report.tables import (
     spread,
     yardsticks,
 )
-from blockshock.saved import PHASES, best_dense, or_inf, section_of
+from blockshock.saved import PHASES, is_alone, or_inf, section_of
 from blockshock.saved.pairs import WIDE, Ratio
 
 _BUILDS = Column("builds ±", ".1%")
@@ -141,17 +141,17 @@ def _accuracy(name: str, rows: list[Info]) -> Table:
     return table
 
 
-def _timed(name: str, section: str, rows: list[Info], numbers: dict[str, str]) -> Table:
+def _timed(name: str, section: str, rows: list[Info], ratios: Ratios, numbers: dict[str, str]) -> Table:
     ranks, device = max(row["ranks"] for row in rows), rows[0]["device"].upper()  # some of them run on one alone
     title = f"{name}, {ranks} {device} rank{'s' if ranks > 1 else ''}, {rows[0]['timing']}"
     first, second = (Column("step ms" if section == "training" else "p50 ms", ".4f"), Column("p95 ms", ".4f"))
     builds = [_BUILDS] if any("builds_p50_ms" in row for row in rows) else []
     limit = [_LIMIT] if any("of_limit" in row or "limits" in row for row in rows) else []
-    ratios = (Column(f"÷ {rival}", ".2f") for rival in ("best dense", *yardsticks(rows)))
+    over = (Column(f"÷ {rival}", ".2f") for rival in ("best dense", *yardsticks(rows)))
     rest = (Column(*column) for column in numbers.items())
-    table = Table(title, section, (Column("method"), first, *builds, second, *ratios, *limit, *lossy(rows), *rest))
-    bests = (best for row in rows if (best := best_dense(rows, row)))
-    if found := dict.fromkeys(best["label"] for best in (best_dense(rows), *bests) if best):
+    table = Table(title, section, (Column("method"), first, *builds, second, *over, *limit, *lossy(rows), *rest))
+    ordered = sorted(rows, key=is_alone)
+    if found := dict.fromkeys(best for row in ordered if (best := ratios.name(section, row))):
         table.notes.append(f"best dense: {', on one device '.join(found)}")
     return table
 
@@ -180,7 +180,7 @@ def _fastest_first(
 def _steps(name: str, section: str, rows: list[Info], ratios: Ratios) -> Table:
     """Of training steps: their parts, and the memory of all that is trained. Masking again counts as compressing."""
     parts = dict.fromkeys(("forward", "backward", "optimizer", "compress or refresh"), ".4f")
-    table = _timed(name, section, rows, {**parts, "reduce": ".0%", "tokens/s": ",.0f", "MiB/rank": ".1f"})
+    table = _timed(name, section, rows, ratios, {**parts, "reduce": ".0%", "tokens/s": ",.0f", "MiB/rank": ".1f"})
     for row, cells in _fastest_first(table, section, rows, ratios):
         stages = {stage: times["p50_ms"] for stage, times in row["stages"].items()}
         packing = sum(stages.get(stage, 0.0) for stage in ("mask", "compress", "refresh"))
@@ -192,7 +192,7 @@ def _steps(name: str, section: str, rows: list[Info], ratios: Ratios) -> Table:
 
 def _times(name: str, section: str, rows: list[Info], ratios: Ratios) -> Table:
     numbers = {"TFLOP/s": ".2f", "reduce": ".0%", "MiB/rank": ".1f", "eager ms": ".4f"}
-    table = _timed(name, section, rows, numbers)
+    table = _timed(name, section, rows, ratios, numbers)
     for row, cells in _fastest_first(table, section, rows, ratios):
         rest = (row["dense_equivalent_tflops"], row["communication_share"], mib(row["weight_bytes"]))
         table.rows.append((*cells, *rest, row.get("cuda_events_p50_ms")))

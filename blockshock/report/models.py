@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from blockshock.saved import Run, best_dense, section_of, sound
+from blockshock.report.points import Place, best_names, place_of
+from blockshock.saved import Run, is_alone, section_of, sound
 
 Info = dict[str, Any]
+Names = dict[tuple[Place, bool], str]
+"""Of the best dense alternatives."""
 PASSES = {"forward": "forward", "backward": "forward and backward", "training": "training step"}
 
 
@@ -50,12 +53,13 @@ def model_lines(run: Run) -> list[str]:
                 point = found[where][info["N"], info["K"], info["B"]]
                 if info not in point:  # as it is for each other layer of this shape
                     point.append(info)
-    return [line for where, points in found.items() for line in _lines(where, list(points.values()))]
+    names = best_names(run.infos)
+    return [line for where, points in found.items() for line in _lines(where, list(points.values()), names)]
 
 
-def _lines(where: _Where, points: list[list[Info]]) -> Iterator[str]:
+def _lines(where: _Where, points: list[list[Info]], names: Names) -> Iterator[str]:
     asked = {info["label"]: info["method"] for rows in points for info in rows if info["role"] == "subject"}
-    sums = [(method, added) for label, method in asked.items() if (added := _add(where.model, label, points))]
+    sums = [(method, added) for label, method in asked.items() if (added := _add(where, label, points, names))]
     every = next(use["of"] for use in points[0][0]["layers"] if use["model"] == where.model)
     for method in dict.fromkeys(asked.values()):
         # The one that was timed at the most of the layers, and of those the fastest.
@@ -71,13 +75,15 @@ def _lines(where: _Where, points: list[list[Info]]) -> Iterator[str]:
         )
 
 
-def _add(model: str, label: str, points: list[list[Info]]) -> _Sum | None:
-    """None where no layer has a sound time of this row, with one of a dense alternative beside it."""
+def _add(where: _Where, label: str, points: list[list[Info]], names: Names) -> _Sum | None:
+    """None where no layer has a sound time of this row, with one of the best dense alternative beside it."""
     layers, ms, dense_ms = 0, 0.0, 0.0
     for rows in points:
         row = next((info for info in rows if info["label"] == label and sound(info)), None)
-        if row is None or (dense := best_dense(rows, row)) is None:
+        best = row and names.get((place_of(where.section, row), is_alone(row)))
+        dense = next((info for info in rows if info["label"] == best), None)
+        if row is None or dense is None:
             continue
-        count = sum(use["count"] for use in row["layers"] if use["model"] == model)
+        count = sum(use["count"] for use in row["layers"] if use["model"] == where.model)
         layers, ms, dense_ms = layers + count, ms + count * row["p50_ms"], dense_ms + count * dense["p50_ms"]
     return _Sum(label, layers, ms, dense_ms) if layers else None

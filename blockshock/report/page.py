@@ -16,7 +16,6 @@ from markupsafe import Markup
 
 from blockshock.report.again import commands
 from blockshock.report.answer import answer, verdict_table
-from blockshock.report.limits import limit_lines
 from blockshock.report.plots import style_sheet
 from blockshock.report.remarks import remarks
 from blockshock.report.render import Picture
@@ -74,7 +73,7 @@ def _shown(key: str, chapter: Chapter) -> dict[str, Any]:
             "title": title,
             "pictures": pictures,
             "tables": [table_of(table, f"{key}-{slug(table.title)}", run.name) for table in tables if table.columns],
-            "notes": [" · ".join((table.title, *table.notes)) for table in tables if not table.columns],
+            "notes": [(table.title, table.notes) for table in tables if not table.columns],
         }
         part["holds"] = ", ".join(
             f"{len(found)} {what}{'s' if len(found) > 1 else ''}"
@@ -92,7 +91,6 @@ def _shown(key: str, chapter: Chapter) -> dict[str, Any]:
         "verdicts": verdicts and table_of(verdicts, f"{key}-asked", run.name),
         "map": [_drawn(picture) for picture in chapter.pictures if not picture.section],
         "remarks": list(remarks(run)),
-        "limits": list(limit_lines(run.infos)),
         "machine": _machine(run),
         "commands": list(commands(run)),
         "sections": sections,

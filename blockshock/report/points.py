@@ -1,14 +1,15 @@
-"""One number for one point, everywhere: what is asked about, over the best dense alternative there."""
+"""One number for one point, everywhere: what is asked about, over the best dense alternative there, which has one name
+for all rows."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from blockshock.report.tables import Info, ratio
-from blockshock.saved import PHASES, Run, best_dense, is_dense, judges, section_of, sound
+from blockshock.saved import PHASES, Run, best_dense, is_alone, is_dense, judges, section_of, sound
 
 PLACE = ("workload", "N", "K", "B", "dtype", "optimizer")
 Place = tuple[Any, ...]
@@ -60,7 +61,31 @@ def against_best(run: Run) -> list[Against]:
 
 
 def every_row(infos: list[Info]) -> dict[tuple[Any, ...], Against]:
-    """Each sound row that was timed or judged beside a dense alternative, by its place and label."""
+    """Each sound row that was timed or judged beside the best dense alternative, by its place and label."""
+    (timed, judged), names = _placed(infos), best_names(infos)
+    found = {}
+    for place in dict.fromkeys((*timed, *judged)):
+        rows, verdicts = timed[place], judged[place]
+        for label in dict.fromkeys((*rows, *verdicts)):
+            row = rows.get(label) or verdicts[label][0]
+            best = names.get((place, is_alone(row)))
+            pair = next((pair for pair in verdicts[label] if pair["rival"] == best), None)
+            one = _against(place[0], row, None if best is None else rows.get(best), pair)
+            if one is not None:
+                found[(*place, label)] = one
+    return found
+
+
+def best_names(infos: list[Info]) -> dict[tuple[Place, bool], str]:
+    """The label of the best dense alternative at each place: for rows on one device that of one device (True), and for
+    all others."""
+    timed, judged = _placed(infos)
+    places = ((place, alone) for place in dict.fromkeys((*timed, *judged)) for alone in (False, True))
+    return {at: best for at in places if (best := _best(timed[at[0]], judged[at[0]], at[1])) is not None}
+
+
+def _placed(infos: list[Info]) -> tuple[dict[Place, dict[str, Info]], dict[Place, dict[str, list[Info]]]]:
+    """What was timed at each place, by label, and each row's pairs with dense alternatives."""
     timed: dict[Place, dict[str, Info]] = defaultdict(dict)
     judged: dict[Place, dict[str, list[Info]]] = defaultdict(lambda: defaultdict(list))
     for info in infos:
@@ -70,16 +95,25 @@ def every_row(infos: list[Info]) -> dict[tuple[Any, ...], Against]:
     for (*at, label, rival), pair in pairs(infos).items():
         if kinds.get(rival, pair["rival_role"] == "rival"):
             judged[tuple(at)][label].append(pair)
-    found = {}
-    for place in dict.fromkeys((*timed, *judged)):
-        rows, verdicts = timed[place], judged[place]
-        for label in dict.fromkeys((*rows, *verdicts)):
-            row = rows.get(label) or verdicts[label][0]
-            best = best_dense(rows.values(), row)
-            one = _against(place[0], row, best, _with_the_best(verdicts[label], best))
-            if one is not None:
-                found[(*place, label)] = one
-    return found
+    return timed, judged
+
+
+def _best(rows: dict[str, Info], verdicts: dict[str, list[Info]], alone: bool) -> str | None:
+    """The one that pairs looked for and found, of several that of the most; else the fastest by the medians; where none
+    was timed that of the most pairs, and of these the one that is hardest to beat."""
+    there = [pair for found in verdicts.values() for pair in found if is_alone(pair) == alone]
+    beside = next((row for row in (*rows.values(), *there) if is_alone(row) == alone), None)
+    fastest = (best_dense(rows.values(), beside) or {}).get("label")
+    looked = Counter(
+        str(pair["rival"]) for pair in there if _chose(pair) and (fastest is None or fastest in pair["rivals"])
+    )
+    if looked:
+        return max(looked, key=lambda name: (looked[name], name == fastest))
+    if fastest is not None or not there:
+        return fastest
+    paired = Counter(str(pair["rival"]) for pair in there)
+    hardest = {name: max(float(pair["ratio"]) for pair in there if pair["rival"] == name) for name in paired}
+    return max(paired, key=lambda name: (paired[name], hardest[name]))
 
 
 def pairs(infos: Iterable[Info]) -> dict[tuple[Any, ...], Info]:
@@ -103,17 +137,6 @@ def place_of(section: str, info: Info) -> Place:
     return (section, *(info.get(name) for name in PLACE))
 
 
-def _with_the_best(verdicts: list[Info], best: Info | None) -> Info | None:
-    """The pair with the best dense alternative: one that looked for it among all, or whose rival it is."""
-    if best is None:
-        # None was timed here: of those that it was paired with the one that is hardest to beat.
-        return next(filter(_chose, verdicts), None) or max(
-            verdicts, key=lambda info: float(info["ratio"]), default=None
-        )
-    chose = (info for info in verdicts if _chose(info) and best["label"] in info["rivals"])
-    return next(chose, None) or next((info for info in verdicts if info["rival"] == best["label"]), None)
-
-
 def _against(section: str, row: Info, best: Info | None, pair: Info | None) -> Against | None:
     told: Info = {"section": section} | {name: row.get(name) for name in ("method", "label", *PLACE)}
     if pair is not None:
@@ -128,14 +151,19 @@ class Ratios:
     """The numbers of all rows of a run, for tables that have a line for each: of pairs where there are any."""
 
     def __init__(self, infos: list[Info]) -> None:
-        self._pairs, self._rows = pairs(infos), every_row(infos)
+        self._pairs, self._rows, self._names = pairs(infos), every_row(infos), best_names(infos)
 
     def best(self, section: str, row: Info, beside: Iterable[Info]) -> tuple[str, float] | None:
         """The best dense alternative and the ratio to it; of a row that is not sound that of the medians ``beside``."""
         if (found := self._rows.get((*place_of(section, row), row["label"]))) is not None:
             return found.rival, found.ratio
-        best = best_dense(beside, row)
+        name = self.name(section, row)
+        best = next((info for info in beside if info["label"] == name), None)
         return None if best is None else (best["label"], row["p50_ms"] / best["p50_ms"])
+
+    def name(self, section: str, row: Info) -> str | None:
+        """The best dense alternative where that row is."""
+        return self._names.get((place_of(section, row), is_alone(row)))
 
     def over(self, section: str, row: Info, rival: str, rival_ms: float | None) -> float | None:
         """The ratio to a rival; None where that was not timed beside it."""

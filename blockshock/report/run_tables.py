@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blockshock.report.comparison import by_loss, same_bits
-from blockshock.report.limits import limited, losses
+from blockshock.report.limits import limit_lines
 from blockshock.report.points import Ratios
 from blockshock.report.tables import (
     Cell,
@@ -25,7 +25,7 @@ from blockshock.report.tables import (
     spread,
     yardsticks,
 )
-from blockshock.saved import PHASES, SECTIONS, Run, is_dense, or_inf, qualities, section_of
+from blockshock.saved import PHASES, SECTIONS, Run, is_alone, is_dense, or_inf, qualities, section_of
 
 LONGEST_NAME = 72
 _POINT = columns(workload="", N="d", K="d", B="d", dtype="")
@@ -43,18 +43,20 @@ _BYTES = {
 
 
 def run_tables(run: Run) -> Iterator[Table]:
-    """The tables, of those sections of which the run has results; first those that say most."""
+    """The tables, of those sections of which the run has results; first what the answer rests on, then the short."""
     rows, ratios = run.infos, Ratios(run.infos)
     timed = {section: [row for row in rows if section_of(row) == section] for section in PHASES.values()}
     yield from (_over_dense(section, found, ratios) for section, found in timed.items() if found)
+    yield from _quality(qualities(rows))
+    if near := list(limit_lines(rows)):
+        yield Table("How near to the limit", "machine", notes=near)
+    if ceilings := run.machine.get("ceilings"):
+        yield _ceilings(ceilings)
+    yield from _drift([row for row in rows if section_of(row) == "drift"])
     for section, found in timed.items():
         for build in (_stages, _limits, _memory, _operations) if found else ():
             yield from build(section, found)
     yield from _accuracy([row for row in rows if "error_ratio" in row])
-    yield from _quality(qualities(rows))
-    yield from _drift([row for row in rows if section_of(row) == "drift"])
-    if ceilings := run.machine.get("ceilings"):
-        yield _ceilings(ceilings)
 
 
 def _over_points(title: str, section: str, rows: list[Info], rest: tuple[Column, ...]) -> tuple[Table, list[Info]]:
@@ -103,8 +105,9 @@ def _over_dense(section: str, rows: list[Info], ratios: Ratios) -> Table:
         table.rows.append((*_named(table, row), *cells))
     table.notes.append("below 1: faster than that method at the same point. Paired: not the ratio of these medians")
     if dense := list(dict.fromkeys(row["label"] for row in filter(is_dense, rows))):
-        told = "that was timed there and is not wrong"
-        table.notes.append(f"best dense: the fastest of {', '.join(dense)} {told}")
+        told = f"best dense: of {', '.join(dense)}, less what is wrong, the fastest there"
+        alone = "; for a row on one device of those on one" if len(dense) > 1 and any(map(is_alone, rows)) else ""
+        table.notes.append(f"{told}, as pairs found it where they looked for it, else by these medians{alone}")
     return table
 
 
@@ -115,16 +118,16 @@ def _limits(section: str, rows: list[Info]) -> Iterator[Table]:
     parts = [part for part in ("products", "communication", "update") if any(part in _parts(row) for row in shown)]
     numbers = [("p50 ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%"), ("bound by", "")]
     for part in parts:
-        numbers += [(f"{part} ms", ".4f"), ("limit ms", ".4f"), ("% limit", ".0%")]
-    numbers += [("products lose", ".4f"), ("layout loses", ".4f")]
+        numbers += [(f"{part} ms", ".4f"), (f"limit of {part} ms", ".4f"), (f"% limit of {part}", ".0%")]
     table, ordered = _over_points("Share of the limit", section, shown, tuple(Column(*number) for number in numbers))
     keys = ("p50_ms", "limit_ms", "of_limit")
     for row in ordered:
         cells = [*(row.get(key) for key in keys), row.get("bound_by")]
         cells += [_parts(row).get(part, {}).get(key) for part in parts for key in keys]
-        cells += losses(row) if limited(_parts(row).get("products") or {}) else (None, None)
         table.rows.append((*_named(table, row), *cells))
-    table.notes.append("the limit is the time that no implementation can beat on this machine")
+    table.notes.append("the limit is the time that no implementation can beat on this machine; % limit is of the whole")
+    if parts:
+        table.notes.append("a part's time is that of its stages, in rounds of their own, and at most the whole")
     yield table
 
 

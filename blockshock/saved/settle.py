@@ -33,6 +33,8 @@ def settled(records: list[Record]) -> list[Record]:
     - ``verdict``: ``faster``, ``slower``, ``tie`` or ``undecided``, of a ratio and an interval that follow from the
       saved ``blocks``.
     - ``p50_ms``, ``p95_ms`` and ``builds_p50_ms``: those of the saved samples.
+    - ``of_limit``: the limit over the time of these rounds; of a part of the pass over its own time, which its stages
+      say, and which is at most that of the whole: rounds that time stages can be slower.
     - ``saved_as``: what the file said, where that is something else.
     - ``believed``: says so of a verdict without blocks, in a run whose verdicts have them, and of times without
       samples, in a run whose times have them.
@@ -78,8 +80,8 @@ def _settled(record: Record) -> Info:
         if isinstance(info.get(name), str):
             info[name] = EVERY_STEP.sub("", info[name])
     info = completed(info)
-    if is_timed(record) and not bare(record):
-        return _timed(info, record["samples"])
+    if is_timed(record):
+        return _limited(info if bare(record) else _timed(info, record["samples"]))
     if "verdict" in info:
         return info | {"verdict": _word(info)} if bare(record) else _judged(info)
     return info
@@ -99,6 +101,21 @@ def _timed(info: Info, samples: list[float]) -> Info:
             said.append(f"{name.removesuffix('_ms').replace('_', ' ')} {', '.join(f'{ms:.4f}' for ms in saved)} ms")
             shown[name] = numbers if isinstance(info[name], list) else numbers[0]
     return info | shown | ({"saved_as": ", ".join(said)} if said else {})
+
+
+def _limited(info: Info) -> Info:
+    """The shares of the limit, of the time that is shown."""
+    whole = info["p50_ms"]
+    parts = {
+        name: _share(part | {"p50_ms": min(part["p50_ms"], whole)}) for name, part in (info.get("limits") or {}).items()
+    }
+    return _share(info) | ({"limits": parts} if parts else {})
+
+
+def _share(part: Info) -> Info:
+    """What is known of the limit alone is not made up."""
+    known = part.get("limit_ms") is not None and part.get("of_limit") is not None
+    return part | ({"of_limit": part["limit_ms"] / part["p50_ms"]} if known else {})
 
 
 def _percentile(samples: list[float], percent: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 from collections.abc import Callable, Iterator
@@ -50,6 +51,15 @@ SIDE_BY_SIDE = """() => [...document.querySelectorAll("details.table table")].ma
     const [name, value] = [place, number].map(at => table.tBodies[0].rows[0].cells[at].getBoundingClientRect());
     return [name.left, name.width, value.right];
 }).filter(found => found)"""
+PIXELS = """async png => {
+    const image = Object.assign(new Image(), { src: `data:image/png;base64,${png}` });
+    await image.decode();
+    const canvas = new OffscreenCanvas(image.width, image.height), drawn = canvas.getContext("2d");
+    drawn.drawImage(image, 0, 0);
+    const data = new Uint32Array(drawn.getImageData(0, 0, image.width, image.height).data.buffer);
+    return [image.width, new Set(data).size, [data[0] & 255, data[0] >> 8 & 255, data[0] >> 16 & 255]];
+}"""
+"""Width, how many colours, and that of a corner."""
 COLUMN = """place => [...document.querySelector("details.table[open] tbody").rows]
     .filter(row => !row.hidden).map(row => row.cells[place].textContent)"""
 
@@ -207,12 +217,27 @@ def test_tables_fold_sort_and_filter_by_keyboard_and_are_saved(written: Path, op
     assert [row["method"] for row in rows] == shown
 
 
-def test_a_plot_is_saved_as_png(written: Path, opened: Open) -> None:
-    page = opened(written / "report.html")
-    with page.expect_download() as saved:
-        page.locator(".first .save").press("Enter")
-    assert saved.value.suggested_filename == "heat.png"
-    assert Path(saved.value.path()).read_bytes()[:4] == b"\x89PNG"
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_a_plot_is_saved_as_png(written: Path, opened: Open, scheme: str, width: int) -> None:
+    """Each of them, offline: whole, though it is scrolled on a phone, and in the colours that the reader has."""
+    page = opened(written / "report.html", scheme, width)
+    page.evaluate(OPEN)
+    figures = page.locator("figure")
+    assert figures.count() > 8
+    figures.first.locator("svg").first.evaluate(
+        "s => { s.style.minWidth = '1400px'; s.parentElement.scrollLeft = 300; }"
+    )
+    for place in range(figures.count()):
+        figure = figures.nth(place)
+        with page.expect_download() as saved:
+            figure.locator(".save").press("Enter")
+        assert saved.value.suggested_filename == f"{figure.get_attribute('id')}.png"
+        raw = Path(saved.value.path()).read_bytes()
+        assert raw[:4] == b"\x89PNG"
+        wide, colours, corner = page.evaluate(PIXELS, base64.b64encode(raw).decode())
+        assert wide >= 2 * max(figure.locator("svg").evaluate_all("all => all.map(s => s.clientWidth)"))
+        assert colours > 20, "lines, cells and letters"
+        assert corner == ([253, 253, 254] if scheme == "light" else [20, 23, 28])
 
 
 def test_contents_stay_in_sight_and_open_what_they_lead_to(written: Path, opened: Open) -> None:

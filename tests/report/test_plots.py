@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 
 import pytest
+from inner_pytest import ROOT
 from rows import Info, checked, limited, run_of, stepped, timed, verdict
 
 from blockshock.report.plots import drawings
 from blockshock.report.plots.heat import break_even, heat, shade
-from blockshock.report.plots.panels import Point, layer, parts
+from blockshock.report.plots.panels import Point, layer, parts, sized
 from blockshock.report.plots.scales import over, round_values, that_fit
 from blockshock.report.plots.stages import kinds
 from blockshock.report.plots.svg import Figure, wrapped
 from blockshock.report.points import against_best
 from blockshock.report.render import draw
+from blockshock.saved import read_run
 
 OURS, SLOW, ABLATION = "block_shock gathered 1100", "block_shock cusparselt 1100", "masked_split_dense 1100"
 RIVALS = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
@@ -43,18 +45,18 @@ def test_at_most_six_lines_of_which_what_is_asked_about_comes_first() -> None:
 def test_a_panel_has_two_columns_of_points_at_least() -> None:
     assert "forward time" not in drawn(grid({OURS: 1.0, "dense_single": 2.0}, (64,), (4,)))
     over_B = drawn(grid({OURS: 1.0}, (64,), (4, 16)) + grid({OURS: 1.0}, (128,), (4,)))["forward time"]
-    assert [panel.says for panel in over_B.panels] == ["64²: ms over B"]
+    assert [panel.says for panel in over_B.panels] == ["N = K = 64: time, ms over B"]
     over_N = drawn(grid({OURS: 1.0}, (64, 128, 256), (4,)))["forward time"]
-    assert [panel.says for panel in over_N.panels] == ["B = 4: ms over N = K"]
+    assert [panel.says for panel in over_N.panels] == ["B = 4: time, ms over N = K"]
 
 
 def test_layers_that_are_not_square_have_panels_of_their_own() -> None:
     points = [Point(OURS, N, N, 4, 1.0) for N in (64, 128, 256)] + [Point(OURS, 512, 64, B, 1.0) for B in (4, 16)]
-    assert [(part.title, part.axis) for part in parts(points)] == [("B = 4", "N = K"), ("512×64", "B")]
+    assert [(part.title, part.axis) for part in parts(points)] == [("B = 4", "N = K"), ("N×K = 512×64", "B")]
     assert (layer(64, 64), layer(512, 64)) == ("64²", "512×64")
     many = [Point(OURS, N, N, B, 1.0) for N in range(64, 128) for B in range(1, 80)]
     titles = [part.title for part in parts(many)]
-    assert (titles[0], titles[-1], len(titles)) == ("64²", "127²", 6)
+    assert (titles[0], titles[-1], len(titles)) == ("N = K = 64", "N = K = 127", 6)
 
 
 def test_the_best_dense_alternative_divides_and_intervals_are_drawn_where_there_are_any() -> None:
@@ -145,6 +147,26 @@ def test_uses_have_maps_of_their_own_with_layers_that_are_not_square() -> None:
     ]
     assert ">64×512<" in figure.panels[0].body
     assert heat([]) is None
+
+
+def test_every_axis_is_named_with_what_it_counts() -> None:
+    """On the runs of the repository's own page: what is across, what is upright, and of a map its rows."""
+    across = {"B, rows of x", "N = K, features", "steps", "FLOPs per byte of memory"}
+    for name in ("0009_2xH100", "0011_1xH100-pruned"):
+        for picture in draw(read_run(ROOT / "benchmark_results" / "official" / name), ""):
+            for panel in picture.panels:
+                words = re.findall(r">([^<>]+)</t", panel.body)
+                if picture.name.endswith("stages"):
+                    assert "share of each, and ms in all" in words, "bars, each of which says its length"
+                    continue
+                assert len(across & set(words)) == 1, picture.name
+                upright = re.search(r'<tspan class="m"[^>]*>([^<]+)</tspan>', panel.body)
+                if picture.section:
+                    assert upright is not None
+                    assert len(upright[1]) > 5, "with its unit"
+                else:
+                    assert "layer N×K" in words
+    assert all("N = K = " in title or "N×K = " in title for title in (sized(4, 4), sized(4, 8)))
 
 
 def test_ticks_are_few_round_and_do_not_touch() -> None:

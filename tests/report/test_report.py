@@ -14,6 +14,7 @@ from inner_pytest import ROOT
 
 from blockshock.__main__ import main
 from blockshock.report.answer import answer
+from blockshock.report.command import pasted
 from blockshock.saved.results import NotARun, latest_run, read_run
 
 OFFICIAL = ROOT / "benchmark_results" / "official"
@@ -58,9 +59,30 @@ def test_tables_for_a_terminal_and_as_markdown(capsys: pytest.CaptureFixture[str
     assert len(rows) == 12
     _, markdown, _ = _report(capsys, TRAINING, "--format", "md")
     assert "### Time over the best dense: Training step (phase 3)" in markdown
-    assert "more tables did not fit" in markdown.splitlines()[-1]
+    last = markdown.splitlines()[-1]
+    assert last.startswith("Did not fit: "), "by name"
+    assert last.endswith(" more. `python -m blockshock report RUN --tables` has them, or `--to FOLDER`")
     assert len(markdown.encode()) <= 60_000
     assert [line for line in markdown.splitlines() if "| block_shock gathered 1100 compressed |" in line]
+
+
+@pytest.mark.parametrize("name", ["0009_2xH100", "0010_4xH100", "0011_1xH100-pruned"])
+def test_what_the_answer_rests_on_stands_right_below_it(name: str) -> None:
+    """First the answer, then what was asked and every verdict, then the times and what is lost; all else below."""
+    run = read_run(OFFICIAL / name)
+    titles = [line[4:] for line in "\n".join(pasted([run])).splitlines() if line.startswith("### ")]
+    claims = {info["hypothesis"] for info in run.infos if "verdict" in info}
+    asked, *rest = titles
+    assert asked == "What was asked, and the answer"
+    judged = [title for title in titles if title.split(" ")[0] in claims]
+    assert {title.split(" ")[0] for title in judged} == claims
+    assert rest[: len(judged)] == sorted(judged)
+    times = [title for title in titles if title.startswith("Time over the best dense: ")]
+    assert rest[len(judged) :][: len(times)] == times
+    assert len(times) == 3
+    loses = [title for title in titles if title.startswith("What weights of their own lose")]
+    assert rest[len(judged) + len(times) :][: len(loses)] == loses
+    assert bool(loses) == name.endswith("pruned")
 
 
 def test_two_runs_are_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

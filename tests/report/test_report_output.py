@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from blockshock.__main__ import main
 from blockshock.report.across import across
 from blockshock.report.comparison import comparison
 from blockshock.report.plain import plain
-from blockshock.report.remarks import remarks
+from blockshock.report.remarks import flushes, remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.tables import Table
 from blockshock.saved.results import Run, read_run
@@ -57,7 +58,7 @@ def test_a_run_says_how_it_was_flushed_if_that_is_in_its_times() -> None:
     zeroed = [timed(OURS, 64, 4, 1.0, l2_flushed=True)]
     clean = [timed(OURS, 64, 4, 1.0, l2_flushed=True, flush="clean")]
     none = [timed(OURS, 64, 4, 1.0, l2_flushed=False), timed(OURS, 64, 4, 1.0, l2_flushed=True, device="cpu")]
-    says = "flushed by zeroing: times below 0.2 ms contain 4 to 10 µs of writing back"
+    says = "flushed by zeroing: times below 0.2 ms, and ratios of such, contain microseconds of writing back"
     assert list(remarks(run_of(zeroed))) == [says]
     assert list(remarks(run_of(clean))) == list(remarks(run_of(none))) == []
     both = "1 results were flushed so, 1 cleanly: not to be compared below 0.2 ms"
@@ -65,7 +66,20 @@ def test_a_run_says_how_it_was_flushed_if_that_is_in_its_times() -> None:
     bare = "1 without an interval: a single build, or none, was saved"
     assert across([run_of(zeroed), run_of(clean)]).notes == [bare, says, both]
     assert across([run_of(clean), run_of(clean)]).notes == [bare]
-    assert says in list(remarks(read_run(OFFICIAL / "0001_2xH200.json")))
+    older = {name: value for name, value in verdict(OURS).items() if name not in ("l2_flushed", "flush")}
+    judged = older, older | {"l2_flushed": False}, verdict(OURS)
+    assert [list(flushes([run_of([one])])) for one in judged] == [[says], [], []], "older ones do not say how"
+
+
+def test_each_official_run_of_before_says_that_it_was_flushed_by_zeroing_and_no_later_one() -> None:
+    """As their README says of them, with the numbers of the first and the last."""
+    told = re.search(
+        r"\*\*(\d+) to (\d+) were made before", (OFFICIAL.parent / "README.md").read_text(encoding="utf-8")
+    )
+    assert told is not None
+    for path in sorted(OFFICIAL.iterdir()):
+        before = told[1] <= path.name[:4] <= told[2]
+        assert any(line.startswith("flushed by zeroing") for line in remarks(read_run(path))) == before, path.name
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from pathlib import Path
+
 import pytest
+from inner_pytest import ROOT
 from rows import Info, checked, run_of, stepped, timed, verdict
 
-from blockshock.report.points import Against, against_best
+from blockshock.report.comparison import comparison
+from blockshock.report.points import Against, against_best, best_names, every_row
+from blockshock.report.run_tables import run_tables
+from blockshock.saved import is_alone, read_run
+
+OFFICIAL = sorted((ROOT / "benchmark_results" / "official").iterdir())
 
 OURS, SLOW = "block_shock gathered 1100", "block_shock cusparselt 1100"
 DENSE = {"dense_tp_row": 2.0, "dense_tp_col": 1.0, "dense_single": 4.0}
@@ -87,3 +96,54 @@ def test_sections_points_and_optimizers_are_kept_apart() -> None:
 def test_a_ratio_of_ratios_is_no_number_of_a_point() -> None:
     both = verdict(OURS, 64, ratio=0.4, rival="dense_tp_col", optimizer="sgd", **RIVALS)
     assert only([*at(64, 0.9), both]).ratio == 0.9
+
+
+def test_a_point_has_one_best_dense_alternative_for_all_its_rows() -> None:
+    """The one that a pair looked for and found, for rows that were not paired and for the dense ones too."""
+    looked = verdict(OURS, 64, ratio=1.1, rival="dense_tp_row", verdict="slower", **RIVALS)
+    other = verdict(SLOW, 64, ratio=1.3, rival="dense_tp_col", verdict="slower")
+    alone: Info = {"span": "one", "promise": "own weights"}
+    infos = [*at(64, 0.9), timed(SLOW, 64, 4, 1.5), timed("pruned auto", 64, 4, 1.0, **alone)]
+    infos = [info | ({"span": "one"} if info["label"] == "dense_single" else {}) for info in infos]
+    run = run_of([*infos, looked, other])
+    found = {row.label: (row.rival, row.ratio) for row in every_row(run.infos).values()}
+    tp = "dense_tp_row"
+    assert found == {
+        OURS: (tp, 1.1),
+        SLOW: (tp, 0.75),
+        "pruned auto": ("dense_single", 0.25),
+        tp: (tp, 1.0),
+        "dense_tp_col": (tp, 0.5),
+        "dense_single": (tp, 2.0),
+    }
+    (speeds, *_) = run_tables(run)
+    names = [column.name for column in speeds.columns]
+    told = {row[names.index("method")]: row[names.index("best dense")] for row in speeds.rows}
+    assert told == {label: rival for label, (rival, _) in found.items()}
+    assert speeds.notes[-1].endswith("for a row on one device of those on one")
+    (each,) = (table for table in comparison(run.records) if table.section == "forward")
+    assert each.notes[0] == "best dense: dense_tp_row, on one device dense_single"
+
+
+def test_of_several_that_pairs_found_the_one_of_the_most_counts() -> None:
+    pairs = [
+        verdict(f"block_shock auto mask{number}", 64, ratio=0.9, rival=rival, **RIVALS)
+        for number, rival in enumerate(("dense_tp_row", "dense_tp_row", "dense_tp_col"))
+    ]
+    slow = [timed(f"block_shock auto mask{number}", 64, 4, 1.0) for number in range(3)]
+    found = {row.label: row for row in every_row(run_of([*at(64, 0.9), *slow, *pairs]).infos).values()}
+    assert {row.rival for row in found.values()} == {"dense_tp_row"}
+    assert [found[f"block_shock auto mask{number}"].ratio for number in range(3)] == [0.9, 0.9, 0.5]
+    even = {row.rival for row in every_row(run_of([*at(64, 0.9), *slow, *pairs[1:]]).infos).values()}
+    assert even == {"dense_tp_col"}, "of as many the one that the medians say"
+
+
+@pytest.mark.parametrize("path", OFFICIAL, ids=lambda path: path.name)
+def test_no_official_run_has_two_names_for_a_point(path: Path) -> None:
+    infos = read_run(path).infos
+    alone = {info["label"]: is_alone(info) for info in infos}
+    names: dict[object, set[str]] = defaultdict(set)
+    for row in every_row(infos).values():
+        names[row.place, alone[row.label]].add(row.rival)
+    assert [found for found in names.values() if len(found) > 1] == []
+    assert {at: {name} for at, name in best_names(infos).items() if at in names} == names

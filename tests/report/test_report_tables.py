@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from rows import limited, run_of, stepped, tables, timed
+from inner_pytest import ROOT
+from rows import Info, limited, run_of, stepped, tables, timed
 
 from blockshock.report.again import commands
 from blockshock.report.comparison import comparison
+from blockshock.report.flat import rows
 from blockshock.report.limits import limit_lines
+from blockshock.report.plots import drawings
 from blockshock.report.tables import Column, slug
+from blockshock.saved.results import read_run
 
 
 def test_stages_and_ratios_of_each_point() -> None:
-    rows = [timed("dense_single", 64, 4, 4.0), timed("dense_tp_row", 64, 4, 2.0), timed("block_shock auto", 64, 4, 1.0)]
-    found = tables([*rows, timed("block_shock auto", 128, 4, 1.0)])
+    dense = [timed("dense_single", 64, 4, 4.0), timed("dense_tp_row", 64, 4, 2.0)]
+    found = tables([*dense, timed("block_shock auto", 64, 4, 1.0), timed("block_shock auto", 128, 4, 1.0)])
     speeds = found["Time over the best dense"]
     names = ["method", "p50 ms", "builds ±", "÷ best dense", "best dense", "÷ dense_tp_row", "÷ dense_single", "paired"]
     assert [column.name for column in speeds.columns][5:] == names
@@ -33,7 +37,6 @@ def test_the_share_of_the_limit_beside_rows_that_have_none() -> None:
         [
             *("gaussian", "64", "64", "4", "bf16", "block_shock auto"),
             *("1.0000", "0.6000", "60%", "compute", "0.6250", "0.5000", "80%", "0.2000", "0.1000", "50%"),
-            *("0.1000", "0.1000"),  # matmul takes 0.6, layout 0.1
         ]
     ]
     assert "Share of the limit" not in tables(infos[1:])
@@ -78,38 +81,70 @@ def test_operations_of_what_was_profiled() -> None:
     assert table.notes == ["traces: traces/a.json"]
 
 
+def reaching(label: str, N: int, B: int, share: float) -> Info:
+    return timed(label, N, B, 1.0, **limited(0.5, limit_ms=share))
+
+
 def test_the_answer_says_which_stage_loses() -> None:
     infos = [
-        timed("block_shock auto", 8192, 256, 1.0, **limited(0.95)),
-        timed("block_shock auto", 8192, 1024, 1.0, **limited(0.70)),
-        timed("block_shock auto", 4096, 1024, 1.0, **limited(0.10)),
-        timed("block_shock auto", 8192, 64, 1.0, **limited(0.10)),
-        timed("block_shock gathered", 8192, 256, 1.0, **limited(0.10)),
+        reaching("block_shock auto", 8192, 256, 0.95),
+        reaching("block_shock auto", 8192, 1024, 0.70),
+        reaching("block_shock auto", 4096, 1024, 0.10),
+        reaching("block_shock auto", 8192, 64, 0.10),
+        reaching("block_shock gathered", 8192, 256, 0.10),
     ]
     assert list(limit_lines(run_of(infos).infos)) == [
-        "forward, what block_shock auto owns (N ≥ 8192, B ≥ 256): reaches 70% to 95% of its limit over 2 points; "
-        "below 85% at 1: N=8192 B=1024: 70%, matmul loses 0.1000 ms, layout 0.1000 ms"
+        "forward, block_shock auto (N ≥ 8192, B ≥ 256): 70%–95% of its limit over 2 points; below 85% at 1: "
+        "N=8192 B=1024: 70%, 0.3000 ms beyond it; of its stages matmul 60%, layout 10%, reduce 30%"
     ]
-    assert next(limit_lines(run_of(infos[:1]).infos)).endswith(
-        "reaches 95% to 95% of its limit over 1 points; nowhere below 85%"
-    )
+    assert next(limit_lines(run_of(infos[:1]).infos)).endswith("95% of its limit at the one point; nowhere below 85%")
     assert list(limit_lines(run_of([timed("block_shock auto", 8192, 256, 1.0)]).infos)) == []
 
 
 def test_without_auto_each_label_has_its_line_and_the_worst_point_comes_first() -> None:
     infos = [
-        timed(f"block_shock {kernel}", 8192, B, 1.0, **limited(share))
+        reaching(f"block_shock {kernel}", 8192, B, share)
         for kernel in ("gathered", "cusparselt")
         for B, share in ((256, 0.8), (1024, 0.5))
     ]
     lines = list(limit_lines(run_of(infos).infos))
-    assert [line.split(" owns")[0] for line in lines] == [
-        "forward, what block_shock gathered",
-        "forward, what block_shock cusparselt",
+    assert [line.partition(" (")[0] for line in lines] == [
+        "forward, block_shock gathered",
+        "forward, block_shock cusparselt",
     ]
     assert all(
         "below 85% at 2: N=8192 B=1024: 50%" in line and line.endswith("the table has the rest") for line in lines
     )
+
+
+def test_the_limit_has_one_share_though_the_rounds_that_time_stages_are_slower() -> None:
+    """On one device the products are the whole call; timed stage by stage they may take longer than that."""
+    ceilings = {"memory_bytes_per_s": 1e12, "dense_flops_per_s": {"bf16": 1e15}}
+    infos = []
+    for N, ms in ((8192, 1.0), (16384, 8.0)):
+        products = {"p50_ms": 1.25 * ms, "limit_ms": 0.75 * ms, "of_limit": 0.6, "bound_by": "compute"}
+        whole = {"limit_ms": 0.75 * ms, "of_limit": 0.9, "limits": {"products": products}}
+        work = {"flops": 0.75e12 * ms, "unit": "dense", "memory_bytes": 1e6 * N}
+        infos.append(
+            timed("block_shock auto", N, 256, ms, stages={"matmul": {"p50_ms": 1.25 * ms}}, work=work, **whole)
+        )
+    run = run_of(infos, ceilings=ceilings)
+    (line,) = limit_lines(run.infos)
+    assert "75% of its limit over 2 points" in line
+    assert tables(infos)["Share of the limit"].texts()[0][-3:] == ["1.0000", "0.7500", "75%"]
+    for times in comparison(run.records):
+        assert [row[times.columns.index(Column("% limit", ".0%"))] for row in times.rows] == [0.75]
+    assert [row["limits.products.of_limit"] for row in rows([run])] == [row["of_limit"] for row in rows([run])]
+    (roof,) = [one.figure for one in drawings(run) if one.plot.name == "roofline"]
+    assert roof.panels[0].body.count(": 750 TFLOP/s") == 2, "three quarters of 1,000"
+
+
+def test_no_part_of_an_official_run_takes_longer_than_the_whole() -> None:
+    for path in sorted((ROOT / "benchmark_results" / "official").iterdir()):
+        for info in read_run(path).infos:
+            for part in info.get("limits", {}).values():
+                assert part["p50_ms"] <= info["p50_ms"]
+                assert part.get("of_limit") is None or part["of_limit"] == part["limit_ms"] / part["p50_ms"]
 
 
 def test_the_commands_that_measure_a_run_again() -> None:

@@ -124,7 +124,7 @@ PLOTS = (
         "Below 1 it is faster than every dense one there. Upright strokes are 95 % intervals, where it was paired.",
         _ratio,
     ),
-    Plot("time", "How long does it take?", "Median of all rounds.", _of(lambda info: info["p50_ms"], "ms")),
+    Plot("time", "How long does it take?", "Median of all rounds.", _of(lambda info: info["p50_ms"], "time, ms")),
     Plot(
         "stages",
         "Where does the time go?",
@@ -142,14 +142,14 @@ PLOTS = (
         "memory",
         "How much memory does it take?",
         "The peak of the fullest rank while it runs.",
-        _of(_peak, "MiB"),
+        _of(_peak, "peak memory, MiB"),
     ),
     Plot(
         "claim",
         "How far does the claim hold?",
         "Time ÷ the rival's, or for claims about two of these their ratio; upright strokes are 95 % intervals. Below 1 "
         "the claim holds.",
-        _of(lambda info: info["ratio"], "ratio", (Mark(1.0, "even"),)),
+        _of(lambda info: info["ratio"], "time ÷ rival's, or ratio of two", (Mark(1.0, "even"),)),
         ("verdicts",),
     ),
     Plot(

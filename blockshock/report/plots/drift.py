@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blockshock.report.plots.lines import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Mark, frame, marked, named
-from blockshock.report.plots.panels import layer, spread
+from blockshock.report.plots.panels import sized, spread
 from blockshock.report.plots.scales import Scale, drawable, over
 from blockshock.report.plots.style import Styles
 from blockshock.report.plots.svg import Figure, Panel, path
@@ -22,7 +22,7 @@ def drift(infos: list[dict[str, Any]], styles: Styles) -> Figure | None:
     for place in dict.fromkeys((info["N"], info["K"], info["B"]) for info in rows):
         shown = [info for info in rows if (info["N"], info["K"], info["B"]) == place and info["label"] in chosen]
         if shown:
-            panels.append(_panel(f"{layer(*place[:2])}, B = {place[2]}", shown, styles))
+            panels.append(_panel(f"{sized(*place[:2])}, B = {place[2]}", shown, styles))
     left_out = dict.fromkeys(info["label"] for info in rows if info["label"] not in chosen)
     return Figure(panels, tuple(left_out)) if panels else None
 

@@ -11,7 +11,9 @@ from blockshock.report.plots.svg import LETTER, Figure, Panel, box, strokes, tex
 from blockshock.report.points import Against
 from blockshock.saved import PHASES, SECTIONS
 
-CELL, ROW, TOP = 48, 26, 46
+CELL, ROW, TOP = 48, 26, 58
+LAYERS, TOKENS = "layer N×K", "B, rows of x"
+"""What the rows and the columns are."""
 MOST_LAYERS, MOST_B = 12, 10
 STEPS = 4
 """Shades to either side of even; the darkest from a factor of two on."""
@@ -39,18 +41,19 @@ def _panel(title: str, found: list[Against]) -> Panel:
     layers = sorted({(one.N * one.K, one.N, one.K) for one in found})
     shown = [(N, K) for _, N, K in spread(layers, MOST_LAYERS)]
     Bs = spread(sorted({one.B for one in found}), MOST_B)
-    left = 14 + (LETTER + 1) * max(len(layer(N, K)) for N, K in shown)
+    left = 14 + (LETTER + 1) * max(len(LAYERS), *(len(layer(N, K)) for N, K in shown))
     cells = {
         (shown.index((one.N, one.K)), Bs.index(one.B)): one for one in found if (one.N, one.K) in shown and one.B in Bs
     }
-    body = text(2, 12, title, "t") + text(left - 8, TOP - 8, "N×K", "m e")
+    body = text(2, 12, title, "t") + text(left - 8, TOP - 8, LAYERS, "m e")
+    body += text(left + max(CELL * len(Bs), (LETTER + 1) * len(TOKENS)) / 2, TOP - 23, TOKENS, "m k")
     body += "".join(text(left + (column + 0.5) * CELL, TOP - 8, str(B), "m k") for column, B in enumerate(Bs))
     body += "".join(text(left - 8, TOP + (row + 0.5) * ROW + 4, layer(N, K), "m e") for row, (N, K) in enumerate(shown))
     body += "".join(_cell(left + column * CELL, TOP + row * ROW, one) for (row, column), one in cells.items())
     edges = list(break_even({place: one.ratio for place, one in cells.items()}))
     drawn = [(left + x * CELL, TOP + y * ROW, left + to_x * CELL, TOP + to_y * ROW) for x, y, to_x, to_y in edges]
     body += strokes(drawn, "halo") + strokes(drawn, "even")
-    wide = max(left + CELL * len(Bs), 2 + 8 * len(title)) + 4
+    wide = max(left + max(CELL * len(Bs), (LETTER + 1) * len(TOKENS)), 2 + 8 * len(title)) + 4
     return Panel(math.ceil(wide), TOP + ROW * len(shown) + 6, body, _said(title, cells.values()))
 
 

@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 380, 236
 LEFT, RIGHT, TOP, BOTTOM = 44, 206, 26, 206
 """Of the rectangle that holds the lines; their names stand beside it."""
 NAMES, ROW = 220, 11
+AXES = {"B": "B, rows of x", "N = K": "N = K, features"}
+"""What the sizes count."""
 Ranks = Sequence[tuple[str, float]]
 
 
@@ -82,7 +84,7 @@ def frame(title: str, what: str, axis: str, across: Scale, up: Scale, places: li
     body += strokes([(across(value), TOP, across(value), BOTTOM) for value, _ in columns], "r")
     body += "".join(text(LEFT - 5, up(value) + 4, number(value), "m e") for value in rows)
     body += "".join(text(across(value), BOTTOM + 15, words, "m k") for value, words in columns)
-    return body + text((LEFT + RIGHT) / 2, BOTTOM + 28, axis, "m k")
+    return body + text((LEFT + RIGHT) / 2, BOTTOM + 28, AXES.get(axis, axis), "m k")
 
 
 def marked(marks: Sequence[Mark], up: Scale) -> str:

@@ -43,6 +43,11 @@ def layer(N: int, K: int) -> str:
     return f"{N}²" if N == K else f"{N}×{K}"
 
 
+def sized(N: int, K: int) -> str:
+    """The same with the names of its sizes."""
+    return f"N = K = {N}" if N == K else f"N×K = {N}×{K}"
+
+
 def parts(points: Iterable[Point]) -> list[Part]:
     """The panels, the smallest layer first; of many those that are spread over all."""
     found = list(points)
@@ -55,7 +60,7 @@ def parts(points: Iterable[Point]) -> list[Part]:
         else:
             grouped[True, point.N * point.K, point.N, point.K].append((point.B, point))
     told = [
-        Part(layer(N, K), "B", placed) if is_layer else Part(f"B = {first}", "N = K", placed)
+        Part(sized(N, K), "B", placed) if is_layer else Part(f"B = {first}", "N = K", placed)
         for (is_layer, first, N, K), placed in sorted(grouped.items(), key=lambda item: item[0])
     ]
     return spread([part for part in told if len({place for place, _ in part.points}) > 1], MOST_PANELS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from blockshock.report.plots.lines import Ranks
-from blockshock.report.plots.panels import layer, spread
+from blockshock.report.plots.panels import sized, spread
 from blockshock.report.plots.scales import drawable
 from blockshock.report.plots.style import Styles
 from blockshock.report.plots.svg import LETTER, Figure, Panel, box, heading, text, wrapped
@@ -36,7 +36,7 @@ def stages(infos: list[Info], styles: Styles, ranks: Ranks) -> Figure | None:
         at = {info["label"]: info for info in rows if (info["N"], info["K"], info["B"]) == (N, K, B)}
         shown = sorted((at[label] for label in chosen if label in at), key=lambda info: info["p50_ms"])
         if len(shown) > 1:
-            panels.append(_panel(f"{layer(N, K)}, B = {B}", shown, styles))
+            panels.append(_panel(f"{sized(N, K)}, B = {B}", shown, styles))
     left_out = dict.fromkeys(info["label"] for info in rows if info["label"] not in chosen)
     return Figure(panels, tuple(left_out)) if panels else None
 
@@ -64,7 +64,7 @@ def _panel(title: str, shown: list[Info], styles: Styles) -> Panel:
         found = kinds(info)
         x, scale = float(LEFT), LONG / sum(found.values())
         for kind, ms in found.items():
-            says = f"{info['label']}, {kind}: {ms:.4f} ms of {info['p50_ms']:.4f}"
+            says = f"{info['label']}, {kind}: {ms * scale / LONG:.0%} of {info['p50_ms']:.4f} ms"
             body += box(x, top + 6, ms * scale, ROW - 12, LOOKS[kind], says)
             x += ms * scale
         body += text(LEFT + LONG + 6, top + ROW / 2 + 4, f"{info['p50_ms']:.4f}")

@@ -70,25 +70,27 @@ for (const part of document.querySelectorAll("details.table")) {
   part.addEventListener("toggle", () => equip(part), { once: true });
 }
 
-// A plot as PNG: its panels side by side, as the reader has them.
+// A plot as PNG: its panels side by side, as the reader has them; those that are scrolled whole.
 for (const figure of document.querySelectorAll("figure")) {
   const button = make("button", "PNG", figure);
   button.className = "save";
   button.setAttribute("aria-label", `Save as PNG: ${figure.querySelector("strong").textContent}`);
   button.addEventListener("click", () => {
     const all = figure.querySelector(".panels").getBoundingClientRect();
+    let { width, height } = all;
     const panels = [...figure.querySelectorAll("svg")].map((svg) => {
       const box = svg.getBoundingClientRect(), copy = svg.cloneNode(true);
-      copy.setAttribute("x", box.x - all.x);
-      copy.setAttribute("y", box.y - all.y);
+      const [x, y] = [box.x - all.x + svg.parentElement.scrollLeft, box.y - all.y];
+      [width, height] = [Math.max(width, x + box.width), Math.max(height, y + box.height)];
+      for (const [name, value] of Object.entries({ x, y, width: box.width, height: box.height })) copy.setAttribute(name, value);
       return new XMLSerializer().serializeToString(copy);
     });
     const style = document.getElementById("plots").textContent, canvas = document.createElement("canvas");
-    const open = `<svg xmlns="http://www.w3.org/2000/svg" class="plot" width="${all.width}" height="${all.height}">`;
+    const open = `<svg xmlns="http://www.w3.org/2000/svg" class="plot" width="${width}" height="${height}">`;
     const text = `${open}<style>${style}</style><rect class="paper" width="100%" height="100%"/>${panels.join("")}</svg>`;
     const image = new Image();
     image.addEventListener("load", () => {
-      [canvas.width, canvas.height] = [2 * all.width, 2 * all.height];
+      [canvas.width, canvas.height] = [2 * width, 2 * height];
       canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
       canvas.toBlob((blob) => save(`${figure.id}.png`, blob));
     });

@@ -1,0 +1,73 @@
+"""Numbers that sentences of the texts say, each of the saved runs that it names: ``generate.py`` fills them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from report_page import OFFICIAL, ROOT
+
+from blockshock.errors import InputError
+from blockshock.report.remarks import SHORT_MS
+from blockshock.saved import read_run, section_of
+
+Info = dict[str, Any]
+
+
+def said(name: str) -> str:
+    """What goes between ``<!-- said: NAME -->`` and ``<!-- end -->``.
+
+    Raises:
+        InputError: no number has that name.
+    """
+    if name not in SAID:
+        raise InputError(f"no number is called {name!r}: choose of {', '.join(SAID)}")
+    return SAID[name]()
+
+
+def _timed(run: str) -> dict[str, Info]:
+    """What a run has timed, by the names of its tests."""
+    records = read_run(ROOT / OFFICIAL / run).records
+    return {
+        record["name"]: record["extra_info"]
+        for record in records
+        if "p50_ms" in record["extra_info"] and "verdict" not in record["extra_info"]
+    }
+
+
+def _zeroed() -> Iterator[tuple[float, float]]:
+    """Short times on the same hardware, in ms: flushed by zeroing, and cleanly."""
+    zeroed, clean = _timed("0006_2xH200-full"), _timed("0008_2xH200")
+    for name in zeroed.keys() & clean.keys():
+        if zeroed[name]["p50_ms"] < SHORT_MS:
+            yield zeroed[name]["p50_ms"], clean[name]["p50_ms"]
+
+
+def _written_back() -> str:
+    return f"up to {max(zeroed - clean for zeroed, clean in _zeroed()) * 1e3:.0f} µs"
+
+
+def _written_back_of_a_call() -> str:
+    return f"up to {max(1 - clean / zeroed for zeroed, clean in _zeroed()):.0%} of a call"
+
+
+def _torchrun() -> str:
+    """Of what torchrun started over what pytest did."""
+    started, spawned = (_timed(f"0007_2xH200-torchrun/{part}.json") for part in ("1_torchrun", "2_spawned"))
+    ratios = [started[name]["p50_ms"] / spawned[name]["p50_ms"] for name in started.keys() & spawned.keys()]
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def _eager() -> str:
+    """What an eager forward call through cuSPARSELt takes beyond its captured one."""
+    rows = [info for info in _timed("0011_1xH100-pruned").values() if info["label"] == "pruned cusparselt magnitude"]
+    more = [info["cuda_events_p50_ms"] - info["p50_ms"] for info in rows if section_of(info) == "forward"]
+    return f"{min(more):.1f} to {max(more):.1f} ms"
+
+
+SAID: dict[str, Callable[[], str]] = {
+    "written back": _written_back,
+    "written back, of a call": _written_back_of_a_call,
+    "torchrun": _torchrun,
+    "eager": _eager,
+}
