@@ -17,7 +17,7 @@ from pytest_benchmark.utils import safe_dumps
 
 from blockshock.machine import environment
 from blockshock.measure import Ceilings
-from blockshock.plugin import closing, devices, header, journal, options, parameters, progress, saving, together
+from blockshock.plugin import blame, closing, devices, header, journal, options, parameters, progress, saving, together
 from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.rivals import Rivals
@@ -71,7 +71,9 @@ def _reports() -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SETTINGS] = resolve(config)
+    with blame.refused():
+        config.stash[SETTINGS] = resolve(config)
+    config.pluginmanager.register(blame.Blame(config), "blockshock-blame")
     config.stash[RECORDS] = []
     if config.stash[SETTINGS].profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # or every rank says when its profiler starts and stops
@@ -93,7 +95,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else None
     job = config.stash[TOGETHER].describe() if TOGETHER in config.stash else None
-    first, *others = header.lines(config, config.stash[SETTINGS])
+    with blame.refused():
+        first, *others = header.lines(config, config.stash[SETTINGS])
     return [first, *filter(None, [job, resumed]), *others]
 
 

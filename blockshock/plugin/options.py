@@ -19,6 +19,7 @@ from blockshock.methods import METHODS, Axis, all_axes
 from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.phases.ceilings import CACHE
 from blockshock.plugin import rootdir, sweep
+from blockshock.plugin.blame import refused
 from blockshock.registry import extend, split
 from blockshock.registry.installed import GROUP
 from blockshock.training import OPTIMIZERS
@@ -57,7 +58,8 @@ def add(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> Non
         others = taken(parser)
         try:
             _extend(config, {"--extend", "--blockshock-extend"} - others)
-            config.stash[GAVE_WAY] = add_options(parser, others)
+            with refused():
+                config.stash[GAVE_WAY] = add_options(parser, others)
             rootdir.check(config, _taking_values(parser) - others)
         except BlockShockError as error:
             raise pytest.UsageError(str(error)) from None
