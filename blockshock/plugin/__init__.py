@@ -17,7 +17,19 @@ from pytest_benchmark.utils import safe_dumps
 
 from blockshock.machine import environment
 from blockshock.measure import Ceilings
-from blockshock.plugin import blame, closing, devices, header, journal, options, parameters, progress, saving, together
+from blockshock.plugin import (
+    blame,
+    closing,
+    devices,
+    header,
+    journal,
+    options,
+    parameters,
+    progress,
+    saving,
+    together,
+    workers,
+)
 from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.rivals import Rivals
@@ -75,6 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SETTINGS] = resolve(config)
     config.pluginmanager.register(blame.Blame(config), "blockshock-blame")
     config.stash[RECORDS] = []
+    config.pluginmanager.register(workers.Workers(config.stash[RECORDS]), "blockshock-workers")
     if config.stash[SETTINGS].profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # or every rank says when its profiler starts and stops
     if place := Place.here():
