@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +107,7 @@ class Collected:
     def __init__(self) -> None:
         self.rows: list[tuple[str, str]] = []
 
-    def getgroup(self, name: str, description: str) -> Collected:
+    def getgroup(self, name: str, description: str = "") -> Collected:
         """All groups are this one."""
         return self
 
@@ -116,15 +119,39 @@ class Collected:
             self.rows.append((f"{name} {takes}".strip(), about))
 
 
+def _collected(add: Callable[[Any], object]) -> list[tuple[str, str]]:
+    collected = Collected()
+    add(collected)
+    return collected.rows
+
+
+def _tests_conftest() -> Any:
+    """What adds the options of the suite's own tests."""
+    sys.path.insert(0, str(ROOT / "tests"))  # whose modules it imports
+    try:
+        path = ROOT / "tests" / "conftest.py"
+        spec = importlib.util.spec_from_loader("conftest_of_tests", SourceFileLoader("conftest_of_tests", str(path)))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(ROOT / "tests"))
+
+
 def _options() -> Iterator[str]:
     yield "# Options\n"
     yield "Made by `python docs/generate.py` of what `--help` says. A wrong value is an error that names the choices.\n"
     yield "## pytest\n"
     yield "Each is also there as `--blockshock-NAME`: where another plugin has the short name, as pytest-playwright has"
     yield "`--device`, that one keeps it, and the header of the session says so.\n"
-    collected = Collected()
-    options.add_options(collected)  # type: ignore[arg-type]
-    yield from _table(collected.rows)
+    yield "Before a path write `=` and no blank, `--extend=../mine.py`: pytest chooses its settings before it knows any"
+    yield "of these options, and takes the path for one of tests. Of one outside this folder it then says"
+    yield "`unrecognized arguments`, with the `rootdir` that it took in place of this one.\n"
+    yield from _table(_collected(options.add_options))
+    yield "\n## pytest, on the suite's own tests\n"
+    yield from _table(_collected(_tests_conftest().pytest_addoption))
     for command, rows in filter(lambda found: found[1], _commands()):
         yield f"\n## python -m blockshock {command}\n"
         yield from _table(rows)

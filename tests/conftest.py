@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--soundness",
         metavar="NAME",
-        help="try verdicts at length; write docs/soundness/NAME.json and soundness.md",
+        help="try verdicts at length, on GPUs; write docs/soundness/NAME.json and docs/soundness.md",
     )
     group.addoption("--soak", action="store_true", help="inject faults as often as `tox run -e soak` does")
 

@@ -64,6 +64,7 @@ ALSO_NOT = {
     "matrices.blocks_of_rows.check_slice": "the check behind every rows() and columns()",
     "nn.old_names.know_old_names": "takes no arguments",
     "pruning.pruned.like": "called for every pruned layer whose kernel is looked for",
+    "registry.brought": "reads what extend kept: tests/plugin/test_options.py",
     "registry.extend": "called for every file of --extend: tests/plugin/test_own_things.py",
     "registry.check_range": "the check behind every number in a spec",
     "phases.hypotheses.claims": "made by cases.hypotheses",

@@ -17,8 +17,19 @@ from pytest_benchmark.utils import safe_dumps
 
 from blockshock.machine import environment
 from blockshock.measure import Ceilings
-from blockshock.methods import METHODS, Axis, all_axes, method_of
-from blockshock.plugin import closing, devices, journal, options, parameters, progress, saving, together
+from blockshock.plugin import (
+    blame,
+    closing,
+    devices,
+    header,
+    journal,
+    options,
+    parameters,
+    progress,
+    saving,
+    together,
+    workers,
+)
 from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.rivals import Rivals
@@ -72,8 +83,11 @@ def _reports() -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SETTINGS] = resolve(config)
+    with blame.refused():
+        config.stash[SETTINGS] = resolve(config)
+    config.pluginmanager.register(blame.Blame(config), "blockshock-blame")
     config.stash[RECORDS] = []
+    config.pluginmanager.register(workers.Workers(config.stash[RECORDS]), "blockshock-workers")
     if config.stash[SETTINGS].profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", "7")  # or every rank says when its profiler starts and stops
     if place := Place.here():
@@ -92,41 +106,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    settings = config.stash[SETTINGS]
-    where = ", ".join(environment.gpus()) if settings.device == "cuda" else environment.cpu_name()
-    ranks = f"{settings.ranks} {settings.device} rank{'s' if settings.ranks > 1 else ''}"
-    how = f"timing {settings.timing}, seed {settings.seed}"
     resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else None
     job = config.stash[TOGETHER].describe() if TOGETHER in config.stash else None
-    unused = [_unused(config, axis) for axis in all_axes()]
-    gave_way = [
-        f"{name} is another plugin's: ours is --blockshock-{name[2:]}"
-        for name in config.stash.get(options.GAVE_WAY, [])
-    ]
-    return [
-        f"blockshock: {ranks} ({where}), {how}",
-        *filter(None, [job, resumed, _left_out(config), *unused]),
-        *gave_way,
-    ]
-
-
-def _left_out(config: pytest.Config) -> str | None:
-    """For the header: methods that the default leaves out."""
-    names = [name for name in METHODS.names() if name not in config.stash[SETTINGS].methods]
-    if not names or options.get(config, "--methods") is not None:
-        return None
-    return f"left out, being dense_single on one rank: {', '.join(names)}; --methods all runs them too"
-
-
-def _unused(config: pytest.Config, axis: Axis) -> str | None:
-    """For the header: options of an axis that none of the methods has. To ask for both is no error, for a script may
-    go through methods with one set of options."""
-    given = [name for name in (axis.option, *(one.name for one in axis.beside)) if options.get(config, name)]
-    having = [name for name in METHODS.names() if axis.name in METHODS.get(name).axes]
-    if not given or any(axis.name in method_of(method)[0].axes for method in config.stash[SETTINGS].methods):
-        return None
-    change = "changes" if len(given) == 1 else "change"
-    return f"{' and '.join(given)} {change} nothing: none of --methods picks a {axis.name}, as {', '.join(having)} do"
+    with blame.refused():
+        first, *others = header.lines(config, config.stash[SETTINGS])
+    return [first, *filter(None, [job, resumed]), *others]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

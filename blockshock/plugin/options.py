@@ -7,8 +7,6 @@ of its own that always works: ``--blockshock-device``.
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 from collections.abc import Collection
 from typing import Any
 
@@ -20,7 +18,8 @@ from blockshock.measure import timing
 from blockshock.methods import METHODS, Axis, all_axes
 from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.phases.ceilings import CACHE
-from blockshock.plugin import sweep
+from blockshock.plugin import rootdir, sweep
+from blockshock.plugin.blame import refused
 from blockshock.registry import extend, split
 from blockshock.registry.installed import GROUP
 from blockshock.training import OPTIMIZERS
@@ -59,7 +58,9 @@ def add(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> Non
         others = taken(parser)
         try:
             _extend(config, {"--extend", "--blockshock-extend"} - others)
-            config.stash[GAVE_WAY] = add_options(parser, others)
+            with refused():
+                config.stash[GAVE_WAY] = add_options(parser, others)
+            rootdir.check(config, _taking_values(parser) - others)
         except BlockShockError as error:
             raise pytest.UsageError(str(error)) from None
 
@@ -68,8 +69,7 @@ def _extend(config: Any, names: Collection[str]) -> None:
     """Load the files of ``--extend``, before the options are added: they may bring axes, with options of their own."""
     text = getattr(config.option, _dest("--extend"), None)  # a worker has what its session was given
     if text is None:
-        given = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *config.invocation_params.args]
-        arguments = [*config.getini("addopts"), *map(str, given)]
+        arguments = [*config.getini("addopts"), *rootdir.typed(config)]
         for word, after in zip(arguments, [*arguments[1:], None], strict=True):
             name, equals, value = word.partition("=")
             text = (value if equals else after) if name in names else text
@@ -83,6 +83,12 @@ def _extend(config: Any, names: Collection[str]) -> None:
 def get(config: pytest.Config, name: str) -> Any:
     """The value of one of our options, by its short name, whoever has that."""
     return config.getoption(_dest(name))
+
+
+def _taking_values(parser: pytest.Parser) -> set[str]:
+    """Names of our options that take a value."""
+    options = parser.getgroup("blockshock").options
+    return {name for option in options for name in option.names() if "action" not in option.attrs()}
 
 
 def taken(parser: pytest.Parser) -> set[str]:
@@ -139,7 +145,8 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     )
     option(
         "--points",
-        "a CSV file with the columns N,K,B,count in place of --N and --B: a line a point. Default none",
+        "a CSV file with the columns N,K,B,count in place of --N and --B: a line a point. Before a path write = and no "
+        "blank. Default none",
         "FILE",
     )
     option("--sweep", f"a range of sizes, of {', '.join(sweep.AXES)}; what does not fit is skipped", "N,B")
@@ -177,7 +184,8 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     option(
         "--extend",
         "Python files that register methods, kernels, masks or whatever else there are registries of; every rank and "
-        f"worker loads them too. Installed packages are found by their entry points in the group {GROUP}. Default none",
+        "worker loads them too. Before a path write = and no blank. Installed packages are found by their entry points "
+        f"in the group {GROUP}. Default none",
         "FILE,FILE",
     )
     option("--seed", "of weights, inputs and masks. Default 0", "S", type=int, default=0)

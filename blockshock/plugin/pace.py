@@ -1,14 +1,18 @@
 """How long the rest of a session takes, by how long what is done of it took.
 
 Each test has a usual time, by what it does and at which size; a session's own pace is how its tests compare with that.
-What is of one kind keeps to a pace of its own once some of it is done; until then to that of the others.
+What is of one kind keeps to a pace of its own once some of it is done; until then to that of the others. On a busy
+machine some of those take a hundred times what the next one takes, and what they have in common with another kind is
+what most of them took: so beyond twice their median none counts there.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +20,7 @@ from blockshock.phases import Case, Claim
 
 USUAL = {
     "cpu": {
-        "correctness_case": (0.015, 5e-8, 1e-10),
+        "correctness_case": (0.02, 5e-8, 1e-10),
         "forward_case": (0.11, 7e-8, 4e-10),
         "gradient_case": (0.02, 1e-7, 2e-10),
         "backward_case": (0.12, 6e-8, 8e-10),
@@ -27,14 +31,14 @@ USUAL = {
         "training claim": (0.2, 2e-7, 1e-9),
     },
     "cuda": {
-        "correctness_case": (0.15, 1e-10, 2e-13),
+        "correctness_case": (0.18, 1.2e-10, 2.4e-13),
         "forward_case": (0.2, 2e-10, 1e-12),
         "gradient_case": (0.2, 2e-10, 4e-13),
-        "backward_case": (0.3, 3e-10, 2e-12),
-        "trajectory_case": (0.5, 0.0, 0.0),
-        "training_case": (0.6, 6e-10, 3e-12),
+        "backward_case": (0.2, 2e-10, 1.3e-12),
+        "trajectory_case": (0.9, 0.0, 0.0),
+        "training_case": (0.66, 6.8e-10, 3.4e-12),
         "drift_case": (0.7, 0.0, 0.0),
-        "forward claim": (0.8, 2e-9, 1e-12),
+        "forward claim": (0.6, 1.6e-9, 8e-13),
         "training claim": (2.0, 4e-9, 4e-12),
     },
 }
@@ -43,6 +47,14 @@ OTHER = "other"
 OTHERS_SECONDS = 0.05
 TRUSTED = 3
 """So many tests of a kind count as much as the pace of all others."""
+MOST = 2
+"""Times the median pace of all tests: beyond that none counts for another kind."""
+
+
+def usual_seconds(device: str, kind: str, N: int, K: int, B: int) -> float:
+    """Of a test of that kind at a point."""
+    fixed, weight, product = USUAL[device][kind]
+    return fixed + weight * N * K + product * N * K * B
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,7 @@ class Usual:
             case = about.case if isinstance(about, Claim) else about
             kind = f"{about.hypothesis.passes[-1]} claim" if isinstance(about, Claim) else fixture
             if isinstance(case, Case) and kind in USUAL[device]:
-                fixed, weight, product = USUAL[device][kind]
-                return cls(kind, fixed + weight * case.N * case.K + product * case.N * case.K * case.B)
+                return cls(kind, usual_seconds(device, kind, case.N, case.K, case.B))
         return cls(OTHER, OTHERS_SECONDS)
 
 
@@ -75,6 +86,7 @@ class Pace:
         self._left = dict(tests)
         self._took: defaultdict[str, float] = defaultdict(float)
         self._usual: defaultdict[str, float] = defaultdict(float)
+        self._paces: list[tuple[float, float]] = []  # of each that is done, in order of size, with its usual seconds
         of_kind: defaultdict[str, list[float]] = defaultdict(list)
         for test in tests.values():
             of_kind[test.kind].append(test.seconds)
@@ -86,14 +98,21 @@ class Pace:
         if usual is not None and seconds is not None:
             self._took[usual.kind] += seconds
             self._usual[usual.kind] += usual.seconds
+            insort(self._paces, (seconds / usual.seconds, usual.seconds))
 
     def seconds_left(self) -> float | None:
         """Of all tests that are left; None as long as none was done."""
-        usual = sum(self._usual.values())
-        if not usual:
+        if not self._paces:
             return None
-        everyones = sum(self._took.values()) / usual
+        everyones = self._everyones()
         return sum(test.seconds * self._of(test.kind, everyones) for test in self._left.values())
+
+    def _everyones(self) -> float:
+        """The pace of what is done: the mean, but none beyond a bound that the median sets."""
+        whole = sum(usual for _, usual in self._paces)
+        middle = (bisect_left(list(accumulate(usual for _, usual in self._paces)), whole / 2), len(self._paces) - 1)
+        bound = MOST * self._paces[min(middle)][0]
+        return sum(min(pace, bound) * usual for pace, usual in self._paces) / whole
 
     def _of(self, kind: str, everyones: float) -> float:
         """The pace of a kind: times what is usual."""

@@ -25,6 +25,10 @@ from blockshock.registry.installed import load_installed, packages
 Entry = TypeVar("Entry")
 
 _extensions: list[str] = []
+_added: list[tuple[str, str]] = []
+"""Kind and name of every entry of this process's registries, in the order in which they came."""
+_brought: dict[str, tuple[tuple[str, str], ...]] = {}
+"""Those that came while a file was loaded."""
 
 
 def extensions() -> list[tuple[str, str]]:
@@ -40,12 +44,19 @@ def _name(index: int) -> str:
     return f"blockshock_extension_{index}"
 
 
+def brought(path: str | os.PathLike[str]) -> tuple[tuple[str, str], ...]:
+    """Kind and name of what a file registered that `extend` loaded."""
+    return _brought.get(os.path.abspath(path), ())
+
+
 def extend(path: str | os.PathLike[str]) -> None:
     """Load a Python file that registers something; once, however often it is asked for.
 
     Raises:
-        ExtensionFailed: there is no such file, or it raises; the message says what, and in which line.
+        ExtensionFailed: there is no such file, or it registers nothing, or it raises; the message says what, and in
+            which line. Or an installed extension cannot be imported.
     """
+    load_installed()  # or what they register would count as the file's, were it the first to ask for a name
     file = os.path.abspath(path)
     if file in _extensions:
         return
@@ -57,6 +68,7 @@ def extend(path: str | os.PathLike[str]) -> None:
     assert spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     _extensions.append(file)
+    before = len(_added)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever it is, it is the user's to mend
@@ -64,6 +76,13 @@ def extend(path: str | os.PathLike[str]) -> None:
         line = error.lineno if isinstance(error, SyntaxError) else _line(error, file)
         where = f"{os.fspath(path)}, line {line}"
         raise ExtensionFailed(f"{where}: {type(error).__name__}: {error}. Mend it, or leave it out") from error
+    if len(_added) == before:
+        del sys.modules[name], _extensions[_extensions.index(file)]
+        raise ExtensionFailed(
+            f"{os.fspath(path)} registers nothing: decorate what it adds, a method by @METHODS.register('its_name') "
+            "say, or leave the file out"
+        )
+    _brought[file] = tuple(_added[before:])
 
 
 def _line(error: Exception, file: str) -> int | None:
@@ -157,6 +176,7 @@ class Registry(Generic[Entry]):
 
         def add(entry: Entry) -> Entry:
             self._entries[name] = entry
+            _added.append((self.kind, name))
             self._remember_origin(entry)
             return entry
 
@@ -178,7 +198,7 @@ class Registry(Generic[Entry]):
 
         Raises:
             UnknownName: there is none; the message suggests the nearest and lists the choices.
-        ExtensionFailed: an installed extension, which may have it, cannot be imported.
+            ExtensionFailed: an installed extension, which may have it, cannot be imported.
         """
         if name not in self._entries:
             load_installed()

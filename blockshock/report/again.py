@@ -43,7 +43,7 @@ def _options(rows: list[Info]) -> Iterator[str]:
         if values:
             yield f"--{option} {','.join(map(str, values))}"
     if files := dict.fromkeys(file for row in rows for file in row.get("extend") or ()):
-        yield f"--extend {','.join(files)}"
+        yield f"--extend={','.join(files)}"
     yield f"--ranks {max(row['ranks'] for row in rows)}"  # beside which some run on one device
 
 

@@ -161,7 +161,7 @@ def test_tables_plots_and_commands_show_them(session: Session, capsys: pytest.Ca
     assert "heat.svg" in plots
     assert "--kernels plain_one" in page
     assert "--pruners last_two" in page
-    assert "--extend mine.py" in page
+    assert "--extend=mine.py" in page
 
 
 def test_layers_of_a_users_model_are_added_up(session: Session) -> None:
@@ -178,6 +178,10 @@ def test_layers_of_a_users_model_are_added_up(session: Session) -> None:
 BROKEN = {
     "none.py": (None, "--extend: there is no file none.py: name a Python file that registers something"),
     "odd.py": ("import torch\nx = (\n", "--extend: odd.py, line 2: SyntaxError: '(' was never closed"),
+    "idle.py": (
+        "from blockshock import METHODS\n\nclass Mine(METHODS.get('dense_single')): ...",
+        "--extend: idle.py registers nothing: decorate what it adds, a method by @METHODS.register('its_name') say",
+    ),
     "raises.py": (
         "\n\n1 / 0",
         "--extend: raises.py, line 3: ZeroDivisionError: division by zero. Mend it, or leave it out",

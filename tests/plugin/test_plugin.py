@@ -289,6 +289,8 @@ def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
     for name in ("test_phase1_forward", "test_phase2_backward", "test_phase3_train"):
         assert re.search(rf"^SKIPPED \[2\] tests/{name}\.py:\d+: {re.escape(why)}$", run.output, re.MULTILINE)
     assert re.search(r"^=+ 4 passed, 6 skipped", run.output, re.MULTILINE)
+    end = run.output.rpartition("= Block-Shock =")[2]
+    assert "4 results, all 4 checked ones right" in " ".join(end.split()), "found by workers, said by the one process"
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,170 @@
+"""An error that came through a file of the user's shows the user's frames and what it says; no other is touched."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from blockshock import registry
+from blockshock.errors import InputError
+from blockshock.matrices import WORKLOADS
+from blockshock.plugin import blame
+from blockshock.plugin.blame import told
+from blockshock.ranks import RankError, Ranks
+
+pytest_plugins = ["pytester"]
+
+MINE = """
+from blockshock import METHODS, WORKLOADS, Workload
+
+def called(back):
+    return back()
+
+def fails(words="my own words"):
+    raise ValueError(words)
+
+def chained():
+    try:
+        fails("the first")
+    except ValueError as error:
+        raise OSError("the second") from error
+
+@WORKLOADS.register("faulty")
+class Faulty(Workload):
+    def __init__(self):
+        fails()
+"""
+
+
+class OnlyHere(Exception):
+    """Cannot be made anew from what it says."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _call(path: str, name: str) -> None:
+    runpy.run_path(path)[name]()
+
+
+def _back(path: str) -> None:
+    runpy.run_path(path)["called"](lambda: _raise(OnlyHere("of", " ours")))
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    file = tmp_path / "mine.py"
+    file.write_text(MINE.partition("@WORKLOADS")[0])
+    monkeypatch.setattr(blame, "extensions", lambda: [("blockshock_extension_0", str(file))])
+    return str(file)
+
+
+def _frames(text: str) -> list[str]:
+    return [match[0].rpartition("/")[2].replace('", line ', ":") for match in blame.FRAME.finditer(text)]
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "lines"),
+    [("fails", "ValueError: my own words", [8]), ("chained", "OSError: the second", [12, 8, 14])],
+)
+def test_of_an_error_of_a_rank_the_users_part_is_told(
+    name: str, says: str, lines: list[int], mine: str, cpu_ranks: Ranks
+) -> None:
+    with pytest.raises((ValueError, OSError)) as raised:
+        cpu_ranks.run(_call, mine, name)
+    text = told(raised.value)
+    assert text is not None
+    assert re.match(rf"{says}\n\nOn rank [01], from the first line of yours on:\n\nTraceback", text)
+    assert text.endswith(says)
+    assert _frames(text) == [f"mine.py:{line}" for line in lines]
+
+
+def test_what_the_users_code_calls_is_told_too(mine: str, cpu_ranks: Ranks) -> None:
+    with pytest.raises(RankError) as raised:
+        cpu_ranks.run(_back, mine)
+    text = told(raised.value)
+    assert text is not None
+    assert re.match("test_blame.OnlyHere: of ours\n\nOn rank [01], from", text)
+    assert [frame.partition(":")[0] for frame in _frames(text)] == ["mine.py", "test_blame.py", "test_blame.py"]
+
+
+def test_errors_of_others_are_left_alone(mine: str, cpu_ranks: Ranks) -> None:
+    with pytest.raises(InputError) as raised:
+        cpu_ranks.run(_raise, InputError("ours"))
+    assert told(raised.value) is None
+    assert told(RankError("rank 1 died")) is None
+    with pytest.raises(ValueError, match="here"), blame.refused():
+        raise ValueError("here")
+
+
+TESTS = """
+import pytest
+from blockshock.registry import extensions
+from importlib import import_module
+
+mine = import_module(extensions()[0][0])
+
+def test_fails():
+    mine.fails()
+
+def test_refused():
+    try:
+        mine.fails("refused")
+    except ValueError:
+        pytest.fail("made a failure of", pytrace=False)
+
+@pytest.mark.xfail
+def test_expected():
+    mine.fails()
+
+def test_of_its_own():
+    assert [1] == [2]
+"""
+
+
+@pytest.fixture
+def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    for name, kept in (("_extensions", []), ("_brought", {})):
+        monkeypatch.setattr(registry, name, kept)
+    monkeypatch.setattr(WORKLOADS, "_entries", {name: WORKLOADS.get(name) for name in WORKLOADS.names()})
+    pytester.makepyfile(mine=MINE)
+    return pytester
+
+
+ARGUMENTS = ["-p", "blockshock.plugin", "--device=cpu", "--extend=mine.py", "-p", "no:cacheprovider"]
+
+
+def test_a_session_shows_them_without_the_suites_frames(session: pytest.Pytester) -> None:
+    session.makepyfile(test_inner=TESTS, test_broken="from test_inner import mine\n\nmine.chained()")
+    result = session.runpytest_inprocess(*ARGUMENTS, "--continue-on-collection-errors")
+    result.assert_outcomes(failed=3, xfailed=1, errors=1)
+    text = result.stdout.str()
+    assert "ValueError: my own words\n\nFrom the first line of yours on:\n\nTraceback" in text
+    assert "ValueError: refused\n\nFrom the first line" in text
+    assert "OSError: the second\n\nFrom the first line" in text, "where tests are made"
+    assert "assert [1] == [2]" in text
+    assert "_pytest/" not in text
+    assert text.count("--full-trace shows how it came there.") == 3
+
+
+def test_a_full_trace_is_a_full_one(session: pytest.Pytester) -> None:
+    session.makepyfile(test_inner=TESTS)
+    text = session.runpytest_inprocess(*ARGUMENTS, "--full-trace", "-k", "test_fails").stdout.str()
+    assert "From the first line of yours on" not in text
+    assert ">       mine.fails()" in text or ">   mine.fails()" in text
+
+
+def test_where_no_test_could_fail_it_is_a_usage_error(session: pytest.Pytester) -> None:
+    result = session.runpytest_inprocess(*ARGUMENTS, "--workloads=faulty")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    text = result.stderr.str()
+    assert "ValueError: my own words" in text
+    assert 'mine.py", line 7, in fails' in text
+    assert "blockshock/" not in text
