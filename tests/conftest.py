@@ -53,6 +53,16 @@ def cpu_ranks(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Ra
             yield group
 
 
+@pytest.fixture(scope="session")
+def gpu_ranks(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Ranks]:
+    """Two ranks on GPUs, for tests that need them; the session's own, if they are that."""
+    if (settings.device, settings.ranks) == ("cuda", 2):
+        yield request.getfixturevalue("ranks")
+    else:
+        with spawn(2, device="cuda") as group:
+            yield group
+
+
 @pytest.fixture(scope="session", params=[1, 4])
 def other_ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
     """Groups on CPUs of other sizes."""

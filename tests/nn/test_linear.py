@@ -435,11 +435,10 @@ def _trains_on_gpus(
 
 @pytest.mark.gpu2
 @needs_two_gpus
-def test_it_trains_on_gpus_with_every_kernel_mask_and_storage() -> None:
-    with spawn(2, device="cuda") as gpus:
-        for kind in GPU_KINDS:
-            for parameters, products in DTYPES if kind in OF_ALL_DTYPES else DTYPES[:1]:
-                gpus.run(_trains_on_gpus, *kind, parameters, products)
+def test_it_trains_on_gpus_with_every_kernel_mask_and_storage(gpu_ranks: Ranks) -> None:
+    for kind in GPU_KINDS:
+        for parameters, products in DTYPES if kind in OF_ALL_DTYPES else DTYPES[:1]:
+            gpu_ranks.run(_trains_on_gpus, *kind, parameters, products)
 
 
 def _compiled_on_gpus() -> None:

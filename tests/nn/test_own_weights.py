@@ -22,7 +22,7 @@ import blockshock
 from blockshock import MethodLinear, replace_linears
 from blockshock.errors import InputError, RanksApart
 from blockshock.pruning import PRUNERS, Pruner
-from blockshock.ranks import Ranks, spawn
+from blockshock.ranks import Ranks
 
 ROWS = (
     "pruned-reference-magnitude",
@@ -320,9 +320,8 @@ def test_rows_on_a_gpu(row: str) -> None:
 
 @pytest.mark.gpu2
 @needs_two_gpus
-def test_rows_on_two_gpus() -> None:
-    with spawn(2, device="cuda") as gpus:
-        for row in ("dense_tp_row", "dense_tp_col", "block_shock-gathered", "pruned-auto:search=no-magnitude"):
-            gpus.run(_trains_on_a_gpu, row)
-        for row in ("pruned_tp_row-cusparselt:search=no-magnitude", "pruned_tp_col-gathered-1100"):
-            gpus.run(_trains_on_a_gpu, row)
+def test_rows_on_two_gpus(gpu_ranks: Ranks) -> None:
+    for row in ("dense_tp_row", "dense_tp_col", "block_shock-gathered", "pruned-auto:search=no-magnitude"):
+        gpu_ranks.run(_trains_on_a_gpu, row)
+    for row in ("pruned_tp_row-cusparselt:search=no-magnitude", "pruned_tp_col-gathered-1100"):
+        gpu_ranks.run(_trains_on_a_gpu, row)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from blockshock import BlockShockLinear, BlockShockParallel, clip_grad_norm_
 from blockshock.errors import InputError
-from blockshock.ranks import Ranks, spawn
+from blockshock.ranks import Ranks
 
 INF = float("inf")
 
@@ -207,8 +207,7 @@ def test_each_layers_own_ranks_count_on_a_mesh(other_ranks: Ranks) -> None:
 
 @pytest.mark.gpu2
 @needs_two_gpus
-def test_beside_sequence_parallel_on_gpus() -> None:
-    with spawn(2, device="cuda") as gpus:
-        for local, norm_type in ((False, 2.0), (True, INF)):
-            first, second = gpus.run(_trained_in_a_plan, local, norm_type, "cuda")
-            assert first == second
+def test_beside_sequence_parallel_on_gpus(gpu_ranks: Ranks) -> None:
+    for local, norm_type in ((False, 2.0), (True, INF)):
+        first, second = gpu_ranks.run(_trained_in_a_plan, local, norm_type, "cuda")
+        assert first == second

@@ -13,7 +13,7 @@ from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import RowwiseParallel, SequenceParallel, parallelize_module
 
 from blockshock import BlockShockLinear, BlockShockParallel, clip_grad_norm_
-from blockshock.ranks import Ranks, spawn
+from blockshock.ranks import Ranks
 from blockshock.training.steps import split_over
 
 KINDS: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
@@ -94,10 +94,9 @@ def test_an_inf_in_one_ranks_half_makes_all_ranks_skip_the_step(unscale_first: b
 
 @pytest.mark.gpu2
 @needs_two_gpus
-def test_an_inf_on_one_gpu_makes_all_skip_the_step() -> None:
-    with spawn(2, device="cuda") as gpus:
-        for scales in gpus.run(_skipped_together, True, "cuda"):
-            assert scales == [[64.0, 32.0, 32.0, 32.0]] * 5
+def test_an_inf_on_one_gpu_makes_all_skip_the_step(gpu_ranks: Ranks) -> None:
+    for scales in gpu_ranks.run(_skipped_together, True, "cuda"):
+        assert scales == [[64.0, 32.0, 32.0, 32.0]] * 5
 
 
 def test_a_scaler_without_split_weights_is_torchs() -> None:
