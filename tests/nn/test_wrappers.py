@@ -1,6 +1,7 @@
 """Block-Shock layers inside torch's data parallelism: right over replicas, refused over the halves."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -197,8 +198,9 @@ def test_over_replicas_it_trains_as_the_dense_model_on_the_whole_batch(other_ran
 
 @pytest.mark.gpu2
 @needs_two_gpus
-def test_over_replicas_on_gpus() -> None:
-    with spawn(4 if torch.cuda.device_count() >= 4 else 2, device="cuda") as gpus:
+def test_over_replicas_on_gpus(request: pytest.FixtureRequest) -> None:
+    four = torch.cuda.device_count() >= 4
+    with spawn(4, device="cuda") if four else nullcontext(request.getfixturevalue("gpu_ranks")) as gpus:
         for kind in REPLICAS:
             gpus.run(_over_replicas, *kind, device="cuda")
         for sharding in SHARDED:
