@@ -136,7 +136,12 @@ def test_each_token_is_in_one_launch_and_each_sum_of_splits_has_a_thread(
     N, K, plan = 400, 64, Plan(2, 1, 5, 2, splits, clusters=False)
     launches: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(streamed, "_kernel", lambda name, *_: lambda **given: launches.append((name, given)))
+
+    def kernel(name: str, *_: object) -> Any:
+        assert len(launches) < 10, "no token is reached"
+        return lambda **given: launches.append((name, given))
+
+    monkeypatch.setattr(streamed, "_kernel", kernel)
     values_NJ, x_BK = torch.zeros(N, K // 2, dtype=torch.bfloat16), torch.zeros(tokens, K, dtype=torch.bfloat16)
     y_BN = streamed.multiplied(values_NJ, torch.zeros(0), x_BK, None, plan)
     products = [given for name, given in launches if name == "streamed_product"]

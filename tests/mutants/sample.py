@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
@@ -29,7 +30,7 @@ def sample(wing: str, count: int, seed: int) -> list[Mutant]:
             text = lines[line - 1]
             of_this_text = partial(_hash, seed, file, text, lines[:line].count(text))
             drawn.append((of_this_text(), file, line, sorted(mutations, key=lambda one, of=of_this_text: of(*one))))
-    return [_mutant(*rest) for _, *rest in sorted(drawn)[:count]]
+    return [*islice(filter(None, (_mutant(*rest) for _, *rest in sorted(drawn))), count)]
 
 
 def _hash(*parts: object) -> str:
@@ -57,14 +58,16 @@ def _annotations(code: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]
                 yield (one.lineno, one.col_offset), (one.end_lineno, one.end_col_offset)
 
 
-def _mutant(file: str, line: int, mutations: list[tuple[str, int]]) -> Mutant:
-    """The first of these mutations that is Python."""
+def _mutant(file: str, line: int, mutations: list[tuple[str, int]]) -> Mutant | None:
+    """The first of these mutations that is Python, if one is."""
     before = (ROOT / "blockshock" / file).read_text(encoding="utf-8")
     for operator, occurrence in mutations:
         after = mutate_code(before, get_operator(operator)(), occurrence)
         with suppress(SyntaxError):
             ast.parse(after)
             break
+    else:
+        return None
     pair = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
     changed = [text.strip() for text in list(pair)[2:] if not text.startswith("@@")]
     was, now = (" ".join(one[1:].strip() for one in changed if one[0] == sign) for sign in "-+")

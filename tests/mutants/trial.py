@@ -85,8 +85,8 @@ def try_all(mutants: list[Mutant], jobs: int, unseen: Callable[[Mutant], bool]) 
     """Each mutant, and the end of what the test says that fails for it, as they end; ``jobs`` at a time.
 
     Args:
-        unseen: whether no test on a CPU can see the mutant, as a reason says. It meets the tests that start no other
-            process alone: they show that the reason is no excuse, and what it counts for hangs on none.
+        unseen: whether no test on a CPU can see the mutant, as a reason says. It counts for nothing, so it
+            meets the tests alone that start no other process, which are the many: a reason that is none is found.
 
     Raises:
         NoJudge: a test fails without any change.
