@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import sys
@@ -105,6 +106,42 @@ def required(requirements: list[str]) -> set[str]:
             found.add(one.name)
             todo += map(Requirement, importlib.metadata.requires(one.name) or ())
     return found
+
+
+MEASURED = re.compile(r"\d[\d.,]* ?(?:[µmn]s|minutes?|GB|GB/s|TB/s|TFLOP/s)\b")
+"""Times, sizes and rates."""
+COMPARED = ("their times below 0.2 ms", "That takes 1 GB with torch's CPU build")
+"""What tests of this file compare with the code, and with what is installed."""
+FILLED = re.compile(r"<!-- .*? -->.*?<!-- end -->", re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "text", ["README", *(f"docs/{name}" for name in ("measuring", "clusters", "layer", "architecture"))]
+)
+def test_no_text_says_what_was_measured_by_hand(text: str) -> None:
+    assert by_hand((ROOT / f"{text}.md").read_text(encoding="utf-8")) == []
+
+
+def test_no_docstring_says_what_was_measured() -> None:
+    found = {}
+    for path in sorted((ROOT / "blockshock").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            said = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and str(node.value.value)
+            if said and (numbers := by_hand(said)):
+                found[f"{path.relative_to(ROOT)}:{node.lineno}"] = numbers
+    assert found == {}
+
+
+def test_a_number_by_hand_is_found() -> None:
+    assert by_hand("takes 5 ms, or 4 to 10 µs; <!-- said: eager -->0.5 to 1.4 ms<!-- end -->") == ["5 ms", "10 µs"]
+
+
+def by_hand(text: str) -> list[str]:
+    """Numbers that nothing generates or compares."""
+    text = " ".join(FILLED.sub("", text).split())
+    for compared in COMPARED:
+        text = text.replace(compared, "")
+    return MEASURED.findall(text)
 
 
 def test_an_answer_is_filled_in_and_what_stands_around_it_stays() -> None:

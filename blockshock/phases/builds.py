@@ -102,7 +102,7 @@ def in_blocks(
     They take turns in being captured and timed first, from block to block and from round to round. Which is built
     first is drawn anew for each block, the same on all ranks: a new build takes the place of the one that was let go
     last, and were turns taken in that too, each of the two would keep to two of three places in memory, one of them its
-    own. Of a call of 187 µs that is 0.2 %, in all blocks alike. All ranks call it together.
+    own: a small difference, but in all blocks alike. All ranks call it together.
 
     Args:
         protocol: of a whole case; a block has a share of it.

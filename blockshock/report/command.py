@@ -136,11 +136,11 @@ def pasted(runs: list[Run], most: int = PASTED) -> Iterator[str]:
             yield part
     if left:
         others = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
-        named = ", ".join(title[:LONGEST] for title in left[:NAMED])
+        named = "; ".join(title if len(title) <= LONGEST else f"{title[:LONGEST]}…" for title in left[:NAMED])
         yield f"Did not fit: {named}{others}. `python -m blockshock report RUN --tables` has them, or `--to FOLDER`"
 
 
-NAMED, LONGEST = 3, 60
+NAMED, LONGEST = 3, 80
 """Tables that are named where they did not fit, and characters of their titles."""
 LEFT_OUT_BYTES = 600
 """More than what says so takes."""

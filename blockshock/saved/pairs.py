@@ -1,9 +1,9 @@
 """Is one thing faster than another, and how sure are we? Ratios over blocks, their intervals, and verdicts.
 
 A block is both things built and captured anew, then timed in rounds that alternate. An interval rests on blocks: all
-rounds of one build share where its memory lies and how its graph was laid out, on GPUs 1 to 4 % of a call of 27 µs and
-0.3 to 0.5 % of one of 175 µs. Rounds of one build, however many, cannot see that: on GPUs they told a method from
-itself in 55 to 80 % of tries. Of each block counts the logarithm of the ratio of its two medians; the interval is
+rounds of one build share where its memory lies and how its graph was laid out, which on GPUs is a few per cent of a
+short call and less of a long one. Rounds of one build, however many, cannot see that: on GPUs they told a method from
+itself in most tries. Of each block counts the logarithm of the ratio of its two medians; the interval is
 Student's ("The probable error of a mean", Biometrika 6, 1908) over these.
 
 How many blocks that takes, ten of them tell: a pilot. The rest is Stein's two-stage procedure ("A two-sample test for a
