@@ -1,7 +1,8 @@
 """How sound verdicts are where they are made: something against itself, and against itself slowed down a little.
 
 `pytest tests/test_same_against_itself.py --soundness NAME` saves what it finds as `docs/soundness/NAME.json`, and
-writes `docs/soundness.md` anew from all such files. Without the option a short form runs, and nothing is written.
+writes `docs/soundness.md` anew from all such files: of dense rows, or of those that ``--methods`` and the options of
+its axes ask for. Without the option a short form runs on dense rows, and nothing is written.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ compared with itself, built anew for each try, and may be called different in 5 
 `faster` or `slower`. Then one of the two is slowed down by a known share, by a kernel that waits: 1 % of a call of
 100 µs or more, 3 % of a shorter one. That is found where the interval leaves out one. Width: high less low, the median
 of all tries. `pytest tests/test_same_against_itself.py -m gpu2 --soundness NAME` made it (on one GPU:
-`-m gpu --ranks 1`).
+`-m gpu --ranks 1`); of others than dense rows with `--methods`, `--kernels` and what else picks them.
 """
 
 
@@ -60,15 +61,20 @@ class Point:
     against_itself: list[tuple[float, float, float]] = field(default_factory=list)
     share: float = math.nan
     planted: list[tuple[float, float, float]] = field(default_factory=list)
+    picks: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.case.label
 
     @property
     def name(self) -> str:
-        return f"{self.method} {self.passes} N={self.N} B={self.B}"
+        return f"{self.label} {self.passes} N={self.N} B={self.B}"
 
     @property
     def case(self) -> Case:
         optimizer = "sgd" if self.passes == "training" else None
-        return Case(self.method, {}, "gaussian", self.N, self.N, self.B, "bf16", optimizer=optimizer)
+        return Case(self.method, self.picks, "gaussian", self.N, self.N, self.B, "bf16", optimizer=optimizer)
 
     @property
     def different(self) -> int:
@@ -165,7 +171,7 @@ def save(name: str, points: Iterable[Point]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     before = [Point(**saved) for saved in json.loads(path.read_text())["points"]] if path.exists() else []
-    by_name = {point.name: point for point in [*before, *points]}
+    by_name = {(point.ranks, point.name): point for point in [*before, *points]}
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     used = environment.gpus()[: max(point.ranks for point in by_name.values())]
     told = {"where": ", ".join(used), "versions": versions, "date": f"{date.today()}"}
@@ -181,7 +187,7 @@ def page() -> str:
         points = [Point(**point) for point in saved["points"]]
         parts.append(f"## {path.stem}: {saved['where']}")
         parts.append(f"{saved['versions']}, {saved['date']}; `soundness/{path.name}`. {summary(points)}")
-        header = "method | pass | N | B | median, µs | different | `faster`, `slower` | width | planted | found"
+        header = "row | pass | N | B | median, µs | different | `faster`, `slower` | width | planted | found"
         lines = [header, "|".join("---" for _ in header.split("|")), *map(as_line, points)]
         parts.append("\n".join(f"| {line} |" for line in lines))
     return "\n\n".join(parts) + "\n"
@@ -198,6 +204,6 @@ def summary(points: list[Point]) -> str:
 
 def as_line(point: Point) -> str:
     tries, planted = len(point.against_itself), len(point.planted)
-    cells = [point.method, point.passes, point.N, point.B, f"{point.median_us:.1f}", f"{point.different} of {tries}"]
+    cells = [point.label, point.passes, point.N, point.B, f"{point.median_us:.1f}", f"{point.different} of {tries}"]
     shown = [f"{point.share:.0%}", f"{point.found} of {planted}"] if planted else ["–", "–"]
     return " | ".join(map(str, [*cells, point.judged, f"{point.width:.2%}", *shown]))

@@ -1,21 +1,27 @@
 """Are verdicts sound on these GPUs? Something against itself, and against itself slowed down by a known share.
 
-The short form runs wherever GPU tests do; ``--soundness NAME`` runs the long one and saves it under docs/.
+The short form runs wherever GPU tests do; ``--soundness NAME`` runs the long one and saves it under docs/, of the rows
+that ``--methods`` names with ``--kernels``, ``--masks`` and so on, or of dense ones. A compressed kernel on two GPUs:
+``-m gpu2 --soundness 2xH100 --methods block_shock --kernels cusparselt --masks tile --storages compressed``.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 import soundness
 import torch
 from gpus import needs_a_gpu, needs_two_gpus
+from resolving import Resolve, resolve
 from soundness import Point, most_by_chance
 
-from blockshock.plugin import timed_alone
+from blockshock.methods import Span, method_of
+from blockshock.plugin import SETTINGS, Settings, options, timed_alone
+from blockshock.plugin.cases import forward_grid, training_grid
 from blockshock.ranks import Ranks, spawn
 
 LONG = [(passes, N, B) for passes in ("forward", "training") for N in (4096, 8192, 16384) for B in (16, 1024)]
@@ -23,8 +29,11 @@ SHORT = [("forward", 4096, 16), ("forward", 8192, 1024), ("training", 4096, 16)]
 TRIES, PLANTED = {True: 50, False: 6}, {True: 20, False: 4}
 """Of the long form and of the short one."""
 METHODS = {1: "dense_single", 2: "dense_tp_row"}
-"""By ranks."""
+"""By ranks, where none were asked for."""
 SECONDS_BETWEEN_LINES = 5.0
+
+pytest_plugins = ["pytester"]
+__all__ = ["resolve"]
 
 on_gpus = pytest.mark.parametrize(
     "gpus",
@@ -45,10 +54,47 @@ class Study:
         self.points: list[Point] = []
 
 
+class Place(NamedTuple):
+    """What is tried where; without a method, the dense one of so many GPUs."""
+
+    passes: str
+    N: int
+    B: int
+    method: str | None = None
+    picks: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def id(self) -> str:
+        return "-".join([self.passes, f"N{self.N}", f"B{self.B}", *filter(None, [self.method]), *self.picks.values()])
+
+    def point(self, ranks: int) -> Point:
+        """There, on so many ranks. Skips the test where the row does not take as many."""
+        method = self.method or METHODS[ranks]
+        if ranks > 1 and method_of(method)[0].span == Span.ONE:
+            pytest.skip(f"{method} runs on one GPU: -m gpu tries it")
+        return Point(method, ranks, *self[:3], picks=dict(self.picks))
+
+
+def places(settings: Settings, long: bool, asked: bool) -> list[Place]:
+    """All that is tried: of the long form with the rows that were asked for."""
+    everywhere = [Place(*place) for place in (LONG if long else SHORT)]
+    if not (long and asked):
+        return everywhere
+    grids = {"forward": forward_grid(settings), "training": training_grid(settings)}
+    rows = {name: dict.fromkeys((case.method, *case.picks.items()) for case in grid) for name, grid in grids.items()}
+    return [
+        place._replace(method=method, picks=dict(picks))
+        for place in everywhere
+        for method, *picks in rows[place.passes]
+    ]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
-        places = LONG if metafunc.config.getoption("--soundness") else SHORT
-        metafunc.parametrize("place", places, ids=[f"{passes}-N{N}-B{B}" for passes, N, B in places])
+        config = metafunc.config
+        long, asked = bool(config.getoption("--soundness")), options.get(config, "--methods") is not None
+        found = places(config.stash[SETTINGS], long, asked)
+        metafunc.parametrize("place", found, ids=[place.id for place in found])
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +125,8 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 @pytest.mark.bench
 @timed_alone
 @on_gpus
-def test_the_same_is_not_faster_than_itself(
-    gpus: Study, place: tuple[str, int, int], tell: Callable[[str], None]
-) -> None:
-    point = Point(METHODS[gpus.ranks.size], gpus.ranks.size, *place)
+def test_the_same_is_not_faster_than_itself(gpus: Study, place: Place, tell: Callable[[str], None]) -> None:
+    point = place.point(gpus.ranks.size)
     soundness.study(point, gpus.ranks, TRIES[gpus.long], PLANTED[gpus.long], tell)
     gpus.points.append(point)
     print(soundness.as_line(point))
@@ -118,17 +162,49 @@ def _pair_on_a_cpu(*args: Any) -> soundness.PairBlocks:
         return soundness.pair_of_same(*args)
 
 
-@pytest.mark.parametrize("passes", ["forward", "training"])
-def test_a_study_fills_a_point(passes: str, cpu_ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+COMPRESSED = {"kernel": "gathered", "mask": "1100", "storage": "compressed"}
+
+
+@pytest.mark.parametrize(
+    ("passes", "method", "picks"),
+    [("forward", "dense_tp_row", {}), ("training", "dense_tp_row", {}), ("training", "block_shock", COMPRESSED)],
+    ids=["forward", "training", "compressed"],
+)
+def test_a_study_fills_a_point(
+    passes: str, method: str, picks: dict[str, str], cpu_ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(soundness, "pair_of_same", _pair_on_a_cpu)
     monkeypatch.setattr(soundness, "LONG_CALL", 0.0)
-    point, told = Point("dense_tp_row", 2, passes, 64, 4), []
+    point, told = Place(passes, 64, 4, method, picks).point(2), []
     soundness.study(point, cpu_ranks, 2, 2, told.append, ("sync", 5, 1, False))
     assert [len(point.against_itself), len(point.planted)] == [2, 2]
     assert point.share == 0.01
     assert point.median_us > 0
     assert len(told) == 4
-    assert told[0].startswith(f"dense_tp_row {passes} N=64 B=4: 1 of 2, different ")
+    label = " ".join([method, *picks.values()])
+    assert told[0].startswith(f"{label} {passes} N=64 B=4: 1 of 2, different ")
+
+
+def test_the_long_form_takes_the_rows_that_were_asked_for_and_the_short_one_does_not(resolve: Resolve) -> None:
+    settings = resolve(
+        *(
+            "--device=cpu",
+            "--ranks=2",
+            "--methods=block_shock,dense_single",
+            "--kernels=gathered",
+            "--masks=1100",
+            "--storages=compressed",
+        )
+    )
+    asked = [place.id for place in places(settings, long=True, asked=True)]
+    assert len(asked) == 2 * len(LONG) == len(set(asked))
+    assert asked[:2] == ["forward-N4096-B16-block_shock-gathered-1100", "forward-N4096-B16-dense_single"]
+    assert "training-N16384-B1024-block_shock-gathered-1100-compressed" in asked
+    dense = [place.id for place in places(settings, long=True, asked=False)]
+    assert dense == [f"{passes}-N{N}-B{B}" for passes, N, B in LONG]
+    assert [tuple(place[:3]) for place in places(settings, long=False, asked=True)] == SHORT
+    with pytest.raises(pytest.skip.Exception, match="dense_single runs on one GPU"):
+        Place("forward", 64, 4, "dense_single").point(2)
 
 
 def test_what_was_found_is_saved_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

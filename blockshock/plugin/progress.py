@@ -17,6 +17,8 @@ from blockshock.plugin.pace import Pace, Usual
 
 EVERY_SECONDS = 30.0
 """Between two lines where the output is no terminal."""
+SAID_FROM = 0.05
+"""The share of the tests from which on an estimate is one: the first ones make what others find made."""
 Stage = Callable[[str], AbstractContextManager[None]]
 """Of a session: says what it does beside its tests, as long as it does."""
 
@@ -110,7 +112,7 @@ class Progress:
     def line(self, nodeid: str) -> str:
         """How many are done, since when, how long the rest takes, and which one is or was at work."""
         assert self._pace is not None
-        left = self._pace.seconds_left()
+        left = self._pace.seconds_left() if self._done >= SAID_FROM * self._total else None
         to_go = "" if left is None else f", about {_clock_time(left)} to go"
         elapsed = _clock_time(self._clock() - self._started)
         return f"{self._done} of {self._total} done in {elapsed}{to_go}: {nodeid.rpartition('::')[2]}"

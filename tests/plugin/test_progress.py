@@ -172,6 +172,13 @@ def test_a_log_has_a_line_now_and_then() -> None:
     assert terminal.rewritten == []
 
 
+def test_nothing_is_estimated_from_the_first_few_of_many() -> None:
+    terminal = _Terminal(isatty=False)
+    _run(terminal, _Clock(), 100, 7.0)
+    assert terminal.lines[2] == "3 of 100 done in 1:21: test_y[2]"
+    assert terminal.lines[3] == "8 of 100 done in 1:56, about 10:44 to go: test_y[7]"
+
+
 @pytest.mark.parametrize(("verbosity", "names"), [(-1, ("row",)), (0, ("tmp_path",))], ids=["quiet", "without ranks"])
 @pytest.mark.parametrize("isatty", [True, False])
 def test_nothing_is_said_with_q_and_where_no_case_is_run(isatty: bool, verbosity: int, names: tuple[str, ...]) -> None:
