@@ -17,6 +17,9 @@ from blockshock.saved import Run, several
 WIDTH, LINES = 120, 60
 NARROWEST, NAME = 60, 12
 """Of a terminal, and of the names in it."""
+OVER = "÷ best dense ("
+LEGEND = "÷: the median over the points and their range; below one is faster"
+"""What is said of the numbers of uses."""
 WIDE = 100
 """Characters from which on a table of verdicts is read more easily than sentences."""
 FEW = 6
@@ -38,7 +41,8 @@ def of_run(run: Run, title: str, more: str, width: int = WIDTH, lines: int = LIN
     """
     first, *uses = answer(run) or ["nothing in it can be shown"]
     head, end = [*_wrapped(filter(None, [title, first]), width), ""], ["", *_wrapped([more], width)]
-    said, room = _wrapped(uses, width), lines - len(head) - len(end)
+    legend = [LEGEND] if any(OVER in line for line in uses) else []
+    said, room = _wrapped([*uses, *legend], width), lines - len(head) - len(end)
     table, notes = verdict_table(run), _wrapped(remarks(run), width)
     asked = ["", *_asked(table, width), *_wrapped(table.notes, width)] if table else []
     notes = _cut(["", *notes] if notes else [], max(room - len(said) - len(asked), FEW))

@@ -289,3 +289,9 @@ def test_what_a_verdict_on_two_passes_is_a_ratio_of_is_said_in_words() -> None:
     assert by_point.rows[0][-1] == "no difference §"
     assert by_point.notes[0] == "of 1 point no difference at 1 (margin 1%)"
     assert [column.name for column in one_pass.columns][-3:] == ["ratio", "95 % interval", "verdict"]
+
+
+def test_a_screen_says_what_its_two_numbers_are() -> None:
+    timed_both = run_of([timed(OURS, 64, 4, 1.0), timed(DENSE, 64, 4, 2.0)])
+    assert screen.LEGEND in screen.of_run(timed_both, "", "")
+    assert screen.LEGEND not in screen.of_run(run_of([checked(OURS)]), "", "")
