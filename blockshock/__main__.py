@@ -50,13 +50,18 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_report(commands: Any) -> None:
     about = "Say what saved runs found: the answer, tables and plots of times, memory, accuracy and verdicts."
-    parser = commands.add_parser("report", help="say what saved runs found", description=about)
+    status = (
+        "The exit status is 0; 1 if no run could be read, a result of the run is WRONG (of several runs: in one after "
+        "the first), or --fail-if-slower says so; 2 for a wrong option, or tables that a run has none of."
+    )
+    parser = commands.add_parser("report", help="say what saved runs found", description=about, epilog=status)
     parser.add_argument(
         "runs",
         metavar="RUN",
         type=Path,
         nargs="*",
-        help="saved runs, .json or .json.gz, or folders with the parts of one; the latest run if none is named",
+        help="saved runs, .json or .json.gz, or folders with the parts of one, measured on one machine; the latest run "
+        "if none is named; two or more are compared with the first",
     )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(

@@ -12,11 +12,15 @@ from blockshock.report.models import PASSES
 from blockshock.report.points import against_best
 from blockshock.report.remarks import flushes
 from blockshock.report.tables import Cell, Column, Info, Table
-from blockshock.saved import Run, differences, judges
+from blockshock.saved import Run, differences, judges, several
 from blockshock.saved.pairs import Ratio, change_of_blocks
 
 SAME = "~"
 """What stands for a change that is none: its interval holds none."""
+FEWEST = 3
+"""Builds, or blocks, from which on an interval is narrow enough to be worth a look: of two it is 18 times as wide as
+they lie apart."""
+FEW = "few builds"
 UNITS = {False: "p50 in ms", True: "ratios of verdicts"}
 
 
@@ -26,13 +30,14 @@ class Change:
 
     Attributes:
         before, after: p50 in ms, or the ratio of a verdict.
-        ratio: after over before, with its 95 % interval; None of the interval where nothing gives one.
-        unsure: that there is no interval.
+        ratio: after over before, with its 95 % interval; None where nothing gives one.
+        few: whether the interval is of so few builds that its ends say nothing.
     """
 
     before: float
     after: float
     ratio: Ratio | None
+    few: bool = False
 
     @property
     def value(self) -> float:
@@ -40,17 +45,7 @@ class Change:
 
     @property
     def differs(self) -> bool:
-        return self.ratio is None or self.ratio.differs
-
-
-def medians(run: Run) -> dict[str, float]:
-    """p50 in ms of each benchmark that was timed."""
-    return {name: info["p50_ms"] for name, info in _measured(run, judged=False).items()}
-
-
-def in_all(runs: list[Run]) -> list[str]:
-    """The benchmarks that every run timed, in the first run's order."""
-    return _common([_measured(run, judged=False) for run in runs])
+        return self.value != 1 if self.ratio is None else self.ratio.differs
 
 
 def _common(found: list[dict[str, Info]]) -> list[str]:
@@ -59,12 +54,13 @@ def _common(found: list[dict[str, Info]]) -> list[str]:
 
 
 def _measured(run: Run, judged: bool) -> dict[str, Info]:
-    """By name what was timed, or the verdicts whose ratio is one of times."""
+    """By name what was timed, or the verdicts whose ratio is one of times; nothing that is wrong."""
     infos = {record["name"]: record["extra_info"] for record in run.records}
-    wanted = (
-        (lambda info: judges(info) is not None) if judged else (lambda info: "p50_ms" in info and "verdict" not in info)
-    )
-    return {name: info for name, info in infos.items() if wanted(info)}
+    return {name: info for name, info in infos.items() if _is_measured(info, judged) and not info.get("wrong")}
+
+
+def _is_measured(info: Info, judged: bool) -> bool:
+    return judges(info) is not None if judged else "p50_ms" in info and "verdict" not in info
 
 
 def changes(before: Run, after: Run, judged: bool = False) -> dict[str, Change]:
@@ -72,7 +68,7 @@ def changes(before: Run, after: Run, judged: bool = False) -> dict[str, Change]:
     old, new = _measured(before, judged), _measured(after, judged)
     key = "ratio" if judged else "p50_ms"
     return {
-        name: Change(old[name][key], new[name][key], _interval(old[name], new[name], key))
+        name: Change(old[name][key], new[name][key], _interval(old[name], new[name], key), _few(old[name], new[name]))
         for name in _common([old, new])
     }
 
@@ -85,6 +81,10 @@ def _interval(before: Info, after: Info, key: str) -> Ratio | None:
         return None  # a single build, or none that was saved
     value = after[key] / before[key]
     return Ratio(value, value * found.low / found.value, value * found.high / found.value)
+
+
+def _few(*infos: Info) -> bool:
+    return any(len(_blocks(info)[0]) < FEWEST for info in infos)
 
 
 def _blocks(info: Info) -> Any:
@@ -101,7 +101,9 @@ def across(runs: list[Run], judged: bool = False) -> Table:
     found = [changes(runs[0], run, judged) for run in runs[1:]]
     names = [name for name in found[0] if all(name in other for other in found)]
     shown = ".3f" if judged else ".4f"
-    title = f"{UNITS[judged]}, {' → '.join(run.name for run in runs)}: {len(names)} benchmarks in all of them"
+    title = (
+        f"{UNITS[judged]}, {' → '.join(run.name for run in runs)}: {several(len(names), 'benchmark')} in all of them"
+    )
     table = Table(title, "across", (Column("benchmark"), Column("before", shown)))
     for run in runs[1:]:
         named = f" {run.name}" if len(runs) > 2 else ""
@@ -121,10 +123,11 @@ def _place(change: Change) -> float:
 
 
 def _cells(change: Change) -> tuple[Cell, ...]:
+    value = change.value - 1 if change.differs else SAME
     if change.ratio is None:
-        return change.after, change.value - 1, None
-    interval = f"{change.ratio.low - 1:+.1%} to {change.ratio.high - 1:+.1%}"
-    return change.after, change.value - 1 if change.differs else SAME, interval
+        return change.after, value, None
+    interval = FEW if change.few else f"{change.ratio.low - 1:+.1%} to {change.ratio.high - 1:+.1%}"
+    return change.after, value, interval
 
 
 def _geomean(found: list[list[Change]]) -> tuple[Cell, ...]:
@@ -141,6 +144,10 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
         yield f"intervals: Student's over {unit}, without what differs from session to session. {SAME}: no change"
     if bare := sum(change.ratio is None for change in every):
         yield f"{bare} without an interval: a single build, or none, was saved"
+    if few := sum(change.ratio is not None and change.few for change in every):
+        yield f"{FEW}: {few} with fewer than {FEWEST}, whose interval is too wide to show"
+    if wrong := sum(_is_measured(info, judged) and bool(info.get("wrong")) for run in runs for info in run.infos):
+        yield f"{several(wrong, 'result is', 'results are')} WRONG, and compared with nothing"
     for run in runs[1:]:
         old, new = _measured(runs[0], judged), _measured(run, judged)
         if alone := [
@@ -189,4 +196,5 @@ def spreads(runs: list[Run]) -> Iterator[str]:
         each = ", ".join(f"{statistics.median(ratios):.2f} in {run.name}" for ratios, run in columns)
         apart = max(max(ratios) / min(ratios) - 1 for ratios in points)
         use = f"{method}, {PASSES[section]}"
-        yield f"{use}: time ÷ best dense {each}, over {len(points)} points; at one point up to {apart:.1%} apart"
+        over = several(len(points), "point")
+        yield f"{use}: time ÷ best dense {each}, over {over}; at one point up to {apart:.1%} apart"

@@ -6,14 +6,12 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from blockshock.report.comparison import wide
+from blockshock.report.comparison import TWO_PASSES, in_words, wide
 from blockshock.report.points import place_of
 from blockshock.report.tables import Column, Info, Table
 from blockshock.saved import Run, judges, or_inf
 from blockshock.saved.pairs import WIDE
 
-ANSWERS = {"faster": "yes", "slower": "no", "tie": "no difference", "undecided": "undecided"}
-"""A hypothesis says what it means that its row is faster: a ratio below one."""
 MOST_NAMES = 4
 
 
@@ -26,27 +24,31 @@ def verdict_table(run: Run) -> Table | None:
             asked[info["hypothesis"], info["statement"], info["method"]].append(info)
     if not judged:
         return None
-    names = ("asked", "of", "answer", "points", "time ÷ rival", "rivals")
+    names = ("asked", "of", "answer", "points", "time ÷ rival: median, range", "rivals")
     table = Table("What was asked, and the answer", "verdicts", tuple(map(Column, names)))
     for (_, statement, method), infos in asked.items():
         places = len({place_of("verdicts", info) for info in infos})
         rows = len({info["label"] for info in infos})
         points = f"{places}" if rows == 1 else f"{places} ({rows} rows)"
         numbers = median(info["ratio"] for info in infos)
-        ratio = numbers if judges(infos[0]) else f"{numbers}, of ratios"
+        ratio = numbers if judges(infos[0]) else f"forward ÷ training: {numbers}"
         table.rows.append((statement, method, _answer(infos), points, ratio, counted(info["rival"] for info in infos)))
     table.notes += _notes(judged)
     return table
 
 
 def _answer(infos: list[Info]) -> str:
-    counts = Counter(str(ANSWERS.get(info["verdict"], info["verdict"])) for info in infos).most_common()
+    counts = Counter(map(in_words, infos)).most_common()
     if len(counts) == 1:
         return f"{counts[0][0]}, at all {len(infos)}" if len(infos) > 1 else counts[0][0]
     return ", ".join(f"{answer} at {count}" for answer, count in counts)
 
 
 def _notes(judged: list[Info]) -> Iterable[str]:
+    margins = spanned((info["margin"] for info in judged), ".0%")
+    yield f"yes: all of its 95 % interval is below one by more than {margins}; no: above; no difference: within that"
+    if any(judges(info) is None for info in judged):
+        yield TWO_PASSES
     if wrong := sum(bool(info.get("wrong")) for info in judged):
         yield f"{wrong} left out, whose output is wrong"
     if spans := sum(map(wide, judged)):

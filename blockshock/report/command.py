@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from blockshock.report import screen
 from blockshock.report.across import UNITS, across, slower, surely
 from blockshock.report.answer import answer, verdict_table
 from blockshock.report.comparison import comparison
-from blockshock.report.flat import rows
+from blockshock.report.flat import COLUMNS, finite, rows
 from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, markdown, print_tables
@@ -37,7 +38,8 @@ def report(
     fail_if_slower: float | None = None,
 ) -> int:
     """Report on the runs, or on the latest; two or more are compared. Returns the exit status: 0 if at least one could
-    be read, and none is slower than may be.
+    be read and nothing failed a check, of several runs in none after the first, which none is slower than may be; 2 if
+    there is no such table.
 
     Args:
         form: ``terminal``, ``md``, ``csv`` or ``json``.
@@ -45,10 +47,8 @@ def report(
         folder: where the page, all tables and all plots are written too.
         fail_if_slower: the share by which a benchmark of a later run may be slower than that of the first.
     """
-    if tables is not None and tables not in (ALL, *SECTIONS, ACROSS):
-        choices = ", ".join((*SECTIONS, ACROSS, ALL))
-        print(f"--tables: there are none of {tables!r}; choose {choices}. Runs go before --tables", file=sys.stderr)
-        return 2
+    if tables is not None and tables not in (names := (*SECTIONS, ACROSS, ALL)):
+        return _no_tables(f"there are none of {tables!r}", names)
     if not (runs := _read(paths)):
         return 1
     console = console_on(sys.stdout)
@@ -57,13 +57,27 @@ def report(
     elif form == "md":
         console.out("\n".join(pasted(runs)))
     elif tables is not None:
-        for run in runs:
-            print_tables(console, _of(run, tables))
-        print_tables(console, _beside(runs) if tables in (ALL, ACROSS) else ())
+        found = [*(table for run in runs for table in _of(run, tables)), *_beside(runs, tables)]
+        if not found:
+            had = [name for name in SECTIONS if any(name in sections(run) for run in runs)]
+            named = ", ".join(str(run.path) for run in runs)
+            return _no_tables(f"{named} has none of {tables!r}", (*had, *((ACROSS,) if len(runs) > 1 else ()), ALL))
+        print_tables(console, found)
     else:
         console.out("\n".join(_screen(runs)))
-    status = 0 if fail_if_slower is None else _failed(runs, fail_if_slower)
+    slower_than_may_be = fail_if_slower is not None and _failed(runs, fail_if_slower)
+    status = int(slower_than_may_be or _is_wrong(runs))
     return status if folder is None else max(status, _write(console, folder, runs))
+
+
+def _no_tables(why: str, names: tuple[str, ...]) -> int:
+    print(f"--tables: {why}; choose {', '.join(names)}. Runs go before --tables", file=sys.stderr)
+    return 2
+
+
+def _is_wrong(runs: list[Run]) -> bool:
+    """Whether a check failed: of one run, or of several in those after the first, which these are compared with."""
+    return any(faults(info) for run in runs[1:] or runs for info in run.infos)
 
 
 def _read(paths: list[Path]) -> list[Run]:
@@ -94,12 +108,14 @@ def _each_once(paths: list[Path]) -> list[Path]:
 
 
 def _screen(runs: list[Run]) -> list[str]:
+    # What is no terminal, a file or a log, is as wide as it likes.
+    width = screen.fitting(shutil.get_terminal_size().columns) if sys.stdout.isatty() else screen.WIDTH
     named = " ".join(str(run.path) for run in runs)
     more = f"more: python -m blockshock report {named} --tables, or --to FOLDER for a page with plots"
     if len(runs) > 1:
-        return screen.of_runs(runs, more)
+        return screen.of_runs(runs, more, width)
     (run,) = runs
-    return screen.of_run(run, f"{run.path} ({run.taken[:16]})", f"{more}; tables of {', '.join(sections(run))}")
+    return screen.of_run(run, f"{run.path} ({run.taken[:16]})", f"{more}; tables of {', '.join(sections(run))}", width)
 
 
 def sections(run: Run) -> list[str]:
@@ -118,7 +134,10 @@ def _of(run: Run, wanted: str, asked: bool = True) -> Iterator[Table]:
     yield from (table for table in every if wanted in (ALL, table.section))
 
 
-def _beside(runs: list[Run]) -> list[Table]:
+def _beside(runs: list[Run], wanted: str = ALL) -> list[Table]:
+    """Each run after the first beside it."""
+    if wanted not in (ALL, ACROSS):
+        return []
     found = [across([runs[0], run], judged) for run in runs[1:] for judged in UNITS]
     return [table for table in found if table.rows] or found[:1]
 
@@ -161,20 +180,16 @@ def _print_rows(runs: list[Run], form: str) -> None:
     """Every result of every run as a row, for a program to read."""
     found = rows(runs)
     if form == "json":
-        json.dump(found, sys.stdout, indent=1)
+        json.dump(finite(found), sys.stdout, indent=1, allow_nan=False)
         print()
         return
-    table = csv.DictWriter(sys.stdout, list(found[0]) if found else [], lineterminator="\n")
+    table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(found)
 
 
-def _failed(runs: list[Run], share: float) -> int:
-    """1 where something became slower than that, or nothing says whether it did; says so."""
-    if len(runs) < 2 or not surely(runs):
-        why = "one run was read" if len(runs) < 2 else "no benchmark is in both with an interval"
-        print(f"--fail-if-slower compares two runs or more, and {why}", file=sys.stderr)
-        return 1
+def _failed(runs: list[Run], share: float) -> bool:
+    """Whether something became slower than that or wrong, or nothing says whether it did; says so."""
     wrong = [
         f"{run.name}: {record['name']}"
         for run in runs[1:]
@@ -183,12 +198,16 @@ def _failed(runs: list[Run], share: float) -> int:
     ]
     if wrong:
         print(f"WRONG, and compared with nothing: {len(wrong)}", *wrong, sep="\n  ", file=sys.stderr)
+    if len(runs) < 2 or not surely(runs):
+        why = "one run was read" if len(runs) < 2 else "no benchmark is in both with an interval"
+        print(f"--fail-if-slower compares two runs or more, and {why}", file=sys.stderr)
+        return True
     found = slower(runs, share)
     if found:
         print(
             f"slower by more than {share:.1%}, beyond the interval: {len(found)}", *found, sep="\n  ", file=sys.stderr
         )
-    return int(bool(found or wrong))
+    return bool(found or wrong)
 
 
 def _write(console: Console, folder: Path, runs: list[Run]) -> int:

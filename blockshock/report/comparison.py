@@ -22,11 +22,15 @@ from blockshock.report.tables import (
     spread,
     yardsticks,
 )
-from blockshock.saved import PHASES, is_alone, or_inf, section_of
+from blockshock.saved import PHASES, is_alone, judges, or_inf, section_of, several
 from blockshock.saved.pairs import WIDE, Ratio
 
 _BUILDS = Column("builds ±", ".1%")
 _LIMIT = Column("% limit", ".0%")
+ANSWERS = {"faster": "yes", "slower": "no", "tie": "no difference", "undecided": "undecided"}
+"""A hypothesis says what it means that its row is faster: a ratio below one."""
+TWO_PASSES = "forward ÷ training: time ÷ rival of a forward pass, over time ÷ rival of a training step"
+"""What the ratio of a verdict on both is."""
 
 
 def comparison(records: list[dict[str, Any]]) -> Iterator[Table]:
@@ -81,28 +85,42 @@ def _farthest(name: str, section: str, rows: list[Info], key: str, what: str) ->
     """For runs of many steps: how many there are, and which went farthest off."""
     worst = max(rows, key=lambda row: or_inf(row[key]))
     note = f"farthest off: {worst[key]:.2f} {what}, {worst['label']}"
-    return Table(f"{name}: {len(rows)} runs of {worst['steps']} steps", section, notes=[note])
+    return Table(f"{name}: {several(len(rows), 'run')} of {several(worst['steps'], 'step')}", section, notes=[note])
 
 
 def _verdicts(name: str, rows: list[Info]) -> Table:
     """One hypothesis about one kernel: the ratio at each point to the rival there, and at how many it holds."""
-    shown = columns(workload="", N="d", K="d", B="d", dtype="", rival="", ratio=".3f")
+    both = judges(rows[0]) is None
+    shown = columns(workload="", N="d", K="d", B="d", dtype="", rival="")
+    ratio, verdict = ("forward ÷ training", "answer") if both else ("ratio", "verdict")
     table = Table(
         f"{name}: {rows[0]['statement']}",
         "verdicts",
-        (*shown, Column("95 % interval"), Column("verdict"), *lossy(rows)),
+        (*shown, Column(ratio, ".3f"), Column("95 % interval"), Column(verdict), *lossy(rows)),
     )
+    word = in_words if both else _verdict
     for row in rows:
         interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}{' wide' if wide(row) else ''}"
         table.rows.append(
-            (*point(row), row["rival"], row["ratio"], interval, row["verdict"] + mark(row), *loses(table, row))
+            (*point(row), row["rival"], row["ratio"], interval, word(row) + mark(row), *loses(table, row))
         )
-    counts = Counter(row["verdict"] for row in rows)
+    counts = Counter(map(word, rows))
     found = ", ".join(f"{verdict} at {count}" for verdict, count in counts.most_common())
-    table.notes.append(f"of {len(rows)} points {found} (margin {rows[0]['margin']:.0%})")
+    table.notes.append(f"of {several(len(rows), 'point')} {found} (margin {rows[0]['margin']:.0%})")
+    if both:
+        table.notes.append(TWO_PASSES)
     if any(map(wide, rows)):
         table.notes.append(f"wide: an interval of more than a factor of {WIDE:g} from end to end: measure again")
     return table
+
+
+def in_words(row: Info) -> str:
+    """Whether what a verdict was asked for holds."""
+    return ANSWERS.get(row["verdict"], str(row["verdict"]))
+
+
+def _verdict(row: Info) -> str:
+    return str(row["verdict"])
 
 
 def by_loss(row: Info) -> list[Info]:
@@ -143,7 +161,7 @@ def _accuracy(name: str, rows: list[Info]) -> Table:
 
 def _timed(name: str, section: str, rows: list[Info], ratios: Ratios, numbers: dict[str, str]) -> Table:
     ranks, device = max(row["ranks"] for row in rows), rows[0]["device"].upper()  # some of them run on one alone
-    title = f"{name}, {ranks} {device} rank{'s' if ranks > 1 else ''}, {rows[0]['timing']}"
+    title = f"{name}, {several(ranks, f'{device} rank')}, {rows[0]['timing']}"
     first, second = (Column("step ms" if section == "training" else "p50 ms", ".4f"), Column("p95 ms", ".4f"))
     builds = [_BUILDS] if any("builds_p50_ms" in row for row in rows) else []
     limit = [_LIMIT] if any("of_limit" in row or "limits" in row for row in rows) else []

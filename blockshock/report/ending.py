@@ -11,7 +11,6 @@ from blockshock.report.comparison import comparison
 from blockshock.report.show import console_on, print_tables
 from blockshock.saved import STORAGE, Run
 
-NARROWEST = 60
 LINES = 34
 """So that what pytest says above and below still fits on a screen of forty."""
 
@@ -23,7 +22,7 @@ def print_ending(run: Run, before: list[Run], saved: Path | None, file: IO[str])
         before: runs that this one is to be compared with.
         saved: its file, if it was saved.
     """
-    console, width = console_on(file), max(NARROWEST, min(shutil.get_terminal_size().columns, screen.WIDTH))
+    console, width = console_on(file), screen.fitting(shutil.get_terminal_size().columns)
     if saved is None:
         print_tables(console, comparison(run.records))
     for other in before:

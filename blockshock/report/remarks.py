@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.limits import limited
+from blockshock.report.losing import KEEPS_W
+from blockshock.report.points import every_row
 from blockshock.report.tables import Info
-from blockshock.saved import Run, bare, is_timed
+from blockshock.saved import Run, bare, is_timed, several
 
+DENSE = "dense"
+"""The algorithm of rows that multiply all of what they store, one by one."""
 COLLECTIVES = ("all_reduce", "all_gather")
 SHORT_MS = 0.2
 """Of a longer time what writing the cache back takes is no part to speak of."""
@@ -19,31 +24,58 @@ def remarks(run: Run) -> Iterator[str]:
     if not run.records:
         yield "nothing in it can be shown"
     for name, count in run.left_out.items():
-        yield f"left out: {count} results that do not say their {name}, of another version it seems"
+        what = several(count, "result that does", "results that do")
+        yield f"left out: {what} not say {'its' if count == 1 else 'their'} {name}, of another version it seems"
     if disturbed := sum("clock" in info for info in run.infos):
-        yield f"{disturbed} results were measured while the machine was suspended or its clock was set: † marks them"
-    for what, records in (
-        ("verdicts", [record for record in run.records if "verdict" in record["extra_info"]]),
-        ("timed results", [record for record in run.records if is_timed(record)]),
+        what = several(disturbed, "result was", "results were")
+        yield f"{what} measured while the machine was suspended or its clock was set: † marks them"
+    for kind, records in (
+        ("verdict", [record for record in run.records if "verdict" in record["extra_info"]]),
+        ("timed result", [record for record in run.records if is_timed(record)]),
     ):
         if anew := sum("saved_as" in record["extra_info"] for record in records):
-            yield f"{anew} {what} are not what their samples say: shown is what the samples say, § marks them"
+            what = several(anew, f"{kind} is not what its samples say", f"{kind}s are not what their samples say")
+            yield f"{what}: shown is what the samples say, § marks them"
         if believed := sum(map(bare, records)):
             marked = any("believed" in record["extra_info"] for record in records)
             how = "§ marks them" if marked else "as it is of older versions"
-            yield f"{believed} {what} were saved without samples: the file is believed, {how}"
+            what = several(believed, f"{kind} was", f"{kind}s were")
+            yield f"{what} saved without samples: the file is believed, {how}"
+    yield from zeros(run)
     yield from unmeasured(run)
     yield from flushes([run])
     yield from run.notes
+
+
+def zeros(run: Run) -> Iterator[str]:
+    """Which rows multiply the zeros of a sparse W by a dense product, and how fast that makes them seem."""
+    timed = [info for info in run.infos if "p50_ms" in info and info["device"] == "cuda"]
+    labels = dict.fromkeys(info["label"] for info in timed if multiplies_zeros(info))
+    if not labels:
+        return
+    ratios = [one.ratio for one in every_row(run.infos).values() if one.label in labels]
+    least = f" (time ÷ best dense down to {min(ratios):.2f} here)" if ratios and min(ratios) < 1 else ""
+    verb = "multiplies" if len(labels) == 1 else "multiply"
+    yield (
+        f"{', '.join(labels)} {verb} zeros of W, which GPUs do faster at large points. "
+        f"With zeros in their data they draw less power and clock higher{least}: nothing is skipped"
+    )
+
+
+def multiplies_zeros(info: Info) -> bool:
+    """Whether a dense product ran over a W in which something that was picked left zeros."""
+    algorithm = re.match(r"\w*", str(info.get("algorithm")))
+    return algorithm is not None and algorithm[0] == DENSE and any(axis not in KEEPS_W for axis in info["picks"])
 
 
 def unmeasured(run: Run) -> Iterator[str]:
     """One line on the ceilings that could not be measured, if any could not, and on the results that have no limit."""
     ceilings = run.machine.get("ceilings") or {}
     without = sum("limits" in info and not limited(info) for info in run.infos)
+    have = several(without, "result has", "results have")
     if names := list(dict.fromkeys(_missing(ceilings, run.infos))):
         told = ", ".join(name.removesuffix("_per_s").replace("_", " ") for name in names)
-        yield f"ceilings that could not be measured: {told}; {without} results have no limit, a dash stands for it"
+        yield f"ceilings that could not be measured: {told}; {have} no limit, a dash stands for it"
 
 
 def _missing(ceilings: dict[str, Any], infos: list[Info]) -> Iterator[str]:
@@ -66,7 +98,8 @@ def flushes(runs: list[Run]) -> Iterator[str]:
         return
     yield f"flushed by zeroing: times below {SHORT_MS} ms, and ratios of such, contain microseconds of writing back"
     if clean := sum(info.get("flush") == "clean" for info in timed):
-        yield f"{zeroed} results were flushed so, {clean} cleanly: not to be compared below {SHORT_MS} ms"
+        what = several(zeroed, "result was", "results were")
+        yield f"{what} flushed so, {clean} cleanly: not to be compared below {SHORT_MS} ms"
 
 
 def _is_timed(info: Info) -> bool:

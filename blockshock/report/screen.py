@@ -5,20 +5,32 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from blockshock.report.across import across, spreads
+from blockshock.report.across import SAME, across, spreads
 from blockshock.report.answer import answer, hardware, verdict_table
+from blockshock.report.apart import told_apart
+from blockshock.report.faulty import wrong_lines
 from blockshock.report.remarks import remarks
-from blockshock.report.show import fitted
+from blockshock.report.show import GAP, fitted
 from blockshock.report.tables import Table
-from blockshock.saved import Run
+from blockshock.saved import Run, several
 
 WIDTH, LINES = 120, 60
+NARROWEST, NAME = 60, 12
+"""Of a terminal, and of the names in it."""
+OVER = "÷ best dense ("
+LEGEND = "÷: the median over the points and their range; below one is faster"
+"""What is said of the numbers of uses."""
 WIDE = 100
 """Characters from which on a table of verdicts is read more easily than sentences."""
 FEW = 6
 """Lines that remarks have in any case."""
 ASKED = 0.4
 """Of the lines that there are, what the verdicts have in any case."""
+
+
+def fitting(columns: int) -> int:
+    """How wide to write for a terminal of so many columns."""
+    return max(NARROWEST, min(columns, WIDTH))
 
 
 def of_run(run: Run, title: str, more: str, width: int = WIDTH, lines: int = LINES) -> list[str]:
@@ -29,7 +41,8 @@ def of_run(run: Run, title: str, more: str, width: int = WIDTH, lines: int = LIN
     """
     first, *uses = answer(run) or ["nothing in it can be shown"]
     head, end = [*_wrapped(filter(None, [title, first]), width), ""], ["", *_wrapped([more], width)]
-    said, room = _wrapped(uses, width), lines - len(head) - len(end)
+    legend = [LEGEND] if any(OVER in line for line in uses) else []
+    said, room = _wrapped([*uses, *legend], width), lines - len(head) - len(end)
     table, notes = verdict_table(run), _wrapped(remarks(run), width)
     asked = ["", *_asked(table, width), *_wrapped(table.notes, width)] if table else []
     notes = _cut(["", *notes] if notes else [], max(room - len(said) - len(asked), FEW))
@@ -52,9 +65,12 @@ def _asked(table: Table, width: int) -> list[str]:
 
 def of_runs(runs: list[Run], more: str, width: int = WIDTH, lines: int = LINES) -> list[str]:
     """How each run after the first differs from it: the uses, then the benchmarks, least those that did not change."""
-    titles = [f"{run.name} ({run.taken[:16]}): {hardware(run)}" for run in runs if run.records]
+    titles = [f"{run.name}: {line}" for run in runs for line in wrong_lines(run.infos)]
+    dated = [(run, f" ({run.taken[:16]})" if run.taken else "") for run in runs if run.records]
+    titles += [f"{run.name}{date}: {hardware(run)}" for run, date in dated]
     shown, end = _wrapped(titles, width), ["", *_wrapped(filter(None, [more]), width)]
-    shown = _cut([*shown, "", *_wrapped(spreads(runs), width)], lines // 3)
+    uses = _wrapped(spreads(runs), width)
+    shown = _cut([*shown, *([""] if uses else []), *uses], lines // 3)
     tables = [across([runs[0], run], judged) for run in runs[1:] for judged in (False, True)]
     tables = [table for table in tables if len(table.rows) > 0] or tables[:1]
     room = (lines - len(shown) - len(end)) // len(tables)
@@ -64,37 +80,59 @@ def of_runs(runs: list[Run], more: str, width: int = WIDTH, lines: int = LINES) 
 
 
 def _changes(table: Table, width: int, room: int) -> list[str]:
-    """The table of changes; where it is too long the middle of it, which changed least, is left out."""
+    """The table of changes, less what did not; where it is too long its middle, which changed least, is left out."""
     notes = _wrapped(table.notes, width)
     title = ["", *_wrapped([table.title], width)]
     if not table.rows:
         return [*title, *notes]
-    header, *rows = _one_line_each(table, width)
-    space = room - len(title) - len(notes) - 1
-    if len(rows) > space:
-        half = max((space - 2) // 2, 1)
-        middle = len(rows) - 2 * half - 1
-        rows = [*rows[:half], f"… {middle} more between these: --tables across", *rows[-half - 1 :]]
-    return [*title, header, *rows, *notes]
+    *every, mean = table.texts()
+    changed = [cells for cells in every if cells[3] != SAME]
+    same = len(every) - len(changed)
+    if not changed:
+        return [
+            *title,
+            *_wrapped([f"none of {same} differs, geomean {mean[3]}: --tables across has them"], width),
+            *notes,
+        ]
+    common, names = told_apart([name for name, *_ in changed])
+    title += _wrapped([f"all of these: {common}"] if common else [], width)
+    rest = [f"{same} of {len(every)} do not differ: --tables across has them"] if same else []
+    cells = [[name, *rest] for name, (_, *rest) in zip(names, changed, strict=True)]
+    shown = [[column.name for column in table.columns], *cells, mean]
+    if all(row[4] == column.text(None) for column in table.columns[4:] for row in shown[1:]):
+        shown = [row[:4] for row in shown]  # no interval in any
+    (header,), *rows = _rows(shown, width)
+    space = room - len(title) - len(notes) - len(rest) - 1
+    return [*title, header, *_ends(rows, space), *rest, *notes]
 
 
-def _one_line_each(table: Table, width: int) -> list[str]:
-    """Names are cut in their middle, where they are too long: both ends tell."""
-    texts = [[column.name for column in table.columns], *table.texts()]
+def _ends(rows: list[list[str]], space: int) -> list[str]:
+    """The lines of the first rows and of the last ones, as many as there is space for; the last of all is the mean."""
+    *changed, mean = rows
+    first: list[str] = []
+    last = mean
+    cut = sum(map(len, changed)) > space - len(mean)
+    space -= len(mean) + cut
+    for turn in range(len(changed)):
+        row = changed[-1 if turn % 2 else 0]
+        if (space := space - len(row)) < 0:
+            break
+        changed.pop(-1 if turn % 2 else 0)
+        first, last = (first, [*row, *last]) if turn % 2 else ([*first, *row], last)
+    more = [f"… {len(changed)} more between these: --tables across"] if changed else []
+    return [*first, *more, *last]
+
+
+def _rows(texts: list[list[str]], width: int) -> list[list[str]]:
+    """The lines of each row: a name that is too long goes on below itself, for both its ends tell."""
     wide = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    wide[0] = max(min(wide[0], width - sum(wide[1:]) - 2 * (len(wide) - 1)), 20)
-    return [
-        "  ".join(
-            [f"{_short(name, wide[0]):<{wide[0]}}", *(f"{cell:>{w}}" for cell, w in zip(cells, wide[1:], strict=True))]
-        )
-        for name, *cells in texts
-    ]
-
-
-def _short(name: str, width: int) -> str:
-    if len(name) <= width:
-        return name
-    return f"{name[: (width - 1) // 2]}…{name[len(name) - width // 2 :]}"
+    wide[0] = max(min(wide[0], width - sum(wide[1:]) - GAP * (len(wide) - 1)), NAME)
+    found = []
+    for name, *cells in texts:
+        first, *more = textwrap.wrap(name, wide[0], subsequent_indent="  ") or [""]
+        row = [f"{first:<{wide[0]}}", *(f"{cell:>{w}}" for cell, w in zip(cells, wide[1:], strict=True))]
+        found.append([(" " * GAP).join(row), *more])
+    return found
 
 
 def _wrapped(lines: Iterable[str], width: int) -> list[str]:
@@ -106,4 +144,5 @@ def _cut(lines: list[str], room: int) -> list[str]:
     """As many as there is room for; the last says how many there are more."""
     if len(lines) <= room:
         return lines
-    return [*lines[: max(room - 1, 0)], f"… {len(lines) - max(room - 1, 0)} more lines: --tables"][: max(room, 0)]
+    left = several(len(lines) - max(room - 1, 0), "more line")
+    return [*lines[: max(room - 1, 0)], f"… {left}: --tables"][: max(room, 0)]

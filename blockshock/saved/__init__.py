@@ -25,7 +25,9 @@ from blockshock.saved.judged import (
     was_checked,
 )
 from blockshock.saved.quality import is_known, qualities
-from blockshock.saved.results import STORAGE, NotARun, Run, differences, latest_run, read_run, run_of_session
+from blockshock.saved.results import STORAGE, latest_run, read_run, run_of_session
+from blockshock.saved.run import NotARun, Run, differences
 from blockshock.saved.schema import or_inf
 from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, judges, section_of
 from blockshock.saved.settle import bare, is_timed, settled
+from blockshock.saved.words import several

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from blockshock.saved.schema import or_inf
+from blockshock.saved.words import several
 
 Info = dict[str, Any]
 PASSES = 2.0
@@ -154,7 +155,8 @@ def _reason(info: Info, failed: Iterable[tuple[Info, list[str]]], checked: list[
         return None
     reasons = Counter(why for _, whys in wrong for why in whys)
     of = sum(_concerns(row, info) for row in checked)
-    return f"its output is wrong at {len(wrong)} of {of} points that were checked: {reasons.most_common(1)[0][0]}"
+    points = several(of, "point that was", "points that were")
+    return f"its output is wrong at {len(wrong)} of {points} checked: {reasons.most_common(1)[0][0]}"
 
 
 def _concerns(checked: Info, info: Info) -> bool:

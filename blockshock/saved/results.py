@@ -7,54 +7,21 @@ import json
 import re
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from blockshock.saved.parts import joined
+from blockshock.saved.run import NotARun, Run
 from blockshock.saved.schema import items, machine_facts, positive, unfit
 from blockshock.saved.settle import settled
+from blockshock.saved.words import several
 
 STORAGE = Path("benchmark_results")
 PATTERNS = ("*.json", "*.json.gz")
 OFFICIAL = "official"
 NO_RUNS = (OFFICIAL, "journal", "profiles")
 """Folders in there that hold no runs of the user's own."""
-
-
-class NotARun(ValueError):
-    """A file that is no saved run of this suite; the message says why."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One saved run, of one file or of several that a folder holds.
-
-    Attributes:
-        path: its file, or its folder.
-        taken: when, as pytest-benchmark wrote it.
-        machine: what ``environment.describe`` found; empty in runs that do not say.
-        records: ``{"name", "group", "extra_info", "samples"}`` of each benchmark that the report can show, as
-            ``settle.settled`` gives them; samples in seconds, none in runs that were saved without.
-        left_out: how many it cannot show, by what is missing.
-        notes: what a reader must know of how its parts go together, a line each.
-    """
-
-    path: Path
-    taken: str
-    machine: dict[str, Any]
-    records: list[dict[str, Any]]
-    left_out: dict[str, int]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def infos(self) -> list[dict[str, Any]]:
-        """The extra_info of each benchmark."""
-        return [record["extra_info"] for record in self.records]
-
-    @property
-    def name(self) -> str:
-        """What to call it beside others."""
-        return self.path.name or str(self.path.resolve().name)
 
 
 def latest_run(storage: Path = STORAGE) -> Path:
@@ -106,8 +73,7 @@ def read_run(path: Path) -> Run:
 
 
 def _read_folder(folder: Path) -> Run:
-    """All files as one run, and those a folder down, where pytest-benchmark saves; a test that several measured is
-    taken from the last of them."""
+    """All files as one run, and those a folder down, where pytest-benchmark saves."""
     parts, notes = [], []
     for path in sorted(path for pattern in PATTERNS for deep in ("", "*/") for path in folder.glob(deep + pattern)):
         try:
@@ -116,43 +82,7 @@ def _read_folder(folder: Path) -> Run:
             notes.append(f"skipped {error}")
     if not parts:
         raise NotARun(f"{folder}: no saved run in it" + "".join(f"; {note}" for note in notes))
-    notes += [note for part in parts for note in part.notes]
-    parts.sort(key=lambda part: part.taken)
-    last = {record["name"]: record for part in parts for record in part.records}
-    if twice := sum(len(part.records) for part in parts) - len(last):
-        notes.append(f"{twice} results were measured more than once: shown is the last")
-    left_out = sum((Counter(part.left_out) for part in parts), Counter[str]())
-    # Each part measured the ceilings anew, where it timed anything: its rows have their limits from those.
-    ceilings = [part.machine["ceilings"] for part in parts if "ceilings" in part.machine]
-    machine = parts[0].machine | ({"ceilings": ceilings[-1]} if ceilings else {})
-    return Run(
-        folder,
-        parts[0].taken,
-        machine,
-        list(last.values()),
-        dict(left_out),
-        notes + [f"parts differ in their {told}" for told in differences(parts)],
-    )
-
-
-def differences(runs: list[Run]) -> list[str]:
-    """What was not the same when the runs were measured: hardware, versions, commit."""
-    told = []
-    for what, name in (("gpus", "GPUs"), ("cpu", "CPU"), ("torch", "torch"), ("git_commit", "commit")):
-        found: dict[str, list[str]] = {}
-        for run in runs:
-            found.setdefault(_value(run.machine.get(what)), []).append(run.name)
-        if len(found) > 1:
-            where = [f"{value} ({', '.join(names)})" for value, names in found.items()]
-            told.append(f"{name} {'; '.join(where)}")
-    return told
-
-
-def _value(found: Any) -> str:
-    """GPUs of one kind are counted."""
-    if not isinstance(found, list):
-        return str(found)
-    return ", ".join(f"{count} × {gpu}" for gpu, count in Counter(found).items()) or "none"
+    return joined(folder, parts, notes)
 
 
 def _read_file(path: Path) -> Run:
@@ -190,7 +120,8 @@ def _of_document(path: Path, saved: Any) -> Run:
             records.append(record)
     last = {record["name"]: record for record in records}
     twice = len(records) - len(last)
-    notes = [f"{twice} results are in {path.name} more than once: shown is the last"] if twice else []
+    many = several(twice, "result is", "results are")
+    notes = [f"{many} in {path.name} more than once: shown is the last"] if twice else []
     return Run(path, str(saved.get("datetime") or ""), machine, list(last.values()), dict(left_out), notes)
 
 

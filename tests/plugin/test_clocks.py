@@ -87,7 +87,7 @@ def test_a_wall_clock_that_steps_back_flags_the_row_that_was_measured(
     light_suite(pytester.path)
     result = pytester.runpytest_inprocess(*LIGHT_OPTIONS, "--benchmark-save=run", plugins=[Midway()])
     result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(["1 results were measured while the machine was suspended or its clock was set: †*"])
+    result.stdout.fnmatch_lines(["1 result was measured while the machine was suspended or its clock was set: †*"])
     (saved,) = Path("benchmark_results").glob("*/0001_run.json")
     rows = json.loads(saved.read_text())["benchmarks"]
     told = [row["extra_info"].get("clock") for row in rows]

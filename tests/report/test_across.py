@@ -78,7 +78,7 @@ def test_verdicts_are_compared_by_their_blocks_and_ratios_of_ratios_are_not() ->
     assert change.value == pytest.approx(1.1)
     assert change.ratio is not None
     assert 1.09 < change.ratio.low < 1.1 < change.ratio.high < 1.11
-    assert across(runs, judged=True).title == "ratios of verdicts, run.json → run.json: 1 benchmarks in all of them"
+    assert across(runs, judged=True).title == "ratios of verdicts, run.json → run.json: 1 benchmark in all of them"
 
 
 @pytest.mark.parametrize("builds", [None, [1.0]])
@@ -91,7 +91,7 @@ def test_without_builds_there_is_a_change_and_no_interval(builds: list[float] | 
 
 def test_what_only_one_has_and_what_differs_is_said() -> None:
     notes = across([of((1.0, 1.1), torch="2.11"), of((1.0, 1.1), (1.0, 1.1), torch="2.13")]).notes
-    assert notes[1:] == ["1 only in run.json", "different: torch 2.11 (run.json); 2.13 (run.json)"]
+    assert notes[2:] == ["1 only in run.json", "different: torch 2.11 (run.json); 2.13 (run.json)"]
 
 
 def test_slower_is_what_is_so_beyond_its_interval() -> None:

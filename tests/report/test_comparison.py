@@ -129,7 +129,7 @@ def test_errors_come_least_first() -> None:
         ["mine", "1.23e-03", "1.56", "5.68e-02", "0.457", "yes"],
         ["broken ‡", "1.23e-03", "nan", "5.68e-02", "0.457", "yes"],
     ]
-    assert note[0].startswith("‡ broken bf16: its output is wrong at 1 of 1 points that were checked: its error is nan")
+    assert note[0].startswith("‡ broken bf16: its output is wrong at 1 of 1 point that was checked: its error is nan")
 
 
 @pytest.mark.parametrize("differing", ["same_on_ranks", "same_again"])

@@ -52,7 +52,7 @@ def test_a_result_without_the_number_that_makes_it_one_is_counted_by_that(
     assert read(tmp_path, saved([checked("dense_single"), kept])).left_out == {}
     run = read(tmp_path, saved([checked("dense_single"), without(kept, lost)]))
     assert (len(run.records), run.left_out) == (1, {lost: 1})
-    assert f"left out: 1 results that do not say their {lost}, of another version it seems" in list(remarks(run))
+    assert f"left out: 1 result that does not say its {lost}, of another version it seems" in list(remarks(run))
 
 
 @pytest.mark.parametrize("emptied", [{}, None, [], ["phase"], 3])
@@ -73,8 +73,9 @@ def test_what_ran_untimed_lacks_nothing(tmp_path: Path) -> None:
 def test_what_was_judged_wrong_is_named_without_its_number_too(tmp_path: Path) -> None:
     wrong = without(checked(OURS, status="wrong"), "error_ratio")
     first, second, *_ = answer(read(tmp_path, saved([checked("dense_single"), wrong])))
-    assert first.endswith("2 results, 1 of 2 checked ones WRONG")
-    assert second == f"WRONG: {OURS} at 1"
+    why = "it was judged wrong when it ran"
+    assert first == f"WRONG: {OURS} in 1 of 1 check, at gaussian 64×64 B=4 bf16: {why}"
+    assert second.endswith("2 results, 2 checked: 1 WRONG")
 
 
 def test_a_phase_that_there_is_not_is_named(tmp_path: Path) -> None:
@@ -91,8 +92,8 @@ def test_a_result_that_stands_twice_in_a_file_counts_once_and_is_the_last(tmp_pa
     run = read(tmp_path, twice(3))
     assert [info["label"] for info in run.infos] == [OURS, OURS]
     assert run.infos[0]["error_ratio"] == 1.0
-    assert answer(run)[0].endswith("2 results, all 1 checked ones right")
-    told = "1 results are in run.json more than once: shown is the last"
+    assert answer(run)[0].endswith("2 results, 1 checked: all right")
+    told = "1 result is in run.json more than once: shown is the last"
     assert list(remarks(run)) == [told]
     assert told in list(remarks(read_run(tmp_path))), "of the folder too"
     assert list(remarks(read(tmp_path, twice(2)))) == []
@@ -105,7 +106,7 @@ def test_a_file_that_is_given_twice_is_reported_on_once(tmp_path: Path, capsys: 
     assert main(["report", str(path), str(tmp_path / "link.json"), str(tmp_path / "." / "run.json")]) == 0
     out, err = capsys.readouterr()
     assert err == f"{path} was given 3 times: it is reported on once\n"
-    assert out.count("2 results, all 1 checked ones right") == 1
+    assert " ".join(out.split()).count("2 results, 1 checked: all right") == 1
     assert "before" not in out
 
 
@@ -144,7 +145,7 @@ def test_times_that_are_not_what_the_samples_give_are_replaced_and_named(
     (table,) = comparison(run.records)
     assert [row[0] for row in table.rows] == [f"{OURS} §", "dense_single"]
     assert f"§ computed anew from its samples; its file says {said}: {OURS} N=64 K=64 B=4" in table.notes
-    told = "1 timed results are not what their samples say: shown is what the samples say, § marks them"
+    told = "1 timed result is not what its samples say: shown is what the samples say, § marks them"
     assert list(remarks(run)) == [told]
 
 
@@ -160,15 +161,15 @@ def test_times_without_samples_are_marked_where_others_have_some(gone: list[Any]
     (table,) = comparison(run.records)
     assert [row[:2] for row in table.rows] == [(f"{OURS} §", 0.1), ("dense_single", 2.0)]
     assert f"§ no samples saved: the file is believed: {OURS} N=64 K=64 B=4" in table.notes
-    told = "timed results were saved without samples: the file is believed"
-    assert list(remarks(run)) == [f"1 {told}, § marks them"]
+    told = "saved without samples: the file is believed"
+    assert list(remarks(run)) == [f"1 timed result was {told}, § marks them"]
     document = of_rounds(gone)
     document["benchmarks"][1]["stats"] = {}
-    assert list(remarks(read(tmp_path, document))) == [f"2 {told}, as it is of older versions"]
+    assert list(remarks(read(tmp_path, document))) == [f"2 timed results were {told}, as it is of older versions"]
 
 
 def test_what_a_verdict_says_of_errors_is_not_read(tmp_path: Path) -> None:
     more = {"error_ratio": "x", "worst_drift": 1.0, "worst_weight_share": None, "dense_relative_error": "x"}
     run = read(tmp_path, saved([checked(OURS), verdict(OURS) | more, verdict(OURS)]))
-    assert answer(run)[0].endswith("3 results, all 1 checked ones right")
+    assert answer(run)[0].endswith("3 results, 1 checked: all right")
     assert [bool(info.get("wrong")) for info in run.infos] == [False] * 3

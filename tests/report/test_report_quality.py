@@ -74,21 +74,21 @@ def test_the_least_lossy_come_first_in_the_table_and_in_the_answer() -> None:
     assert table.texts()[0][3:] == ["8", "bf16", "pruned auto magnitude", "0.300", "0.850", "0.925"]
     forward, step = answer(run_of(rows()))[1:]
     assert forward.startswith("pruned auto random, ")
-    assert "Loses 0.700 of the output. " in forward, "of the row that is named, and of no other"
-    assert "Loses 0.300 of the output. " in step
+    assert "Loses 0.700 of the output before retraining. " in forward, "of the row that is named, and of no other"
+    assert "Loses 0.300 of the output before retraining. " in step
 
 
 def test_small_layers_beside_the_grid_are_not_counted_where_anything_was_timed() -> None:
     small = checked("pruned auto magnitude", 32, quality=quality(0.9), **of("auto", "magnitude"))
     assert answer(run_of([small, *rows()]))[1:] == answer(run_of(rows()))[1:]
-    assert answer(run_of([small]))[-1] == "pruned loses 0.900 of the output"
+    assert answer(run_of([small]))[-1] == "pruned loses 0.900 of the output before retraining"
 
 
 def test_what_is_not_a_number_is_the_worst() -> None:
     broken = checked("pruned auto broken", B=8, quality=quality(float("nan")), **of("auto", "broken"))
     infos = [broken, timed("pruned auto broken", 64, 4, 1.0, **of("auto", "broken")), *rows()]
     assert tables(infos)["What weights of their own lose"].rows[-1][5] == "pruned auto broken"
-    assert "0.700 (random), nan (broken) of the output. " in answer(run_of(infos))[1]
+    assert "0.700 (random), nan (broken) of the output before retraining. " in answer(run_of(infos))[1]
 
 
 def test_quality_that_is_damaged_leaves_its_row_out_and_what_a_file_says_of_others_is_not_believed(

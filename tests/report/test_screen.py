@@ -13,6 +13,8 @@ from inner_pytest import ROOT
 from rows import Info, checked, run_of, stepped, tables, timed, verdict
 
 from blockshock.__main__ import main
+from blockshock.matrices import WORKLOADS
+from blockshock.matrices.workloads import Workload
 from blockshock.report import screen
 from blockshock.report.answer import answer
 from blockshock.report.asked import verdict_table
@@ -20,12 +22,15 @@ from blockshock.report.command import PASTED, pasted, sections
 from blockshock.report.comparison import comparison
 from blockshock.report.ending import LINES, print_ending
 from blockshock.report.points import against_best
+from blockshock.report.ran import DRAWN
+from blockshock.report.remarks import remarks
 from blockshock.report.show import fitted
 from blockshock.saved.results import Run, read_run
 
 REPORT = ROOT / "blockshock" / "report"
 OFFICIAL = sorted((ROOT / "benchmark_results" / "official").iterdir())
 OURS, DENSE = "block_shock gathered 1100", "dense_single"
+PAIR = {"first": [[1e-3]] * 10, "second": [[1e-3]] * 10, "pilot": 10}
 
 
 def of_a_thousand() -> Run:
@@ -94,7 +99,7 @@ def test_the_end_of_a_session_is_the_answer_below_the_tables_that_no_file_keeps(
 
 def test_a_session_that_only_checked_says_how_many_were_right_and_the_worst() -> None:
     found = answer(run_of([checked(DENSE), checked(OURS, 128, error_ratio=1.5)]))
-    assert found[0].endswith("2 results, all 2 checked ones right")
+    assert found[0].endswith("2 results, 2 checked: all right")
     assert found[1:] == [f"largest error: 75% of what passes, {OURS}, gaussian 128×128 B=4 bf16"]
 
 
@@ -200,3 +205,93 @@ def test_on_a_narrow_screen_verdicts_are_sentences() -> None:
     shown = " ".join(screen.of_run(run, "", "", width=80))
     assert "block_shock: it is faster? yes, at all 2 (÷ dense_single: 0.90; points: 2)" in shown
     assert "asked" in " ".join(screen.of_run(run, "", ""))
+
+
+def test_the_width_is_that_of_a_terminal_and_120_of_what_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(path for path in OFFICIAL if path.name.startswith("0011"))
+    monkeypatch.setenv("COLUMNS", "72")
+    widest = {}
+    for is_terminal in (True, False):
+        monkeypatch.setattr("sys.stdout.isatty", lambda found=is_terminal: found)
+        for arguments in ((path,), (path, OFFICIAL[0])):
+            assert main(["report", *map(str, arguments)]) == 0
+            widest[is_terminal, len(arguments)] = max(map(len, capsys.readouterr().out.splitlines()))
+    assert widest[True, 1] <= 72 >= widest[True, 2]
+    assert 100 < widest[False, 1] <= 120
+    assert [screen.fitting(columns) for columns in (20, 80, 400)] == [60, 80, 120]
+
+
+def test_tables_that_a_run_has_none_of_are_no_empty_success(capsys: pytest.CaptureFixture[str]) -> None:
+    path = next(path for path in OFFICIAL if path.name.startswith("0011"))
+    names = "forward, backward, training, verdicts, accuracy, machine"
+    for wanted in ("drift", "across"):
+        assert main(["report", str(path), "--tables", wanted]) == 2
+        told = f"--tables: {path} has none of {wanted!r}; choose {names}, all. Runs go before --tables\n"
+        assert capsys.readouterr() == ("", told)
+    other = next(path for path in OFFICIAL if path.name.startswith("0009"))
+    assert main(["report", str(path), str(other), "--tables", "drift"]) == 0, "one of them has some"
+    assert main(["report", str(path), str(other), "--tables", "across"]) == 0
+    capsys.readouterr()
+
+
+def test_a_use_says_what_was_tried_and_a_run_which_weights() -> None:
+    rows = [timed(label, N, 4, 2.0, K=64) for label in (OURS, DENSE) for N in (64, 128)]
+    ran, use = answer(run_of(rows))
+    assert "bf16, random W (gaussian), N 64–128, K 64, B 4, " in ran, "of the one use, or of all alike"
+    assert use.startswith(f"{OURS}, forward: ")
+    other = [stepped(label, 64, 8, 2.0) for label in (OURS, DENSE)]
+    ran, forward, training = answer(run_of([*rows, *other]))
+    assert "N 64" not in ran
+    assert forward.startswith(f"{OURS}, forward (N 64–128, K 64, B 4): ")
+    assert training.startswith(f"{OURS}, training step (N 64, B 8): ")
+    others = [timed(DENSE, 64, 4, 2.0, workload=name) for name in ("uniform:low=0", "recorded")]
+    mixed = answer(run_of([*rows, *others]))
+    assert ", recorded W and random W (gaussian, uniform:low=0), N 64–128, K 64, B 4, gaussian, " in mixed[0]
+
+
+def test_the_workloads_that_are_said_to_be_random_are_so() -> None:
+    drawn = [name for name in WORKLOADS.names() if WORKLOADS.get(name).weights is Workload.weights]
+    assert list(DRAWN) == drawn
+
+
+def test_a_dense_product_of_a_W_with_zeros_is_remarked_on_whatever_it_is_called() -> None:
+    of_zeros = timed("mine magnitude", 64, 4, 1.0, algorithm="dense", picks={"pruner": "magnitude"}, role="ablation")
+    dense = timed(DENSE, 64, 4, 2.0, algorithm="dense")
+    (told,) = remarks(run_of([of_zeros, dense]))
+    assert told == (
+        "mine magnitude multiplies zeros of W, which GPUs do faster at large points. With zeros in their data they "
+        "draw less power and clock higher (time ÷ best dense down to 0.50 here): nothing is skipped"
+    )
+    subject = of_zeros | {"role": "subject", "algorithm": "dense, backward reference"}
+    assert len(list(remarks(run_of([subject, dense])))) == 1
+    for other in (
+        {"algorithm": "cusparselt algorithm 3"},
+        {"picks": {"kernel": "dense"}},
+        {"device": "cpu"},
+    ):
+        assert list(remarks(run_of([of_zeros | other, dense]))) == []
+
+
+def test_what_a_verdict_on_two_passes_is_a_ratio_of_is_said_in_words() -> None:
+    both = {"forward": PAIR, "training": PAIR}
+    found = verdict(
+        OURS, ratio=1.0, verdict="slower", blocks=both, optimizer="sgd", statement="it is worse in training"
+    )
+    table = verdict_table(run_of([found, verdict(OURS)]))
+    assert table is not None
+    assert [row[4] for row in table.rows] == ["forward ÷ training: 1.00", "0.90"]
+    assert table.notes[0].startswith("yes: all of its 95 % interval is below one by more than 1%; no: above;")
+    assert table.notes[1] == "forward ÷ training: time ÷ rival of a forward pass, over time ÷ rival of a training step"
+    by_point, one_pass = (table for table in comparison(run_of([found, verdict(OURS, 128, hypothesis="H9")]).records))
+    assert [column.name for column in by_point.columns][-3:] == ["forward ÷ training", "95 % interval", "answer"]
+    assert by_point.rows[0][-1] == "no difference §"
+    assert by_point.notes[0] == "of 1 point no difference at 1 (margin 1%)"
+    assert [column.name for column in one_pass.columns][-3:] == ["ratio", "95 % interval", "verdict"]
+
+
+def test_a_screen_says_what_its_two_numbers_are() -> None:
+    timed_both = run_of([timed(OURS, 64, 4, 1.0), timed(DENSE, 64, 4, 2.0)])
+    assert screen.LEGEND in screen.of_run(timed_both, "", "")
+    assert screen.LEGEND not in screen.of_run(run_of([checked(OURS)]), "", "")

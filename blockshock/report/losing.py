@@ -1,0 +1,29 @@
+"""What rows with weights of their own lose, in words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from blockshock.report.tables import Info
+from blockshock.saved import or_inf
+
+KEEPS_W = ("kernel", "storage")
+"""What is picked without another W′: rows that differ in nothing else lose the same."""
+MOST_CHOICES = 3
+
+
+def lost(infos: list[Info]) -> str:
+    """What each choice of W′ loses of the output, the median over its layers; the least first, and of many the least
+    and the most. Nothing was trained since W′ was made. Empty where the run does not say."""
+    errors: dict[str, list[float]] = defaultdict(list)
+    for info in infos:
+        if "loses" in info:
+            picked = (spec for axis, spec in info["picks"].items() if axis not in KEEPS_W)
+            errors[" ".join(picked)].append(info["loses"]["output_error"])
+    if not errors:
+        return ""
+    medians = {picked: sorted(found, key=or_inf)[len(found) // 2] for picked, found in errors.items()}
+    ranked = sorted(medians.items(), key=lambda one: or_inf(one[1]))
+    told = [f"{error:.3f} ({picked})" if len(ranked) > 1 else f"{error:.3f}" for picked, error in ranked]
+    shown = f"{told[0]} to {told[-1]}" if len(told) > MOST_CHOICES else ", ".join(told)
+    return f"{shown} of the output before retraining"
