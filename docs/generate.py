@@ -1,7 +1,8 @@
 """Writes what the texts quote, so that nothing in them is copied by hand: `python docs/generate.py`.
 
 - In README.md each block from `<!-- answer: RUN -->` to `<!-- end -->`: what the report answers on that official run,
-  less its passes forward and backward, and its remarks; from `<!-- sample: RUN -->`: how a session that made it would begin to say so on a screen.
+  less its passes forward and backward, and its remarks; from `<!-- sample: RUN -->`: how a session that made it would
+  begin to say so on a screen.
 - There, in docs and in benchmark_results/README.md, from `<!-- said: NAME -->` to `<!-- end -->`: a number of saved
   runs (`docs/said.py`).
 - docs/results.md: `python -m blockshock report --format md` on the official runs.
