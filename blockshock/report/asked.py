@@ -16,7 +16,8 @@ MOST_NAMES = 4
 
 
 def verdict_table(run: Run) -> Table | None:
-    """A row for each question and method, all its rows and points together; None of a run without verdicts."""
+    """A row for each question and method, all points together, of its rows the fastest at each; None of a run without
+    verdicts."""
     asked: dict[tuple[str, str, str], list[Info]] = defaultdict(list)
     judged = [info for info in run.infos if "verdict" in info]
     for info in judged:
@@ -27,14 +28,21 @@ def verdict_table(run: Run) -> Table | None:
     names = ("asked", "of", "answer", "points", "time ÷ rival: median, range", "rivals")
     table = Table("What was asked, and the answer", "verdicts", tuple(map(Column, names)))
     for (_, statement, method), infos in asked.items():
-        places = len({place_of("verdicts", info) for info in infos})
-        rows = len({info["label"] for info in infos})
-        points = f"{places}" if rows == 1 else f"{places} ({rows} rows)"
+        rows, infos = len({info["label"] for info in infos}), _fastest(infos)
+        points = f"{len(infos)}" if rows == 1 else f"{len(infos)}, the fastest of {rows} rows"
         numbers = median(info["ratio"] for info in infos)
         ratio = numbers if judges(infos[0]) else f"forward ÷ training: {numbers}"
         table.rows.append((statement, method, _answer(infos), points, ratio, counted(info["rival"] for info in infos)))
     table.notes += _notes(judged)
     return table
+
+
+def _fastest(infos: list[Info]) -> list[Info]:
+    """Of each point the row of the least ratio: what a use can reach there, as in the answer."""
+    least: dict[tuple[object, ...], Info] = {}
+    for info in sorted(infos, key=lambda info: or_inf(info["ratio"])):
+        least.setdefault(place_of("verdicts", info), info)
+    return [info for info in infos if least[place_of("verdicts", info)] is info]
 
 
 def _answer(infos: list[Info]) -> str:

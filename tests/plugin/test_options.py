@@ -18,17 +18,14 @@ from resolving import CPU_DEFAULTS, Resolve, no_gpus, resolve
 
 from blockshock.kernels import KERNELS
 from blockshock.machine.collectives import Group
-from blockshock.matrices import MODELS
 from blockshock.matrices.named_masks import MASKS
 from blockshock.matrices.workloads import WORKLOADS
-from blockshock.methods import AXES, METHODS, Axis, Layer, Method
+from blockshock.methods import METHODS, Layer, Method
 from blockshock.phases import case as case_module
 from blockshock.plugin import SETTINGS, Row, pytest_report_header
 from blockshock.plugin.cases import forward_grid
-from blockshock.plugin.header import lines
 from blockshock.plugin.points import Points
 from blockshock.plugin.settings import resolve as resolve_settings
-from blockshock.registry import Registry
 
 pytest_plugins = ["pytester"]
 __all__ = ["no_gpus", "resolve"]
@@ -153,63 +150,6 @@ def test_the_header_names_options_that_no_method_has(
     told = [line for line in pytest_report_header(config) if " nothing: " in line]
     assert len(told) == (said is not None)
     assert said is None or said in told[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ("--workloads=recorded --N=64", "--N changes no N and no K: recorded has its own"),
-        ("--workloads=recorded,gaussian --N=64", None),
-        ("--workloads=recorded --B=4", None),
-        ("--B=4,1024", "recorded has 512 tokens: it is not measured at B 1024"),
-        ("--workloads=gaussian --B=1024", None),
-        ("--points=mine.csv", "--points lists N 64, K 128, B 4 2 times: measured once, with the counts added up (5)"),
-    ],
-)
-def test_the_header_names_points_that_come_to_nothing(
-    arguments: str, said: str | None, pytester: pytest.Pytester
-) -> None:
-    (pytester.path / "mine.csv").write_text("N,K,B,count\n64,128,4,3\n64,64,4,1\n64,128,4,2\n64,128,8,1\n")
-    config = pytester.parseconfig("-p", "blockshock.plugin", *arguments.split())
-    told = lines(config, resolve_settings(config))[1:]
-    assert told == ([] if said is None else [said])
-
-
-EXTENSION = """
-from blockshock import KERNELS, METHODS, MODELS, Linear, Model
-METHODS.register("own")(METHODS.get("dense_single"))
-KERNELS.register("own_kernel")(KERNELS.get("reference"))
-MODELS.register("own_model")(Model("nowhere", (Linear("up", 64, 64, 2),)))
-"""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        ("", "adds method own, kernel own_kernel (not picked: --kernels), model own_model (not picked: --layers)"),
-        ("--methods=own", "adds method own, kernel own_kernel (not picked: --kernels), model own_model ("),
-        ("--kernels=own_kernel --layers=own_model", "adds method own, kernel own_kernel, model own_model"),
-        ("--methods=dense_single", "adds method own (not picked: --methods), kernel "),
-    ],
-)
-def test_the_header_says_what_a_file_adds_and_what_of_it_nothing_picks(
-    arguments: str, told: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for registry in (METHODS, KERNELS, MODELS):
-        monkeypatch.setattr(registry, "_entries", {name: registry.get(name) for name in registry.names()})
-    for name, kept in (("_extensions", []), ("_brought", {})):
-        monkeypatch.setattr(f"blockshock.registry.{name}", kept)
-    (pytester.path / "own.py").write_text(EXTENSION)
-    config = pytester.parseconfig("-p", "blockshock.plugin", "--extend=own.py", *arguments.split())
-    (line,) = (line for line in lines(config, resolve_settings(config)) if line.startswith("own.py "))
-    assert line.startswith(f"own.py {told}")
-
-
-def test_an_axis_that_no_method_has_is_named(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(AXES._entries, "tint", type("Tint", (Axis,), {"registry": Registry("tint")}))
-    Registry.register(AXES.get("tint").registry, "red")(object())
-    config = pytester.parseconfig("-p", "blockshock.plugin", "--tints=red")
-    assert "--tints changes nothing: no method has that axis" in lines(config, resolve_settings(config))
 
 
 def test_the_docs_list_every_option_of_the_suite_and_no_other(pytestconfig: pytest.Config) -> None:

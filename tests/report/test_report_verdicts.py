@@ -95,7 +95,16 @@ def test_numbers_that_are_not_what_the_blocks_give_are_replaced_and_named(plante
     assert remark == "1 verdict is not what its samples say: shown is what the samples say, § marks them"
     asked = verdict_table(run)
     assert asked is not None
-    assert asked.rows == [("it is faster", "block_shock", "no, at all 2", "1", "1.10", "dense_tp_row")]
+    assert asked.rows == [("it is faster", "block_shock", "no", "1", "1.10", "dense_tp_row")]
+
+
+def test_of_several_rows_the_fastest_answers_at_each_point() -> None:
+    slow = "block_shock cusparselt 1100"
+    rows = [verdict(OURS, B=4, ratio=0.8), verdict(slow, B=4, ratio=1.3, verdict="slower")]
+    rows += [verdict(OURS, B=64, ratio=1.2, verdict="slower"), verdict(slow, B=64, ratio=0.7)]
+    asked = verdict_table(run_of(rows))
+    assert asked is not None
+    assert [row[2:5] for row in asked.rows] == [("yes, at all 2", "2, the fastest of 2 rows", "0.75, 0.70–0.80")]
 
 
 def test_a_verdict_on_both_passes_is_that_of_the_change_from_training_to_forward() -> None:
