@@ -27,7 +27,7 @@ def test_it_is_what_its_runs_say(tmp_path: Path) -> None:
 def test_it_is_small_and_names_no_place_of_this_machine() -> None:
     assert sum(path.stat().st_size for path in REPORT.iterdir()) <= MOST_BYTES
     page = (REPORT / "report.html").read_text(encoding="utf-8")
-    assert page.count('<ul class="answer">') == 2
+    assert page.count('<ul class="answer">') == len(RUNS)
     assert not re.search(r"[ (>\"]/(?:home|root|tmp|work)/", page)
 
 
@@ -36,6 +36,8 @@ def test_what_pays_comes_first_on_the_page_and_in_the_results() -> None:
     page = (REPORT / "report.html").read_text(encoding="utf-8")
     assert re.findall(r'<h2 id="run\d">(\S+) ', page) == list(RUNS)
     answers = re.findall(r'<ul class="answer">(.*?)</ul>', page, re.DOTALL)
-    assert [": pays " in answer for answer in answers] == [True, False]
+    pays = [": pays " in answer for answer in answers]
+    assert pays == sorted(pays, reverse=True)
+    assert pays[0]
     results = (REPORT.parent / "results.md").read_text(encoding="utf-8")
     assert re.findall(r"^## \S+/(\S+) ", results, re.MULTILINE)[: len(RUNS)] == list(RUNS)
