@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from blockshock.plugin.row import trace_folder
+from blockshock.saved import several
 
 ASKED = ("benchmark_verbose", "benchmark_compare", "benchmark_compare_fail", "benchmark_histogram")
 """Options of pytest-benchmark that ask for its tables, or for what goes with them."""
@@ -32,7 +33,7 @@ class Closing:
         folder = trace_folder(self._config)
         if folder.exists():
             count = sum(1 for _ in folder.iterdir())
-            terminalreporter.line(f"{count} traces, which Perfetto and Chrome's tracing open: {folder}")
+            terminalreporter.line(f"{several(count, 'trace')}, for Perfetto or Chrome's tracing: {folder}")
 
 
 def _ours(bench: Any) -> bool:

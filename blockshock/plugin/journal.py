@@ -25,6 +25,7 @@ from blockshock.saved import (
     NoJournal,
     next_journal,
     read_journal,
+    several,
     unfinished,
     write_whole,
 )
@@ -54,7 +55,8 @@ class Writer:
         """For the header: what is resumed."""
         if self._resumed is None:
             return None
-        return f"resuming {self._folder}: {len(self._resumed.passed)} tests of it passed and are not run again"
+        passed = several(len(self._resumed.passed), "test of it passed and is", "tests of it passed and are")
+        return f"resuming {self._folder}: {passed} not run again"
 
     def benchmark(self, benchmark: Any) -> None:
         """Keep a finished benchmark."""

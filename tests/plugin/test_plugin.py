@@ -270,7 +270,7 @@ def test_a_run_compares_with_the_saved_one(story: Story) -> None:
     (row,) = json.loads((story.folder / "profiled.json").read_text())["benchmarks"]
     assert "limit_ms" not in row["extra_info"], "nothing was measured that it could be held against"
     (trace,) = row["extra_info"]["traces"]
-    assert f"1 traces, which Perfetto and Chrome's tracing open: {Path(trace).parent}" in run.output
+    assert f"1 trace, for Perfetto or Chrome's tracing: {Path(trace).parent}" in run.output
     events = json.loads(gzip.decompress((story.folder / trace).read_bytes()))["traceEvents"]
     kernels = row["extra_info"]["kernels"]
     in_both = {kernel["name"] for kernel in kernels} & {event.get("name") for event in events}
@@ -290,7 +290,7 @@ def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
         assert re.search(rf"^SKIPPED \[2\] tests/{name}\.py:\d+: {re.escape(why)}$", run.output, re.MULTILINE)
     assert re.search(r"^=+ 4 passed, 6 skipped", run.output, re.MULTILINE)
     end = run.output.rpartition("= Block-Shock =")[2]
-    assert "4 results, all 4 checked ones right" in " ".join(end.split()), "found by workers, said by the one process"
+    assert "4 results, 4 checked: all right" in " ".join(end.split()), "found by workers, said by the one process"
 
 
 @pytest.fixture(autouse=True)

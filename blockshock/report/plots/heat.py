@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from blockshock.report.plots.panels import layer, spread
 from blockshock.report.plots.svg import LETTER, Figure, Panel, box, strokes, text
 from blockshock.report.points import Against
-from blockshock.saved import PHASES, SECTIONS
+from blockshock.saved import PHASES, SECTIONS, several
 
 CELL, ROW, TOP = 48, 26, 58
 LAYERS, TOKENS = "layer N×K", "B, rows of x"
@@ -59,7 +59,7 @@ def _panel(title: str, found: list[Against]) -> Panel:
 
 def _said(title: str, cells: Iterable[Against]) -> str:
     ratios = [one.ratio for one in cells]
-    told = f"{min(ratios):.2f} to {max(ratios):.2f} at {len(ratios)} points"
+    told = f"{min(ratios):.2f} to {max(ratios):.2f} at {several(len(ratios), 'point')}"
     return f"{title}: time over the best dense alternative's, {told}"
 
 
