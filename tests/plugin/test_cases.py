@@ -227,6 +227,7 @@ FIRST_SEVEN = (
     *("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col"),
     *("block_shock", "masked_split_dense"),
 )
+LATER_KERNELS = {"streamed"}
 DIGESTS = {
     "cpu": {
         "forward_grid": "a8bc9099a8ff",
@@ -242,7 +243,7 @@ DIGESTS = {
         "training_grid": "854e8261ee4f",
         "trajectories": "da31dae3fc45",
         "drifts": "8edbd3605473",
-        "cover": "70c1d8155a42",
+        "cover": "0b43a0d39aa1",
     },
 }
 """Of the ids of the first seven methods. Runs that are saved compare and resume by them."""
@@ -254,7 +255,9 @@ def test_ids_of_saved_runs_stay(device: str) -> None:
     grids = [cases.forward_grid, cases.backward_grid, cases.training_grid, cases.trajectories, cases.drifts, cover]
     found = {}
     for grid in grids:
-        named = "\n".join(case.id for case in grid(settings) if case.method in FIRST_SEVEN)
+        ids = [case.id for case in grid(settings) if case.method in FIRST_SEVEN]
+        # A kernel that came later adds ids to grids, and to pairs of choices makes others of them.
+        named = "\n".join(one for one in ids if grid is cover or not set(one.split("-")) & LATER_KERNELS)
         found[grid.__name__] = hashlib.sha256(named.encode()).hexdigest()[:12]
     assert found == DIGESTS[device], (
         "saved runs would no longer compare: keep the ids, or say in DIGESTS that you do not"
