@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blockshock.report.comparison import by_loss, same_bits
+from blockshock.report.growth import growth
 from blockshock.report.limits import limit_lines
 from blockshock.report.points import Ratios
 from blockshock.report.tables import (
@@ -54,7 +55,7 @@ def run_tables(run: Run) -> Iterator[Table]:
         yield _ceilings(ceilings)
     yield from _drift([row for row in rows if section_of(row) == "drift"])
     for section, found in timed.items():
-        for build in (_stages, _limits, _memory, _operations) if found else ():
+        for build in (_stages, _limits, growth, _memory, _operations) if found else ():
             yield from build(section, found)
     yield from _accuracy([row for row in rows if "error_ratio" in row])
 
