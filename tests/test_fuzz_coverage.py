@@ -39,6 +39,7 @@ NOT_FUZZED = {
 }
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
+    "report.growth.growth": "called by run_tables() for every run that is fuzzed",
     "methods.axes.all_axes": "takes no arguments",
     "methods.axes.axis_of": "called by every Case that is fuzzed",
     "methods.product.product": "every forward pass of test_fuzz_layers.py goes through it",

@@ -131,6 +131,7 @@ def test_of_its_own():
 
 @pytest.fixture
 def session(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # whose sessions say nothing
     for name, kept in (("_extensions", []), ("_brought", {})):
         monkeypatch.setattr(registry, name, kept)
     monkeypatch.setattr(WORKLOADS, "_entries", {name: WORKLOADS.get(name) for name in WORKLOADS.names()})
