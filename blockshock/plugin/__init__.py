@@ -48,7 +48,7 @@ from blockshock.plugin.stash import (
     storage,
 )
 from blockshock.ranks import Place, Ranks, end_with_parent_thread
-from blockshock.report import print_ending
+from blockshock.report import DISTRIBUTED, UNSAVED, print_ending
 from blockshock.saved import NotARun, Run, read_run, run_of_session
 
 timed_alone = pytest.mark.skipif(
@@ -200,7 +200,8 @@ def _end(terminalreporter: Any, config: pytest.Config) -> None:
     except NotARun as error:
         terminalreporter.line(str(error), red=True)
         return
-    print_ending(run, _compared(config), saved, sys.stdout)
+    distributed = bool(config.getoption("numprocesses", None))
+    print_ending(run, _compared(config), saved, sys.stdout, DISTRIBUTED if distributed else UNSAVED)
 
 
 def _unsaved(config: pytest.Config) -> Run:

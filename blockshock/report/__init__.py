@@ -1,5 +1,5 @@
 """Reads saved runs and shows them. Nothing here imports torch."""
 
-from blockshock.report.ending import print_ending
+from blockshock.report.ending import DISTRIBUTED, UNSAVED, print_ending
 
-__all__ = ["print_ending"]
+__all__ = ["DISTRIBUTED", "UNSAVED", "print_ending"]

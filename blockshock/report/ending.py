@@ -15,12 +15,18 @@ LINES = 34
 """So that what pytest says above and below still fits on a screen of forty."""
 
 
-def print_ending(run: Run, before: list[Run], saved: Path | None, file: IO[str]) -> None:
+UNSAVED = "--benchmark-autosave saves a run"
+DISTRIBUTED = "without -n, --benchmark-autosave saves a run"
+"""pytest-benchmark keeps nothing of what workers measure."""
+
+
+def print_ending(run: Run, before: list[Run], saved: Path | None, file: IO[str], unsaved: str = UNSAVED) -> None:
     """Print it.
 
     Args:
         before: runs that this one is to be compared with.
         saved: its file, if it was saved.
+        unsaved: what to say where it was not.
     """
     console, width = console_on(file), screen.fitting(shutil.get_terminal_size().columns)
     if saved is None:
@@ -28,7 +34,7 @@ def print_ending(run: Run, before: list[Run], saved: Path | None, file: IO[str])
     for other in before:
         console.out("\n".join(screen.of_runs([other, run], "", width, screen.LINES)))
     named = saved and ("" if saved.parts[0] == STORAGE.name else f" {saved}")
-    more = f"tables: python -m blockshock report{named} --tables" if saved else "--benchmark-autosave saves a run"
+    more = f"tables: python -m blockshock report{named} --tables" if saved else unsaved
     console.out("\n".join(screen.of_run(run, "", more, width, LINES)))
     if saved is not None:
         console.out(f"Saved: {saved}")

@@ -217,6 +217,16 @@ def _obstacle_with_little_memory(case: Case) -> str | None:
         return obstacle(case)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("method", METHODS.names())
+def test_the_parts_of_all_ranks_are_w(method: str, ranks: int) -> None:
+    """What a layer is asked before it is built, of the class and not of a layer."""
+    kind, times = METHODS.get(method), torch.zeros(96, 160)
+    for rank in range(ranks):
+        times[kind.part(Shape(96, 160, 2, ranks), rank)] += 1
+    assert times.min() >= 1
+
+
 def test_a_size_that_does_not_fit_is_an_obstacle_with_the_estimate(cpu_ranks: Ranks) -> None:
     for reason in cpu_ranks.run(_obstacle_with_little_memory, replace(CASE, N=4096, K=4096)):
         assert reason is not None

@@ -291,6 +291,7 @@ def test_workers_share_the_checks_and_refuse_to_time(tmp_path: Path) -> None:
     assert re.search(r"^=+ 4 passed, 6 skipped", run.output, re.MULTILINE)
     end = run.output.rpartition("= Block-Shock =")[2]
     assert "4 results, 4 checked: all right" in " ".join(end.split()), "found by workers, said by the one process"
+    assert "without -n, --benchmark-autosave saves a run" in end
 
 
 @pytest.fixture(autouse=True)
