@@ -39,6 +39,9 @@ NOT_FUZZED = {
 }
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
+    "matrices.named_masks.two_largest": "called for every mask and pruner by magnitude",
+    "pruning.sparsegpt.SparseGpt": "drawn by its name in test_fuzz_layers.py",
+    "pruning.wanda.Wanda": "drawn by its name in test_fuzz_layers.py",
     "report.growth.growth": "called by run_tables() for every run that is fuzzed",
     "methods.axes.all_axes": "takes no arguments",
     "methods.axes.axis_of": "called by every Case that is fuzzed",

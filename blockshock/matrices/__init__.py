@@ -13,7 +13,14 @@ from blockshock.matrices.masks import (
     check_transposable,
 )
 from blockshock.matrices.models import MODELS, Linear, Model
-from blockshock.matrices.named_masks import MASKS, build_mask, pattern_mask, random_mask, transposable_tiles
+from blockshock.matrices.named_masks import (
+    MASKS,
+    build_mask,
+    pattern_mask,
+    random_mask,
+    transposable_tiles,
+    two_largest,
+)
 from blockshock.matrices.pieces import Piece, PieceWeights
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
 from blockshock.matrices.saved_mask import faults_of_state, is_saved_mask, mask_tensor, saved_mask, settled

@@ -69,16 +69,18 @@ def random_mask(source: WeightSource) -> Mask:
 def magnitude_mask(source: WeightSource) -> Mask:
     """The two largest |w| of each four; among equals the first stay (Mishra et al., arXiv 2104.08378, 2021)."""
 
-    def make(start: int, stop: int) -> torch.Tensor:
-        size_R4 = source.rows(start, stop).abs().unflatten(1, (-1, 4))
-        beaten = torch.zeros(size_R4.shape, dtype=torch.int8, device=source.device)
-        for i, j in itertools.combinations(range(4), 2):
-            first_wins = size_R4[..., i] >= size_R4[..., j]
-            beaten[..., j] += first_wins
-            beaten[..., i] += ~first_wins
-        return (beaten < 2).flatten(1)
+    return LazyMask(source.N, source.K, lambda start, stop: two_largest(source.rows(start, stop).abs()))
 
-    return LazyMask(source.N, source.K, make)
+
+def two_largest(scores_RK: torch.Tensor) -> torch.Tensor:
+    """The mask (R, K) of the two largest of each four; among equals the first stay."""
+    scores_R4 = scores_RK.unflatten(1, (-1, 4))
+    beaten = torch.zeros(scores_R4.shape, dtype=torch.int8, device=scores_RK.device)
+    for i, j in itertools.combinations(range(4), 2):
+        first_wins = scores_R4[..., i] >= scores_R4[..., j]
+        beaten[..., j] += first_wins
+        beaten[..., i] += ~first_wins
+    return (beaten < 2).flatten(1)
 
 
 @cache

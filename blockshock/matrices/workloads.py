@@ -37,6 +37,14 @@ class Workload:
         """float32 inputs (B, K) on the stream's device, from the stream alone."""
         raise NotImplementedError
 
+    def draw_more(self, T: int, K: int, stream: torch.Generator, first: torch.Generator) -> torch.Tensor:
+        """Others that meet the same layer, as ``draw`` draws them.
+
+        Args:
+            first: X's stream from its start, for what all inputs of a layer share, such as which features are large.
+        """
+        return self.draw(T, K, stream)
+
     def inputs(self, B: int, K: int, dtype: torch.dtype, device: torch.device, seed: int, N: int) -> torch.Tensor:
         """X (B, K). The same seed gives the same bits on the same device and dtype.
 
@@ -52,7 +60,7 @@ class Workload:
         self, T: int, K: int, dtype: torch.dtype, device: torch.device, seed: int, N: int, B: int
     ) -> torch.Tensor:
         """At most T inputs (T, K) for pruners to look at; none of the B ``inputs``, on which quality is measured."""
-        x_TK = self.draw(T, K, generator(device, seed, 8)).to(dtype)
+        x_TK = self.draw_more(T, K, generator(device, seed, 8), generator(device, seed, 5)).to(dtype)
         check_finite(x_TK, "calibration inputs")
         return x_TK
 
@@ -113,8 +121,11 @@ class ActivationLike(Workload):
         check_range(0, math.inf, spread=self.spread, clip=self.clip)
 
     def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
-        scale_1K = (_normal(1, K, stream) * self.spread).exp()
-        return (_normal(B, K, stream) * scale_1K).clamp(-self.clip, self.clip)
+        return self.draw_more(B, K, stream, stream)
+
+    def draw_more(self, T: int, K: int, stream: torch.Generator, first: torch.Generator) -> torch.Tensor:
+        scale_1K = (_normal(1, K, first) * self.spread).exp()
+        return (_normal(T, K, stream) * scale_1K).clamp(-self.clip, self.clip)
 
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}

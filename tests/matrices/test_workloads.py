@@ -227,6 +227,16 @@ def test_missing_recording_names_the_script_that_makes_it(tmp_path: Path, monkey
     assert (ROOT / "tests" / "data" / "record_minilm.py").is_file()
 
 
+@pytest.mark.parametrize("name", [name for name in WORKLOADS.names() if name != "recorded"])
+def test_calibration_inputs_are_others_that_meet_the_same_layer(name: str) -> None:
+    """Its features are as large as those of X: a pruner that looks at them learns of X."""
+    workload, size = build_workload(name), (64, torch.float32, torch.device("cpu"), 3)
+    x_BK, x_TK = workload.inputs(4096, *size, 64), workload.calibration(4096, *size, 64, 4096)
+    assert not torch.isin(x_TK[:8], x_BK).all()
+    rms_K, others_K = (x.square().mean(0).sqrt() for x in (x_BK, x_TK))
+    assert ((rms_K / others_K).log().abs() < 0.4).all()
+
+
 def test_the_recorded_layer_keeps_tokens_for_calibration() -> None:
     workload = build_workload("recorded")
     size = 384, torch.float32, CPU, 0, 1536

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -228,7 +229,8 @@ def test_methods_compute_the_layer_and_count_it(
     pruner = data.draw(st.sampled_from([name for name in PRUNERS.names() if name != "tile_magnitude" or N % 4 == 0]))
     every = {"kernel": "reference", "mask": mask, "pruner": pruner, "storage": "compressed"}
     picks = {axis: every[axis] for axis in METHODS.get(name).axes}
-    layer = Layer(source, picks, B, backward=True, training=training)
+    inputs = partial(matrix, 7, K, torch.float32, seed + 2)
+    layer = Layer(source, picks, B, backward=True, training=training, inputs=inputs)
     method = METHODS.get(name)(layer, dist.group.WORLD)
     x_BK = matrix(max(B, 1), K, torch.float32, seed, data.draw(st.sampled_from(LAYOUTS)))[:B].requires_grad_()
     w_NK = method.reference(layer, 1).rows(0, N)

@@ -1,0 +1,67 @@
+"""Pruning column by column, where what is left takes over what each dropped weight did to the outputs."""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.matrices import Piece, two_largest
+from blockshock.pruning.base import PRUNERS, Pruner
+
+BLOCK = 128
+"""Columns whose corrections reach the columns behind them together, as one product."""
+
+
+@PRUNERS.register("sparsegpt")
+class SparseGpt(Pruner):
+    """The 2:4 form of SparseGPT (Frantar and Alistarh, arXiv 2301.00774).
+
+    With H = (2/T)·XᵀX + damping·mean(diag H)·I and H⁻¹ = UᵀU, U upper triangular: columns are gone through from the
+    first to the last. At each group of four the two smallest w²/U_kk² are dropped, by weights as they are corrected so
+    far; the error (w − w′)/U_kk of each column, times the rest of its row of U, is taken from the columns behind it.
+    A channel that is zero in all inputs (H_kk = 0) loses its weights. All of it is computed in float64.
+
+    Args:
+        damping: share of the mean of diag H that is added to it, above 0.
+    """
+
+    needs_inputs = True
+
+    def __init__(self, piece: Piece, x_TK: torch.Tensor | None, damping: float = 0.01) -> None:
+        super().__init__(piece, x_TK)
+        if not 0 < damping < 1e3:
+            raise InputError(f"pruner sparsegpt takes a damping above 0 and below 1000, got damping={damping}")
+        self._upper_KK, self._dead_K = _factor(self.x_TK.double(), damping)
+
+    def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        left_RK = w_RK.double().masked_fill(self._dead_K, 0)
+        kept_RK = torch.empty_like(w_RK, dtype=torch.bool)
+        for first in range(0, left_RK.shape[1], BLOCK):
+            last = min(first + BLOCK, left_RK.shape[1])
+            errors_RB = self._prune_columns(left_RK, kept_RK, first, last)
+            left_RK[:, last:] -= errors_RB @ self._upper_KK[first:last, last:]
+        return left_RK, kept_RK
+
+    def _prune_columns(self, left_RK: torch.Tensor, kept_RK: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        """Go through the columns of a block, in place. Returns their errors (R, last - first)."""
+        errors = []
+        for k in range(first, last):
+            if k % 4 == 0:
+                group = slice(k, k + 4)
+                kept_RK[:, group] = two_largest(left_RK[:, group].abs() / self._upper_KK.diagonal()[group])
+            error_R = left_RK[:, k].masked_fill(kept_RK[:, k], 0) / self._upper_KK[k, k]
+            left_RK[:, k].masked_fill_(~kept_RK[:, k], 0)
+            left_RK[:, k + 1 : last] -= error_R.outer(self._upper_KK[k, k + 1 : last])
+            errors.append(error_R)
+        return torch.stack(errors, dim=1)
+
+
+def _factor(x_TK: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """U (K, K), and which channels are zero in all inputs (K,)."""
+    hessian_KK = 2 / len(x_TK) * (x_TK.T @ x_TK)
+    diagonal_K = hessian_KK.diagonal()
+    dead_K = diagonal_K == 0
+    diagonal_K.masked_fill_(dead_K, 1)
+    diagonal_K += damping * diagonal_K.mean()
+    inverse_KK = torch.cholesky_inverse(torch.linalg.cholesky(hessian_KK))
+    return torch.linalg.cholesky(inverse_KK, upper=True), dead_K
