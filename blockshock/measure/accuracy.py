@@ -4,10 +4,11 @@ The reference is computed in float64 from the same rounded W, X and bias. A resu
 
 - its relative Frobenius error is at most twice that of the dense product on one device in the same dtype, and
 - each element lies within the forward error bound of its arithmetic,
-  |ŷ − y| ≤ (r·u + K·u₃₂) (|X||W|ᵀ + |b|),
+  |ŷ − y| ≤ (r·u + K·u₃₂) (|X||W|ᵀ + |b|) + r·η/2,
   where u is the unit roundoff of the dtype, r the number of roundings to it that an element meets (the partial sums
   are rounded once, each addition of one of them once), and u₃₂ that of the float32 accumulation over K (Higham,
-  Accuracy and Stability of Numerical Algorithms, 2002, §3.1).
+  Accuracy and Stability of Numerical Algorithms, 2002, §3.1). Near zero a rounding is off by half of η, the smallest
+  number of the dtype.
 
 Three things make the error of the dense product an unfair yardstick, and are allowed for:
 
@@ -124,6 +125,12 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
+def smallest(dtype: torch.dtype) -> float:
+    """The smallest number above 0: how far apart numbers near 0 are."""
+    limits = torch.finfo(dtype)
+    return limits.smallest_normal * limits.eps
+
+
 def share(source: WeightSource, index: int, count: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of every ``count``-th block of output features from the ``index``-th on: a rank's to check."""
     blocks = enumerate(row_blocks(source.N, source.K * 8, block_bytes=256 << 20))
@@ -153,7 +160,8 @@ def compare(
             exact_BR, bound_BR = exact_BR + bias_R.double(), bound_BR + bias_R.double().abs()
         error_BR = (y_BN[:, start:stop].double() - exact_BR).abs()
         # An element whose bound is zero must be exact: 0/0 counts as within, x/0 as infinitely far.
-        of_bound = torch.where(error_BR == 0, 0.0, error_BR / (bound_BR * rounding))
+        bound_BR = torch.where(bound_BR == 0, 0.0, bound_BR * rounding + roundings * smallest(y_BN.dtype) / 2)
+        of_bound = torch.where(error_BR == 0, 0.0, error_BR / bound_BR)
         contiguous, alternating = _partial_sums_squared(x64_BK, w64_RK, exact_BR, roundings)
         sums += ErrorSums(
             count=error_BR.numel(),

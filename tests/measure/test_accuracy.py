@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from blockshock.matrices.weights import GeneratedWeights
+from blockshock.matrices.weights import GeneratedWeights, TensorWeights, WeightSource
 from blockshock.measure.accuracy import Accuracy, ErrorSums, compare
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -18,7 +18,7 @@ def _product(dtype: torch.dtype, with_bias: bool = False) -> tuple[torch.Tensor,
     return F.linear(x_BK, source.rows(0, 96), source.bias), x_BK, source
 
 
-def _accuracy(y_BN: torch.Tensor, x_BK: torch.Tensor, source: GeneratedWeights, ranks: int = 1) -> Accuracy:
+def _accuracy(y_BN: torch.Tensor, x_BK: torch.Tensor, source: WeightSource, ranks: int = 1) -> Accuracy:
     return Accuracy.of(sum((compare(y_BN, x_BK, source, 2, rank, ranks) for rank in range(ranks)), ErrorSums()), 2)
 
 
@@ -123,6 +123,20 @@ def test_what_cancels_in_the_sum_of_one_product_makes_no_room() -> None:
     signs_K = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(32)
     turned_BK = x_BK + 20 * signs_K * w_NK[:1]
     assert _limit(2, turned_BK) > 1.1 * _limit(1, turned_BK)
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(0, True), (1, True), (2, False)])
+def test_what_underflows_may_be_off_by_the_smallest_number(steps: int, passes: bool) -> None:
+    """Of fp16, a column of W so small that its products are subnormal: rounded twice, each time by half of 2⁻²⁴."""
+    w_NK = torch.ones(64, 64)
+    w_NK[:, ::2] = -1
+    w_NK[0] *= 1e-4
+    source = TensorWeights(w_NK.half())
+    x_BK = torch.randn(16, 64, generator=torch.Generator().manual_seed(1)).half()
+    x_BK[3] *= 1e-3
+    y_BN = (x_BK.double() @ source.rows(0, 64).double().T).half()
+    y_BN[3, 0] += steps * 2.0**-24
+    assert (_accuracy(y_BN, x_BK, source).failure() is None) == passes
 
 
 def test_an_output_of_zeros_fails() -> None:
