@@ -62,7 +62,14 @@ def _use(points: list[Against], several: bool, tried: str, infos: list[Info]) ->
     best = f"Time ÷ best dense ({counted(one.rival for one in points)})"
     there = f"; where it pays {spanned(paying)}" if paying and len(paying) < len(points) else ""
     numbers = f"{best}: {median(one.ratio for one in points)}{there}"
-    return ". ".join([f"{use}: {_says(points)}", numbers, *_losing(infos, first, labels), _sure(points)])
+    told = [f"{use}: {_says(points)}", numbers, *_eager(points), *_losing(infos, first, labels), _sure(points)]
+    return ". ".join(told)
+
+
+def _eager(points: list[Against]) -> Iterator[str]:
+    """The same of calls that no graph holds: what launching costs counts."""
+    if found := [one.eager for one in points if one.eager is not None]:
+        yield f"Eager, launch included: {median(found)}"
 
 
 def _tried(points: list[Against], infos: list[Info]) -> str:
@@ -78,7 +85,7 @@ def pays(one: Against) -> bool | None:
     """Whether it is faster there; None where that is undecided."""
     if one.verdict is not None:
         return None if one.verdict == "undecided" else one.verdict == "faster"
-    return None if abs(one.ratio - 1) <= UNPAIRED else one.ratio < 1
+    return None if abs(one.ratio - 1) <= max(UNPAIRED, one.scatter) else one.ratio < 1
 
 
 def _says(points: list[Against]) -> str:
@@ -93,7 +100,7 @@ def _says(points: list[Against]) -> str:
 def _sure(points: list[Against]) -> str:
     """How many points rest on pairs, what these say, and how narrow their intervals are."""
     paired = [one for one in points if one.verdict is not None]
-    undecided = f"undecided within {UNPAIRED:.0%}"
+    undecided = f"undecided within {UNPAIRED:.0%} or their builds' scatter"
     if not paired:
         return f"Not paired: {undecided}"
     counts = Counter(one.verdict for one in paired)
@@ -104,7 +111,7 @@ def _sure(points: list[Against]) -> str:
         if len(paired) == len(points)
         else (f"{len(paired)} of {len(points)}", f"; elsewhere not paired: {undecided}")
     )
-    return f"Paired at {of} (median interval ± {half:.1%}): {said}{rest}"
+    return f"Paired at {of} (median interval ± {half:.1%}, within this session): {said}{rest}"
 
 
 def _losing(infos: list[Info], use: Against, labels: Collection[str]) -> Iterator[str]:

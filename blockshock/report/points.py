@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from blockshock.report.tables import Info, ratio
+from blockshock.report.tables import Info, ratio, spread
 from blockshock.saved import PHASES, Run, best_dense, is_alone, is_dense, judges, section_of, sound
 
 PLACE = ("workload", "N", "K", "B", "dtype", "optimizer")
@@ -26,6 +26,8 @@ class Against:
             medians of the two.
         low, high: the 95 % interval, where it was paired.
         verdict: ``faster``, ``slower``, ``tie`` or ``undecided``; None where the two were not paired.
+        scatter: how far the medians of builds lie from that of all, of both together, as shares.
+        eager: the ratio of calls that were launched one by one, launch included; None where that was not timed.
     """
 
     section: str
@@ -42,6 +44,8 @@ class Against:
     low: float | None = None
     high: float | None = None
     verdict: str | None = None
+    scatter: float = 0.0
+    eager: float | None = None
 
     @property
     def place(self) -> Place:
@@ -139,12 +143,18 @@ def place_of(section: str, info: Info) -> Place:
 
 def _against(section: str, row: Info, best: Info | None, pair: Info | None) -> Against | None:
     told: Info = {"section": section} | {name: row.get(name) for name in ("method", "label", *PLACE)}
+    told |= {"scatter": (spread(row) or 0.0) + (spread(best or {}) or 0.0), "eager": _eager(row, best)}
     if pair is not None:
         interval = {"low": pair["ratio_low"], "high": pair["ratio_high"], "verdict": pair["verdict"]}
         return Against(**told, rival=pair["rival"], ratio=pair["ratio"], **interval)
     if best is None or not sound(row) or "verdict" in row:
         return None
     return Against(**told, rival=best["label"], ratio=row["p50_ms"] / best["p50_ms"])
+
+
+def _eager(row: Info, best: Info | None) -> float | None:
+    ours, theirs = ((info or {}).get("cuda_events_p50_ms") for info in (row, best))
+    return ratio(ours, theirs) if ours else None
 
 
 class Ratios:

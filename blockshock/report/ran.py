@@ -22,13 +22,20 @@ def ran(run: Run, tried: str = "") -> str:
         versions.append(f"commit{'s' if ', ' in commits else ''} {commits}")
     dtypes = list(dict.fromkeys(info["dtype"] for info in important(infos)))
     dates = " to ".join(dict.fromkeys(filter(None, (run.taken[:10], run.until[:10]))))
-    found = [hardware(run), *dtypes, _weights(infos), tried, *(versions or ["versions unknown"]), dates]
+    where = [hardware(run), *dtypes, *_captured(infos), _weights(infos), tried]
+    found = [*where, *(versions or ["versions unknown"]), dates]
     checked = [info for info in infos if was_checked(info)]
     wrong = sum(bool(faults(info)) for info in checked)
     right = f"{len(checked)} checked: {f'{wrong} WRONG' if wrong else 'all right'}"
     told = ", ".join(filter(None, found))
     count = f"{several(len(infos), 'result')}, {right if checked else 'none checked'}"
     return " · ".join([told, count, *_against_itself(infos)])
+
+
+def _captured(infos: list[Info]) -> Iterator[str]:
+    """That times are of graphs, which leave out what launching costs."""
+    if any(info.get("timing") == "cuda_graph" for info in infos):
+        yield "CUDA graphs"
 
 
 def workloads(infos: list[Info]) -> list[str]:

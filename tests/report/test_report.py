@@ -34,21 +34,24 @@ def _report(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 
 def test_the_answer_of_the_official_runs() -> None:
     assert answer(read_run(FORWARD)) == [
-        "2 × NVIDIA H200, bf16, recorded W and random W (gaussian), N 384–40960, K 384–40960, B 16–1024, torch "
-        "2.11.0+cu130, commit 13a1670406fb, 2026-11-21 · 500 results, 302 checked: all right",
+        "2 × NVIDIA H200, bf16, CUDA graphs, recorded W and random W (gaussian), N 384–40960, K 384–40960, B 16–1024, "
+        "torch 2.11.0+cu130, commit 13a1670406fb, 2026-11-21 · 500 results, 302 checked: all right",
         "block_shock, forward: does not pay, undecided at 4 of 22 points. Time ÷ best dense (dense_single at 11, "
-        "dense_tp_row at 6, dense_tp_col at 3, dtensor_col at 2): 1.23, 1.01–3.02. Not paired: undecided within 3%",
+        "dense_tp_row at 6, dense_tp_col at 3, dtensor_col at 2): 1.23, 1.01–3.02. Eager, launch included: 2.13, "
+        "0.24–6.73. Not paired: undecided within 3% or their builds' scatter",
     ]
     ran, judged = answer(read_run(VERDICTS))
     assert ran.endswith("150 results, none checked")
-    assert judged.endswith(": 1.06, 1.02–2.16. Paired at all 15 (median interval ± 0.2%): slower at 15")
+    assert judged.endswith(
+        ": 1.06, 1.02–2.16. Paired at all 15 (median interval ± 0.2%, within this session): slower at 15"
+    )
     ran, pruned, *_ = answer(read_run(OFFICIAL / "0011_1xH100-pruned"))
     assert ", commits 1d4301185c54, 09bd568acdc5, e35f54c051fe, 2026-11-26 · " in ran, "of all parts"
     assert pruned == (
         "pruned cusparselt magnitude, forward: pays from B = 1024 on (8 of 20 "
         "points) and at 2 of the other 12, undecided at 2. Time ÷ best dense (dense_single): 0.98, 0.64–1.45; where it "
-        "pays 0.64–0.98. Loses 0.364 of the output before retraining. Paired at all 20 (median interval ± 0.5%): "
-        "faster at 10, slower at 8, undecided at 2"
+        "pays 0.64–0.98. Eager, launch included: 4.54, 0.73–12.81. Loses 0.364 of the output before retraining. Paired "
+        "at all 20 (median interval ± 0.5%, within this session): faster at 10, slower at 8, undecided at 2"
     )
 
 
@@ -187,7 +190,7 @@ def test_what_is_no_run_is_named_and_skipped(
     status, out, err = _report(capsys, path, VERDICTS)
     assert status == 0, "the others are read"
     assert why in err
-    assert "Paired at all 15 (median interval ± 0.2%): slower at 15" in out
+    assert "Paired at all 15 (median interval ± 0.2%, within this session): slower at 15" in out
 
 
 @pytest.mark.parametrize("lacking", ["training_bytes", "update_p50_ms"])
@@ -203,7 +206,7 @@ def test_results_of_an_older_version_say_what_they_lack(
     _, out, _ = _report(capsys, path)
     assert f"left out: 5 results that do not say their {lacking}, of another version it seems" in out
     shown = " ".join(out.split())
-    assert "2 CUDA ranks on unnamed hardware, bf16, random W (gaussian), N " in shown
+    assert "2 CUDA ranks on unnamed hardware, bf16, CUDA graphs, random W (gaussian), N " in shown
     assert ", versions unknown, 2026-11-22 · 187 results, none checked" in shown
 
 

@@ -157,7 +157,7 @@ def test_a_report_is_printed_in_any_encoding(encoding: str, tmp_path: Path) -> N
         assert f"{plain('÷', encoding)} " in done.stdout
         if encoding == "ascii":
             assert done.stdout.isascii()
-            assert ("2 x u, bf16, random W (gaussian), versions unknown" in done.stdout) == (
+            assert ("2 x u, bf16, CUDA graphs, random W (gaussian), versions unknown" in done.stdout) == (
                 "--tables" not in arguments
             )
             assert f"{OURS} # ??" in done.stdout or not arguments

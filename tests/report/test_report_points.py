@@ -9,6 +9,7 @@ import pytest
 from inner_pytest import ROOT
 from rows import Info, checked, run_of, stepped, timed, verdict
 
+from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
 from blockshock.report.points import Against, against_best, best_names, every_row
 from blockshock.report.run_tables import run_tables
@@ -147,3 +148,20 @@ def test_no_official_run_has_two_names_for_a_point(path: Path) -> None:
         names[row.place, alone[row.label]].add(row.rival)
     assert [found for found in names.values() if len(found) > 1] == []
     assert {at: {name} for at, name in best_names(infos).items() if at in names} == names
+
+
+def test_medians_of_builds_that_scatter_decide_nothing_within_that() -> None:
+    steady, unsteady = ({"builds_p50_ms": [0.5 - off, 0.5 + off]} for off in (0.01, 0.3))
+    dense = timed("dense_tp_row", 64, 4, 1.0, builds_p50_ms=[0.99, 1.01], role="rival", promise="dense", span="group")
+    for builds, says in ((steady, "pays"), (unsteady, "undecided")):
+        _, use = answer(run_of([timed(OURS, 64, 4, 0.5, **builds), dense]))
+        assert use.startswith(f"{OURS}, forward: {says}")
+        assert use.endswith("Not paired: undecided within 3% or their builds' scatter")
+
+
+def test_what_launching_costs_is_said_beside_what_graphs_take() -> None:
+    rows = [timed(OURS, 64, B, 0.5, cuda_events_p50_ms=eager) for B, eager in ((4, 3.0), (8, 1.0))]
+    rows += [timed("dense_tp_row", 64, B, 1.0, cuda_events_p50_ms=2.0, role="rival") for B in (4, 8)]
+    ran, use = answer(run_of(rows))
+    assert ", CUDA graphs, " in ran
+    assert ": 0.50. Eager, launch included: 1.00, 0.50–1.50. " in use

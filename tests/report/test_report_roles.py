@@ -40,7 +40,7 @@ def test_what_shows_runs_names_no_method_and_no_hypothesis(wing: str) -> None:
 
 
 def test_each_subject_has_a_line_with_the_rivals_of_where_it_runs() -> None:
-    rest = "Not paired: undecided within 3%"
+    rest = "Not paired: undecided within 3% or their builds' scatter"
     assert answer(of_two_subjects())[1:] == [
         f"{OURS}, forward: does not pay. Time ÷ best dense (dense_tp_col): 3.00. {rest}",
         f"{PRUNED}, forward: pays at all 2 points. Time ÷ best dense (dense_single): 0.62, 0.50–0.75. {rest}",

@@ -239,7 +239,7 @@ def test_tables_that_a_run_has_none_of_are_no_empty_success(capsys: pytest.Captu
 def test_a_use_says_what_was_tried_and_a_run_which_weights() -> None:
     rows = [timed(label, N, 4, 2.0, K=64) for label in (OURS, DENSE) for N in (64, 128)]
     ran, use = answer(run_of(rows))
-    assert "bf16, random W (gaussian), N 64–128, K 64, B 4, " in ran, "of the one use, or of all alike"
+    assert "bf16, CUDA graphs, random W (gaussian), N 64–128, K 64, B 4, " in ran, "of the one use, or of all alike"
     assert use.startswith(f"{OURS}, forward: ")
     other = [stepped(label, 64, 8, 2.0) for label in (OURS, DENSE)]
     ran, forward, training = answer(run_of([*rows, *other]))
