@@ -164,8 +164,31 @@ def test_the_spread_between_runs_stands_beside_each_use() -> None:
         for ours in (1.0, 1.2)
     ]
     assert list(spreads(runs)) == [
-        "block_shock, forward: time ÷ best dense 0.50 in run.json, 0.55 in run.json, over 2 points; at one point up to "
-        "20.0% apart"
+        f"{OURS}, forward: time ÷ best dense 0.50 in run.json, 0.55 in run.json, over 2 points; at one point "
+        "up to 20.0% apart"
+    ]
+
+
+def test_a_use_is_set_beside_itself_by_the_same_row_or_each_run_by_its_rows_name() -> None:
+    """A run that measured another kernel says nothing of the first one's."""
+    slow, dense = "block_shock cusparselt 1100", timed(DENSE, 64, 4, 2.0)
+    both, one = (
+        run_of([timed(OURS, 64, 4, 1.0), timed(slow, 64, 4, 2.5), dense]),
+        run_of([timed(slow, 64, 4, 2.6), dense]),
+    )
+    assert list(spreads([both, one])) == [
+        f"{slow}, forward: time ÷ best dense 1.25 in run.json, 1.30 in run.json, over 1 point; at one point up to 4.0% "
+        "apart"
+    ]
+    assert list(spreads([run_of([timed(OURS, 64, 4, 1.0), dense]), one])) == [
+        f"block_shock, forward: time ÷ best dense 0.50 in run.json ({OURS}), 1.30 in run.json ({slow}), over 1 point; "
+        "no row of it is in both"
+    ]
+    mixed = [timed(label, 128, 4, ms) for label, ms in ((OURS, 3.0), (slow, 2.0), (DENSE, 4.0))]
+    fast = run_of([timed(OURS, 64, 4, 1.0), timed(slow, 64, 4, 2.5), dense, *mixed])
+    assert list(spreads([fast, fast])) == [
+        f"block_shock ({OURS} at 1, {slow} at 1), forward: time ÷ best dense 0.50 in run.json, 0.50 in run.json, over "
+        "2 points; at one point up to 0.0% apart"
     ]
 
 
