@@ -142,11 +142,27 @@ def test_uses_have_maps_of_their_own_with_layers_that_are_not_square() -> None:
     figure = heat(against_best(run_of(grid({OURS: 1.0, "dense_single": 2.0}) + wide + steps)))
     assert figure is not None
     assert [panel.says.partition(":")[0] for panel in figure.panels] == [
-        "block_shock, forward",
-        "block_shock, training step",
+        "block_shock, forward (gathered 1100)",
+        "block_shock, training step (gathered 1100)",
     ]
     assert ">64×512<" in figure.panels[0].body
     assert heat([]) is None
+
+
+def test_a_map_says_of_which_rows_it_is_and_its_file_on_what_they_ran() -> None:
+    """The same layer and B have other numbers with another kernel, and on another GPU."""
+    auto = grid({"block_shock auto 1100": 0.5}, (64,))
+    run = run_of(grid({OURS: 1.0, "dense_single": 2.0}) + auto, gpus=["NVIDIA H100, 81559 MiB"] * 2)
+    (picture,) = (one for one in draw(run, "") if not one.section)
+    words = "the fastest of auto 1100, gathered 1100"
+    (panel,) = picture.panels
+    assert words in " ".join(re.findall(r">([^<>]+)<", panel.body)), "of both, and of as many lines as it takes"
+    assert panel.says.startswith(f"block_shock, forward ({words}): ")
+    figure = heat(against_best(run_of(grid({"mine": 1.0, "dense_single": 2.0}))))
+    assert figure is not None
+    assert figure.panels[0].says.startswith("mine, forward: "), "a method of one row has no other name"
+    for one in draw(run, ""):
+        assert ">2 × NVIDIA H100" in one.svg()
 
 
 def test_every_axis_is_named_with_what_it_counts() -> None:

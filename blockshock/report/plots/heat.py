@@ -7,14 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from blockshock.report.plots.panels import layer, spread
-from blockshock.report.plots.svg import LETTER, Figure, Panel, box, strokes, text
+from blockshock.report.plots.svg import LETTER, Figure, Panel, box, strokes, text, wrapped
 from blockshock.report.points import Against
 from blockshock.saved import PHASES, SECTIONS, several
 
-CELL, ROW, TOP = 48, 26, 58
+CELL, ROW, TOP, LINE = 48, 26, 58, 14
 LAYERS, TOKENS = "layer N×K", "B, rows of x"
 """What the rows and the columns are."""
 MOST_LAYERS, MOST_B = 12, 10
+LEAST_NAME = 24
+"""Letters of a name that have room however few columns there are."""
 STEPS = 4
 """Shades to either side of even; the darkest from a factor of two on."""
 SURE = ("faster", "slower")
@@ -37,6 +39,12 @@ def heat(found: Iterable[Against]) -> Figure | None:
     return Figure([_panel(titles[key], grouped[key]) for key in ordered])
 
 
+def _rows(found: Iterable[Against]) -> str:
+    """Which rows of the method the cells are of, less its name; of a method that has but one nothing."""
+    names = list(dict.fromkeys(one.label.removeprefix(one.method).strip() for one in found))
+    return names[0] if len(names) == 1 else f"the fastest of {', '.join(name or 'its own' for name in names)}"
+
+
 def _panel(title: str, found: list[Against]) -> Panel:
     layers = sorted({(one.N * one.K, one.N, one.K) for one in found})
     shown = [(N, K) for _, N, K in spread(layers, MOST_LAYERS)]
@@ -45,16 +53,20 @@ def _panel(title: str, found: list[Against]) -> Panel:
     cells = {
         (shown.index((one.N, one.K)), Bs.index(one.B)): one for one in found if (one.N, one.K) in shown and one.B in Bs
     }
-    body = text(2, 12, title, "t") + text(left - 8, TOP - 8, LAYERS, "m e")
-    body += text(left + max(CELL * len(Bs), (LETTER + 1) * len(TOKENS)) / 2, TOP - 23, TOKENS, "m k")
-    body += "".join(text(left + (column + 0.5) * CELL, TOP - 8, str(B), "m k") for column, B in enumerate(Bs))
-    body += "".join(text(left - 8, TOP + (row + 0.5) * ROW + 4, layer(N, K), "m e") for row, (N, K) in enumerate(shown))
-    body += "".join(_cell(left + column * CELL, TOP + row * ROW, one) for (row, column), one in cells.items())
+    across, rows = max(CELL * len(Bs), (LETTER + 1) * len(TOKENS)), _rows(cells.values())
+    named = wrapped(rows, max(LEAST_NAME, int((left + across) / LETTER))) if rows else []
+    top = TOP + LINE * len(named)
+    body = text(2, 12, title, "t") + "".join(text(2, 12 + LINE * (1 + at), line, "m") for at, line in enumerate(named))
+    body += text(left - 8, top - 8, LAYERS, "m e") + text(left + across / 2, top - 23, TOKENS, "m k")
+    body += "".join(text(left + (column + 0.5) * CELL, top - 8, str(B), "m k") for column, B in enumerate(Bs))
+    body += "".join(text(left - 8, top + (row + 0.5) * ROW + 4, layer(N, K), "m e") for row, (N, K) in enumerate(shown))
+    body += "".join(_cell(left + column * CELL, top + row * ROW, one) for (row, column), one in cells.items())
     edges = list(break_even({place: one.ratio for place, one in cells.items()}))
-    drawn = [(left + x * CELL, TOP + y * ROW, left + to_x * CELL, TOP + to_y * ROW) for x, y, to_x, to_y in edges]
+    drawn = [(left + x * CELL, top + y * ROW, left + to_x * CELL, top + to_y * ROW) for x, y, to_x, to_y in edges]
     body += strokes(drawn, "halo") + strokes(drawn, "even")
-    wide = max(left + max(CELL * len(Bs), (LETTER + 1) * len(TOKENS)), 2 + 8 * len(title)) + 4
-    return Panel(math.ceil(wide), TOP + ROW * len(shown) + 6, body, _said(title, cells.values()))
+    wide = max(left + across, 2 + 8 * len(title), *(2 + LETTER * len(line) for line in named)) + 4
+    says = _said(f"{title} ({rows})" if rows else title, cells.values())
+    return Panel(math.ceil(wide), top + ROW * len(shown) + 6, body, says)
 
 
 def _said(title: str, cells: Iterable[Against]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-ACROSS, GAP, HEAD = 3, 12, 34
+ACROSS, GAP, HEAD, LINE = 3, 12, 34, 16
 MOST_ROWS = 3
 """Of a name."""
 SPACE = 'xmlns="http://www.w3.org/2000/svg"'
@@ -50,20 +50,20 @@ class Figure:
     left_out: tuple[str, ...] = ()
 
 
-def as_file(panels: Sequence[Panel], title: str, style: str) -> str:
-    """An SVG file of all panels, with its style in it."""
+def as_file(panels: Sequence[Panel], title: str, under: str, style: str) -> str:
+    """An SVG file of all panels, with its style in it; ``under`` stands below the title, paler."""
     across = 2 if len(panels) == 4 else ACROSS
     rows = [panels[start : start + across] for start in range(0, len(panels), across)]
     wide = max(sum(panel.width + GAP for panel in row) for row in rows) + GAP
-    wide = max(wide, 2 * GAP + (LETTER + 1) * len(title))
-    top, placed = float(HEAD), []
+    wide = max(wide, 2 * GAP + (LETTER + 1) * len(title), 2 * GAP + LETTER * len(under))
+    top, placed = float(HEAD + LINE), []
     for row in rows:
         left = float(GAP)
         for panel in row:
             placed.append(panel.svg(f'x="{left:g}" y="{top:g}"'))
             left += panel.width + GAP
         top += max(panel.height for panel in row) + GAP
-    heading = text(GAP, 22, title, "t")
+    heading = text(GAP, 22, title, "t") + text(GAP, 22 + LINE, under, "m")
     return (
         f'<svg {SPACE} class="plot" viewBox="0 0 {wide:g} {top:g}" width="{wide:g}" height="{top:g}">'
         f'<style>{style}</style><rect class="paper" width="100%" height="100%"/>{heading}{"".join(placed)}</svg>\n'
