@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, combinations, product
 from operator import or_
 
+from blockshock.report.plots.panels import layer
+
 MOST_OF_THEM = 2 / 3
 """Of the points where it holds, at least so many are in a range that is worth naming."""
+MOST_NAMED = 3
+"""Points that are named where no range has them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def where(spots: Sequence[Spot]) -> str:
     """Of all points those where it holds: ranges of at most two sizes, if these hold just them, or most and no other.
 
     A range of two bounds is of one size. Points that are not decided may lie in a range or outside. One that ends
-    where the points end is open there: what is beyond was not tried.
+    where the points end is open there: what is beyond was not tried. Points in no range are named if they are few.
     """
     holds = sum(1 << place for place, spot in enumerate(spots) if spot.holds)
     fails = sum(1 << place for place, spot in enumerate(spots) if spot.holds is False)
@@ -64,12 +69,27 @@ def where(spots: Sequence[Spot]) -> str:
         if not inside & fails and (holds & inside).bit_count() >= MOST_OF_THEM * count
     ]
     if not found:
-        return f"at {count} of {of} points"
+        return f"at {count} of {of} points{_named(spots, holds)}"
     ranges, inside = tried[min(found)[-1]]
     named = ", ".join(one.words(first=not place) for place, one in enumerate(ranges))
     told = f"{named} ({(holds & inside).bit_count()} of {of} points)"
-    others = (holds & ~inside).bit_count()
-    return f"{told} and at {others} of the other {of - inside.bit_count()}" if others else told
+    others = holds & ~inside
+    if not others:
+        return told
+    return f"{told} and at {others.bit_count()} of the other {of - inside.bit_count()}{_named(spots, others)}"
+
+
+def _named(spots: Sequence[Spot], which: int) -> str:
+    """Those points, by layer, if they are few; nothing where it does not hold at one of them for another workload."""
+    found = [spot for place, spot in enumerate(spots) if which >> place & 1]
+    others = {(spot.N, spot.K, spot.B) for spot in spots if not spot.holds}
+    if len(found) > MOST_NAMED or any((spot.N, spot.K, spot.B) in others for spot in found):
+        return ""
+    layers: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for spot in sorted(set(found), key=lambda spot: (spot.N * spot.K, spot.N, spot.B)):
+        layers[spot.N, spot.K].append(str(spot.B))
+    told = (f"{layer(N, K)}, B = {' and '.join(Bs)}" for (N, K), Bs in layers.items())
+    return f" ({'; '.join(told)})"
 
 
 def _tried(spots: Sequence[Spot]) -> Iterator[tuple[tuple[_Range, ...], int]]:

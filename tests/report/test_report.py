@@ -49,9 +49,10 @@ def test_the_answer_of_the_official_runs() -> None:
     assert ", commits 1d4301185c54, 09bd568acdc5, e35f54c051fe, 2026-11-26 · " in ran, "of all parts"
     assert pruned == (
         "pruned cusparselt magnitude, forward: pays from B = 1024 on (8 of 20 "
-        "points) and at 2 of the other 12, undecided at 2. Time ÷ best dense (dense_single): 0.98, 0.64–1.45; where it "
-        "pays 0.64–0.98. Eager, launch included: 4.54, 0.73–12.81. Loses 0.364 of the output before retraining. Paired "
-        "at all 20 (median interval ± 0.5%, within this session): faster at 10, slower at 8, undecided at 2"
+        "points) and at 2 of the other 12 (28672×8192, B = 16 and 64), undecided at 2. Time ÷ best dense "
+        "(dense_single): 0.98, 0.64–1.45; where it pays 0.64–0.98. Eager, launch included: 4.54, 0.73–12.81. Loses "
+        "0.364 of the output before retraining. Paired at all 20 (median interval ± 0.5%, within this session): faster "
+        "at 10, slower at 8, undecided at 2"
     )
 
 

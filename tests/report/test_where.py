@@ -32,7 +32,15 @@ def grid(holds: Holds) -> list[Spot]:
         (lambda N, B: N >= 8192 and B >= 256, "from N = 8192 on, at B ≥ 256 (4 of 12 points)"),
         (lambda N, B: 64 <= B <= 256, "at B = 64 to 256 (6 of 12 points)"),
         (lambda N, B: (N, B) == (8192, 64), "at N = 8192, at B = 64 (1 of 12 points)"),
-        (lambda N, B: B >= 256 or (N, B) == (16384, 16), "from B = 256 on (6 of 12 points) and at 1 of the other 6"),
+        (
+            lambda N, B: B >= 256 or (N, B) == (16384, 16),
+            "from B = 256 on (6 of 12 points) and at 1 of the other 6 (16384², B = 16)",
+        ),
+        (
+            lambda N, B: (N, B) in {(4096, 1024), (8192, 16), (16384, 1024)},
+            "at 3 of 12 points (4096², B = 1024; 8192², B = 16; 16384², B = 1024)",
+        ),
+        (lambda N, B: N == 8192 and B in (16, 256), "at 2 of 12 points (8192², B = 16 and 256)"),
         (lambda N, B: (SIZES.index(N) + BATCHES.index(B)) % 2 == 0, "at 6 of 12 points"),
         (lambda N, B: True if B >= 256 else None if B == 64 else False, "from B = 256 on (6 of 12 points)"),
         (lambda N, B: None if (N, B) == (8192, 256) else B >= 256, "from B = 256 on (5 of 12 points)"),
@@ -53,6 +61,7 @@ def test_layers_that_are_not_square_may_be_told_by_K() -> None:
 
 
 def test_two_workloads_at_one_point_may_differ() -> None:
+    """Then the point is not named: it holds there and it does not."""
     assert where([Spot(64, 64, 4, True), Spot(64, 64, 4, False)]) == "at 1 of 2 points"
 
 
@@ -78,6 +87,16 @@ def _read(bound: str) -> tuple[str, bool, bool, int | None, int | None]:
     return name, least is not None, most is not None, least, most
 
 
+def named_in(words: str) -> set[tuple[int, int, int]]:
+    """The points that are named, each by its layer and B."""
+    found = set()
+    for part in words.rstrip(")").split("; "):
+        name, Bs = part.split(", B = ")
+        N, K = (name[:-1],) * 2 if name.endswith("²") else name.split("×")
+        found |= {(int(N), int(K), int(B)) for B in Bs.split(" and ")}
+    return found
+
+
 @given(spots)
 def test_the_words_are_true(found: Sequence[Spot]) -> None:
     words, holding = where(found), [spot for spot in found if spot.holds]
@@ -86,11 +105,15 @@ def test_the_words_are_true(found: Sequence[Spot]) -> None:
     elif words.startswith(("at all", "at the one")):
         assert len(holding) == len(found)
     elif re.match(r"at \d", words):
-        assert words == f"at {len(holding)} of {len(found)} points"
+        told, _, named = words.partition(" (")
+        assert told == f"at {len(holding)} of {len(found)} points"
+        assert not named or named_in(named) == {(spot.N, spot.K, spot.B) for spot in holding}
     else:
         told = [spot for spot in found if inside(words, spot)]
         assert all(spot.holds is not False for spot in told)
-        counts = [int(number) for number in re.findall(r"\d+", words.partition(" (")[2])]
+        words, _, named = words.partition(" (")[2].partition(" (")
+        counts = [int(number) for number in re.findall(r"\d+", words)]
+        assert not named or named_in(named) == {(one.N, one.K, one.B) for one in holding if one not in told}
         assert counts[:2] == [sum(bool(spot.holds) for spot in told), len(found)]
         others = counts[2:] or [0, len(found) - len(told)]
         assert others == [len(holding) - counts[0], len(found) - len(told)]
