@@ -1,8 +1,8 @@
 """Writes what the texts quote, so that nothing in them is copied by hand: `python docs/generate.py`.
 
 - In README.md each block from `<!-- answer: RUN -->` to `<!-- end -->`: what the report answers on that official run,
-  less its passes forward and backward, and its remarks; from `<!-- sample: RUN -->`: how a session that made it would
-  begin to say so on a screen.
+  less its passes forward and backward and what a reader of it can do without, and its remarks; from
+  `<!-- sample: RUN -->`: how a session that made it would begin to say so on a screen.
 - There, in docs and in benchmark_results/README.md, from `<!-- said: NAME -->` to `<!-- end -->`: a number of saved
   runs (`docs/said.py`).
 - docs/results.md: `python -m blockshock report --format md` on the official runs.
@@ -41,6 +41,8 @@ RESULTS = (*RUNS, "0012_2xH200-pruned-tp", "0010_4xH100")
 MADE = ("results.md", "options.md")
 """Those that are made whole."""
 BLOCK = re.compile(r"(<!-- (?:(answer|sample): (\S+) -->\n|said: ([^>]+) -->)).*?(<!-- end -->)", re.DOTALL)
+VERSIONS = r", torch [^ ,]+|, commits? [0-9a-f]{12}(?:, [0-9a-f]{12})*(?=, )"
+SPARED = re.compile(rf"{VERSIONS}|; elsewhere not paired: .*|(?<=\. Not paired): .*")
 SAMPLE, COLUMNS = 5, 80
 """Lines and characters of it."""
 
@@ -79,12 +81,14 @@ def with_answers(text: str) -> str:
 def _answered(run: Run) -> str:
     """What is answered, and the gist of what a reader must know of the run; each once.
 
-    Passes forward and backward are left to docs/results.md, beside the steps of training that they are part of.
+    Passes forward and backward are left to docs/results.md, beside the steps of training that they are part of; and
+    versions, and what decides where nothing was paired.
     """
     lines = [line for line in answer(run) if f", {PASSES['backward']}" not in line.partition(":")[0]]
     # All commits are in the first line; of rows that multiply zeros, those matter that a line names.
     unsaid = {remark for remark in zeros(run) if remark.partition(" multipl")[0] not in "".join(lines)}
     told = [remark for remark in remarks(run) if not remark.startswith("parts differ in their commit")]
+    lines = [SPARED.sub("", line) for line in lines]
     gists = [gist(remark) for remark in told if remark not in unsaid]
     return "".join(f"- {line}\n" for line in dict.fromkeys((*lines, *gists)))
 

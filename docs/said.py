@@ -8,10 +8,15 @@ from typing import Any
 from report_page import OFFICIAL, ROOT
 
 from blockshock.errors import InputError
+from blockshock.report.answer import pays
+from blockshock.report.asked import spanned
+from blockshock.report.plots.panels import layer
+from blockshock.report.points import against_best
 from blockshock.report.remarks import SHORT_MS
 from blockshock.saved import read_run, section_of
 
 Info = dict[str, Any]
+TWO_GPUS, PRUNED_TP = "0012_2xH200-pruned-tp", ("pruned_tp_row", "pruned_tp_col")
 
 
 def said(name: str) -> str:
@@ -73,10 +78,25 @@ def _beyond_the_limit() -> str:
     return f"{len(beyond)} shares still stand at {beyond[0]:.0%} to {beyond[-1]:.0%}"
 
 
+def _two_gpus() -> str:
+    """What pruned layers take that two GPUs share, over the best dense alternative, and where they pay."""
+    found = [one for one in against_best(read_run(ROOT / OFFICIAL / TWO_GPUS)) if one.method in PRUNED_TP]
+    steps = spanned(one.ratio for one in found if one.section == "training")
+    told = f"{' and '.join(PRUNED_TP)}: training step {steps} of the best dense, forward"
+    forward = [one for one in found if one.section == "forward"]
+    paying = sorted((one for one in forward if pays(one)), key=lambda one: (one.N * one.K, one.B))
+    if not paying:
+        return f"{told} nowhere faster"
+    at = "; ".join(dict.fromkeys(f"{layer(one.N, one.K)}, B = {one.B}" for one in paying))
+    rest = "slower" if all(pays(one) is False for one in forward if one not in paying) else "undecided or slower"
+    return f"{told} {spanned(one.ratio for one in paying)} where either pays ({at}), {rest} elsewhere"
+
+
 SAID: dict[str, Callable[[], str]] = {
     "written back": _written_back,
     "written back, of a call": _written_back_of_a_call,
     "torchrun": _torchrun,
     "eager": _eager,
     "beyond the limit": _beyond_the_limit,
+    "two GPUs": _two_gpus,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.metadata
 import re
 import sys
@@ -19,17 +20,20 @@ from blockshock.phases.builds import BLOCKS, BUILDS, MOST_BLOCKS, disturbed
 from blockshock.phases.ceilings import KEPT_SECONDS
 from blockshock.phases.drift import STEPS
 from blockshock.plugin.together import LOST_SECONDS
-from blockshock.report.answer import answer
+from blockshock.report.answer import answer, pays
+from blockshock.report.points import against_best
 from blockshock.report.remarks import SHORT_MS, remarks
 from blockshock.saved.pairs import MARGIN, WIDE
 from blockshock.saved.results import NotARun, read_run
 
 ROOT = Path(__file__).parent.parent
+OFFICIAL = ROOT / "benchmark_results" / "official"
 RUN = "0006_2xH200-full"
 WORDS = {"a": 1, "two": 2, "three": 3, "five": 5, "ten": 10}
 
 sys.path.append(str(ROOT / "docs"))
 from generate import gist, pages, with_answers  # noqa: E402
+from said import PRUNED_TP, TWO_GPUS, said  # noqa: E402
 
 
 def test_the_texts_say_what_their_runs_and_options_say() -> None:
@@ -150,6 +154,12 @@ def test_an_answer_is_filled_in_and_what_stands_around_it_stays() -> None:
     assert with_answers(filled) == filled
     run = read_run(ROOT / "benchmark_results" / "official" / RUN)
     lines = [line for line in answer(run) if ", forward and backward" not in line]
+    for spared in (
+        f", torch {run.machine['torch']}, commit {run.machine['git_commit']}",
+        ": undecided within 3% or their builds' scatter",
+    ):
+        assert spared in "".join(lines)
+        lines = [line.replace("; elsewhere not paired" + spared, "").replace(spared, "") for line in lines]
     assert len(lines) == len(answer(run)) - 1
     named = [remark for remark in remarks(run) if "multiplies zeros" not in remark]  # of a row that no line names
     listed = "".join(f"- {line}\n" for line in [*lines, *map(gist, named)])
@@ -168,6 +178,24 @@ def test_a_number_is_filled_in_where_it_stands() -> None:
     assert re.fullmatch(
         r"medians of <!-- said: torchrun -->0\.\d\d to 1\.\d\d<!-- end --> of each other", with_answers(text)
     )
+
+
+def test_two_gpus_are_told_of_what_pays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best and the worst of both halvings, and the points at which no reader should expect it."""
+    told = said("two GPUs")
+    assert told in (ROOT / "README.md").read_text(encoding="utf-8")
+    found = [one for one in against_best(read_run(OFFICIAL / TWO_GPUS)) if one.method in PRUNED_TP]
+    steps = [one.ratio for one in found if one.section == "training"]
+    assert f"training step {min(steps):.2f}–{max(steps):.2f} of the best dense" in told
+    forward = [one for one in found if one.section == "forward"]
+    paying = [one for one in forward if pays(one)]
+    ratios = [one.ratio for one in paying]
+    assert f"forward {min(ratios):.2f}–{max(ratios):.2f} where either pays" in told
+    assert {(int(N), int(B)) for N, B in re.findall(r"(\d+)², B = (\d+)", told)} == {(one.N, one.B) for one in paying}
+    assert told.endswith("slower elsewhere")
+    slow = dataclasses.replace(paying[0], ratio=1.01)
+    monkeypatch.setattr("said.against_best", lambda run: [slow if one in paying else one for one in found])
+    assert said("two GPUs").endswith("forward nowhere faster")
 
 
 @pytest.mark.parametrize(
