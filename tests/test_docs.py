@@ -167,6 +167,16 @@ def test_an_answer_is_filled_in_and_what_stands_around_it_stays() -> None:
     assert filled.count("flushed by zeroing") == 1, "a remark"
 
 
+@pytest.mark.parametrize("run", ["0009_2xH100", "0011_1xH100-pruned"])
+def test_an_answer_keeps_its_numbers_without_versions(run: str) -> None:
+    """Of parts at several commits too, and of points of which some were paired."""
+    filled = with_answers(f"<!-- answer: {run} -->\n<!-- end -->")
+    assert not re.search("torch|commit|scatter|elsewhere", filled)
+    assert ", 2026-11-26 · " in filled
+    assert filled.count("\n- ") == filled.count("Time ÷ best dense") + 1
+    assert len(re.findall(r"\. (?:Paired at (?:all )?\d+|Not paired$)", filled, re.MULTILINE)) == filled.count("Time ÷")
+
+
 def test_the_gist_of_a_remark_is_its_first_sentence_without_files() -> None:
     remark = "parts differ in their commit 1d43 (1_forward.json.gz, 2_verdicts.json.gz); 09bd (5_backward.json)"
     assert gist(remark) == "parts differ in their commit 1d43; 09bd"
