@@ -11,11 +11,11 @@ from blockshock.report.plots.svg import LETTER, Figure, Panel, box, strokes, tex
 from blockshock.report.points import Against
 from blockshock.saved import PHASES, SECTIONS, several
 
-CELL, ROW, TOP, LINE = 48, 26, 58, 14
+CELL, ROW, TOP, LINE = 48, 26, 54, 14
 LAYERS, TOKENS = "layer N×K", "B, rows of x"
 """What the rows and the columns are."""
 MOST_LAYERS, MOST_B = 12, 10
-LEAST_NAME = 24
+LEAST_NAME = 40
 """Letters of a name that have room however few columns there are."""
 STEPS = 4
 """Shades to either side of even; the darkest from a factor of two on."""
