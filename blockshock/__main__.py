@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +20,42 @@ from blockshock.errors import ExtraMissing
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the arguments name; return its exit status."""
-    chosen = parser().parse_args(arguments)
+    if sys.stdout is None:  # closed by who called: nobody reads it
+        sys.stdout = open(os.devnull, "w")
     try:
-        status: int = chosen.run(chosen)
+        return _run(arguments)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever reads has enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say_no_more()
         return 0
     except ExtraMissing as error:
         print(error, file=sys.stderr)
         return 1
-    return status
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITTEN:
+            raise
+        _say_no_more()
+        print(f"cannot write the output: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Why a stream takes no more, where whoever reads it is not gone: the disk that it is redirected to is full, say."""
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        chosen = parser().parse_args(arguments)
+        status: int = chosen.run(chosen)
+        return status
+    finally:
+        sys.stdout.flush()  # what cannot be written shows here, not when Python ends
+
+
+def _say_no_more() -> None:
+    """What is still to be flushed when Python ends goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,7 +145,7 @@ def _recover(chosen: argparse.Namespace) -> int:
         return 1
     print(f"Saved: {path}")
     for other in others:
-        print(f"Unfinished too: python -m blockshock recover {other}")
+        print(f"Unfinished too: python -m blockshock recover {shlex.quote(str(other))}")
     return 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -110,7 +112,7 @@ def _each_once(paths: list[Path]) -> list[Path]:
 def _screen(runs: list[Run]) -> list[str]:
     # What is no terminal, a file or a log, is as wide as it likes.
     width = screen.fitting(shutil.get_terminal_size().columns) if sys.stdout.isatty() else screen.WIDTH
-    named = " ".join(str(run.path) for run in runs)
+    named = " ".join(shlex.quote(str(run.path)) for run in runs)
     more = f"more: python -m blockshock report {named} --tables, or --to FOLDER for a page with plots"
     if len(runs) > 1:
         return screen.of_runs(runs, more, width)
@@ -177,7 +179,10 @@ def _parts(runs: list[Run]) -> Iterator[str]:
 
 
 def _print_rows(runs: list[Run], form: str) -> None:
-    """Every result of every run as a row, for a program to read."""
+    """Every result of every run as a row, for a program to read: in UTF-8, whatever a terminal here would take, and
+    with a path's bytes as they are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     found = rows(runs)
     if form == "json":
         json.dump(finite(found), sys.stdout, indent=1, allow_nan=False)

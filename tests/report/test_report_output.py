@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +26,7 @@ from blockshock.report.run_tables import run_tables
 from blockshock.report.tables import Table
 from blockshock.saved.results import Run, read_run
 
+FULL = Path("/dev/full")
 OFFICIAL = ROOT / "benchmark_results" / "official"
 LONG = "t" * 80
 OURS = "block_shock gathered 1100"
@@ -161,6 +165,64 @@ def test_a_report_is_printed_in_any_encoding(encoding: str, tmp_path: Path) -> N
                 "--tables" not in arguments
             )
             assert f"{OURS} # ??" in done.stdout or not arguments
+
+
+def test_rows_for_a_program_are_utf_8_whatever_a_terminal_would_take(tmp_path: Path) -> None:
+    path = tmp_path / "run–‡.json"
+    path.write_text(json.dumps(saved([timed(f"{OURS} 名前", 64, 4, 1.0)])), encoding="utf-8")
+    for encoding in ("ascii", "cp1252", "utf-16"):
+        for form in ("csv", "json"):
+            command = [sys.executable, "-m", "blockshock", "report", str(path), "--format", form]
+            env = os.environ | {"PYTHONPATH": python_path(ROOT), "PYTHONIOENCODING": encoding}
+            done = subprocess.run(command, env=env, capture_output=True)
+            assert (done.returncode, done.stderr) == (0, b"")
+            (row,) = (
+                json.loads(done.stdout) if form == "json" else csv.DictReader(done.stdout.decode("utf-8").splitlines())
+            )
+            assert (row["run"], row["label"]) == (str(path), f"{OURS} 名前")
+            assert "builds ±" in row
+
+
+@pytest.mark.skipif(not FULL.exists(), reason=f"needs {FULL}")
+@pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("arguments", [(), ("--tables",), *(("--format", form) for form in ("md", "csv", "json"))])
+def test_a_full_disk_is_one_line_and_an_exit_status(
+    arguments: tuple[str, ...], unbuffered: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(saved([timed(OURS, 64, 4, 1.0)])))
+    env = os.environ | {"PYTHONPATH": python_path(ROOT)} | unbuffered
+    command = [sys.executable, "-m", "blockshock", "report", str(path), *arguments]
+    with FULL.open("wb") as full:
+        done = subprocess.run(command, env=env, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "cannot write the output: No space left on device\n")
+
+
+def test_no_output_at_all_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(saved([timed(OURS, 64, 4, 1.0)])))
+    command = f"exec {shlex.quote(sys.executable)} -m blockshock report {shlex.quote(str(tmp_path / 'run.json'))} >&-"
+    env = os.environ | {"PYTHONPATH": python_path(ROOT)}
+    done = subprocess.run(["sh", "-c", command], env=env, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_error_that_is_not_of_the_output_is_not_called_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> Path:
+        raise OSError(errno.EIO, "Input/output error", "elsewhere")
+
+    monkeypatch.setattr("blockshock.report.command.latest_run", lost)
+    with pytest.raises(OSError, match="elsewhere"):
+        main(["report"])
+
+
+def test_what_to_type_next_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "it's mine.json"
+    path.write_text(json.dumps(saved([timed(OURS, 64, 4, 1.0)])))
+    assert main(["report", str(path)]) == 0
+    told = " ".join(capsys.readouterr().out.split()).partition("more: ")[2].partition(" --tables")[0]
+    assert shlex.split(told) == ["python", "-m", "blockshock", "report", str(path)]
 
 
 def test_what_can_be_written_is_left_as_it_is() -> None:
