@@ -21,7 +21,7 @@ from blockshock.errors import ExtraMissing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that the arguments name; return its exit status."""
     if sys.stdout is None:  # closed by who called: nobody reads it
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     try:
         return _run(arguments)
     except KeyboardInterrupt:

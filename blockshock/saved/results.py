@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import stat
 import zlib
 from collections import Counter
 from dataclasses import replace
@@ -51,8 +52,8 @@ def _date(path: Path) -> str:
     """When a run was made, as its file says at its end; empty where it does not. Without reading it as JSON: there may
     be many, of megabytes."""
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error):
+        raw = _bytes(path)
+    except (NotARun, OSError, EOFError, zlib.error):
         return ""
     dates = re.findall(rb'"datetime": ?"([^"\\]*)"', raw)
     return dates[-1].decode(errors="replace") if dates else ""
@@ -62,7 +63,8 @@ def read_run(path: Path) -> Run:
     """A saved run: a file, plain or gzipped, or a folder of files that are its parts.
 
     Raises:
-        NotARun: the file cannot be read, is damaged, or holds no benchmark of this suite; no file of the folder does.
+        NotARun: the file cannot be read, is no regular one, is damaged, or holds no benchmark of this suite; no file of
+            the folder does.
     """
     try:
         run = _read_folder(path) if path.is_dir() else _read_file(path)
@@ -87,11 +89,23 @@ def _read_folder(folder: Path) -> Run:
 
 def _read_file(path: Path) -> Run:
     try:
-        raw = path.read_bytes()
-        saved = read_json(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+        saved = read_json(_bytes(path))
+    except NotARun:
+        raise
     except (gzip.BadGzipFile, ValueError, EOFError, zlib.error) as error:
         raise NotARun(f"{path}: damaged, or no JSON ({error})") from None
+    except OSError as error:
+        raise NotARun(f"{path}: {error.strerror or error}") from None
     return _of_document(path, saved)
+
+
+def _bytes(path: Path) -> bytes:
+    """What is in a file, unpacked. A device may have no end, and a pipe nobody who writes: neither is read."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise NotARun(f"{path}: {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, not a file")
+    raw = path.read_bytes()
+    return gzip.decompress(raw) if path.suffix == ".gz" else raw
 
 
 def run_of_session(raw: str) -> Run:

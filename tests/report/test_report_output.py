@@ -206,9 +206,7 @@ def test_no_output_at_all_is_no_fault(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_error_that_is_not_of_the_output_is_not_called_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_that_is_not_of_the_output_is_not_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object) -> Path:
         raise OSError(errno.EIO, "Input/output error", "elsewhere")
 
