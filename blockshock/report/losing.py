@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 from blockshock.report.tables import Info
@@ -24,6 +25,11 @@ def lost(infos: list[Info]) -> str:
         return ""
     medians = {picked: sorted(found, key=or_inf)[len(found) // 2] for picked, found in errors.items()}
     ranked = sorted(medians.items(), key=lambda one: or_inf(one[1]))
-    told = [f"{error:.3f} ({picked})" if len(ranked) > 1 else f"{error:.3f}" for picked, error in ranked]
+    told = [f"{_told(error)} ({picked})" if len(ranked) > 1 else _told(error) for picked, error in ranked]
     shown = f"{told[0]} to {told[-1]}" if len(told) > MOST_CHOICES else ", ".join(told)
     return f"{shown} of the output before retraining"
+
+
+def _told(error: float) -> str:
+    """What is no number says nothing of how much is lost, and is ranked as the worst."""
+    return f"{error:.3f}" if math.isfinite(error) else "an unknown part"

@@ -28,7 +28,7 @@ MEASURED = "measured"
 
 def was_checked(info: Info) -> bool:
     """Whether the row says how right something is: of verdicts such numbers are not read."""
-    judged = info.get("status", MEASURED) != MEASURED
+    judged = (info.get("status") or MEASURED) != MEASURED
     return "verdict" not in info and (judged or any(check in info for check in CHECKS))
 
 

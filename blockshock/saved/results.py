@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from blockshock.saved.doubted import doubts
 from blockshock.saved.parts import joined
 from blockshock.saved.run import NotARun, Run
 from blockshock.saved.schema import items, machine_facts, positive, unfit
@@ -69,7 +70,7 @@ def read_run(path: Path) -> Run:
     try:
         run = _read_folder(path) if path.is_dir() else _read_file(path)
         # Of the whole: what one part found to be wrong concerns the others too.
-        return replace(run, records=settled(run.records))
+        return _settled(run)
     except OSError as error:
         raise NotARun(f"{path}: {error.strerror or error}") from None
 
@@ -114,8 +115,12 @@ def run_of_session(raw: str) -> Run:
     Raises:
         NotARun: none of its benchmarks is one of this suite.
     """
-    run = _of_document(Path("this session"), read_json(raw))
-    return replace(run, records=settled(run.records))
+    return _settled(_of_document(Path("this session"), read_json(raw)))
+
+
+def _settled(run: Run) -> Run:
+    records = settled(run.records)
+    return replace(run, records=records, notes=[*doubts([record["extra_info"] for record in records]), *run.notes])
 
 
 def _of_document(path: Path, saved: Any) -> Run:

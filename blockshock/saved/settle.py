@@ -8,6 +8,7 @@ import re
 from itertools import accumulate, pairwise
 from typing import Any
 
+from blockshock.saved.doubted import LIMIT, share
 from blockshock.saved.earlier import completed
 from blockshock.saved.judged import discredited
 from blockshock.saved.quality import lost
@@ -19,7 +20,7 @@ EVERY_STEP = re.compile(r":every=0*1(?=:| |$)")
 """``masked:every=1`` is what ``masked`` means, and so the same row."""
 CLOSE = 1e-6
 """Relative difference of two numbers out of the same samples: of rounding, not of another formula."""
-DERIVED = ("wrong", "saved_as", "believed", "loses")
+DERIVED = ("wrong", "saved_as", "believed", "loses", LIMIT)
 """What this module adds to a row, and believes of no file."""
 OLDER = ("supported", "rejected", "undecided")
 """The words of runs that saved no blocks."""
@@ -34,7 +35,8 @@ def settled(records: list[Record]) -> list[Record]:
       saved ``blocks``.
     - ``p50_ms``, ``p95_ms`` and ``builds_p50_ms``: those of the saved samples.
     - ``of_limit``: the limit over the time of these rounds; of a part of the pass over its own time, which its stages
-      say, and which is at most that of the whole: rounds that time stages can be slower.
+      say, and which is at most that of the whole: rounds that time stages can be slower. None, as is the limit, where
+      that cannot be one.
     - ``saved_as``: what the file said, where that is something else.
     - ``believed``: says so of a verdict without blocks, in a run whose verdicts have them, and of times without
       samples, in a run whose times have them.
@@ -107,15 +109,9 @@ def _limited(info: Info) -> Info:
     """The shares of the limit, of the time that is shown."""
     whole = info["p50_ms"]
     parts = {
-        name: _share(part | {"p50_ms": min(part["p50_ms"], whole)}) for name, part in (info.get("limits") or {}).items()
+        name: share(part | {"p50_ms": min(part["p50_ms"], whole)}) for name, part in (info.get("limits") or {}).items()
     }
-    return _share(info) | ({"limits": parts} if parts else {})
-
-
-def _share(part: Info) -> Info:
-    """What is known of the limit alone is not made up."""
-    known = part.get("limit_ms") is not None and part.get("of_limit") is not None
-    return part | ({"of_limit": part["limit_ms"] / part["p50_ms"]} if known else {})
+    return share(info) | ({"limits": parts} if parts else {})
 
 
 def _percentile(samples: list[float], percent: int) -> float:

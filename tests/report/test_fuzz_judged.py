@@ -19,6 +19,7 @@ from blockshock.report.limits import limited
 from blockshock.report.plain import Plain, plain
 from blockshock.report.points import against_best, every_row
 from blockshock.report.tables import Table, loses, lossy, spread, yardsticks
+from blockshock.saved.doubted import MOST, doubts
 from blockshock.saved.earlier import completed
 from blockshock.saved.judged import (
     best_dense,
@@ -79,6 +80,12 @@ def test_what_was_read_is_judged_once_and_for_all(folder: Path, rows: list[dict[
     assert all("quality" in info for info in qualities(run.infos))
     assert set(yardsticks(run.infos)) <= {row["label"] for row in dense_beside(run.infos)}
     assert all(isinstance(line, str) for line in (*remarks.unmeasured(run), *remarks.flushes([run, run])))
+    assert run.notes[: len(told := doubts(run.infos))] == told
+    assert all(
+        0 <= info["of_limit"] <= MOST
+        for info in run.infos
+        if "p50_ms" in info and "verdict" not in info and info.get("of_limit") is not None
+    )
     again = settled(run.records)
     for record in again:
         record["extra_info"].pop("saved_as", None)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import Info, checked, saved, stepped, timed, verdict
+from rows import Info, checked, limited, saved, stepped, timed, verdict
 
 from blockshock.__main__ import main
 from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
+from blockshock.report.limits import limit_lines
 from blockshock.report.remarks import remarks
+from blockshock.report.run_tables import run_tables
 from blockshock.saved.results import NotARun, Run, read_run
 
 OURS = "block_shock gathered 1100"
@@ -173,3 +176,55 @@ def test_what_a_verdict_says_of_errors_is_not_read(tmp_path: Path) -> None:
     run = read(tmp_path, saved([checked(OURS), verdict(OURS) | more, verdict(OURS)]))
     assert answer(run)[0].endswith("3 results, 1 checked: all right")
     assert [bool(info.get("wrong")) for info in run.infos] == [False] * 3
+
+
+@pytest.mark.parametrize("status", ["failed", "weird", "", "Right", 1, True, ["right"]])
+def test_a_status_that_nobody_knows_is_not_taken_for_right(status: Any, tmp_path: Path) -> None:
+    run = read(tmp_path, saved([checked("dense_single", status="right"), checked(OURS, status=status)]))
+    assert run.left_out == {"status": 1}
+    assert answer(run)[0].endswith("1 result, 1 checked: all right")
+
+
+def test_of_a_status_that_is_null_only_the_errors_count(tmp_path: Path) -> None:
+    right, wrong = checked("dense_single", status=None), checked(OURS, status=None, error_ratio=1e9)
+    run = read(tmp_path, saved([right, wrong, timed(OURS, 64, 4, 1.0, status=None)]))
+    assert answer(run)[1].endswith("3 results, 2 checked: 1 WRONG"), "what was only timed was not checked"
+
+
+LIMIT = "in the file of which more than 150% would be reached: a dash stands for such a one"
+
+
+@pytest.mark.parametrize("planted", [60.0, 1.51, math.nan, math.inf, -0.6])
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_limit_that_cannot_be_one_is_a_dash_and_a_remark(planted: float, bare: bool, tmp_path: Path) -> None:
+    claimed = limited(0.5, limit_ms=planted, of_limit=planted)
+    document = saved([timed(OURS, 8192, 256, 1.0, **claimed), timed("dense_single", 8192, 256, 2.0, **limited(0.5))])
+    for bench in document["benchmarks"] if bare else ():
+        bench["stats"] = {}
+    run = read(tmp_path, document)
+    told = [line for line in remarks(run) if "limit" in line]
+    assert told == [f"1 result has a limit {LIMIT}"]
+    (table,) = (table for table in run_tables(run) if table.title.startswith("Share of the limit"))
+    assert [row[7:10] for row in table.texts()] == [["–", "–", "–"], ["0.6000", "30%", "compute"]]
+    assert list(limit_lines(run.infos)) == []
+
+
+@pytest.mark.parametrize("told", [{"of_limit": 41.0}, {"limit_ms": 41.0}])
+def test_one_half_of_such_a_limit_is_none_either(told: Info, tmp_path: Path) -> None:
+    run = read(tmp_path, saved([timed(OURS, 64, 4, 1.0, **told)]))
+    assert (run.infos[0]["limit_ms"], run.infos[0]["of_limit"]) == (None, None)
+
+
+def test_so_is_that_of_a_part(tmp_path: Path) -> None:
+    claimed = limited(0.6)
+    claimed["limits"]["products"]["limit_ms"] *= 100
+    run = read(tmp_path, saved([timed(OURS, 64, 4, 1.0, **claimed), timed(OURS, 128, 4, 1.0, **limited(0.6))]))
+    assert [line for line in remarks(run) if "limit" in line] == [f"1 result has a limit {LIMIT}"]
+    (whole, products, communication) = (run.infos[0], *run.infos[0]["limits"].values())
+    assert [part["of_limit"] for part in (whole, products, communication)] == pytest.approx([0.6, None, 0.5])
+
+
+def test_a_limit_that_is_just_beaten_is_shown_as_it_is(tmp_path: Path) -> None:
+    run = read(tmp_path, saved([timed(OURS, 64, 4, 1.0, **limited(0.5, limit_ms=1.05))]))
+    assert run.infos[0]["of_limit"] == pytest.approx(1.05)
+    assert list(remarks(run)) == []

@@ -88,7 +88,9 @@ def test_what_is_not_a_number_is_the_worst() -> None:
     broken = checked("pruned auto broken", B=8, quality=quality(float("nan")), **of("auto", "broken"))
     infos = [broken, timed("pruned auto broken", 64, 4, 1.0, **of("auto", "broken")), *rows()]
     assert tables(infos)["What weights of their own lose"].rows[-1][5] == "pruned auto broken"
-    assert "0.700 (random), nan (broken) of the output before retraining. " in answer(run_of(infos))[1]
+    told = "0.700 (random), an unknown part (broken) of the output before retraining. "
+    assert told in answer(run_of(infos))[1]
+    assert "Loses an unknown part of the output before retraining. " in answer(run_of([*infos[:2], *rows()[:2]]))[1]
 
 
 def test_quality_that_is_damaged_leaves_its_row_out_and_what_a_file_says_of_others_is_not_believed(
