@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dis
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from types import CodeType
 
 import pytest
-from inner_pytest import ROOT, start, suite
+from inner_pytest import ROOT, python_path, start, suite
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-CODE = "\n\n".join(re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+CODE = "\n\n".join(SNIPPETS)
 METHODS = "back_to_front,in_order,masked_split_dense,block_shock,pruned_dense"
 OPTIONS = (
     *("--device=cpu", "--ranks=1", "--N=64", "--B=4", "--dtype=fp32", "--rounds=2", "--cover=grid"),
@@ -76,3 +82,32 @@ def test_the_files_that_it_names_are_there() -> None:
     here = (ROOT, ROOT / "blockshock", *(path for path in (ROOT / "blockshock").iterdir() if path.is_dir()))
     missing = {name for name in told if not any((Path(folder) / name).exists() for folder in here)}
     assert missing <= {"conftest.py", "blockshock/kernels/x.py"}
+
+
+def unknown(code: CodeType, known: set[str]) -> set[str]:
+    """Names that the code, and each function in it, takes from its module, and which are not known there."""
+    taken = {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return (taken - known).union(*(unknown(one, known) for one in inner))
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: re.findall(r'register\("(\w+)"', snippet)[0])
+def test_each_snippet_runs_by_itself(snippet: str) -> None:
+    """In a process of its own, for what it registers stays; the functions that it defines, by the names they take."""
+    path = ROOT / "tests"
+    program = (
+        f"import sys; sys.path.insert(0, {str(path)!r})\n"
+        "from test_architecture import unknown\n"
+        "import builtins\n"
+        "code = compile(sys.argv[1], 'snippet', 'exec')\n"
+        "found = {'__name__': 'snippet'}\n"
+        "exec(code, found)\n"
+        "print(sorted(unknown(code, {*found, *dir(builtins)})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, snippet],
+        env=os.environ | {"PYTHONPATH": python_path(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
