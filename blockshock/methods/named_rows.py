@@ -58,6 +58,7 @@ class Row:
 
 def parse_row(text: str) -> Row:
     """The row of that name: the method, then a spec of each of its axes in order; the last ones may be left out.
+    Between them stand dashes, or blanks as in the tables.
 
     Raises:
         UnknownName, InputError: a part is none of its choices, or has a parameter that it does not take, or there are
@@ -65,6 +66,7 @@ def parse_row(text: str) -> Row:
     """
     if not isinstance(text, str):
         raise InputError(f"a row is given by its name, such as 'block_shock-auto', got {text!r}")
+    text = "-".join(text.split())  # no name holds a blank
     method, rest = _part(text, METHODS)
     kind = _sound(text, "method", method, method_of)[0]
     picks: dict[str, str | Mask] = {}

@@ -67,8 +67,9 @@ def replace_linears(
     Args:
         model: what holds them; one that stands in several places is replaced in all of them.
         row: by its name, such as ``block_shock-auto`` or ``dense_tp_row``: the method, then a spec of each of its axes
-            in order. For the last ones, left out, what is usual in training is taken: of pruners ``tile_magnitude``,
-            whose masks leave Wᵀ 2:4 too, where ``magnitude``, the suite's choice for forward passes, keeps more.
+            in order; blanks between them, as in the tables, are as good. For the last ones, left out, what is usual in
+            training is taken: of pruners ``tile_magnitude``, whose masks leave Wᵀ 2:4 too, where ``magnitude``, the
+            suite's choice for forward passes, keeps more.
         where: called with the name and the layer, it says which are meant; None for all.
         group, dtype, tokens: as of ``MethodLinear``.
         inputs: some x of each layer by its name, for a pruner that looks at them; others do not.
@@ -103,7 +104,7 @@ def replace_linears(
         layer = _built(names[0], linear, picked, group, inputs=x, **options)
         places += [(name, linear, layer) for name in names]
     _put(model, places)
-    return Replaced(row, tuple(name for name, _, _ in places), left)
+    return Replaced(picked.name, tuple(name for name, _, _ in places), left)
 
 
 def _check(model: Any, where: Any, inputs: Any) -> None:

@@ -39,6 +39,31 @@ def test_what_a_name_reads_as(text: str, method: str, picks: dict[str, str]) -> 
     assert (row.method, dict(row.picks), row.name) == (method, picks, text)
 
 
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("pruned reference magnitude", "pruned-reference-magnitude"),
+        ("block_shock gathered 1100 masked:every=10", "block_shock-gathered-1100-masked:every=10"),
+        (" block_shock  cusparselt:search=no-tile ", "block_shock-cusparselt:search=no-tile"),
+        ("dense_single", "dense_single"),
+    ],
+)
+def test_a_row_is_found_by_its_name_as_the_tables_print_it(label: str, name: str) -> None:
+    assert parse_row(label) == parse_row(name)
+    assert parse_row(label).name == name
+
+
+def test_what_a_table_prints_of_each_row_is_its_name() -> None:
+    for text in ("block_shock-auto-tile-compressed", "pruned-cusparselt-tile_magnitude", "masked_split_dense-1100"):
+        row = parse_row(text)
+        assert parse_row(" ".join([row.method, *map(str, row.picks.values())])) == row
+
+
+def test_the_mark_that_a_table_sets_behind_a_name_is_no_part_of_it() -> None:
+    with pytest.raises(InputError, match=r"row 'dense_single-‡': '‡' is left over: dense_single has no axes"):
+        parse_row("dense_single ‡")
+
+
 def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
     assert parse_row("block_shock").completed("cpu").name == "block_shock-auto-1100-compressed"
     assert parse_row("block_shock-reference").completed("cuda").name == "block_shock-reference-tile-compressed"
@@ -55,6 +80,7 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
             UnknownName,
             "row 'block_shok-auto': its method 'block_shok': .* mean 'block_shock'",
         ),
+        ("block_shock fast tile", UnknownName, "row 'block_shock-fast-tile': its kernel 'fast': no kernel is named"),
         ("", UnknownName, "row '': its method '': no method is named ''"),
         ("block_shock:gain=8", InputError, "its method 'block_shock:gain=8': .* takes no parameter, not 'gain'"),
         ("block_shock-fast-tile", UnknownName, "its kernel 'fast': no kernel is named 'fast'.* Choices: auto, dense"),

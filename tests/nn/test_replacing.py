@@ -87,6 +87,11 @@ def test_where_says_which_and_what_it_returns_prints_well() -> None:
     assert str(replace_linears(nn.ReLU(), "dense_single")) == "dense_single in the place of 0 of 0 linear layers"
 
 
+def test_a_row_may_be_named_as_the_tables_print_it() -> None:
+    found = replace_linears(_Model(), "pruned reference magnitude", where=_is_mlp)
+    assert str(found).startswith("pruned-reference-magnitude in the place of 2 of 7 linear layers: mlp.0, mlp.2\n")
+
+
 def test_a_layer_in_two_places_is_meant_in_both() -> None:
     model = _Model()
     found = replace_linears(model, "dense_single", where=lambda name, linear: name == "first")
