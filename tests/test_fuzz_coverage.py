@@ -57,6 +57,7 @@ ALSO_NOT = {
     "matrices.saved_mask.faults_of_state": "called for every state that is loaded",
     "machine.memory.cache_bytes": "takes a device alone",
     "machine.memory.peak_bytes": "takes a device alone",
+    "measure.accuracy.smallest": "called by compare() for every dtype",
     "measure.accuracy.ratio": "called for every Accuracy",
     "measure.accuracy.share": "called by compare() and lost()",
     "measure.timing.capture": "needs a GPU",
