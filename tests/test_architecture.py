@@ -92,8 +92,8 @@ def unknown(code: CodeType, known: set[str]) -> set[str]:
 
 
 def test_each_snippet_runs_by_itself() -> None:
-    """With nothing but what it imports, its functions too, by the names they take; in a process that ends with what they
-    register."""
+    """With nothing but what it imports, its functions too, by the names they take; in a process that ends with what
+    they register."""
     program = (
         f"import builtins, json, sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
         "from test_architecture import unknown\n"
