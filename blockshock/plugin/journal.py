@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -130,7 +131,7 @@ class Writer:
         if not (self._folder / METRICS).exists():
             return self._broken
         has = "what finished before it broke off" if self._broken else "it all"
-        return f"the journal has {has}: python -m blockshock recover {self._folder}"
+        return f"the journal has {has}: python -m blockshock recover {shlex.quote(str(self._folder))}"
 
 
 def _describe(config: pytest.Config, settings: Settings) -> dict[str, Any]:

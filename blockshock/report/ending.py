@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import IO
@@ -33,7 +34,7 @@ def print_ending(run: Run, before: list[Run], saved: Path | None, file: IO[str],
         print_tables(console, comparison(run.records))
     for other in before:
         console.out("\n".join(screen.of_runs([other, run], "", width, screen.LINES)))
-    named = saved and ("" if saved.parts[0] == STORAGE.name else f" {saved}")
+    named = saved and ("" if saved.parts[0] == STORAGE.name else f" {shlex.quote(str(saved))}")
     more = f"tables: python -m blockshock report{named} --tables" if saved else unsaved
     console.out("\n".join(screen.of_run(run, "", more, width, LINES)))
     if saved is not None:

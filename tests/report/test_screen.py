@@ -83,7 +83,7 @@ def test_the_end_of_a_session_is_the_answer_below_the_tables_that_no_file_keeps(
     monkeypatch.setenv("COLUMNS", "80")
     run = run_of([timed(OURS, 64, 4, 1.0), timed(DENSE, 64, 4, 2.0)])
     shown = {}
-    for saved in (None, Path("benchmark_results/x/0001.json"), Path("elsewhere/x/0001.json")):
+    for saved in (None, Path("benchmark_results/x/0001.json"), Path("elsewhere/my runs/0001.json")):
         out = io.StringIO()
         print_ending(run, [], saved, out)
         shown[str(saved)] = out.getvalue()
@@ -93,8 +93,9 @@ def test_the_end_of_a_session_is_the_answer_below_the_tables_that_no_file_keeps(
         "tables: python -m blockshock report --tables",
         "Saved: benchmark_results/x/0001.json",
     ]
-    assert "report elsewhere/x/0001.json --tables" in shown["elsewhere/x/0001.json"]
-    assert "p50 ms" not in shown["elsewhere/x/0001.json"]
+    elsewhere = shown["elsewhere/my runs/0001.json"]
+    assert "report 'elsewhere/my runs/0001.json' --tables" in elsewhere, "it can be pasted"
+    assert "p50 ms" not in elsewhere
 
 
 def test_a_session_that_only_checked_says_how_many_were_right_and_the_worst() -> None:
