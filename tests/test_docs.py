@@ -15,11 +15,13 @@ import torch
 from packaging.requirements import Requirement
 
 from blockshock.errors import InputError
+from blockshock.kernels.streamed_plan import MOST_TOKENS
 from blockshock.methods import METHODS
 from blockshock.phases.builds import BLOCKS, BUILDS, MOST_BLOCKS, disturbed
 from blockshock.phases.ceilings import KEPT_SECONDS
 from blockshock.phases.drift import STEPS
 from blockshock.plugin.together import LOST_SECONDS
+from blockshock.pruning import CALIBRATION_TOKENS
 from blockshock.report.answer import answer, pays
 from blockshock.report.points import against_best
 from blockshock.report.remarks import SHORT_MS, remarks
@@ -74,6 +76,8 @@ def test_the_theory_counts_the_disturbed_blocks_of_the_run_that_it_names() -> No
         ("measuring", r"their times below ([\d.]+) ms contain", [SHORT_MS]),
         ("measuring", r"fed its own output (\d+) times", [STEPS]),
         ("measuring", r"what was measured is kept for (a) day", [KEPT_SECONDS / 86400]),
+        ("measuring", r"at the rate of memory, for up to (\d+) tokens", [MOST_TOKENS]),
+        ("measuring", r"which look at (\d+) inputs", [CALIBRATION_TOKENS]),
         ("clusters", r"ends the session within `--rank-timeout` and half (a) minute", [2 * LOST_SECONDS / 60]),
         ("../benchmark_results/README", r"so that times below ([\d.]+) ms contain", [SHORT_MS]),
     ],

@@ -71,7 +71,7 @@ class _Shape:
 
 
 # By token tiles, the first that a GPU has the shared memory for: what was fastest on H100 and H200 over layers from
-# 4096 x 4096 to 40960 x 40960 (of 31 shapes, each with up to 8 splits); behind, what fits GPUs of 100 KiB.
+# 4096 x 4096 to 40960 x 40960; behind, what fits GPUs of 100 KiB.
 _SHAPES: dict[int, tuple[_Shape, ...]] = {
     1: (_Shape(1, 5, 2), _Shape(1, 2, 2)),
     2: (_Shape(1, 5, 2), _Shape(1, 3, 1)),

@@ -5,8 +5,8 @@ warms up and decays and with gradients clipped by their global norm. The plain d
 may another be from it? As far as dense runs that take the products over K and B in another order, over K in as many
 pieces as the method adds partial sums, and that add the bias before or after a product is rounded: twice the largest of
 their distances up to that step, the factor that the accuracy of single products has too (measure/accuracy.py). Where
-roundings differ in a few outputs or in none, the distance after one step is a matter of chance (a quarter of right runs
-were farther than twice that of two others): each of the first ten steps is held to the largest distance of the ten.
+roundings differ in a few outputs or in none, the distance after one step is a matter of chance, and right runs may well
+be farther than twice that of two others: each of the first ten steps is held to the largest distance of the ten.
 A loss is a single number, of more chance than the norm of a matrix, and may be three times as far.
 
 A method that promises to be right for its own W′ is held to dense runs that train W′ under its mask.
