@@ -10,9 +10,9 @@ from report_page import OFFICIAL, ROOT
 from blockshock.errors import InputError
 from blockshock.report.answer import pays
 from blockshock.report.asked import spanned
-from blockshock.report.plots.panels import layer
 from blockshock.report.points import against_best
 from blockshock.report.remarks import SHORT_MS
+from blockshock.report.where import named
 from blockshock.saved import read_run, section_of
 
 Info = dict[str, Any]
@@ -84,10 +84,10 @@ def _two_gpus() -> str:
     steps = spanned(one.ratio for one in found if one.section == "training")
     told = f"{' and '.join(PRUNED_TP)}: training step {steps} of the best dense, forward"
     forward = [one for one in found if one.section == "forward"]
-    paying = sorted((one for one in forward if pays(one)), key=lambda one: (one.N * one.K, one.B))
+    paying = [one for one in forward if pays(one)]
     if not paying:
         return f"{told} nowhere faster"
-    at = "; ".join(dict.fromkeys(f"{layer(one.N, one.K)}, B = {one.B}" for one in paying))
+    at = named((one.N, one.K, one.B) for one in paying)
     rest = "slower" if all(pays(one) is False for one in forward if one not in paying) else "undecided or slower"
     return f"{told} {spanned(one.ratio for one in paying)} where either pays ({at}), {rest} elsewhere"
 

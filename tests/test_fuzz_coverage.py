@@ -39,6 +39,9 @@ NOT_FUZZED = {
 }
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
+    "kernels.backward.too_old": "takes a device alone",
+    "kernels.layout.aligned_rows": "every x of the kernel streamed goes through it: tests/kernels/test_gpu_kernels.py",
+    "report.where.named": "called by where() for points that no range has",
     "matrices.named_masks.two_largest": "called for every mask and pruner by magnitude",
     "pruning.sparsegpt.SparseGpt": "drawn by its name in test_fuzz_layers.py",
     "pruning.wanda.Wanda": "drawn by its name in test_fuzz_layers.py",

@@ -6,7 +6,6 @@ A file lock makes one process search while the others wait for its answer, so th
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from blockshock.machine import cache_folder
+from blockshock.saved import write_whole
 
 
 class AlgorithmCache:
@@ -75,9 +75,5 @@ class AlgorithmCache:
         return {key: found for key, found in stored.items() if self._fits(found)} if isinstance(stored, dict) else {}
 
     def _write(self, path: Path, stored: dict[str, Any]) -> None:
-        temporary = path.with_suffix(f".{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(stored, indent=1, sort_keys=True))
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            write_whole(path, json.dumps(stored, indent=1, sort_keys=True))

@@ -62,17 +62,17 @@ class Auto(Kernel):
         return sorted(available, key=lambda spec: not build_kernel(spec).contender)
 
     def _candidates(self, piece: Piece, tokens: int) -> list[str]:
+        kernels = {spec: build_kernel(spec) for spec in self._specs(piece.device, piece.dtype)}
         fit = [
             spec
-            for spec in self._specs(piece.device, piece.dtype)
-            if build_kernel(spec).unsuitable(piece.N, piece.K, piece.dtype, piece.mask) is None
-            and tokens <= (build_kernel(spec).most_tokens or tokens)
+            for spec, kernel in kernels.items()
+            if kernel.unsuitable(piece.N, piece.K, piece.dtype, piece.mask) is None and kernel.takes(tokens)
         ]
         if not fit:
             raise KernelUnavailable(
                 f"no sparse kernel takes N = {piece.N}, K = {piece.K}, {piece.dtype} on {piece.device}"
             )
-        contenders = [spec for spec in fit if build_kernel(spec).contender]
+        contenders = [spec for spec in fit if kernels[spec].contender]
         return contenders or fit[:1]
 
     def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:

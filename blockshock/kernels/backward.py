@@ -91,6 +91,12 @@ class SparseCores(Kernel):
         return turned if fits else dense
 
 
+def too_old(device: torch.device) -> str | None:
+    """None, or why a GPU has no sparse tensor cores."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return None if major >= 8 else f"2:4 tensor cores start at compute capability 8.0, this GPU has {major}.{minor}"
+
+
 def _looks_transposable(mask: Mask) -> bool:
     """Whether the first rows of a mask are those of a transposable one: all, for masks made alike everywhere."""
     return mask.N % 4 == 0 and bool((mask.rows(0, 4).sum(0) == 2).all())

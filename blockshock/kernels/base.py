@@ -172,6 +172,10 @@ class Kernel:
         """None, or one sentence that says why this kernel cannot take that shape (and that mask, when given)."""
         return None
 
+    def takes(self, tokens: int) -> bool:
+        """Whether one reading of W multiplies so many."""
+        return self.most_tokens is None or tokens <= self.most_tokens
+
     def check(self, piece: Piece) -> None:
         """Raises KernelUnavailable or InputError, with the reason, unless ``pack`` can take this piece here."""
         if reason := self.unavailable(piece.device, piece.dtype):

@@ -13,7 +13,7 @@ import torch
 
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
-from blockshock.kernels.backward import SparseCores
+from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS, Packed, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
@@ -170,10 +170,7 @@ class Cusparselt(SparseCores):
             return reason
         if not torch.backends.cusparselt.is_available():
             return "this torch was built without cuSPARSELt: install a CUDA build of torch"
-        major, minor = torch.cuda.get_device_capability(device)
-        if major < 8:
-            return f"2:4 tensor cores start at compute capability 8.0, this GPU has {major}.{minor}"
-        return thread_obstacle(device)
+        return too_old(device) or thread_obstacle(device)
 
     def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
         if N % 16 or K % 16:

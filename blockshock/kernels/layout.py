@@ -32,6 +32,14 @@ def dense_rows(matrix_BK: torch.Tensor, multiple: int = 1) -> torch.Tensor:
         return copied(dense_BK)
 
 
+def aligned_rows(matrix_BK: torch.Tensor) -> torch.Tensor:
+    """The matrix itself, where each row by itself lies densely from an aligned address on, else as ``dense_rows``: for
+    kernels of ours, which take the distance of rows."""
+    row = matrix_BK.stride(0) if len(matrix_BK) > 1 else 0
+    aligned = row * matrix_BK.itemsize % ALIGNMENT == 0 and _is_aligned(matrix_BK)
+    return matrix_BK if aligned and matrix_BK.stride(1) == 1 and row < 2**31 else dense_rows(matrix_BK)
+
+
 def is_dense(matrix_BK: torch.Tensor) -> bool:
     """Whether a matrix lies as libraries need it."""
     # Strides are compared, for a tensor of one row is contiguous whatever its row stride, and libraries read that.

@@ -1,8 +1,9 @@
 """Few tokens, at the rate of memory: kept values go by once, and what is not waited for is in flight.
 
 The product of few tokens takes as long as it takes to read W, of which 2:4 holds 9/16. A library whose tiles are made
-for many tokens moves less than half of what the memory gives; this kernel, streamed.cu, moves what a copy moves. It
-multiplies by mma.sp (PTX ISA, "Warp-level matrix multiply-accumulate for sparse matrices"), m16n8k32.
+for many tokens moves less than half of what the memory gives; this kernel, streamed.cu, comes near to what a copy
+moves, the nearer the larger W is. It multiplies by mma.sp (PTX ISA, "Warp-level matrix multiply-accumulate for sparse
+matrices"), m16n8k32.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels.backward import SparseCores
+from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS, Packed
-from blockshock.kernels.layout import ALIGNMENT, dense_rows
+from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, WARPS, Plan, plan_for
 from blockshock.machine import compiled
 from blockshock.matrices import Mask, Piece, gather_kept, mask_positions, row_blocks
@@ -56,7 +57,7 @@ class PackedStreamed(Packed):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling():
             return _product(self.kept_NJ, self.metadata, x_BK, self.bias)
-        x_BK = _readable(x_BK)
+        x_BK = aligned_rows(x_BK)
         with stage(self.product_stage):
             return multiplied(self.kept_NJ, self.metadata, x_BK, self.bias)
 
@@ -82,13 +83,6 @@ def _in_rows(metadata: torch.Tensor, K: int) -> torch.Tensor:
     return split.permute(0, 6, 2, 1, 5, 3, 4, 7).reshape(16 * tiles, steps * STEP // 8)[:, : K // 8].contiguous()
 
 
-def _readable(x_BK: torch.Tensor) -> torch.Tensor:
-    """X itself where each row lies densely from an aligned address on, else a copy: stage ``layout``."""
-    row = x_BK.stride(0) if len(x_BK) > 1 else 0
-    aligned = row * x_BK.itemsize % ALIGNMENT == 0 and x_BK.data_ptr() % ALIGNMENT == 0
-    return x_BK if aligned and x_BK.stride(1) == 1 and row < 2**31 else dense_rows(x_BK)
-
-
 def multiplied(
     values_NJ: torch.Tensor,
     metadata: torch.Tensor,
@@ -99,7 +93,7 @@ def multiplied(
     """x @ Wᵀ (+ bias), (B, N), in launches of at most MOST_TOKENS tokens.
 
     Args:
-        x_BK: ``_readable``.
+        x_BK: as of ``aligned_rows``.
         plan: of each launch, where it is not the usual one.
     """
     N, K = len(values_NJ), 2 * values_NJ.shape[1]
@@ -157,7 +151,7 @@ def _kernel(name: str, dtype: torch.dtype, plan: Plan, device: torch.device) -> 
 )
 def _product(values: torch.Tensor, metadata: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """The product of compiled code, which knows where x lies only when it runs."""
-    return multiplied(values, metadata, _readable(x), bias)
+    return multiplied(values, metadata, aligned_rows(x), bias)
 
 
 @_product.register_fake
@@ -179,10 +173,7 @@ class Streamed(SparseCores):
             return reason
         if torch.version.cuda is None:
             return "is written in CUDA, and this torch was built without it: install a CUDA build of torch"
-        major, minor = torch.cuda.get_device_capability(device)
-        if major < 8:
-            return f"2:4 tensor cores start at compute capability 8.0, this GPU has {major}.{minor}"
-        return None
+        return too_old(device)
 
     def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
         if N % 16 or K % 32:

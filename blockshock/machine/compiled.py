@@ -7,16 +7,15 @@ capability, the versions of torch and CUDA.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from blockshock.machine import torch_internals
 from blockshock.machine.cache_folder import cache_folder
+from blockshock.saved import write_whole
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -46,17 +45,7 @@ def _binary(source: str, name: str) -> bytes:
         if hashlib.sha256(binary).digest() == digest:
             return binary
     binary = torch_internals.compile_cuda(source, name, capability)
-    _keep(path, hashlib.sha256(binary).digest() + binary)
-    return binary
-
-
-def _keep(path: Path, content: bytes) -> None:
-    """Put it there whole, or not at all: ranks compile side by side. An unwritable folder is no error."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    with suppress(OSError):
+    with suppress(OSError):  # an unwritable folder is no error
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, hashlib.sha256(binary).digest() + binary)  # ranks compile side by side
+    return binary

@@ -139,7 +139,7 @@ class KernelAxis(Axis):
         kernel, source = build_kernel(spec), layer.source
         if source.dtype not in kernel.dtypes:
             return f"does not multiply {source.dtype}"
-        if kernel.most_tokens is not None and layer.tokens > kernel.most_tokens:
+        if not kernel.takes(layer.tokens):
             return f"kernel {spec} is for up to {kernel.most_tokens} tokens: leave it out with --kernels, or lower --B"
         return kernel.unsuitable(source.N, source.K, source.dtype, layer.kept)
 

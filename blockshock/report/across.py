@@ -11,7 +11,7 @@ from typing import Any
 
 from blockshock.report.asked import counted
 from blockshock.report.models import PASSES
-from blockshock.report.points import Against, every_row
+from blockshock.report.points import Against, asked
 from blockshock.report.remarks import flushes
 from blockshock.report.tables import Cell, Column, Info, Table
 from blockshock.saved import Run, differences, judges, several
@@ -192,7 +192,7 @@ def spreads(runs: list[Run]) -> Iterator[str]:
     Of the same row in all of them, at each point the fastest of these in the first run; of a use of which no row is in
     all, the fastest of each run by its name, and no distance: they are not the same thing.
     """
-    found = [_asked(run) for run in runs]
+    found = [{key: {row.label: row for row in rows} for key, rows in asked(run).items()} for run in runs]
     same: dict[tuple[str, str], list[list[Against]]] = defaultdict(list)
     others: dict[tuple[str, str], list[list[Against]]] = defaultdict(list)
     for key in found[0]:
@@ -206,16 +206,6 @@ def spreads(runs: list[Run]) -> Iterator[str]:
                 others[key[:2]].append([min(rows.values(), key=lambda row: row.ratio) for rows in beside])
     for use in dict.fromkeys((*same, *others)):
         yield _spread(runs, use, same[use], True) if use in same else _spread(runs, use, others[use], False)
-
-
-def _asked(run: Run) -> dict[tuple[Any, ...], dict[str, Against]]:
-    """By method and place the rows that are asked about, by label."""
-    asked = {info["label"] for info in run.infos if info["role"] == "subject"}
-    found: dict[tuple[Any, ...], dict[str, Against]] = defaultdict(dict)
-    for row in every_row(run.infos).values():
-        if row.label in asked:
-            found[row.method, *row.place][row.label] = row
-    return found
 
 
 def _spread(runs: list[Run], use: tuple[str, str], points: list[list[Against]], same: bool) -> str:

@@ -55,13 +55,17 @@ class Against:
 
 def against_best(run: Run) -> list[Against]:
     """Of each method that is asked about, in each section and at each point, its fastest row; in the run's order."""
-    asked = {info["label"] for info in run.infos if info["role"] == "subject"}
-    fastest: dict[tuple[Any, ...], Against] = {}
+    return [min(rows, key=lambda row: row.ratio) for rows in asked(run).values()]
+
+
+def asked(run: Run) -> dict[tuple[Any, ...], list[Against]]:
+    """All rows that are asked about, by method, section and point; in the run's order."""
+    labels = {info["label"] for info in run.infos if info["role"] == "subject"}
+    found: dict[tuple[Any, ...], list[Against]] = defaultdict(list)
     for row in every_row(run.infos).values():
-        key = (row.method, *row.place)
-        if row.label in asked and (key not in fastest or row.ratio < fastest[key].ratio):
-            fastest[key] = row
-    return list(fastest.values())
+        if row.label in labels:
+            found[row.method, *row.place].append(row)
+    return found
 
 
 def every_row(infos: list[Info]) -> dict[tuple[Any, ...], Against]:

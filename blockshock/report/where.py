@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, combinations, product
 from operator import or_
@@ -85,11 +85,15 @@ def _named(spots: Sequence[Spot], which: int) -> str:
     others = {(spot.N, spot.K, spot.B) for spot in spots if not spot.holds}
     if len(found) > MOST_NAMED or any((spot.N, spot.K, spot.B) in others for spot in found):
         return ""
+    return f" ({named((spot.N, spot.K, spot.B) for spot in found)})"
+
+
+def named(points: Iterable[tuple[int, int, int]]) -> str:
+    """Points (N, K, B), each once, by layer: ``4096², B = 16 and 64; 8192², B = 16``."""
     layers: dict[tuple[int, int], list[str]] = defaultdict(list)
-    for spot in sorted(set(found), key=lambda spot: (spot.N * spot.K, spot.N, spot.B)):
-        layers[spot.N, spot.K].append(str(spot.B))
-    told = (f"{layer(N, K)}, B = {' and '.join(Bs)}" for (N, K), Bs in layers.items())
-    return f" ({'; '.join(told)})"
+    for N, K, B in sorted(set(points), key=lambda point: (point[0] * point[1], *point)):
+        layers[N, K].append(str(B))
+    return "; ".join(f"{layer(N, K)}, B = {' and '.join(Bs)}" for (N, K), Bs in layers.items())
 
 
 def _tried(spots: Sequence[Spot]) -> Iterator[tuple[tuple[_Range, ...], int]]:

@@ -160,8 +160,8 @@ def next_run(folder: Path, name: str) -> Path:
     return folder / f"{max(numbers, default=0) + 1:04}_{name}.json"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there with all of its text, or not at all, whatever happens meanwhile.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there with all of its content, or not at all, whatever happens meanwhile.
 
     Raises:
         OSError: it cannot be written; nothing is left behind.
@@ -169,8 +169,8 @@ def write_whole(path: Path, text: str) -> None:
     # Beside it, for only within a file system is replacing atomic; hidden, and of no name that a run has.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

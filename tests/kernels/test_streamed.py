@@ -12,6 +12,7 @@ import torch
 from strategies import mask_rows
 
 from blockshock.kernels import streamed, streamed_plan
+from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, Plan, plan_for
 from blockshock.machine import cache_folder, compiled, torch_internals
 from blockshock.matrices import mask_positions
@@ -104,9 +105,9 @@ def test_x_is_read_where_it_lies_if_each_row_begins_at_an_aligned_address() -> N
     """Copies take as long as few tokens' products do."""
     x_BK, wide_BK = torch.randn(4, 64).bfloat16(), torch.randn(4, 4096).bfloat16()
     for taken in (x_BK, x_BK[:1], wide_BK, wide_BK[:, 64:128], wide_BK[::2], torch.randn(1, 72).bfloat16()[:, 8:]):
-        assert streamed._readable(taken) is taken
+        assert aligned_rows(taken) is taken
     for copied in (wide_BK[:, 1:65], torch.randn(4, 65).bfloat16()[:, :64], torch.randn(64, 4).bfloat16().T):
-        found = streamed._readable(copied)
+        found = aligned_rows(copied)
         assert found.is_contiguous()
         assert torch.equal(found, copied)
         assert found.data_ptr() != copied.data_ptr()
