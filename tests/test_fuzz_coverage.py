@@ -23,6 +23,7 @@ NOT_FUZZED = {
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",
     "blockshock.kernels.streamed": "needs a GPU: tests/kernels/test_gpu_streamed.py and test_gpu_kernels.py",
     "blockshock.machine.compiled": "needs a GPU; what it keeps on disk is damaged by tests/kernels/test_streamed.py",
+    "blockshock.machine.combines": "over several ranks: tests/machine/test_combines.py, test_gpu_combines.py",
     "blockshock.machine.meeting": "ranks wait for each other: tests/machine/test_meeting.py",
     "blockshock.machine.torch_internals": "each is tried by tests/machine/test_torch_internals.py",
     "blockshock.machine.tried_internals": "all of it by tests/machine/test_torch_internals.py",
@@ -40,6 +41,7 @@ NOT_FUZZED = {
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
     "kernels.backward.too_old": "takes a device alone",
+    "kernels.dense.multiplied": "every way to combine goes through it: tests/machine/test_combines.py",
     "kernels.layout.aligned_rows": "every x of the kernel streamed goes through it: tests/kernels/test_gpu_kernels.py",
     "report.where.named": "called by where() for points that no range has",
     "matrices.named_masks.two_largest": "called for every mask and pruner by magnitude",
@@ -51,7 +53,8 @@ ALSO_NOT = {
     "methods.product.product": "every forward pass of test_fuzz_layers.py goes through it",
     "training.clipping.local_gradient": "called by clip_grad_norm_ for every gradient",
     "machine.collectives.global_ranks": "called by clip_grad_norm_ for every group",
-    "machine.collectives.side_by_side": "called by gather_features()",
+    "machine.collectives.side_by_side": "called by every gather",
+    "methods.combined.Combined": "the base of methods that are fuzzed",
     "machine.collectives.of_rank_0": "called for every layer that is built",
     "machine.memory.free_bytes": "takes a device alone",
     "machine.memory.release": "takes no arguments",

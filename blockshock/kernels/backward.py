@@ -36,6 +36,9 @@ class TransposedBackward(nn.Module):
     def forward(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         return self.packed(grad_y_BN)
 
+    def into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
+        return self.packed.into(grad_y_BN, out_BK)
+
     def write(self, values_NJ: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:
         self._order.transpose(values_NJ, self.packed.values, rows_NJ)
 
@@ -53,6 +56,9 @@ class DenseBackward(nn.Module):
 
     def forward(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         return self.packed.grad_input(grad_y_BN)
+
+    def into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
+        return self.packed.grad_into(grad_y_BN, out_BK)
 
     def write(self, values_NJ: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:
         if rows_NJ is not None:

@@ -17,6 +17,7 @@ from blockshock.machine import held_bytes
 from blockshock.matrices import Mask, Piece
 from blockshock.measure import Operand
 from blockshock.registry import Registry
+from blockshock.stages import copied, stage
 
 Agree = Callable[[list[float]], list[float]]
 """Turns this rank's measured seconds into those that all ranks decide by."""
@@ -37,6 +38,9 @@ class Backward(Protocol):
 
     def __call__(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         """grad_y @ W: (B, N) → (B, K)."""
+
+    def into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
+        """The same, written where others read it."""
 
     def write(self, values_NJ: torch.Tensor, rows_NJ: torch.Tensor | None) -> None:
         """Take over new kept values; write them, in the packing's dtype, to ``rows_NJ`` too if that is given."""
@@ -89,6 +93,12 @@ class Packed(nn.Module):
         raise NotImplementedError
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K) of the piece."""
+        N, J = self.values.shape
+        return N, 2 * J
+
+    @property
     def operand(self) -> Operand:
         """What the forward product multiplies by, for the limit of its time."""
         held = [buffer for name, buffer in self.named_buffers() if name.split(".")[0] not in ("backward", "bias")]
@@ -105,6 +115,20 @@ class Packed(nn.Module):
         """grad_y @ W: (B, N) → (B, K), for a contiguous grad_y. Stages ``layout`` and ``grad_x``."""
         assert self.backward is not None, "packed for the forward pass alone"
         return self.backward(grad_y_BN)
+
+    def into(self, x_BK: torch.Tensor, out_BN: torch.Tensor) -> torch.Tensor:
+        """The forward product, written where others read it; where the kernel cannot, copied there."""
+        y_BN = self(x_BK)
+        with stage("layout"):
+            return out_BN.copy_(copied(y_BN))
+
+    def grad_into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
+        """``grad_input``, likewise."""
+        if self.backward is not None:
+            return self.backward.into(grad_y_BN, out_BK)
+        grad_x_BK = self.grad_input(grad_y_BN)
+        with stage("layout"):
+            return out_BK.copy_(copied(grad_x_BK))
 
     def check_since(self, writes: int) -> None:
         """Raises StalePacking if it was written after it had been written so often."""

@@ -87,6 +87,10 @@ class PackedCusparselt(Packed):
         return found
 
     @property
+    def shape(self) -> tuple[int, int]:
+        return self.N, self.K
+
+    @property
     def values(self) -> torch.Tensor:
         return self.packed.view(-1)[: self.N * self.K // 2].view(self.N, self.K // 2)
 

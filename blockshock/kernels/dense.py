@@ -25,6 +25,11 @@ class PackedDense(Packed):
         """All of the matrix."""
         return self.w_NK
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        N, K = self.w_NK.shape
+        return N, K
+
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         with stage(self.product_stage):
             return F.linear(x_BK, self.w_NK, self.bias)
@@ -33,8 +38,25 @@ class PackedDense(Packed):
         with stage("grad_x"):
             return grad_y_BN @ self.w_NK
 
+    def into(self, x_BK: torch.Tensor, out_BN: torch.Tensor) -> torch.Tensor:
+        return multiplied(x_BK, self.w_NK, self.bias, out_BN, self.product_stage)
+
+    def grad_into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
+        with stage("grad_x"):
+            return torch.mm(grad_y_BN, self.w_NK, out=out_BK)
+
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         return w_NK
+
+
+def multiplied(
+    x_BK: torch.Tensor, w_NK: torch.Tensor, bias: torch.Tensor | None, out_BN: torch.Tensor, into: str = "matmul"
+) -> torch.Tensor:
+    """x Wᵀ + bias, written to ``out_BN``, as the stage ``into``."""
+    with stage(into):
+        if bias is None:
+            return torch.mm(x_BK, w_NK.T, out=out_BN)
+        return torch.addmm(bias, x_BK, w_NK.T, out=out_BN)
 
 
 @KERNELS.register("dense")

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.kernels.base import KERNELS, Kernel, Packed
+from blockshock.kernels.dense import multiplied
 from blockshock.matrices import MOST_PATTERNS, Mask, Piece, RowPatterns, row_blocks
 from blockshock.stages import copied, stage
 
@@ -53,6 +54,13 @@ class PackedGathered(Packed):
             return parts[0]
         with stage("layout"):
             return copied(self.patterns.join(parts))
+
+    def into(self, x_BK: torch.Tensor, out_BN: torch.Tensor) -> torch.Tensor:
+        if len(self.patterns) > 1:
+            return super().into(x_BK, out_BN)
+        with stage("layout"):
+            x_BJ = copied(next(iter(self.patterns)).kept.take(x_BK))
+        return multiplied(x_BJ, self.kept_NJ, self.bias, out_BN)
 
     def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         with stage("layout"):

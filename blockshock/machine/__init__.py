@@ -5,11 +5,7 @@ from blockshock.machine.borrowed import Borrowed
 from blockshock.machine.cache_folder import cache_folder
 from blockshock.machine.collectives import (
     Alone,
-    ColumnShard,
-    Entry,
     Group,
-    OwnFeatures,
-    Replicated,
     aligner,
     all_gather,
     global_ranks,
@@ -19,8 +15,9 @@ from blockshock.machine.collectives import (
     shard,
     slowest_of_ranks,
 )
-from blockshock.machine.combine import gather_features, sum_over_ranks
+from blockshock.machine.combines import COMBINES, Combine, Part, build_combine
 from blockshock.machine.compiled import compiled
+from blockshock.machine.conjugates import ColumnShard, Entry, Exit, Gathered, OwnFeatures, Replicated, Summed
 from blockshock.machine.meeting import meet, next_name
 from blockshock.machine.memory import held_bytes, indexed
 from blockshock.machine.tried_internals import INTERNALS

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from blockshock.errors import InputError
-from blockshock.machine.borrowed import Borrowed
 from blockshock.stages import copied, stage
 
 Group = Any  # a ProcessGroup, or Alone
@@ -89,101 +87,6 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
         )
     size = total // count
     return slice(index * size, (index + 1) * size)
-
-
-class Entry:
-    """How a product takes its input, and what its grad_X becomes: here all of it, as it is.
-
-    The two directions are conjugate (Megatron-LM, Shoeybi et al., arXiv 1909.08053, §3). Communication in backward
-    is started by ``give_back`` and waited for by the call that it returns, so that other work fits between.
-    """
-
-    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return x_BK
-
-    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        return lambda: grad_x
-
-
-class _Columns(Entry):
-    """Some columns of an input that every rank holds whole, a view; in backward the ranks agree on the gradient.
-
-    Of an empty batch there is nothing to agree on, and no rank asks.
-    """
-
-    def __init__(self, group: Group, columns: slice = slice(None)) -> None:
-        self._borrowed, self._columns = Borrowed(group), columns
-
-    @property
-    def _group(self) -> Group:
-        return self._borrowed.group
-
-    def take(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return x_BK[:, self._columns]
-
-    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        if self._group.size() == 1:
-            return lambda: grad_x
-        if not grad_x.is_contiguous():
-            with stage("layout"):
-                grad_x = copied(grad_x.contiguous())
-        return self._agree(grad_x)
-
-    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        raise NotImplementedError
-
-
-class Replicated(_Columns):
-    """In backward the ranks' gradients are summed."""
-
-    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        if not len(grad_x):
-            return lambda: grad_x
-        return _started(partial(dist.all_reduce, grad_x, group=self._group), lambda: grad_x)
-
-
-class ColumnShard(Replicated):
-    """One of as many shards of columns as there are pairs of ranks; in backward they come together again."""
-
-    def __init__(self, group: Group, columns: slice, K: int) -> None:
-        super().__init__(group, columns)
-        self._K = K
-
-    def give_back(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        with stage("layout"):
-            whole_BK = grad_x.new_zeros(len(grad_x), self._K)
-            whole_BK[:, self._columns] = copied(grad_x)
-        return super().give_back(whole_BK)
-
-
-class OwnFeatures(_Columns):
-    """This rank's feature shard; in backward the shards are gathered."""
-
-    def _agree(self, grad_x: torch.Tensor) -> Callable[[], torch.Tensor]:
-        if not len(grad_x):
-            return lambda: grad_x.new_empty(0, self._group.size() * grad_x.shape[1])
-        gathered = grad_x.new_empty(self._group.size() * grad_x.shape[0], grad_x.shape[1])
-        return _started(
-            partial(all_gather, gathered, grad_x, group=self._group),
-            lambda: side_by_side(gathered, self._group),
-        )
-
-
-def _started(start: Callable[..., Any], result: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """Start a collective now; the call that is returned waits for it and gives the result."""
-    if torch.compiler.is_compiling():
-        # It takes no asynchronous collective, and orders those it has by itself.
-        start()
-        return result
-    with stage("reduce"):
-        work = start(async_op=True)
-
-    def finish() -> torch.Tensor:
-        with stage("reduce"):
-            work.wait()
-        return result()
-
-    return finish
 
 
 def side_by_side(gathered: torch.Tensor, group: Group) -> torch.Tensor:

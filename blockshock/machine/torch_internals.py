@@ -57,6 +57,17 @@ def load_cubin(binary: bytes, name: str) -> Any:
     return importlib.import_module("torch.cuda._utils")._cuda_load_module(binary, [name])[name]
 
 
+def peer_memory(size: int, device: torch.device, group: Any) -> tuple[torch.Tensor, Any]:
+    """So many bytes on each rank of a group, and the handle by which ranks reach each other's; a block of its own."""
+    memory = torch._C._distributed_c10d._SymmetricMemory.empty_strided_p2p((size,), (1,), torch.uint8, device)
+    return memory, importlib.import_module("torch.distributed._symmetric_memory").rendezvous(memory, group)
+
+
+def add_up(shots: str, part: torch.Tensor, group_name: str, total: torch.Tensor) -> None:
+    """The sum of all ranks' parts in memory that peers read, by that operator of torch's."""
+    getattr(torch.ops.symm_mem, shots)(part, "sum", group_name, total)
+
+
 def version(tensor: torch.Tensor | None) -> int:
     """How often a tensor was written to, as far as torch counts that: not of inference tensors."""
     return 0 if tensor is None or tensor.is_inference() else tensor._version

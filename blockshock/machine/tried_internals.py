@@ -66,6 +66,12 @@ def _try_forward_mode() -> None:
     _check(within and not internals.in_forward_mode())
 
 
+def _try_symmetric() -> None:
+    _check(callable(torch._C._distributed_c10d._SymmetricMemory.empty_strided_p2p))
+    for name in ("one_shot_all_reduce_out", "two_shot_all_reduce_out"):
+        _check(hasattr(torch.ops.symm_mem, name))
+
+
 def _try_plain() -> None:
     class Refusing(torch.Tensor):
         @classmethod
@@ -190,6 +196,9 @@ INTERNALS = {
     "torch._foreach_mul_": Internal("clip_grad_norm_ fails unless it is given foreach=False", _try_scaling),
     "torch.amp.GradScaler._unscale_grads_": Internal(
         "ranks that hold halves do not agree on skipping a step, and part for good", _try_unscale
+    ),
+    "torch._C._distributed_c10d._SymmetricMemory": Internal(
+        "GPUs do not read each other's memory: of the ways to combine there is nccl alone", _try_symmetric
     ),
     "torch.nn.modules.module._WrappedHook": Internal(
         "an nn.Linear with hooks on loading states cannot be replaced", _try_hooks

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from blockshock.kernels import KERNELS, build_kernel
+from blockshock.machine import COMBINES, combines
 from blockshock.matrices import MASKS, MOST_FEATURES
 from blockshock.methods.layer import Layer
 from blockshock.pruning import PRUNERS
@@ -40,6 +41,8 @@ class Axis:
         about: for the help, what is picked where nothing is asked for.
         beside: its other options.
         trained_only: picked only where something is trained.
+        unsaid: what a row has where its name says nothing of this axis, which is about several ranks; None: its name
+            always does.
         with_method: among the pairs of choices on small layers a method goes with each of these as one choice, for
             which of these it is decides what it can be combined with.
     """
@@ -48,6 +51,7 @@ class Axis:
     about: ClassVar[str] = "Default all"
     beside: ClassVar[tuple[Beside, ...]] = ()
     trained_only: ClassVar[bool] = False
+    unsaid: ClassVar[str | None] = None
     with_method: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
@@ -212,3 +216,35 @@ class StorageAxis(Axis):
         every = ["masked" if steps == 1 else f"masked:every={steps}" for steps in cadences]
         specs = self.names(device) if specs is None else specs
         return tuple(dict.fromkeys(found for spec in specs for found in (every if spec == "masked" else [spec])))
+
+
+@AXES.register("combine")
+class CombineAxis(Axis):
+    """How ranks make one output of their parts."""
+
+    registry = COMBINES
+    about = "Default nccl, and on GPUs auto with the kernel auto"
+    unsaid = "nccl"
+
+    def check(self, spec: str) -> None:
+        COMBINES.resolve(spec, skip=4)
+
+    def names(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in COMBINES.names() if device in COMBINES.get(name).device_types)
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        fastest = "auto" in self.names(device) and picks.get("kernel", "auto") == "auto"
+        return ("nccl", "auto") if fastest else ("nccl",)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        # All but nccl share how a part goes through their memory, and sums have the same bits.
+        return tuple(name for name in self.covered(device) if name in ("nccl", "two_shot"))
+
+    def covered(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in self.names(device) if name != "auto")
+
+    def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        return COMBINES.resolve(spec, skip=4)[0].unavailable(device, dtype)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        return combines.unsuitable(spec, layer.ranks, layer.tokens)

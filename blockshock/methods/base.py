@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from blockshock.errors import InputError
-from blockshock.machine import Borrowed, Group, held_bytes, indexed, next_name
+from blockshock.machine import Borrowed, Exit, Group, Part, held_bytes, indexed, next_name
 from blockshock.matrices import WeightSource
 from blockshock.measure import Operand, Work, product
 from blockshock.methods.axes import axis_of
@@ -18,16 +18,15 @@ from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
 from blockshock.methods.whole import Spread
 from blockshock.registry import Registry
-from blockshock.stages import copied, stage
 from blockshock.training import Storage
 
 
 class Method(Spread):
     """A linear layer y = x Wᵀ + bias whose replicated input and output are (B, K) and (B, N) on every rank.
 
-    A subclass says what it stores (``weight``, or ``weights``), how it multiplies (``partial``) and how the ranks agree
-    (``combine``; in backward the entry of its product does). What its ``__init__`` takes beside the layer and the group
-    is the user's to set: ``name:rank=8``.
+    A subclass says what it stores (``weight``, or ``weights``) and how it multiplies: by ``partial``; or, where ranks
+    agree on y, by ``multiply`` and an ``exit``. What its ``__init__`` takes beside the layer and the group is the
+    user's to set: ``name:rank=8``.
 
     Attributes:
         promise, role: as of ``kinds``.
@@ -47,6 +46,13 @@ class Method(Spread):
     sharded: ClassVar[bool] = False
     instead: ClassVar[str | None] = None
     rounds_weight_gradients: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Raises InputError if it says how to multiply where nobody would ask."""
+        if "partial" in vars(cls) and cls.multiply is not Method.multiply:
+            raise InputError(
+                f"{cls.__name__}: ranks agree on its output; define multiply(x_BK, exit), not partial(x_BK)"
+            )
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__()
@@ -127,19 +133,20 @@ class Method(Spread):
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         self._check_input(x_BK)
-        part = self.partial(x_BK)
-        if not part.is_contiguous():
-            with stage("layout"):
-                part = copied(part.contiguous())
-        return self.combine(part)
+        return self.multiply(x_BK, self.exit)
+
+    @property
+    def exit(self) -> Exit:
+        """How every rank gets y (B, N) of all ranks' parts: the stage ``reduce``."""
+        return Exit()
+
+    def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
+        """What this rank computes of the replicated input, as it leaves by that exit."""
+        return exit.join(Part.of(self.partial(x_BK)))
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        """What this rank computes of the replicated input by itself."""
+        """The same by itself, where ranks do not agree on it."""
         raise NotImplementedError
-
-    def combine(self, part: torch.Tensor) -> torch.Tensor:
-        """y (B, N) on every rank, from every rank's part: the stage ``reduce``."""
-        return part
 
     def operands(self) -> tuple[list[Operand], list[Operand] | None]:
         """What the forward product multiplies by, and the backward one where that reads other memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from blockshock.machine import Entry, Group
+from blockshock.machine import Entry, Exit, Group
 from blockshock.methods.base import METHODS, Method
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role, Span
@@ -31,4 +31,4 @@ class DenseSingle(Method):
         return WeightEstimate.dense(shape.N * shape.K, shape)
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return product(x_BK, self.weight, Entry())
+        return product(x_BK, self.weight, Entry(), Exit())

@@ -28,6 +28,7 @@ class Layer:
         backward: the layer will be differentiated, so that what backward needs is packed too.
         training: how its weights are trained; None to freeze them.
         inputs: draws calibration inputs, for pruners that look at them.
+        ranks: that it will be on; None where that is not known.
     """
 
     source: WeightSource
@@ -36,6 +37,7 @@ class Layer:
     backward: bool = False
     training: Training | None = None
     inputs: Inputs | None = None
+    ranks: int | None = None
 
     def pick(self, axis: str) -> str | None:
         """The spec that was picked of that axis; None where none was."""

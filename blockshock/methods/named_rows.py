@@ -53,7 +53,8 @@ class Row:
             picked = {name: spec for name, spec in picks.items() if isinstance(spec, str)}
             found = self.picks.get(axis)
             picks[axis] = axis_of(axis).usual(device, picked, both_ways=True)[0] if found is None else found
-        return Row(self.method, picks)
+        said = {axis: found for axis, found in picks.items() if found != axis_of(axis).unsaid}
+        return Row(self.method, said)
 
 
 def parse_row(text: str) -> Row:

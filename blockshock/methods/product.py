@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from blockshock.errors import InputError
 from blockshock.kernels import Packed
-from blockshock.machine import Entry, torch_internals
+from blockshock.machine import Entry, Exit, Part, torch_internals
 from blockshock.stages import copied, stage
 from blockshock.training import Storage
 
@@ -23,8 +23,8 @@ Weight = Packed | Storage
 """A frozen weight, or one that is trained."""
 
 
-def product(x_BK: torch.Tensor, weight: Weight, entry: Entry) -> torch.Tensor:
-    """entry(x) Wᵀ + bias, differentiable once in x and in the parameters of a trained weight.
+def product(x_BK: torch.Tensor, weight: Weight, entry: Entry, exit: Exit) -> torch.Tensor:
+    """exit(entry(x) Wᵀ + bias), differentiable once in x and in the parameters of a trained weight.
 
     Raises:
         InputError: in a functional transform, or forward-mode differentiation; in backward, with ``create_graph``.
@@ -33,8 +33,32 @@ def product(x_BK: torch.Tensor, weight: Weight, entry: Entry) -> torch.Tensor:
         _check_untransformed(x_BK)
     parameter, bias = (weight.parameter, weight.bias) if isinstance(weight, Storage) else (None, None)
     if torch.is_grad_enabled() and (x_BK.requires_grad or parameter is not None):
-        return _Product.apply(x_BK, parameter, bias, weight, entry)
-    return weight(entry.take(x_BK))
+        return _Product.apply(x_BK, parameter, bias, weight, entry, exit)
+    return exit.join(_forward(weight, entry.take(x_BK)))
+
+
+def _forward(weight: Weight, x_BK: torch.Tensor) -> Part:
+    """x Wᵀ + bias, made when it is asked for."""
+
+    def make(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+        x = x_BK if rows == slice(0, len(x_BK)) else x_BK[rows]
+        return weight(x) if out is None else weight.into(x, out)
+
+    return Part(make, len(x_BK), _packed(weight).shape[0], x_BK.dtype, x_BK.device)
+
+
+def _backward(weight: Weight, grad_y_BN: torch.Tensor) -> Part:
+    """grad_y W, likewise."""
+
+    def make(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+        grad = grad_y_BN if rows == slice(0, len(grad_y_BN)) else grad_y_BN[rows]
+        return weight.grad_input(grad) if out is None else weight.grad_into(grad, out)
+
+    return Part(make, len(grad_y_BN), _packed(weight).shape[1], grad_y_BN.dtype, grad_y_BN.device)
+
+
+def _packed(weight: Weight) -> Packed:
+    return weight.packed if isinstance(weight, Storage) else weight
 
 
 _INSTEAD = "leave this layer an nn.Linear (to_linear() makes it one) for that"
@@ -78,8 +102,9 @@ class _Product(torch.autograd.Function):
         bias: nn.Parameter | None,
         weight: Weight,
         entry: Entry,
+        exit: Exit,
     ) -> torch.Tensor:
-        ctx.weight, ctx.entry, ctx.writes = weight, entry, None
+        ctx.weight, ctx.entry, ctx.exit, ctx.writes = weight, entry, exit, None
         x_BS = entry.take(x_BK)
         saved = [] if parameter is None else [x_BS]
         if torch.compiler.is_compiling():
@@ -88,7 +113,7 @@ class _Product(torch.autograd.Function):
         else:
             ctx.writes = weight.writes
         ctx.save_for_backward(*saved)
-        return weight(x_BS)
+        return exit.join(_forward(weight, x_BS))
 
     @staticmethod
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
@@ -101,8 +126,8 @@ class _Product(torch.autograd.Function):
         saved: tuple[torch.Tensor, ...] = ctx.saved_tensors if looks else ()
         if needs_x and ctx.writes is not None and not torch.compiler.is_compiling():
             weight.check_since(ctx.writes)
-        grad_y_BN = _contiguous(grad_y_BN)
-        agree = ctx.entry.give_back(weight.grad_input(grad_y_BN)) if needs_x else None
+        grad_y_BN = _contiguous(ctx.exit.take_back(grad_y_BN))
+        agree = ctx.entry.give_back(_backward(weight, grad_y_BN)) if needs_x else None
         grad_w = weight.grad_weight(grad_y_BN, saved[0]) if needs_weight else None
         grad_bias = weight.grad_bias(grad_y_BN) if needs_bias else None
-        return (None if agree is None else agree()), grad_w, grad_bias, None, None
+        return (None if agree is None else agree()), grad_w, grad_bias, None, None, None

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.machine import ColumnShard, Entry, Group, Replicated, shard, sum_over_ranks
+from blockshock.machine import ColumnShard, Combine, Entry, Exit, Group, Replicated, Summed, shard
 from blockshock.matrices import Piece, WeightSource, check_2to4, check_complementary
 from blockshock.methods.base import METHODS
+from blockshock.methods.combined import Combined
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
@@ -25,14 +26,14 @@ from blockshock.training import Storage
 
 
 @METHODS.register("block_shock")
-class BlockShock(PieceMethod):
+class BlockShock(Combined, PieceMethod):
     """2:4 halves in a sparse kernel's format.
 
     Stores N·K/(2·shards) kept values a half, and their positions where the kernel needs them. Forward moves B·N
     elements in one all-reduce, as row tensor parallelism does. The bias joins one half's product.
     """
 
-    axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage")
+    axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage", "combine")
     collectives = ("all_reduce", "all_reduce")
     part_name = "half"
 
@@ -41,7 +42,6 @@ class BlockShock(PieceMethod):
         assert layer.mask is not None
         self.mask = layer.mask
         places = (0, 1) if self.ranks == 1 else (group.rank(),)
-        self._entry = self._entry_of(group)
         halves = list(self._halves(layer.source, places))
         kernel = self._kernel_for(layer, halves)
         # The bias is trained on every rank, and joins the product of one.
@@ -52,9 +52,11 @@ class BlockShock(PieceMethod):
         ]
         self.halves = nn.ModuleDict({_name(place, half): half for place, half in zip(places, held, strict=True)})
         self._mark_split()
+        self.agree(layer)
 
-    def _entry_of(self, group: Group) -> Entry:
-        return Replicated(group) if group.size() <= 2 else ColumnShard(group, self.columns, self.K)
+    def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
+        all_columns = self.columns == slice(0, self.K)
+        return Replicated(combine) if all_columns else ColumnShard(combine, self.columns, self.K), Summed(combine)
 
     @classmethod
     def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
@@ -99,14 +101,11 @@ class BlockShock(PieceMethod):
     def weights(self) -> list[Weight]:
         return list(self.halves.values())  # type: ignore[arg-type]
 
-    def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        part_BN, *others = [product(x_BK, half, self._entry) for half in self.weights()]
+    def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
+        part_BN, *others = [product(x_BK, half, self.entry, exit) for half in self.weights()]
         for other_BN in others:
             part_BN = part_BN + other_BN
         return part_BN
-
-    def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
-        return sum_over_ranks(part_BN, self.group)
 
 
 def _name(place: int, half: Weight) -> str:
@@ -120,5 +119,5 @@ class MaskedSplitDense(BlockShock):
     """The ablation: the same halves stored dense, with their zeros multiplied. Stores N·K/shards a half."""
 
     role = Role.ABLATION
-    axes = ("mask",)
+    axes = ("mask", "combine")
     otherwise: ClassVar[dict[str, str]] = {"kernel": "dense", "storage": "masked"}  # no kept values to store

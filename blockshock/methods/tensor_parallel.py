@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from blockshock.machine import Group, OwnFeatures, Replicated, gather_features, shard, sum_over_ranks
+from blockshock.machine import Combine, Entry, Exit, Gathered, Group, OwnFeatures, Replicated, Summed, shard
 from blockshock.methods.base import METHODS, Method
+from blockshock.methods.combined import Combined
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
@@ -32,19 +33,21 @@ class TensorParallel(Method):
 
 
 @METHODS.register("dense_tp_row")
-class RowParallel(TensorParallel):
+class RowParallel(Combined, TensorParallel):
     """Shards of W along K, one a rank; partial outputs are summed.
 
     Stores W[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce, backward gathers B·K of grad_X. The
     bias joins rank 0's product, and is trained on every rank.
     """
 
+    axes: ClassVar[tuple[str, ...]] = ("combine",)
     collectives = ("all_reduce", "all_gather")
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
         self.weight = self.hold(layer, layer.source.bias, adds_bias=group.rank() == 0)
         self._mark_split()
+        self.agree(layer)
 
     @classmethod
     def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
@@ -54,27 +57,29 @@ class RowParallel(TensorParallel):
     def roundings(self) -> int:
         return self.group.size()
 
-    def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return product(x_BK, self.weight, OwnFeatures(self.group, self.columns))
+    def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
+        return OwnFeatures(combine, self.columns, self.K), Summed(combine)
 
-    def combine(self, part_BN: torch.Tensor) -> torch.Tensor:
-        return sum_over_ranks(part_BN, self.group)
+    def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
+        return product(x_BK, self.weight, self.entry, exit)
 
 
 @METHODS.register("dense_tp_col")
-class ColumnParallel(TensorParallel):
+class ColumnParallel(Combined, TensorParallel):
     """Shards of W along N, one a rank; output features are gathered.
 
     Stores W[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)
     order; backward all-reduces B·K elements of grad_X.
     """
 
+    axes: ClassVar[tuple[str, ...]] = ("combine",)
     collectives = ("all_gather", "all_reduce")
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
         self.weight = self.hold(layer, None if layer.source.bias is None else layer.source.bias[self.rows])
         self._mark_split()
+        self.agree(layer)
 
     @classmethod
     def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
@@ -84,8 +89,8 @@ class ColumnParallel(TensorParallel):
     def grad_roundings(self) -> int:
         return self.group.size()
 
-    def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return product(x_BK, self.weight, Replicated(self.group))
+    def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
+        return Replicated(combine), Gathered(combine, self.rows, self.N)
 
-    def combine(self, part_BS: torch.Tensor) -> torch.Tensor:
-        return gather_features(part_BS, self.group)
+    def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
+        return product(x_BK, self.weight, self.entry, exit)

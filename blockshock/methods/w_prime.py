@@ -68,7 +68,11 @@ class PrunedDense(Pruned):
 class PrunedRowParallel(PrunedMethod, RowParallel):
     """Shards of W along K, each pruned, one a rank; partial outputs are summed, as those of ``dense_tp_row``."""
 
+    axes = (*PrunedMethod.axes, "combine")
+
 
 @METHODS.register("pruned_tp_col")
 class PrunedColumnParallel(PrunedMethod, ColumnParallel):
     """Shards of W along N, each pruned along K, one a rank; output features are gathered, as in ``dense_tp_col``."""
+
+    axes = (*PrunedMethod.axes, "combine")

@@ -15,7 +15,7 @@ from blockshock.registry import check_range
 from blockshock.training import is_shard
 
 
-def check_picks(mask: Any, kernel: Any, storage: Any) -> None:
+def check_picks(mask: Any, kernel: Any, storage: Any, combine: Any) -> None:
     """Raises InputError, which names the first that is not what a BlockShockLinear takes."""
     if torch.is_tensor(mask):
         raise InputError(
@@ -24,7 +24,7 @@ def check_picks(mask: Any, kernel: Any, storage: Any) -> None:
         )
     if not (mask is None or isinstance(mask, (str, Mask))):
         raise InputError(f"mask= takes a name such as 'tile', a Mask, or None, got {mask!r}")
-    for option, value in (("kernel", kernel), ("storage", storage)):
+    for option, value in (("kernel", kernel), ("storage", storage), ("combine", combine)):
         if not isinstance(value, str):
             raise InputError(f"{option}= takes a name, got {value!r}: leave it out for the default")
 

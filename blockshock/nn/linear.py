@@ -32,6 +32,7 @@ class BlockShockLinear(MethodLinear):
         mask: of the first half, by name or as a Mask; None for one that fits the kernel in both directions.
         kernel: as of the benchmark's ``--kernels``.
         storage: as of the benchmark's ``--storages``.
+        combine: how the ranks make one output, as of the benchmark's ``--combines``.
         dtype, tokens: as of ``MethodLinear``, as what it raises is.
     """
 
@@ -46,10 +47,11 @@ class BlockShockLinear(MethodLinear):
         mask: str | Mask | None = None,
         kernel: str = "auto",
         storage: str = "compressed",
+        combine: str = "nccl",
         dtype: torch.dtype | None = None,
         tokens: int = 1024,
     ) -> None:
-        check_picks(mask, kernel, storage)
+        check_picks(mask, kernel, storage, combine)
         mask = build_kernel(kernel).training_mask if mask is None else mask
-        row = Row("block_shock", {"kernel": kernel, "mask": mask, "storage": storage})
+        row = Row("block_shock", {"kernel": kernel, "mask": mask, "storage": storage, "combine": combine})
         super().__init__(linear, row, group, dtype=dtype, tokens=tokens)

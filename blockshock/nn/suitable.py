@@ -39,7 +39,7 @@ def why_not(linear: nn.Linear, row: Row, ranks: Group, dtype: torch.dtype | None
         size = (source.N, source.K, source.dtype.itemsize, ranks.size())
         shape = Shape(*size, training=training, parameters=row.parameters, picks=specs)
         row.kind.check(shape)
-        layer = Layer(source, row.picks, training=training)
+        layer = Layer(source, row.picks, training=training, ranks=ranks.size())
         return row.kind.unsuitable(layer) or _part_unsuitable(layer, *row.kind.part(shape, ranks.rank()))
     except BlockShockError as error:
         return str(error)

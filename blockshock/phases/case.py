@@ -99,7 +99,8 @@ class Case:
         """What the method is given on a device."""
         workload, size = build_workload(self.workload), (self.K, self.torch_dtype, device, self.seed)
         inputs = partial(workload.calibration, CALIBRATION_TOKENS, *size, self.N, self.B)
-        return Layer(workload.weights(self.N, *size), self.picks, self.B, backward, self.training, inputs)
+        ranks = dist.get_world_size() if dist.is_initialized() else None
+        return Layer(workload.weights(self.N, *size), self.picks, self.B, backward, self.training, inputs, ranks)
 
     def inputs(self, device: torch.device) -> torch.Tensor:
         """X (B, K) on a device."""

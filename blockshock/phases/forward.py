@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from blockshock.machine import memory
+from blockshock.machine import Exit, Part, memory
 from blockshock.measure import Work, timing
 from blockshock.methods import Method
 from blockshock.phases.builds import Prepare, over_builds, protocol_of_ranks
@@ -110,7 +110,7 @@ def described(
 
 
 def _alone(method: Method, x_BK: torch.Tensor, protocol: timing.Protocol) -> dict[str, timing.Call]:
-    if type(method).combine is Method.combine or method.group.size() == 1 or protocol.mode == "none":
+    if type(method.exit) is Exit or protocol.mode == "none":
         return {}
-    part = method.partial(x_BK).contiguous()
-    return {"partial": lambda: method.partial(x_BK), "combine": lambda: method.combine(part)}
+    part = Part.of(method.multiply(x_BK, Exit()))
+    return {"partial": lambda: method.multiply(x_BK, Exit()), "combine": lambda: method.exit.join(part)}

@@ -97,7 +97,7 @@ def _families() -> list[list[str]]:
     pairs of the others as they are."""
     families: list[tuple[set[str], list[str]]] = []
     for method in METHODS.names():
-        axes = {axis.name for axis in _axes(method) if not (axis.with_method or axis.trained_only)}
+        axes = {axis.name for axis in _axes(method) if not (axis.with_method or axis.trained_only or axis.unsaid)}
         for shared, methods in families:
             if axes <= shared or shared <= axes:
                 shared |= axes
@@ -133,7 +133,11 @@ def _axes(method: str) -> list[Axis]:
 
 def _asked(settings: Settings, both_ways: bool) -> Choose:
     """What the session picks."""
-    return lambda axis, picks: settings.axes[axis.name] or axis.usual(settings.device, picks, both_ways)
+
+    def choose(axis: Axis, picks: dict[str, str]) -> tuple[str, ...]:
+        return _alone(axis, settings) or settings.axes[axis.name] or axis.usual(settings.device, picks, both_ways)
+
+    return choose
 
 
 def _each(settings: Settings) -> Choose:
@@ -141,9 +145,14 @@ def _each(settings: Settings) -> Choose:
 
     def choose(axis: Axis, picks: dict[str, str]) -> tuple[str, ...]:
         asked = settings.axes[axis.name] if axis.name in settings.asked else None
-        return asked or axis.each(settings.device, picks)
+        return _alone(axis, settings) or asked or axis.each(settings.device, picks)
 
     return choose
+
+
+def _alone(axis: Axis, settings: Settings) -> tuple[str, ...]:
+    """What is left to pick of what only several ranks can differ in, where there is one; else nothing."""
+    return (axis.unsaid,) if axis.unsaid is not None and settings.ranks == 1 else ()
 
 
 def _rows(methods: tuple[str, ...], choose: Choose) -> Iterator[tuple[str, dict[str, str]]]:
@@ -158,7 +167,9 @@ def _trained(case: Case, optimizers: tuple[str, ...], choose: Choose) -> Iterato
     axes = _axes(case.method)
     more = list(_picks([axis for axis in axes if axis.trained_only], choose, dict(case.picks)))
     for optimizer, picks in itertools.product(optimizers, more):
-        yield replace(case, optimizer=optimizer, picks={axis.name: picks[axis.name] for axis in axes})
+        yield replace(
+            case, optimizer=optimizer, picks={axis.name: picks[axis.name] for axis in axes if axis.name in picks}
+        )
 
 
 def _picks(axes: list[Axis], choose: Choose, picks: dict[str, str]) -> Iterator[dict[str, str]]:
@@ -168,4 +179,4 @@ def _picks(axes: list[Axis], choose: Choose, picks: dict[str, str]) -> Iterator[
         return
     first, *others = axes
     for spec in choose(first, picks):
-        yield from _picks(others, choose, picks | {first.name: spec})
+        yield from _picks(others, choose, picks if spec == first.unsaid else picks | {first.name: spec})

@@ -35,11 +35,12 @@ class Cover:
         names = dict.fromkeys(name for method in methods for name in method_of(method)[0].axes)
         axes = [axis for axis in map(axis_of, names) if not axis.trained_only]
         self._with_method = [axis for axis in axes if axis.with_method]
-        self._others = [axis for axis in axes if not axis.with_method]
+        covered = {axis.name: [spec for spec in axis.covered(device) if spec != axis.unsaid] for axis in axes}
+        self._others = [axis for axis in axes if covered[axis.name] and not axis.with_method]
         self._seed = seed
         self._factors: list[list[Any]] = [
             [row for method in methods for row in self._rows(method, device)],
-            *([None, *axis.covered(device)] for axis in self._others),
+            *([None, *covered[axis.name]] for axis in self._others),
             list(DTYPES),
             list(WORKLOADS.names()),
             list(SHAPES[device]),
@@ -60,8 +61,10 @@ class Cover:
 
     def _applies(self, choice: Choice) -> bool:
         case, axes = self._case(choice), method_of(choice[0][0])[0].axes
-        if any((axis.name in axes) != (axis.name in case.picks) for axis in self._others):
-            return False
+        for axis in self._others:
+            picked, takes = axis.name in case.picks, axis.name in axes
+            if picked != takes and (picked or axis.unsaid is None):
+                return False
         workload = build_workload(case.workload)
         if workload.shapes is not None and (case.N, case.K) not in workload.shapes:
             return False

@@ -139,6 +139,16 @@ class Storage(Shardable):
         """As of the packing."""
         return self.packed.grad_input(grad_y_BN)
 
+    def into(self, x_BK: torch.Tensor, out_BN: torch.Tensor) -> torch.Tensor:
+        """As of the packing."""
+        if not torch.compiler.is_compiling():
+            self.check()
+        return self.packed.into(x_BK, out_BN)
+
+    def grad_into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
+        """As of the packing."""
+        return self.packed.grad_into(grad_y_BN, out_BK)
+
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         """The gradient of ``parameter``. Stage ``grad_w``."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ from blockshock.kernels import build_kernel
 from blockshock.kernels.backward import backward_of
 from blockshock.kernels.base import Packed
 from blockshock.kernels.dense import PackedDense
-from blockshock.machine import Entry, OwnFeatures, Replicated, gather_features, sum_over_ranks
+from blockshock.machine import Entry, Exit, Gathered, OwnFeatures, Part, Replicated, Summed, build_combine
 from blockshock.matrices.compressed import Compressed24
 from blockshock.matrices.masks import DenseMask, check_2to4
 from blockshock.matrices.named_masks import MASKS, build_mask
@@ -117,6 +117,8 @@ def test_a_kernel_without_a_product_over_n_packs_the_transpose(mask: str, says: 
 class _Strict(Packed):
     """A packing that, as sparse kernels do, reads grad_y as dense memory."""
 
+    shape = (4, 4)
+
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         return x_BK.clone()
 
@@ -127,14 +129,14 @@ class _Strict(Packed):
 
 def test_the_expanded_gradient_of_a_sum_is_made_contiguous() -> None:
     x_BK = torch.randn(3, 4, requires_grad=True)
-    product(x_BK, _Strict(), Entry()).sum().backward()
+    product(x_BK, _Strict(), Entry(), Exit()).sum().backward()
     assert x_BK.grad is not None
     assert torch.equal(x_BK.grad, torch.ones(3, 4))
 
 
 def test_the_dense_product_agrees_with_autograd() -> None:
     x_BK, w_NK, bias = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4), torch.randn(5)
-    product(x_BK, PackedDense(w_NK, bias), Entry()).square().sum().backward()
+    product(x_BK, PackedDense(w_NK, bias), Entry(), Exit()).square().sum().backward()
     expected = torch.autograd.grad(torch.nn.functional.linear(x_BK, w_NK, bias).square().sum(), x_BK)[0]
     assert x_BK.grad is not None
     torch.testing.assert_close(x_BK.grad, expected)
@@ -147,17 +149,19 @@ def _conjugates() -> dict[str, list[float]]:
     mine = torch.full((1, 2), float(group.rank() + 1), requires_grad=True)
     weight = torch.tensor([[1.0, 10.0]]) * (group.rank() + 1)
     found = {}
-    y = sum_over_ranks(mine * 1.0, group)
+    combine, same = build_combine("nccl", group, 4, torch.float32, CPU), PackedDense(torch.eye(2), None)
+    own_columns = slice(2 * group.rank(), 2 * group.rank() + 2)
+    y = product(mine, same, Entry(), Summed(combine))
     (grad,) = torch.autograd.grad(y, mine, weight)
     found["sum"] = [*y.flatten().tolist(), *grad.flatten().tolist()]
-    entry = Replicated(group)
-    found["replicated"] = [*entry.take(mine).flatten().tolist(), *entry.give_back(weight.clone())().flatten().tolist()]
-    y = gather_features(mine * 1.0, group)
+    entry, part = Replicated(combine), Part.of(weight.clone())
+    found["replicated"] = [*entry.take(mine).flatten().tolist(), *entry.give_back(part)().flatten().tolist()]
+    y = product(mine, same, Entry(), Gathered(combine, own_columns, 4))
     (grad,) = torch.autograd.grad(y, mine, torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     found["gather"] = [*y.flatten().tolist(), *grad.flatten().tolist()]
-    own = OwnFeatures(group, slice(2 * group.rank(), 2 * group.rank() + 2))
+    own = OwnFeatures(combine, own_columns, 4)
     taken = own.take(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
-    found["own"] = [*taken.flatten().tolist(), *own.give_back(weight)().flatten().tolist()]
+    found["own"] = [*taken.flatten().tolist(), *own.give_back(Part.of(weight))().flatten().tolist()]
     return found
 
 
@@ -188,12 +192,13 @@ def test_every_method_goes_backward_on_one_and_on_four_ranks(other_ranks: Ranks)
 
 
 def _skipped_input_reduce(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Replicated, "give_back", lambda self, grad_x: lambda: grad_x)
+    patch.setattr(Replicated, "give_back", Entry.give_back)
 
 
 def _scaled_by_ranks(patch: pytest.MonkeyPatch) -> None:
     give_back = Replicated.give_back
-    patch.setattr(Replicated, "give_back", lambda self, grad_x: give_back(self, grad_x / self._group.size()))
+    half = lambda self, grad: give_back(self, Part.of(grad.all() / dist.get_world_size()))  # noqa: E731
+    patch.setattr(Replicated, "give_back", half)
 
 
 def _check_with(fault: Callable[[pytest.MonkeyPatch], None], case: Case) -> backward.GradientResult:
@@ -214,7 +219,7 @@ def _nan_without_contiguous() -> tuple[bool, bool]:
     half = Piece(source, slice(0, 256), build_mask("tile", source))
     packed = build_kernel("cusparselt:search=no").pack(half, backward=True)
     x_BK = torch.randn(64, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    with_fix = torch.autograd.grad(product(x_BK, packed, Entry()).sum(), x_BK)[0]
+    with_fix = torch.autograd.grad(product(x_BK, packed, Entry(), Exit()).sum(), x_BK)[0]
     expanded = torch.ones((), device="cuda", dtype=torch.bfloat16).expand(64, 256)
     exact_BK = expanded.double() @ half.dense().double()
     right = (with_fix.double() - exact_BK).norm() <= 0.01 * exact_BK.norm()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from blockshock import BlockShockLinear, stages
 from blockshock.kernels import build_kernel
 from blockshock.kernels.layout import dense_rows, is_dense
-from blockshock.machine.collectives import Alone, ColumnShard, OwnFeatures
+from blockshock.machine import Alone, ColumnShard, OwnFeatures, build_combine
 from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
@@ -108,7 +108,8 @@ def test_a_column_shard_is_a_slice(fake_cusparselt: Any, kernel: str) -> None:
     half = Piece(source, shard, mask.columns(48, 96))
     x_BK = matrix(8, 96, torch.bfloat16, 1)
     packed = build_kernel(kernel).pack(half, backward=True)
-    for entry in (ColumnShard(Alone(), shard, 96), OwnFeatures(Alone(), shard)):
+    nobody = build_combine("nccl", Alone(), 1, torch.bfloat16, CPU)
+    for entry in (ColumnShard(nobody, shard, 96), OwnFeatures(nobody, shard, 96)):
         wanted = x_BK[:, shard].double() @ half.dense().double().T
         assert _close(packed(entry.take(x_BK)).double(), wanted)
 

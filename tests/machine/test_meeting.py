@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from blockshock import BlockShockLinear, clip_grad_norm_, optimizer_state
 from blockshock.errors import InputError, RanksApart
-from blockshock.machine import gather_features, meeting
+from blockshock.machine import Gathered, Part, build_combine, meeting
 from blockshock.ranks import Ranks
 
 
@@ -108,8 +108,9 @@ def _left_behind() -> None:
     group = dist.new_group(list(range(dist.get_world_size())))
     ended = ref(group)
     layer, x = BlockShockLinear(nn.Linear(16, 8), group, kernel="gathered"), torch.ones(2, 16, requires_grad=True)
+    combine = build_combine("nccl", group, 32, x.dtype, x.device)
     optimizer, twin = torch.optim.SGD(layer.parameters(), lr=0.1), copy.deepcopy(layer)
-    loss = layer(x).sum() + gather_features(x, group).sum()
+    loss = layer(x).sum() + Gathered(combine, slice(0, 16), 32).join(Part.of(x.detach())).sum()
     loss.backward()
     clip_grad_norm_(layer.parameters(), 1.0)
     optimizer.step()

@@ -28,7 +28,7 @@ def picks_of(method: str, kernel: str, mask: str, storage: str = "masked") -> di
     """Of these the method's own."""
     pruner = {"gathered": "1100", "auto": "tile_magnitude"}.get(kernel, "random")
     every = {"kernel": kernel, "mask": mask, "pruner": pruner, "storage": storage}
-    return {axis: every[axis] for axis in METHODS.get(method).axes}
+    return {axis: every[axis] for axis in METHODS.get(method).axes if axis in every}
 
 
 def _errors(method: str, picks: dict[str, str], with_bias: bool) -> tuple[ErrorSums, int]:

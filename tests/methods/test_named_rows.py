@@ -91,9 +91,9 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
         ("block_shock-auto-tile-packed", UnknownName, "its storage 'packed': no storage .* compressed, masked"),
         ("block_shock-auto-tile-masked:every=x", InputError, "its storage 'masked:every=x': .* every takes a whole"),
         (
-            "block_shock-auto-tile-masked-adamw",
+            "block_shock-auto-tile-masked-nccl-adamw",
             InputError,
-            "'adamw' is left over: .* takes kernel, mask, storage",
+            "'adamw' is left over: .* takes kernel, mask, storage, combine",
         ),
         (
             "pruned-auto-largest",

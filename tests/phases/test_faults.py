@@ -8,6 +8,8 @@ from reliability import Record
 
 from blockshock.errors import MaskError
 from blockshock.kernels.reference import PackedReference
+from blockshock.machine import Part
+from blockshock.machine.combines.nccl import Nccl
 from blockshock.matrices.masks import Mask, TiledMask
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights
@@ -44,29 +46,30 @@ def _overlapping_halves(patch: pytest.MonkeyPatch) -> None:
 
 
 def _skipped_all_reduce(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(BlockShock, "combine", lambda self, part_BN: part_BN)
+    patch.setattr(Nccl, "sum", lambda self, part: part.all())
 
 
 def _reduced_on_one_rank_only(patch: pytest.MonkeyPatch) -> None:
-    combine = BlockShock.combine
+    add_up = Nccl.sum
 
-    def faulty(self: BlockShock, part_BN: torch.Tensor) -> torch.Tensor:
-        y_BN = combine(self, part_BN.clone())
-        return y_BN if self.group.rank() == 0 else part_BN
+    def faulty(self: Nccl, part: Part) -> torch.Tensor:
+        part_BN = part.all()
+        y_BN = add_up(self, Part.of(part_BN.clone()))
+        return y_BN if torch.distributed.get_rank() == 0 else part_BN
 
-    patch.setattr(BlockShock, "combine", faulty)
+    patch.setattr(Nccl, "sum", faulty)
 
 
 def _different_again(patch: pytest.MonkeyPatch) -> None:
     """Every pass flips the last bit of one output."""
-    combine, calls = BlockShock.combine, iter(range(1000))
+    add_up, calls = Nccl.sum, iter(range(1000))
 
-    def faulty(self: BlockShock, part_BN: torch.Tensor) -> torch.Tensor:
-        y_BN = combine(self, part_BN)
+    def faulty(self: Nccl, part: Part) -> torch.Tensor:
+        y_BN = add_up(self, part)
         y_BN.view(torch.int16)[0, 0] ^= next(calls) % 2
         return y_BN
 
-    patch.setattr(BlockShock, "combine", faulty)
+    patch.setattr(Nccl, "sum", faulty)
 
 
 def _stale_refresh(patch: pytest.MonkeyPatch) -> None:

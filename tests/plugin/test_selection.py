@@ -37,7 +37,7 @@ def test_gpus_are_measured_by_the_marker_of_their_number(
     gpus: int, marker: str, other: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    asked = ["--collect-only", "-q", "--device=auto", "--workloads=gaussian", "--kernels=gathered"]
+    asked = ["--collect-only", "-q", "--device=auto", "--workloads=gaussian", "--kernels=gathered", "--combines=nccl"]
     ids = {mark: run_here(pytester, "-m", mark, *asked).outlines for mark in (marker, other)}
     timed, too = (
         [line.partition("[")[2].partition("-")[0] for line in ids[mark] if "::test_forward[" in line]

@@ -1,0 +1,29 @@
+"""The fastest way for a layer, which is found by measuring; here, which there are to measure."""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.machine.combines.base import COMBINES, Combine
+from blockshock.registry import parse_spec
+
+
+@COMBINES.register("auto")
+class Auto(Combine):
+    """Whichever is fastest of those that add up right; measured once on a machine for each shape. On GPUs."""
+
+    device_types = ("cuda",)
+
+
+def candidates(ranks: int, tokens: int, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Specs of what can run there; ``nccl``, which comes first, always can."""
+    kinds = {name: COMBINES.get(name) for name in ("nccl", *COMBINES.names()) if name != "auto"}
+    specs = [*kinds, *(spec for kind in kinds.values() for spec in kind.variants)]
+    able = [spec for spec in specs if kinds[parse_spec(spec)[0]].unavailable(device, dtype) is None]
+    return [spec for spec in able if unsuitable(spec, ranks, tokens) is None]
+
+
+def unsuitable(spec: str, ranks: int | None, tokens: int) -> str | None:
+    """None, or one sentence that says why the way that a spec names is not for so many ranks or tokens."""
+    kind, parameters = COMBINES.resolve(spec, skip=4)
+    return kind.unsuitable(ranks, tokens, **parameters)

@@ -1,0 +1,122 @@
+"""Methods whose ranks agree on y, and on grad_X in backward, in the way that was picked, or that is fastest."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.kernels import AlgorithmCache
+from blockshock.machine import Combine, Entry, Exit, Group, aligner, build_combine, combines, slowest_of_ranks
+from blockshock.matrices import generator
+from blockshock.measure import timing
+from blockshock.methods.base import Method
+from blockshock.methods.layer import Layer
+
+USUAL = "nccl"
+AUTO = "auto"
+
+
+def _are_seconds(stored: Any) -> bool:
+    return isinstance(stored, list) and all(type(one) is float and 0 < one < math.inf for one in stored)
+
+
+_measured = AlgorithmCache("combine", fits=_are_seconds)
+
+
+class Combined(Method):
+    """A method that picks how its ranks combine. A subclass calls ``agree`` once it can multiply."""
+
+    entry: Entry = Entry()
+    _exit: Exit = Exit()
+    _combine = USUAL
+
+    def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
+        """How its product takes x and gives y."""
+        raise NotImplementedError
+
+    @property
+    def exit(self) -> Exit:
+        return self._exit
+
+    def agree(self, layer: Layer) -> None:
+        """Decide how; all ranks call it together.
+
+        Raises:
+            InputError: what was picked is not for so many ranks or tokens, or these GPUs cannot do it.
+        """
+        group = self.group
+        if group.size() == 1:
+            return
+        picked = layer.pick("combine") or USUAL
+        if picked == AUTO:
+            self._fastest(layer, group)
+        elif reason := combines.unsuitable(picked, group.size(), layer.tokens):
+            raise InputError(f"combine {picked}: {reason}")
+        else:
+            self._take(picked, layer, group)
+
+    def _take(self, spec: str, layer: Layer, group: Group) -> None:
+        width = max(self.N, self.K) if layer.both_ways else self.N
+        combine = build_combine(spec, group, layer.tokens * width, self.dtype, self.device)
+        self._combine = spec
+        self.entry, self._exit = self.conjugates(combine)
+
+    def _fastest(self, layer: Layer, group: Group) -> None:
+        """Take what is fastest of what adds up right, each measured once on a machine; ranks decide together."""
+        specs = combines.candidates(group.size(), layer.tokens, self.device, self.dtype)
+        if len(specs) > 1:
+            key = f"{_machine(self.device)} {type(self).__name__} G{group.size()} N{self.N} K{self.K} B{layer.tokens} "
+            key += f"{self.dtype} {self.algorithm} backward={layer.both_ways} of {' '.join(specs)}"
+            # What rank 0 remembers, for all or none must measure.
+            known = _measured.known(key) if group.rank() == 0 else None
+            seconds = slowest_of_ranks(known or [0.0] * len(specs), self.device, group)
+            if not all(seconds):
+                seconds = self._measure(specs, layer, group)
+                if group.rank() == 0 and math.isfinite(max(seconds)):
+                    _measured.keep(key, seconds)
+            specs = [specs[seconds.index(min(seconds))]]
+        self._take(specs[0], layer, group)
+
+    def _measure(self, specs: list[str], layer: Layer, group: Group) -> list[float]:
+        """Of a call, forward or both ways; infinitely many where y is not what the first gives, which is right."""
+        stream = generator(self.device, 0, 4)
+        x_BK = torch.randn(layer.tokens, self.K, device=self.device, generator=stream).to(self.dtype)
+        x_BK.requires_grad_(layer.both_ways)
+        found, right = [], None
+        for spec in specs:
+            self._take(spec, layer, group)
+            y_BN = self.multiply(x_BK, self.exit).detach()
+            right = y_BN if right is None else right
+            off = (y_BN.float() - right.float()).norm() / right.float().norm()
+            is_right = bool(off <= group.size() * torch.finfo(self.dtype).eps)
+            (wrong,) = slowest_of_ranks([float(not is_right)], self.device, group)
+            found.append(math.inf if wrong else self._seconds(x_BK, group))
+        return slowest_of_ranks(found, self.device, group)
+
+    def _seconds(self, x_BK: torch.Tensor, group: Group) -> float:
+        def call() -> None:
+            y_BN = self.multiply(x_BK, self.exit)
+            if y_BN.requires_grad:
+                torch.autograd.grad(y_BN, x_BK, torch.ones_like(y_BN))
+
+        protocol = timing.Protocol("cuda_graph", rounds=15, warmup=3, align=aligner(self.device, group))
+        return timing.percentile(timing.time_call(call, self.device, protocol), 50)
+
+    @property
+    def algorithm(self) -> str:
+        said = super().algorithm
+        return said if self._combine == USUAL else f"{said}, combined by {self._combine}"
+
+
+@cache
+def _machine(device: torch.device) -> str:
+    """What seconds are good for: GPUs, torch, and the ways as they are."""
+    sources = sorted(Path(combines.__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    return f"{torch.cuda.get_device_name(device)} torch {torch.__version__} combines {digest}"

@@ -1,0 +1,209 @@
+"""How ranks combine: each way gives what nccl's gives, forward, backward and in training, whatever it goes through.
+
+Memory that GPUs read of each other is faked by files here; the real one is for tests/machine/test_gpu_combines.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+from fake_peers import FakeWorkspace, faked
+from torch import nn
+
+from blockshock import BlockShockLinear
+from blockshock.errors import InputError, UnknownName
+from blockshock.machine import COMBINES, Part, build_combine, combines
+from blockshock.machine.combines.overlap import Overlap
+from blockshock.machine.combines.symmetric import OneShot, Symmetric
+from blockshock.machine.combines.workspace import LEAST_BYTES, MOST_BYTES, workspace_bytes
+from blockshock.matrices.weights import GeneratedWeights
+from blockshock.methods import METHODS, Layer, axis_of, parse_row
+from blockshock.ranks import Ranks
+
+CPU = torch.device("cpu")
+WAYS = ("one_shot", "two_shot", "overlap", "overlap:chunks=3")
+SHAPES = ((1, 8), (7, 5), (128, 24), (201, 64))
+"""(B, F): one row, an odd number of elements, whole chunks, and more than the smallest workspace takes."""
+
+
+def _part(B: int, F: int, dtype: torch.dtype, rank: int) -> torch.Tensor:
+    return torch.randn(B, F, generator=torch.Generator().manual_seed(rank)).to(dtype)
+
+
+def _differences(spec: str, dtype: torch.dtype) -> list[str]:
+    """Where a way gives other bits than what it stands for."""
+    group, wrong = dist.group.WORLD, []
+    assert group is not None
+    for B, F in SHAPES:
+        parts = [_part(B, F, dtype, rank) for rank in range(group.size())]
+        wanted = {"sum": parts[0] + parts[1], "gather": torch.cat(parts, dim=1)}
+        with faked(most_bytes=8192):
+            combine = build_combine(spec, group, B * F, dtype, CPU)
+            for name, right in wanted.items():
+                for call in (name, f"start_{name}", name):
+                    part = Part.of(parts[group.rank()].clone())
+                    found = getattr(combine, call)(part)
+                    found = found() if call.startswith("start") else found
+                    if not torch.equal(found, right) or not found.is_contiguous() or found._is_view():
+                        wrong.append(f"{call} {B}x{F}")
+    return wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("spec", ["nccl", *WAYS])
+def test_each_way_adds_up_and_puts_side_by_side(spec: str, dtype: torch.dtype, cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_differences, spec, dtype) == [[], []]
+
+
+def _one_block(patch: pytest.MonkeyPatch) -> None:
+    """Rows of the second block are taken for those of the first."""
+    blocks = Symmetric._blocks
+
+    def faulty(self: Symmetric, part: Part) -> list[slice]:
+        return [slice(0, rows.stop - rows.start) for rows in blocks(self, part)]
+
+    patch.setattr(Symmetric, "_blocks", faulty)
+
+
+def _own_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Overlap, "_add_chunk", staticmethod(lambda parts, total: total.copy_(parts[0])))
+
+
+def _differences_with(fault: Callable[[pytest.MonkeyPatch], None]) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        found = len(_differences("overlap", torch.float32))
+    dist.barrier()
+    return found
+
+
+@pytest.mark.parametrize("fault", [_one_block, _own_alone])
+def test_a_planted_fault_is_seen(fault: Callable[[pytest.MonkeyPatch], None], cpu_ranks: Ranks) -> None:
+    assert all(cpu_ranks.run(_differences_with, fault))
+
+
+def _passes(method: str, picks: dict[str, str], combine: str) -> list[torch.Tensor]:
+    """y, grad_X and the gradients of the parameters."""
+    group = dist.group.WORLD
+    source = GeneratedWeights(64, 96, torch.float32, "cpu", with_bias=True)
+    axes = {axis: spec for axis, spec in picks.items() if axis in METHODS.get(method).axes}
+    layer = Layer(source, {**axes, "combine": combine}, 192, backward=True)
+    built = METHODS.get(method)(layer, group)
+    x_BK = torch.randn(192, 96, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    y_BN = built(x_BK)
+    grads = torch.autograd.grad(y_BN.square().sum(), [x_BK, *built.parameters()])
+    with torch.no_grad():
+        return [y_BN.detach(), built(x_BK), built(x_BK[:0]), *grads]
+
+
+PICKS = {"kernel": "gathered", "mask": "tile", "pruner": "1100"}
+
+
+def _methods_apart(spec: str) -> list[str]:
+    wrong = []
+    for method in (
+        "dense_tp_row",
+        "dense_tp_col",
+        "block_shock",
+        "masked_split_dense",
+        "pruned_tp_row",
+        "pruned_tp_col",
+    ):
+        wanted = _passes(method, PICKS, "nccl")
+        with faked():
+            found = _passes(method, PICKS, spec)
+        if not all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(found, wanted, strict=True)):
+            wrong.append(method)
+    return wrong
+
+
+@pytest.mark.parametrize("spec", WAYS)
+def test_every_method_gives_the_same_by_each_way(spec: str, cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_methods_apart, spec) == [[], []]
+
+
+def _written_straight() -> bool:
+    """Whether a dense product lands where peers read it, without a copy."""
+    group = dist.group.WORLD
+    with faked():
+        layer = METHODS.get("dense_tp_row")(
+            Layer(GeneratedWeights(64, 96, torch.float32, "cpu"), {"combine": "one_shot"}, 16), group
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "copy_", lambda *_: pytest.fail("copied"))
+            patch.setattr(FakeWorkspace, "add_up", lambda *_: None)
+            layer(torch.ones(16, 96))
+    return True
+
+
+def test_a_dense_product_is_written_where_peers_read_it(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_written_straight) == [True, True]
+
+
+def _trained_layer() -> list[bool]:
+    """A layer, a copy, and a compiled one train as the linear does."""
+    group, found = dist.group.WORLD, []
+    with faked():
+        for spec in ("one_shot", "overlap"):
+            torch.manual_seed(0)
+            linear = nn.Linear(64, 48)
+            layer = BlockShockLinear(linear, group, kernel="gathered", mask="tile", combine=spec, tokens=256)
+            found.append(f"combined by {spec}" in repr(layer))
+            for one in (layer, copy.deepcopy(layer), torch.compile(layer, fullgraph=True, backend="aot_eager")):
+                x = torch.randn(256, 64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+                ours, theirs = (torch.autograd.grad(module(x).square().mean(), x)[0] for module in (one, linear))
+                found.append(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6))
+            torch._dynamo.reset()
+    return found
+
+
+def test_layers_take_it_eager_copied_and_compiled(cpu_ranks: Ranks) -> None:
+    for found in cpu_ranks.run(_trained_layer):
+        assert found == [True] * 8
+
+
+def test_what_is_not_for_a_cpu_says_so() -> None:
+    axis = axis_of("combine")
+    assert axis.names("cpu") == ("nccl",)
+    for name in COMBINES.names():
+        reason = axis.unavailable(name, CPU, torch.float32)
+        assert (reason is None) == (name == "nccl")
+    with pytest.raises(UnknownName, match=r"Choices: .*nccl"):
+        axis.check("ncll")
+    with pytest.raises(InputError, match="takes chunks, not 'parts'"):
+        axis.check("overlap:parts=2")
+
+
+def test_reasons_name_what_was_wrong() -> None:
+    assert "not torch.float16: pick nccl" in str(OneShot.unavailable(torch.device("cuda"), torch.float16))
+    assert "2, 4 or 8 ranks, not 6" in str(combines.unsuitable("two_shot", 6, 64))
+    assert "4 chunks of at least 64 tokens, there are 255" in str(combines.unsuitable("overlap:chunks=4", 2, 255))
+    assert combines.unsuitable("overlap:chunks=4", None, 256) is None
+    with pytest.raises(InputError, match="2 to 64 chunks, got chunks=1"):
+        build_combine("overlap:chunks=1", None, 1, torch.float32, CPU)
+
+
+def test_candidates_begin_with_what_is_always_there() -> None:
+    assert combines.candidates(2, 1024, CPU, torch.float32) == ["nccl"]
+    cuda = torch.device("cuda")
+    assert combines.candidates(2, 1024, cuda, torch.bfloat16)[0] == "nccl"
+    assert "overlap:chunks=4" in combines.candidates(2, 1024, cuda, torch.bfloat16)
+    assert combines.candidates(2, 16, cuda, torch.bfloat16) == ["nccl", "one_shot", "two_shot"]
+    assert combines.candidates(6, 16, cuda, torch.bfloat16) == ["nccl", "one_shot"]
+    assert combines.candidates(2, 16, cuda, torch.float16) == ["nccl"]
+
+
+def test_a_row_that_says_nothing_of_it_is_by_nccl() -> None:
+    row = parse_row("block_shock-gathered-tile-masked").completed("cpu")
+    assert "combine" not in row.picks
+    assert parse_row("block_shock-gathered-tile-masked-two_shot").picks["combine"] == "two_shot"
+
+
+def test_a_workspace_is_bounded() -> None:
+    assert workspace_bytes(0) == workspace_bytes(LEAST_BYTES) == LEAST_BYTES
+    assert workspace_bytes(LEAST_BYTES + 1) == 2 * LEAST_BYTES
+    assert workspace_bytes(1 << 40) == MOST_BYTES
