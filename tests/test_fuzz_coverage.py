@@ -53,7 +53,6 @@ ALSO_NOT = {
     "methods.product.product": "every forward pass of test_fuzz_layers.py goes through it",
     "training.clipping.local_gradient": "called by clip_grad_norm_ for every gradient",
     "machine.collectives.global_ranks": "called by clip_grad_norm_ for every group",
-    "machine.collectives.side_by_side": "called by every gather",
     "methods.combined.Combined": "the base of methods that are fuzzed",
     "machine.collectives.of_rank_0": "called for every layer that is built",
     "machine.memory.free_bytes": "takes a device alone",

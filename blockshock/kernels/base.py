@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 
 from blockshock.errors import InputError, KernelUnavailable, StalePacking
 from blockshock.machine import held_bytes
-from blockshock.matrices import Mask, Piece
+from blockshock.matrices import Every, Mask, Piece
 from blockshock.measure import Operand
 from blockshock.registry import Registry
 from blockshock.stages import copied, stage
@@ -129,6 +129,13 @@ class Packed(nn.Module):
         grad_x_BK = self.grad_input(grad_y_BN)
         with stage("layout"):
             return out_BK.copy_(copied(grad_x_BK))
+
+    def grad_kept(self, grad_y_BN: torch.Tensor, kept: Every, out_BJ: torch.Tensor | None = None) -> torch.Tensor:
+        """Of ``grad_input`` the columns (B, K/2) that a mask keeps whose rows are all alike; the others are zeros."""
+        grad_x_BK = self.grad_input(grad_y_BN)
+        with stage("layout"):
+            found_BJ = copied(kept.take(grad_x_BK))
+            return found_BJ if out_BJ is None else out_BJ.copy_(found_BJ)
 
     def check_since(self, writes: int) -> None:
         """Raises StalePacking if it was written after it had been written so often."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from blockshock.kernels.base import KERNELS, Kernel, Packed
 from blockshock.kernels.dense import multiplied
-from blockshock.matrices import MOST_PATTERNS, Mask, Piece, RowPatterns, row_blocks
+from blockshock.matrices import MOST_PATTERNS, Every, Mask, Piece, RowPatterns, row_blocks
 from blockshock.stages import copied, stage
 
 
@@ -69,6 +69,10 @@ class PackedGathered(Packed):
             parts = [grad @ self.kept_NJ[p.start : p.stop] for p, grad in zip(self.patterns, grads, strict=True)]
         with stage("layout"):
             return copied(self.patterns.sum_columns(parts, self.K))
+
+    def grad_kept(self, grad_y_BN: torch.Tensor, kept: Every, out_BJ: torch.Tensor | None = None) -> torch.Tensor:
+        with stage("grad_x"):
+            return grad_y_BN @ self.kept_NJ if out_BJ is None else torch.mm(grad_y_BN, self.kept_NJ, out=out_BJ)
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         return self.patterns.kept(w_NK)

@@ -17,7 +17,16 @@ from blockshock.machine.collectives import (
 )
 from blockshock.machine.combines import COMBINES, Combine, Part, build_combine
 from blockshock.machine.compiled import compiled
-from blockshock.machine.conjugates import ColumnShard, Entry, Exit, Gathered, OwnFeatures, Replicated, Summed
+from blockshock.machine.conjugates import (
+    ColumnShard,
+    Entry,
+    Exit,
+    Gathered,
+    KeptColumns,
+    OwnFeatures,
+    Replicated,
+    Summed,
+)
 from blockshock.machine.meeting import meet, next_name
 from blockshock.machine.memory import held_bytes, indexed
 from blockshock.machine.tried_internals import INTERNALS

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from blockshock.errors import InputError
-from blockshock.stages import copied, stage
 
 Group = Any  # a ProcessGroup, or Alone
 
@@ -87,12 +86,6 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
         )
     size = total // count
     return slice(index * size, (index + 1) * size)
-
-
-def side_by_side(gathered: torch.Tensor, group: Group) -> torch.Tensor:
-    """Of shards (B, S) one below the other, (B, G·S)."""
-    with stage("layout"):
-        return copied(torch.cat(gathered.chunk(group.size()), dim=1))
 
 
 def slowest_of_ranks(seconds: list[float], device: torch.device, group: Group) -> list[float]:

@@ -7,10 +7,11 @@ gradient that is summed, what is summed has one that is taken as it is, and like
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from blockshock.machine.combines import Combine, Part, traced_gather, traced_sum
+from blockshock.machine.combines import Combine, Part, Place, side_by_side, traced_gather, traced_sum
 from blockshock.stages import copied, stage
 
 Finish = Callable[[], torch.Tensor]
@@ -69,6 +70,8 @@ class ColumnShard(Replicated):
 class OwnFeatures(Entry):
     """This rank's columns of it, a view; in backward the shards are gathered."""
 
+    place: Place = staticmethod(side_by_side)
+
     def __init__(self, combine: Combine, columns: slice, K: int) -> None:
         self._combine, self._columns, self._K = combine, columns, K
 
@@ -79,9 +82,23 @@ class OwnFeatures(Entry):
         if not grad.tokens:
             return lambda: grad.empty(self._K)
         if torch.compiler.is_compiling():
-            whole = traced_gather(self._combine, grad, self._K // grad.features)
+            whole = traced_gather(self._combine, grad, self._K // grad.features, self.place)
             return lambda: whole
-        return self._combine.start_gather(grad)
+        return self._combine.start_gather(grad, self.place)
+
+
+class KeptColumns(OwnFeatures):
+    """Of the columns that a rank takes its product uses only some, other ranks' products the others: in backward the
+    gradients of these are gathered, and no zeros added.
+
+    Args:
+        kept: which columns these are; what takes them of a gradient.
+        place: where each rank's belong in all of x.
+    """
+
+    def __init__(self, combine: Combine, columns: slice, K: int, kept: Any, place: Place) -> None:
+        super().__init__(combine, columns, K)
+        self.kept, self.place = kept, place
 
 
 class Exit:

@@ -42,7 +42,7 @@ class Method(Spread):
     promise: ClassVar[Promise] = Promise.DENSE
     role: ClassVar[Role] = Role.SUBJECT
     axes: ClassVar[tuple[str, ...]] = ()
-    collectives: ClassVar[tuple[str | None, str | None]] = (None, None)
+    collectives: tuple[str | None, str | None] = (None, None)
     sharded: ClassVar[bool] = False
     instead: ClassVar[str | None] = None
     rounds_weight_gradients: ClassVar[bool] = False

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from blockshock.errors import InputError
 from blockshock.kernels import Packed
-from blockshock.machine import Entry, Exit, Part, torch_internals
+from blockshock.machine import Entry, Exit, KeptColumns, Part, torch_internals
 from blockshock.stages import copied, stage
 from blockshock.training import Storage
 
@@ -47,8 +47,14 @@ def _forward(weight: Weight, x_BK: torch.Tensor) -> Part:
     return Part(make, len(x_BK), _packed(weight).shape[0], x_BK.dtype, x_BK.device)
 
 
-def _backward(weight: Weight, grad_y_BN: torch.Tensor) -> Part:
-    """grad_y W, likewise."""
+def _backward(weight: Weight, grad_y_BN: torch.Tensor, entry: Entry) -> Part:
+    """grad_y W, likewise; of the columns that the product uses alone, where the entry is of these."""
+    if isinstance(entry, KeptColumns):
+
+        def kept(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+            return weight.grad_kept(grad_y_BN[rows], entry.kept, out)
+
+        return Part(kept, len(grad_y_BN), _packed(weight).shape[1] // 2, grad_y_BN.dtype, grad_y_BN.device)
 
     def make(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
         grad = grad_y_BN if rows == slice(0, len(grad_y_BN)) else grad_y_BN[rows]
@@ -127,7 +133,7 @@ class _Product(torch.autograd.Function):
         if needs_x and ctx.writes is not None and not torch.compiler.is_compiling():
             weight.check_since(ctx.writes)
         grad_y_BN = _contiguous(ctx.exit.take_back(grad_y_BN))
-        agree = ctx.entry.give_back(_backward(weight, grad_y_BN)) if needs_x else None
+        agree = ctx.entry.give_back(_backward(weight, grad_y_BN, ctx.entry)) if needs_x else None
         grad_w = weight.grad_weight(grad_y_BN, saved[0]) if needs_weight else None
         grad_bias = weight.grad_bias(grad_y_BN) if needs_bias else None
         return (None if agree is None else agree()), grad_w, grad_bias, None, None, None

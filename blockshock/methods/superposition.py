@@ -7,14 +7,15 @@ are on one device. masked_split_dense is the same split with the zeros multiplie
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.machine import ColumnShard, Combine, Entry, Exit, Group, Replicated, Summed, shard
-from blockshock.matrices import Piece, WeightSource, check_2to4, check_complementary
+from blockshock.machine import ColumnShard, Combine, Entry, Exit, Group, KeptColumns, Replicated, Summed, shard
+from blockshock.matrices import Every, Piece, RowPatterns, WeightSource, check_2to4, check_complementary
 from blockshock.methods.base import METHODS
 from blockshock.methods.combined import Combined
 from blockshock.methods.estimate import Shape, WeightEstimate
@@ -55,8 +56,21 @@ class BlockShock(Combined, PieceMethod):
         self.agree(layer)
 
     def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
+        if kept := self._columns_of_halves():
+            # Their gradients lie in disjoint columns: half the bytes of a sum.
+            self.collectives = ("all_reduce", "all_gather")
+            own, place = kept[self.group.rank() % 2], partial(_place, kept)
+            return KeptColumns(combine, self.columns, self.K, own, place), Summed(combine)
         all_columns = self.columns == slice(0, self.K)
         return Replicated(combine) if all_columns else ColumnShard(combine, self.columns, self.K), Summed(combine)
+
+    def _columns_of_halves(self) -> tuple[Every, Every] | None:
+        """Which columns of a shard each half keeps, where its rows keep the same; None where they do not."""
+        tile = self.mask.tile
+        if tile is None or len(range(self.K)[self.columns]) % tile.shape[1] or not (tile == tile[0]).all():
+            return None
+        first, second = (RowPatterns(half[:1], self.N).patterns[0].kept for half in (tile, ~tile))
+        return first, second
 
     @classmethod
     def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
@@ -96,7 +110,7 @@ class BlockShock(Combined, PieceMethod):
 
     @property
     def grad_roundings(self) -> int:
-        return max(self.group.size(), 2)
+        return 1 if isinstance(self.entry, KeptColumns) else max(self.group.size(), 2)
 
     def weights(self) -> list[Weight]:
         return list(self.halves.values())  # type: ignore[arg-type]
@@ -106,6 +120,13 @@ class BlockShock(Combined, PieceMethod):
         for other_BN in others:
             part_BN = part_BN + other_BN
         return part_BN
+
+
+def _place(kept: tuple[Every, Every], shards: list[torch.Tensor], whole_BK: torch.Tensor) -> None:
+    """The columns that each rank's half keeps, to where they lie in the shard that its half is of."""
+    for rank, shard_BJ in enumerate(shards):
+        columns = shard(whole_BK.shape[1], rank // 2, len(shards) // 2, "K")
+        kept[rank % 2].put(shard_BJ, whole_BK[:, columns])
 
 
 def _name(place: int, half: Weight) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from blockshock.errors import StalePacking
 from blockshock.kernels import Packed
 from blockshock.machine import torch_internals
-from blockshock.matrices import Mask, product
+from blockshock.matrices import Every, Mask, product
 from blockshock.stages import stage
 from blockshock.training.seen import Seen, first_difference
 from blockshock.training.sharded import Shardable, check_replicas, spread_as
@@ -148,6 +148,10 @@ class Storage(Shardable):
     def grad_into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
         """As of the packing."""
         return self.packed.grad_into(grad_y_BN, out_BK)
+
+    def grad_kept(self, grad_y_BN: torch.Tensor, kept: Every, out_BJ: torch.Tensor | None = None) -> torch.Tensor:
+        """As of the packing."""
+        return self.packed.grad_kept(grad_y_BN, kept, out_BJ)
 
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         """The gradient of ``parameter``. Stage ``grad_w``."""

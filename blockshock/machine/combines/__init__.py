@@ -1,7 +1,7 @@
 """How ranks make one output of their parts: each file registers one or a few ways."""
 
 from blockshock.machine.combines.auto import candidates, unsuitable
-from blockshock.machine.combines.base import COMBINES, Combine, Part, build_combine
+from blockshock.machine.combines.base import COMBINES, Combine, Part, Place, build_combine, side_by_side
 from blockshock.machine.combines.traced import traced_gather, traced_sum
 from blockshock.machine.combines.workspace import MOST_BYTES, workspace_bytes
 

@@ -62,6 +62,15 @@ class Part:
         return torch.empty(self.tokens, features, dtype=self.dtype, device=self.device)
 
 
+Place = Callable[[list[torch.Tensor], torch.Tensor], None]
+"""Puts some rows of all ranks' shards (B, S), in rank order, to where they belong in an output (B, G·S)."""
+
+
+def side_by_side(shards: list[torch.Tensor], whole: torch.Tensor) -> None:
+    """The usual place."""
+    torch.cat(shards, dim=1, out=whole)
+
+
 Later = Callable[[], torch.Tensor]
 """Waits for what was started, and gives it."""
 
@@ -113,15 +122,15 @@ class Combine:
         """The sum of all ranks' parts (B, N), the same bits on each."""
         raise NotImplementedError
 
-    def gather(self, part: Part) -> torch.Tensor:
-        """All ranks' feature shards (B, S) side by side in rank order, (B, G·S)."""
+    def gather(self, part: Part, place: Place = side_by_side) -> torch.Tensor:
+        """All ranks' shards (B, S) in their place, (B, G·S)."""
         raise NotImplementedError
 
     def start_sum(self, part: Part) -> Later:
         """``sum``, with other work beside it until it is waited for."""
         raise NotImplementedError
 
-    def start_gather(self, part: Part) -> Later:
+    def start_gather(self, part: Part, place: Place = side_by_side) -> Later:
         """``gather``, likewise."""
         raise NotImplementedError
 

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 
 from blockshock.machine.borrowed import Borrowed
-from blockshock.machine.collectives import Group, all_gather, side_by_side
-from blockshock.machine.combines.base import COMBINES, Combine, Later, Part
-from blockshock.stages import stage
+from blockshock.machine.collectives import Group, all_gather
+from blockshock.machine.combines.base import COMBINES, Combine, Later, Part, Place, side_by_side
+from blockshock.stages import copied, stage
 
 
 @COMBINES.register("nccl")
@@ -29,25 +29,32 @@ class Nccl(Combine):
             dist.all_reduce(total, group=self._borrowed.group)
         return total
 
-    def gather(self, part: Part) -> torch.Tensor:
+    def gather(self, part: Part, place: Place = side_by_side) -> torch.Tensor:
         shards, gathered = part.all(), self._gathered(part)
         with stage("reduce"):
             all_gather(gathered, shards, group=self._borrowed.group)
-        return side_by_side(gathered, self._borrowed.group)
+        return self._placed(gathered, part, place)
 
     def start_sum(self, part: Part) -> Later:
         total = part.all()
         return _started(dist.all_reduce, (total,), self._borrowed.group, lambda: total)
 
-    def start_gather(self, part: Part) -> Later:
+    def start_gather(self, part: Part, place: Place = side_by_side) -> Later:
         shards, gathered = part.all(), self._gathered(part)
-        group = self._borrowed.group
-        return _started(all_gather, (gathered, shards), group, lambda: side_by_side(gathered, group))
+        placed = lambda: self._placed(gathered, part, place)  # noqa: E731
+        return _started(all_gather, (gathered, shards), self._borrowed.group, placed)
 
     def _gathered(self, part: Part) -> torch.Tensor:
         """Where all ranks' shards come, one below the other."""
         size = self._borrowed.group.size() * part.tokens, part.features
         return torch.empty(size, dtype=part.dtype, device=part.device)
+
+    def _placed(self, gathered: torch.Tensor, part: Part, place: Place) -> torch.Tensor:
+        shards = list(gathered.chunk(self._borrowed.group.size()))
+        whole = part.empty(len(shards) * part.features)
+        with stage("layout"):
+            place(shards, copied(whole))
+        return whole
 
 
 def _started(collective: Callable[..., Any], tensors: tuple[torch.Tensor, ...], group: Group, result: Later) -> Later:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from blockshock.errors import InputError
 from blockshock.machine.collectives import Group
-from blockshock.machine.combines.base import COMBINES, Part
+from blockshock.machine.combines.base import COMBINES, Part, Place, side_by_side
 from blockshock.machine.combines.symmetric import Symmetric
 from blockshock.stages import stage
 
@@ -41,19 +42,25 @@ class Overlap(Symmetric):
     def sum(self, part: Part) -> torch.Tensor:
         total = part.empty(part.features)
         for rows in self._blocks(part):
-            views, there = self._views(part, rows), self._there(part, rows)
-            for chunk, arrived in self._fetched(part, rows, views, there):
+            views, there, arrived = self._views(part, rows), self._there(part, rows), []
+            for chunk in self._computed(part, rows, views):
+                for rank, view in enumerate(views):
+                    if rank != self._shared.rank:
+                        there[rank][chunk].copy_(view[chunk])
+                arrived.append((chunk, self._shared.mark()))
+            for chunk, mark in arrived:
                 with stage("reduce"):
-                    self._shared.wait(arrived)
+                    self._shared.wait(mark)
                     self._add_chunk([view[chunk] for view in there], total[rows][chunk])
             self._leave()
         return total
 
-    def gather(self, part: Part) -> torch.Tensor:
+    def gather(self, part: Part, place: Place = side_by_side) -> torch.Tensor:
         whole = part.empty(self._shared.ranks * part.features)
         for rows in self._blocks(part):
-            columns = list(whole[rows].chunk(self._shared.ranks, dim=1))
-            self._fetched(part, rows, self._views(part, rows), columns)
+            views = self._views(part, rows)
+            for chunk in self._computed(part, rows, views):
+                place([view[chunk] for view in views], whole[rows][chunk])
             self._leave()
         return whole
 
@@ -67,23 +74,17 @@ class Overlap(Symmetric):
             for rank in range(self._shared.ranks)
         ]
 
-    def _fetched(
-        self, part: Part, rows: slice, views: list[torch.Tensor], to: list[torch.Tensor]
-    ) -> list[tuple[slice, Any]]:
-        """Compute these rows chunk by chunk, and have those of all ranks copied; each chunk, and when it is there."""
+    def _computed(self, part: Part, rows: slice, views: list[torch.Tensor]) -> Iterator[slice]:
+        """Compute these rows chunk by chunk; what is done with a chunk of all ranks runs beside the next."""
         self._shared.enter()
         count = rows.stop - rows.start
-        step, found = -(-count // self._chunks), []
+        step = -(-count // self._chunks)
         for first in range(0, count, step):
             chunk = slice(first, min(first + step, count))
             part.make(slice(rows.start + chunk.start, rows.start + chunk.stop), views[self._shared.rank][chunk])
             with stage("reduce"), self._shared.beside():
                 self._shared.barrier()
-                for view, place in zip(views, to, strict=True):
-                    if view.data_ptr() != place.data_ptr():
-                        place[chunk].copy_(view[chunk])
-                found.append((chunk, self._shared.mark()))
-        return found
+                yield chunk
 
     def _leave(self) -> None:
         """All ranks have read what they need of this one."""

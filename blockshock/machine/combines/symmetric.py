@@ -11,10 +11,13 @@ from typing import Any, ClassVar
 import torch
 
 from blockshock.machine.collectives import Group
-from blockshock.machine.combines.base import COMBINES, Combine, Later, Part
+from blockshock.machine.combines.base import COMBINES, Combine, Later, Part, Place, side_by_side
 from blockshock.machine.combines.traced import known
 from blockshock.machine.combines.workspace import workspace_for
 from blockshock.stages import stage
+
+Take = Callable[[list[torch.Tensor], torch.Tensor], None]
+"""Makes some rows of an output of those rows of all ranks' parts."""
 
 
 class Symmetric(Combine):
@@ -37,9 +40,7 @@ class Symmetric(Combine):
         shape = rows.stop - rows.start, part.features
         return [self._shared.view(rank, shape, part.dtype) for rank in range(self._shared.ranks)]
 
-    def _through(
-        self, part: Part, features: int, take: Callable[[list[torch.Tensor], torch.Tensor], None]
-    ) -> torch.Tensor:
+    def _through(self, part: Part, features: int, take: Take) -> torch.Tensor:
         """(B, features), of which ``take`` makes the rows of a block out of all ranks' views."""
         whole = part.empty(features)
         self._shared.enter()
@@ -50,7 +51,7 @@ class Symmetric(Combine):
                 take(views, whole[rows])
         return whole
 
-    def _started(self, part: Part, features: int, take: Callable[[list[torch.Tensor], torch.Tensor], None]) -> Later:
+    def _started(self, part: Part, features: int, take: Take) -> Later:
         """The same; beside other work where it is one block."""
         if part.tokens > self._shared.rows(part.features, part.dtype):
             whole = self._through(part, features, take)
@@ -73,24 +74,27 @@ class Symmetric(Combine):
         """The sum of all views to ``total``; all have been read when it is there."""
         raise NotImplementedError
 
-    def _join(self, views: list[torch.Tensor], whole: torch.Tensor) -> None:
-        """All views side by side to ``whole``, likewise."""
-        self._shared.barrier()
-        for view, columns in zip(views, whole.chunk(len(views), dim=1), strict=True):
-            columns.copy_(view)
-        self._shared.barrier()
+    def _placing(self, place: Place) -> Take:
+        """Every view to its place, likewise."""
+
+        def take(views: list[torch.Tensor], whole: torch.Tensor) -> None:
+            self._shared.barrier()
+            place(views, whole)
+            self._shared.barrier()
+
+        return take
 
     def sum(self, part: Part) -> torch.Tensor:
         return self._through(part, part.features, self._add)
 
-    def gather(self, part: Part) -> torch.Tensor:
-        return self._through(part, self._shared.ranks * part.features, self._join)
+    def gather(self, part: Part, place: Place = side_by_side) -> torch.Tensor:
+        return self._through(part, self._shared.ranks * part.features, self._placing(place))
 
     def start_sum(self, part: Part) -> Later:
         return self._started(part, part.features, self._add)
 
-    def start_gather(self, part: Part) -> Later:
-        return self._started(part, self._shared.ranks * part.features, self._join)
+    def start_gather(self, part: Part, place: Place = side_by_side) -> Later:
+        return self._started(part, self._shared.ranks * part.features, self._placing(place))
 
 
 class _TorchSum(Symmetric):

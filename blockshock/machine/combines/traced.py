@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from blockshock.machine.combines.base import Combine, Part
+from blockshock.machine.combines.base import Combine, Part, Place, side_by_side
 
 _numbers = count()
 _known: WeakValueDictionary[int, Combine] = WeakValueDictionary()
@@ -31,9 +31,16 @@ def traced_sum(combine: Any, part: Part) -> torch.Tensor:
     return _combined(part.all(), combine.number, 0)
 
 
-def traced_gather(combine: Any, part: Part, ranks: int) -> torch.Tensor:
+def traced_gather(combine: Any, part: Part, ranks: int, place: Place = side_by_side) -> torch.Tensor:
     """As of ``Combine.gather``."""
-    return combine.gather(part) if combine.is_traced else _combined(part.all(), combine.number, ranks)
+    if combine.is_traced:
+        return combine.gather(part, place)
+    found = _combined(part.all(), combine.number, ranks)
+    if place is side_by_side:
+        return found
+    whole = torch.empty_like(found)
+    place(list(found.chunk(ranks, dim=1)), whole)
+    return whole
 
 
 @torch.library.custom_op(
