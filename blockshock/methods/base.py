@@ -195,6 +195,11 @@ class Method(Spread):
         new._mark_split()
         return new
 
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of what ranks read of each other, which layers of the same ranks share."""
+        return 0
+
     def tensors(self) -> list[torch.Tensor]:
         """All that it holds: parameters, buffers, and what is packed of trained weights."""
         packed = [tensor for module in self.modules() if isinstance(module, Storage) for tensor in module.tensors()]

@@ -35,6 +35,7 @@ class Combined(Method):
     entry: Entry = Entry()
     _exit: Exit = Exit()
     _combine = USUAL
+    _shared_bytes = 0
 
     def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
         """How its product takes x and gives y."""
@@ -62,9 +63,9 @@ class Combined(Method):
             self._take(picked, layer, group)
 
     def _take(self, spec: str, layer: Layer, group: Group) -> None:
-        width = max(self.N, self.K) if layer.both_ways else self.N
-        combine = build_combine(spec, group, layer.tokens * width, self.dtype, self.device)
-        self._combine = spec
+        elements = layer.tokens * (max(self.N, self.K) if layer.both_ways else self.N)
+        combine = build_combine(spec, group, elements, self.dtype, self.device)
+        self._combine, self._shared_bytes = spec, combine.held_bytes(elements * self.dtype.itemsize)
         self.entry, self._exit = self.conjugates(combine)
 
     def _fastest(self, layer: Layer, group: Group) -> None:
@@ -107,6 +108,10 @@ class Combined(Method):
 
         protocol = timing.Protocol("cuda_graph", rounds=15, warmup=3, align=aligner(self.device, group))
         return timing.percentile(timing.time_call(call, self.device, protocol), 50)
+
+    @property
+    def shared_bytes(self) -> int:
+        return self._shared_bytes
 
     @property
     def algorithm(self) -> str:

@@ -27,7 +27,8 @@ class TimingResult:
         alone: samples of pieces run by themselves: the rank's own ``partial`` and the collective that combines
             (phase 1, where there are both), the ``forward`` pass (phase 2).
         weight_bytes, estimated_weight_bytes: counted from storage, and by arithmetic.
-        building_bytes, steady_bytes: memory held at most while building; and while running, weights included.
+        building_bytes, steady_bytes: memory held at most while building; and while running, weights and what ranks
+            share included.
         algorithm: kernel and algorithm that ran.
         work: what the passes cannot avoid, by part.
     """
@@ -103,7 +104,7 @@ def described(
         weight_bytes=method.weight_bytes(),
         estimated_weight_bytes=built.estimate.steady,
         building_bytes=built.building_bytes,
-        steady_bytes=method.weight_bytes() + steady[0],
+        steady_bytes=method.weight_bytes() + method.shared_bytes + steady[0],
         algorithm=method.algorithm,
         work=method.work(case.B, backward),
     )

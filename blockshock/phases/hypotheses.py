@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from blockshock.errors import InputError
-from blockshock.methods import METHODS, Method, Promise, Role, Span, method_of
+from blockshock.methods import METHODS, Method, Promise, Role, Span, axis_of, method_of
 from blockshock.phases.case import Case
 from blockshock.registry import Registry, parse_spec
 from blockshock.training import storage_of
@@ -184,11 +184,15 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
         ]
         for case in trained if hypothesis.training() else cases:
             if rivals and hypothesis.concerns(case.method) and compresses_every_time(case):
-                yield Claim(name, hypothesis, case, tuple(_rival(case, rival) for rival in rivals))
+                found = [one for rival in rivals for one in _rivals(case, rival)]
+                yield Claim(name, hypothesis, case, tuple(dict.fromkeys(found)))
 
 
-def _rival(case: Case, method: str) -> Case:
-    return case.of(method, method_of(method)[0].axes)
+def _rivals(case: Case, method: str) -> Iterator[Case]:
+    """The rival with the same picks; and as everybody has it, where a pick would make another of it."""
+    rival = case.of(method, method_of(method)[0].axes)
+    yield rival
+    yield rival.picking(**{axis: None for axis in rival.picks if axis_of(axis).unsaid is not None})
 
 
 def compresses_every_time(case: Case) -> bool:

@@ -3,6 +3,5 @@
 from blockshock.machine.combines.auto import candidates, unsuitable
 from blockshock.machine.combines.base import COMBINES, Combine, Part, Place, build_combine, side_by_side
 from blockshock.machine.combines.traced import traced_gather, traced_sum
-from blockshock.machine.combines.workspace import MOST_BYTES, workspace_bytes
 
 COMBINES.load_package(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.machine.combines.base import COMBINES, Combine
+from blockshock.machine.combines.workspace import workspace_bytes
 from blockshock.registry import parse_spec
 
 
@@ -13,6 +14,10 @@ class Auto(Combine):
     """Whichever is fastest of those that add up right; measured once on a machine for each shape. On GPUs."""
 
     device_types = ("cuda",)
+
+    @classmethod
+    def held_bytes(cls, size: int) -> int:
+        return workspace_bytes(size)
 
 
 def candidates(ranks: int, tokens: int, device: torch.device, dtype: torch.dtype) -> list[str]:

@@ -114,6 +114,11 @@ class Combine:
         """None, or one sentence that says why it is not for so many ranks, if that is known, or tokens."""
         return None
 
+    @classmethod
+    def held_bytes(cls, size: int) -> int:
+        """Bytes that a rank holds for it, for parts of ``size`` bytes."""
+        return 0
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Combine:
         """Itself: a copy of a layer is on the same ranks."""
         return self

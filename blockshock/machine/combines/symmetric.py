@@ -13,7 +13,7 @@ import torch
 from blockshock.machine.collectives import Group
 from blockshock.machine.combines.base import COMBINES, Combine, Later, Part, Place, side_by_side
 from blockshock.machine.combines.traced import known
-from blockshock.machine.combines.workspace import workspace_for
+from blockshock.machine.combines.workspace import workspace_bytes, workspace_for
 from blockshock.stages import stage
 
 Take = Callable[[list[torch.Tensor], torch.Tensor], None]
@@ -28,6 +28,10 @@ class Symmetric(Combine):
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device) -> None:
         self._shared = workspace_for(group, elements * dtype.itemsize, device)
         self.number = known(self)
+
+    @classmethod
+    def held_bytes(cls, size: int) -> int:
+        return workspace_bytes(size)
 
     def _blocks(self, part: Part) -> Iterator[slice]:
         """The rows that fit in together."""
