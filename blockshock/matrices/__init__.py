@@ -15,6 +15,7 @@ from blockshock.matrices.masks import (
 from blockshock.matrices.models import MODELS, Linear, Model
 from blockshock.matrices.named_masks import (
     MASKS,
+    best_tiles,
     build_mask,
     pattern_mask,
     random_mask,

@@ -94,19 +94,32 @@ def transposable_tiles(device: torch.device) -> torch.Tensor:
     return torch.stack([tile for tile in tiles if (tile.sum(0) == 2).all()]).to(device)
 
 
-def _check_rows(source: WeightSource) -> None:
-    if source.N % 4:
-        raise MaskError(f"a transposable mask needs N to be a multiple of 4, got N = {source.N}")
+def _check_rows(N: int) -> None:
+    if N % 4:
+        raise MaskError(f"a transposable mask needs N to be a multiple of 4, got N = {N}")
 
 
 def _untile(tiles_RG44: torch.Tensor) -> torch.Tensor:
     return tiles_RG44.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
+def best_tiles(scores_RK: torch.Tensor) -> torch.Tensor:
+    """The mask (R, K) that keeps the largest sum of scores of each 4 × 4 block that one of the 90 tiles can.
+
+    Raises:
+        MaskError: R is not a multiple of four.
+    """
+    _check_rows(len(scores_RK))
+    tiles = transposable_tiles(scores_RK.device)
+    blocks = scores_RK.unflatten(1, (-1, 4)).unflatten(0, (-1, 4)).transpose(1, 2)
+    kept = blocks.flatten(2) @ tiles.flatten(1).to(scores_RK.dtype).T
+    return _untile(tiles[kept.argmax(-1)])
+
+
 @MASKS.register("tile")
 def tile_mask(source: WeightSource) -> Mask:
     """The transposable tile with rows 1100, 1100, 0011, 0011, everywhere."""
-    _check_rows(source)
+    _check_rows(source.N)
     six = _six(source.device)
     return TiledMask(six[[0, 0, 5, 5]], source.N, source.K)
 
@@ -114,7 +127,7 @@ def tile_mask(source: WeightSource) -> Mask:
 @MASKS.register("tile_random")
 def tile_random_mask(source: WeightSource) -> Mask:
     """One of the 90 transposable tiles drawn uniformly for each 4 × 4 block, from the source's seed."""
-    _check_rows(source)
+    _check_rows(source.N)
     groups, device = source.K // 4, source.device
 
     def block(index: int, rows: int) -> torch.Tensor:
@@ -128,13 +141,10 @@ def tile_random_mask(source: WeightSource) -> Mask:
 @MASKS.register("tile_magnitude")
 def tile_magnitude_mask(source: WeightSource) -> Mask:
     """Of the 90 transposable tiles the one that keeps the largest sum of |w|, for each 4 × 4 block."""
-    _check_rows(source)
+    _check_rows(source.N)
 
     def make(start: int, stop: int) -> torch.Tensor:
         first, last = start // 4 * 4, -(-stop // 4) * 4
-        tiles = transposable_tiles(source.device)
-        blocks = source.rows(first, last).abs().float().unflatten(1, (-1, 4)).unflatten(0, (-1, 4)).transpose(1, 2)
-        kept = blocks.flatten(2) @ tiles.flatten(1).float().T
-        return _untile(tiles[kept.argmax(-1)])[start - first : stop - first]
+        return best_tiles(source.rows(first, last).abs().float())[start - first : stop - first]
 
     return LazyMask(source.N, source.K, make)

@@ -58,7 +58,7 @@ def test_any_part_is_2to4_and_of_w(
     groups = bool(piece.N and piece.K and columns.start % 4 == columns.stop % 4 == 0)
     if name == "weight_norm":
         groups = piece.K % 4 == 0 and bool(piece.N and piece.K) and found is not None
-    assert (found is not None) == (groups and (name != "tile_magnitude" or (N % 4 == 0 and piece.N % 4 == 0)))
+    assert (found is not None) == (groups and (not PRUNERS.get(name).transposable or (N % 4 == 0 and piece.N % 4 == 0)))
     if found is None:
         return
     assert is_2to4(found.mask.dense())

@@ -1,0 +1,53 @@
+"""How inputs go together: the second moments that pruners weigh errors by, made sound where tokens are few."""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.errors import InputError
+
+
+def hessian(x_TK: torch.Tensor, damping: float, shrink: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """H = (2/T)·XᵀX + damping·mean(diag H)·I (K, K) in float64, and which channels are zero in all inputs (K,).
+
+    Of a channel that is zero in all inputs H has the mean of the others on its diagonal, and nothing beside it.
+    With ``shrink`` what stands beside the diagonal is made smaller by ``noise_share`` before that: of few tokens, most
+    of how channels go together is chance, and what corrects for it makes unseen outputs worse.
+
+    Raises:
+        InputError: the damping does not lie above 0 and below 1000.
+    """
+    if not 0 < damping < 1e3:
+        raise InputError(f"a pruner takes a damping above 0 and below 1000, got damping={damping}")
+    scaled_TK = x_TK.double()
+    size_K = scaled_TK.norm(dim=0)
+    dead_K = size_K == 0
+    scaled_TK = scaled_TK / size_K.masked_fill(dead_K, 1)
+    hessian_KK = scaled_TK.T @ scaled_TK
+    if shrink:
+        hessian_KK *= 1 - noise_share(scaled_TK, hessian_KK)
+    hessian_KK *= size_K
+    hessian_KK *= size_K[:, None] * (2 / len(x_TK))
+    square_K = size_K.square() * (2 / len(x_TK))
+    mean = square_K.sum() / (~dead_K).sum() if square_K.any() else square_K.new_ones(())
+    hessian_KK.diagonal().copy_(square_K.where(~dead_K, mean) + damping * mean)
+    return hessian_KK, dead_K
+
+
+def noise_share(scaled_TK: torch.Tensor, cosines_KK: torch.Tensor) -> float:
+    """Which share of the squared cosines between channels is chance: Σ var(r_ij) / Σ r_ij² over i ≠ j, at most 1.
+
+    The variance is that of a mean over T independent tokens (Schäfer and Strimmer, A Shrinkage Approach to Large-Scale
+    Covariance Matrix Estimation, 2005, the target "diagonal, unequal variance"; here about zero, not about the mean).
+    With one token, or channels that are all orthogonal, nothing is known: 1.
+
+    Args:
+        scaled_TK: inputs, each channel of norm 1 or 0.
+        cosines_KK: its XᵀX.
+    """
+    T, square_TK = len(scaled_TK), scaled_TK.square()
+    squares = (cosines_KK.norm().square() - cosines_KK.diagonal().square().sum()).item()
+    products = (square_TK.sum(1).square().sum() - square_TK.square().sum()).item()
+    if T < 2 or squares <= 0:
+        return 1.0
+    return min((T * products - squares) / ((T - 1) * squares), 1.0)

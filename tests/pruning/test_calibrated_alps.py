@@ -1,0 +1,140 @@
+"""ALPS beside its formula, written out for one row with a system solved for each step; and beside the best there is."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from calibrated import slow_hessian, some_inputs, some_weights
+
+from blockshock.matrices.pieces import Piece
+from blockshock.matrices.weights import TensorWeights
+from blockshock.pruning import prune
+
+
+def _largest(w_K: torch.Tensor) -> torch.Tensor:
+    """Which two of each four are; of equals the first."""
+    kept = torch.zeros(len(w_K), dtype=torch.bool)
+    for first in range(0, len(w_K), 4):
+        order = sorted(range(first, first + 4), key=lambda k: (-abs(w_K[k].item()), k))
+        kept[order[:2]] = True
+    return kept
+
+
+def _by_admm(w_K: torch.Tensor, hessian_KK: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
+    """B of one row at the end, and each rho that there was."""
+    eye, target_K = torch.eye(len(w_K), dtype=torch.float64), hessian_KK @ w_K
+    before = _largest(w_K)
+    rho, grows, rhos = 0.1, False, [0.1]
+    d_K, v_K = w_K * before, 0 * w_K
+    for step in range(1, 301):
+        b_K = torch.linalg.solve(hessian_KK + rho * eye, target_K - v_K + rho * d_K)
+        kept = _largest(b_K + v_K / rho)
+        d_K = (b_K + v_K / rho) * kept
+        v_K = v_K + rho * (b_K - d_K)
+        if step % 3:
+            continue
+        changed = (kept != before).sum().item()
+        before = kept
+        share = changed / (len(w_K) / 2)
+        if share > 0.005:
+            grows, rho = True, rho * (1.3 if share > 0.1 else 1.2)
+        elif changed == 0 and (grows or step > 30):
+            break
+        elif grows:
+            rho *= 1.1
+        else:
+            rho /= 5
+            if changed:
+                d_K, v_K = w_K * _largest(w_K), 0 * w_K
+        rho = min(rho, 1e6)
+        rhos.append(rho)
+    return b_K, rhos
+
+
+def _by_conjugate_gradients(b_K: torch.Tensor, w_K: torch.Tensor, hessian_KK: torch.Tensor) -> torch.Tensor:
+    """Ten steps from what is kept of B towards the best weights at these places."""
+    kept = _largest(b_K)
+    matrix, right = hessian_KK[kept][:, kept], (hessian_KK @ w_K)[kept]
+    u = b_K[kept]
+    residual = right - matrix @ u
+    direction = residual
+    for _ in range(10):
+        if residual @ residual == 0:
+            break
+        length = (residual @ residual) / (direction @ matrix @ direction)
+        u = u + length * direction
+        following = residual - length * (matrix @ direction)
+        direction = following + (following @ following) / (residual @ residual) * direction
+        residual = following
+    found_K = torch.zeros_like(b_K)
+    found_K[kept] = u
+    return found_K
+
+
+def _row(w_K: torch.Tensor, hessian_KK: torch.Tensor) -> tuple[torch.Tensor, set[float]]:
+    """W′ of one row, and what rho was multiplied by on the way."""
+    size_K = hessian_KK.diagonal().sqrt()
+    scaled_KK = hessian_KK / size_K.outer(size_K)
+    b_K, rhos = _by_admm(w_K * size_K, scaled_KK)
+    rules = {round(after / before, 6) for before, after in itertools.pairwise(rhos)}
+    return _by_conjugate_gradients(b_K, w_K * size_K, scaled_KK) / size_K, rules
+
+
+@pytest.mark.parametrize("shrink", ["yes", "no"])
+@pytest.mark.parametrize(("tokens", "K"), [(200, 36), (9, 36), (60, 132), (1, 8)])
+def test_alps_is_admm_and_then_conjugate_gradients(tokens: int, K: int, shrink: str) -> None:
+    """Fewer tokens than channels too."""
+    piece, x_TK = some_weights(8, K), some_inputs(tokens, K)
+    hessian_KK = slow_hessian(x_TK, shrink=shrink == "yes")
+    found = prune(f"alps:shrink={shrink}", piece, lambda: x_TK).rows(0, 8)
+    for row, w_K in zip(found, piece.block(0, 8), strict=True):
+        torch.testing.assert_close(row, _row(w_K, hessian_KK)[0], rtol=1e-6, atol=1e-7)
+
+
+def _settled(near: int) -> torch.Tensor:
+    """A row of 804 weights whose masks hardly change, but in so many groups where the third is nearly as large."""
+    w_K = torch.tensor([1.0, -1.0, 1e-6, 1e-6], dtype=torch.float64).repeat(201)
+    w_K[2 : 4 * near : 4] = 0.9
+    return w_K
+
+
+def test_rho_is_changed_by_every_rule() -> None:
+    """Of fewer than 800 channels one change is more than 0.5 %."""
+    K = 804
+    mixed_TK = torch.randn(400, K, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    alone_TK, wanted = torch.eye(K, dtype=torch.float64), []
+    for w_NK, x_TK in ((some_weights(3, K).block(1, 3), mixed_TK), (torch.stack([_settled(0), _settled(1)]), alone_TK)):
+        hessian_KK = 2 / len(x_TK) * x_TK.T @ x_TK
+        hessian_KK += 0.01 * hessian_KK.diagonal().mean() * torch.eye(K, dtype=torch.float64)
+        found = prune("alps:shrink=no", Piece(TensorWeights(w_NK)), lambda given=x_TK: given).rows(0, 2)
+        for row, w_K in zip(found, w_NK, strict=True):
+            row_K, rules = _row(w_K, hessian_KK)
+            torch.testing.assert_close(row, row_K, rtol=1e-6, atol=1e-7)
+            wanted.append(rules)
+    assert wanted[0] >= {1.3, 1.2, 1.1}
+    assert wanted[2:] == [{0.2}, {0.2}], "from the start, or not"
+
+
+def test_it_is_near_the_best_of_all_masks() -> None:
+    """Each with its own best weights: 216 masks of 12 channels."""
+    piece, x_TK = some_weights(40, 12), some_inputs(300, 12)
+    hessian_KK, sixes = x_TK.T @ x_TK, list(itertools.combinations(range(4), 2))
+    bests = torch.full((40,), torch.inf, dtype=torch.float64)
+    w_NK = piece.block(0, 40)
+    for groups in itertools.product(sixes, repeat=3):
+        kept = [4 * at + k for at, group in enumerate(groups) for k in group]
+        best_NK = torch.zeros_like(w_NK)
+        best_NK[:, kept] = torch.linalg.solve(hessian_KK[kept][:, kept], (w_NK @ hessian_KK)[:, kept].T).T
+        bests = torch.minimum(bests, _losses(w_NK - best_NK, hessian_KK))
+    alps, sparsegpt = (
+        _losses(w_NK - prune(f"{name}:damping=1e-6:shrink=no", piece, lambda: x_TK).rows(0, 40), hessian_KK) / bests
+        for name in ("alps", "sparsegpt")
+    )
+    assert alps.min() > 1 - 1e-9
+    assert alps.median() < 1.2 < 0.5 * sparsegpt.median()
+
+
+def _losses(missing_NK: torch.Tensor, hessian_KK: torch.Tensor) -> torch.Tensor:
+    return (missing_NK @ hessian_KK * missing_NK).sum(1)
