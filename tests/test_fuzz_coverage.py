@@ -51,6 +51,7 @@ ALSO_NOT = {
     "pruning.by_score.largest": "called for every pruner by score",
     "pruning.hessian.hessian": "called for every pruner that weighs errors by it",
     "pruning.hessian.noise_share": "called by hessian()",
+    "pruning.pruned.pruning_bytes": "called for every estimate of a pruned layer; tests/pruning/test_pruning_bytes.py",
     "pruning.ria.Ria": "drawn by its name in test_fuzz_layers.py",
     "pruning.ria.TileRia": "drawn by its name in test_fuzz_layers.py",
     "pruning.sparsegpt.SparseGpt": "drawn by its name in test_fuzz_layers.py",

@@ -21,7 +21,7 @@ from blockshock.methods.base import METHODS, Method
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role, Span
 from blockshock.methods.layer import Layer
-from blockshock.pruning import PrunedWeights
+from blockshock.pruning import PrunedWeights, pruning_bytes
 from blockshock.stages import stage
 
 
@@ -93,7 +93,9 @@ class TorchSemiStructured(Method):
     def estimate(cls, shape: Shape) -> WeightEstimate:
         size = shape.N, shape.K, shape.itemsize
         held = packed_bytes(*size)
-        return WeightEstimate(held, held + shape.N * shape.K * shape.itemsize + PrunedWeights.held_bytes(*size))
+        packing = held + shape.N * shape.K * shape.itemsize + PrunedWeights.held_bytes(*size)
+        pruning = pruning_bytes(shape.picks.get("pruner", "magnitude"), shape.N, shape.K, shape.K, shape.itemsize)
+        return WeightEstimate(held, max(packing, pruning))
 
     @property
     def algorithm(self) -> str:

@@ -18,7 +18,7 @@ from blockshock.methods.layer import Layer
 from blockshock.methods.pieces import PieceMethod
 from blockshock.methods.product import Weight
 from blockshock.methods.tensor_parallel import ColumnParallel, RowParallel
-from blockshock.pruning import JoinedWeights, PrunedWeights
+from blockshock.pruning import JoinedWeights, PrunedWeights, pruning_bytes
 
 
 class PrunedMethod(PieceMethod):
@@ -46,8 +46,9 @@ class PrunedMethod(PieceMethod):
         rows, columns = cls.part(shape, 0)
         N, K = len(range(shape.N)[rows]), len(range(shape.K)[columns])
         packed = cls._estimate(N, K, shape, None if shape.mask is None else shape.mask.part(rows, columns))
-        building = packed.building + PrunedWeights.held_bytes(N, K, shape.itemsize)
-        return WeightEstimate(packed.steady, building, packed.trained)
+        packing = packed.building + PrunedWeights.held_bytes(N, K, shape.itemsize)
+        pruning = pruning_bytes(shape.picks.get("pruner", "magnitude"), N, K, shape.K, shape.itemsize)
+        return WeightEstimate(packed.steady, max(packing, pruning), packed.trained)
 
 
 @METHODS.register("pruned")

@@ -42,6 +42,11 @@ class Alps(Pruner):
         self._hessian_KK /= self._scale_K[:, None]
         self._values_K, self._vectors_KK = torch.linalg.eigh(self._hessian_KK)
 
+    @classmethod
+    def working_bytes(cls, R: int, K: int, T: int) -> int:
+        """Five float64 (K, K) while H is taken apart; then H and its vectors, and of each block 13 float64 (R, K)."""
+        return max(8 * K * K + 24 * T * K, 40 * K * K, 16 * K * K + 104 * R * K)
+
     def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         scaled_RK = w_RK.double().masked_fill(self._dead_K, 0) * self._scale_K
         found_RK = self._alternated(scaled_RK)

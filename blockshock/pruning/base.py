@@ -17,6 +17,9 @@ from blockshock.registry import Registry
 CALIBRATION_TOKENS = 1024
 """Rows of the inputs that a pruner may look at."""
 
+BLOCK_BYTES = 16 << 20
+"""Of the rows of W that a pruner is given at once."""
+
 Inputs = Callable[[], torch.Tensor]
 """Draws them: a new (T, K) tensor, K of the whole W."""
 
@@ -50,6 +53,18 @@ class Pruner:
     def like(cls, source: WeightSource) -> Mask:
         """A mask that is to kernels as those of this pruner are, and has a tile only if every W gets this very mask."""
         return build_mask("tile_random" if cls.transposable else "random", source)
+
+    @classmethod
+    def working_bytes(cls, R: int, K: int, T: int) -> int:
+        """Bytes that are held at most while it prunes R rows at once, by arithmetic, beside W, the inputs and W′.
+
+        A pruner that holds more than this says so: 48 for each element of the rows, which are a block as it is in W,
+        what ``prune`` gives for it, and the positions that its mask is packed as.
+
+        Args:
+            T: inputs that it looks at.
+        """
+        return 48 * R * K
 
     def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """W′ of the rows of the piece from ``start`` on, (R, K), and its boolean mask (R, K), 2:4.

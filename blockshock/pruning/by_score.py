@@ -15,6 +15,10 @@ class ByScore(Pruner):
         """Of each weight how much it matters (R, K), at least 0, in float64."""
         raise NotImplementedError(f"{type(self).__name__} has no scores(w_RK)")
 
+    @classmethod
+    def working_bytes(cls, R: int, K: int, T: int) -> int:
+        return (80 if cls.transposable else 48) * R * K + 8 * T * K
+
     def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         return w_RK, largest(self.scores(w_RK), self.transposable)
 

@@ -45,9 +45,9 @@ def noise_share(scaled_TK: torch.Tensor, cosines_KK: torch.Tensor) -> float:
         scaled_TK: inputs, each channel of norm 1 or 0.
         cosines_KK: its XᵀX.
     """
-    T, square_TK = len(scaled_TK), scaled_TK.square()
+    T = len(scaled_TK)
     squares = (cosines_KK.norm().square() - cosines_KK.diagonal().square().sum()).item()
-    products = (square_TK.sum(1).square().sum() - square_TK.square().sum()).item()
+    products = (scaled_TK.norm(dim=1).pow(4).sum() - torch.linalg.vector_norm(scaled_TK, 4).pow(4)).item()
     if T < 2 or squares <= 0:
         return 1.0
-    return min((T * products - squares) / ((T - 1) * squares), 1.0)
+    return min(max((T * products - squares) / ((T - 1) * squares), 0.0), 1.0)

@@ -18,7 +18,7 @@ from blockshock.matrices import (
     check_transposable,
     row_blocks,
 )
-from blockshock.pruning.base import PRUNERS, Inputs, Pruner, calibration
+from blockshock.pruning.base import BLOCK_BYTES, CALIBRATION_TOKENS, PRUNERS, Inputs, Pruner, calibration
 
 
 class PrunedWeights(WeightSource):
@@ -39,7 +39,7 @@ class PrunedWeights(WeightSource):
         self._kept = kept = Compressed24(piece.N, piece.K, source.dtype, source.device)
         like = pruner.like(source).part(piece.rows, piece.columns)
         known = None if like.tile is None else like
-        for start, stop in row_blocks(piece.N, source.K * source.dtype.itemsize, block_bytes=16 << 20):
+        for start, stop in row_blocks(piece.N, source.K * source.dtype.itemsize, block_bytes=BLOCK_BYTES):
             w_RK = piece.block(start, stop)
             try:
                 kept.write_rows(start, *_checked(pruner.prune(w_RK, start), w_RK, start, known))
@@ -133,3 +133,17 @@ def prune(spec: str, piece: Piece, inputs: Inputs | None = None) -> PrunedWeight
     kind, parameters = PRUNERS.resolve(spec, skip=2)
     x_TK = calibration(spec, piece, inputs) if kind.needs_inputs else None
     return PrunedWeights(piece, kind(piece, x_TK, **parameters), spec)
+
+
+def pruning_bytes(spec: str, N: int, K: int, width: int, itemsize: int) -> int:
+    """Bytes that pruning a piece (N, K) takes at most beside W, by arithmetic: W′, and what the pruner works with.
+
+    Args:
+        width: K of the whole W, and of the inputs.
+        itemsize: bytes of an element of either.
+    """
+    kind, _ = PRUNERS.resolve(spec, skip=2)
+    tokens = CALIBRATION_TOKENS if kind.needs_inputs else 0
+    rows = next(iter(row_blocks(N, width * itemsize, block_bytes=BLOCK_BYTES)))[1]
+    inputs = tokens * width * itemsize
+    return PrunedWeights.held_bytes(N, K, itemsize) + inputs + kind.working_bytes(rows, K, tokens)

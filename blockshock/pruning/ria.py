@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.matrices import Piece, row_blocks
-from blockshock.pruning.base import PRUNERS
+from blockshock.pruning.base import BLOCK_BYTES, PRUNERS
 from blockshock.pruning.by_score import ByScore
 from blockshock.registry import check_range
 
@@ -29,7 +29,7 @@ class Ria(ByScore):
         check_range(0, 10, a=a)
         self._power_K = self.x_TK.double().norm(dim=0) ** a
         self._column_K = torch.zeros_like(self._power_K)
-        for start, stop in row_blocks(piece.N, piece.source.K * piece.dtype.itemsize, block_bytes=16 << 20):
+        for start, stop in row_blocks(piece.N, piece.source.K * piece.dtype.itemsize, block_bytes=BLOCK_BYTES):
             self._column_K += piece.block(start, stop).double().abs().sum(0)
 
     def scores(self, w_RK: torch.Tensor) -> torch.Tensor:

@@ -33,8 +33,13 @@ class SparseGpt(Pruner):
     def __init__(self, piece: Piece, x_TK: torch.Tensor | None, damping: float = 0.01, shrink: bool = True) -> None:
         super().__init__(piece, x_TK)
         hessian_KK, self._dead_K = hessian(self.x_TK, damping, shrink)
-        torch.linalg.cholesky(hessian_KK, out=hessian_KK)
+        hessian_KK = torch.linalg.cholesky(hessian_KK)
         self._upper_KK = torch.linalg.cholesky(torch.cholesky_inverse(hessian_KK), upper=True)
+
+    @classmethod
+    def working_bytes(cls, R: int, K: int, T: int) -> int:
+        """Four float64 (K, K) while U is made of H; then U, and of each block of rows its W′."""
+        return max(8 * K * K + 24 * T * K, 32 * K * K, 8 * K * K + super().working_bytes(R, K, T))
 
     def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         left_RK = w_RK.double().masked_fill(self._dead_K, 0)
