@@ -50,6 +50,7 @@ def _newer() -> dict[str, dict[str, Any]]:
         "quality": checked("pruned magnitude", quality=quality, **alone),
         "pays": verdict("pruned magnitude", rival="dense_single", **alone),
         "forward": timed(ours, 64, 4, 1.0, builds_p50_ms=[0.9, 1.1], flush="clean", l2_flushed=True),
+        "half": checked(ours, quality_of_half=quality),
         "wrong": checked(ours, error_ratio=1e3, status="wrong"),
         "every": stepped(f"{ours} masked:every=1", 64, 4, 1.0),
         "pair": verdict(ours, blocks={"forward": sides}, rivals=best, rival="dense_single"),

@@ -70,6 +70,17 @@ class Piece:
         return pick(self.block(start, stop), kept_columns(self.kept.rows(start, stop), first_row=start))
 
 
+class MaskedWeights(WeightSource):
+    """Of another source what a mask keeps, without a bias; zero elsewhere. Made by rows: nothing is held."""
+
+    def __init__(self, source: WeightSource, mask: Mask) -> None:
+        super().__init__(source.N, source.K, source.dtype, source.device, source.seed, bias=None)
+        self._source, self._mask = source, mask
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._source.rows(start, stop).where(self._mask.rows(start, stop), 0)
+
+
 class PieceWeights(WeightSource):
     """What a piece multiplies by, without a bias: zero where its mask drops. Held as a dense tensor."""
 

@@ -16,7 +16,7 @@ from blockshock.kernels import KERNELS, build_kernel
 from blockshock.machine import COMBINES, combines
 from blockshock.matrices import MASKS, MOST_FEATURES
 from blockshock.methods.layer import Layer
-from blockshock.pruning import PRUNERS
+from blockshock.pruning import PRUNERS, check_mask, mask_names
 from blockshock.registry import Registry, split, whole
 from blockshock.training import STORAGES, storage_of
 
@@ -60,6 +60,10 @@ class Axis:
     def check(self, spec: str) -> None:
         """Raises UnknownName or InputError unless this is a spec of an entry."""
         self.registry.resolve(spec)
+
+    def known(self) -> tuple[str, ...]:
+        """Names that a spec may begin with."""
+        return self.registry.names()
 
     def names(self, device: str) -> tuple[str, ...]:
         """What ``all`` stands for on a device type."""
@@ -155,7 +159,7 @@ class _Keeping(Axis):
         return self.usual(device, picks, both_ways=True)
 
     def unsuitable(self, spec: str, layer: Layer) -> str | None:
-        _ = layer.mask, layer.kept  # they raise where they cannot be made for this layer
+        _ = layer.kept  # it raises where it cannot be made for this layer
         return None
 
 
@@ -164,10 +168,13 @@ class MaskAxis(_Keeping):
     """Which two of each four a half keeps."""
 
     registry = MASKS
-    about = "Default 1100; from phase 2 on what fits the kernel"
+    about = "Or a pruner that is none of these, for what it keeps. Default 1100; from phase 2 on what fits the kernel"
 
     def check(self, spec: str) -> None:
-        MASKS.resolve(spec, skip=1)
+        check_mask(spec)
+
+    def known(self) -> tuple[str, ...]:
+        return mask_names()
 
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         return (build_kernel(picks.get("kernel", "dense")).training_mask if both_ways else "1100",)

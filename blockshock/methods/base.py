@@ -82,6 +82,11 @@ class Method(Spread):
         """What its output is right for, as it promises: W, or its own W′."""
         return layer.source
 
+    @classmethod
+    def first_half(cls, layer: Layer) -> WeightSource | None:
+        """What the first of its halves multiplies by, which can stand for W at a loss; None where it has none."""
+        return None
+
     def hold(self, layer: Layer, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
         """This rank's rows and columns, and their bias.
 

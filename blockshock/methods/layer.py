@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from blockshock.kernels import PackedDense
-from blockshock.matrices import Mask, Piece, WeightSource, build_mask
+from blockshock.matrices import Mask, Piece, WeightSource
 from blockshock.methods.product import Weight
-from blockshock.pruning import Inputs, PrunedWeights, like, prune
+from blockshock.pruning import Inputs, PrunedWeights, like, mask_of, prune, typical_mask
 from blockshock.training import DenseStorage, Training
 
 
@@ -48,15 +48,16 @@ class Layer:
     def mask(self) -> Mask | None:
         """The mask that was picked, made once; None where none was. Raises MaskError where it does not fit W."""
         picked = self.picks.get("mask")
-        return build_mask(picked, self.source) if isinstance(picked, str) else picked
+        return mask_of(picked, self.source, self.inputs) if isinstance(picked, str) else picked
 
     @cached_property
     def kept(self) -> Mask | None:
         """The mask that was picked, or one that is to kernels as those of the pruner that was; None without either."""
-        pruner = self.picks.get("pruner")
-        if isinstance(pruner, Mask):
-            return pruner
-        return self.mask if pruner is None else like(pruner, self.source)
+        pruner, mask = self.picks.get("pruner"), self.picks.get("mask")
+        if isinstance(pruner, str):
+            return like(pruner, self.source)
+        picked = mask if pruner is None else pruner
+        return typical_mask(picked, self.source) if isinstance(picked, str) else picked
 
     def pruned(self, rows: slice, columns: slice) -> PrunedWeights:
         """W′ of some rows and columns of W, pruned by themselves."""

@@ -11,7 +11,6 @@ from blockshock.errors import InputError, UnknownName
 from blockshock.matrices import Mask
 from blockshock.methods.axes import axis_of
 from blockshock.methods.base import METHODS, Method, method_of
-from blockshock.registry import Registry
 
 T = TypeVar("T")
 
@@ -68,12 +67,12 @@ def parse_row(text: str) -> Row:
     if not isinstance(text, str):
         raise InputError(f"a row is given by its name, such as 'block_shock-auto', got {text!r}")
     text = "-".join(text.split())  # no name holds a blank
-    method, rest = _part(text, METHODS)
+    method, rest = _part(text, METHODS.names())
     kind = _sound(text, "method", method, method_of)[0]
     picks: dict[str, str | Mask] = {}
     for axis in map(axis_of, kind.axes):
         if rest is not None:
-            picks[axis.name], rest = spec, _ = _part(rest, axis.registry)
+            picks[axis.name], rest = spec, _ = _part(rest, axis.known())
             _sound(text, axis.name, spec, axis.check)
     if rest is not None:
         takes = f"takes {', '.join(kind.axes)}" if kind.axes else "has no axes to pick of"
@@ -81,9 +80,9 @@ def parse_row(text: str) -> Row:
     return Row(method, picks)
 
 
-def _part(text: str, registry: Registry[Any]) -> tuple[str, str | None]:
+def _part(text: str, names: tuple[str, ...]) -> tuple[str, str | None]:
     """The spec that a text begins with, and what comes after it; names may hold hyphens."""
-    for name in sorted(registry.names(), key=len, reverse=True):
+    for name in sorted(names, key=len, reverse=True):
         if found := re.match(rf"({re.escape(name)}{_PARAMETERS})(-|$)", text):
             return found[1], text[found.end() :] if found[2] else None
     spec, hyphen, rest = text.partition("-")

@@ -1,5 +1,7 @@
 """Block-Shock: W = W⁰ + W¹, two complementary 2:4 halves, each on its own rank; an all-reduce adds their outputs.
 
+The first half alone is a pruned layer, which the second makes dense: with a pruner's mask the one that it would make.
+
 With G = 2k ranks, rank r holds half r % 2 of column shard r // 2; one all-reduce sums all. With G = 1 both halves
 are on one device. masked_split_dense is the same split with the zeros multiplied.
 """
@@ -15,7 +17,15 @@ from torch import nn
 
 from blockshock.errors import InputError
 from blockshock.machine import ColumnShard, Combine, Entry, Exit, Group, KeptColumns, Replicated, Summed, shard
-from blockshock.matrices import Every, Piece, RowPatterns, WeightSource, check_2to4, check_complementary
+from blockshock.matrices import (
+    Every,
+    MaskedWeights,
+    Piece,
+    RowPatterns,
+    WeightSource,
+    check_2to4,
+    check_complementary,
+)
 from blockshock.methods.base import METHODS
 from blockshock.methods.combined import Combined
 from blockshock.methods.estimate import Shape, WeightEstimate
@@ -23,6 +33,7 @@ from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
 from blockshock.methods.pieces import PieceMethod
 from blockshock.methods.product import Weight, product
+from blockshock.pruning import is_pruners, pruning_bytes
 from blockshock.training import Storage
 
 
@@ -102,7 +113,15 @@ class BlockShock(Combined, PieceMethod):
         halves, shards = (2, 1) if shape.ranks == 1 else (1, shape.ranks // 2)
         K = shape.K // shards
         one = cls._estimate(shape.N, K, shape, None if shape.mask is None else shape.mask.columns(0, K))
-        return WeightEstimate(halves * one.steady, (halves - 1) * one.steady + one.building, halves * one.trained)
+        building, mask = (halves - 1) * one.steady + one.building, shape.picks.get("mask")
+        if mask is not None and is_pruners(mask):
+            building = max(building, pruning_bytes(mask, shape.N, shape.K, shape.K, shape.itemsize))
+        return WeightEstimate(halves * one.steady, building, halves * one.trained)
+
+    @classmethod
+    def first_half(cls, layer: Layer) -> WeightSource | None:
+        assert layer.mask is not None
+        return MaskedWeights(layer.source, layer.mask)
 
     @property
     def roundings(self) -> int:

@@ -11,10 +11,10 @@ from torch import nn
 from blockshock.errors import BlockShockError, InputError
 from blockshock.kernels import build_kernel
 from blockshock.machine import Alone, Group, of_rank_0, ranks_of
-from blockshock.matrices import Mask, TensorWeights, WeightSource, build_mask, check_2to4, nudge_zeros, settled
+from blockshock.matrices import Mask, TensorWeights, WeightSource, check_2to4, nudge_zeros, settled
 from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of
 from blockshock.nn.replaceable import check_replaceable
-from blockshock.pruning import PRUNERS, Inputs
+from blockshock.pruning import PRUNERS, Inputs, is_pruners, mask_of
 from blockshock.training import Training
 
 
@@ -75,9 +75,11 @@ def flat_inputs(x: torch.Tensor, weight: torch.Tensor, ranks: Group) -> Inputs:
 
 
 def needs_inputs(row: Row, device: str) -> bool:
-    """Whether its pruner looks at calibration inputs."""
-    spec = row.completed(device).picks.get("pruner")
-    return isinstance(spec, str) and PRUNERS.resolve(spec, skip=2)[0].needs_inputs
+    """Whether its pruner looks at calibration inputs, or the one whose mask it has."""
+    picks = row.completed(device).picks
+    specs = {axis: spec for axis, spec in picks.items() if isinstance(spec, str)}
+    pruners = [spec for axis, spec in specs.items() if axis == "pruner" or (axis == "mask" and is_pruners(spec))]
+    return any(PRUNERS.resolve(spec, skip=2)[0].needs_inputs for spec in pruners)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int
     Args:
         source: W in the dtype of the products.
         weight: W in that of the parameters.
-        inputs: for the pruner, where it looks at some.
+        inputs: for the pruner, where it looks at some: W′ is its, or the mask.
     """
     if row.kind.promise == Promise.OWN_WEIGHTS:
         # Pruned before it is rounded, as a whole: all ranks then know all of the mask.
@@ -118,7 +120,7 @@ def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int
     picked = row.picks.get("mask")
     if picked is None:
         return Settled(row, None, weight)
-    mask = picked if isinstance(picked, Mask) else build_mask(picked, source)
+    mask = picked if isinstance(picked, Mask) else mask_of(picked, source, inputs)
     if (mask.N, mask.K) != (source.N, source.K):
         raise InputError(f"the mask is for a ({mask.N}, {mask.K}) weight, this one is ({source.N}, {source.K})")
     check_2to4(mask)

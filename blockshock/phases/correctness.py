@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from blockshock.matrices import bits
+from blockshock.matrices import WeightSource, bits
 from blockshock.measure import ErrorSums, QualitySums, compare, lost, timing
 from blockshock.methods import Promise
 from blockshock.phases.case import Built, Case, build, this_device
@@ -25,6 +25,7 @@ class CorrectnessResult:
         seconds: of the two forward passes, by the host clock, device synchronised.
         algorithm: kernel and algorithm that ran.
         lost: what its weights lose against W, where it promises to be right for weights of its own.
+        lost_by_half: what the first of its two halves loses by itself, where it has two.
     """
 
     errors: ErrorSums
@@ -34,6 +35,7 @@ class CorrectnessResult:
     seconds: list[float]
     algorithm: str
     lost: QualitySums | None = None
+    lost_by_half: QualitySums | None = None
 
 
 @torch.inference_mode()
@@ -42,14 +44,14 @@ def run(case: Case) -> CorrectnessResult:
     built = build(case)
     y_BN, first = _forward(built)
     roundings, algorithm = built.method.roundings, built.method.algorithm
-    errors, sums = _compared(built, y_BN, roundings)
+    errors, *sums = _compared(built, y_BN, roundings)
     rank0_BN = y_BN.clone()
     dist.broadcast(rank0_BN, 0, group=built.group)
     same_on_ranks = same_bits(rank0_BN, y_BN)
     del built, rank0_BN
     again_BN, second = _forward(build(case))
     same_again = same_bits(again_BN, y_BN)
-    return CorrectnessResult(errors, roundings, same_on_ranks, same_again, [first, second], algorithm, sums)
+    return CorrectnessResult(errors, roundings, same_on_ranks, same_again, [first, second], algorithm, *sums)
 
 
 @torch.inference_mode()
@@ -60,12 +62,18 @@ def lost_by(case: Case) -> QualitySums:
     return lost(case.inputs(device), source, reference, dist.get_rank(), dist.get_world_size())
 
 
-def _compared(built: Built, y_BN: torch.Tensor, roundings: int) -> tuple[ErrorSums, QualitySums | None]:
-    """Errors against what the method promises to be right for, and what that loses against W."""
+def _compared(
+    built: Built, y_BN: torch.Tensor, roundings: int
+) -> tuple[ErrorSums, QualitySums | None, QualitySums | None]:
+    """Errors against what the method promises to be right for, what that loses against W, and a half of it."""
     reference, share = built.reference(), (built.group.rank(), built.group.size())
+
+    def loses(weights: WeightSource | None) -> QualitySums | None:
+        return None if weights is None else lost(built.x_BK, built.source, weights, *share)
+
     errors = compare(y_BN, built.x_BK, reference, roundings, *share)
-    own = built.method.promise is not Promise.DENSE
-    return errors, lost(built.x_BK, built.source, reference, *share) if own else None
+    own = None if built.method.promise is Promise.DENSE else reference
+    return errors, loses(own), loses(built.method.first_half(built.layer))
 
 
 def _forward(built: Built) -> tuple[torch.Tensor, float]:

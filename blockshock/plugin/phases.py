@@ -69,6 +69,7 @@ def _correctness(case: Case, settings: Settings, per_rank: list[correctness.Corr
     same, differences = _same(per_rank, "outputs")
     info = describe_accuracy(accuracy, *same, per_rank[0].algorithm)
     info |= describe_quality([result.lost for result in per_rank])
+    info |= describe_quality([result.lost_by_half for result in per_rank], "quality_of_half")
     return Found(timing.slowest([result.seconds for result in per_rank]), info, [accuracy.failure(), *differences])
 
 

@@ -75,10 +75,10 @@ def describe_accuracy(accuracy: Accuracy, same_on_ranks: bool, same_again: bool,
     return {**asdict(accuracy), "same_on_ranks": same_on_ranks, "same_again": same_again, "algorithm": algorithm}
 
 
-def describe_quality(per_rank: Sequence[QualitySums | None]) -> dict[str, Any]:
-    """What W′ loses against W, of rows that promise to be right for W′."""
+def describe_quality(per_rank: Sequence[QualitySums | None], name: str = "quality") -> dict[str, Any]:
+    """What W′ loses against W, of rows that promise to be right for W′; or, by another name, of halves."""
     parts = [sums for sums in per_rank if sums is not None]
-    return {"quality": sum(parts, QualitySums()).quality()} if parts else {}
+    return {name: sum(parts, QualitySums()).quality()} if parts else {}
 
 
 def describe_gradient(

@@ -1,5 +1,6 @@
 """Pruners turn W, and inputs that met it, into W′, which is 2:4: each file registers one or a few."""
 
+from blockshock.pruning.as_mask import check_mask, is_pruners, mask_names, mask_of, typical_mask
 from blockshock.pruning.base import CALIBRATION_TOKENS, PRUNERS, Inputs, Pruner
 from blockshock.pruning.pruned import JoinedWeights, PrunedWeights, like, prune, pruning_bytes
 

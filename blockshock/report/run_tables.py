@@ -26,7 +26,7 @@ from blockshock.report.tables import (
     spread,
     yardsticks,
 )
-from blockshock.saved import PHASES, SECTIONS, Run, is_alone, is_dense, or_inf, qualities, section_of
+from blockshock.saved import PHASES, SECTIONS, Run, halves, is_alone, is_dense, or_inf, qualities, section_of
 
 LONGEST_NAME = 72
 _POINT = columns(workload="", N="d", K="d", B="d", dtype="")
@@ -48,7 +48,7 @@ def run_tables(run: Run) -> Iterator[Table]:
     rows, ratios = run.infos, Ratios(run.infos)
     timed = {section: [row for row in rows if section_of(row) == section] for section in PHASES.values()}
     yield from (_over_dense(section, found, ratios) for section, found in timed.items() if found)
-    yield from _quality(qualities(rows))
+    yield from _quality([*qualities(rows), *halves(rows)])
     if near := list(limit_lines(rows)):
         yield Table("How near to the limit", "machine", notes=near)
     if ceilings := run.machine.get("ceilings"):
@@ -189,7 +189,7 @@ def _accuracy(rows: list[Info]) -> Iterator[Table]:
 
 
 def _quality(rows: list[Info]) -> Iterator[Table]:
-    """What rows with weights of their own lose, least first."""
+    """What rows with weights of their own lose, and halves by themselves, least first."""
     if rows:
         rest = {"output error": ".3f", "kept magnitude": ".3f", "kept energy": ".3f"}
         table, ordered = _over_points(

@@ -22,6 +22,16 @@ def lost(infos: list[Info]) -> list[Info | None]:
     return [found[layer]["quality"] if (layer := _layer(info)) in found else None for info in infos]
 
 
+def halves(infos: list[Info]) -> list[Info]:
+    """What the first half of a dense layer loses by itself, as rows: one a mask, layer and dtype."""
+    found: dict[Any, Info] = {}
+    for info in sorted((info for info in infos if info.get("quality_of_half") is not None), key=lambda info: info["B"]):
+        kept = info.get("mask")
+        key = (kept, *(info[name] for name in ("dtype", "workload", "N", "K")))
+        found[key] = info | {"quality": info["quality_of_half"], "label": f"first half alone, {kept}"}
+    return list(found.values())
+
+
 def is_known(infos: list[Info], info: Info) -> bool:
     """Whether one of the rows says what this one would lose, of as many rows of X or more."""
     found = _found(infos).get(_layer(info))

@@ -146,7 +146,10 @@ OTHERWISE: dict[str, Fits] = {
     "status": lambda value: value in STATUSES,
     **dict.fromkeys(("role", "span", "promise", "rival_role", "rival_span"), text),
     "picks": each(text),
-    "quality": having(**dict.fromkeys(("output_error", "kept_magnitude", "kept_energy"), number)),
+    **dict.fromkeys(
+        ("quality", "quality_of_half"),
+        having(**dict.fromkeys(("output_error", "kept_magnitude", "kept_energy"), number)),
+    ),
     **dict.fromkeys(("of_limit", "limit_ms", "error_ratio_limit", "mean_error", "cuda_events_p50_ms"), number),
     **dict.fromkeys(("estimated_weight_bytes", "steady_peak_bytes", "building_peak_bytes"), number),
     **dict.fromkeys(("layout_copied_bytes", "parameter_bytes", "gradient_bytes", "state_bytes"), number),

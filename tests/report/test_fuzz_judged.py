@@ -32,7 +32,7 @@ from blockshock.saved.judged import (
     sound,
     was_checked,
 )
-from blockshock.saved.quality import is_known, lost, qualities
+from blockshock.saved.quality import halves, is_known, lost, qualities
 from blockshock.saved.results import read_run
 from blockshock.saved.sections import judges
 from blockshock.saved.settle import ratio_of, settled
@@ -77,7 +77,7 @@ def test_what_was_read_is_judged_once_and_for_all(folder: Path, rows: list[dict[
             is_dense(row) and (row["span"] == "one" or not is_alone(info)) for row in dense_beside(run.infos, info)
         )
         assert loses(Table("", "", lossy([info])), info) == ((quality["output_error"],) if quality else ())
-    assert all("quality" in info for info in qualities(run.infos))
+    assert all("quality" in info for info in (*qualities(run.infos), *halves(run.infos)))
     assert set(yardsticks(run.infos)) <= {row["label"] for row in dense_beside(run.infos)}
     assert all(isinstance(line, str) for line in (*remarks.unmeasured(run), *remarks.flushes([run, run])))
     assert run.notes[: len(told := doubts(run.infos))] == told

@@ -93,12 +93,29 @@ def test_what_is_not_a_number_is_the_worst() -> None:
     assert "Loses an unknown part of the output before retraining. " in answer(run_of([*infos[:2], *rows()[:2]]))[1]
 
 
+def test_what_a_first_half_loses_is_a_row_of_its_mask_and_no_loss_of_the_whole() -> None:
+    """One for both kernels, of the most rows of X."""
+    halves = [
+        checked(f"block_shock {kernel} {mask}", 64, B, quality_of_half=quality(error + 0.01 * (B == 2)))
+        for kernel in KERNELS
+        for mask, error in (("1100", 0.7), ("wanda", 0.2))
+        for B in (2, 8)
+    ]
+    infos = [*rows(), *halves, timed("block_shock auto wanda", 64, 4, 1.0)]
+    shown = {row[5]: row[6] for row in tables(infos)["What weights of their own lose"].rows if row[1] == 64}
+    assert shown["first half alone, wanda"] == 0.2
+    assert shown["first half alone, 1100"] == 0.7
+    assert len(shown) == 6
+    assert "loses" not in run_of(infos).infos[-1]
+
+
 def test_quality_that_is_damaged_leaves_its_row_out_and_what_a_file_says_of_others_is_not_believed(
     tmp_path: Path,
 ) -> None:
     good, *others = rows()
     infos = [good | {"loses": quality(0.5)}, *others, checked("pruned", 64, 4, quality={"output_error": "x"})]
+    infos.append(checked("block_shock", 64, 4, quality_of_half={"output_error": "x"}))
     (tmp_path / "run.json").write_text(json.dumps(saved(infos)))
     run = read_run(tmp_path / "run.json")
-    assert run.left_out == {"quality": 1}
+    assert run.left_out == {"quality": 1, "quality_of_half": 1}
     assert "loses" not in run.infos[0]
