@@ -19,7 +19,7 @@ import torch.distributed as dist
 from blockshock.machine import global_ranks, torch_internals
 from blockshock.training.clipping import local_gradient
 from blockshock.training.sharded import is_shard
-from blockshock.training.steps import part_of, split_over
+from blockshock.training.steps import links_of, split_over
 
 Found = dict[torch.device, torch.Tensor]
 Unscale = Callable[[Any, Any, torch.Tensor, torch.Tensor, bool], Found]
@@ -31,7 +31,7 @@ def _agreeing(unscale: Unscale) -> Unscale:
         self: Any, optimizer: Any, inv_scale: torch.Tensor, found_inf: torch.Tensor, allow_fp16: bool
     ) -> Found:
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        ours = [parameter for parameter in held if part_of(parameter) is not None and split_over(parameter)]
+        ours = [parameter for parameter in links_of(optimizer).parts if split_over(parameter)]
         if not ours:
             return unscale(self, optimizer, inv_scale, found_inf, allow_fp16)
         # torch's kernel takes no DTensors and plain tensors together.

@@ -1,14 +1,16 @@
 """What the step of any torch optimizer means to weights that are packed: they are packed again when it ends.
 
 torch calls the two hooks below around every optimizer's ``step``, from the first parameter on that is followed. They
-touch no optimizer that holds none of our parameters. An optimizer that acts elementwise takes a part of a matrix along
-the way of the whole; others are refused.
+touch no optimizer that holds none of our parameters: which it holds is looked up once, for a model may have thousands
+of others, and again when its lists of parameters or our links have changed. An optimizer that acts elementwise takes a
+part of a matrix along the way of the whole; others are refused.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
+from dataclasses import dataclass
 from functools import cache
 from inspect import unwrap
 from typing import Any, Protocol, TypeVar
@@ -19,6 +21,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from blockshock.errors import InputError
@@ -35,12 +38,21 @@ class Follower(Protocol):
 _followers: MutableMapping[torch.Tensor, weakref.ref[Follower]] = WeakTensorKeyDictionary()
 _successors: MutableMapping[torch.Tensor, tuple[TensorWeakRef, str]] = WeakTensorKeyDictionary()
 _split: MutableMapping[torch.Tensor, Borrowed] = WeakTensorKeyDictionary()
+_linked = 0
+"""How often a parameter got another link: what is known of an optimizer is known as of then."""
+
+
+def _link(links: MutableMapping[torch.Tensor, Any], parameter: torch.Tensor, link: Any) -> None:
+    global _linked
+    links[parameter] = link
+    _linked += 1
 
 
 def follow(parameter: torch.Tensor, follower: Follower) -> None:
     """From now on the follower is told of each step of an optimizer that holds the parameter."""
     _watch_steps()
-    _followers[parameter] = weakref.ref(follower)
+    if follower_of(parameter) is not follower:  # it says so after each step
+        _link(_followers, parameter, weakref.ref(follower))
 
 
 def follower_of(parameter: torch.Tensor) -> Follower | None:
@@ -51,7 +63,7 @@ def follower_of(parameter: torch.Tensor) -> Follower | None:
 
 def mark_split(parameter: torch.Tensor, group: Group) -> None:
     """Say that the parameter is a part of a matrix, whose other parts the ranks of the group hold."""
-    _split[parameter] = Borrowed(group)
+    _link(_split, parameter, Borrowed(group))
 
 
 def part_of(parameter: torch.Tensor) -> Group | None:
@@ -73,12 +85,56 @@ def split_over(parameter: torch.Tensor) -> list[Group]:
 
 def replace(old: torch.Tensor, new: torch.Tensor, kind: str) -> None:
     """Say that a layer of a kind, with the parameter ``new``, took the place of an ``nn.Linear`` with ``old``."""
-    _successors[old] = TensorWeakRef(new), kind
+    _link(_successors, old, (TensorWeakRef(new), kind))
 
 
-def _parameters(optimizer: Optimizer) -> Iterator[torch.Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
+class _ByIdentity(TorchFunctionMode):
+    """Within it a tensor is equal to itself alone: lists of them compare in C, which asks of no tensor about itself."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Links:
+    """Those of an optimizer's parameters that are linked.
+
+    Attributes:
+        held: all that it held then, group by group.
+        linked: how many links there were then.
+        parts: those that are a part of a matrix.
+        followers: of any of them, each once.
+        replaced: with what took their place, in a layer of which kind, and whether the optimizer holds that too.
+    """
+
+    held: list[list[torch.Tensor]]
+    linked: int
+    parts: list[torch.Tensor]
+    followers: list[weakref.ref[Follower]]
+    replaced: list[tuple[torch.Tensor, TensorWeakRef, str, bool]]
+
+
+_known: MutableMapping[Optimizer, Links] = weakref.WeakKeyDictionary()
+
+
+def links_of(optimizer: Optimizer) -> Links:
+    """What is linked of that which the optimizer holds now."""
+    lists = [group["params"] for group in optimizer.param_groups]
+    known = _known.get(optimizer)
+    if known is not None and known.linked == _linked:
+        with _ByIdentity():
+            if lists == known.held:
+                return known
+    held = [list(parameters) for parameters in lists]
+    every = [parameter for parameters in held for parameter in parameters]
+    identities, replaced = set(map(id, every)), []
+    for parameter in every:
+        if successor := _successors.get(parameter):
+            replaced.append((parameter, *successor, id(successor[0]()) in identities))
+    parts = [parameter for parameter in every if parameter in _split]
+    followers = {id(reference): reference for parameter in every if (reference := _followers.get(parameter))}
+    links = _known[optimizer] = Links(held, _linked, parts, list(followers.values()), replaced)
+    return links
 
 
 T = TypeVar("T", bound=type[Optimizer])
@@ -112,7 +168,7 @@ def elementwise(kind: T) -> T:
 
 def check_elementwise(optimizer: Optimizer) -> None:
     """Raises InputError where the optimizer holds a part of a matrix and is not known to act elementwise."""
-    part = next((parameter for parameter in _parameters(optimizer) if part_of(parameter) is not None), None)
+    part = next((parameter for parameter in links_of(optimizer).parts if part_of(parameter) is not None), None)
     step = unwrap(type(optimizer).step)
     # A subclass that steps in its own way may do anything.
     if part is None or any(isinstance(optimizer, kind) and step is unwrap(kind.step) for kind in _ELEMENTWISE):
@@ -129,10 +185,11 @@ def check_elementwise(optimizer: Optimizer) -> None:
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Raises InputError where the optimizer is refused, or holds parameters of a layer that was replaced."""
-    check_elementwise(optimizer)
-    for parameter in _parameters(optimizer):
-        reference, kind = _successors.get(parameter, (None, ""))
-        successor = None if reference is None else reference()
+    links = links_of(optimizer)
+    if links.parts:
+        check_elementwise(optimizer)
+    for parameter, reference, kind, holds_both in links.replaced:
+        successor = reference()
         if successor is None or successor.grad is None:
             continue
         if parameter.grad is None:
@@ -140,7 +197,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                 f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a {kind} "
                 "replaced: build the optimizer after the layer is replaced, from the model's parameters()"
             )
-        if any(other is successor for other in _parameters(optimizer)):
+        if holds_both:
             raise InputError(
                 f"this optimizer trains a {kind} and, beside it, the nn.Linear {tuple(parameter.shape)} that "
                 "it was made from, which stood in more places than one: put the layer in all of them; to train both, "
@@ -149,9 +206,9 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    followers = {id(found): found for parameter in _parameters(optimizer) if (found := follower_of(parameter))}
-    for follower in followers.values():
-        follower.after_step()
+    for reference in links_of(optimizer).followers:
+        if (follower := reference()) is not None:
+            follower.after_step()
 
 
 @cache
