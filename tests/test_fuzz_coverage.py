@@ -158,6 +158,7 @@ ALSO_NOT = {
     "report.where.where": "of any points by tests/report/test_where.py; called by answer()",
     "report.run_tables.short_name": "called for every row that was profiled",
     "report.ending.print_ending": "print_tables on comparison, both fuzzed, and what report() prints",
+    "machine.cuda_kernel.CudaKernel": "of a driver that reads what it is given: tests/kernels/test_streamed.py",
     "training.steps.follow": "called by every storage",
     "training.steps.replace": "called by every BlockShockLinear",
     "training.steps.links_of": "called by check_elementwise(); of lists that change by tests/training/test_steps.py",

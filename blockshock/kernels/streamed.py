@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -19,7 +18,7 @@ from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS, Packed
 from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, WARPS, Plan, plan_for
-from blockshock.machine import compiled
+from blockshock.machine import CudaKernel, compiled
 from blockshock.matrices import Mask, Piece, gather_kept, mask_positions, row_blocks
 from blockshock.stages import stage
 
@@ -57,9 +56,9 @@ class PackedStreamed(Packed):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling():
             return _product(self.kept_NJ, self.metadata, x_BK, self.bias)
-        x_BK = aligned_rows(x_BK)
+        x_BK, held = aligned_rows(x_BK), self._buffers
         with stage(self.product_stage):
-            return multiplied(self.kept_NJ, self.metadata, x_BK, self.bias)
+            return multiplied(held["kept_NJ"], held["metadata"], x_BK, held["bias"])  # type: ignore[arg-type]
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         return gather_kept(w_NK, _in_rows(self.metadata, self.K))
@@ -96,14 +95,15 @@ def multiplied(
         x_BK: as of ``aligned_rows``.
         plan: of each launch, where it is not the usual one.
     """
-    N, K = len(values_NJ), 2 * values_NJ.shape[1]
-    y_BN = x_BK.new_empty(len(x_BK), N)
-    with torch.cuda.device(x_BK.device):  # whose current stream the launches take
+    (N, J), (B, device) = values_NJ.shape, (len(x_BK), x_BK.device)
+    y_BN = x_BK.new_empty(B, N)
+    with torch.cuda.device(device):  # whose current stream the launches take
         start = 0
-        while start < len(x_BK):
-            chosen = plan or plan_for(N, K, min(len(x_BK) - start, MOST_TOKENS), x_BK.device)
+        while start < B:
+            chosen = plan or plan_for(N, 2 * J, min(B - start, MOST_TOKENS), device)
             stop = start + chosen.tokens
-            _launch(chosen, values_NJ, metadata, x_BK[start:stop], bias, y_BN[start:stop])
+            some_RK, part_RN = (x_BK, y_BN) if chosen.tokens >= B else (x_BK[start:stop], y_BN[start:stop])
+            _launch(chosen, values_NJ, metadata, some_RK, bias, part_RN)
             start = stop
     return y_BN
 
@@ -121,14 +121,15 @@ def _launch(
     partials = y_BN.new_empty(plan.splits, tokens, N, dtype=torch.float32) if through_memory else y_BN
     # What is not there is never read: y stands for it.
     added, has_bias = y_BN if bias is None else bias, int(bias is not None)
-    _kernel("streamed_product", x_BK.dtype, plan, x_BK.device)(
+    dtype, device = x_BK.dtype, x_BK.device
+    _kernel("streamed_product", dtype, plan, device)(
         grid=(-(-N // plan.rows), plan.splits, 1),
         block=(32 * WARPS, 1, 1),
         args=[values_NJ, metadata, x_BK, added, y_BN, partials, N, K, tokens, x_BK.stride(0), has_bias],
         shared_mem=plan.shared_bytes,
     )
     if through_memory:
-        _kernel("add_splits", x_BK.dtype, plan, x_BK.device)(
+        _kernel("add_splits", dtype, plan, device)(
             grid=(-(-tokens * N // (4 * _ADDED)), 1, 1),
             block=(_ADDED, 1, 1),
             args=[partials, added, y_BN, N, tokens, has_bias],
@@ -136,7 +137,7 @@ def _launch(
 
 
 @cache
-def _kernel(name: str, dtype: torch.dtype, plan: Plan, device: torch.device) -> Any:
+def _kernel(name: str, dtype: torch.dtype, plan: Plan, device: torch.device) -> CudaKernel:
     """Of that GPU, which must be the current one."""
     ordered = tuple(map(int, str(torch.version.cuda).split("."))) >= _ORDERED_SINCE
     definitions = plan.definitions() | {"BF16": int(dtype == torch.bfloat16), "ORDERED": int(ordered)}

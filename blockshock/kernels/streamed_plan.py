@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 
@@ -35,16 +35,16 @@ class Plan:
     splits: int = 1
     clusters: bool = True
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         return 8 * self.token_tiles
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Of a block."""
         return 16 * WARPS * self.row_tiles
 
-    @property
+    @cached_property
     def shared_bytes(self) -> int:
         """Of a block: kept values, metadata and x of each stage, or, once they are multiplied, the sums."""
         stage = self.rows * STEP * 9 // 8 + self.tokens * STEP * 2

@@ -27,6 +27,7 @@ from blockshock.machine.conjugates import (
     Replicated,
     Summed,
 )
+from blockshock.machine.cuda_kernel import CudaKernel
 from blockshock.machine.meeting import meet, next_name
 from blockshock.machine.memory import held_bytes, indexed
 from blockshock.machine.tried_internals import INTERNALS

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 import torch
 
 from blockshock.machine import torch_internals
 from blockshock.machine.cache_folder import cache_folder
+from blockshock.machine.cuda_kernel import CudaKernel
 from blockshock.saved import write_whole
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-def compiled(source: str, name: str, definitions: Mapping[str, object] | None = None, shared_bytes: int = 0) -> Any:
+def compiled(
+    source: str, name: str, definitions: Mapping[str, object] | None = None, shared_bytes: int = 0
+) -> CudaKernel:
     """The kernel of that name, ``extern "C"`` in the source, for the current GPU, into whose context it is loaded.
 
     Args:

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd import forward_ad
 
+from blockshock.machine.cuda_kernel import CudaKernel
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -52,9 +54,11 @@ def compile_cuda(source: str, name: str, capability: str) -> bytes:
     return importlib.import_module("torch.cuda._utils")._nvrtc_compile(source, name, capability)[0]
 
 
-def load_cubin(binary: bytes, name: str) -> Any:
+def load_cubin(binary: bytes, name: str) -> CudaKernel:
     """The kernel of that name in machine code, for the current GPU."""
-    return importlib.import_module("torch.cuda._utils")._cuda_load_module(binary, [name])[name]
+    utils = importlib.import_module("torch.cuda._utils")
+    loaded = utils._cuda_load_module(binary, [name])[name]
+    return CudaKernel(loaded, utils._get_gpu_runtime_library().cuLaunchKernel, utils._check_cuda)
 
 
 def peer_memory(size: int, device: torch.device, group: Any) -> tuple[torch.Tensor, Any]:

@@ -178,6 +178,8 @@ INTERNALS = {
     ),
     "torch.cuda._utils._nvrtc_compile": Internal(_COMPILED, _try_compiling, "cuda"),
     "torch.cuda._utils._cuda_load_module": Internal(_COMPILED, _try_compiling, "cuda"),
+    "torch.cuda._utils._get_gpu_runtime_library": Internal(_COMPILED, _try_compiling, "cuda"),
+    "torch.cuda._utils._check_cuda": Internal(_COMPILED, _try_compiling, "cuda"),
     "torch.Tensor._version": Internal("weights that were written to behind a layer's back go unseen", _try_version),
     "torch.UntypedStorage._cdata": Internal("weights whose memory was exchanged go unseen", _try_memory),
     "torch.distributed.tensor.DTensor._local_tensor": Internal(

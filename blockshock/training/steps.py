@@ -22,7 +22,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from blockshock.errors import InputError
 from blockshock.machine import Borrowed, Group, torch_internals
@@ -114,13 +114,13 @@ class Links:
     replaced: list[tuple[torch.Tensor, TensorWeakRef, str, bool]]
 
 
-_known: MutableMapping[Optimizer, Links] = weakref.WeakKeyDictionary()
+_known: MutableMapping[Optimizer, Links] = WeakIdKeyDictionary()
 
 
 def links_of(optimizer: Optimizer) -> Links:
     """What is linked of that which the optimizer holds now."""
     lists = [group["params"] for group in optimizer.param_groups]
-    known = _known.get(optimizer)
+    known = _known.get(optimizer) if isinstance(optimizer, Optimizer) else None  # scalers take what is like one
     if known is not None and known.linked == _linked:
         with _ByIdentity():
             if lists == known.held:
@@ -133,7 +133,9 @@ def links_of(optimizer: Optimizer) -> Links:
             replaced.append((parameter, *successor, id(successor[0]()) in identities))
     parts = [parameter for parameter in every if parameter in _split]
     followers = {id(reference): reference for parameter in every if (reference := _followers.get(parameter))}
-    links = _known[optimizer] = Links(held, _linked, parts, list(followers.values()), replaced)
+    links = Links(held, _linked, parts, list(followers.values()), replaced)
+    if isinstance(optimizer, Optimizer):
+        _known[optimizer] = links
     return links
 
 

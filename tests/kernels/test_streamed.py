@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,14 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from counting import calls_of, run_in
 from strategies import mask_rows
 
 from blockshock.kernels import streamed, streamed_plan
 from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, Plan, plan_for
-from blockshock.machine import cache_folder, compiled, torch_internals
+from blockshock.machine import CudaKernel, cache_folder, compiled, torch_internals
 from blockshock.matrices import mask_positions
 from blockshock.matrices.masks import DenseMask
+from blockshock.matrices.pieces import Piece
+from blockshock.matrices.weights import GeneratedWeights
 
 GPUS = {
     "H100": SimpleNamespace(major=9, multi_processor_count=132, shared_memory_per_multiprocessor=228 << 10),
@@ -155,6 +159,89 @@ def test_each_token_is_in_one_launch_and_each_sum_of_splits_has_a_thread(
     for given, part in zip(sums, x_BK.split(16), strict=False):
         threads = given["grid"][0] * given["block"][0]
         assert 0 <= threads * 4 - len(part) * N < 4 * given["block"][0], "four elements a thread"
+
+
+@pytest.mark.parametrize(("tokens", "slices"), [(0, 0), (1, 0), (16, 0), (17, 4)])
+def test_nothing_is_sliced_where_one_launch_takes_all(
+    tokens: int, slices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(2, 1, 5, 2)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(streamed, "_kernel", lambda *_: lambda **given: None)
+    values_NJ, x_BK = torch.zeros(400, 32, dtype=torch.bfloat16), torch.zeros(tokens, 64, dtype=torch.bfloat16)
+    metadata = torch.zeros(0)
+    ran = run_in(lambda: streamed.multiplied(values_NJ, metadata, x_BK, None, plan))
+    assert ran == ["new_empty", *["slice"] * slices]
+
+
+class _Driver:
+    """Stands for CUDA's: reads what a launch is given as the GPU's driver would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, status: int = 0) -> None:
+        self.launches: list[Any] = []
+        self.status, self.before = status, lambda: None
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
+
+    def launch(self, function: Any, *given: Any) -> int:
+        self.before()
+        *sizes, stream, places, extra = given
+        pointers = [ctypes.cast(place, ctypes.POINTER(ctypes.c_void_p)).contents.value for place in places[:2]]
+        numbers = [ctypes.cast(place, ctypes.POINTER(ctypes.c_int)).contents.value for place in places[2:]]
+        self.launches.append((function, sizes, stream.value, pointers, numbers, extra))
+        return self.status
+
+    @staticmethod
+    def check(status: int) -> None:
+        if status:
+            raise RuntimeError(f"CUDA error: {status}")
+
+    def kernel(self) -> CudaKernel:
+        return CudaKernel(SimpleNamespace(func="function"), self.launch, self.check)
+
+
+def test_a_launch_hands_over_what_torchs_own_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, x, y = _Driver(monkeypatch), torch.zeros(8)[3:], torch.zeros(1)
+    driver.kernel()(grid=(4, 3, 1), block=(256, 1, 1), args=[x, y, 7, -1, 2**31 - 1], shared_mem=99)
+    (launched,) = driver.launches
+    assert launched == (
+        "function", [4, 3, 1, 256, 1, 1, 99], 77, [x.data_ptr(), y.data_ptr()], [7, -1, 2**31 - 1], None
+    )  # fmt: skip
+
+
+def test_launches_side_by_side_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where backward runs in a thread of its own: the second comes before the driver has read the first."""
+    driver, x, y = _Driver(monkeypatch), torch.zeros(1), torch.zeros(1)
+    kernel = driver.kernel()
+
+    def other() -> None:
+        driver.before = lambda: None
+        kernel((1, 1, 1), (1, 1, 1), [y, x, 2])
+
+    driver.before = other
+    kernel((1, 1, 1), (1, 1, 1), [x, y, 1])
+    assert [(pointers, numbers) for _, _, _, pointers, numbers, _ in driver.launches] == [
+        ([y.data_ptr(), x.data_ptr()], [2]), ([x.data_ptr(), y.data_ptr()], [1]),
+    ]  # fmt: skip
+
+
+def test_a_launch_that_fails_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = _Driver(monkeypatch, status=700)
+    with pytest.raises(RuntimeError, match="CUDA error: 700"):
+        driver.kernel()((1, 1, 1), (1, 1, 1), [torch.zeros(1), torch.zeros(1)])
+
+
+def test_a_product_of_few_tokens_takes_few_steps_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes about a third of a microsecond, and a GPU is done with so few tokens in ten."""
+    _Driver(monkeypatch)
+    kernel = CudaKernel(SimpleNamespace(func="function"), lambda *_: 0, lambda status: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(streamed, "plan_for", lambda *_: Plan(2, 1, 5, 2))
+    monkeypatch.setattr(streamed, "_kernel", lambda *_: kernel)
+    source = GeneratedWeights(32, 64, torch.bfloat16, torch.device("cpu"))
+    packed = streamed.PackedStreamed(Piece(source, mask=DenseMask(mask_rows(32, 64, 0))), None)
+    x_BK = torch.zeros(4, 64, dtype=torch.bfloat16)
+    packed.forward(x_BK)  # once, for what is computed once
+    assert calls_of(lambda: packed.forward(x_BK)) < 110
 
 
 class _Nvrtc:
