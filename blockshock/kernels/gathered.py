@@ -43,13 +43,15 @@ class PackedGathered(Packed):
         return self.kept_NJ
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
-        parts = []
-        for pattern in self.patterns:
+        parts, held = [], self._buffers
+        kept_NJ, bias = held["kept_NJ"], held["bias"]
+        assert kept_NJ is not None
+        for pattern, rows_RJ in zip(self.patterns.patterns, self.patterns.parts(kept_NJ), strict=True):
             with stage("layout"):
                 x_BJ = copied(pattern.kept.take(x_BK))
-            bias = None if self.bias is None else self.bias[pattern.start : pattern.stop]
+            own = bias if bias is None or rows_RJ is kept_NJ else bias[pattern.start : pattern.stop]
             with stage("matmul"):
-                parts.append(F.linear(x_BJ, self.kept_NJ[pattern.start : pattern.stop], bias))
+                parts.append(F.linear(x_BJ, rows_RJ, own))
         if len(parts) == 1:
             return parts[0]
         with stage("layout"):
@@ -66,7 +68,7 @@ class PackedGathered(Packed):
         with stage("layout"):
             grads = self.patterns.split(grad_y_BN)
         with stage("grad_x"):
-            parts = [grad @ self.kept_NJ[p.start : p.stop] for p, grad in zip(self.patterns, grads, strict=True)]
+            parts = [grad @ rows for rows, grad in zip(self.patterns.parts(self.kept_NJ), grads, strict=True)]
         with stage("layout"):
             return copied(self.patterns.sum_columns(parts, self.K))
 

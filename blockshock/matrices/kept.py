@@ -24,6 +24,8 @@ def product(a_MB: torch.Tensor, b_BK: torch.Tensor, dtype: torch.dtype) -> torch
         return a_MB.new_zeros(len(a_MB), b_BK.shape[1], dtype=dtype)
     if a_MB.is_cuda and a_MB.itemsize == 2 and dtype == torch.float32:
         return torch.mm(a_MB, b_BK, out_dtype=dtype)
+    if a_MB.dtype == b_BK.dtype == dtype:
+        return a_MB @ b_BK
     wide = torch.promote_types(a_MB.dtype, dtype)
     return (a_MB.to(wide) @ b_BK.to(wide)).to(dtype)
 

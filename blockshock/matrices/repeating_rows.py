@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,8 +24,11 @@ class Every:
 
     def take(self, x_BK: torch.Tensor) -> torch.Tensor:
         """Those columns of x, contiguous (B, K/width·positions)."""
+        if x_BK.numel() <= _FEW and len(self.positions) == 2 and not torch.compiler.is_compiling():
+            x_BGP = self._pairs(x_BK)
+            return x_BGP.reshape(x_BGP.shape[0], 2 * x_BGP.shape[1]).contiguous()
         if self._moves_as_words(x_BK):
-            return x_BK.view(torch.int32)[:, self.positions[0] // 2 :: self.width // 2].contiguous().view(x_BK.dtype)
+            return self._words(x_BK).contiguous().view(x_BK.dtype)
         x_BGQ = x_BK.unflatten(1, (-1, self.width))
         if len(self.positions) == 2:
             low, high = self.positions
@@ -33,8 +37,11 @@ class Every:
 
     def put(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
         """Write those columns of x: the inverse of ``take``."""
+        if x_BK.numel() <= _FEW and len(self.positions) == 2 and not torch.compiler.is_compiling():
+            self._pairs(x_BK).copy_(part_BJ.unflatten(1, (-1, 2)))
+            return
         if self._moves_as_words(x_BK) and part_BJ.is_contiguous() and _starts_at_word(part_BJ):
-            x_BK.view(torch.int32)[:, self.positions[0] // 2 :: self.width // 2] = part_BJ.view(torch.int32)
+            self._words(x_BK).copy_(part_BJ.view(_WORDS[part_BJ.itemsize]))
             return
         for x_BG, part_BG in self._columns(x_BK, part_BJ):
             x_BG.copy_(part_BG)
@@ -49,8 +56,8 @@ class Every:
             yield x_BK[:, position :: self.width], part_BJ[:, index :: len(self.positions)]
 
     def _moves_as_words(self, x_BK: torch.Tensor) -> bool:
-        """Whether adjacent pairs of 16-bit elements can move as 32-bit words: half the elements, and less time."""
-        if torch.compiler.is_compiling() or x_BK.itemsize != 2 or len(self.positions) != 2:
+        """Whether adjacent pairs of elements can move as words of twice the size: half as many, and less time."""
+        if torch.compiler.is_compiling() or x_BK.itemsize not in _WORDS or len(self.positions) != 2:
             return False  # a compiler fuses the copies in its own way
         if x_BK.shape[1] == self.width or not len(x_BK):
             return False  # at most one word a row: the strided view counts as contiguous, and is not viewed back
@@ -58,10 +65,26 @@ class Every:
         aligned = x_BK.stride(1) == 1 and x_BK.stride(0) % 2 == 0 and _starts_at_word(x_BK)
         return high == low + 1 and low % 2 == self.width % 2 == 0 and aligned
 
+    def _pairs(self, x_BK: torch.Tensor) -> torch.Tensor:
+        """Those columns, pair by pair, (B, K/width, 2): a view that takes one step to make."""
+        (low, high), (B, K), (row, column) = self.positions, x_BK.shape, x_BK.stride()
+        strides = (row, self.width * column, (high - low) * column)
+        return x_BK.as_strided((B, K // self.width, 2), strides, x_BK.storage_offset() + low * column)
+
+    def _words(self, x_BK: torch.Tensor) -> torch.Tensor:
+        """The same, a word a pair."""
+        return x_BK.view(_WORDS[x_BK.itemsize])[:, self.positions[0] // 2 :: self.width // 2]
+
+
+_FEW = 1 << 12
+"""Elements up to which the fewest steps take the least time."""
+_WORDS = {2: torch.int32, 4: torch.int64}
+"""Of twice the bytes."""
+
 
 def _starts_at_word(tensor: torch.Tensor) -> bool:
-    """Whether 16-bit elements can be viewed as 32-bit words: by torch's count, and in memory, where GPUs load them."""
-    return tensor.storage_offset() % 2 == 0 and tensor.data_ptr() % 4 == 0
+    """Whether elements can be viewed as words of two: by torch's count, and in memory, where GPUs load them."""
+    return tensor.storage_offset() % 2 == 0 and tensor.data_ptr() % (2 * tensor.itemsize) == 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +116,18 @@ class RowPatterns:
             stop = start + N // self.period * len(where)
             self.patterns.append(RowPattern(Every(tuple(where), self.period), Every(kept, width), start, stop))
             start = stop
+        self._look_at_columns()
+
+    def _look_at_columns(self) -> None:
+        columns = [position for pattern in self.patterns for position in pattern.kept.positions]
+        self._disjoint = len(set(columns)) == len(columns)
+        """Whether no column is kept by the rows of two patterns."""
+        self._full = self._disjoint and len(columns) == self.patterns[0].kept.width
+        """Whether, beside that, each is kept by those of one."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._look_at_columns()  # older files do not say
 
     def __iter__(self) -> Iterator[RowPattern]:
         return iter(self.patterns)
@@ -122,7 +157,7 @@ class RowPatterns:
         """The inverse of ``sort``."""
         if len(self) == 1:
             return sorted_NJ
-        return self.interleave([sorted_NJ[pattern.start : pattern.stop] for pattern in self])
+        return self.interleave(self.parts(sorted_NJ))
 
     def interleave(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """The rows of a matrix, in order, from those of each pattern."""
@@ -144,6 +179,12 @@ class RowPatterns:
             pattern.kept.put(values_NJ[pattern.start : pattern.stop], sorted_NK[pattern.start : pattern.stop])
         return self.unsort(sorted_NK)
 
+    def parts(self, sorted_NJ: torch.Tensor) -> list[torch.Tensor]:
+        """Of rows sorted by pattern those of each, views; of a single pattern the matrix itself."""
+        if len(self.patterns) == 1:
+            return [sorted_NJ]
+        return [sorted_NJ[pattern.start : pattern.stop] for pattern in self.patterns]
+
     def split(self, grad_y_BN: torch.Tensor) -> list[torch.Tensor]:
         """Of each pattern the output features that its rows make, contiguous."""
         if len(self) == 1:
@@ -161,9 +202,7 @@ class RowPatterns:
 
     def sum_columns(self, parts: list[torch.Tensor], K: int) -> torch.Tensor:
         """(B, K) with each pattern's part (B, K/2) added to the columns that its rows keep."""
-        columns = [position for pattern in self for position in pattern.kept.positions]
-        disjoint, width = len(set(columns)) == len(columns), self.patterns[0].kept.width
-        full = disjoint and len(columns) == width
+        disjoint, full = self._disjoint, self._full
         x_BK = (torch.empty if full else torch.zeros)(len(parts[0]), K, dtype=parts[0].dtype, device=parts[0].device)
         for pattern, part in zip(self, parts, strict=True):
             (pattern.kept.put if disjoint else pattern.kept.add)(part, x_BK)
