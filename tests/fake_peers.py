@@ -15,9 +15,10 @@ import torch
 import torch.distributed as dist
 
 from blockshock.machine.combines import symmetric
+from blockshock.machine.combines.fused import Fused
 from blockshock.machine.combines.overlap import Overlap
 from blockshock.machine.combines.symmetric import OneShot, TwoShot
-from blockshock.machine.combines.workspace import Workspace, workspace_bytes
+from blockshock.machine.combines.workspace import _FLAGS, Workspace, workspace_bytes
 
 MISSING = -1.0
 """What peers see of memory that its rank has not written."""
@@ -28,6 +29,7 @@ class FakeWorkspace(Workspace):
 
     def __init__(self, group: Any, size: int, device: torch.device) -> None:
         self.size, self.rank, self.ranks, self._group = size, group.rank(), group.size(), group
+        self._device, size = device, size + 4 * _FLAGS
         first = torch.tensor([os.getpid()])
         dist.broadcast(first, 0, group=group)
         self._paths = [Path(gettempdir()) / f"blockshock-peers-{first.item()}-{rank}" for rank in range(self.ranks)]
@@ -75,6 +77,6 @@ def faked(most_bytes: int = 1 << 20) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(symmetric, "workspace_for", fake)
-        for kind in (OneShot, TwoShot, Overlap):
+        for kind in (OneShot, TwoShot, Overlap, Fused):
             patch.setattr(kind, "device_types", ("cpu", "cuda"))
         yield

@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from blockshock.errors import InputError, KernelUnavailable, StalePacking
-from blockshock.machine import held_bytes
+from blockshock.machine import Peers, held_bytes
 from blockshock.matrices import Every, Mask, Piece
 from blockshock.measure import Operand
 from blockshock.registry import Registry
@@ -59,11 +59,13 @@ class Packed(nn.Module):
         writes: how often its values were written since it was packed.
         sorted_by_pattern: ``arrange`` sorts rows by the mask's row pattern; otherwise it leaves them in order.
         unit: whose rate its product can reach: that of ``dense`` products, or of the sparse tensor cores, ``2:4``.
+        fuses: it has ``summed``.
     """
 
     bias: torch.Tensor | None
     backward: Backward | None
     sorted_by_pattern = False
+    fuses = False
     unit: ClassVar[str] = "dense"
 
     def __init__(self) -> None:
@@ -137,6 +139,10 @@ class Packed(nn.Module):
             found_BJ = copied(kept.take(grad_x_BK))
             return found_BJ if out_BJ is None else out_BJ.copy_(found_BJ)
 
+    def summed(self, x_BK: torch.Tensor, peers: Peers) -> torch.Tensor:
+        """The forward products of all ranks, summed; of a kernel that fuses."""
+        raise NotImplementedError
+
     def check_since(self, writes: int) -> None:
         """Raises StalePacking if it was written after it had been written so often."""
         if self.writes != writes:
@@ -173,6 +179,7 @@ class Kernel:
         training_mask: what it is trained with unless another mask is asked for: a transposable one, where the
             backward product needs that.
         most_tokens: that it multiplies by one reading of W; it is not timed, nor chosen, for more. None: any number.
+        fuses: its packings can sum over the ranks themselves, and have ``summed``.
         pruner, training_pruner: of a W that it is to multiply by alone, frozen or trained, unless another is asked for.
     """
 
@@ -182,6 +189,7 @@ class Kernel:
     contender: ClassVar[bool] = True
     unit: ClassVar[str] = Packed.unit
     most_tokens: ClassVar[int | None] = None
+    fuses: ClassVar[bool] = False
     training_mask: ClassVar[str] = "tile"
     pruner: ClassVar[str] = "magnitude"
     training_pruner: ClassVar[str] = "tile_magnitude"

@@ -18,11 +18,14 @@ from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS, Packed
 from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, WARPS, Plan, plan_for
-from blockshock.machine import CudaKernel, compiled
+from blockshock.machine import CudaKernel, Peers, compiled
 from blockshock.matrices import Mask, Piece, gather_kept, mask_positions, row_blocks
 from blockshock.stages import stage
 
-_SOURCE = Path(__file__).with_suffix(".cu")
+_MOST_BLOCKS = 4096
+"""Of a launch that sums over ranks: each has a flag."""
+WAIT_SECONDS = 600
+"""After which a block that waits for a peer's ends in an error, as torch's collectives do."""
 _BEYOND = 0x44
 """Positions of two groups beyond K: the first two of four. Their values are zeros."""
 _ORDERED_SINCE = (12, 5)
@@ -36,7 +39,7 @@ class PackedStreamed(Packed):
 
     kept_NJ: torch.Tensor
     metadata: torch.Tensor
-    unit = "2:4"
+    unit, fuses = "2:4", True
 
     def __init__(self, piece: Piece, bias: torch.Tensor | None) -> None:
         super().__init__()
@@ -59,6 +62,16 @@ class PackedStreamed(Packed):
         x_BK, held = aligned_rows(x_BK), self._buffers
         with stage(self.product_stage):
             return multiplied(held["kept_NJ"], held["metadata"], x_BK, held["bias"])  # type: ignore[arg-type]
+
+    def into(self, x_BK: torch.Tensor, out_BN: torch.Tensor) -> torch.Tensor:
+        x_BK = aligned_rows(x_BK)
+        with stage(self.product_stage):
+            return multiplied(self.kept_NJ, self.metadata, x_BK, self.bias, out_BN=out_BN)
+
+    def summed(self, x_BK: torch.Tensor, peers: Peers) -> torch.Tensor:
+        x_BK = aligned_rows(x_BK)
+        with stage(self.product_stage):
+            return multiplied(self.kept_NJ, self.metadata, x_BK, self.bias, peers=peers)
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         return gather_kept(w_NK, _in_rows(self.metadata, self.K))
@@ -88,22 +101,26 @@ def multiplied(
     x_BK: torch.Tensor,
     bias: torch.Tensor | None,
     plan: Plan | None = None,
+    out_BN: torch.Tensor | None = None,
+    peers: Peers | None = None,
 ) -> torch.Tensor:
     """x @ Wᵀ (+ bias), (B, N), in launches of at most MOST_TOKENS tokens.
 
     Args:
         x_BK: as of ``aligned_rows``.
         plan: of each launch, where it is not the usual one.
+        out_BN: where to write it, contiguous.
+        peers: it is summed over their ranks, which all multiply as many tokens, at most MOST_TOKENS.
     """
     (N, J), (B, device) = values_NJ.shape, (len(x_BK), x_BK.device)
-    y_BN = x_BK.new_empty(B, N)
+    y_BN = x_BK.new_empty(B, N) if out_BN is None else out_BN
     with torch.cuda.device(device):  # whose current stream the launches take
         start = 0
         while start < B:
             chosen = plan or plan_for(N, 2 * J, min(B - start, MOST_TOKENS), device)
             stop = start + chosen.tokens
             some_RK, part_RN = (x_BK, y_BN) if chosen.tokens >= B else (x_BK[start:stop], y_BN[start:stop])
-            _launch(chosen, values_NJ, metadata, some_RK, bias, part_RN)
+            _launch(chosen, values_NJ, metadata, some_RK, bias, part_RN, peers)
             start = stop
     return y_BN
 
@@ -115,6 +132,7 @@ def _launch(
     x_BK: torch.Tensor,
     bias: torch.Tensor | None,
     y_BN: torch.Tensor,
+    peers: Peers | None,
 ) -> None:
     (tokens, N), K = y_BN.shape, x_BK.shape[1]
     through_memory = plan.splits > 1 and not plan.clusters
@@ -122,10 +140,15 @@ def _launch(
     # What is not there is never read: y stands for it.
     added, has_bias = y_BN if bias is None else bias, int(bias is not None)
     dtype, device = x_BK.dtype, x_BK.device
-    _kernel("streamed_product", dtype, plan, device)(
+    sizes = (N, K, tokens, x_BK.stride(0), has_bias)
+    args: list[torch.Tensor | int] = [values_NJ, metadata, x_BK, added, y_BN, partials, *sizes]
+    if peers is not None:
+        memories = [*peers.memories, *peers.memories[:1] * (4 - len(peers.memories))]
+        args += [*memories, peers.rank, peers.flags_at, peers.turns]
+    _kernel("streamed_product", dtype, plan, device, len(peers.memories) if peers else 0)(
         grid=(-(-N // plan.rows), plan.splits, 1),
         block=(32 * WARPS, 1, 1),
-        args=[values_NJ, metadata, x_BK, added, y_BN, partials, N, K, tokens, x_BK.stride(0), has_bias],
+        args=args,
         shared_mem=plan.shared_bytes,
     )
     if through_memory:
@@ -137,12 +160,20 @@ def _launch(
 
 
 @cache
-def _kernel(name: str, dtype: torch.dtype, plan: Plan, device: torch.device) -> CudaKernel:
+def _kernel(name: str, dtype: torch.dtype, plan: Plan, device: torch.device, ranks: int = 0) -> CudaKernel:
     """Of that GPU, which must be the current one."""
     ordered = tuple(map(int, str(torch.version.cuda).split("."))) >= _ORDERED_SINCE
     definitions = plan.definitions() | {"BF16": int(dtype == torch.bfloat16), "ORDERED": int(ordered)}
     shared_bytes = plan.shared_bytes if name == "streamed_product" else 0
-    return compiled(_SOURCE.read_text(encoding="utf-8"), name, definitions, shared_bytes)
+    if ranks:
+        definitions |= {"RANKS": ranks, "MOST_BLOCKS": _MOST_BLOCKS, "WAIT_SECONDS": WAIT_SECONDS}
+    return compiled(source(ranks > 0), name, definitions, shared_bytes)
+
+
+def source(fused: bool = False) -> str:
+    """In CUDA C++; ``fused``: with the sum over ranks."""
+    names = ("ptx", "fused_sum", "streamed") if fused else ("ptx", "streamed")
+    return "\n".join((Path(__file__).parent / f"{name}.cu").read_text(encoding="utf-8") for name in names)
 
 
 @torch.library.custom_op(
@@ -167,7 +198,7 @@ class Streamed(SparseCores):
     More tokens than ``most_tokens`` are multiplied part by part: W is read again for each.
     """
 
-    most_tokens = MOST_TOKENS
+    most_tokens, fuses = MOST_TOKENS, True
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if reason := super().unavailable(device, dtype):

@@ -254,4 +254,8 @@ class CombineAxis(Axis):
         return COMBINES.resolve(spec, skip=4)[0].unavailable(device, dtype)
 
     def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        kernel = layer.pick("kernel")
+        if COMBINES.resolve(spec, skip=4)[0].is_fused and not (kernel and build_kernel(kernel).fuses):
+            able = [name for name in KERNELS.names() if KERNELS.get(name).fuses]
+            return f"the sum is the kernel's, and kernel {kernel or 'dense'} has none: pick {' or '.join(able)}"
         return combines.unsuitable(spec, layer.ranks, layer.tokens)

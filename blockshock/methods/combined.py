@@ -12,7 +12,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.kernels import AlgorithmCache
-from blockshock.machine import Combine, Entry, Exit, Group, aligner, build_combine, combines, slowest_of_ranks
+from blockshock.machine import COMBINES, Combine, Entry, Exit, Group, aligner, build_combine, combines, slowest_of_ranks
 from blockshock.matrices import generator
 from blockshock.measure import timing
 from blockshock.methods.base import Method
@@ -57,10 +57,20 @@ class Combined(Method):
         picked = layer.pick("combine") or USUAL
         if picked == AUTO:
             self._fastest(layer, group)
-        elif reason := combines.unsuitable(picked, group.size(), layer.tokens):
+        elif reason := self._why_not(picked, layer, group):
             raise InputError(f"combine {picked}: {reason}")
         else:
             self._take(picked, layer, group)
+
+    @property
+    def _fuses(self) -> bool:
+        """Whether what multiplies can sum over the ranks itself."""
+        return all(packed.fuses for packed in self.packings())
+
+    def _why_not(self, spec: str, layer: Layer, group: Group) -> str | None:
+        if COMBINES.resolve(spec, skip=4)[0].is_fused and not self._fuses:
+            return f"the sum is the kernel's, and {self.algorithm} has none"
+        return combines.unsuitable(spec, group.size(), layer.tokens)
 
     def _take(self, spec: str, layer: Layer, group: Group) -> None:
         elements = layer.tokens * (max(self.N, self.K) if layer.both_ways else self.N)
@@ -70,7 +80,7 @@ class Combined(Method):
 
     def _fastest(self, layer: Layer, group: Group) -> None:
         """Take what is fastest of what adds up right, each measured once on a machine; ranks decide together."""
-        specs = combines.candidates(group.size(), layer.tokens, self.device, self.dtype)
+        specs = combines.candidates(group.size(), layer.tokens, self.device, self.dtype, self._fuses)
         if len(specs) > 1:
             key = f"{_machine(self.device)} {type(self).__name__} G{group.size()} N{self.N} K{self.K} B{layer.tokens} "
             key += f"{self.dtype} {self.algorithm} backward={layer.both_ways} of {' '.join(specs)}"

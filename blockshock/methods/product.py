@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from blockshock.errors import InputError
 from blockshock.kernels import Packed
-from blockshock.machine import Entry, Exit, KeptColumns, Part, torch_internals
+from blockshock.machine import Entry, Exit, KeptColumns, Part, Peers, torch_internals
 from blockshock.stages import copied, stage
 from blockshock.training import Storage
 
@@ -44,7 +44,12 @@ def _forward(weight: Weight, x_BK: torch.Tensor) -> Part:
         x = x_BK if rows == slice(0, len(x_BK)) else x_BK[rows]
         return weight(x) if out is None else weight.into(x, out)
 
-    return Part(make, len(x_BK), _packed(weight).shape[0], x_BK.dtype, x_BK.device)
+    def fused(peers: Peers) -> torch.Tensor:
+        return weight.summed(x_BK, peers)
+
+    packed = _packed(weight)
+    size = (len(x_BK), packed.shape[0], x_BK.dtype, x_BK.device)
+    return Part(make, *size, fused if packed.fuses else None)
 
 
 def _backward(weight: Weight, grad_y_BN: torch.Tensor, entry: Entry) -> Part:

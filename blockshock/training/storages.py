@@ -14,7 +14,7 @@ from torch import nn
 
 from blockshock.errors import StalePacking
 from blockshock.kernels import Packed
-from blockshock.machine import torch_internals
+from blockshock.machine import Peers, torch_internals
 from blockshock.matrices import Every, Mask, product
 from blockshock.stages import stage
 from blockshock.training.seen import Seen, first_difference
@@ -144,6 +144,11 @@ class Storage(Shardable):
         if not torch.compiler.is_compiling():
             self.check()
         return self.packed.into(x_BK, out_BN)
+
+    def summed(self, x_BK: torch.Tensor, peers: Peers) -> torch.Tensor:
+        """As of the packing."""
+        self.check()
+        return self.packed.summed(x_BK, peers)
 
     def grad_into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
         """As of the packing."""

@@ -96,7 +96,7 @@ def test_every_plan_fits_its_gpu(gpu: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_plan_is_what_its_source_is_compiled_with() -> None:
     plan = Plan(2, 1, 5, 2, 3)
     macros = {*plan.definitions(), "BF16", "ORDERED"}
-    source = streamed._SOURCE.read_text(encoding="utf-8")
+    source = streamed.source()
     assert all(macro in source for macro in macros)
     assert (plan.tokens, plan.rows, plan.shared_bytes) == (16, 128, 5 * (128 * 128 + 128 * 16 + 16 * 256))
 

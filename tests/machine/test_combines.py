@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -208,3 +209,32 @@ def test_a_workspace_is_bounded() -> None:
     assert workspace_bytes(0) == workspace_bytes(LEAST_BYTES) == LEAST_BYTES
     assert workspace_bytes(LEAST_BYTES + 1) == 2 * LEAST_BYTES
     assert workspace_bytes(1 << 40) == MOST_BYTES
+
+
+def _handed_over() -> list[object]:
+    """What a kernel is given that sums by itself; and of too many tokens nothing is."""
+    group, seen = dist.group.WORLD, []
+    with faked():
+        combine = build_combine("fused", group, 64 * 32, torch.bfloat16, CPU)
+        for B in (64, 65):
+            part_BF = torch.ones(B, 32, dtype=torch.bfloat16)
+            part = replace(Part.of(part_BF), fused=lambda peers: seen.append(peers) or torch.zeros(1))
+            seen.append(tuple(combine.sum(part).shape))
+    peers, fused, summed = seen
+    return [peers.rank == group.rank(), len(peers.memories), peers.flags_at, fused, summed]
+
+
+def test_a_kernel_that_sums_by_itself_is_given_all_ranks_memory(cpu_ranks: Ranks) -> None:
+    for found in cpu_ranks.run(_handed_over):
+        assert found == [True, 2, LEAST_BYTES, (1,), (65, 32)]
+
+
+def test_only_some_kernels_sum_by_themselves() -> None:
+    source = GeneratedWeights(64, 96, torch.bfloat16, "cpu")
+    axis = axis_of("combine")
+    for kernel, reason in (("gathered", "pick streamed"), ("streamed", None)):
+        found = axis.unsuitable("fused", Layer(source, {"kernel": kernel}, 16))
+        assert found is None if reason is None else reason in str(found)
+    assert "kernel dense has none" in str(axis.unsuitable("fused", Layer(source, {}, 16)))
+    assert "up to 64 tokens, there are 65" in str(axis.unsuitable("fused", Layer(source, {"kernel": "streamed"}, 65)))
+    assert "2 or 4 ranks, not 8" in str(combines.unsuitable("fused", 8, 16))

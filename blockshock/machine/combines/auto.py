@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from blockshock.machine.combines.base import COMBINES, Combine
-from blockshock.machine.combines.workspace import workspace_bytes
 from blockshock.registry import parse_spec
 
 
@@ -17,12 +16,18 @@ class Auto(Combine):
 
     @classmethod
     def held_bytes(cls, size: int) -> int:
-        return workspace_bytes(size)
+        others = (COMBINES.get(name) for name in COMBINES.names())
+        return max(kind.held_bytes(size) for kind in others if kind is not cls)
 
 
-def candidates(ranks: int, tokens: int, device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Specs of what can run there; ``nccl``, which comes first, always can."""
+def candidates(ranks: int, tokens: int, device: torch.device, dtype: torch.dtype, fuses: bool = False) -> list[str]:
+    """Specs of what can run there; ``nccl``, which comes first, always can.
+
+    Args:
+        fuses: what makes the parts can sum them itself.
+    """
     kinds = {name: COMBINES.get(name) for name in ("nccl", *COMBINES.names()) if name != "auto"}
+    kinds = {name: kind for name, kind in kinds.items() if fuses or not kind.is_fused}
     specs = [*kinds, *(spec for kind in kinds.values() for spec in kind.variants)]
     able = [spec for spec in specs if kinds[parse_spec(spec)[0]].unavailable(device, dtype) is None]
     return [spec for spec in able if unsuitable(spec, ranks, tokens) is None]

@@ -25,11 +25,27 @@ class Make(Protocol):
 
 
 @dataclass(frozen=True)
+class Peers:
+    """What a kernel needs that sums over the ranks itself.
+
+    Attributes:
+        memories: each rank's, as bytes, in rank order: what is sent, then ``flags_at`` bytes on, flags.
+        turns: (2,) int32 of this rank alone: how many launches there were, and what one of them counts.
+    """
+
+    rank: int
+    memories: tuple[torch.Tensor, ...]
+    flags_at: int
+    turns: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Part:
     """This rank's part (B, F) of an output, made where and as far as it is wanted.
 
     Attributes:
         tokens, features: B and F.
+        fused: makes the sum of all ranks' parts, where what makes this part can do that itself.
     """
 
     make: Make
@@ -37,6 +53,7 @@ class Part:
     features: int
     dtype: torch.dtype
     device: torch.device
+    fused: Callable[[Peers], torch.Tensor] | None = None
 
     @classmethod
     def of(cls, part_BF: torch.Tensor) -> Part:
@@ -83,6 +100,7 @@ class Combine:
     Attributes:
         device_types, dtypes: where it can run at all, and what it adds; None: all.
         is_traced: the compiler takes it apart; to compiled code all others are one operator.
+        is_fused: it leaves the sum to what makes the part, which must be able to.
         variants: specs of it with other parameters, which are worth being measured beside it.
 
     Args:
@@ -95,6 +113,7 @@ class Combine:
     device_types: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     dtypes: ClassVar[tuple[torch.dtype, ...] | None] = None
     is_traced: ClassVar[bool] = False
+    is_fused: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device) -> None:

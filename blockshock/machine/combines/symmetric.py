@@ -26,7 +26,7 @@ class Symmetric(Combine):
     device_types = ("cuda",)
 
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._shared = workspace_for(group, elements * dtype.itemsize, device)
+        self._shared = workspace_for(group, self.held_bytes(elements * dtype.itemsize), device)
         self.number = known(self)
 
     @classmethod
@@ -104,7 +104,7 @@ class Symmetric(Combine):
 class _TorchSum(Symmetric):
     """A sum by one of torch's operators, which add in rank order; ``shots`` is its name."""
 
-    dtypes = (torch.bfloat16, torch.float32)
+    dtypes: ClassVar[tuple[torch.dtype, ...] | None] = (torch.bfloat16, torch.float32)
     shots: ClassVar[str]
 
     def _add(self, views: list[torch.Tensor], total: torch.Tensor) -> None:

@@ -15,10 +15,14 @@ import torch
 from blockshock.errors import InputError
 from blockshock.machine import torch_internals
 from blockshock.machine.collectives import Group
+from blockshock.machine.combines.base import Peers
 
 MOST_BYTES = 64 << 20
 """Of one: what is larger goes through it block by block."""
 LEAST_BYTES = 1 << 20
+
+_FLAGS = 4 * 4096
+"""By which blocks of kernels wait for each other: of four ranks, so many of each."""
 
 _newest: WeakKeyDictionary[Any, ref[Workspace]] = WeakKeyDictionary()
 
@@ -58,12 +62,20 @@ class Workspace:
         self._last: torch.cuda.Stream | None = None
         try:
             with torch.inference_mode(False):  # what is written later must not be an inference tensor
-                self._memory, self._handle = torch_internals.peer_memory(size, device, group)
+                self._memory, self._handle = torch_internals.peer_memory(size + 4 * _FLAGS, device, group)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
                 f"the GPUs of these {self.ranks} ranks cannot reach each other's memory ({reason}): pick combine nccl"
             ) from error
+
+    @cached_property
+    def peers(self) -> Peers:
+        """All of it, for kernels that sum over the ranks themselves; the flags are zeros at first."""
+        size = self.size + 4 * _FLAGS
+        memories = tuple(self.view(rank, (size,), torch.uint8) for rank in range(self.ranks))
+        turns = torch.zeros(2, dtype=torch.int32, device=self._device)
+        return Peers(self.rank, memories, self.size, turns)
 
     def rows(self, features: int, dtype: torch.dtype) -> int:
         """How many rows of so many elements fit in: a multiple of eight, so that each block of them is aligned."""

@@ -1,0 +1,85 @@
+// What CUDA C++ has no words for: copies that run beside, products of the sparse tensor cores, and bf16 without a header.
+//
+// Set by whoever compiles it: BF16 (else fp16), ORDERED (whether the compiler knows ordered metadata, which Hopper needs
+// to be fast), CLUSTERS.
+
+#if BF16
+#define TYPE "bf16"
+#else
+#define TYPE "f16"
+#endif
+#if ORDERED
+#define MMA "mma.sp::ordered_metadata"
+#else
+#define MMA "mma.sp"
+#endif
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned char u8;
+
+__device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
+
+// 16 bytes, or as many zeros.
+__device__ __forceinline__ void copy16(u32 to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(there ? 16 : 0));
+}
+__device__ __forceinline__ void copy8(u32 to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;\n" ::"r"(to), "l"(from));
+}
+__device__ __forceinline__ void load_matrices(u32 (&out)[4], u32 from) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(from));
+}
+// Of a quad's four threads, those of the pair SELECTOR hold the metadata of this product.
+template <int SELECTOR>
+__device__ __forceinline__ void multiply(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[4], u32 metadata) {
+    asm volatile(MMA ".sync.aligned.m16n8k32.row.col.f32." TYPE "." TYPE ".f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;\n"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),
+                   "r"(metadata), "n"(SELECTOR));
+}
+__device__ __forceinline__ float widened(u16 value) {
+#if BF16
+    return __uint_as_float((u32)value << 16);
+#else
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value));
+    return wide;
+#endif
+}
+__device__ __forceinline__ u32 rounded(float low, float high) {
+    u16 a, b;
+    asm("cvt.rn." TYPE ".f32 %0, %1;" : "=h"(a) : "f"(low));
+    asm("cvt.rn." TYPE ".f32 %0, %1;" : "=h"(b) : "f"(high));
+    return a | ((u32)b << 16);
+}
+__device__ __forceinline__ void add(float4& sum, const float4& part) {
+    sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
+}
+// Four neighbouring rows of one token: with their bias, and to y.
+__device__ __forceinline__ float4 with_bias(float4 sum, const u16* bias, int row) {
+    if (bias) {
+        sum.x += widened(bias[row]), sum.y += widened(bias[row + 1]);
+        sum.z += widened(bias[row + 2]), sum.w += widened(bias[row + 3]);
+    }
+    return sum;
+}
+__device__ __forceinline__ void write_rows(float4 sum, u16* to) {
+    *(uint2*)to = make_uint2(rounded(sum.x, sum.y), rounded(sum.z, sum.w));
+}
+
+#if CLUSTERS
+__device__ __forceinline__ void cluster_barrier() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::: "memory");
+}
+__device__ __forceinline__ float4 load_of_split(u32 address, int split) {
+    u32 there;
+    float4 value;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(split));
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "r"(there));
+    return value;
+}
+#endif
