@@ -53,5 +53,5 @@ def slow_hessian(x_TK: torch.Tensor, damping: float = 0.01, shrink: bool = True)
     for i in range(K):
         for j in range(K):
             found[i, j] = 2 / T * (columns[i] @ columns[j]) * (1 if i == j else kept)
-        found[i, i] = (found[i, i] if i in alive else mean) + damping * mean
+        found[i, i] += damping * mean
     return found

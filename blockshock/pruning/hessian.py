@@ -10,9 +10,9 @@ from blockshock.errors import InputError
 def hessian(x_TK: torch.Tensor, damping: float, shrink: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """H = (2/T)·XᵀX + damping·mean(diag H)·I (K, K) in float64, and which channels are zero in all inputs (K,).
 
-    Of a channel that is zero in all inputs H has the mean of the others on its diagonal, and nothing beside it.
-    With ``shrink`` what stands beside the diagonal is made smaller by ``noise_share`` before that: of few tokens, most
-    of how channels go together is chance, and what corrects for it makes unseen outputs worse.
+    The mean is of the other channels, so that damping has the size of what there is. With ``shrink`` what stands beside
+    the diagonal is made smaller by ``noise_share``: of few tokens, most of how channels go together is chance, and what
+    corrects for that makes unseen outputs worse.
 
     Raises:
         InputError: the damping does not lie above 0 and below 1000.
@@ -30,7 +30,7 @@ def hessian(x_TK: torch.Tensor, damping: float, shrink: bool) -> tuple[torch.Ten
     hessian_KK *= size_K[:, None] * (2 / len(x_TK))
     square_K = size_K.square() * (2 / len(x_TK))
     mean = square_K.sum() / (~dead_K).sum() if square_K.any() else square_K.new_ones(())
-    hessian_KK.diagonal().copy_(square_K.where(~dead_K, mean) + damping * mean)
+    hessian_KK.diagonal().copy_(square_K + damping * mean)
     return hessian_KK, dead_K
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from calibrated import slow_hessian, some_inputs, some_weights
 
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
-from blockshock.pruning import prune
+from blockshock.pruning import alps, prune
 
 
 def _largest(w_K: torch.Tensor) -> torch.Tensor:
@@ -22,11 +23,15 @@ def _largest(w_K: torch.Tensor) -> torch.Tensor:
     return kept
 
 
-def _by_admm(w_K: torch.Tensor, hessian_KK: torch.Tensor) -> tuple[torch.Tensor, list[float]]:
-    """B of one row at the end, and each rho that there was."""
+Path = list[tuple[float, torch.Tensor]]
+"""Rho and D after each third step."""
+
+
+def _by_admm(w_K: torch.Tensor, hessian_KK: torch.Tensor) -> tuple[torch.Tensor, Path]:
+    """B of one row at the end, and how it went."""
     eye, target_K = torch.eye(len(w_K), dtype=torch.float64), hessian_KK @ w_K
     before = _largest(w_K)
-    rho, grows, rhos = 0.1, False, [0.1]
+    rho, grows, path = 0.1, False, []
     d_K, v_K = w_K * before, 0 * w_K
     for step in range(1, 301):
         b_K = torch.linalg.solve(hessian_KK + rho * eye, target_K - v_K + rho * d_K)
@@ -49,8 +54,8 @@ def _by_admm(w_K: torch.Tensor, hessian_KK: torch.Tensor) -> tuple[torch.Tensor,
             if changed:
                 d_K, v_K = w_K * _largest(w_K), 0 * w_K
         rho = min(rho, 1e6)
-        rhos.append(rho)
-    return b_K, rhos
+        path.append((rho, d_K))
+    return b_K, path
 
 
 def _by_conjugate_gradients(b_K: torch.Tensor, w_K: torch.Tensor, hessian_KK: torch.Tensor) -> torch.Tensor:
@@ -73,13 +78,12 @@ def _by_conjugate_gradients(b_K: torch.Tensor, w_K: torch.Tensor, hessian_KK: to
     return found_K
 
 
-def _row(w_K: torch.Tensor, hessian_KK: torch.Tensor) -> tuple[torch.Tensor, set[float]]:
-    """W′ of one row, and what rho was multiplied by on the way."""
+def _row(w_K: torch.Tensor, hessian_KK: torch.Tensor) -> tuple[torch.Tensor, Path]:
+    """W′ of one row, and how it came about."""
     size_K = hessian_KK.diagonal().sqrt()
     scaled_KK = hessian_KK / size_K.outer(size_K)
-    b_K, rhos = _by_admm(w_K * size_K, scaled_KK)
-    rules = {round(after / before, 6) for before, after in itertools.pairwise(rhos)}
-    return _by_conjugate_gradients(b_K, w_K * size_K, scaled_KK) / size_K, rules
+    b_K, path = _by_admm(w_K * size_K, scaled_KK)
+    return _by_conjugate_gradients(b_K, w_K * size_K, scaled_KK) / size_K, path
 
 
 @pytest.mark.parametrize("shrink", ["yes", "no"])
@@ -87,9 +91,10 @@ def _row(w_K: torch.Tensor, hessian_KK: torch.Tensor) -> tuple[torch.Tensor, set
 def test_alps_is_admm_and_then_conjugate_gradients(tokens: int, K: int, shrink: str) -> None:
     """Fewer tokens than channels too."""
     piece, x_TK = some_weights(8, K), some_inputs(tokens, K)
+    x_TK[:, 6] = 0
     hessian_KK = slow_hessian(x_TK, shrink=shrink == "yes")
     found = prune(f"alps:shrink={shrink}", piece, lambda: x_TK).rows(0, 8)
-    for row, w_K in zip(found, piece.block(0, 8), strict=True):
+    for row, w_K in zip(found, piece.block(0, 8).index_fill(1, torch.tensor([6]), 0), strict=True):
         torch.testing.assert_close(row, _row(w_K, hessian_KK)[0], rtol=1e-6, atol=1e-7)
 
 
@@ -100,19 +105,31 @@ def _settled(near: int) -> torch.Tensor:
     return w_K
 
 
-def test_rho_is_changed_by_every_rule() -> None:
+def test_every_row_goes_its_own_way_by_every_rule_for_rho(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of fewer than 800 channels one change is more than 0.5 %."""
-    K = 804
+    K, paths = 804, defaultdict(list)
+    go_on = alps._Rows.go_on
+
+    def watched(self: alps._Rows, step: int) -> bool:
+        left = go_on(self, step)
+        for row, rho, d_K in zip(self.which_R.tolist(), self.rho_R1[:, 0].tolist(), self.d_RK, strict=True):
+            paths[row].append((rho, d_K))
+        return left
+
+    monkeypatch.setattr(alps._Rows, "go_on", watched)
     mixed_TK = torch.randn(400, K, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     alone_TK, wanted = torch.eye(K, dtype=torch.float64), []
     for w_NK, x_TK in ((some_weights(3, K).block(1, 3), mixed_TK), (torch.stack([_settled(0), _settled(1)]), alone_TK)):
         hessian_KK = 2 / len(x_TK) * x_TK.T @ x_TK
         hessian_KK += 0.01 * hessian_KK.diagonal().mean() * torch.eye(K, dtype=torch.float64)
+        paths.clear()
         found = prune("alps:shrink=no", Piece(TensorWeights(w_NK)), lambda given=x_TK: given).rows(0, 2)
-        for row, w_K in zip(found, w_NK, strict=True):
-            row_K, rules = _row(w_K, hessian_KK)
-            torch.testing.assert_close(row, row_K, rtol=1e-6, atol=1e-7)
-            wanted.append(rules)
+        for row, w_K in enumerate(w_NK):
+            row_K, path = _row(w_K, hessian_KK)
+            torch.testing.assert_close(found[row], row_K, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(paths[row], path, rtol=1e-6, atol=1e-7)
+            rhos = [0.1, *(rho for rho, _ in path)]
+            wanted.append({round(after / before, 6) for before, after in itertools.pairwise(rhos)})
     assert wanted[0] >= {1.3, 1.2, 1.1}
     assert wanted[2:] == [{0.2}, {0.2}], "from the start, or not"
 
