@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -86,6 +87,13 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
         )
     size = total // count
     return slice(index * size, (index + 1) * size)
+
+
+def __getattr__(name: str) -> Any:
+    """What moved: layers that were pickled name it here."""
+    if name in ("ColumnShard", "Entry", "OwnFeatures", "Replicated"):
+        return getattr(importlib.import_module("blockshock.machine.conjugates"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def slowest_of_ranks(seconds: list[float], device: torch.device, group: Group) -> list[float]:

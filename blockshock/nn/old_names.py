@@ -12,9 +12,6 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from blockshock import machine
-from blockshock.machine import collectives
-
 MOVED = {
     "blockshock.borrowed": "blockshock.machine.borrowed",
     "blockshock.collectives": "blockshock.machine.collectives",
@@ -29,8 +26,6 @@ MOVED = {
     "blockshock.row_patterns": "blockshock.matrices.repeating_rows",
     "blockshock.workloads": "blockshock.matrices.workloads",
 }
-_IN_COLLECTIVES = ("ColumnShard", "Entry", "OwnFeatures", "Replicated")
-"""Which layers that were pickled hold, of the time when they stood there."""
 
 
 class _ByOldName(MetaPathFinder, Loader):
@@ -44,7 +39,5 @@ class _ByOldName(MetaPathFinder, Loader):
 
 
 def know_old_names() -> None:
-    """Have ``import`` find what moved, and pickles too."""
+    """Have ``import`` find what moved."""
     sys.meta_path.insert(0, _ByOldName())
-    for name in _IN_COLLECTIVES:
-        setattr(collectives, name, getattr(machine, name))

@@ -8,7 +8,7 @@ reached, and a limit drawn from it is one that a benchmark can hardly beat.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,16 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 from blockshock.kernels import KERNELS, AlgorithmCache, build_kernel
-from blockshock.machine import aligner, all_gather, memory, slowest_of_ranks
+from blockshock.machine import (
+    Combine,
+    Part,
+    aligner,
+    all_gather,
+    build_combine,
+    combines,
+    memory,
+    slowest_of_ranks,
+)
 from blockshock.matrices import GeneratedWeights, Piece, build_mask
 from blockshock.measure import Line, timing
 from blockshock.phases.case import DTYPES, this_device
@@ -31,6 +40,8 @@ MESSAGE_BYTES = {
     "cuda": tuple(4**power << 10 for power in range(10)),  # 1 KiB to 256 MiB
     "cpu": tuple(4**power << 10 for power in range(7)),
 }
+ROWS = 32
+"""Of a message, where it is a matrix."""
 ROUNDS = {"cuda": 50, "cpu": 5}
 TRIES = 3
 """Of what a busy machine can spoil: a line that its points are too scattered for."""
@@ -129,7 +140,7 @@ def _sparse_rate(fastest: _Stopwatch, kernel: str, dtype: torch.dtype) -> float:
 
 
 def sum_line(mode: str, flush: bool, launch: float) -> Line:
-    """The line under the times of sums of several sizes, beyond that of a launch."""
+    """The line under the times of sums of several sizes, each in the fastest way, beyond that of a launch."""
     return _line(_Stopwatch.of(mode, flush), launch, _reduce)
 
 
@@ -138,7 +149,7 @@ def gather_line(mode: str, flush: bool, launch: float) -> Line:
     return _line(_Stopwatch.of(mode, flush), launch, _gather)
 
 
-def _line(fastest: _Stopwatch, launch: float, collective: Callable[[Any, torch.Tensor], timing.Call]) -> Line:
+def _line(fastest: _Stopwatch, launch: float, collective: Callable[..., list[timing.Call]]) -> Line:
     """Of the time beyond that of a call that does nothing: in a pass, a collective follows a product.
 
     Raises:
@@ -149,7 +160,7 @@ def _line(fastest: _Stopwatch, launch: float, collective: Callable[[Any, torch.T
         points = []
         for size in MESSAGE_BYTES[fastest.device.type]:
             message = torch.zeros(size // 2, dtype=torch.bfloat16, device=fastest.device)
-            points.append((size, fastest(collective(fastest.group, message)) - launch))
+            points.append((size, min(map(fastest, collective(fastest.group, message))) - launch))
         try:
             return Line.below(points)
         except ValueError:  # on all ranks alike, for they have the same times
@@ -158,10 +169,27 @@ def _line(fastest: _Stopwatch, launch: float, collective: Callable[[Any, torch.T
                 raise
 
 
-def _reduce(group: Any, message: torch.Tensor) -> timing.Call:
-    return partial(dist.all_reduce, message, group=group)
+def _reduce(group: Any, message: torch.Tensor) -> list[timing.Call]:
+    """The ways to sum messages of ranks."""
+    ours = [partial(combine.sum, part) for combine, part in _by_peers(group, message, message.numel())]
+    return [partial(dist.all_reduce, message, group=group), *ours]
 
 
-def _gather(group: Any, message: torch.Tensor) -> timing.Call:
-    """A gather whose result is the message."""
-    return partial(all_gather, message, message.chunk(group.size())[group.rank()].clone(), group=group)
+def _gather(group: Any, message: torch.Tensor) -> list[timing.Call]:
+    """The ways to gather what the message is made of."""
+    shard = message.chunk(group.size())[group.rank()].clone()
+    ours = [partial(combine.gather, part) for combine, part in _by_peers(group, message, shard.numel())]
+    return [partial(all_gather, message, shard, group=group), *ours]
+
+
+def _by_peers(group: Any, message: torch.Tensor, elements: int) -> Iterator[tuple[Combine, Part]]:
+    """Ways by memory that GPUs read of each other, and a part of so many elements, which costs nothing to make."""
+    for spec in combines.candidates(group.size(), ROWS, message.device, message.dtype)[1:]:
+        combine = build_combine(spec, group, message.numel(), message.dtype, message.device)
+        yield combine, Part(_made, ROWS, elements // ROWS, message.dtype, message.device)
+
+
+def _made(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+    """What is where it should be already."""
+    assert out is not None
+    return out

@@ -23,6 +23,7 @@ from blockshock.machine.combines.symmetric import OneShot, Symmetric
 from blockshock.machine.combines.workspace import LEAST_BYTES, MOST_BYTES, workspace_bytes
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.methods import METHODS, Layer, axis_of, parse_row
+from blockshock.phases import ceilings
 from blockshock.ranks import Ranks
 
 CPU = torch.device("cpu")
@@ -238,3 +239,17 @@ def test_only_some_kernels_sum_by_themselves() -> None:
     assert "kernel dense has none" in str(axis.unsuitable("fused", Layer(source, {}, 16)))
     assert "up to 64 tokens, there are 65" in str(axis.unsuitable("fused", Layer(source, {"kernel": "streamed"}, 65)))
     assert "2 or 4 ranks, not 8" in str(combines.unsuitable("fused", 8, 16))
+
+
+def _lines() -> list[int]:
+    """How many ways the ceilings of sums and gathers are measured in."""
+    message = torch.zeros(4096, dtype=torch.bfloat16)
+    with faked():
+        calls = [ceilings._reduce(dist.group.WORLD, message), ceilings._gather(dist.group.WORLD, message)]
+        for call in (one for several in calls for one in several):
+            call()
+    return [len(several) for several in calls]
+
+
+def test_ceilings_are_those_of_the_fastest_way(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_lines) == [[3, 3], [3, 3]]
