@@ -159,6 +159,8 @@ ALSO_NOT = {
     "report.run_tables.short_name": "called for every row that was profiled",
     "report.ending.print_ending": "print_tables on comparison, both fuzzed, and what report() prints",
     "machine.cuda_kernel.CudaKernel": "of a driver that reads what it is given: tests/kernels/test_streamed.py",
+    "methods.product.sum_of_products": "called by product() and block_shock: every layer",
+    "nn.arguments.takes_as_it_is": "called by every MethodLinear for every x",
     "training.steps.follow": "called by every storage",
     "training.steps.replace": "called by every BlockShockLinear",
     "training.steps.links_of": "called by check_elementwise(); of lists that change by tests/training/test_steps.py",

@@ -151,13 +151,14 @@ class Packed(nn.Module):
     def write(self, values_NJ: torch.Tensor) -> None:
         """Take over new kept values, of any dtype, in the order of ``values``; or ``values`` itself, changed."""
         self.writes += 1
-        mine = values_NJ.data_ptr() == self.values.data_ptr()
+        values = self.values
+        mine = values_NJ.data_ptr() == values.data_ptr()
         if self.backward is not None:
-            self.backward.write(values_NJ, None if mine else self.values)
+            self.backward.write(values_NJ, None if mine else values)
         elif not mine:
-            self.values.copy_(values_NJ)
-        if mine and not self.values.is_inference():
-            increment_version([self.values])  # the parameter whose memory this is may have a counter of its own
+            values.copy_(values_NJ)
+        if mine and not values.is_inference():
+            increment_version([values])  # the parameter whose memory this is may have a counter of its own
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         """The kept values of a dense matrix, in the order of ``values``."""

@@ -31,8 +31,9 @@ class PackedDense(Packed):
         return N, K
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        held = self._buffers
         with stage(self.product_stage):
-            return F.linear(x_BK, self.w_NK, self.bias)
+            return F.linear(x_BK, held["w_NK"], held["bias"])  # type: ignore[arg-type]
 
     def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         with stage("grad_x"):

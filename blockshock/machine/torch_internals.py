@@ -84,6 +84,16 @@ def memory_of(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def state_of(tensor: torch.Tensor) -> tuple[int, int, int]:
+    """How often a tensor was written to, as far as that is counted, from where on it lies, and in which memory."""
+    local = getattr(tensor, "_local_tensor", tensor)
+    try:
+        writes = tensor._version + local._version  # a write through a DTensor moves its own version alone
+    except RuntimeError:
+        writes = version(tensor) + version(local)
+    return writes, local.data_ptr(), local.untyped_storage()._cdata
+
+
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
     """Of a DTensor this rank's part itself, unlike ``to_local()`` without a view of it."""
     return getattr(tensor, "_local_tensor", tensor)
@@ -94,12 +104,10 @@ def uncompiled(function: Function) -> Function:
     return torch._compile._disable_dynamo(function)  # type: ignore[return-value]
 
 
-def is_transformed(*tensors: torch.Tensor) -> bool:
-    """Whether a functional transform is at work, or one of the tensors is a batch of gradients."""
+def is_transformed(tensor: torch.Tensor) -> bool:
+    """Whether a functional transform is at work, or this is a batch of gradients."""
     functorch = torch._C._functorch
-    return functorch.peek_interpreter_stack() is not None or any(
-        functorch.is_legacy_batchedtensor(tensor) for tensor in tensors
-    )
+    return functorch.peek_interpreter_stack() is not None or functorch.is_legacy_batchedtensor(tensor)
 
 
 def in_forward_mode() -> bool:

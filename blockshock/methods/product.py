@@ -7,6 +7,7 @@ of the weights (the order of Megatron-LM, Shoeybi et al., arXiv 1909.08053).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,15 +30,43 @@ def product(x_BK: torch.Tensor, weight: Weight, entry: Entry, exit: Exit) -> tor
     Raises:
         InputError: in a functional transform, or forward-mode differentiation; in backward, with ``create_graph``.
     """
-    if not torch.compiler.is_compiling():
+    return sum_of_products(x_BK, (weight,), entry, exit)
+
+
+def sum_of_products(x_BK: torch.Tensor, weights: Sequence[Weight], entry: Entry, exit: Exit) -> torch.Tensor:
+    """The same of a W that is the sum of several: one step to autograd, however many they are."""
+    apply: Any = _apply
+    if torch.compiler.is_compiling():
+        apply = _Product.apply
+    else:
         _check_untransformed(x_BK)
-    parameter, bias = (weight.parameter, weight.bias) if isinstance(weight, Storage) else (None, None)
-    if torch.is_grad_enabled() and (x_BK.requires_grad or parameter is not None):
-        return _Product.apply(x_BK, parameter, bias, weight, entry, exit)
-    return exit.join(_forward(weight, entry.take(x_BK)))
+    if torch.is_grad_enabled():
+        parameters = [parameter for weight in weights for parameter in _trained(weight)]
+        if x_BK.requires_grad or parameters:
+            return apply(x_BK, weights, entry, exit, *parameters)  # type: ignore[no-any-return]
+    return _forward(weights, entry.take(x_BK), exit)
 
 
-def _forward(weight: Weight, x_BK: torch.Tensor) -> Part:
+def _trained(weight: Weight) -> Sequence[nn.Parameter | None]:
+    """The parameter and the bias of a weight that is trained; of a frozen one nothing."""
+    if isinstance(weight, Storage):
+        held = weight._parameters  # what attributes of modules are looked up in at last
+        return held["parameter"], held["bias"]
+    return ()
+
+
+def _forward(weights: Sequence[Weight], x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
+    """exit(x Wᵀ + bias)."""
+    weight, *others = weights
+    if type(exit) is not Exit and not others:
+        return exit.join(_part(weight, x_BK))
+    y_BN = weight(x_BK)
+    for other in others:
+        y_BN = y_BN + other(x_BK)
+    return _contiguous(y_BN) if type(exit) is Exit else exit.join(Part.of(y_BN))
+
+
+def _part(weight: Weight, x_BK: torch.Tensor) -> Part:
     """x Wᵀ + bias, made when it is asked for."""
 
     def make(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -52,8 +81,19 @@ def _forward(weight: Weight, x_BK: torch.Tensor) -> Part:
     return Part(make, *size, fused if packed.fuses else None)
 
 
-def _backward(weight: Weight, grad_y_BN: torch.Tensor, entry: Entry) -> Part:
-    """grad_y W, likewise; of the columns that the product uses alone, where the entry is of these."""
+def _backward(weights: Sequence[Weight], grad_y_BN: torch.Tensor, entry: Entry) -> Callable[[], torch.Tensor]:
+    """Of grad_y W what the entry gives back, once it is waited for."""
+    weight, *others = weights
+    if type(entry) is not Entry and not others:
+        return entry.give_back(_grad_part(weight, grad_y_BN, entry))
+    grad_BK = weight.grad_input(grad_y_BN)
+    for other in others:
+        grad_BK = grad_BK + other.grad_input(grad_y_BN)
+    return entry.give_back(Part.of(grad_BK))
+
+
+def _grad_part(weight: Weight, grad_y_BN: torch.Tensor, entry: Entry) -> Part:
+    """grad_y W, made when it is asked for; of the columns that the product uses alone, where the entry is of these."""
     if isinstance(entry, KeptColumns):
 
         def kept(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -75,16 +115,14 @@ def _packed(weight: Weight) -> Packed:
 _INSTEAD = "leave this layer an nn.Linear (to_linear() makes it one) for that"
 
 
-def _check_untransformed(*tensors: torch.Tensor) -> None:
+def _check_untransformed(tensor: torch.Tensor) -> None:
     """No transform of torch's would see what ranks sum, nor what is packed."""
-    if torch_internals.is_transformed(*tensors):
+    if torch_internals.is_transformed(tensor):
         raise InputError(
             "a Block-Shock layer takes no part in functional transforms (vmap, torch.func.grad, jvp, jacrev, gradients "
             f"in batches): differentiate by backward(), one gradient at a time, or {_INSTEAD}"
         )
-    if torch_internals.in_forward_mode() and any(
-        forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
-    ):
+    if torch_internals.in_forward_mode() and forward_ad.unpack_dual(tensor).tangent is not None:
         raise InputError(f"a Block-Shock layer has no forward-mode derivative: use backward(), or {_INSTEAD}")
 
 
@@ -109,36 +147,44 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any,
         x_BK: torch.Tensor,
-        parameter: nn.Parameter | None,
-        bias: nn.Parameter | None,
-        weight: Weight,
+        weights: Sequence[Weight],
         entry: Entry,
         exit: Exit,
+        *parameters: nn.Parameter | None,
     ) -> torch.Tensor:
-        ctx.weight, ctx.entry, ctx.exit, ctx.writes = weight, entry, exit, None
+        ctx.weights, ctx.entry, ctx.exit, ctx.writes = weights, entry, exit, None
         x_BS = entry.take(x_BK)
-        saved = [] if parameter is None else [x_BS]
+        saved = [x_BS] if parameters else []
         if torch.compiler.is_compiling():
-            # What backward reads of the packing then is watched by autograd, if it is saved.
-            saved = [*saved, *weight.tensors()]  # torch 2.11 traces no += of these
+            # What backward reads of the packings then is watched by autograd, if it is saved.
+            for weight in weights:
+                saved = [*saved, *weight.tensors()]  # torch 2.11 traces no += of these
         else:
-            ctx.writes = weight.writes
+            ctx.writes = [weight.writes for weight in weights]
         ctx.save_for_backward(*saved)
-        return exit.join(_forward(weight, x_BS))
+        return _forward(weights, x_BS, exit)
 
     @staticmethod
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         check_once()
         if not torch.compiler.is_compiling():
             _check_untransformed(grad_y_BN)
-        weight, (needs_x, needs_weight, needs_bias, *_) = ctx.weight, ctx.needs_input_grad
+        weights, (needs_x, _, _, _, *needed) = ctx.weights, ctx.needs_input_grad
         # Where a graph breaks, forward may have been compiled and backward not: autograd looks when it hands over.
-        looks = needs_weight or ctx.writes is None
+        looks = any(needed[::2]) or ctx.writes is None
         saved: tuple[torch.Tensor, ...] = ctx.saved_tensors if looks else ()
         if needs_x and ctx.writes is not None and not torch.compiler.is_compiling():
-            weight.check_since(ctx.writes)
+            for weight, writes in zip(weights, ctx.writes, strict=True):
+                weight.check_since(writes)
         grad_y_BN = _contiguous(ctx.exit.take_back(grad_y_BN))
-        agree = ctx.entry.give_back(_backward(weight, grad_y_BN, ctx.entry)) if needs_x else None
-        grad_w = weight.grad_weight(grad_y_BN, saved[0]) if needs_weight else None
-        grad_bias = weight.grad_bias(grad_y_BN) if needs_bias else None
-        return (None if agree is None else agree()), grad_w, grad_bias, None, None, None
+        agree = _backward(weights, grad_y_BN, ctx.entry) if needs_x else None
+        grads: list[torch.Tensor | None] = []
+        for index, (needs_weight, needs_bias) in enumerate(zip(needed[::2], needed[1::2], strict=True)):
+            weight = weights[index]
+            grads.append(weight.grad_weight(grad_y_BN, saved[0]) if needs_weight else None)
+            grads.append(weight.grad_bias(grad_y_BN) if needs_bias else None)
+        return (None if agree is None else agree()), None, None, None, *grads
+
+
+_apply: Any = super(torch.autograd.Function, _Product).apply
+"""What ``_Product.apply`` comes to once it has seen that no functional transform is at work, as was seen before."""

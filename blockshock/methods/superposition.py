@@ -32,7 +32,7 @@ from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
 from blockshock.methods.pieces import PieceMethod
-from blockshock.methods.product import Weight, product
+from blockshock.methods.product import Weight, sum_of_products
 from blockshock.pruning import is_pruners, pruning_bytes
 from blockshock.training import Storage
 
@@ -135,10 +135,7 @@ class BlockShock(Combined, PieceMethod):
         return list(self.halves.values())  # type: ignore[arg-type]
 
     def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
-        part_BN, *others = [product(x_BK, half, self.entry, exit) for half in self.weights()]
-        for other_BN in others:
-            part_BN = part_BN + other_BN
-        return part_BN
+        return sum_of_products(x_BK, self.weights(), self.entry, exit)
 
 
 def _place(kept: tuple[Every, Every], shards: list[torch.Tensor], whole_BK: torch.Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.matrices import MOST_FEATURES, Mask
+from blockshock.methods import Method
 from blockshock.registry import check_range
 from blockshock.training import is_shard
 
@@ -54,3 +55,16 @@ def check_x(x: Any, in_features: int) -> None:
             "x is a DTensor: BlockShockParallel takes one in a plan; elsewhere pass a plain x that is the same on "
             "all ranks, as x.full_tensor() is"
         )
+
+
+def takes_as_it_is(x: Any, layer: Method) -> bool:
+    """Whether a layer multiplies x as it is, as can be told at once of most: ``check_x`` finds nothing in those."""
+    return (
+        type(x) is torch.Tensor
+        and x.dtype is layer.dtype
+        and x.layout is torch.strided
+        and not x.is_nested
+        and x.ndim > 0
+        and x.shape[-1] == layer.K
+        and not torch.is_autocast_enabled(layer.device.type)
+    )

@@ -18,7 +18,7 @@ from blockshock.errors import InputError, StalePacking
 from blockshock.machine import meet, of_rank_0, slowest_of_ranks
 from blockshock.matrices import Mask, TensorWeights, mask_tensor
 from blockshock.methods import Layer, Promise, Row, parse_row
-from blockshock.nn.arguments import check_options, check_x
+from blockshock.nn.arguments import check_options, check_x, takes_as_it_is
 from blockshock.nn.layer_state import load_state
 from blockshock.nn.replaceable import check_replaceable, take_over
 from blockshock.nn.suitable import flat_inputs, ranks_for, settled_row
@@ -125,7 +125,15 @@ class MethodLinear(nn.Module):
         Args:
             input: x, by the name that it has in ``nn.Linear``.
         """
-        x = input
+        # What attributes of modules are looked up in at last: at once, for small layers take as long as what is around.
+        layer: Any = self._modules["layer"]
+        if not takes_as_it_is(input, layer):
+            return self._forward(input)
+        y: torch.Tensor = layer(input if input.ndim == 2 else input.reshape(-1, layer.K))
+        return y if input.ndim == 2 else y.view(*input.shape[:-1], layer.N)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The same of any x: refused in words, or made what is multiplied."""
         check_x(x, self.in_features)
         device = self.layer.device.type
         if torch.is_autocast_enabled(device):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import ref
+
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -17,22 +19,23 @@ class Seen:
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        # The weak reference keeps the identity from being given to other memory, and no memory from being freed.
-        self._memory = StorageWeakRef(torch_internals.local_of(tensor).untyped_storage())
-        self._state = self._state_of(tensor)
+        self._tensor = ref(tensor)
+        self._state: tuple[int, int, int] | None = None
+        self.see(tensor)
 
-    @staticmethod
-    def _state_of(tensor: torch.Tensor) -> tuple[int, int, int]:
-        local = torch_internals.local_of(tensor)
-        # A write through a DTensor moves its own version alone.
-        return (
-            torch_internals.version(tensor) + torch_internals.version(local),
-            local.data_ptr(),
-            torch_internals.memory_of(local),
-        )
+    def see(self, tensor: torch.Tensor) -> None:
+        """From now on how it is now counts."""
+        before, self._state = self._state, torch_internals.state_of(tensor)
+        if before is None or before[2] != self._state[2]:
+            # The weak reference keeps the identity from being given to other memory, and no memory from being freed.
+            self._memory = StorageWeakRef(torch_internals.local_of(tensor).untyped_storage())
+
+    def is_of(self, tensor: torch.Tensor) -> bool:
+        """Whether this is of that very tensor."""
+        return self._tensor() is tensor
 
     def is_still(self, tensor: torch.Tensor) -> bool:
-        return self._state_of(tensor) == self._state
+        return torch_internals.state_of(tensor) == self._state
 
 
 def first_difference(found: torch.Tensor, should: torch.Tensor) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from inspect import unwrap
 from typing import Any, Protocol, TypeVar
 
@@ -171,9 +171,8 @@ def elementwise(kind: T) -> T:
 def check_elementwise(optimizer: Optimizer) -> None:
     """Raises InputError where the optimizer holds a part of a matrix and is not known to act elementwise."""
     part = next((parameter for parameter in links_of(optimizer).parts if part_of(parameter) is not None), None)
-    step = unwrap(type(optimizer).step)
-    # A subclass that steps in its own way may do anything.
-    if part is None or any(isinstance(optimizer, kind) and step is unwrap(kind.step) for kind in _ELEMENTWISE):
+    kind: Any = type(optimizer)
+    if part is None or _is_elementwise(kind, kind.step, len(_ELEMENTWISE)):
         return
     name = type(optimizer).__name__
     known = any(parent.__name__ in _WHOLE for parent in type(optimizer).__mro__)
@@ -183,6 +182,13 @@ def check_elementwise(optimizer: Optimizer) -> None:
         "layer is a part of one, so its step would not be that of the whole matrix: give the layer's parameters() "
         f"to an optimizer that acts elementwise, such as AdamW or SGD.{'' if known else otherwise}"
     )
+
+
+@lru_cache(maxsize=32)
+def _is_elementwise(kind: Any, step: Any, known: int) -> bool:
+    """Whether a kind of optimizers is known to be, whose ``step`` that is, with so many known."""
+    # A subclass that steps in its own way may do anything.
+    return any(issubclass(kind, one) and unwrap(step) is unwrap(one.step) for one in _ELEMENTWISE)
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -67,6 +67,7 @@ class Storage(Shardable):
         self.parameter = parameter
         vars(self)["packed"] = packed  # an attribute that nn.Module does not see
         self.register_parameter("bias", bias)
+        self._seen: list[Seen] = []
         self._see()
 
     def tensors(self) -> list[torch.Tensor]:
@@ -78,7 +79,12 @@ class Storage(Shardable):
         if torch.compiler.is_compiling():
             _see_when_run(self)
             return
-        self._seen = [Seen(parameter) for parameter in self.trained_parameters()]
+        trained, seen = self.trained_parameters(), self._seen
+        if len(seen) == len(trained) and all(map(Seen.is_of, seen, trained)):
+            for one, parameter in zip(seen, trained, strict=True):
+                one.see(parameter)
+            return
+        seen[:] = map(Seen, trained)
         self._follow()
 
     def _follow(self) -> None:
@@ -90,7 +96,7 @@ class Storage(Shardable):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Of a copy: its parameters are new ones, which nobody follows, and no longer the packing's memory.
-        super().__setstate__(state)
+        super().__setstate__(state | {"_seen": []})
         self._share_memory()
         self.refresh()
 
@@ -108,8 +114,8 @@ class Storage(Shardable):
     @property
     def is_stale(self) -> bool:
         """Whether a parameter changed, or is another one, since the packing was written."""
-        pairs = zip(self._seen, self.trained_parameters(), strict=True)
-        return not all(seen.is_still(parameter) for seen, parameter in pairs)
+        trained = self.trained_parameters()
+        return len(trained) != len(self._seen) or not all(map(Seen.is_still, self._seen, trained))
 
     @property
     def writes(self) -> int:
@@ -125,7 +131,7 @@ class Storage(Shardable):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
             self.check()
-        return self.packed(x_BK)
+        return self.packed.forward(x_BK)  # which is in no module tree, for hooks to stand on
 
     def check(self) -> None:
         """Raises StalePacking if what multiplies is no longer what is trained."""
@@ -164,8 +170,9 @@ class Storage(Shardable):
 
     def grad_bias(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         """The gradient of ``bias``."""
-        assert self.bias is not None
-        return grad_y_BN.sum(0, dtype=self.bias.dtype)
+        bias = self.bias
+        assert bias is not None
+        return grad_y_BN.sum(0, dtype=bias.dtype)
 
     def refresh(self) -> None:
         """Make what multiplies equal to the parameters again; to shards, once they are gathered."""
@@ -177,8 +184,9 @@ class Storage(Shardable):
     @torch.no_grad()
     def _take_over(self) -> None:
         self.pack()
-        if self.bias is not None and self.packed.bias is not None:
-            self.packed.bias.copy_(self.packed.arrange(self.bias))
+        bias, held = self.bias, self.packed.bias
+        if bias is not None and held is not None:
+            held.copy_(self.packed.arrange(bias))
         self._see()
 
     def after_step(self) -> None:
