@@ -150,7 +150,7 @@ class Packed(nn.Module):
 
     def write(self, values_NJ: torch.Tensor) -> None:
         """Take over new kept values, of any dtype, in the order of ``values``; or ``values`` itself, changed."""
-        self.writes += 1
+        vars(self)["writes"] += 1  # what setting it comes to, without what modules look for then
         values = self.values
         mine = values_NJ.data_ptr() == values.data_ptr()
         if self.backward is not None:

@@ -5,6 +5,6 @@ from blockshock.training.optimizers import OPTIMIZERS, build_recipe
 from blockshock.training.scaling import watch_scalers
 from blockshock.training.seen import first_difference
 from blockshock.training.sharded import check_replicas, gathered, is_shard, reshard, spread_as
-from blockshock.training.sparse_storages import STORAGES, MaskedStorage, SparseStorage, storage_of
+from blockshock.training.sparse_storages import STORAGES, CompressedStorage, MaskedStorage, SparseStorage, storage_of
 from blockshock.training.steps import check_elementwise, mark_split, part_of, replace
 from blockshock.training.storages import DenseStorage, Storage, Training

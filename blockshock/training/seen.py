@@ -16,17 +16,20 @@ class Seen:
 
     A write through ``tensor`` or a view of it moves its version; ``set_`` and ``tensor.data = other`` its memory. No
     write through ``tensor.data``, or a pointer, moves anything. Inference tensors have no version.
+
+    Attributes:
+        state: that, as numbers: equal as long as nothing moved.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor = ref(tensor)
-        self._state: tuple[int, int, int] | None = None
+        self.state: tuple[int, int, int] | None = None
         self.see(tensor)
 
     def see(self, tensor: torch.Tensor) -> None:
         """From now on how it is now counts."""
-        before, self._state = self._state, torch_internals.state_of(tensor)
-        if before is None or before[2] != self._state[2]:
+        before, self.state = self.state, torch_internals.state_of(tensor)
+        if before is None or before[2] != self.state[2]:
             # The weak reference keeps the identity from being given to other memory, and no memory from being freed.
             self._memory = StorageWeakRef(torch_internals.local_of(tensor).untyped_storage())
 
@@ -35,7 +38,7 @@ class Seen:
         return self._tensor() is tensor
 
     def is_still(self, tensor: torch.Tensor) -> bool:
-        return torch_internals.state_of(tensor) == self._state
+        return torch_internals.state_of(tensor) == self.state
 
 
 def first_difference(found: torch.Tensor, should: torch.Tensor) -> str | None:

@@ -111,10 +111,7 @@ class Shardable(nn.Module):
 
     def trained_parameters(self) -> list[torch.Tensor]:
         """The same of all parameters."""
-        held = self._parameters.items()
-        if not self._shards:
-            return [parameter for _, parameter in held if parameter is not None]
-        return [self.trained(name) for name, parameter in held if parameter is not None]
+        return [self.trained(name) for name, parameter in self._parameters.items() if parameter is not None]
 
     def when_gathered(self) -> None:
         """Called when all parameters are whole again."""

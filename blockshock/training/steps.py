@@ -9,7 +9,7 @@ part of a matrix along the way of the whole; others are refused.
 from __future__ import annotations
 
 import weakref
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from inspect import unwrap
@@ -170,7 +170,11 @@ def elementwise(kind: T) -> T:
 
 def check_elementwise(optimizer: Optimizer) -> None:
     """Raises InputError where the optimizer holds a part of a matrix and is not known to act elementwise."""
-    part = next((parameter for parameter in links_of(optimizer).parts if part_of(parameter) is not None), None)
+    _check_elementwise(optimizer, links_of(optimizer))
+
+
+def _check_elementwise(optimizer: Optimizer, links: Links) -> None:
+    part = next((parameter for parameter in links.parts if part_of(parameter) is not None), None)
     kind: Any = type(optimizer)
     if part is None or _is_elementwise(kind, kind.step, len(_ELEMENTWISE)):
         return
@@ -194,8 +198,7 @@ def _is_elementwise(kind: Any, step: Any, known: int) -> bool:
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Raises InputError where the optimizer is refused, or holds parameters of a layer that was replaced."""
     links = links_of(optimizer)
-    if links.parts:
-        check_elementwise(optimizer)
+    _check_elementwise(optimizer, links)
     for parameter, reference, kind, holds_both in links.replaced:
         successor = reference()
         if successor is None or successor.grad is None:
@@ -221,6 +224,16 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 @cache
 def _watch_steps() -> None:
-    """From now on torch calls both around each step; a compiled one calls them as they are."""
-    register_optimizer_step_pre_hook(torch_internals.uncompiled(_before_step))
-    register_optimizer_step_post_hook(torch_internals.uncompiled(_after_step))
+    """From now on torch calls both around each step."""
+    register_optimizer_step_pre_hook(_as_it_is(_before_step))
+    register_optimizer_step_post_hook(_as_it_is(_after_step))
+
+
+def _as_it_is(hook: Callable[[Optimizer, Any, Any], None]) -> Callable[[Optimizer, Any, Any], None]:
+    """The hook, which compiled code does not trace."""
+    untraced = torch_internals.uncompiled(hook)
+
+    def run(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        (untraced if torch.compiler.is_compiling() else hook)(optimizer, args, kwargs)
+
+    return run

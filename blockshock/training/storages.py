@@ -68,6 +68,7 @@ class Storage(Shardable):
         vars(self)["packed"] = packed  # an attribute that nn.Module does not see
         self.register_parameter("bias", bias)
         self._seen: list[Seen] = []
+        self._states: list[Any] = []
         self._see()
 
     def tensors(self) -> list[torch.Tensor]:
@@ -83,20 +84,21 @@ class Storage(Shardable):
         if len(seen) == len(trained) and all(map(Seen.is_of, seen, trained)):
             for one, parameter in zip(seen, trained, strict=True):
                 one.see(parameter)
-            return
-        seen[:] = map(Seen, trained)
-        self._follow()
+        else:
+            seen[:] = map(Seen, trained)
+            self._follow()
+        self._states[:] = [one.state for one in seen]
 
     def _follow(self) -> None:
         for followed in self.trained_parameters():
             follow(followed, self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_seen"}
+        return {name: value for name, value in vars(self).items() if name not in ("_seen", "_states")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Of a copy: its parameters are new ones, which nobody follows, and no longer the packing's memory.
-        super().__setstate__(state | {"_seen": []})
+        super().__setstate__(state | {"_seen": [], "_states": []})
         self._share_memory()
         self.refresh()
 
@@ -114,8 +116,8 @@ class Storage(Shardable):
     @property
     def is_stale(self) -> bool:
         """Whether a parameter changed, or is another one, since the packing was written."""
-        trained = self.trained_parameters()
-        return len(trained) != len(self._seen) or not all(map(Seen.is_still, self._seen, trained))
+        held = self.trained_parameters() if self._shards else self._parameters.values()
+        return [torch_internals.state_of(parameter) for parameter in held if parameter is not None] != self._states
 
     @property
     def writes(self) -> int:
