@@ -147,7 +147,10 @@ class Method(Spread):
 
     def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
         """What this rank computes of the replicated input, as it leaves by that exit."""
-        return exit.join(Part.of(self.partial(x_BK)))
+        part_BN = self.partial(x_BK)
+        if type(exit) is Exit and part_BN.is_contiguous():
+            return part_BN  # which is all that joining it would come to
+        return exit.join(Part.of(part_BN))
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         """The same by itself, where ranks do not agree on it."""

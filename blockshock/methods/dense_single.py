@@ -9,7 +9,9 @@ from blockshock.methods.base import METHODS, Method
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Role, Span
 from blockshock.methods.layer import Layer
-from blockshock.methods.product import product
+from blockshock.methods.product import sum_of_products
+
+_ENTRY, _EXIT = Entry(), Exit()
 
 
 @METHODS.register("dense_single")
@@ -31,4 +33,4 @@ class DenseSingle(Method):
         return WeightEstimate.dense(shape.N * shape.K, shape)
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return product(x_BK, self.weight, Entry(), Exit())
+        return sum_of_products(x_BK, (self.weight,), _ENTRY, _EXIT, self.joined)

@@ -12,9 +12,10 @@ from blockshock.machine import slowest_of_ranks
 from blockshock.matrices import Mask, Piece
 from blockshock.methods.base import Method
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.joined import MOST_JOINED, Joined
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
-from blockshock.training import storage_of
+from blockshock.training import CompressedStorage, storage_of
 
 
 class PieceMethod(Method):
@@ -22,9 +23,11 @@ class PieceMethod(Method):
 
     Attributes:
         otherwise: what is taken where it is not picked.
+        joins: whether it multiplies by ``joined`` where there is one.
     """
 
     otherwise: ClassVar[dict[str, str]] = {"kernel": "auto", "storage": "masked"}
+    joins: ClassVar[bool] = False
     _kernel_name: str
 
     @classmethod
@@ -44,6 +47,14 @@ class PieceMethod(Method):
             kernel.check(piece)
         self._kernel_name = kernel.name
         return kernel
+
+    def join(self) -> None:
+        parts = [part for part in self.weights() if isinstance(part, CompressedStorage)]
+        if self.joins and self.ranks == 1 and len(parts) == len(self.weights()) and self.device.type == "cpu":
+            self.joined = Joined(parts) if self.N * self.K <= MOST_JOINED else None
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [*super().tensors(), *(self.joined.tensors() if self.joined else [])]
 
     def _slowest(self, seconds: list[float]) -> list[float]:
         return slowest_of_ranks(seconds, self.device, self.group)
@@ -74,7 +85,8 @@ class PieceMethod(Method):
 
     @property
     def algorithm(self) -> str:
-        return "; ".join(dict.fromkeys(_describe(self._kernel_name, packed) for packed in self.packings()))
+        described = "; ".join(dict.fromkeys(_describe(self._kernel_name, packed) for packed in self.packings()))
+        return f"{described}, joined" if self.joined else described
 
 
 def _describe(name: str, packed: Packed) -> str:

@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from blockshock.errors import InputError
 from blockshock.kernels import Packed
 from blockshock.machine import Entry, Exit, KeptColumns, Part, Peers, torch_internals
+from blockshock.methods.joined import Joined
 from blockshock.stages import copied, stage
 from blockshock.training import Storage
 
@@ -33,18 +34,24 @@ def product(x_BK: torch.Tensor, weight: Weight, entry: Entry, exit: Exit) -> tor
     return sum_of_products(x_BK, (weight,), entry, exit)
 
 
-def sum_of_products(x_BK: torch.Tensor, weights: Sequence[Weight], entry: Entry, exit: Exit) -> torch.Tensor:
-    """The same of a W that is the sum of several: one step to autograd, however many they are."""
+def sum_of_products(
+    x_BK: torch.Tensor, weights: Sequence[Weight], entry: Entry, exit: Exit, joined: Joined | None = None
+) -> torch.Tensor:
+    """The same of a W that is the sum of several: one step to autograd, however many they are.
+
+    Args:
+        joined: multiplies in their place, where nothing is traced; it is of one rank.
+    """
     apply: Any = _apply
     if torch.compiler.is_compiling():
-        apply = _Product.apply
+        apply, joined = _Product.apply, None
     else:
         _check_untransformed(x_BK)
     if torch.is_grad_enabled():
         parameters = [parameter for weight in weights for parameter in _trained(weight)]
         if x_BK.requires_grad or parameters:
-            return apply(x_BK, weights, entry, exit, *parameters)  # type: ignore[no-any-return]
-    return _forward(weights, entry.take(x_BK), exit)
+            return apply(x_BK, weights, entry, exit, joined, *parameters)  # type: ignore[no-any-return]
+    return _forward(weights, entry.take(x_BK), exit, joined)
 
 
 def _trained(weight: Weight) -> Sequence[nn.Parameter | None]:
@@ -55,14 +62,16 @@ def _trained(weight: Weight) -> Sequence[nn.Parameter | None]:
     return ()
 
 
-def _forward(weights: Sequence[Weight], x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
+def _forward(weights: Sequence[Weight], x_BK: torch.Tensor, exit: Exit, joined: Joined | None) -> torch.Tensor:
     """exit(x Wᵀ + bias)."""
-    weight, *others = weights
-    if type(exit) is not Exit and not others:
-        return exit.join(_part(weight, x_BK))
-    y_BN = weight(x_BK)
-    for other in others:
-        y_BN = y_BN + other(x_BK)
+    if type(exit) is not Exit and len(weights) == 1:
+        return exit.join(_part(weights[0], x_BK))
+    if joined is not None:
+        y_BN = joined(x_BK)
+    else:
+        y_BN = weights[0](x_BK)
+        for weight in weights[1:]:
+            y_BN = y_BN + weight(x_BK)
     return _contiguous(y_BN) if type(exit) is Exit else exit.join(Part.of(y_BN))
 
 
@@ -81,14 +90,18 @@ def _part(weight: Weight, x_BK: torch.Tensor) -> Part:
     return Part(make, *size, fused if packed.fuses else None)
 
 
-def _backward(weights: Sequence[Weight], grad_y_BN: torch.Tensor, entry: Entry) -> Callable[[], torch.Tensor]:
+def _backward(
+    weights: Sequence[Weight], grad_y_BN: torch.Tensor, entry: Entry, joined: Joined | None
+) -> Callable[[], torch.Tensor]:
     """Of grad_y W what the entry gives back, once it is waited for."""
-    weight, *others = weights
-    if type(entry) is not Entry and not others:
-        return entry.give_back(_grad_part(weight, grad_y_BN, entry))
-    grad_BK = weight.grad_input(grad_y_BN)
-    for other in others:
-        grad_BK = grad_BK + other.grad_input(grad_y_BN)
+    if type(entry) is not Entry and len(weights) == 1:
+        return entry.give_back(_grad_part(weights[0], grad_y_BN, entry))
+    if joined is not None:
+        grad_BK = joined.grad_input(grad_y_BN)
+    else:
+        grad_BK = weights[0].grad_input(grad_y_BN)
+        for weight in weights[1:]:
+            grad_BK = grad_BK + weight.grad_input(grad_y_BN)
     return entry.give_back(Part.of(grad_BK))
 
 
@@ -150,9 +163,10 @@ class _Product(torch.autograd.Function):
         weights: Sequence[Weight],
         entry: Entry,
         exit: Exit,
+        joined: Joined | None,
         *parameters: nn.Parameter | None,
     ) -> torch.Tensor:
-        ctx.weights, ctx.entry, ctx.exit, ctx.writes = weights, entry, exit, None
+        ctx.weights, ctx.entry, ctx.exit, ctx.joined, ctx.writes = weights, entry, exit, joined, None
         x_BS = entry.take(x_BK)
         saved = [x_BS] if parameters else []
         if torch.compiler.is_compiling():
@@ -162,14 +176,14 @@ class _Product(torch.autograd.Function):
         else:
             ctx.writes = [weight.writes for weight in weights]
         ctx.save_for_backward(*saved)
-        return _forward(weights, x_BS, exit)
+        return _forward(weights, x_BS, exit, joined)
 
     @staticmethod
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         check_once()
         if not torch.compiler.is_compiling():
             _check_untransformed(grad_y_BN)
-        weights, (needs_x, _, _, _, *needed) = ctx.weights, ctx.needs_input_grad
+        weights, (needs_x, _, _, _, _, *needed) = ctx.weights, ctx.needs_input_grad
         # Where a graph breaks, forward may have been compiled and backward not: autograd looks when it hands over.
         looks = any(needed[::2]) or ctx.writes is None
         saved: tuple[torch.Tensor, ...] = ctx.saved_tensors if looks else ()
@@ -177,13 +191,15 @@ class _Product(torch.autograd.Function):
             for weight, writes in zip(weights, ctx.writes, strict=True):
                 weight.check_since(writes)
         grad_y_BN = _contiguous(ctx.exit.take_back(grad_y_BN))
-        agree = _backward(weights, grad_y_BN, ctx.entry) if needs_x else None
+        agree = _backward(weights, grad_y_BN, ctx.entry, ctx.joined) if needs_x else None
         grads: list[torch.Tensor | None] = []
+        joined = ctx.joined.grad_weights(grad_y_BN, saved[0]) if ctx.joined is not None and any(needed[::2]) else ()
         for index, (needs_weight, needs_bias) in enumerate(zip(needed[::2], needed[1::2], strict=True)):
-            weight = weights[index]
-            grads.append(weight.grad_weight(grad_y_BN, saved[0]) if needs_weight else None)
-            grads.append(weight.grad_bias(grad_y_BN) if needs_bias else None)
-        return (None if agree is None else agree()), None, None, None, *grads
+            grad_w = None
+            if needs_weight:
+                grad_w = joined[index] if joined else weights[index].grad_weight(grad_y_BN, saved[0])
+            grads += [grad_w, weights[index].grad_bias(grad_y_BN) if needs_bias else None]
+        return (None if agree is None else agree()), None, None, None, None, *grads
 
 
 _apply: Any = super(torch.autograd.Function, _Product).apply

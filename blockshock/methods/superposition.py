@@ -47,7 +47,7 @@ class BlockShock(Combined, PieceMethod):
 
     axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage", "combine")
     collectives = ("all_reduce", "all_reduce")
-    part_name = "half"
+    part_name, joins = "half", True
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
@@ -135,7 +135,8 @@ class BlockShock(Combined, PieceMethod):
         return list(self.halves.values())  # type: ignore[arg-type]
 
     def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
-        return sum_of_products(x_BK, self.weights(), self.entry, exit)
+        joined = self.joined
+        return sum_of_products(x_BK, joined.parts if joined else self.weights(), self.entry, exit, joined)
 
 
 def _place(kept: tuple[Every, Every], shards: list[torch.Tensor], whole_BK: torch.Tensor) -> None:

@@ -55,6 +55,8 @@ class PrunedMethod(PieceMethod):
 class Pruned(PrunedMethod, DenseSingle):
     """All of W′ on one device, in a sparse kernel's format. Stores N·K/2 kept values, and their positions."""
 
+    joins = True
+
 
 @METHODS.register("pruned_dense")
 class PrunedDense(Pruned):

@@ -11,6 +11,7 @@ from torch import nn
 
 from blockshock.kernels import Packed
 from blockshock.machine import Alone, Group, meet
+from blockshock.methods.joined import Joined
 from blockshock.methods.kinds import Span
 from blockshock.methods.product import Weight
 from blockshock.training import SparseStorage, Storage, gathered, mark_split, spread_as
@@ -23,10 +24,12 @@ class Spread(nn.Module):
         span: as of ``kinds``; of what runs on one device each rank of a group holds all.
         rows, columns: of W, that this rank multiplies by.
         part_name: what messages call one of its weights.
+        joined: what multiplies in place of the weights, where they are.
     """
 
     span: ClassVar[Span] = Span.GROUP
     part_name: ClassVar[str] = "weight"
+    joined: Joined | None = None
     weight: Weight
     N: int
     K: int
@@ -72,6 +75,9 @@ class Spread(nn.Module):
         group = self.group if self.span == Span.GROUP else Alone()
         for parameter in self.split_parameters():
             mark_split(parameter, group)
+
+    def join(self) -> None:
+        """From now on multiply by W as one matrix, where this rank holds all its kept values and that is faster."""
 
     def repack(self) -> None:
         """Multiply by the parameters as they are now, be they other ones too."""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError, StalePacking
+from blockshock.kernels import build_kernel
 from blockshock.machine import meet, of_rank_0, slowest_of_ranks
 from blockshock.matrices import Mask, TensorWeights, mask_tensor
 from blockshock.methods import Layer, Promise, Row, parse_row
@@ -88,6 +89,8 @@ class MethodLinear(nn.Module):
         layer = Layer(source, self.row.picks, tokens, training=Training(weight.dtype))
         self.layer = self.row.kind(layer, ranks, **self.row.parameters)
         self.layer.load(found.weight, bias)
+        if build_kernel(layer.pick("kernel") or "dense").name == "auto":
+            self.layer.join()  # it may take whatever is fastest
         for storage in self.layer.storages():
             storage.parameter.requires_grad_(linear.weight.requires_grad)
         if self.layer.bias is not None:
@@ -176,6 +179,8 @@ class MethodLinear(nn.Module):
                     f"{self.layer.part_name} {index}: {what}: call refresh() on the layer after each change of a "
                     "parameter by anything but an optimizer's step()"
                 )
+        if self.layer.joined and (what := self.layer.joined.difference()):
+            return f"{what}: call refresh() on the layer after each change of a parameter by its data, or a pointer"
         if bias is not None and first_bias is not None and (what := first_difference(bias.detach(), first_bias)):
             return f"the bias, the same on all ranks, holds {what} as on rank 0: change it on every rank alike"
         return None
