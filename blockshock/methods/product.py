@@ -48,30 +48,29 @@ def sum_of_products(
     else:
         _check_untransformed(x_BK)
     if torch.is_grad_enabled():
-        parameters = [parameter for weight in weights for parameter in _trained(weight)]
+        parameters = _trained(weights)
         if x_BK.requires_grad or parameters:
             return apply(x_BK, weights, entry, exit, joined, *parameters)  # type: ignore[no-any-return]
     return _forward(weights, entry.take(x_BK), exit, joined)
 
 
-def _trained(weight: Weight) -> Sequence[nn.Parameter | None]:
-    """The parameter and the bias of a weight that is trained; of a frozen one nothing."""
-    if isinstance(weight, Storage):
-        held = weight._parameters  # what attributes of modules are looked up in at last
-        return held["parameter"], held["bias"]
-    return ()
+def _trained(weights: Sequence[Weight]) -> list[nn.Parameter | None]:
+    """The parameter and the bias of each weight that is trained, in turn; of a frozen one nothing."""
+    found: list[nn.Parameter | None] = []
+    for weight in weights:
+        if isinstance(weight, Storage):
+            held = weight._parameters  # what attributes of modules are looked up in at last
+            found += held["parameter"], held["bias"]
+    return found
 
 
 def _forward(weights: Sequence[Weight], x_BK: torch.Tensor, exit: Exit, joined: Joined | None) -> torch.Tensor:
     """exit(x Wᵀ + bias)."""
     if type(exit) is not Exit and len(weights) == 1:
         return exit.join(_part(weights[0], x_BK))
-    if joined is not None:
-        y_BN = joined(x_BK)
-    else:
-        y_BN = weights[0](x_BK)
-        for weight in weights[1:]:
-            y_BN = y_BN + weight(x_BK)
+    y_BN = weights[0](x_BK) if joined is None else joined(x_BK)
+    for weight in weights[1:] if joined is None else ():
+        y_BN = y_BN + weight(x_BK)
     return _contiguous(y_BN) if type(exit) is Exit else exit.join(Part.of(y_BN))
 
 
@@ -96,12 +95,9 @@ def _backward(
     """Of grad_y W what the entry gives back, once it is waited for."""
     if type(entry) is not Entry and len(weights) == 1:
         return entry.give_back(_grad_part(weights[0], grad_y_BN, entry))
-    if joined is not None:
-        grad_BK = joined.grad_input(grad_y_BN)
-    else:
-        grad_BK = weights[0].grad_input(grad_y_BN)
-        for weight in weights[1:]:
-            grad_BK = grad_BK + weight.grad_input(grad_y_BN)
+    grad_BK = weights[0].grad_input(grad_y_BN) if joined is None else joined.grad_input(grad_y_BN)
+    for weight in weights[1:] if joined is None else ():
+        grad_BK = grad_BK + weight.grad_input(grad_y_BN)
     return entry.give_back(Part.of(grad_BK))
 
 

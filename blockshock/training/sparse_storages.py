@@ -32,7 +32,8 @@ class SparseStorage(Storage):
         self.mask = piece.kept
 
     def check(self) -> None:
-        super().check()
+        if self.is_stale:
+            super().check()
         self.mask.check_unchanged()
 
     @staticmethod
