@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blockshock.matrices.saved_mask import saved_mask
     from blockshock.matrices.workloads import WORKLOADS, Workload
     from blockshock.methods import AXES, METHODS, Axis, Method
+    from blockshock.models import NETWORKS, Network, compress
     from blockshock.nn.checkpoint import load_optimizer_state, optimizer_state
     from blockshock.nn.linear import BlockShockLinear
     from blockshock.nn.method_linear import MethodLinear
@@ -35,6 +36,8 @@ _PUBLIC = {
     "MODELS": "blockshock.matrices.models",
     "Linear": "blockshock.matrices.models",
     "Model": "blockshock.matrices.models",
+    "NETWORKS": "blockshock.models",
+    "Network": "blockshock.models",
     "PRUNERS": "blockshock.pruning",
     "WORKLOADS": "blockshock.matrices.workloads",
     "Axis": "blockshock.methods",
@@ -46,6 +49,7 @@ _PUBLIC = {
     "TiledMask": "blockshock.matrices.masks",
     "Workload": "blockshock.matrices.workloads",
     "best_of": "blockshock.phases.hypotheses",
+    "compress": "blockshock.models",
     "clip_grad_norm_": "blockshock.training.clipping",
     "elementwise": "blockshock.training.steps",
     "load_optimizer_state": "blockshock.nn.checkpoint",

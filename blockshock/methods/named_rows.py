@@ -45,13 +45,16 @@ class Row:
         """What the method's ``__init__`` takes beside layer and group."""
         return method_of(self.method)[1]
 
-    def completed(self, device: str) -> Row:
-        """The same with what is usual, on a device type and for passes that go both ways, of each axis not picked."""
+    def completed(self, device: str, both_ways: bool = True) -> Row:
+        """The same with what is usual of each axis not picked, on a device type; of passes that go backward too, or
+        of others, where nothing is picked of what is for training."""
         picks: dict[str, str | Mask] = {}
         for axis in self.kind.axes:
+            if axis_of(axis).trained_only and not both_ways:
+                continue
             picked = {name: spec for name, spec in picks.items() if isinstance(spec, str)}
             found = self.picks.get(axis)
-            picks[axis] = axis_of(axis).usual(device, picked, both_ways=True)[0] if found is None else found
+            picks[axis] = axis_of(axis).usual(device, picked, both_ways)[0] if found is None else found
         said = {axis: found for axis, found in picks.items() if found != axis_of(axis).unsaid}
         return Row(self.method, said)
 

@@ -19,6 +19,7 @@ from blockshock.errors import BlockShockError, InputError
 from blockshock.machine import meet
 from blockshock.methods import Row, parse_row
 from blockshock.nn.arguments import check_options
+from blockshock.nn.frozen_linear import FrozenLinear
 from blockshock.nn.method_linear import MethodLinear
 from blockshock.nn.suitable import needs_inputs, ranks_for, why_not
 
@@ -58,6 +59,7 @@ def replace_linears(
     dtype: torch.dtype | None = None,
     tokens: int = 1024,
     inputs: Mapping[str, torch.Tensor] | None = None,
+    frozen: bool = False,
 ) -> Replaced:
     """Put a ``MethodLinear`` of the row in the place of each ``nn.Linear`` of a model, before its optimizer is built.
 
@@ -73,6 +75,8 @@ def replace_linears(
         where: called with the name and the layer, it says which are meant; None for all.
         group, dtype, tokens: as of ``MethodLinear``.
         inputs: some x of each layer by its name, for a pruner that looks at them; others do not.
+        frozen: put a ``FrozenLinear`` there instead, which only goes forward and holds nothing for training; what is
+            usual is then what it is in forward passes.
 
     Returns:
         The names of what was replaced, and of what was left with the reason; it prints as a few lines.
@@ -90,18 +94,19 @@ def replace_linears(
     _check(model, where, inputs)
     chosen: list[tuple[nn.Linear, list[str]]] = []
     left: dict[str, str] = {}
-    for linear, names in _linears(model):
-        reason = _not_meant(linear, names, where) or why_not(linear, picked, ranks, dtype, MethodLinear.__name__)
+    kind = FrozenLinear if frozen else MethodLinear
+    for linear, names in linears_of(model):
+        reason = _not_meant(linear, names, where) or why_not(linear, picked, ranks, dtype, kind.__name__, frozen)
         if reason:
             left |= dict.fromkeys(names, reason)
         else:
             chosen.append((linear, names))
     meet(ranks, f"replace_linears of {', '.join(name for _, names in chosen for name in names) or 'nothing'}")
-    found = [_inputs_of(linear, names, picked, inputs) for linear, names in chosen]
+    found = [_inputs_of(linear, names, picked, inputs, frozen) for linear, names in chosen]
     options = {"dtype": dtype, "tokens": tokens}
-    places: list[tuple[str, nn.Linear, MethodLinear]] = []
+    places: list[tuple[str, nn.Linear, nn.Module]] = []
     for (linear, names), x in zip(chosen, found, strict=True):
-        layer = _built(names[0], linear, picked, group, inputs=x, **options)
+        layer = _built(kind, names[0], linear, picked, group, inputs=x, **options)
         places += [(name, linear, layer) for name in names]
     _put(model, places)
     return Replaced(picked.name, tuple(name for name, _, _ in places), left)
@@ -124,7 +129,7 @@ def _check(model: Any, where: Any, inputs: Any) -> None:
         )
 
 
-def _linears(model: nn.Module) -> Iterator[tuple[nn.Linear, list[str]]]:
+def linears_of(model: nn.Module) -> Iterator[tuple[nn.Linear, list[str]]]:
     """Each linear layer with the names of all places where it stands."""
     places: dict[nn.Linear, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -148,10 +153,10 @@ def _not_meant(linear: nn.Linear, names: list[str], where: Where | None) -> str 
 
 
 def _inputs_of(
-    linear: nn.Linear, names: list[str], row: Row, inputs: Mapping[str, torch.Tensor]
+    linear: nn.Linear, names: list[str], row: Row, inputs: Mapping[str, torch.Tensor], frozen: bool
 ) -> torch.Tensor | None:
     """Those of one layer. Raises InputError where it needs some, and has none."""
-    if not needs_inputs(row, linear.weight.device.type):
+    if not needs_inputs(row, linear.weight.device.type, frozen):
         return None
     given = next((inputs[name] for name in names if name in inputs), None)
     if given is None:
@@ -162,9 +167,11 @@ def _inputs_of(
     return given
 
 
-def _built(name: str, linear: nn.Linear, row: Row, group: Any, **options: Any) -> MethodLinear:
+def _built(
+    kind: type[MethodLinear] | type[FrozenLinear], name: str, linear: nn.Linear, row: Row, group: Any, **options: Any
+) -> nn.Module:
     try:
-        return MethodLinear(linear, row, group, **options)
+        return kind(linear, row, group, **options)
     except BlockShockError as error:
         raise type(error)(f"{name}: {error}; nothing is replaced") from error
     except Exception as error:
@@ -172,7 +179,7 @@ def _built(name: str, linear: nn.Linear, row: Row, group: Any, **options: Any) -
         raise
 
 
-def _put(model: nn.Module, places: list[tuple[str, nn.Linear, MethodLinear]]) -> None:
+def _put(model: nn.Module, places: list[tuple[str, nn.Linear, nn.Module]]) -> None:
     done: list[tuple[str, nn.Linear]] = []
     try:
         for name, linear, layer in places:

@@ -18,22 +18,26 @@ from blockshock.pruning import PRUNERS, Inputs, is_pruners, mask_of
 from blockshock.training import Training
 
 
-def why_not(linear: nn.Linear, row: Row, ranks: Group, dtype: torch.dtype | None, name: str) -> str | None:
+def why_not(
+    linear: nn.Linear, row: Row, ranks: Group, dtype: torch.dtype | None, name: str, frozen: bool = False
+) -> str | None:
     """None if the row can take the linear, else a sentence that says why not. Allocates nothing of size.
 
     Args:
         dtype: of the products; None for the linear's own.
         name: of what is to take its place.
+        frozen: it only goes forward.
     """
     try:
         check_replaceable(linear, name)
         weight = linear.weight
         source = TensorWeights(weight, linear.bias, of="this nn.Linear").cast(dtype or weight.dtype)
-        row, training = row.completed(weight.device.type), Training(weight.dtype)
+        row = row.completed(weight.device.type, both_ways=not frozen)
+        training = None if frozen else Training(weight.dtype)
         for axis, spec in row.picks.items():
             if isinstance(spec, str) and (reason := axis_of(axis).unavailable(spec, weight.device, source.dtype)):
                 return f"{axis} {spec}: {reason}"
-        if reason := row.kind.unavailable(weight.device, source.dtype, differentiated=True):
+        if reason := row.kind.unavailable(weight.device, source.dtype, differentiated=not frozen):
             return reason
         specs = {axis: spec for axis, spec in row.picks.items() if isinstance(spec, str)}
         size = (source.N, source.K, source.dtype.itemsize, ranks.size())
@@ -74,9 +78,9 @@ def flat_inputs(x: torch.Tensor, weight: torch.Tensor, ranks: Group) -> Inputs:
     return lambda: calibration
 
 
-def needs_inputs(row: Row, device: str) -> bool:
+def needs_inputs(row: Row, device: str, frozen: bool = False) -> bool:
     """Whether its pruner looks at calibration inputs, or the one whose mask it has."""
-    picks = row.completed(device).picks
+    picks = row.completed(device, both_ways=not frozen).picks
     specs = {axis: spec for axis, spec in picks.items() if isinstance(spec, str)}
     pruners = [spec for axis, spec in specs.items() if axis == "pruner" or (axis == "mask" and is_pruners(spec))]
     return any(PRUNERS.resolve(spec, skip=2)[0].needs_inputs for spec in pruners)

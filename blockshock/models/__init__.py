@@ -1,0 +1,7 @@
+"""Whole networks to try rows in, and the way to put a row into one, or into any model, block by block."""
+
+from blockshock.models.base import NETWORKS, WHERE, Call, Network, build_network
+from blockshock.models.compress import compress
+from blockshock.models.likeness import likeness
+
+NETWORKS.load_package(__name__)

@@ -1,0 +1,121 @@
+"""What meets the linear layers of a model while it is called: recorded by hooks, no further than is wanted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+Batch = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a model is called with: arguments, and named ones."""
+
+
+class _Enough(Exception):
+    """All that is wanted of a call has been seen."""
+
+
+def arguments(batch: Any) -> Batch:
+    """A tuple is many arguments, a mapping named ones, and all else is one."""
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return (batch if isinstance(batch, tuple) else (batch,)), {}
+
+
+class Survey:
+    """How a call goes through a model: in which order its linear layers are first met, and how often each.
+
+    Args:
+        model: it is called once.
+        batch: with this.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        met: list[nn.Module] = []
+        linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        with _evaluating(model), _hooked(linears, lambda linear, x: met.append(linear)):
+            model(*batch[0], **batch[1])
+        self.calls = Counter(met)
+        self._turns = {linear: turn for turn, linear in enumerate(dict.fromkeys(met))}
+
+    def turn(self, linear: nn.Module) -> int:
+        """When it is first met; last of all, if never."""
+        return self._turns.get(linear, len(self._turns))
+
+
+def record(
+    model: nn.Module, linears: Mapping[str, nn.Linear], batches: list[Batch], survey: Survey
+) -> dict[str, torch.Tensor]:
+    """What meets some layers, (T, K) of each by its name; those that nothing meets are left out.
+
+    A call ends where each has been met as often as the survey found, or with the model.
+    """
+    seen: dict[nn.Module, list[torch.Tensor]] = {linear: [] for linear in linears.values()}
+    to_come = Counter[nn.Module]()
+
+    copies = _Copies()
+
+    def keep(linear: nn.Module, x: torch.Tensor) -> None:
+        seen[linear].append(copies.of(x))
+        to_come[linear] -= 1
+        if all(left <= 0 for left in to_come.values()):
+            raise _Enough
+
+    with _evaluating(model), _hooked(seen, keep):
+        for positional, named in batches if seen else ():
+            to_come.update({linear: survey.calls[linear] - to_come[linear] for linear in seen})
+            with suppress(_Enough):
+                model(*positional, **named)
+    joined: dict[tuple[int, ...], torch.Tensor] = {}
+    for parts in filter(None, seen.values()):
+        if _ids(parts) not in joined:
+            joined[_ids(parts)] = torch.cat(parts)
+    return {name: joined[_ids(seen[linear])] for name, linear in linears.items() if seen[linear]}
+
+
+def _ids(parts: list[torch.Tensor]) -> tuple[int, ...]:
+    return tuple(map(id, parts))
+
+
+class _Copies:
+    """Copies of what meets layers, for the model may write over it. Layers that the same x meets share one."""
+
+    def __init__(self) -> None:
+        self._last: tuple[torch.Tensor, int, torch.Tensor] | None = None
+
+    def of(self, x: torch.Tensor) -> torch.Tensor:
+        """Its rows (B, K)."""
+        writes = -1 if x.is_inference() else x._version  # which these do not count
+        if self._last is None or self._last[0] is not x or self._last[1] != writes or writes < 0:
+            self._last = x, writes, x.detach().reshape(-1, x.shape[-1]).clone()
+        return self._last[2]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, each module of it, and nothing tracked."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():  # where a tensor counts what is written to it
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _hooked(linears: Any, keep: Any) -> Iterator[None]:
+    """While it lasts, ``keep`` is called with each of the layers and its x, before the layer is."""
+
+    def hook(linear: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        keep(linear, positional[0] if positional else named["input"])
+
+    with ExitStack() as stack:
+        for linear in linears:
+            handle = linear.register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
