@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
 SMALL = shlex.split(
     "--N 2048x1024 --B 250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 "
-    "--cover grid"
+    "--cover grid --networks minilm,vit_b:blocks=2,llama3-8b,llama3-8b-decode --batches 16"
 )
 """Of phases: layers small enough to be quick, and a B that no kernel takes without padding; the fuzz covers more."""
 

@@ -40,6 +40,7 @@ CPU_DEFAULTS = Settings(
     keep_full_weight=False,
     profile=False,
     rank_timeout=300,
+    networks=("minilm",),
 )
 GPU_DEFAULTS = replace(
     CPU_DEFAULTS,
@@ -50,6 +51,7 @@ GPU_DEFAULTS = replace(
     timing="cuda_graph",
     rounds=100,
     warmup=10,
+    networks=("minilm", "vit_b", "vit_l", "llama3-8b", "llama3-8b-decode"),
 )
 
 

@@ -65,6 +65,13 @@ def verdict(label: str, N: int = 64, B: int = 4, ratio: float = 0.9, **more: obj
     return _point(label, N, B) | {"phase": 1} | claim | found | more
 
 
+def networked(label: str, p50_ms: float, linears_ms: float, likeness: Info | None = None, **more: object) -> Info:
+    """A whole network with a row in it."""
+    about = {"network": "minilm", "where": "blocks", "workload": "minilm", "replaced": 36, "likeness": likeness or {}}
+    alone = {"linears": {"p50_ms": linears_ms}}
+    return timed(label, 64, 8, p50_ms, phase=4, stages={}, alone=alone, left={}, not_compiled=None, **about) | more
+
+
 def limited(products: float, **more: object) -> Info:
     """What a row says of its limits; the products' share, their limit being 0.5 ms."""
     parts = {

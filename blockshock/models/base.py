@@ -71,14 +71,14 @@ class Network:
         """Whether rows replace the linear layer of that name.
 
         Args:
-            where: ``all`` of the blocks' layers, or those of their ``mlp`` alone.
+            where: all linear layers of its ``blocks``, or those of their ``mlp`` alone.
         """
         last = name.rpartition(".")[2]
-        return name.startswith("blocks.") and (where == "all" or last in self.mlp)
+        return name.startswith("blocks.") and (where == "blocks" or last in self.mlp)
 
 
 NETWORKS: Registry[type[Network]] = Registry("network")
-WHERE = ("all", "mlp")
+WHERE = ("blocks", "mlp")
 
 
 def build_network(spec: str) -> Network:

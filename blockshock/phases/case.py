@@ -58,6 +58,12 @@ class Case:
         return "-".join([self.workload, f"N{self.N}", f"K{self.K}", f"B{self.B}", self.dtype])
 
     @property
+    def place(self) -> list[str]:
+        """The same in words, for the name of a group of the comparison."""
+        point = [self.workload, f"N={self.N}", f"K={self.K}", f"B={self.B}", self.dtype]
+        return [*point, *filter(None, [self.optimizer])]
+
+    @property
     def label(self) -> str:
         """The method with what was picked for it."""
         return " ".join([self.method, *self.picks.values()])
@@ -179,7 +185,7 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     try:
         case.check(ranks)
         layer = case.layer(device, backward)
-        reason = _unavailable(case, device, layer.both_ways) or method_of(case.method)[0].unsuitable(layer)
+        reason = unavailable(case, device, layer.both_ways) or method_of(case.method)[0].unsuitable(layer)
     except BlockShockError as error:
         reason = f"{case.method}: {error}"
     if reason:
@@ -195,7 +201,8 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     return None
 
 
-def _unavailable(case: Case, device: torch.device, differentiated: bool) -> str | None:
+def unavailable(case: Case, device: torch.device, differentiated: bool) -> str | None:
+    """None, or why its method, or what was picked for it, cannot run on a device."""
     if reason := method_of(case.method)[0].unavailable(device, case.torch_dtype, differentiated):
         return f"{case.method}: {reason}"
     for name, spec in case.picks.items():

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from blockshock.matrices import Workload, build_workload
-from blockshock.methods import METHODS, Axis, Promise, axis_of, method_of
-from blockshock.phases import Case, Claim, claims, compresses_every_time
+from blockshock.methods import METHODS, Axis, Promise, Role, Span, axis_of, method_of
+from blockshock.models import NETWORKS
+from blockshock.phases import Case, Claim, claims, compresses_every_time, network_case
 from blockshock.phases.lesson import BATCHES
 from blockshock.plugin.cover import Cover
 from blockshock.plugin.options import DRIFT_B, TRAJECTORY_B
 from blockshock.plugin.points import Points
 from blockshock.plugin.settings import Settings
+from blockshock.pruning import PRUNERS
 from blockshock.training import OPTIMIZERS
 
 Choose = Callable[[Axis, dict[str, str]], tuple[str, ...]]
@@ -80,6 +82,44 @@ def drifts(settings: Settings) -> list[Case]:
         for B in _tokens(settings, DRIFT_B, build_workload("gaussian"))
         for row in _rows(settings.methods, _each(settings))
     ]
+
+
+def networks(settings: Settings) -> list[Case]:
+    """Rows in each network, in all of its linear layers or some, for each batch and dtype; in float32 on a CPU.
+
+    Rows on one device, and of a method that was not asked for what is usual. On GPUs a network with trained weights has
+    one with each pruner, for what they lose is what it is there to show.
+    """
+    return [
+        network_case(method, picks, spec, where, B, dtype, settings.seed)
+        for spec, where in itertools.product(settings.networks, settings.where)
+        for B in settings.batches or NETWORKS.resolve(spec)[0].batches[settings.device]
+        for dtype in (settings.dtypes if settings.device == "cuda" else ("fp32",))
+        for method, picks in _rows(_in_networks(settings), _usual_in(settings, spec))
+    ]
+
+
+def _in_networks(settings: Settings) -> tuple[str, ...]:
+    """Methods that are layers of ours: those asked for, or of one device those that anything is asked about, and the
+    dense alternatives."""
+    layers = [name for name in settings.methods if not method_of(name)[0].instead]
+    if "methods" in settings.asked:
+        return tuple(layers)
+    kinds = {name: method_of(name)[0] for name in layers}
+    return tuple(name for name, kind in kinds.items() if kind.span == Span.ONE and kind.role != Role.ABLATION)
+
+
+def _usual_in(settings: Settings, spec: str) -> Choose:
+    """What was asked for, else the first of what the session picks; or each pruner."""
+    every = settings.device == "cuda" and NETWORKS.resolve(spec)[0].real
+
+    def choose(axis: Axis, picks: dict[str, str]) -> tuple[str, ...]:
+        found = settings.axes[axis.name] or axis.usual(settings.device, picks, both_ways=False)
+        if axis.name in settings.asked:
+            return found
+        return PRUNERS.names() if every and axis.registry is PRUNERS else found[:1]
+
+    return choose
 
 
 def cover(settings: Settings, grid: list[Case]) -> list[Case]:

@@ -16,6 +16,7 @@ from blockshock.errors import BlockShockError, ExtensionFailed, InputError
 from blockshock.matrices import MODELS, WORKLOADS
 from blockshock.measure import timing
 from blockshock.methods import METHODS, Axis, all_axes
+from blockshock.models import NETWORKS, WHERE
 from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.phases.ceilings import CACHE
 from blockshock.plugin import rootdir, sweep
@@ -29,6 +30,7 @@ DEFAULT_B = {"cpu": "4,16", "cuda": "16,64,256,1024"}
 TRAINING_N = {"cpu": "256", "cuda": "4096,8192,16384"}
 TRAINING_B = {"cpu": "16", "cuda": "1024,4096"}
 DRIFT_B, TRAJECTORY_B = 16, 32
+DEFAULT_NETWORKS = {"cpu": "minilm", "cuda": "minilm,vit_b,vit_l,llama3-8b,llama3-8b-decode"}
 DEFAULT_RANKS = 2
 DEFAULT_ROUNDS = {"cpu": 5, "cuda": 100}
 DEFAULT_WARMUP = {"cpu": 1, "cuda": 10}
@@ -159,6 +161,14 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
             option(beside.name, beside.text, beside.metavar, **kind)
     option("--workloads", f"of {', '.join(WORKLOADS.names())}; gaussian:std=0.5. Default gaussian,recorded", "W,W")
     option("--optimizers", f"of {', '.join(OPTIMIZERS.names())}; adamw:lr=1e-4. Default sgd,adamw", "O,O")
+    option(
+        "--networks",
+        f"whole networks to try rows in: of {', '.join(NETWORKS.names())}; vit_b:blocks=2. Default on a CPU "
+        f"{DEFAULT_NETWORKS[cpu]}, on GPUs {DEFAULT_NETWORKS[cuda]}",
+        "M,M",
+    )
+    option("--where", f"which linear layers of a network rows replace: of {', '.join(WHERE)}. Default blocks", "L,L")
+    option("--batches", "sequences or images of a network's pass. Default those that each network names", "B,B")
     option(
         "--ranks",
         f"processes, one a GPU. Default {DEFAULT_RANKS}, or 1 with a single GPU, or as many as torchrun started",

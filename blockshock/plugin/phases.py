@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blockshock.measure import Accuracy, ErrorSums, timing
-from blockshock.phases import Case, backward, correctness, drift, forward, train, trajectory
+from blockshock.phases import Case, backward, correctness, drift, forward, network, obstacle, train, trajectory
 from blockshock.plugin import cases
 from blockshock.plugin.records import (
     describe_accuracy,
     describe_drift,
     describe_gradient,
+    describe_network,
     describe_quality,
     describe_timing,
     describe_training,
@@ -50,6 +51,9 @@ class Phase:
         timed: it times its cases, so that they have a limit and can be profiled. Others are judged.
         covered: every pair of choices on small layers is run too.
         backward: cases are differentiated.
+        whole: cases are whole networks: what a layer's time stands beside (a limit, a profile, the quality of its W′)
+            there is none of.
+        obstacle: what a rank says of a case that it cannot run.
     """
 
     fixture: str
@@ -62,6 +66,8 @@ class Phase:
     timed: bool = False
     covered: bool = False
     backward: bool = False
+    whole: bool = False
+    obstacle: Callable[..., str | None] = obstacle
 
 
 def _correctness(case: Case, settings: Settings, per_rank: list[correctness.CorrectnessResult]) -> Found:
@@ -118,6 +124,11 @@ def _training(case: Case, settings: Settings, per_rank: list[train.TrainingResul
     return Found(_rounds(per_rank), describe_training(case, settings, per_rank))
 
 
+def _network(case: Case, settings: Settings, per_rank: list[network.NetworkResult]) -> Found:
+    assert isinstance(case, network.NetworkCase)
+    return Found(_rounds(per_rank), describe_network(case, settings, per_rank))
+
+
 def _rounds(per_rank: list[Any]) -> list[float]:
     """Of each round the time of the slowest rank."""
     return timing.slowest([result.samples for result in per_rank])
@@ -142,5 +153,13 @@ TRAJECTORY = Phase(
 )
 TRAINING = Phase("training_case", 3, "training", "phase 3", cases.training_grid, train.run, _training, timed=True)
 DRIFT = Phase("drift_case", 0, "drift", "drift", cases.drifts, drift.run, _drift)
-PHASES = {phase.fixture: phase for phase in (CORRECTNESS, FORWARD, GRADIENT, BACKWARD, TRAJECTORY, TRAINING, DRIFT)}
+NETWORK = Phase(
+    *("network_case", 4, "network", "phase 4", cases.networks, network.run, _network),
+    timed=True,
+    whole=True,
+    obstacle=network.obstacle,
+)
+PHASES = {
+    phase.fixture: phase for phase in (CORRECTNESS, FORWARD, GRADIENT, BACKWARD, TRAJECTORY, TRAINING, DRIFT, NETWORK)
+}
 """By the fixture that their tests take."""

@@ -14,6 +14,8 @@ from blockshock.phases import (
     Claim,
     DriftResult,
     KernelTime,
+    NetworkCase,
+    NetworkResult,
     TimingResult,
     TrainingResult,
     TrajectoryResult,
@@ -66,8 +68,7 @@ def describe_layers(case: Case, settings: Settings) -> dict[str, Any]:
 
 def group_name(title: str, case: Case) -> str:
     """One group of the comparison: what can be compared line by line."""
-    point = [case.workload, f"N={case.N}", f"K={case.K}", f"B={case.B}", case.dtype, case.optimizer]
-    return " ".join([title, *filter(None, point)])
+    return " ".join([title, *case.place])
 
 
 def describe_accuracy(accuracy: Accuracy, same_on_ranks: bool, same_again: bool, algorithm: str) -> dict[str, Any]:
@@ -114,6 +115,35 @@ def describe_training(case: Case, settings: Settings, per_rank: list[TrainingRes
         both = info["alone"]["forward_and_backward"]["p50_ms"]
         info["backward_p50_ms"] = both - info["alone"]["forward"]["p50_ms"]
         info["update_p50_ms"] = info["p50_ms"] - both
+    return info
+
+
+def describe_network(case: NetworkCase, settings: Settings, per_rank: Sequence[NetworkResult]) -> dict[str, Any]:
+    """Phase 4: a pass of the slowest rank, what of it its linear layers take alone, and what its outputs are like."""
+    first = per_rank[0]
+    info: dict[str, Any] = {
+        "network": case.workload,
+        "timing": settings.timing,
+        **_flushing(settings),
+        "warmup_rounds": settings.warmup,
+        "weight_bytes": max(result.weight_bytes for result in per_rank),
+        "steady_peak_bytes": max(result.steady_bytes for result in per_rank),
+        "algorithm": first.algorithm,
+        "replaced": first.replaced,
+        "left": first.left,
+        "likeness": first.likeness,
+        "not_compiled": first.not_compiled,
+    }
+    samples = timing.slowest([result.samples for result in per_rank])
+    if not samples:
+        return info
+    info |= _percentiles("", samples) | {"stages": {}, "communication_share": 0.0}
+    info["alone"] = {name: _percentiles("", times) for name, times in _slowest_by_name(per_rank, "alone").items()}
+    info["dense_equivalent_tflops"] = first.flops / timing.percentile(samples, 50) / 1e12
+    if first.eager_samples:
+        eager = timing.slowest([result.eager_samples for result in per_rank])
+        info |= _percentiles("cuda_events_", eager)
+        info["launch_overhead_ms"] = info["cuda_events_p50_ms"] - info["p50_ms"]
     return info
 
 
@@ -203,6 +233,6 @@ def _percentiles(prefix: str, samples: list[float]) -> dict[str, float]:
     return {f"{prefix}p{percent}_ms": timing.percentile(samples, percent) * 1e3 for percent in (50, 95)}
 
 
-def _slowest_by_name(per_rank: Sequence[TimingResult], field: str) -> dict[str, list[float]]:
+def _slowest_by_name(per_rank: Sequence[TimingResult | NetworkResult], field: str) -> dict[str, list[float]]:
     names = getattr(per_rank[0], field)
     return {name: timing.slowest([getattr(result, field)[name] for result in per_rank]) for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ class Row:
     def measure(self, phase: Phase, case: Case) -> None:
         """Run a case of a phase and save what is found; what is wrong fails the test."""
         protocol, builds = (self._settings.protocol, 2) if phase.timed else ((), 1)
-        per_rank = self.run(phase.program, case, *protocol, backward=phase.backward, builds=builds)
+        per_rank = self.run(
+            phase.program, case, *protocol, backward=phase.backward, builds=builds, obstacle=phase.obstacle
+        )
         found = phase.find(case, self._settings, per_rank)
         info = {"kind": phase.kind, **found.info}
-        if phase.timed:
+        if phase.timed and not phase.whole:
             info |= self.limits(case, per_rank, found.samples, info) | self._profile(phase.number, case)
             info |= self.quality(case) | describe_layers(case, self._settings)
         wrong = [failure for failure in found.failures if failure is not None]
@@ -52,13 +54,22 @@ class Row:
         self.save(phase.number, case, found.samples, info)
         assert not wrong, "; ".join(wrong)
 
-    def run(self, function: Any, case: Case, *args: object, backward: bool = False, builds: int = 1) -> list[Any]:
+    def run(
+        self,
+        function: Any,
+        case: Case,
+        *args: object,
+        backward: bool = False,
+        builds: int = 1,
+        obstacle: Callable[..., str | None] = obstacle,
+    ) -> list[Any]:
         """One result per rank. Skips the test, with the reason, when the cases cannot run here; fails it, with what it
         says and then a rank's traceback, for what is refused: a pruner's mask that is not 2:4, say.
 
         Args:
             backward: they are differentiated.
             builds: how many builds are held at once.
+            obstacle: what a rank says of a case that it cannot run.
         """
         self._cases = [case, *(other for other in args if isinstance(other, Case))]
         ranks = self._groups.of(*self._cases)

@@ -13,9 +13,10 @@ import torch
 from blockshock.errors import BlockShockError, InputError, UnknownName
 from blockshock.matrices import MOST_FEATURES, WORKLOADS, build_workload
 from blockshock.methods import METHODS, Axis, all_axes, method_of
+from blockshock.models import NETWORKS, WHERE, build_network
 from blockshock.phases import DTYPES
 from blockshock.plugin import options, points
-from blockshock.plugin.options import DEFAULT_RANKS, DEFAULT_ROUNDS, DEFAULT_TIMING, DEFAULT_WARMUP
+from blockshock.plugin.options import DEFAULT_NETWORKS, DEFAULT_RANKS, DEFAULT_ROUNDS, DEFAULT_TIMING, DEFAULT_WARMUP
 from blockshock.plugin.points import Points, Use
 from blockshock.ranks import Place
 from blockshock.registry import split, whole
@@ -35,7 +36,10 @@ class Settings:
     Attributes:
         training_points: of phase 3, which takes fewer and larger B unless some were asked for.
         axes: what is picked of each axis, by its name; None for what is usual, row by row.
-        asked: names of the axes whose option was given, and ``B``: by those goes what else has picks and B of its own.
+        asked: names of the axes whose option was given, ``B`` and ``methods``: by those goes what else has picks, B and
+            methods of its own.
+        networks, where, batches: of phase 4: specs of whole networks, which of their layers are replaced, and sequences
+            or images of a pass, none for those that each network names.
         ceilings: whether to measure what the machine reaches at most.
         extend: files of the user's that register something.
         layers: what the sizes stand for, where they were asked for by a model's name or by a file.
@@ -63,6 +67,9 @@ class Settings:
     layers: tuple[Use, ...] = ()
     extend: tuple[str, ...] = ()
     ceilings: bool = True
+    networks: tuple[str, ...] = ()
+    where: tuple[str, ...] = ("blocks",)
+    batches: tuple[int, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """All of them by name, as they are saved: each axis under the name of its option."""
@@ -144,13 +151,16 @@ def _resolve(config: pytest.Config) -> Settings:
         asked=tuple(name for name, option in _asking() if get(option) is not None),
         layers=layers,
         ceilings=not get("--no-ceilings"),
+        networks=_choices("--networks", given("--networks", DEFAULT_NETWORKS[device]), build_network, NETWORKS.names()),
+        where=_choices("--where", given("--where", "blocks"), _where, WHERE),
+        batches=_batches(get("--batches")),
         extend=tuple(split("--extend", get("--extend"), "files")) if get("--extend") else (),
     )
 
 
 def _asking() -> list[tuple[str, str]]:
     """What checks with picks and points of their own go by, with the options that ask for it."""
-    return [("B", "--B"), *((axis.name, axis.option) for axis in all_axes())]
+    return [("B", "--B"), ("methods", "--methods"), *((axis.name, axis.option) for axis in all_axes())]
 
 
 def _ranks_and_device(asked: int | None, device: str, place: Place | None) -> tuple[int, str]:
@@ -197,6 +207,16 @@ def _dtype(name: str) -> None:
         near = difflib.get_close_matches(name, DTYPES, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UnknownName(f"no dtype is named {name!r}.{hint} Choices: {', '.join(DTYPES)}")
+
+
+def _batches(text: str | None) -> tuple[int, ...]:
+    found = () if text is None else split("--batches", text)
+    return tuple(dict.fromkeys(_whole("--batches", one, most=1 << 16) for one in found))
+
+
+def _where(name: str) -> None:
+    if name not in WHERE:
+        raise UnknownName(f"a network's layers are not named {name!r}. Choices: {', '.join(WHERE)}")
 
 
 def _choices(option: str, text: str, check: Callable[[str], object], everything: Sequence[str]) -> tuple[str, ...]:

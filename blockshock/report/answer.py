@@ -13,6 +13,7 @@ from blockshock.report.asked import counted, median, spanned, verdict_table
 from blockshock.report.faulty import untimed, wrong_lines
 from blockshock.report.losing import lost
 from blockshock.report.models import PASSES, model_lines
+from blockshock.report.networks import network_lines
 from blockshock.report.points import Against, against_best
 from blockshock.report.ran import hardware, ran, workloads
 from blockshock.report.tables import Info
@@ -37,7 +38,7 @@ def answer(run: Run) -> list[str]:
     alike = len(set(tried)) == 1  # then the first line says it for all
     lines = [*wrong_lines(infos), ran(run, tried[0] if alike else "")]
     lines += [_use(points, several, "" if alike else at, infos) for points, at in zip(uses, tried, strict=True)]
-    return [*lines, *model_lines(run), *_not_here(infos), *(() if uses else untimed(infos))]
+    return [*lines, *model_lines(run), *network_lines(run), *_not_here(infos), *(() if uses else untimed(infos))]
 
 
 def _uses(run: Run) -> list[list[Against]]:

@@ -30,6 +30,8 @@ COLUMNS = (
     *("error_ratio", "error_ratio_limit", "relative_error", "dense_relative_error", "max_error", "mean_error"),
     *("of_bound", "same_on_ranks", "same_again", "worst_weight_share", "worst_drift", "steps"),
     *(f"{what}.{name}" for what in ("quality", "loses") for name in ("output_error", "kept_magnitude", "kept_energy")),
+    *("network", "where", "replaced", "alone.linears.p50_ms", "alone.compiled.p50_ms"),
+    *("likeness.cosine", "likeness.least_cosine", "likeness.spearman"),
     *("hypothesis", "statement", "rival", "ratio", "ratio_low", "ratio_high", "margin", "verdict"),
 )
 """Of every run. What a row has none of is None; the picks of an axis that is not here are in ``picks``."""

@@ -131,6 +131,7 @@ KINDS: dict[str, dict[str, Fits]] = {
         "worst_drift": number,
         "steps": whole,
     },
+    "network": {"network": text, "where": text, "replaced": whole, "likeness": each(number)},
     "verdict": {
         **dict.fromkeys(("statement", "hypothesis", "rival", "verdict"), text),
         **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), positive),
@@ -155,6 +156,8 @@ OTHERWISE: dict[str, Fits] = {
     **dict.fromkeys(("layout_copied_bytes", "parameter_bytes", "gradient_bytes", "state_bytes"), number),
     **dict.fromkeys(("relative_error", "max_error", "ratio"), number),
     "seed": whole,
+    "left": each(text),
+    "not_compiled": text,
     "l2_flushed": flag,
     "builds_p50_ms": _series_of(positive),
     "blocks": _blocks,
@@ -176,6 +179,8 @@ def unfit(info: dict[str, Any]) -> str | None:
     kinds = ["verdict"] if "verdict" in info else [kind for kind in KINDS if kind in info]
     if "p50_ms" in kinds and info.get("phase") == 3:  # shown as a training step, whatever it lacks of one
         kinds.append("update_p50_ms")
+    if "network" in kinds and info.get("timing") != "none":
+        kinds.append("p50_ms")
     needed = POINT | {name: fits for kind in kinds for name, fits in KINDS[kind].items()}
     for name, fits in needed.items():
         if not fits(info.get(name)):
@@ -200,6 +205,8 @@ def _lost(info: dict[str, Any]) -> str:
         return "verdict"
     if phase == 0:
         return "worst_drift" if "ratio" in info else "error_ratio"
+    if "replaced" in info:
+        return "network"
     if phase not in PHASES:
         return "phase"
     return "p50_ms" if "timing" in info else CHECKS[phase]

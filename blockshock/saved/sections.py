@@ -8,6 +8,7 @@ SECTIONS = {
     "forward": "Forward (phase 1)",
     "backward": "Forward and backward (phase 2)",
     "training": "Training step (phase 3)",
+    "networks": "Whole networks (phase 4)",
     "verdicts": "Verdicts",
     "accuracy": "Is it right? (phases 0, 2 and 3)",
     "drift": "Drift",
@@ -35,6 +36,8 @@ def section_of(info: dict[str, Any]) -> str | None:
     """The section of a result; None of one that ran untimed and unchecked."""
     if "verdict" in info:
         return "verdicts"
+    if "network" in info:
+        return "networks"
     if "worst_drift" in info:
         return "drift"
     if "error_ratio" in info or "worst_weight_share" in info:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
+from inner_pytest import ROOT
 from torch import nn
 
 import blockshock
@@ -156,6 +158,13 @@ def test_calls_end_behind_the_block_that_is_recorded(model: Toy, calls: list[Any
         model.get_submodule(name).register_forward_hook(lambda *_, name=name: turns.append(name))
     compress(model, "pruned-auto-wanda", calls[:1], where=lambda name, linear: name.startswith("blocks.0"))
     assert turns == ["first", "blocks.2", "last", "first"]
+
+
+def test_the_page_on_layers_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "layer.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"```python\n([^`]*import compress\n.*?)```\s+```text\n(.*?)```", page, re.DOTALL)
+    exec(compile(found[0], "layer.md", "exec"), {})
+    assert capsys.readouterr().out == found[1]
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

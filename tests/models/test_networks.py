@@ -28,7 +28,7 @@ def linears(spec: str) -> dict[str, tuple[int, int]]:
     return {
         name: (module.out_features, module.in_features)
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, nn.Linear) and network.is_meant(name, "all")
+        if isinstance(module, nn.Linear) and network.is_meant(name, "blocks")
     }
 
 
@@ -58,7 +58,7 @@ def test_any_row_takes_the_place_of_its_layers(spec: str) -> None:
         dense = model(*call)
         calibration = network.calibration(torch.float32, CPU, 0)
         for row, same in (("dense_single", True), ("pruned-reference-sparsegpt", False)):
-            meant = lambda name, linear: network.is_meant(name, "all")  # noqa: E731
+            meant = lambda name, linear: network.is_meant(name, "blocks")  # noqa: E731
             found = compress(model, row, calibration, meant, frozen=True)
             assert set(found.replaced) == set(linears(spec))
             y = model(*call)

@@ -98,6 +98,8 @@ def test_every_option_has_a_name_of_its_own_too(resolve: Resolve) -> None:
         (["--rounds=3", "--warmup-rounds=0"], {"rounds": 3, "warmup": 0}),
         (["--seed=7", "--warm-l2", "--keep-full-weight"], {"seed": 7, "flush": False, "keep_full_weight": True}),
         (["--profile"], {"profile": True}),
+        (["--networks", "vit_b:blocks=2,minilm"], {"networks": ("vit_b:blocks=2", "minilm")}),
+        (["--where", "all", "--batches", "1,8"], {"where": ("blocks", "mlp"), "batches": (1, 8)}),
         (["--ranks=4", "--cover=grid", "--rank-timeout=5"], {"ranks": 4, "cover": "grid", "rank_timeout": 5}),
     ],
     ids=" ".join,
@@ -215,6 +217,11 @@ WRONG = [
     ("--cover=triples", ["--cover", "'triples'", "grid", "pairs", "product"]),
     ("--rank-timeout=0", ["--rank-timeout must be at least 1, got 0"]),
     ("--rank-timeout=inf", ["--rank-timeout", "'inf'"]),
+    ("--networks minilmm", ["--networks:", "Did you mean 'minilm'?"]),
+    ("--networks vit_b:width=65", ["--networks:", "width must be a multiple of 64"]),
+    ("--where attention", ["--where:", "Choices: blocks, mlp"]),
+    ("--batches 0", ["--batches must be at least 1, got 0"]),
+    ("--batches ,", ["--batches is empty"]),
 ]
 
 

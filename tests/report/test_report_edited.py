@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import Info, checked, limited, saved, stepped, timed, verdict
+from rows import Info, checked, limited, networked, saved, stepped, timed, verdict
 
 from blockshock.__main__ import main
 from blockshock.report.answer import answer
@@ -45,6 +45,8 @@ def without(info: Info, *names: str) -> Info:
         (timed(OURS, 64, 4, 1.0), "p50_ms"),
         (timed(OURS, 64, 4, 1.0, phase=2), "p50_ms"),
         (stepped(OURS, 64, 4, 1.0), "p50_ms"),
+        (networked(OURS, 1.0, 0.5), "p50_ms"),
+        (networked(OURS, 1.0, 0.5), "network"),
         (verdict(OURS), "verdict"),
         (checked(OURS), "phase"),
     ],

@@ -1,0 +1,102 @@
+"""Whole networks: time beside what their layers take of it, what they can gain at best, and what they are like."""
+
+from __future__ import annotations
+
+import pytest
+from rows import Info, checked, networked, run_of, tables, timed
+
+from blockshock.report.answer import answer
+from blockshock.report.networks import beside, network_lines
+from blockshock.saved.schema import unfit
+from blockshock.saved.sections import section_of
+
+DENSE: Info = {"role": "rival", "promise": "dense", "span": "one", "ranks": 1}
+OURS: Info = {"role": "subject", "promise": "own weights", "span": "one", "ranks": 1}
+WANDA, ALPS, RANDOM = (f"pruned auto {pruner}" for pruner in ("wanda", "alps", "random"))
+
+
+def like(cosine: float) -> Info:
+    return {"cosine": cosine, "least_cosine": cosine - 0.1, "spearman": cosine + 0.01}
+
+
+def rows(**more: object) -> list[Info]:
+    return [
+        networked("dense_single", 10.0, 8.0, like(1.0), **DENSE, **more),
+        networked(WANDA, 8.0, 5.6, like(0.75), **OURS, **more),
+        networked(ALPS, 8.1, 5.6, like(0.91), **OURS, **more),
+        networked(RANDOM, 9.0, 5.6, like(0.99), **OURS, **more),
+    ]
+
+
+def test_they_are_a_section_of_their_own_and_fit() -> None:
+    assert {section_of(row) for row in rows()} == {"networks"}
+    assert [unfit(row) for row in rows()] == [None] * 4
+
+
+def test_the_table_has_time_and_likeness_side_by_side() -> None:
+    table = tables(rows())["Time and likeness"]
+    assert table.section == "networks"
+    first, *_, last = table.texts()
+    assert first == [
+        *("minilm", "blocks", "8", "bf16", WANDA, "8.0000", "0.80", "5.6000", "0.70", "80%", "0.20"),
+        *("–", "3.0", "5.0", "0.750", "0.650", "0.760"),
+    ]
+    assert last[4:7] == ["dense_single", "10.0000", "1.00"]
+    assert "Time over the best dense" not in tables(rows()), "they are no layers"
+
+
+def test_the_answer_names_of_the_fastest_the_one_that_is_most_alike() -> None:
+    (line,) = network_lines(run_of(rows()))
+    assert line == (
+        f"minilm, all linear layers of its blocks (B = 8, bf16): {ALPS}, time ÷ dense 0.81; these layers alone 0.70, "
+        "80% of the dense pass: at best 0.20; the whole gains 55% of what they gain; cosine with the dense embeddings "
+        "0.910, Spearman 0.920"
+    )
+    assert line in answer(run_of(rows()))
+    assert not list(network_lines(run_of([timed("dense_single", 64, 4, 1.0)])))
+
+
+@pytest.mark.parametrize(("whole", "layers"), [(10.0, 5.6), (8.0, 8.0), (12.0, 9.0)])
+def test_what_gains_nothing_has_no_share_of_a_gain(whole: float, layers: float) -> None:
+    dense, row = networked("dense_single", 10.0, 8.0, **DENSE), networked(ALPS, whole, layers, **OURS)
+    assert beside(row, [dense, row]).kept is None
+
+
+def test_each_network_part_batch_and_dtype_stands_by_itself() -> None:
+    drawn = [row | {"likeness": {}} for row in rows(network="vit_b")]
+    more = rows() + rows(where="mlp") + rows(B=64) + rows(dtype="fp16") + drawn
+    told = [line.partition(": ")[0] for line in network_lines(run_of(more))]
+    assert told == [
+        "minilm, all linear layers of its blocks (B = 8, bf16)",
+        "minilm, those of its feed-forward parts (B = 8, bf16)",
+        "minilm, all linear layers of its blocks (B = 64, bf16)",
+        "minilm, all linear layers of its blocks (B = 8, fp16)",
+        "vit_b, all linear layers of its blocks (B = 8, bf16)",
+    ]
+    assert "cosine" not in list(network_lines(run_of(more)))[-1]
+
+
+def test_without_the_dense_network_beside_it_a_row_is_shown_and_nothing_is_said() -> None:
+    alone = [networked(ALPS, 8.0, 5.6, **OURS)]
+    assert not list(network_lines(run_of(alone)))
+    assert tables(alone)["Time and likeness"].texts()[0][6] == "–"
+    untimed = networked(ALPS, 8.0, 5.6, like(0.9), **OURS, timing="none")
+    for name in ("p50_ms", "p95_ms", "alone"):
+        del untimed[name]
+    assert unfit(untimed) is None
+    assert tables([untimed])["Time and likeness"].texts()[0][-3:] == ["0.900", "0.800", "0.910"]
+
+
+def test_a_row_that_a_check_found_wrong_is_not_the_fastest() -> None:
+    picks = {"kernel": "auto", "pruner": "alps"}
+    wrong = checked(ALPS, error_ratio=1e3, status="wrong", **OURS, picks=picks, method="pruned")
+    found = [row | ({"picks": picks} if row["label"] == ALPS else {}) for row in rows()]
+    (line,) = network_lines(run_of([wrong, *found]))
+    assert WANDA in line
+
+
+def test_what_could_not_be_compiled_is_said_once() -> None:
+    found = rows(not_compiled="Unsupported: no") + rows(where="mlp", not_compiled="Unsupported: no")
+    notes = tables(found)["Time and likeness"].notes
+    told = f"not compiled: dense_single, {WANDA}, {ALPS}, {RANDOM}: Unsupported: no"
+    assert notes.count(told) == 1
