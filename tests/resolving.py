@@ -28,6 +28,8 @@ CPU_DEFAULTS = Settings(
         "pruner": None,
         "storage": ("compressed", "masked"),
         "combine": None,
+        "block_kernel": None,
+        "block_mask": None,
     },
     optimizers=("sgd", "adamw"),
     workloads=("gaussian", "recorded"),

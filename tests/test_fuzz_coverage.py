@@ -38,6 +38,7 @@ NOT_FUZZED = {
     "blockshock.phases": "run on ranks, with what the fuzzed options resolve to",
     "blockshock.plugin": "pytest calls them, with what the fuzzed options resolve to",
     "blockshock.registry.installed": "takes no arguments: tests/plugin/test_own_things.py",
+    "blockshock.pruning.block_masks": "each by its name in a spec, in tests/kernels/test_fuzz_block_kernels.py",
     "blockshock.report.plots": "drawn of fuzzed runs by write_folder",
     "blockshock.report.render": "drawn of fuzzed runs by write_folder",
 }
@@ -55,7 +56,6 @@ ALSO_NOT = {
     "pruning.as_mask.mask_names": "takes no arguments",
     "pruning.as_mask.mask_of": "called for every layer with a mask; of pruners by tests/methods/test_first_half.py",
     "pruning.as_mask.typical_mask": "called for every layer whose kernel is looked for",
-    "matrices.pieces.MaskedWeights": "tests/methods/test_first_half.py",
     "pruning.by_score.ByScore": "the base of pruners that are fuzzed",
     "pruning.by_score.largest": "called for every pruner by score",
     "pruning.hessian.hessian": "called for every pruner that weighs errors by it",

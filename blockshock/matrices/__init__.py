@@ -1,5 +1,15 @@
 """Matrices and what is kept of them: weights, workloads, 2:4 masks, compressed and kept values."""
 
+from blockshock.matrices.block_mask import (
+    BLOCK_SIZES,
+    BlockMask,
+    check_level,
+    check_size_of_blocks,
+    count_kept,
+    in_blocks,
+    kept_blocks,
+    why_not_blocks,
+)
 from blockshock.matrices.blocks_of_rows import generator, row_blocks
 from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept, mask_positions
 from blockshock.matrices.kept import Kept, product

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from blockshock.errors import MaskError
 from blockshock.matrices.compressed import kept_columns, pick
 from blockshock.matrices.masks import Mask
 from blockshock.matrices.weights import TransposedWeights, WeightSource
@@ -71,14 +72,18 @@ class Piece:
 
 
 class MaskedWeights(WeightSource):
-    """Of another source what a mask keeps, without a bias; zero elsewhere. Made by rows: nothing is held."""
+    """Of another source what a mask keeps; zero elsewhere. Made by rows: nothing is held."""
+
+    mask: Mask
 
     def __init__(self, source: WeightSource, mask: Mask) -> None:
-        super().__init__(source.N, source.K, source.dtype, source.device, source.seed, bias=None)
-        self._source, self._mask = source, mask
+        super().__init__(source.N, source.K, source.dtype, source.device, source.seed, source.bias)
+        if (mask.N, mask.K) != (source.N, source.K):
+            raise MaskError(f"the mask is for a ({mask.N}, {mask.K}) weight, this one is ({source.N}, {source.K})")
+        self._source, self.mask = source, mask
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return self._source.rows(start, stop).where(self._mask.rows(start, stop), 0)
+        return self._source.rows(start, stop).where(self.mask.rows(start, stop).to(self.device), 0)
 
 
 class PieceWeights(WeightSource):

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from blockshock.kernels import KERNELS, build_kernel
+from blockshock.kernels import BLOCK_KERNELS, KERNELS, build_block_kernel, build_kernel
 from blockshock.machine import COMBINES, combines
 from blockshock.matrices import MASKS, MOST_FEATURES
 from blockshock.methods.layer import Layer
-from blockshock.pruning import PRUNERS, check_mask, mask_names
+from blockshock.pruning import BLOCK_MASKS, BLOCK_SCORES, PRUNERS, block_choice, check_mask, mask_names
 from blockshock.registry import Registry, split, whole
 from blockshock.training import STORAGES, storage_of
 
@@ -45,6 +45,8 @@ class Axis:
             always does.
         with_method: among the pairs of choices on small layers a method goes with each of these as one choice, for
             which of these it is decides what it can be combined with.
+        small: the checks of drift and of trajectories go through ``each`` whatever was asked for, because their layers
+            are too small for what that may be.
     """
 
     registry: ClassVar[Registry[Any]]
@@ -53,9 +55,10 @@ class Axis:
     trained_only: ClassVar[bool] = False
     unsaid: ClassVar[str | None] = None
     with_method: ClassVar[bool] = False
+    small: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
-        self.name, self.option = name, f"--{name}s"
+        self.name, self.option = name, f"--{name.replace('_', '-')}s"
 
     def check(self, spec: str) -> None:
         """Raises UnknownName or InputError unless this is a spec of an entry."""
@@ -259,3 +262,57 @@ class CombineAxis(Axis):
             able = [name for name in KERNELS.names() if KERNELS.get(name).fuses]
             return f"the sum is the kernel's, and kernel {kernel or 'dense'} has none: pick {' or '.join(able)}"
         return combines.unsuitable(spec, layer.ranks, layer.tokens)
+
+
+@AXES.register("block_kernel")
+class BlockKernelAxis(Axis):
+    """What multiplies by blocks."""
+
+    registry = BLOCK_KERNELS
+    about = "Default the fast ones; on a CPU, which has none, reference"
+    with_method = True
+
+    def check(self, spec: str) -> None:
+        build_block_kernel(spec)
+
+    def names(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in BLOCK_KERNELS.names() if device in BLOCK_KERNELS.get(name).device_types)
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        return tuple(name for name in self.names(device) if BLOCK_KERNELS.get(name).contender) or ("reference",)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return self.usual(device, picks, both_ways=True)
+
+    def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        return build_block_kernel(spec).unavailable(device, dtype)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        kernel, source = build_block_kernel(spec), layer.source
+        if source.dtype not in kernel.dtypes:
+            return f"does not multiply {source.dtype}"
+        return kernel.unsuitable(source.N, source.K, block_choice(layer.pick("block_mask") or "blocks").size)
+
+
+@AXES.register("block_mask")
+class BlockMaskAxis(Axis):
+    """Which blocks are kept."""
+
+    registry = BLOCK_MASKS
+    about = "Default blocks of 64 at level 0.9, by magnitude"
+    small = True
+
+    def check(self, spec: str) -> None:
+        block_choice(spec)
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        return ("blocks:size=64:level=0.9",)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return ("blocks:size=16:level=0.5",)  # what has a few blocks left learns nothing, and fed back it dies out
+
+    def covered(self, device: str) -> tuple[str, ...]:
+        return tuple(f"{name}:by={score}" for name in BLOCK_MASKS.names() for score in BLOCK_SCORES.names())
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        return block_choice(spec).unsuitable(layer.source.N, layer.source.K)

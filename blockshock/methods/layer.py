@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from blockshock.kernels import PackedDense
-from blockshock.matrices import Mask, Piece, WeightSource
+from blockshock.matrices import BlockMask, Mask, Piece, WeightSource
 from blockshock.methods.product import Weight
-from blockshock.pruning import Inputs, PrunedWeights, like, mask_of, prune, typical_mask
+from blockshock.pruning import Inputs, PrunedWeights, block_mask, like, mask_of, prune, typical_mask
 from blockshock.training import DenseStorage, Training
 
 
@@ -58,6 +58,12 @@ class Layer:
             return like(pruner, self.source)
         picked = mask if pruner is None else pruner
         return typical_mask(picked, self.source) if isinstance(picked, str) else picked
+
+    @cached_property
+    def blocks(self) -> BlockMask:
+        """The blocks that are kept, chosen once; raises InputError where they do not divide W."""
+        made = self.picks.get("block_mask", "blocks")
+        return made if isinstance(made, BlockMask) else block_mask(str(made), self.source, self.inputs)
 
     def pruned(self, rows: slice, columns: slice) -> PrunedWeights:
         """W′ of some rows and columns of W, pruned by themselves."""

@@ -85,14 +85,14 @@ class PieceMethod(Method):
 
     @property
     def algorithm(self) -> str:
-        described = "; ".join(dict.fromkeys(_describe(self._kernel_name, packed) for packed in self.packings()))
-        return f"{described}, joined" if self.joined else described
+        told = "; ".join(dict.fromkeys(described(self._kernel_name, packed) for packed in self.packings()))
+        return f"{told}, joined" if self.joined else told
 
 
-def _describe(name: str, packed: Packed) -> str:
+def described(name: str, packed: Packed) -> str:
     """The kernel, what it chose, and how it goes backward where that is another packing."""
-    described = [f"{name} {packed.algorithm}".strip()]
+    told = [f"{name} {packed.algorithm}".strip()]
     if packed.backward is not None:
         other = packed.backward.algorithm or f"{name} {packed.backward.packed.algorithm}".strip()
-        described.append(f"backward {other}")
-    return ", ".join(described)
+        told.append(f"backward {other}")
+    return ", ".join(told)

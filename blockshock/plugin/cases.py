@@ -184,7 +184,7 @@ def _each(settings: Settings) -> Choose:
     """What is checked on small layers: what was asked for, else more than the session picks."""
 
     def choose(axis: Axis, picks: dict[str, str]) -> tuple[str, ...]:
-        asked = settings.axes[axis.name] if axis.name in settings.asked else None
+        asked = settings.axes[axis.name] if axis.name in settings.asked and not axis.small else None
         return _alone(axis, settings) or asked or axis.each(settings.device, picks)
 
     return choose

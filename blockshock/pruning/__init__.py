@@ -2,6 +2,7 @@
 
 from blockshock.pruning.as_mask import check_mask, is_pruners, mask_names, mask_of, typical_mask
 from blockshock.pruning.base import CALIBRATION_TOKENS, PRUNERS, Inputs, Pruner
+from blockshock.pruning.block_masks import BLOCK_MASKS, BLOCK_SCORES, BlockChoice, BlockScore, block_choice, block_mask
 from blockshock.pruning.pruned import JoinedWeights, PrunedWeights, like, prune, pruning_bytes
 
 PRUNERS.load_package(__name__)

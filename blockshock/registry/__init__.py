@@ -205,7 +205,9 @@ class Registry(Generic[Entry]):
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UnknownName(f"no {self.kind} is named {name!r}.{hint} Choices: {', '.join(self._entries)}")
+            elsewhere = next((kind for kind, known in _added if known == name), None)
+            other = f", but {'an' if elsewhere[0] in 'aeiou' else 'a'} {elsewhere} is" if elsewhere else ""
+            raise UnknownName(f"no {self.kind} is named {name!r}{other}.{hint} Choices: {', '.join(self._entries)}")
         return self._entries[name]
 
     def name_of(self, entry: Entry) -> str:
