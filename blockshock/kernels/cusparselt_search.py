@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from blockshock.kernels.right import is_product
 from blockshock.machine import torch_internals
-from blockshock.matrices import GeneratedWeights, Piece, generator, random_mask, row_blocks
+from blockshock.matrices import GeneratedWeights, Piece, generator, random_mask
 
 Setting = tuple[int, int, int]
 """Algorithm, split-k and split-k mode."""
@@ -188,20 +189,5 @@ class Trial:
         self.x_BK = torch.randn(tokens, K, device=device, generator=generator(device, 5, 4)).to(dtype)
 
     def is_right(self, y_BN: torch.Tensor) -> bool:
-        """Whether y is the product of the first rows of x: as a whole, and every element for itself.
-
-        Both limits leave room for the roundings of a sum that was split. One wrong term in each sum goes beyond the
-        first, one wrong element beyond the second.
-        """
-        x_BK, eps = self.x_BK[: len(y_BN)].float(), torch.finfo(y_BN.dtype).eps
-        error, size, wrong = (torch.zeros((), dtype=torch.float64, device=y_BN.device) for _ in range(3))
-        for start, stop in row_blocks(len(self.w_NK), 4 * max(self.w_NK.shape[1], 4 * len(y_BN))):
-            exact_BR = x_BK @ self.w_NK[start:stop].float().T
-            if self.bias is not None:
-                exact_BR += self.bias[start:stop].float()
-            off_BR = (y_BN[:, start:stop].float() - exact_BR).abs()
-            # So counted, NaN is wrong.
-            wrong += (~(off_BR <= 4 * eps * (exact_BR.abs() + exact_BR.square().mean().sqrt()))).sum()
-            error += off_BR.double().square().sum()
-            size += exact_BR.double().square().sum()
-        return bool(wrong == 0) and bool(error.sqrt() <= eps * size.sqrt())
+        """Whether y is the product of the first rows of x."""
+        return is_product(y_BN, self.x_BK[: len(y_BN)], self.w_NK, self.bias)

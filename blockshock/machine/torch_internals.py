@@ -49,6 +49,35 @@ def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bia
     return torch._sparse_semi_structured_addmm(bias, packed, meta, x_KB)
 
 
+def has_bsr() -> bool:
+    """Whether torch has its Triton kernels of block-sparse products here: they need triton, and a GPU that it knows."""
+    return getattr(importlib.import_module("torch.sparse._triton_ops"), "_bsr_strided_addmm_kernel", None) is not None
+
+
+def bsr_product(
+    bsr_NK: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None, y_NB: torch.Tensor, meta: dict[str, int]
+) -> None:
+    """Write bsr @ x (+ bias of each row) to y (N, B), of any strides. B ÷ SPLIT_N is a power of two, 16 at least."""
+    added_NB = y_NB if bias is None else bias[:, None].expand(y_NB.shape)
+    multiply = importlib.import_module("torch.sparse._triton_ops").bsr_dense_addmm
+    multiply(added_NB, bsr_NK, x_KB, beta=int(bias is not None), alpha=1, out=y_NB, meta=dict(meta))
+
+
+def minimized(
+    target: Callable[[dict[str, int]], float],
+    initial: dict[str, int],
+    reference: dict[str, int],
+    step: Callable[[str, int, int, dict[str, int]], int],
+) -> dict[str, int]:
+    """Where torch's tuner of those kernels finds the target smallest, one or two steps at a time from what is given.
+
+    Where the target raises, it goes elsewhere; empty if it raises at both beginnings.
+    """
+    minimize = importlib.import_module("torch.sparse._triton_ops_meta").minimize
+    found: dict[str, int] = minimize(target, initial, reference, step, max_step=1)[0]
+    return found
+
+
 def compile_cuda(source: str, name: str, capability: str) -> bytes:
     """Machine code of the kernel of that name, for GPUs of that compute capability, through NVRTC."""
     return importlib.import_module("torch.cuda._utils")._nvrtc_compile(source, name, capability)[0]

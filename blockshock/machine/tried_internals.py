@@ -141,6 +141,28 @@ def _try_cutlass() -> None:
         _check(torch.equal(internals.cutlass_mm(sparse.packed, sparse.meta, x_BK.T, bias).T, y_BN))
 
 
+def _try_bsr() -> None:
+    w_NK, x_BK, y_BN = _matrices()
+    bsr_NK, meta = w_NK.to_sparse_bsr((16, 16)), {"GROUP_SIZE_ROW": 1, "num_stages": 1, "num_warps": 4, "SPLIT_N": 1}
+    for bias in (None, torch.zeros_like(w_NK[:, 0])):
+        found_BN = torch.empty_like(y_BN)
+        internals.bsr_product(bsr_NK, x_BK.T, bias, found_BN.T, meta)
+        _check(torch.equal(found_BN, y_BN))
+
+
+def _try_minimizing() -> None:
+    def target(at: dict[str, int]) -> float:
+        _check(at["a"] != 6)
+        return float((at["a"] - 4) ** 2 + at["b"] + 1)
+
+    def step(name: str, value: int, direction: int, at: dict[str, int]) -> int:
+        return max(value + direction, 0)
+
+    _check(internals.minimized(target, {"a": 8, "b": 0}, {"a": 1, "b": 2}, step)["b"] == 0)
+    _check(internals.minimized(target, {"a": 2, "b": 1}, {"a": 2, "b": 1}, step) == {"a": 4, "b": 0})
+    _check(internals.minimized(target, {"a": 6, "b": 0}, {"a": 6, "b": 0}, step) == {})
+
+
 def _try_compiling() -> None:
     out = torch.zeros(1, device="cuda")
     source = 'extern "C" __global__ void seven(float *out) { out[0] = 7; }'
@@ -153,6 +175,10 @@ def _try_compiling() -> None:
 
 def _lacks_cusparselt() -> str | None:
     return None if torch.backends.cusparselt.is_available() else "torch has no cuSPARSELt here"
+
+
+def _lacks_bsr() -> str | None:
+    return None if internals.has_bsr() else "torch has no Triton kernels here"
 
 
 def _lacks_cutlass() -> str | None:
@@ -176,6 +202,14 @@ INTERNALS = {
     "torch._sparse_semi_structured_addmm": Internal(
         "the kernel cutlass cannot multiply where there is a bias", _try_cutlass, "cuda", _lacks_cutlass
     ),
+    "torch.sparse._triton_ops.bsr_dense_addmm": Internal(
+        "the block kernel bsr cannot multiply", _try_bsr, "cuda", _lacks_bsr
+    ),
+    "torch.sparse._triton_ops._bsr_strided_addmm_kernel": Internal(
+        "the block kernel bsr is not there",
+        lambda: _check(hasattr(importlib.import_module("torch.sparse._triton_ops"), "_bsr_strided_addmm_kernel")),
+    ),
+    "torch.sparse._triton_ops_meta.minimize": Internal("the block kernel bsr is not tuned", _try_minimizing),
     "torch.cuda._utils._nvrtc_compile": Internal(_COMPILED, _try_compiling, "cuda"),
     "torch.cuda._utils._cuda_load_module": Internal(_COMPILED, _try_compiling, "cuda"),
     "torch.cuda._utils._get_gpu_runtime_library": Internal(_COMPILED, _try_compiling, "cuda"),

@@ -1,0 +1,220 @@
+"""torch's block-sparse product: Triton kernels over kept blocks (BSR), tuned once for a GPU, weight, octave and dtype.
+
+y = x Wᵀ with the bias in the same kernel, which torch has as ``bsr_dense_addmm``. A program multiplies one row
+of blocks by a tile of tokens; what is dropped costs nothing, and rows of blocks of which more is kept take longer.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+
+from blockshock.errors import KernelUnavailable
+from blockshock.kernels.algorithm_cache import AlgorithmCache
+from blockshock.kernels.block_kernels import BLOCK_KERNELS, BlockKernel, BlockLayout, PackedBlocks
+from blockshock.kernels.bsr_search import Found, Setting, default_for, search
+from blockshock.kernels.cusparselt import bucket_of
+from blockshock.kernels.layout import dense_rows
+from blockshock.kernels.right import is_product
+from blockshock.machine import torch_internals
+from blockshock.matrices import Piece, generator, in_blocks
+from blockshock.measure import timing
+from blockshock.stages import stage
+
+LEAST_SIZE = 16
+"""Of a block that Triton multiplies. Smaller ones are stored in blocks of this size that hold one."""
+MOST_TUNED = 8192
+"""Tokens that a setting is searched with at most: more are more of the same."""
+_ADDRESSED = 2**31
+"""Elements of x, or of y, that the kernel counts in 32 bits."""
+
+_settings = AlgorithmCache("bsr-checked", fits=lambda stored: Found.read(stored) is not None)
+
+
+class Blocks(NamedTuple):
+    """Kept blocks as of ``PackedBlocks``."""
+
+    blocks: torch.Tensor
+    columns: torch.Tensor
+    starts: torch.Tensor
+
+    @property
+    def N(self) -> int:
+        return (len(self.starts) - 1) * self.blocks.shape[1]
+
+    def sparse(self, K: int) -> torch.Tensor:
+        """torch's own tensor over the same memory."""
+        size = (self.N, K)
+        return torch.sparse_bsr_tensor(self.starts, self.columns, self.blocks, size=size, check_invariants=False)
+
+    def dense(self, K: int) -> torch.Tensor:
+        """The (N, K) matrix."""
+        w_NK = self.blocks.new_zeros(self.N, K)
+        rows = torch.arange(len(self.starts) - 1, device=w_NK.device).repeat_interleave(self.starts.diff())
+        in_blocks(w_NK, self.blocks.shape[1])[rows, self.columns] = self.blocks
+        return w_NK
+
+
+class PackedBsr(PackedBlocks):
+    def __init__(self, piece: Piece, size: int, bias: torch.Tensor | None, tuned: bool) -> None:
+        super().__init__(piece, size, bias)
+        self._tuned = tuned
+        self._chosen: dict[int, Setting] = {}
+        with warnings.catch_warnings():  # which torch gives once a process
+            warnings.filterwarnings("ignore", "Sparse (BSR tensor support is in beta|invariant checks are implicitly)")
+            self._blocks.sparse(self.K)
+
+    @property
+    def _blocks(self) -> Blocks:
+        return Blocks(self.blocks, self.columns, self.starts)
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        tokens = len(x_BK)
+        if not tokens:
+            return x_BK.new_empty(0, self.N)
+        setting = self._setting(x_BK)
+        if torch.compiler.is_compiling():
+            return _product(*self._blocks, x_BK, self.bias, *setting)
+        if tokens % setting.tile or x_BK.stride(1) != 1:
+            x_BK = dense_rows(x_BK, setting.tile)
+        with stage(self.product_stage):
+            # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.
+            return multiplied(self._blocks, x_BK, self.bias, setting)[:tokens].data
+
+    def _setting(self, x_BK: torch.Tensor) -> Setting:
+        most = min(bucket_of(len(x_BK)), MOST_TUNED)
+        if torch.compiler.is_compiling():
+            return self._chosen.get(most, default_for(most))  # no search can be traced: run it once, then compile it
+        if most not in self._chosen:
+            found = self._find(most, x_BK) if self._tuned else Found(default_for(most))
+            if found.setting is None:
+                raise KernelUnavailable(
+                    f"block kernel bsr: of what was tried for ({self.N}, {self.K}) in blocks of {self.size}, "
+                    f"{x_BK.dtype} and up to {most} tokens, nothing multiplies right on this GPU: {found.name}; use "
+                    "another block kernel"
+                )
+            self._chosen[most], self.algorithm = found.setting, found.name
+        return self._chosen[most]
+
+    def _find(self, most: int, x_BK: torch.Tensor) -> Found:
+        if x_BK.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise KernelUnavailable("block kernel bsr: run the layer once before it is captured, so that it is tuned")
+        layout = f"N{self.N} K{self.K} blocks {len(self.columns)} of {self.size}"
+        key = f"{_library_key(x_BK.device)} {layout} B{most} {x_BK.dtype} bias={self.bias is not None}"
+
+        def tune() -> dict[str, object]:
+            found = tuned(self._blocks, self.K, self.bias, most)
+            return {"setting": found.setting, "turned_away": found.turned_away}
+
+        found = Found.read(_settings.get(key, tune))
+        assert found is not None
+        return found
+
+
+def multiplied(blocks: Blocks, x_BK: torch.Tensor, bias: torch.Tensor | None, setting: Setting) -> torch.Tensor:
+    """x @ Wᵀ (+ bias), (B, N), for a multiple of ``setting.tile`` tokens whose elements lie one behind the other."""
+    (tokens, K), N = x_BK.shape, blocks.N
+    y_BN, w_NK = x_BK.new_empty(tokens, N), blocks.sparse(K)
+    step = max((_ADDRESSED - 1) // max(x_BK.stride(0), N, K) // setting.tile, 1) * setting.tile
+    with torch.cuda.device(x_BK.device if x_BK.is_cuda else -1):  # whose current stream the launches take
+        for start in range(0, tokens, step):
+            part = slice(start, min(start + step, tokens))
+            meta = setting.meta(part.stop - part.start)
+            torch_internals.bsr_product(w_NK, x_BK[part].t(), bias, y_BN[part].t(), meta)
+    return y_BN
+
+
+def tuned(blocks: Blocks, K: int, bias: torch.Tensor | None, tokens: int) -> Found:
+    """The fastest setting for so many tokens that multiplies random blocks in these places right."""
+    device, dtype = blocks.blocks.device, blocks.blocks.dtype
+    stream = generator(device, 5, 4)
+    values = torch.randn(blocks.blocks.shape, device=device, generator=stream).mul_(K**-0.5).to(dtype)
+    trial = blocks._replace(blocks=values)
+    w_NK, x_BK = trial.dense(K), torch.randn(tokens, K, device=device, generator=stream).to(dtype)
+
+    def multiply(setting: Setting) -> torch.Tensor:
+        return multiplied(trial, x_BK if tokens % setting.tile == 0 else dense_rows(x_BK, setting.tile), bias, setting)
+
+    def is_right(y_BN: torch.Tensor) -> bool:
+        return is_product(y_BN[:tokens], x_BK, w_NK, bias)
+
+    return search(tokens, multiply, is_right, lambda call: _seconds(call, device))
+
+
+def _seconds(call: timing.Call, device: torch.device) -> float:
+    mode = "cuda_graph" if device.type == "cuda" else "sync"
+    return timing.percentile(timing.time_call(call, device, timing.Protocol(mode, rounds=10, warmup=3)), 50)
+
+
+def _library_key(device: torch.device) -> str:
+    """The GPU and the versions that a setting is good for."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{name} torch {torch.__version__}"
+
+
+@torch.library.custom_op(
+    "blockshock::bsr",
+    mutates_args=(),
+    schema="(Tensor blocks, Tensor columns, Tensor starts, Tensor x, Tensor? bias, int tile, int group, int stages, "
+    "int warps) -> Tensor",
+)
+def _product(
+    blocks: torch.Tensor,
+    columns: torch.Tensor,
+    starts: torch.Tensor,
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    tile: int,
+    group: int,
+    stages: int,
+    warps: int,
+) -> torch.Tensor:
+    """The product of compiled code, which knows how many tokens there are only when it runs."""
+    kept, setting = Blocks(blocks, columns, starts), Setting(tile, group, stages, warps)
+    return multiplied(kept, dense_rows(x, tile), bias, setting)[: len(x)]
+
+
+@_product.register_fake
+def _(blocks: torch.Tensor, columns: torch.Tensor, starts: torch.Tensor, x: torch.Tensor, *_: object) -> torch.Tensor:
+    return x.new_empty(x.shape[0], (starts.shape[0] - 1) * blocks.shape[1])
+
+
+@BLOCK_KERNELS.register("bsr")
+class Bsr(BlockKernel):
+    """CUDA devices of compute capability 8.0 and up with triton, bf16 and fp16. Stores the kept blocks, those of 8 in
+    blocks of 16 that hold one, and 8 bytes for each.
+
+    Args:
+        search: use the fastest setting that torch's own tuner finds; otherwise one that is the same everywhere.
+    """
+
+    device_types = ("cuda",)
+    dtypes = (torch.bfloat16, torch.float16)
+    contender = True
+
+    def __init__(self, search: bool = True) -> None:
+        self.search = search
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if reason := super().unavailable(device, dtype):
+            return reason
+        if not torch_internals.has_bsr():
+            return "is written in Triton, which torch does not find here: install triton, as torch's CUDA builds do"
+        major, minor = torch.cuda.get_device_capability(device)
+        return None if major >= 8 else f"is for compute capability 8.0 and up, this GPU has {major}.{minor}"
+
+    def unsuitable(self, N: int, K: int, size: int) -> str | None:
+        stored = max(size, LEAST_SIZE)
+        if N % stored or K % stored:
+            return f"multiplies blocks of {LEAST_SIZE} and up, which do not divide N = {N}, K = {K}"
+        return None
+
+    def stored(self, layout: BlockLayout) -> BlockLayout:
+        size = max(layout.size, LEAST_SIZE)
+        count = min(layout.count, layout.N // size * (layout.K // size))
+        return BlockLayout(layout.N, layout.K, size, count)
+
+    def pack_forward(self, piece: Piece, size: int, bias: torch.Tensor | None) -> PackedBlocks:
+        return PackedBsr(piece, max(size, LEAST_SIZE), bias, self.search)

@@ -1,0 +1,27 @@
+"""Whether what a library's algorithm multiplied is right, before that algorithm is used."""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.matrices import row_blocks
+
+
+def is_product(y_BN: torch.Tensor, x_BK: torch.Tensor, w_NK: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether y is x @ Wᵀ (+ bias): as a whole, and every element for itself.
+
+    Both limits leave room for the roundings of a sum that was split. One wrong term in each sum goes beyond the
+    first, one wrong element beyond the second.
+    """
+    x_BK, eps = x_BK.float(), torch.finfo(y_BN.dtype).eps
+    error, size, wrong = (torch.zeros((), dtype=torch.float64, device=y_BN.device) for _ in range(3))
+    for start, stop in row_blocks(len(w_NK), 4 * max(w_NK.shape[1], 4 * len(y_BN))):
+        exact_BR = x_BK @ w_NK[start:stop].float().T
+        if bias is not None:
+            exact_BR += bias[start:stop].float()
+        off_BR = (y_BN[:, start:stop].float() - exact_BR).abs()
+        # So counted, NaN is wrong.
+        wrong += (~(off_BR <= 4 * eps * (exact_BR.abs() + exact_BR.square().mean().sqrt()))).sum()
+        error += off_BR.double().square().sum()
+        size += exact_BR.double().square().sum()
+    return bool(wrong == 0) and bool(error.sqrt() <= eps * size.sqrt())

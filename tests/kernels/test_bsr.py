@@ -1,0 +1,236 @@
+"""The kernel bsr over a fake of torch's: right for every size, layout and length, and searched by what is right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fake_bsr import faked
+from strategies import LAYOUTS, matrix
+
+from blockshock.errors import InputError, KernelUnavailable
+from blockshock.kernels import BlockLayout, bsr, build_block_kernel
+from blockshock.kernels.block_kernels import PackedBlocks
+from blockshock.kernels.bsr_search import LIMITS, Found, Setting, default_for, search, tile_for
+from blockshock.kernels.right import is_product
+from blockshock.machine import cache_folder, torch_internals
+from blockshock.machine.memory import held_bytes
+from blockshock.matrices.block_mask import BLOCK_SIZES
+from blockshock.matrices.pieces import Piece
+from blockshock.matrices.weights import TensorWeights
+from blockshock.pruning import block_mask
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def packed_of(
+    spec: str = "blocks:size=16:level=0.7", kernel: str = "bsr:search=no", N: int = 128, K: int = 256, seed: int = 0
+) -> tuple[PackedBlocks, torch.Tensor, torch.Tensor]:
+    """A packing both ways, its dense W′ in float64 and its bias."""
+    source = TensorWeights(matrix(N, K, torch.bfloat16, seed), matrix(1, N, torch.bfloat16, 1)[0])
+    piece, built = Piece(source, mask=block_mask(spec, source)), build_block_kernel(kernel)
+    built.check(piece, piece.kept.size)  # type: ignore[attr-defined]
+    packed = built.pack(piece, piece.kept.size, source.bias, backward=True)  # type: ignore[attr-defined]
+    assert isinstance(packed, PackedBlocks)
+    assert source.bias is not None
+    return packed, piece.dense().double(), source.bias.double()
+
+
+def check(packed: PackedBlocks, w_NK: torch.Tensor, bias: torch.Tensor, B: int, layout: str = "whole") -> None:
+    close = {"rtol": torch.finfo(torch.bfloat16).eps, "atol": 1e-30}
+    x_BK, grad_y_BN = (matrix(B, width, torch.bfloat16, B, layout) for width in (w_NK.shape[1], len(w_NK)))
+    y_BN, grad_x_BK = packed(x_BK), packed.grad_input(grad_y_BN)
+    assert y_BN.is_contiguous()
+    torch.testing.assert_close(y_BN.double(), x_BK.double() @ w_NK.T + bias, **close)
+    torch.testing.assert_close(grad_x_BK.double(), grad_y_BN.double() @ w_NK, **close)
+
+
+@pytest.mark.parametrize("size", BLOCK_SIZES)
+@pytest.mark.parametrize("more", ["level=0.0", "level=0.8", "level=0.95:inside=1010"])
+def test_every_size_level_and_length(size: int, more: str) -> None:
+    with faked():
+        found = packed_of(f"blocks:size={size}:{more}")
+        assert found[0].size == max(size, 16)
+        for B in (1, 2, 15, 16, 17, 63, 64, 100, 257):
+            check(*found, B)
+        assert found[0](matrix(1, 256, torch.bfloat16, 0)[:0]).shape == (0, 128)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_x_may_lie_anyhow(layout: str) -> None:
+    with faked():
+        for B in (16, 37):
+            check(*packed_of(), B, layout)
+
+
+def test_more_tokens_than_32_bits_count_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bsr, "_ADDRESSED", 256 * 70)
+    with faked():
+        check(*packed_of(), 300)
+
+
+def test_new_values_reach_both_directions() -> None:
+    with faked():
+        packed, _, bias = packed_of("blocks:size=8:level=0.8")
+        _, w_NK, _ = packed_of("blocks:size=8:level=0.8", seed=0)
+        packed.recompress((2 * w_NK).bfloat16())
+        check(packed, 2 * w_NK, bias, 5)
+
+
+def test_a_wrong_block_index_is_caught() -> None:
+    with faked():
+        found = packed_of()
+        check(*found, 16)
+        found[0].columns[2] = (found[0].columns[2] + 1) % 16
+        with pytest.raises(AssertionError):
+            check(*found, 16)
+
+
+def test_torchs_tensor_shares_the_memory() -> None:
+    with faked():
+        packed, w_NK, _ = packed_of()
+    assert isinstance(packed, bsr.PackedBsr)
+    sparse = packed._blocks.sparse(256)
+    assert sparse.values().data_ptr() == packed.blocks.data_ptr()
+    assert sparse.col_indices().data_ptr() == packed.columns.data_ptr()
+    assert sparse.crow_indices().data_ptr() == packed.starts.data_ptr()
+    assert torch.equal(sparse.to_dense().double(), w_NK)
+    assert torch.equal(packed._blocks.dense(256).double(), w_NK)
+
+
+def test_what_multiplies_wrongly_is_turned_away_and_remembered() -> None:
+    """Two stages gave silent garbage once: a planted fault."""
+    with faked(lambda meta: meta["num_stages"] in (2, 3)):
+        found = packed_of(kernel="bsr")
+        check(*found, 100)
+        assert isinstance(found[0], bsr.PackedBsr)
+        (setting,) = found[0]._chosen.values()
+        assert setting.stages not in (2, 3)
+        assert "turned away: tile 64, group 4, 3 stages, 4 warps; " in found[0].algorithm
+        stored = json.loads((cache_folder() / "bsr-checked.json").read_text())
+        key, *_ = stored
+        assert "N128 K256 blocks 38 of 16 B128 torch.bfloat16 bias=True" in key
+        assert all(away[2] in (2, 3) for away in stored[key]["turned_away"])
+        again = packed_of(kernel="bsr")
+        bsr._settings._known.clear()
+
+        def refused(*_: object) -> Found:
+            raise AssertionError("it was searched again")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bsr, "tuned", refused)
+            check(*again, 70)  # of the same octave
+        assert again[0].algorithm == found[0].algorithm
+
+
+def test_where_nothing_is_right_it_says_what_was_tried() -> None:
+    with faked(lambda meta: True):
+        found = packed_of(kernel="bsr")
+        with pytest.raises(
+            KernelUnavailable, match=r"up to 16 tokens, nothing multiplies right .* no setting \(turned aw"
+        ):
+            check(*found, 9)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [None, 3, {}, {"setting": [16, 1, 1], "turned_away": []}, {"setting": [24, 1, 1, 4], "turned_away": []},
+     {"setting": [16, 1, 99, 4], "turned_away": []}, {"setting": [16, 1, 1, 4.0], "turned_away": []},
+     {"setting": [16, 1, 1, 4], "turned_away": 3}],
+)  # fmt: skip
+def test_what_is_damaged_on_disk_is_no_answer(damaged: object) -> None:
+    assert Found.read(damaged) is None
+    assert Found.read({"setting": [16, 1, 1, 4], "turned_away": [[32, 1, 2, 4]]}) == Found(
+        Setting(16, 1, 1, 4), (Setting(32, 1, 2, 4),)
+    )
+
+
+def _search(cost: Callable[[Setting], float], tokens: int = 4096) -> Found:
+    tried: list[Setting] = []
+
+    def multiply(setting: Setting) -> torch.Tensor:
+        assert all(value <= most for value, most in zip(setting, LIMITS, strict=True))
+        tried.append(setting)
+        return torch.tensor(float(setting.stages))
+
+    return search(tokens, multiply, lambda y: y.item() != 5, lambda call: call() is None or cost(tried[-1]))
+
+
+def test_the_search_finds_what_is_fastest() -> None:
+    best = Setting(tile=128, group=1, stages=4, warps=8)
+
+    def cost(setting: Setting) -> float:
+        return 1 + sum(abs(one - other) / other for one, other in zip(setting, best, strict=True))
+
+    assert _search(cost).setting == best
+    few = _search(cost, tokens=20).setting
+    assert few is not None
+    assert few.tile == 32
+    faster_if_wrong = _search(lambda setting: 10.0 - setting.stages)
+    assert faster_if_wrong.setting is not None
+    assert faster_if_wrong.setting.stages == 4
+    assert {setting.stages for setting in faster_if_wrong.turned_away} == {5}
+
+
+def test_tiles_hold_the_tokens() -> None:
+    assert [tile_for(tokens) for tokens in (1, 16, 17, 33, 64, 65, 5000)] == [16, 16, 32, 64, 64, 64, 64]
+    assert default_for(3).stages == 1
+
+
+def test_products_that_are_wrong_somewhere_are_told_from_right_ones() -> None:
+    w_NK, x_BK, bias = (torch.randn(shape).bfloat16() for shape in ((64, 128), (40, 128), (1, 64)))
+    y_BN = (x_BK.double() @ w_NK.double().T + bias.double()).bfloat16()
+    assert is_product(y_BN, x_BK, w_NK, bias[0])
+    assert not is_product(y_BN, x_BK, w_NK, None)
+    y_BN[39, 63] += 4
+    assert not is_product(y_BN, x_BK, w_NK, bias[0])
+    y_BN[39, 63] = float("nan")
+    assert not is_product(y_BN, x_BK, w_NK, bias[0])
+
+
+def test_what_it_cannot_take_is_said() -> None:
+    built = build_block_kernel("bsr")
+    assert built.unsuitable(72, 64, 8) == "multiplies blocks of 16 and up, which do not divide N = 72, K = 64"
+    assert built.unsuitable(64, 64, 8) is None
+    assert "not torch.float32" in str(built.unavailable(torch.device("cuda"), torch.float32))
+    if not torch.cuda.is_available():
+        assert torch_internals.has_bsr() is False
+        assert "install triton" in str(built.unavailable(torch.device("cuda"), torch.bfloat16))
+    source = TensorWeights(torch.ones(24, 64).bfloat16())
+    with faked(), pytest.raises(InputError, match="block kernel bsr: multiplies blocks of 16 and up"):
+        built.check(Piece(source, mask=block_mask("blocks:size=8", source)), 8)
+
+
+@pytest.mark.parametrize("size", BLOCK_SIZES)
+def test_what_is_held_is_what_is_said(size: int) -> None:
+    with faked():
+        packed, _, _ = packed_of(f"blocks:size={size}:level=0.9")
+        built = build_block_kernel("bsr")
+    count = block_count(size)
+    layout = BlockLayout(128, 256, size, count)
+    held, said = held_bytes(packed.tensors()) - 128 * 2, built.weight_bytes(layout, 2) + built.backward_bytes(layout, 2)
+    assert held == said if size >= 16 else held <= said
+    stored = len(packed.columns)
+    assert packed.operand.values == stored * max(size, 16) ** 2
+    assert packed.operand.size == stored * (8 + 2 * max(size, 16) ** 2) + 8 * (128 // max(size, 16) + 1)
+
+
+def block_count(size: int) -> int:
+    return round(0.1 * (128 // size) * (256 // size)) or 1
+
+
+@pytest.mark.filterwarnings("ignore")  # compilers say this and that
+def test_compiled_code_calls_it_as_one_operation() -> None:
+    with faked():
+        packed, w_NK, bias = packed_of()
+        x_BK = matrix(37, 512, torch.bfloat16, 0)[:, 256:]
+        y_BN = torch.compile(packed, backend="eager", fullgraph=True)(x_BK)
+    torch.testing.assert_close(
+        y_BN.double(), x_BK.double() @ w_NK.T + bias, rtol=torch.finfo(torch.bfloat16).eps, atol=1e-30
+    )

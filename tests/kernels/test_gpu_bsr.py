@@ -1,0 +1,189 @@
+"""The kernel bsr on GPUs: right for every size, level, dtype, layout and length; searched, captured and compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from gpus import needs_a_gpu, needs_two_gpus
+from strategies import LAYOUTS, matrix
+
+from blockshock.errors import KernelUnavailable
+from blockshock.kernels import bsr, build_block_kernel
+from blockshock.machine import memory
+from blockshock.machine.collectives import Alone
+from blockshock.matrices.block_mask import BLOCK_SIZES
+from blockshock.matrices.pieces import Piece
+from blockshock.matrices.weights import GeneratedWeights, TensorWeights
+from blockshock.measure import timing
+from blockshock.methods import METHODS, Layer, Shape
+from blockshock.pruning import block_mask
+from blockshock.training.storages import Training
+
+pytestmark = [pytest.mark.gpu, needs_a_gpu]
+CUDA = "cuda"
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(bsr, "_settings", bsr.AlgorithmCache("bsr-checked", fits=bsr._settings._fits))
+
+
+def piece_of(spec: str, dtype: torch.dtype, N: int = 512, K: int = 768, device: str = CUDA) -> Piece:
+    """Small weights that are exact in every dtype, some of them zeros."""
+    source = TensorWeights(matrix(N, K, dtype, N + K, device=device), matrix(1, N, dtype, 1, device=device)[0])
+    return Piece(source, mask=block_mask(spec, source))
+
+
+def pack(piece: Piece, kernel: str = "bsr:search=no") -> bsr.PackedBsr:
+    built = build_block_kernel(kernel)
+    built.check(piece, piece.kept.size)  # type: ignore[attr-defined]
+    packed = built.pack(piece, piece.kept.size, piece.source.bias, backward=True)  # type: ignore[attr-defined]
+    assert isinstance(packed, bsr.PackedBsr)
+    return packed
+
+
+def bounded(found_BN: torch.Tensor, x_BK: torch.Tensor, w_KN: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """A sum in float32, in any order, that is rounded once."""
+    x64, w64, eps = x_BK.double(), w_KN.double(), torch.finfo(x_BK.dtype).eps
+    added = 0 if bias is None else bias.double()
+    exact_BN, terms_BN = x64 @ w64 + added, x64.abs() @ w64.abs() + (0 if bias is None else bias.double().abs())
+    bound_BN = eps / 2 * exact_BN.abs() + len(w_KN) * 2.0**-24 * terms_BN + 1e-30
+    return bool(((found_BN.double() - exact_BN).abs() <= bound_BN).all())
+
+
+def check(packed: bsr.PackedBsr, piece: Piece, lengths: tuple[int, ...], layout: str = "whole") -> None:
+    w_NK = piece.dense()
+    for B in lengths:
+        x_BK, grad_y_BN = (matrix(B, width, piece.dtype, B, layout, CUDA).to(piece.device) for width in w_NK.T.shape)
+        assert bounded(packed(x_BK), x_BK, w_NK.T, piece.source.bias), f"B = {B}: {packed.algorithm}"
+        assert bounded(packed.grad_input(grad_y_BN), grad_y_BN, w_NK, None), f"backward, B = {B}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.8, 0.9, 0.99])
+@pytest.mark.parametrize("size", BLOCK_SIZES)
+def test_every_size_level_and_length(size: int, level: float, dtype: torch.dtype) -> None:
+    piece = piece_of(f"blocks:size={size}:level={level}", dtype)
+    check(pack(piece), piece, (1, 7, 16, 17, 64, 100, 129, 300, 1024))
+
+
+@pytest.mark.parametrize("spec", ["blocks:size=16:inside=1100", "blocks_24:size=32", "blocks:by=random"])
+def test_every_kind_of_mask(spec: str) -> None:
+    piece = piece_of(spec, torch.bfloat16)
+    check(pack(piece), piece, (3, 64))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_x_may_lie_anyhow(layout: str) -> None:
+    piece = piece_of("blocks:size=32:level=0.8", torch.bfloat16)
+    check(pack(piece), piece, (16, 37, 64), layout)
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_what_is_searched_is_right_for_every_length_of_its_octave(size: int) -> None:
+    piece = piece_of(f"blocks:size={size}:level=0.8", torch.bfloat16)
+    packed = pack(piece, "bsr")
+    check(packed, piece, (9, 12, 16, 130, 200, 255, 256))
+    print(packed.algorithm)
+    assert sorted(packed._chosen) == [16, 256]
+
+
+def test_a_setting_that_multiplies_wrongly_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted fault: with three stages one row of blocks is lost, as one number of stages did in 2023."""
+    product = bsr.torch_internals.bsr_product
+
+    def faulty(w: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, meta: dict) -> None:  # type: ignore[type-arg]
+        product(w, x, bias, y, meta)
+        if meta["num_stages"] == 3:
+            y[:16] = 0
+
+    monkeypatch.setattr(bsr.torch_internals, "bsr_product", faulty)
+    piece = piece_of("blocks:size=64:level=0.8", torch.bfloat16)
+    packed = pack(piece, "bsr")
+    check(packed, piece, (64,))
+    assert "turned away" in packed.algorithm
+    assert all(setting.stages != 3 for setting in packed._chosen.values())
+
+
+def test_a_wrong_block_index_is_caught() -> None:
+    piece = piece_of("blocks:size=32:level=0.8", torch.bfloat16)
+    packed = pack(piece)
+    check(packed, piece, (64,))
+    packed.columns[5] = (packed.columns[5] + 1) % (768 // 32)
+    with pytest.raises(AssertionError):
+        check(packed, piece, (64,))
+
+
+def test_a_captured_product_goes_on_reading_x_and_the_blocks() -> None:
+    piece = piece_of("blocks:size=64:level=0.8", torch.bfloat16)
+    packed, w_NK = pack(piece, "bsr"), piece.dense()
+    x_BK, y_BN = (
+        matrix(50, 768, torch.bfloat16, 0, device=CUDA),
+        torch.empty(50, 512, device=CUDA, dtype=torch.bfloat16),
+    )
+    graph = timing.capture(lambda: y_BN.copy_(packed(x_BK)))
+    for seed in (1, 2):
+        x_BK.copy_(matrix(50, 768, torch.bfloat16, seed, device=CUDA))
+        graph.replay()
+        assert bounded(y_BN, x_BK, w_NK.T, piece.source.bias)
+    packed.recompress(2 * w_NK)
+    graph.replay()
+    assert bounded(y_BN, x_BK, 2 * w_NK.T, piece.source.bias)
+
+
+def test_what_was_never_run_is_not_searched_while_it_is_captured() -> None:
+    packed = pack(piece_of("blocks:size=64:level=0.8", torch.bfloat16), "bsr")
+    x_BK = matrix(50, 768, torch.bfloat16, 0, device=CUDA)
+    told = pytest.raises(KernelUnavailable, match="run the layer once before it is captured")
+    with told, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        packed(x_BK)
+
+
+@pytest.mark.filterwarnings("ignore")  # compilers say this and that
+def test_compiled_code_multiplies_by_it() -> None:
+    piece = piece_of("blocks:size=32:level=0.8", torch.bfloat16)
+    packed, w_NK = pack(piece), piece.dense()
+    compiled = torch.compile(packed, fullgraph=True)
+    for B in (5, 64):
+        x_BK = matrix(B, 1024, torch.bfloat16, B, device=CUDA)[:, 256:]
+        assert bounded(compiled(x_BK), x_BK, w_NK.T, piece.source.bias)
+
+
+def test_many_tokens_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bsr, "_ADDRESSED", 768 * 130)
+    piece = piece_of("blocks:size=32:level=0.8", torch.bfloat16)
+    check(pack(piece), piece, (1000,))
+
+
+@pytest.mark.gpu2
+@needs_two_gpus
+def test_on_the_second_gpu() -> None:
+    source = TensorWeights(matrix(256, 512, torch.bfloat16, 0, device="cuda:1"))
+    piece = Piece(source, mask=block_mask("blocks:size=32:level=0.8", source))
+    x_BK = matrix(40, 512, torch.bfloat16, 1, device="cuda:1")
+    found_BN = build_block_kernel("bsr:search=no").pack(piece, 32)(x_BK)
+    assert bounded(found_BN, x_BK, piece.dense().T, None)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("size", [16, 64])
+def test_a_gpu_gives_out_what_a_layer_was_estimated(size: int, trained: bool) -> None:
+    device, N = torch.device("cuda"), 8192
+    source = GeneratedWeights(N, N, torch.bfloat16, device)
+    training = Training() if trained else None
+    picks = {"block_kernel": "bsr:search=no", "block_mask": f"blocks:size={size}:level=0.9"}
+    layer = Layer(source, picks, 64, True, training)
+    _ = layer.blocks
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    with memory.peak_bytes(device) as peak:
+        method = METHODS.get("block_sparse")(layer, Alone())
+    held = torch.cuda.memory_allocated() - before
+    estimate = METHODS.get("block_sparse").estimate(Shape(N, N, 2, 1, True, training, picks=picks))
+    assert method.weight_bytes() == pytest.approx(estimate.steady, rel=0.005)
+    assert held == pytest.approx(estimate.steady, rel=0.02), "something is held that is not counted"
+    assert peak[0] <= estimate.building + (768 << 20), "and a few blocks of rows"
