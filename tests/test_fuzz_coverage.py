@@ -120,6 +120,7 @@ ALSO_NOT = {
     "nn.suitable.needs_inputs": "called by replace_linears() for every layer",
     "nn.suitable.ranks_for": "called by replace_linears()",
     "nn.suitable.why_not": "called by replace_linears() for every layer",
+    "nn.suitable.mask_axis": "called for every layer of own weights that is built",
     "nn.suitable.settled_row": "called by every layer that is built",
     "nn.whole_weight.whole_bias": "over several ranks: tests/nn/test_method_linear.py",
     "nn.arguments.check_x": "called by every forward pass of one",

@@ -1,4 +1,5 @@
-"""A mask as a plain tensor, for a state that is saved: its tile where it has one, else the positions it keeps."""
+"""A mask as a plain tensor, for a state that is saved: its tile where it has one, its blocks, else the positions it
+keeps."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from blockshock.errors import InputError
+from blockshock.matrices.block_mask import BlockMask, in_blocks
 from blockshock.matrices.blocks_of_rows import row_blocks
 from blockshock.matrices.compressed import KeptMask, mask_positions
 from blockshock.matrices.masks import DenseMask, Mask, TiledMask, check_2to4
@@ -19,24 +21,42 @@ def settled(mask: Mask, device: torch.device) -> Mask:
     be saved; one out of a saved state lies on the CPU."""
     if mask.tile is not None:
         return mask if mask.tile.device == device else _mask_of(mask.tile.to(device), mask.N, mask.K)
+    if isinstance(mask, BlockMask):
+        inside = None if mask.inside is None else settled(mask.inside, device)
+        return BlockMask(mask.kept_RC.to(device), mask.size, inside)
     if isinstance(mask, DenseMask) and mask.rows(0, 1).device == device:
         return mask
     return KeptMask(mask_positions(mask).to(device), mask.K)
 
 
 def mask_tensor(mask: Mask) -> torch.Tensor:
-    """A boolean tile, or uint8 positions (N, ⌈K/8⌉) as of ``Compressed24``; on the CPU."""
+    """On the CPU a boolean tile (P, Q); of blocks a boolean (N/size, K/size, 1, 1), or (…, size, size) where not all of
+    a block is kept; or uint8 positions (N, ⌈K/8⌉) as of ``Compressed24``."""
+    if isinstance(mask, BlockMask):
+        blocks = mask.kept_RC[..., None, None] if mask.inside is None else in_blocks(mask.dense(), mask.size)
+        return blocks.detach().cpu().clone(memory_format=torch.contiguous_format)
     if mask.tile is not None:
         return mask.tile.detach().cpu().clone()
     return mask_positions(mask).cpu()
 
 
 def _mask_of(saved: torch.Tensor, N: int, K: int) -> Mask:
+    if saved.dtype == torch.bool and saved.ndim == 4:
+        return _blocks_of(saved, N, K)
     if saved.dtype == torch.bool:
         return TiledMask(saved, N, K)
     if saved.dtype != torch.uint8 or tuple(saved.shape) != (N, -(-K // 8)):
         raise InputError(f"not the mask of a ({N}, {K}) weight: {saved.dtype} {tuple(saved.shape)}")
     return KeptMask(saved.clone(), K)
+
+
+def _blocks_of(saved: torch.Tensor, N: int, K: int) -> BlockMask:
+    rows, columns, *of_block = saved.shape
+    size = N // max(rows, 1)
+    if (rows * size, columns * size) != (N, K) or of_block not in ([1, 1], [size, size]):
+        raise InputError(f"not the blocks of a ({N}, {K}) weight: {tuple(saved.shape)}")
+    inside = None if of_block == [1, 1] else DenseMask(saved.transpose(1, 2).reshape(N, K))
+    return BlockMask(saved.flatten(2).any(-1), size, inside)
 
 
 def saved_mask(state: Mapping[str, torch.Tensor], prefix: str = "") -> Mask:
@@ -47,7 +67,7 @@ def saved_mask(state: Mapping[str, torch.Tensor], prefix: str = "") -> Mask:
 
     Raises:
         InputError: the state has no layer with a mask under that prefix.
-        MaskError: what it has is not a 2:4 mask.
+        MaskError: what it has is neither a 2:4 mask nor one of blocks.
     """
     for name in ("weight", "mask"):
         if prefix + name not in state:
@@ -57,7 +77,8 @@ def saved_mask(state: Mapping[str, torch.Tensor], prefix: str = "") -> Mask:
     if len(shape) != 2:
         raise InputError(f"{prefix + 'weight'!r} is not the (N, K) weight of a layer, but of shape {shape}")
     mask = _mask_of(state[prefix + "mask"], *shape)
-    check_2to4(mask)
+    if not isinstance(mask, BlockMask):
+        check_2to4(mask)
     return mask
 
 

@@ -16,7 +16,7 @@ from blockshock.kernels import BLOCK_KERNELS, KERNELS, build_block_kernel, build
 from blockshock.machine import COMBINES, combines
 from blockshock.matrices import MASKS, MOST_FEATURES
 from blockshock.methods.layer import Layer
-from blockshock.pruning import BLOCK_MASKS, BLOCK_SCORES, PRUNERS, block_choice, check_mask, mask_names
+from blockshock.pruning import BLOCK_MASKS, BLOCK_SCORES, PRUNERS, block_choice, check_mask, is_pruners, mask_names
 from blockshock.registry import Registry, split, whole
 from blockshock.training import STORAGES, storage_of
 
@@ -45,6 +45,7 @@ class Axis:
             always does.
         with_method: among the pairs of choices on small layers a method goes with each of these as one choice, for
             which of these it is decides what it can be combined with.
+        holds_masks: what is picked may be a mask that is made already.
         small: the checks of drift and of trajectories go through ``each`` whatever was asked for, because their layers
             are too small for what that may be.
     """
@@ -55,6 +56,7 @@ class Axis:
     trained_only: ClassVar[bool] = False
     unsaid: ClassVar[str | None] = None
     with_method: ClassVar[bool] = False
+    holds_masks: ClassVar[bool] = False
     small: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
@@ -92,6 +94,10 @@ class Axis:
     def covered(self, device: str) -> tuple[str, ...]:
         """What pairs of choices on small layers are made of."""
         return self.names(device)
+
+    def needs_inputs(self, spec: str) -> bool:
+        """Whether what is picked looks at calibration inputs."""
+        return False
 
     def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
         """None, or one sentence that says why this cannot run there."""
@@ -158,6 +164,8 @@ class KernelAxis(Axis):
 class _Keeping(Axis):
     """What decides which two of each four are kept: usual is what fits the kernel, and the checks go through that."""
 
+    holds_masks = True
+
     def each(self, device: str, picks: Picks) -> tuple[str, ...]:
         return self.usual(device, picks, both_ways=True)
 
@@ -179,6 +187,9 @@ class MaskAxis(_Keeping):
     def known(self) -> tuple[str, ...]:
         return mask_names()
 
+    def needs_inputs(self, spec: str) -> bool:
+        return is_pruners(spec) and PRUNERS.resolve(spec, skip=2)[0].needs_inputs
+
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         return (build_kernel(picks.get("kernel", "dense")).training_mask if both_ways else "1100",)
 
@@ -192,6 +203,9 @@ class PrunerAxis(_Keeping):
 
     def check(self, spec: str) -> None:
         PRUNERS.resolve(spec, skip=2)
+
+    def needs_inputs(self, spec: str) -> bool:
+        return PRUNERS.resolve(spec, skip=2)[0].needs_inputs
 
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         kernel = build_kernel(picks.get("kernel", "dense"))
@@ -291,7 +305,7 @@ class BlockKernelAxis(Axis):
         kernel, source = build_block_kernel(spec), layer.source
         if source.dtype not in kernel.dtypes:
             return f"does not multiply {source.dtype}"
-        return kernel.unsuitable(source.N, source.K, block_choice(layer.pick("block_mask") or "blocks").size)
+        return kernel.unsuitable(source.N, source.K, layer.block_size)
 
 
 @AXES.register("block_mask")
@@ -300,10 +314,13 @@ class BlockMaskAxis(Axis):
 
     registry = BLOCK_MASKS
     about = "Default blocks of 64 at level 0.9, by magnitude"
-    small = True
+    holds_masks = small = True
 
     def check(self, spec: str) -> None:
         block_choice(spec)
+
+    def needs_inputs(self, spec: str) -> bool:
+        return block_choice(spec).scores.needs_inputs
 
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         return ("blocks:size=64:level=0.9",)

@@ -9,10 +9,11 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from blockshock.errors import MaskError
 from blockshock.kernels import PackedDense
 from blockshock.matrices import BlockMask, Mask, Piece, WeightSource
 from blockshock.methods.product import Weight
-from blockshock.pruning import Inputs, PrunedWeights, block_mask, like, mask_of, prune, typical_mask
+from blockshock.pruning import Inputs, PrunedWeights, block_choice, block_mask, like, mask_of, prune, typical_mask
 from blockshock.training import DenseStorage, Training
 
 
@@ -61,9 +62,24 @@ class Layer:
 
     @cached_property
     def blocks(self) -> BlockMask:
-        """The blocks that are kept, chosen once; raises InputError where they do not divide W."""
+        """The blocks that are kept, chosen once.
+
+        Raises:
+            InputError: they do not divide W.
+            MaskError: what was picked is a mask of something else.
+        """
         made = self.picks.get("block_mask", "blocks")
-        return made if isinstance(made, BlockMask) else block_mask(str(made), self.source, self.inputs)
+        if isinstance(made, str):
+            return block_mask(made, self.source, self.inputs)
+        if not isinstance(made, BlockMask):
+            raise MaskError("the mask is none of blocks, as a block-sparse layer has it")
+        return made
+
+    @property
+    def block_size(self) -> int:
+        """Rows, and columns, of one."""
+        made = self.picks.get("block_mask", "blocks")
+        return made.size if isinstance(made, BlockMask) else block_choice(str(made)).size
 
     def pruned(self, rows: slice, columns: slice) -> PrunedWeights:
         """W′ of some rows and columns of W, pruned by themselves."""

@@ -10,6 +10,7 @@ import torch
 from blockshock.errors import BlockShockError, InputError
 from blockshock.matrices import Mask, TensorWeights, faults_of_state, is_saved_mask, row_blocks, saved_mask, settled
 from blockshock.methods import Layer, Promise, Row
+from blockshock.nn.suitable import mask_axis
 from blockshock.training import Training, is_shard
 
 if TYPE_CHECKING:
@@ -63,11 +64,12 @@ def _put_under(layer: MethodLinear, mask: Mask, w_NK: torch.Tensor) -> None:
         raise InputError("the state has another mask, and fully_shard holds the parameters: load it before")
     bias = None if old.bias is None else torch.zeros(old.N, dtype=old.bias.dtype, device=old.device)
     source = TensorWeights(w_NK.to(old.device, old.parameter_dtype), bias).cast(old.dtype)
-    row = Row(layer.row.method, {**layer.row.picks, "pruner": settled(mask, old.device)})
+    axis = mask_axis(layer.row)
+    row = Row(layer.row.method, {**layer.row.picks, axis: settled(mask, old.device)})
     made = Layer(source, row.picks, layer.tokens, training=Training(old.parameter_dtype))
     new = row.kind(made, old.group, **row.parameters)
     for storage, before in zip(new.storages(), old.storages(), strict=True):
         before.parameter.data = storage.parameter.data
         storage.parameter, storage.bias = before.parameter, before.bias
     new.repack()
-    layer.row, layer.mask, layer.layer = row, row.picks["pruner"], new  # type: ignore[assignment]
+    layer.row, layer.mask, layer.layer = row, row.picks[axis], new  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from blockshock.machine import Alone, Group, of_rank_0, ranks_of
 from blockshock.matrices import Mask, TensorWeights, WeightSource, check_2to4, nudge_zeros, settled
 from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of
 from blockshock.nn.replaceable import check_replaceable
-from blockshock.pruning import PRUNERS, Inputs, is_pruners, mask_of
+from blockshock.pruning import Inputs, mask_of
 from blockshock.training import Training
 
 
@@ -79,11 +79,14 @@ def flat_inputs(x: torch.Tensor, weight: torch.Tensor, ranks: Group) -> Inputs:
 
 
 def needs_inputs(row: Row, device: str, frozen: bool = False) -> bool:
-    """Whether its pruner looks at calibration inputs, or the one whose mask it has."""
+    """Whether what prunes looks at calibration inputs."""
     picks = row.completed(device, both_ways=not frozen).picks
-    specs = {axis: spec for axis, spec in picks.items() if isinstance(spec, str)}
-    pruners = [spec for axis, spec in specs.items() if axis == "pruner" or (axis == "mask" and is_pruners(spec))]
-    return any(PRUNERS.resolve(spec, skip=2)[0].needs_inputs for spec in pruners)
+    return any(isinstance(spec, str) and axis_of(axis).needs_inputs(spec) for axis, spec in picks.items())
+
+
+def mask_axis(row: Row) -> str:
+    """The axis of a row of own weights whose pick is what keeps them."""
+    return next(axis for axis in row.kind.axes if axis_of(axis).holds_masks)
 
 
 @dataclass(frozen=True)
@@ -113,14 +116,12 @@ def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int
         layer = Layer(TensorWeights(weight), row.picks, inputs=inputs)
         own, known = row.kind.reference(layer, ranks), layer.kept
         assert own.mask is not None
-        assert known is not None
-        mask = (
-            settled(own.mask, source.device) if known.tile is None else known
-        )  # every W gets this very one, as a tile
+        # A tile is what every W gets.
+        mask = known if known is not None and known.tile is not None else settled(own.mask, source.device)
         own_NK = own.gather(slice(None))
         # A pruner is given zeros of W as the smallest normal number; one that it left alone is a zero again.
         left = (weight == 0) & (own_NK == nudge_zeros(weight))
-        return Settled(Row(row.method, {**row.picks, "pruner": mask}), mask, own_NK.where(~left, weight))
+        return Settled(Row(row.method, {**row.picks, mask_axis(row): mask}), mask, own_NK.where(~left, weight))
     picked = row.picks.get("mask")
     if picked is None:
         return Settled(row, None, weight)

@@ -232,6 +232,8 @@ def test_a_group_of_one_changes_nothing(group: str, B: int, K: int, seed: int, l
 def test_methods_compute_the_layer_and_count_it(
     name: str, data: Any, N: int, K: int, B: int, seed: int, mask: str
 ) -> None:
+    if "block_mask" in METHODS.get(name).axes:
+        N, K = 8 * N, 8 * K
     bias = matrix(1, N, torch.float32, seed + 1)[0]
     source = TensorWeights(matrix(N, K, torch.float32, seed), bias)
     training = data.draw(st.sampled_from((None, Training())))
@@ -239,6 +241,7 @@ def test_methods_compute_the_layer_and_count_it(
         st.sampled_from([name for name in PRUNERS.names() if not PRUNERS.get(name).transposable or N % 4 == 0])
     )
     every = {"kernel": "reference", "mask": mask, "pruner": pruner, "storage": "compressed"}
+    every |= {"block_kernel": "reference", "block_mask": "blocks:size=8:level=0.6"}
     picks = {axis: every[axis] for axis in METHODS.get(name).axes if axis in every}
     inputs = partial(matrix, 7, K, torch.float32, seed + 2)
     layer = Layer(source, picks, B, backward=True, training=training, inputs=inputs)

@@ -30,6 +30,8 @@ small = st.sampled_from(METHODS.names()) | st.sampled_from(
         "block_shock-auto:search=no",
         "pruned-auto-1100",
         "pruned-reference-tile_magnitude-masked",
+        "block_sparse-reference-blocks:size=8:level=0.5",
+        "block_sparse_dense-blocks:size=8:inside=1100",
     )
 )
 
