@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from blockshock.nn.old_names import know_old_names
 
 if TYPE_CHECKING:
-    from blockshock.kernels import KERNELS
+    from blockshock.kernels import BLOCK_KERNELS, KERNELS
     from blockshock.matrices.masks import TiledMask
     from blockshock.matrices.models import MODELS, Linear, Model
     from blockshock.matrices.named_masks import MASKS
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from blockshock.nn.parallel_style import BlockShockParallel
     from blockshock.nn.replacing import replace_linears
     from blockshock.phases.hypotheses import HYPOTHESES, Hypothesis, best_of
-    from blockshock.pruning import PRUNERS, Pruner
+    from blockshock.pruning import BLOCK_MASKS, BLOCK_SCORES, PRUNERS, BlockScore, Pruner
     from blockshock.training.clipping import clip_grad_norm_
     from blockshock.training.steps import elementwise
 
 _PUBLIC = {
     "AXES": "blockshock.methods",
+    "BLOCK_KERNELS": "blockshock.kernels",
+    "BLOCK_MASKS": "blockshock.pruning",
+    "BLOCK_SCORES": "blockshock.pruning",
     "HYPOTHESES": "blockshock.phases.hypotheses",
     "Hypothesis": "blockshock.phases.hypotheses",
     "KERNELS": "blockshock.kernels",
@@ -41,6 +44,7 @@ _PUBLIC = {
     "PRUNERS": "blockshock.pruning",
     "WORKLOADS": "blockshock.matrices.workloads",
     "Axis": "blockshock.methods",
+    "BlockScore": "blockshock.pruning",
     "BlockShockLinear": "blockshock.nn.linear",
     "BlockShockParallel": "blockshock.nn.parallel_style",
     "Method": "blockshock.methods",

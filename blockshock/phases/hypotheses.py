@@ -141,6 +141,16 @@ class PrunedPays(Hypothesis):
     subject, rivals = "pruned", best_of(span=Span.ONE)
 
 
+@HYPOTHESES.register("H8")
+class BlockSparsePays(Hypothesis):
+    """A block-sparse layer is faster than the dense one on one GPU.
+
+    At a level of 0.9, unless its row names another.
+    """
+
+    subject, rivals = "block_sparse", best_of(span=Span.ONE)
+
+
 @dataclass(frozen=True)
 class Claim:
     """A hypothesis at one point, about one row.

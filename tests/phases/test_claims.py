@@ -66,6 +66,14 @@ def test_the_statements_are_what_saved_runs_say() -> None:
     ]
 
 
+def test_a_block_sparse_row_is_set_beside_the_dense_one_on_one_device() -> None:
+    row = case_of("block_sparse").picking(block_kernel="reference", block_mask="blocks:size=64:level=0.9")
+    (claim,) = claims([row], [], ranks=2)
+    assert (claim.name, [rival.label for rival in claim.rivals]) == ("H8", ["dense_single"])
+    assert claim.group == "H8 block_sparse reference blocks:size=64:level=0.9 against the best dense one on one device"
+    assert claim.hypothesis.statement == "a block-sparse layer is faster than the dense one on one GPU"
+
+
 def test_a_hypothesis_about_what_is_not_there_makes_no_claim() -> None:
     assert {claim.name for claim in claims([CASE], [], ranks=2)} == {"H1", "H3", "H4"}
 
