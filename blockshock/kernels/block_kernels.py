@@ -190,6 +190,10 @@ class BlockKernel:
         stored = self.stored(layout)
         return stored.value_bytes(itemsize) + stored.index_bytes()
 
+    def build_bytes(self, layout: BlockLayout, itemsize: int) -> int:
+        """Bytes held at most until the packing can multiply, the packing included and one row block left out."""
+        return self.weight_bytes(layout, itemsize)
+
     def backward_bytes(self, layout: BlockLayout, itemsize: int) -> int:
         """Bytes held for the backward pass beside the packing."""
         stored = self.stored(layout).transposed

@@ -216,5 +216,10 @@ class Bsr(BlockKernel):
         count = min(layout.count, layout.N // size * (layout.K // size))
         return BlockLayout(layout.N, layout.K, size, count)
 
+    def build_bytes(self, layout: BlockLayout, itemsize: int) -> int:
+        # The search holds random blocks in the same places, and the dense matrix of them.
+        searched = self.stored(layout).value_bytes(itemsize) + layout.N * layout.K * itemsize
+        return self.weight_bytes(layout, itemsize) + (searched if self.search else 0)
+
     def pack_forward(self, piece: Piece, size: int, bias: torch.Tensor | None) -> PackedBlocks:
         return PackedBsr(piece, max(size, LEAST_SIZE), bias, self.search)

@@ -58,13 +58,14 @@ class BlockSparse(DenseSingle):
         choice = block_choice(shape.picks.get("block_mask", cls.otherwise["block_mask"]))
         kernel = cls._kernel(shape.picks)
         layout = BlockLayout(shape.N, shape.K, choice.size, choice.count(shape.N, shape.K))
-        held = kernel.weight_bytes(layout, shape.itemsize)
-        if shape.backward or shape.training:
-            held += kernel.backward_bytes(layout, shape.itemsize)
+        both_ways = shape.backward or shape.training is not None
+        backward = kernel.backward_bytes(layout, shape.itemsize) if both_ways else 0
+        packed = kernel.weight_bytes(layout, shape.itemsize) + backward
+        building = kernel.build_bytes(layout, shape.itemsize) + backward
         if shape.training is None:
-            return WeightEstimate(held, held)
-        held += MaskedStorage.extra_bytes(shape.N, shape.K, shape.itemsize, shape.training, None)
-        return WeightEstimate(held, held, MaskedStorage.elements(shape.N * shape.K))
+            return WeightEstimate(packed, building)
+        more = MaskedStorage.extra_bytes(shape.N, shape.K, shape.itemsize, shape.training, None)
+        return WeightEstimate(packed + more, building + more, MaskedStorage.elements(shape.N * shape.K))
 
     @property
     def algorithm(self) -> str:

@@ -13,8 +13,10 @@ from blockshock.kernels import BLOCK_KERNELS, BlockKernel, BlockLayout, Packed, 
 from blockshock.kernels.block_kernels import PackedBlocks
 from blockshock.machine.memory import held_bytes
 from blockshock.matrices.block_mask import BLOCK_SIZES
+from blockshock.matrices.named_masks import MASKS
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
+from blockshock.methods import axis_of, parse_row
 from blockshock.pruning import PRUNERS, block_mask
 
 CPU = torch.device("cpu")
@@ -150,3 +152,22 @@ def test_a_name_of_the_other_registry_is_told_whose_it_is() -> None:
         build_block_kernel("streamed")
     with pytest.raises(UnknownName, match=r"^no pruner is named 'blocks', but a block mask is\. Choices: "):
         PRUNERS.resolve("blocks:size=64")
+    with pytest.raises(UnknownName, match=r"^no mask is named 'blocks', but a block mask is\. Choices: "):
+        MASKS.resolve("blocks:size=64", skip=1)
+
+
+def test_ones_own_kernel_is_picked_where_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BLOCK_KERNELS, "_entries", dict(BLOCK_KERNELS._entries))
+
+    @BLOCK_KERNELS.register("mine")
+    class Mine(BLOCK_KERNELS.get("dense")):  # type: ignore[misc]
+        contender = True
+
+    axis = axis_of("block_kernel")
+    assert axis.option == "--block-kernels"
+    assert axis.usual("cpu", {}, False) == axis.each("cpu", {}) == ("mine",)
+    assert set(axis.names("cpu")) == {"reference", "dense", "mine"}
+    assert parse_row("block_sparse-mine-blocks:size=16").picks == {
+        "block_kernel": "mine",
+        "block_mask": "blocks:size=16",
+    }

@@ -10,7 +10,9 @@ import pytest
 import torch
 from fake_bsr import faked
 from strategies import LAYOUTS, matrix
+from torch import nn
 
+from blockshock import MethodLinear
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels import BlockLayout, bsr, build_block_kernel
 from blockshock.kernels.block_kernels import PackedBlocks
@@ -216,6 +218,9 @@ def test_what_is_held_is_what_is_said(size: int) -> None:
     layout = BlockLayout(128, 256, size, count)
     held, said = held_bytes(packed.tensors()) - 128 * 2, built.weight_bytes(layout, 2) + built.backward_bytes(layout, 2)
     assert held == said if size >= 16 else held <= said
+    assert build_block_kernel("bsr:search=no").build_bytes(layout, 2) == built.weight_bytes(layout, 2)
+    dense = 128 * 256 * 2
+    assert built.build_bytes(layout, 2) == built.weight_bytes(layout, 2) + dense + built.stored(layout).value_bytes(2)
     stored = len(packed.columns)
     assert packed.operand.values == stored * max(size, 16) ** 2
     assert packed.operand.size == stored * (8 + 2 * max(size, 16) ** 2) + 8 * (128 // max(size, 16) + 1)
@@ -223,6 +228,21 @@ def test_what_is_held_is_what_is_said(size: int) -> None:
 
 def block_count(size: int) -> int:
     return round(0.1 * (128 // size) * (256 // size)) or 1
+
+
+def test_a_layer_trains_with_what_is_searched_in_both_passes() -> None:
+    with faked(lambda meta: meta["num_stages"] == 3):
+        linear = nn.Linear(128, 64, dtype=torch.bfloat16)
+        layer = MethodLinear(linear, "block_sparse-bsr-blocks:size=16:level=0.5")
+        dense, kept = layer.to_linear(), layer.mask.dense()  # type: ignore[union-attr]
+        dense.weight.register_hook(lambda grad: grad * kept)
+        for model in (layer, dense):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            model(torch.ones(7, 128, dtype=torch.bfloat16, requires_grad=True)).float().square().mean().backward()
+            optimizer.step()
+        torch.testing.assert_close(layer.to_linear().weight, dense.weight, rtol=0.02, atol=0.02)
+        layer.check()
+        assert str(layer).count("turned away") == 2, "forward, and backward by a packing of Wᵀ"
 
 
 @pytest.mark.filterwarnings("ignore")  # compilers say this and that

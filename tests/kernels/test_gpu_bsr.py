@@ -8,7 +8,9 @@ import pytest
 import torch
 from gpus import needs_a_gpu, needs_two_gpus
 from strategies import LAYOUTS, matrix
+from torch import nn
 
+from blockshock import MethodLinear
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels import bsr, build_block_kernel
 from blockshock.machine import memory
@@ -157,6 +159,28 @@ def test_many_tokens_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bsr, "_ADDRESSED", 768 * 130)
     piece = piece_of("blocks:size=32:level=0.8", torch.bfloat16)
     check(pack(piece), piece, (1000,))
+
+
+def test_a_layer_trains_with_what_is_searched() -> None:
+    """The packing of Wᵀ is searched in the first backward pass, on autograd's own thread."""
+    linear = nn.Linear(512, 256, device=CUDA, dtype=torch.bfloat16)
+    layer = MethodLinear(linear, "block_sparse-bsr-blocks:size=32:level=0.5")
+    dense, kept = layer.to_linear(), layer.mask.dense()  # type: ignore[union-attr]
+    dense.weight.register_hook(lambda grad: grad * kept)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in (layer, dense)]
+    for step in range(3):
+        x_BK = torch.randn(70, 512, device=CUDA, generator=torch.Generator(CUDA).manual_seed(step)).to(torch.bfloat16)
+        found = []
+        for model, optimizer in zip((layer, dense), optimizers, strict=True):
+            optimizer.zero_grad()
+            x = x_BK.clone().requires_grad_()
+            y = model(x)
+            y.float().square().mean().backward()
+            optimizer.step()
+            found.append((y, x.grad))
+        torch.testing.assert_close(*found, rtol=0.05, atol=0.05)
+    layer.check()
+    print(layer)
 
 
 @pytest.mark.gpu2
