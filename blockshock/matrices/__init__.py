@@ -32,9 +32,18 @@ from blockshock.matrices.named_masks import (
     transposable_tiles,
     two_largest,
 )
+from blockshock.matrices.permuted import PermutedMask, PermutedWeights, in_own_order, inverse
 from blockshock.matrices.pieces import MaskedWeights, Piece, PieceWeights
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, Every, RowPatterns
-from blockshock.matrices.saved_mask import faults_of_state, is_saved_mask, mask_tensor, saved_mask, settled
+from blockshock.matrices.saved_mask import (
+    MASK_KEYS,
+    faults_of_state,
+    is_saved_mask,
+    mask_state,
+    mask_tensor,
+    saved_mask,
+    settled,
+)
 from blockshock.matrices.weights import (
     GeneratedWeights,
     TensorWeights,

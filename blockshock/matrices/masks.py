@@ -25,10 +25,13 @@ class Mask:
     Attributes:
         N, K: rows (out-features) and columns (in-features).
         tile: a boolean (P, Q) tensor that repeats over the whole mask, or None when there is none.
+        permutation: the order of the columns, int64 (K,), in which it is 2:4; None for their own.
 
     Args:
         given: the user's tensor that the mask is read from, which must not change any more.
     """
+
+    permutation: torch.Tensor | None = None
 
     def __init__(self, N: int, K: int, tile: torch.Tensor | None = None, given: torch.Tensor | None = None) -> None:
         check_shape(N, K)
@@ -58,6 +61,11 @@ class Mask:
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         raise NotImplementedError
+
+    @property
+    def ordered(self) -> Mask:
+        """The mask with its columns in the order in which it is 2:4."""
+        return self
 
     def complement(self) -> Mask:
         """The mask that keeps what this one drops."""

@@ -1,5 +1,5 @@
-"""A mask as a plain tensor, for a state that is saved: its tile where it has one, its blocks, else the positions it
-keeps."""
+"""A mask as plain tensors, for a state that is saved: its tile where it has one, its blocks, else the positions it
+keeps; and the permutation of columns under which that is 2:4, where it has one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from blockshock.matrices.block_mask import BlockMask, in_blocks
 from blockshock.matrices.blocks_of_rows import row_blocks
 from blockshock.matrices.compressed import KeptMask, mask_positions
 from blockshock.matrices.masks import DenseMask, Mask, TiledMask, check_2to4
+from blockshock.matrices.permuted import PermutedMask, check_permutation
 
 StoredMask = KeptMask  # as layers know it that were pickled before there were wings
+
+MASK_KEYS = ("mask", "permutation")
+"""Of a saved state: the tensors that a mask is."""
 
 
 def settled(mask: Mask, device: torch.device) -> Mask:
     """The mask as it is now, on a device: one that is computed when asked for reads weights that may change, and cannot
     be saved; one out of a saved state lies on the CPU."""
+    if mask.permutation is not None:
+        return PermutedMask(settled(mask.ordered, device), mask.permutation.to(device))
     if mask.tile is not None:
         return mask if mask.tile.device == device else _mask_of(mask.tile.to(device), mask.N, mask.K)
     if isinstance(mask, BlockMask):
@@ -38,6 +44,12 @@ def mask_tensor(mask: Mask) -> torch.Tensor:
     if mask.tile is not None:
         return mask.tile.detach().cpu().clone()
     return mask_positions(mask).cpu()
+
+
+def mask_state(mask: Mask) -> dict[str, torch.Tensor]:
+    """The tensors of a mask by their names in ``MASK_KEYS``, on the CPU."""
+    permuted = {} if mask.permutation is None else {"permutation": mask.permutation.cpu().clone()}
+    return {"mask": mask_tensor(mask.ordered), **permuted}
 
 
 def _mask_of(saved: torch.Tensor, N: int, K: int) -> Mask:
@@ -79,13 +91,25 @@ def saved_mask(state: Mapping[str, torch.Tensor], prefix: str = "") -> Mask:
     mask = _mask_of(state[prefix + "mask"], *shape)
     if not isinstance(mask, BlockMask):
         check_2to4(mask)
-    return mask
+    order_K = state.get(prefix + "permutation")
+    if order_K is None:
+        return mask
+    check_permutation(order_K, mask.K)
+    return PermutedMask(mask, order_K.to(device=state[prefix + "mask"].device, copy=True))
 
 
-def is_saved_mask(saved: torch.Tensor, mask: Mask) -> bool:
-    """Whether a saved tensor is that of this mask, or of another form of it."""
+def is_saved_mask(state: Mapping[str, torch.Tensor], mask: Mask) -> bool:
+    """Whether the mask of a state is this one, or another form of it."""
+    order_K = state.get("permutation")
+    if (order_K is None) != (mask.permutation is None):
+        return False
+    if order_K is not None and mask.permutation is not None and not torch.equal(order_K.cpu(), mask.permutation.cpu()):
+        return False
+    return _is_tensor_of(state["mask"].cpu(), mask.ordered)
+
+
+def _is_tensor_of(saved: torch.Tensor, mask: Mask) -> bool:
     ours = mask_tensor(mask)
-    saved = saved.cpu()
     if (saved.dtype, saved.shape) == (ours.dtype, ours.shape):
         return torch.equal(saved, ours)
     try:
@@ -117,7 +141,7 @@ def faults_of_state(
         for name in wanted
         if name in found and found[name].is_complex()
     ]
-    if mask is not None and "mask" in found and not wrong and not is_saved_mask(found["mask"], mask):
+    if mask is not None and "mask" in found and not wrong and not is_saved_mask(found, mask):
         wrong.append(
             f"{prefix}mask is not this layer's: build the layer with mask=blockshock.saved_mask(state, prefix), "
             "or leave the mask out of the state to load the weights under this layer's own"

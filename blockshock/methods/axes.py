@@ -16,7 +16,16 @@ from blockshock.kernels import BLOCK_KERNELS, KERNELS, build_block_kernel, build
 from blockshock.machine import COMBINES, combines
 from blockshock.matrices import MASKS, MOST_FEATURES
 from blockshock.methods.layer import Layer
-from blockshock.pruning import BLOCK_MASKS, BLOCK_SCORES, PRUNERS, block_choice, check_mask, is_pruners, mask_names
+from blockshock.pruning import (
+    BLOCK_MASKS,
+    BLOCK_SCORES,
+    PRUNERS,
+    block_choice,
+    check_mask,
+    is_pruners,
+    mask_names,
+    pruner_of,
+)
 from blockshock.registry import Registry, split, whole
 from blockshock.training import STORAGES, storage_of
 
@@ -188,7 +197,7 @@ class MaskAxis(_Keeping):
         return mask_names()
 
     def needs_inputs(self, spec: str) -> bool:
-        return is_pruners(spec) and PRUNERS.resolve(spec, skip=2)[0].needs_inputs
+        return is_pruners(spec) and pruner_of(spec)[0].needs_inputs
 
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         return (build_kernel(picks.get("kernel", "dense")).training_mask if both_ways else "1100",)
@@ -202,10 +211,10 @@ class PrunerAxis(_Keeping):
     about = "Default magnitude, or what fits the kernel"
 
     def check(self, spec: str) -> None:
-        PRUNERS.resolve(spec, skip=2)
+        pruner_of(spec)
 
     def needs_inputs(self, spec: str) -> bool:
-        return PRUNERS.resolve(spec, skip=2)[0].needs_inputs
+        return pruner_of(spec)[0].needs_inputs
 
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         kernel = build_kernel(picks.get("kernel", "dense"))

@@ -11,7 +11,7 @@ from blockshock.methods.kinds import Role, Span
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import sum_of_products
 
-_ENTRY, _EXIT = Entry(), Exit()
+_EXIT = Exit()
 
 
 @METHODS.register("dense_single")
@@ -22,6 +22,7 @@ class DenseSingle(Method):
     """
 
     span, role = Span.ONE, Role.RIVAL
+    entry: Entry = Entry()
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
@@ -33,4 +34,4 @@ class DenseSingle(Method):
         return WeightEstimate.dense(shape.N * shape.K, shape)
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return sum_of_products(x_BK, (self.weight,), _ENTRY, _EXIT, self.joined)
+        return sum_of_products(x_BK, (self.weight,), self.entry, _EXIT, self.joined)

@@ -11,9 +11,19 @@ from torch import nn
 
 from blockshock.errors import MaskError
 from blockshock.kernels import PackedDense
-from blockshock.matrices import BlockMask, Mask, Piece, WeightSource
+from blockshock.matrices import BlockMask, Mask, PermutedWeights, Piece, WeightSource
 from blockshock.methods.product import Weight
-from blockshock.pruning import Inputs, PrunedWeights, block_choice, block_mask, like, mask_of, prune, typical_mask
+from blockshock.pruning import (
+    Inputs,
+    PrunedWeights,
+    block_choice,
+    block_mask,
+    like,
+    mask_of,
+    permutation_of,
+    prune,
+    typical_mask,
+)
 from blockshock.training import DenseStorage, Training
 
 
@@ -58,7 +68,15 @@ class Layer:
         if isinstance(pruner, str):
             return like(pruner, self.source)
         picked = mask if pruner is None else pruner
-        return typical_mask(picked, self.source) if isinstance(picked, str) else picked
+        return typical_mask(picked, self.source) if isinstance(picked, str) else picked and picked.ordered
+
+    @cached_property
+    def permutation(self) -> torch.Tensor | None:
+        """The order of W's columns, int64 (K,), in which W′ is 2:4, searched for once; None where it is their own."""
+        pruner = self.picks.get("pruner")
+        if isinstance(pruner, Mask):
+            return pruner.permutation
+        return None if pruner is None else permutation_of(pruner, self.source, self.inputs)
 
     @cached_property
     def blocks(self) -> BlockMask:
@@ -82,14 +100,17 @@ class Layer:
         return made.size if isinstance(made, BlockMask) else block_choice(str(made)).size
 
     def pruned(self, rows: slice, columns: slice) -> PrunedWeights:
-        """W′ of some rows and columns of W, pruned by themselves."""
-        return prune(self.pick("pruner") or "magnitude", Piece(self.source, columns, rows=rows), self.inputs)
+        """W′ of some rows and columns of W, permuted, pruned by themselves."""
+        spec, piece = self.pick("pruner") or "magnitude", Piece(self.source, columns, rows=rows)
+        return prune(spec, piece, self.inputs, self.permutation)
 
     def pruned_piece(self, rows: slice, columns: slice) -> Piece:
         """The same as a piece; where the pruner's mask is made already, W is its W′."""
         made = self.picks.get("pruner")
         if isinstance(made, Mask):
-            return Piece(self.source, columns, made.part(rows, columns), rows)
+            order, source = made.permutation, self.source
+            source = source if order is None else PermutedWeights(source, order)
+            return Piece(source, columns, made.ordered.part(rows, columns), rows)
         weights = self.pruned(rows, columns)
         return Piece(weights, mask=weights.mask)
 

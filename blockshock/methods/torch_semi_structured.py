@@ -15,12 +15,13 @@ from torch.sparse import to_sparse_semi_structured
 
 from blockshock.kernels import Kernel, Packed, build_kernel, packed_bytes
 from blockshock.machine import Group, held_bytes
-from blockshock.matrices import WeightSource
+from blockshock.matrices import WeightSource, in_own_order
 from blockshock.measure import Operand
 from blockshock.methods.base import METHODS, Method
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role, Span
 from blockshock.methods.layer import Layer
+from blockshock.methods.permuted import Order, order_bytes
 from blockshock.pruning import PrunedWeights, pruning_bytes
 from blockshock.stages import stage
 
@@ -71,12 +72,13 @@ class TorchSemiStructured(Method):
 
     def __init__(self, layer: Layer, group: Group, compiled: bool = False) -> None:
         super().__init__(layer, group)
-        w_NK = self.reference(layer, self.ranks).gather(slice(None))
+        w_NK = layer.pruned(self.rows, self.columns).gather(slice(None))
         self._packed = PackedByTorch(w_NK, layer.source.bias, compiled)
+        self._order = None if layer.permutation is None else Order.of(layer.permutation, self.columns)
 
     @classmethod
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:
-        return layer.pruned(*cls.part(Shape.of(layer.source, ranks), 0))
+        return in_own_order(layer.pruned(*cls.part(Shape.of(layer.source, ranks), 0)), layer.permutation)
 
     @classmethod
     def unavailable(cls, device: torch.device, dtype: torch.dtype, differentiated: bool) -> str | None:
@@ -95,7 +97,8 @@ class TorchSemiStructured(Method):
         held = packed_bytes(*size)
         packing = held + shape.N * shape.K * shape.itemsize + PrunedWeights.held_bytes(*size)
         pruning = pruning_bytes(shape.picks.get("pruner", "magnitude"), shape.N, shape.K, shape.K, shape.itemsize)
-        return WeightEstimate(held, max(packing, pruning))
+        order, searching = order_bytes(shape)
+        return WeightEstimate(held + order, max(packing, pruning, searching) + order)
 
     @property
     def algorithm(self) -> str:
@@ -105,10 +108,10 @@ class TorchSemiStructured(Method):
         return [self._packed]
 
     def tensors(self) -> list[torch.Tensor]:
-        return self._packed.tensors()
+        return [*self._packed.tensors(), *([] if self._order is None else self._order.tensors())]
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return self._packed(x_BK)
+        return self._packed(x_BK if self._order is None else self._order.take(x_BK))
 
 
 def _kernel() -> Kernel:

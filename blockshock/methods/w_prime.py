@@ -9,12 +9,15 @@ from typing import ClassVar
 
 import torch
 
-from blockshock.matrices import WeightSource
+from blockshock.machine import Combine, Entry, Exit
+from blockshock.matrices import WeightSource, in_own_order
 from blockshock.methods.base import METHODS
+from blockshock.methods.combined import Combined
 from blockshock.methods.dense_single import DenseSingle
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role
 from blockshock.methods.layer import Layer
+from blockshock.methods.permuted import Order, Permuted, order_bytes
 from blockshock.methods.pieces import PieceMethod
 from blockshock.methods.product import Weight
 from blockshock.methods.tensor_parallel import ColumnParallel, RowParallel
@@ -22,13 +25,21 @@ from blockshock.pruning import JoinedWeights, PrunedWeights, pruning_bytes
 
 
 class PrunedMethod(PieceMethod):
-    """Each rank's part of W, pruned by itself and multiplied by a kernel. How ranks agree, another class says."""
+    """Each rank's part of W, pruned by itself and multiplied by a kernel. How ranks agree, another class says.
+
+    Where its pruner permutes the input channels (``permute=yes``), x is gathered in that order first.
+    """
 
     promise, role = Promise.OWN_WEIGHTS, Role.SUBJECT
     axes: ClassVar[tuple[str, ...]] = ("kernel", "pruner", "storage")
     multiple = 4
+    entry: Entry = Entry()
+    _order: Order | None = None
 
     def hold(self, layer: Layer, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
+        if layer.permutation is not None:
+            self.permutation, self._order = layer.permutation, Order.of(layer.permutation, self.columns)
+            self.entry = Permuted(self.entry, self._order)
         piece = layer.pruned_piece(self.rows, self.columns)
         return self._packed(layer, piece, self._kernel_for(layer, [piece]), bias, adds_bias)
 
@@ -36,10 +47,13 @@ class PrunedMethod(PieceMethod):
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:
         shape = Shape.of(layer.source, ranks)
         rows, columns = cls.part(shape, 0)
+        own: WeightSource
         if (rows, columns) == (slice(0, shape.N), slice(0, shape.K)):
-            return layer.pruned(rows, columns)
-        parts = [layer.pruned(*cls.part(shape, rank)) for rank in range(ranks)]
-        return JoinedWeights(parts, int(rows.stop == shape.N), layer.source.bias)
+            own = layer.pruned(rows, columns)
+        else:
+            parts = [layer.pruned(*cls.part(shape, rank)) for rank in range(ranks)]
+            own = JoinedWeights(parts, int(rows.stop == shape.N), layer.source.bias)
+        return in_own_order(own, layer.permutation)
 
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:
@@ -48,7 +62,11 @@ class PrunedMethod(PieceMethod):
         packed = cls._estimate(N, K, shape, None if shape.mask is None else shape.mask.part(rows, columns))
         packing = packed.building + PrunedWeights.held_bytes(N, K, shape.itemsize)
         pruning = pruning_bytes(shape.picks.get("pruner", "magnitude"), N, K, shape.K, shape.itemsize)
-        return WeightEstimate(packed.steady, max(packing, pruning), packed.trained)
+        held, searching = order_bytes(shape)
+        return WeightEstimate(packed.steady + held, max(packing, pruning, searching) + held, packed.trained)
+
+    def tensors(self) -> list[torch.Tensor]:
+        return super().tensors() if self._order is None else [*super().tensors(), *self._order.tensors()]
 
 
 @METHODS.register("pruned")
@@ -67,15 +85,21 @@ class PrunedDense(Pruned):
     otherwise: ClassVar[dict[str, str]] = {"kernel": "dense", "storage": "masked"}
 
 
-@METHODS.register("pruned_tp_row")
-class PrunedRowParallel(PrunedMethod, RowParallel):
-    """Shards of W along K, each pruned, one a rank; partial outputs are summed, as those of ``dense_tp_row``."""
+class PrunedShards(PrunedMethod, Combined):
+    """Each rank has a shard, and the ranks agree on y."""
 
     axes = (*PrunedMethod.axes, "combine")
+
+    def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
+        entry, exit = super().conjugates(combine)
+        return entry if self._order is None else Permuted(entry, self._order), exit
+
+
+@METHODS.register("pruned_tp_row")
+class PrunedRowParallel(PrunedShards, RowParallel):
+    """Shards of W along K, each pruned, one a rank; partial outputs are summed, as those of ``dense_tp_row``."""
 
 
 @METHODS.register("pruned_tp_col")
-class PrunedColumnParallel(PrunedMethod, ColumnParallel):
+class PrunedColumnParallel(PrunedShards, ColumnParallel):
     """Shards of W along N, each pruned along K, one a rank; output features are gathered, as in ``dense_tp_col``."""
-
-    axes = (*PrunedMethod.axes, "combine")

@@ -23,6 +23,7 @@ class Spread(nn.Module):
     Attributes:
         span: as of ``kinds``; of what runs on one device each rank of a group holds all.
         rows, columns: of W, that this rank multiplies by.
+        permutation: the order of W's columns, int64 (K,), in which those are; None where it is W's own.
         part_name: what messages call one of its weights.
         joined: what multiplies in place of the weights, where they are.
     """
@@ -35,6 +36,7 @@ class Spread(nn.Module):
     K: int
     rows: slice
     columns: slice
+    permutation: torch.Tensor | None = None
     device: torch.device
     group: Group
     _name: str
@@ -59,6 +61,17 @@ class Spread(nn.Module):
     def bias(self) -> nn.Parameter | None:
         """The trained bias of this rank's rows."""
         return self.storages()[0].bias
+
+    @property
+    def channels(self) -> slice | torch.Tensor:
+        """Its columns, as W has them in its own order."""
+        return self.columns if self.permutation is None else self.permutation[self.columns]
+
+    def own(self, w_NK: torch.Tensor) -> torch.Tensor:
+        """Its rows and columns of a matrix (N, K) whose columns are in W's own order, on its device."""
+        channels = self.channels
+        index = channels if isinstance(channels, slice) else channels.to(w_NK.device)
+        return w_NK[self.rows, index].to(self.device)
 
     @property
     def splits_bias(self) -> bool:
@@ -92,7 +105,7 @@ class Spread(nn.Module):
             held = self.storages()[0].trained("bias")
             held.copy_(spread_as(held, bias[self.rows]))
         for storage in self.storages():
-            storage.load(w_NK[self.rows, self.columns].to(self.device))
+            storage.load(self.own(w_NK))
 
     def place(self, w_NK: torch.Tensor) -> None:
         """Add what this rank holds of a trained W to a matrix of zeros; summed over the ranks, it is W."""
@@ -102,7 +115,7 @@ class Spread(nn.Module):
         if self.span == Span.ONE and self.group.rank() > 0:
             return
         for storage, tensor in zip(self.storages(), held, strict=True):
-            w_NK[self.rows, self.columns] += storage.dense(gathered(tensor, f"a {self.part_name}"))
+            w_NK[self.rows, self.channels] += storage.dense(gathered(tensor, f"a {self.part_name}"))
 
     def whole_weight(self) -> torch.Tensor:
         """The trained W (N, K) on every rank, in the dtype of its parameters; all ranks call it together."""
@@ -119,7 +132,7 @@ class Spread(nn.Module):
 
     def held(self, w_NK: torch.Tensor) -> list[torch.Tensor]:
         """The inverse of ``whole``, of this rank."""
-        return [storage.held(w_NK[self.rows, self.columns]) for storage in self.storages()]
+        return [storage.held(self.own(w_NK)) for storage in self.storages()]
 
     def whole_bias(self, held: torch.Tensor, what: str = "bias") -> torch.Tensor:
         """The (N,) tensor on every rank of one that lies as this rank's bias does; where it is split, all call it."""

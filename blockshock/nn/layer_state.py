@@ -36,7 +36,7 @@ def load_state(
             assert layer.mask is not None
             mask = saved_mask(found) if "mask" in found else layer.mask
             _check_dropped(found["weight"], mask)
-            if "mask" in found and not is_saved_mask(found["mask"], layer.mask):
+            if "mask" in found and not is_saved_mask(found, layer.mask):
                 _put_under(layer, mask, found["weight"])
     except BlockShockError as error:
         return [f"{prefix}weight: {error}"]

@@ -17,7 +17,7 @@ from torch import nn
 from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
 from blockshock.machine import meet, of_rank_0, slowest_of_ranks
-from blockshock.matrices import Mask, TensorWeights, mask_tensor
+from blockshock.matrices import MASK_KEYS, Mask, TensorWeights, mask_state
 from blockshock.methods import Layer, Promise, Row, parse_row
 from blockshock.nn.arguments import check_options, check_x, takes_as_it_is
 from blockshock.nn.layer_state import load_state
@@ -218,7 +218,7 @@ class MethodLinear(nn.Module):
         if self.layer.bias is not None:
             destination[f"{prefix}bias"] = self._whole_bias()
         if self.mask is not None:
-            destination[f"{prefix}mask"] = mask_tensor(self.mask)
+            destination.update({f"{prefix}{name}": tensor for name, tensor in mask_state(self.mask).items()})
 
     def _load_from_state_dict(
         self,
@@ -240,10 +240,11 @@ class MethodLinear(nn.Module):
         # torch.distributed.checkpoint adds what it finds in the model itself.
         own = {id(tensor) for tensor in [*self.parameters(), *self.buffers()]}
         found = {key: value for key, value in found.items() if torch.is_tensor(value) and id(value) not in own}
+        pruned = self.row.kind.promise == Promise.OWN_WEIGHTS
         # W′ under another mask than its own is another layer: strict=True is there to tell, strict=False to mean it.
-        with_mask = ["mask"] if self.row.kind.promise == Promise.OWN_WEIGHTS else []
-        missing_keys += [prefix + name for name in [*wanted, *with_mask] if name not in found]
-        unexpected_keys += [prefix + name for name in found if name not in {*wanted, *(["mask"] if self.mask else [])}]
+        missing_keys += [prefix + name for name in [*wanted, *(["mask"] if pruned else [])] if name not in found]
+        of_mask = MASK_KEYS if pruned else MASK_KEYS[:1] if self.mask else ()
+        unexpected_keys += [prefix + name for name in found if name not in {*wanted, *of_mask}]
         error_msgs += load_state(self, found, wanted, prefix)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> MethodLinear:

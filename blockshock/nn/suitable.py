@@ -11,7 +11,7 @@ from torch import nn
 from blockshock.errors import BlockShockError, InputError
 from blockshock.kernels import build_kernel
 from blockshock.machine import Alone, Group, of_rank_0, ranks_of
-from blockshock.matrices import Mask, TensorWeights, WeightSource, check_2to4, nudge_zeros, settled
+from blockshock.matrices import Mask, PermutedMask, TensorWeights, WeightSource, check_2to4, nudge_zeros, settled
 from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of
 from blockshock.nn.replaceable import check_replaceable
 from blockshock.pruning import Inputs, mask_of
@@ -117,7 +117,8 @@ def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int
         own, known = row.kind.reference(layer, ranks), layer.kept
         assert own.mask is not None
         # A tile is what every W gets.
-        mask = known if known is not None and known.tile is not None else settled(own.mask, source.device)
+        mask = known if known is not None and known.tile is not None else settled(own.mask.ordered, source.device)
+        mask = mask if layer.permutation is None else PermutedMask(mask, layer.permutation)
         own_NK = own.gather(slice(None))
         # A pruner is given zeros of W as the smallest normal number; one that it left alone is a zero again.
         left = (weight == 0) & (own_NK == nudge_zeros(weight))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from blockshock.errors import UnknownName
+from blockshock.errors import InputError, UnknownName
 from blockshock.matrices import MASKS, Mask, Piece, WeightSource, build_mask
-from blockshock.pruning.base import PRUNERS, Inputs
+from blockshock.pruning.base import PRUNERS, Inputs, pruner_of
 from blockshock.pruning.pruned import like, prune
 from blockshock.registry import parse_spec
 
@@ -23,7 +23,8 @@ def is_pruners(spec: str) -> bool:
 def check_mask(spec: str) -> None:
     """Raises UnknownName or InputError unless this is a spec of a mask, or of a pruner."""
     if is_pruners(spec):
-        PRUNERS.resolve(spec, skip=2)
+        if pruner_of(spec)[2]:
+            raise InputError(f"mask {spec}: halves are cut in W's own order of channels: leave out permute=yes")
         return
     try:
         MASKS.resolve(spec, skip=1)
@@ -38,6 +39,7 @@ def mask_of(spec: str, source: WeightSource, inputs: Inputs | None) -> Mask:
     Raises:
         UnknownName, InputError, MaskError: as of ``build_mask`` and ``prune``.
     """
+    check_mask(spec)
     return prune(spec, Piece(source), inputs).mask if is_pruners(spec) else build_mask(spec, source)
 
 

@@ -6,7 +6,7 @@ A pruner is one class registered in PRUNERS; nothing else needs to know of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -30,6 +30,7 @@ class Pruner:
     Attributes:
         needs_inputs: it looks at calibration inputs; they are None for all others.
         transposable: its masks are 2:4 along columns too, so that backward products can be sparse; that is checked.
+        permutes: what it keeps depends on which columns share a group of four, so that ``permute=yes`` can raise it.
 
     Args:
         piece: dense.
@@ -38,6 +39,7 @@ class Pruner:
 
     needs_inputs: ClassVar[bool] = False
     transposable: ClassVar[bool] = False
+    permutes: ClassVar[bool] = True
 
     def __init__(self, piece: Piece, x_TK: torch.Tensor | None) -> None:
         self.piece, self._x_TK = piece, x_TK
@@ -74,12 +76,40 @@ class Pruner:
         """
         raise NotImplementedError(f"{type(self).__name__} has no prune(w_RK, start)")
 
+    def scores(self, w_RK: torch.Tensor) -> torch.Tensor:
+        """Of each weight how much it matters (R, K), at least 0, in float64: ``permute=yes`` has the two largest of
+        each four add up to as much as they can. Here |w|; where there are inputs, times the ‖x‖₂ of its channel.
+        """
+        size_RK = w_RK.double().abs()
+        return size_RK if self._x_TK is None else size_RK * self._x_TK.double().norm(dim=0)
 
-PRUNERS: Registry[type[Pruner]] = Registry("pruner")
+
+PRUNERS: Registry[type[Pruner]] = Registry("pruner", {"permute": False})
+"""Every pruner takes ``permute=yes``: the input channels are permuted first, see ``permutation.py``."""
 
 
-def calibration(spec: str, piece: Piece, inputs: Inputs | None) -> torch.Tensor:
-    """The calibration inputs (T, K) of a piece's columns.
+def pruner_of(spec: str) -> tuple[type[Pruner], dict[str, Any], bool]:
+    """The class that a spec such as ``wanda:permute=yes`` names, what its ``__init__`` takes beside the piece and the
+    inputs, and whether the input channels are permuted first.
+
+    Raises:
+        UnknownName, InputError: there is none of that name, it takes no such parameter, or no permutation helps it.
+    """
+    kind, parameters = PRUNERS.resolve(spec, skip=2)
+    permute = parameters.pop("permute", False)
+    if permute and not kind.permutes:
+        able = [name for name in PRUNERS.names() if PRUNERS.get(name).permutes]
+        raise InputError(
+            f"pruner {spec}: what it keeps does not depend on the weights, so no permutation raises it: leave out "
+            f"permute=yes, or take {', '.join(able)}"
+        )
+    return kind, parameters, permute
+
+
+def calibration(
+    spec: str, piece: Piece, inputs: Inputs | None, permutation_K: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The calibration inputs (T, K) of a piece's columns; of W's columns in that order, where one is given.
 
     Raises:
         InputError: there are none, or they are not finite floating-point rows of W's width on its device.
@@ -96,4 +126,4 @@ def calibration(spec: str, piece: Piece, inputs: Inputs | None) -> torch.Tensor:
     if x_TK.device != device:
         raise InputError(f"pruner {spec} needs calibration inputs on {device}, where W is; got some on {x_TK.device}")
     check_finite(x_TK, "calibration inputs", f"pruner {spec} needs finite ones")
-    return x_TK[:, piece.columns]
+    return x_TK[:, piece.columns] if permutation_K is None else x_TK[:, permutation_K[piece.columns]]

@@ -27,7 +27,7 @@ class ByMask(Pruner):
 class Random(ByMask):
     """Two of each four drawn from the seed: what any method should beat."""
 
-    named = "random"
+    named, permutes = "random", False
 
 
 @PRUNERS.register("magnitude")
@@ -48,7 +48,7 @@ class TileMagnitude(ByMask):
 class FirstTwo(ByMask):
     """The first two of each four stay, whatever they are: half of the columns of W, which needs no sparse hardware."""
 
-    named = "1100"
+    named, permutes = "1100", False
 
     @classmethod
     def like(cls, source: WeightSource) -> Mask:

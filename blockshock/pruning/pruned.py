@@ -13,12 +13,14 @@ from blockshock.matrices import (
     KeptMask,
     LazyMask,
     Mask,
+    PermutedWeights,
     Piece,
     WeightSource,
     check_transposable,
     row_blocks,
 )
-from blockshock.pruning.base import BLOCK_BYTES, CALIBRATION_TOKENS, PRUNERS, Inputs, Pruner, calibration
+from blockshock.pruning.base import BLOCK_BYTES, CALIBRATION_TOKENS, Inputs, Pruner, calibration, pruner_of
+from blockshock.pruning.permutation import permutation_of
 
 
 class PrunedWeights(WeightSource):
@@ -26,14 +28,17 @@ class PrunedWeights(WeightSource):
 
     Pruned once, and held as kept values and positions: 9/16 of W in bf16.
 
+    Attributes:
+        permutation: the order of all columns of W in which the piece's are; None for W's own.
+
     Raises:
         InputError, MaskError: the pruner gave no W′, or no mask of it, that is one. The message says what is wrong.
     """
 
     mask: Mask
 
-    def __init__(self, piece: Piece, pruner: Pruner, name: str) -> None:
-        source = piece.source
+    def __init__(self, piece: Piece, pruner: Pruner, name: str, permutation: torch.Tensor | None = None) -> None:
+        source, self.permutation = piece.source, permutation
         bias = None if source.bias is None else source.bias[piece.rows]
         super().__init__(piece.N, piece.K, source.dtype, source.device, source.seed, bias)
         self._kept = kept = Compressed24(piece.N, piece.K, source.dtype, source.device)
@@ -120,19 +125,29 @@ def _joined(parts: Sequence[WeightSource] | Sequence[Mask], dim: int, start: int
 
 def like(spec: str, source: WeightSource) -> Mask:
     """A mask that is to kernels as those that a pruner makes of this W; as of ``Pruner``."""
-    return PRUNERS.resolve(spec, skip=2)[0].like(source)
+    return pruner_of(spec)[0].like(source)
 
 
-def prune(spec: str, piece: Piece, inputs: Inputs | None = None) -> PrunedWeights:
+def prune(
+    spec: str, piece: Piece, inputs: Inputs | None = None, permutation_K: torch.Tensor | None = None
+) -> PrunedWeights:
     """A dense piece of W pruned by what a spec such as ``magnitude`` names.
+
+    Args:
+        permutation_K: with ``permute=yes``, the order of all columns of W, of which W′ has the piece's, as
+            ``permutation_of`` found it; None to have it search.
 
     Raises:
         UnknownName, InputError: no such pruner; it needs inputs and there are none, or not (T, K) ones.
         InputError, MaskError: as of ``PrunedWeights``.
     """
-    kind, parameters = PRUNERS.resolve(spec, skip=2)
-    x_TK = calibration(spec, piece, inputs) if kind.needs_inputs else None
-    return PrunedWeights(piece, kind(piece, x_TK, **parameters), spec)
+    kind, parameters, permute = pruner_of(spec)
+    if permute and permutation_K is None:
+        permutation_K = permutation_of(spec, piece.source, inputs)
+    x_TK = calibration(spec, piece, inputs, permutation_K) if kind.needs_inputs else None
+    if permutation_K is not None:
+        piece = Piece(PermutedWeights(piece.source, permutation_K), piece.columns, rows=piece.rows)
+    return PrunedWeights(piece, kind(piece, x_TK, **parameters), spec, permutation_K)
 
 
 def pruning_bytes(spec: str, N: int, K: int, width: int, itemsize: int) -> int:
@@ -142,7 +157,7 @@ def pruning_bytes(spec: str, N: int, K: int, width: int, itemsize: int) -> int:
         width: K of the whole W, and of the inputs.
         itemsize: bytes of an element of either.
     """
-    kind, _ = PRUNERS.resolve(spec, skip=2)
+    kind = pruner_of(spec)[0]
     tokens = CALIBRATION_TOKENS if kind.needs_inputs else 0
     rows = next(iter(row_blocks(N, width * itemsize, block_bytes=BLOCK_BYTES)))[1]
     inputs = tokens * width * itemsize

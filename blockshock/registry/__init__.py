@@ -16,7 +16,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from blockshock.errors import ExtensionFailed, InputError, UnknownName
@@ -160,10 +160,14 @@ def _unlike(value: Any, default: Any) -> str | None:
 
 
 class Registry(Generic[Entry]):
-    """Entries of one kind (``"mask"``, ``"method"``, …), by name and in the order in which they were added."""
+    """Entries of one kind (``"mask"``, ``"method"``, …), by name and in the order in which they were added.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    Args:
+        common: parameters, with their defaults, that a spec of any entry takes beside the entry's own.
+    """
+
+    def __init__(self, kind: str, common: Mapping[str, Any] | None = None) -> None:
+        self.kind, self._common = kind, common or {}
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
@@ -229,15 +233,16 @@ class Registry(Generic[Entry]):
         entry = self.get(name)
         if not parameters:
             return entry, parameters
-        known = dict(list(inspect.signature(entry).parameters.items())[skip:])  # type: ignore[arg-type]
+        own = list(inspect.signature(entry).parameters.items())[skip:]  # type: ignore[arg-type]
+        known = {key: parameter.default for key, parameter in own} | dict(self._common)
         for key, value in parameters.items():
             if key not in known:
                 raise InputError(
                     f"{spec!r}: the {self.kind} {name!r} takes {', '.join(known) or 'no parameter'}, not {key!r}"
                 )
-            if wanted := _unlike(value, known[key].default):
+            if wanted := _unlike(value, known[key]):
                 raise InputError(f"{spec!r}: {key} takes {wanted}, not {str(value)!r}")
-            if isinstance(known[key].default, float):
+            if isinstance(known[key], float):
                 parameters[key] = float(value)
         return entry, parameters
 

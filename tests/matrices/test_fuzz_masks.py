@@ -45,7 +45,8 @@ from blockshock.matrices.named_masks import (
     tile_random_mask,
     transposable_tiles,
 )
-from blockshock.matrices.saved_mask import is_saved_mask, mask_tensor, saved_mask, settled
+from blockshock.matrices.permuted import PermutedMask
+from blockshock.matrices.saved_mask import is_saved_mask, mask_state, mask_tensor, saved_mask, settled
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 
 pytestmark = pytest.mark.reliability
@@ -172,21 +173,27 @@ def test_a_pattern_is_one_of_six(pattern: str, N: int, K: int) -> None:
 
 
 @examples(250)
-@given(data=st.data(), N=rows, K=fours, seed=seeds, tiled=st.booleans())
-def test_a_mask_is_saved_and_read_back(data: Any, N: int, K: int, seed: int, tiled: bool) -> None:
-    mask = TiledMask(mask_rows(4, 4, seed), N, K) if tiled else DenseMask(mask_rows(N, K, seed))
-    saved = {"a.weight": torch.zeros(N, K), "a.mask": mask_tensor(mask)}
+@given(data=st.data(), N=rows, K=fours, seed=seeds, tiled=st.booleans(), permuted=st.booleans())
+def test_a_mask_is_saved_and_read_back(data: Any, N: int, K: int, seed: int, tiled: bool, permuted: bool) -> None:
+    mask = ordered = TiledMask(mask_rows(4, 4, seed), N, K) if tiled else DenseMask(mask_rows(N, K, seed))
+    if permuted:
+        mask = PermutedMask(ordered, torch.randperm(K, generator=torch.Generator().manual_seed(seed)))
+    state = mask_state(mask)
+    saved = {"a.weight": torch.zeros(N, K), **{f"a.{name}": tensor for name, tensor in state.items()}}
     found = saved_mask(saved, "a.")
     assert torch.equal(found.dense(), mask.dense())
-    assert is_saved_mask(saved["a.mask"], mask)
-    assert is_saved_mask(mask_tensor(DenseMask(mask.dense())), mask)
-    if not equal(mask.dense(), mask.complement().dense()):
-        assert not is_saved_mask(saved["a.mask"], mask.complement())
-    prefix, name = data.draw(st.sampled_from(("", "a.")) | names), data.draw(st.sampled_from(("a.mask", "a.weight")))
+    assert torch.equal(settled(found, CPU).dense(), mask.dense())
+    assert is_saved_mask(state, mask)
+    assert is_saved_mask(state | {"mask": mask_tensor(DenseMask(ordered.dense()))}, mask)
+    assert is_saved_mask({"mask": state["mask"]}, mask) == (not permuted)
+    if not equal(ordered.dense(), ordered.complement().dense()):
+        assert not is_saved_mask(state, ordered.complement())
+    prefix = data.draw(st.sampled_from(("", "a.")) | names)
+    name = data.draw(st.sampled_from(("a.mask", "a.weight", "a.permutation")))
     saved[name] = data.draw(matrices(rows, rows, ANY)).squeeze(data.draw(st.sampled_from((0, 1))))
     other = attempt(saved_mask, saved, prefix)
-    assert other is None or is_2to4(other.dense())
-    assert is_saved_mask(saved["a.mask"], mask) in (True, False)
+    assert other is None or is_2to4(other.ordered.dense())
+    assert is_saved_mask({"mask": saved["a.mask"]}, mask) in (True, False)
 
 
 @examples(310)

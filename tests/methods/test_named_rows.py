@@ -103,7 +103,7 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
         (
             "pruned-auto-magnitude:keep=2",
             InputError,
-            "its pruner 'magnitude:keep=2': .* takes no parameter, not 'keep'",
+            "its pruner 'magnitude:keep=2': .* takes permute, not 'keep'",
         ),
         ("dense_single-auto", InputError, "'auto' is left over: dense_single has no axes to pick of"),
         ("block_shock-", UnknownName, "its kernel ''"),

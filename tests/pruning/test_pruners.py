@@ -234,5 +234,5 @@ def test_other_inputs_are_refused(looking: list[torch.Tensor], x_TK: torch.Tenso
 def test_an_unknown_pruner_is_named_with_the_choices() -> None:
     with pytest.raises(UnknownName, match=r"no pruner is named 'magnitud'. Did you mean 'magnitude'\?"):
         prune("magnitud", piece())
-    with pytest.raises(InputError, match="the pruner 'magnitude' takes no parameter, not 'alpha'"):
+    with pytest.raises(InputError, match="the pruner 'magnitude' takes permute, not 'alpha'"):
         prune("magnitude:alpha=2", piece())
