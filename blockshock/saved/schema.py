@@ -84,6 +84,11 @@ def _blocks(value: Any) -> bool:
     )
 
 
+def _likeness(value: Any) -> bool:
+    """Of a network whose weights were drawn there is none."""
+    return value == {} or having(**dict.fromkeys(("cosine", "least_cosine", "spearman"), number))(value)
+
+
 def _limited(value: Any) -> bool:
     """A part of a pass: its time, and its limit where that could be measured."""
     limits = (value.get(name) for name in ("limit_ms", "of_limit")) if isinstance(value, dict) else ()
@@ -131,7 +136,7 @@ KINDS: dict[str, dict[str, Fits]] = {
         "worst_drift": number,
         "steps": whole,
     },
-    "network": {"network": text, "where": text, "replaced": whole, "likeness": each(number)},
+    "network": {"network": text, "where": text, "replaced": whole, "likeness": _likeness},
     "verdict": {
         **dict.fromkeys(("statement", "hypothesis", "rival", "verdict"), text),
         **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), positive),

@@ -67,6 +67,18 @@ def test_any_row_takes_the_place_of_its_layers(spec: str) -> None:
             model = network.build(torch.float32, CPU, 0)
 
 
+@pytest.mark.parametrize("spec", [SMALL[0], SMALL[2]])
+@pytest.mark.parametrize("row", ["pruned-gathered-1100", "pruned-reference-magnitude"])
+def test_with_rows_in_it_a_network_compiles_as_one_graph(spec: str, row: str) -> None:
+    network = build_network(spec)
+    with torch.inference_mode():
+        model, call = network.build(torch.float32, CPU, 0), network.call(2, torch.float32, CPU, 0)
+        compress(model, row, where=lambda name, linear: network.is_meant(name, "blocks"), frozen=True)
+        compiled = torch.compile(model, dynamic=False, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*call), model(*call))
+    torch.compiler.reset()
+
+
 def test_weights_are_drawn_from_the_seed() -> None:
     network = build_network(SMALL[0])
     one, again, other = (network.build(torch.float32, CPU, seed).state_dict() for seed in (1, 1, 2))

@@ -31,6 +31,7 @@ def rows(**more: object) -> list[Info]:
 def test_they_are_a_section_of_their_own_and_fit() -> None:
     assert {section_of(row) for row in rows()} == {"networks"}
     assert [unfit(row) for row in rows()] == [None] * 4
+    assert unfit(networked(ALPS, 1.0, 0.5, {"cosine": 0.9}, **OURS)) == "likeness"
 
 
 def test_the_table_has_time_and_likeness_side_by_side() -> None:
