@@ -232,6 +232,7 @@ def block_count(size: int) -> int:
 
 def test_a_layer_trains_with_what_is_searched_in_both_passes() -> None:
     with faked(lambda meta: meta["num_stages"] == 3):
+        torch.manual_seed(0)
         linear = nn.Linear(128, 64, dtype=torch.bfloat16)
         layer = MethodLinear(linear, "block_sparse-bsr-blocks:size=16:level=0.5")
         dense, kept = layer.to_linear(), layer.mask.dense()  # type: ignore[union-attr]

@@ -106,6 +106,12 @@ def test_rows_in_a_model() -> None:
         replace_linears(nn.Sequential(nn.Linear(64, 48)), "block_sparse-reference-blocks:size=8:by=score")
     x = {"0": torch.randn(10, 64)}
     assert replace_linears(nn.Sequential(nn.Linear(64, 48)), "block_sparse-reference-blocks:size=8:by=score", inputs=x)
+    frozen = nn.Sequential(nn.Linear(64, 48))
+    w_NK, bias = (tensor.detach().clone() for tensor in (frozen[0].weight, frozen[0].bias))
+    assert replace_linears(frozen, "block_sparse-reference-blocks:size=8:by=score", inputs=x, frozen=True).replaced
+    with torch.inference_mode():
+        kept = frozen[0].row.picks["block_mask"].dense()
+        torch.testing.assert_close(frozen(x["0"]), x["0"] @ (w_NK * kept).T + bias)
     (reason,) = replace_linears(nn.Sequential(nn.Linear(64, 48)), "block_sparse-bsr-blocks:size=8").left.values()
     assert reason == "block_kernel bsr: needs a cuda device, this is cpu"
 
