@@ -1,7 +1,8 @@
 """Kernels multiply by one piece of W: each file registers one."""
 
-from blockshock.kernels.base import KERNELS, Kernel, Packed, build_kernel, packed_bytes
+from blockshock.kernels.base import KERNELS, Kernel, build_kernel, packed_bytes
 from blockshock.kernels.block_kernels import BLOCK_KERNELS, BlockKernel, BlockLayout, build_block_kernel
+from blockshock.kernels.packed import Packed
 
 KERNELS.load_package(__name__)
 

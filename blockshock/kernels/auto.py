@@ -16,7 +16,8 @@ import torch
 
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
-from blockshock.kernels.base import KERNELS, Agree, Kernel, Packed, build_kernel
+from blockshock.kernels.base import KERNELS, Agree, Kernel, build_kernel
+from blockshock.kernels.packed import Packed
 from blockshock.machine import environment
 from blockshock.matrices import Mask, Piece, PieceWeights, TransposedWeights, WeightSource, generator
 from blockshock.measure import Accuracy, compare, timing

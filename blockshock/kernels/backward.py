@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from blockshock.errors import MaskError
-from blockshock.kernels.base import Backward, Kernel, Packed, packed_bytes
+from blockshock.kernels.base import Kernel, packed_bytes
 from blockshock.kernels.dense import PackedDense
+from blockshock.kernels.packed import Backward, Packed
 from blockshock.kernels.transpose import TileOrder
 from blockshock.matrices import Kept, Mask, Piece, check_transposable
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError, KernelUnavailable
-from blockshock.kernels.base import Packed
+from blockshock.kernels.packed import Packed
 from blockshock.matrices import Piece, in_blocks, kept_blocks, row_blocks
 from blockshock.registry import Registry
 

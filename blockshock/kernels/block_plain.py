@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels.base import Packed
 from blockshock.kernels.block_kernels import BLOCK_KERNELS, BlockKernel, BlockLayout, PackedBlocks
 from blockshock.kernels.dense import PackedDense
+from blockshock.kernels.packed import Packed
 from blockshock.matrices import Piece
 from blockshock.stages import stage
 

@@ -14,10 +14,11 @@ import torch
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.backward import SparseCores, too_old
-from blockshock.kernels.base import KERNELS, Packed, packed_bytes
+from blockshock.kernels.base import KERNELS, packed_bytes
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
+from blockshock.kernels.packed import Packed
 from blockshock.machine import indexed, torch_internals
 from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage

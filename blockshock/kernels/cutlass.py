@@ -6,9 +6,10 @@ import torch
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
 from blockshock.kernels.backward import SparseCores
-from blockshock.kernels.base import KERNELS, Packed, packed_bytes
+from blockshock.kernels.base import KERNELS, packed_bytes
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
+from blockshock.kernels.packed import Packed
 from blockshock.machine import torch_internals
 from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels.base import KERNELS, Kernel, Packed
+from blockshock.kernels.base import KERNELS, Kernel
 from blockshock.kernels.dense import multiplied
+from blockshock.kernels.packed import Packed
 from blockshock.matrices import MOST_PATTERNS, Every, Mask, Piece, RowPatterns, row_blocks
 from blockshock.stages import copied, stage
 

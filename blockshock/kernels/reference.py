@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels.base import KERNELS, Kernel, Packed
+from blockshock.kernels.base import KERNELS, Kernel
+from blockshock.kernels.packed import Packed
 from blockshock.matrices import Compressed24, Piece, gather_kept, row_blocks
 from blockshock.stages import stage
 

@@ -15,8 +15,9 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.kernels.backward import SparseCores, too_old
-from blockshock.kernels.base import KERNELS, Packed
+from blockshock.kernels.base import KERNELS
 from blockshock.kernels.layout import aligned_rows
+from blockshock.kernels.packed import Packed
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, WARPS, Plan, plan_for
 from blockshock.machine import CudaKernel, Peers, compiled
 from blockshock.matrices import Mask, Piece, gather_kept, mask_positions, row_blocks

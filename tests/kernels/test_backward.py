@@ -10,8 +10,8 @@ from gpus import CPU_METHODS, needs_a_gpu
 from blockshock.errors import InputError, MaskError
 from blockshock.kernels import build_kernel
 from blockshock.kernels.backward import backward_of
-from blockshock.kernels.base import Packed
 from blockshock.kernels.dense import PackedDense
+from blockshock.kernels.packed import Packed
 from blockshock.machine import Entry, Exit, Gathered, OwnFeatures, Part, Replicated, Summed, build_combine
 from blockshock.matrices.compressed import Compressed24
 from blockshock.matrices.masks import DenseMask, check_2to4

@@ -1,0 +1,240 @@
+"""What there is to pick for a method: kernels, masks, pruners, storages, ways to combine, blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from blockshock.kernels import BLOCK_KERNELS, KERNELS, build_block_kernel, build_kernel
+from blockshock.machine import COMBINES, combines
+from blockshock.matrices import MASKS, MOST_FEATURES
+from blockshock.methods.axes import AXES, Axis, Beside, Picks
+from blockshock.methods.layer import Layer
+from blockshock.pruning import (
+    BLOCK_MASKS,
+    BLOCK_SCORES,
+    PRUNERS,
+    block_choice,
+    check_mask,
+    is_pruners,
+    mask_names,
+    pruner_of,
+)
+from blockshock.registry import split, whole
+from blockshock.training import STORAGES, storage_of
+
+
+@AXES.register("kernel")
+class KernelAxis(Axis):
+    """What multiplies."""
+
+    registry = KERNELS
+    about = "Default auto and the fast ones"
+    beside = (Beside("--no-search", "cuSPARSELt runs its default algorithm, not the searched one"),)
+    with_method = True
+
+    def check(self, spec: str) -> None:
+        build_kernel(spec)
+
+    def names(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in KERNELS.names() if device in KERNELS.get(name).device_types)
+
+    def asked(self, specs: tuple[str, ...] | None, device: str, beside: Mapping[str, Any]) -> tuple[str, ...]:
+        fast = (name for name in self.names(device) if KERNELS.get(name).contender and name != "auto")
+        specs = ("auto", *fast) if specs is None else specs
+        if not beside["--no-search"]:
+            return specs
+        return tuple(f"{spec}:search=no" if spec in ("auto", "cusparselt") else spec for spec in specs)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return tuple(name for name in self.covered(device) if name != "auto")  # which stands for one of them
+
+    def covered(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in self.names(device) if KERNELS.get(name).sparse)
+
+    def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        return build_kernel(spec).unavailable(device, dtype)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        kernel, source = build_kernel(spec), layer.source
+        if source.dtype not in kernel.dtypes:
+            return f"does not multiply {source.dtype}"
+        if not kernel.takes(layer.tokens):
+            return f"kernel {spec} is for up to {kernel.most_tokens} tokens: leave it out with --kernels, or lower --B"
+        return kernel.unsuitable(source.N, source.K, source.dtype, layer.kept)
+
+
+class _Keeping(Axis):
+    """What decides which two of each four are kept: usual is what fits the kernel, and the checks go through that."""
+
+    holds_masks = True
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return self.usual(device, picks, both_ways=True)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        _ = layer.kept  # it raises where it cannot be made for this layer
+        return None
+
+
+@AXES.register("mask")
+class MaskAxis(_Keeping):
+    """Which two of each four a half keeps."""
+
+    registry = MASKS
+    about = "Or a pruner that is none of these, for what it keeps. Default 1100; from phase 2 on what fits the kernel"
+
+    def check(self, spec: str) -> None:
+        check_mask(spec)
+
+    def known(self) -> tuple[str, ...]:
+        return mask_names()
+
+    def needs_inputs(self, spec: str) -> bool:
+        return is_pruners(spec) and pruner_of(spec)[0].needs_inputs
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        return (build_kernel(picks.get("kernel", "dense")).training_mask if both_ways else "1100",)
+
+
+@AXES.register("pruner")
+class PrunerAxis(_Keeping):
+    """What turns W into W′."""
+
+    registry = PRUNERS
+    about = "Default magnitude, or what fits the kernel"
+
+    def check(self, spec: str) -> None:
+        pruner_of(spec)
+
+    def needs_inputs(self, spec: str) -> bool:
+        return pruner_of(spec)[0].needs_inputs
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        kernel = build_kernel(picks.get("kernel", "dense"))
+        return (kernel.training_pruner if both_ways else kernel.pruner,)
+
+
+@AXES.register("storage")
+class StorageAxis(Axis):
+    """How a piece is held while it is trained."""
+
+    registry = STORAGES
+    beside = (
+        Beside(
+            "--recompress-every",
+            "steps from one compression of masked storage to the next: whole numbers, and never. Default 1",
+            "K,K",
+        ),
+    )
+    trained_only = True
+
+    def check(self, spec: str) -> None:
+        storage_of(spec)
+
+    def asked(self, specs: tuple[str, ...] | None, device: str, beside: Mapping[str, Any]) -> tuple[str, ...]:
+        """``masked`` is picked once for each cadence of compression."""
+        option = "--recompress-every"
+        text = "1" if beside[option] is None else beside[option]
+        cadences = [
+            0 if part == "never" else whole(option, part, most=MOST_FEATURES)
+            for part in split(option, text, "whole numbers, never")
+        ]
+        every = ["masked" if steps == 1 else f"masked:every={steps}" for steps in cadences]
+        specs = self.names(device) if specs is None else specs
+        return tuple(dict.fromkeys(found for spec in specs for found in (every if spec == "masked" else [spec])))
+
+
+@AXES.register("combine")
+class CombineAxis(Axis):
+    """How ranks make one output of their parts."""
+
+    registry = COMBINES
+    about = "Default nccl, and on GPUs auto with the kernel auto"
+    unsaid = "nccl"
+
+    def check(self, spec: str) -> None:
+        COMBINES.resolve(spec, skip=4)
+
+    def names(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in COMBINES.names() if device in COMBINES.get(name).device_types)
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        fastest = "auto" in self.names(device) and picks.get("kernel", "auto") == "auto"
+        return ("nccl", "auto") if fastest else ("nccl",)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        # All but nccl share how a part goes through their memory, and sums have the same bits.
+        return tuple(name for name in self.covered(device) if name in ("nccl", "two_shot"))
+
+    def covered(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in self.names(device) if name != "auto")
+
+    def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        return COMBINES.resolve(spec, skip=4)[0].unavailable(device, dtype)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        kernel = layer.pick("kernel")
+        if COMBINES.resolve(spec, skip=4)[0].is_fused and not (kernel and build_kernel(kernel).fuses):
+            able = [name for name in KERNELS.names() if KERNELS.get(name).fuses]
+            return f"the sum is the kernel's, and kernel {kernel or 'dense'} has none: pick {' or '.join(able)}"
+        return combines.unsuitable(spec, layer.ranks, layer.tokens)
+
+
+@AXES.register("block_kernel")
+class BlockKernelAxis(Axis):
+    """What multiplies by blocks."""
+
+    registry = BLOCK_KERNELS
+    about = "Default the fast ones; on a CPU, which has none, reference"
+    with_method = True
+
+    def check(self, spec: str) -> None:
+        build_block_kernel(spec)
+
+    def names(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in BLOCK_KERNELS.names() if device in BLOCK_KERNELS.get(name).device_types)
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        return tuple(name for name in self.names(device) if BLOCK_KERNELS.get(name).contender) or ("reference",)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return self.usual(device, picks, both_ways=True)
+
+    def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        return build_block_kernel(spec).unavailable(device, dtype)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        kernel, source = build_block_kernel(spec), layer.source
+        if source.dtype not in kernel.dtypes:
+            return f"does not multiply {source.dtype}"
+        return kernel.unsuitable(source.N, source.K, layer.block_size)
+
+
+@AXES.register("block_mask")
+class BlockMaskAxis(Axis):
+    """Which blocks are kept."""
+
+    registry = BLOCK_MASKS
+    about = "Default blocks of 64 at level 0.9, by magnitude"
+    holds_masks = small = True
+
+    def check(self, spec: str) -> None:
+        block_choice(spec)
+
+    def needs_inputs(self, spec: str) -> bool:
+        return block_choice(spec).scores.needs_inputs
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        return ("blocks:size=64:level=0.9",)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return ("blocks:size=16:level=0.5",)  # what has a few blocks left learns nothing, and fed back it dies out
+
+    def covered(self, device: str) -> tuple[str, ...]:
+        return tuple(f"{name}:by={score}" for name in BLOCK_MASKS.names() for score in BLOCK_SCORES.names())
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        return block_choice(spec).unsuitable(layer.source.N, layer.source.K)
