@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from blockshock.machine import torch_internals
+
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 """What a model is called with: arguments, and named ones."""
 
@@ -88,7 +90,7 @@ class _Copies:
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
         """Its rows (B, K)."""
-        writes = -1 if x.is_inference() else x._version  # which these do not count
+        writes = -1 if x.is_inference() else torch_internals.version(x)  # which these do not count
         if self._last is None or self._last[0] is not x or self._last[1] != writes or writes < 0:
             self._last = x, writes, x.detach().reshape(-1, x.shape[-1]).clone()
         return self._last[2]

@@ -185,7 +185,9 @@ def test_every_method_goes_backward_on_one_and_on_four_ranks(other_ranks: Ranks)
     for name in CPU_METHODS:
         for kernel, mask in (("gathered", "tile"), ("gathered", "1001"), ("reference", "tile_random")):
             pruner = "1100" if kernel == "gathered" else "tile_magnitude"
-            case = CASE.picking(kernel=kernel, mask=mask, pruner=pruner).of(name, METHODS.get(name).axes)
+            blocks = {"block_kernel": "reference", "block_mask": "blocks:size=32:level=0.5"}
+            picked = CASE.picking(kernel=kernel, mask=mask, pruner=pruner, **blocks)
+            case = picked.of(name, METHODS.get(name).axes)
             results = other_ranks.run(backward.check, case)
             assert not _failures(results), case.id
             assert all(result.same_on_ranks and result.same_again for result in results), case.id

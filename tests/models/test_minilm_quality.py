@@ -1,6 +1,6 @@
 """What pruners leave of MiniLM, on sentences that nothing was calibrated with: its real weights, all of its 36 layers.
 
-Each pruner's model is made once, block by block, of a fifth of the sentences that GPUs calibrate with.
+Each pruner's model is made once, block by block, of an eighth of the sentences that GPUs calibrate with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blockshock.pruning import PRUNERS
 
 CPU = torch.device("cpu")
 NETWORK = build_network("minilm")
-SENTENCES = 100
+SENTENCES = 60
 ORDER = ("alps", "sparsegpt", "wanda", "magnitude", "random")
 """Of errors, the least first."""
 CALIBRATED = [name for name in PRUNERS.names() if PRUNERS.get(name).needs_inputs and not PRUNERS.get(name).transposable]
