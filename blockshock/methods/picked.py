@@ -112,6 +112,9 @@ class PrunerAxis(_Keeping):
     def needs_inputs(self, spec: str) -> bool:
         return pruner_of(spec)[0].needs_inputs
 
+    def covered(self, device: str) -> tuple[str, ...]:
+        return tuple(name for name in self.names(device) if device != "cpu" or not PRUNERS.get(name).slow)
+
     def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
         kernel = build_kernel(picks.get("kernel", "dense"))
         return (kernel.training_pruner if both_ways else kernel.pruner,)

@@ -38,6 +38,9 @@ class Cover:
         covered = {axis.name: [spec for spec in axis.covered(device) if spec != axis.unsaid] for axis in axes}
         self._others = [axis for axis in axes if covered[axis.name] and not axis.with_method]
         self._seed = seed
+        self._axes = {method: method_of(method)[0].axes for method in methods}
+        built = {name: build_workload(name) for name in WORKLOADS.names()}
+        self._limits = {name: (workload.shapes, workload.most_tokens) for name, workload in built.items()}
         self._factors: list[list[Any]] = [
             [row for method in methods for row in self._rows(method, device)],
             *([None, *covered[axis.name]] for axis in self._others),
@@ -60,16 +63,17 @@ class Cover:
         return Case(method, {axis: specs[axis] for axis in axes}, workload, N, K, B, dtype, self._seed)
 
     def _applies(self, choice: Choice) -> bool:
-        case, axes = self._case(choice), method_of(choice[0][0])[0].axes
-        for axis in self._others:
-            picked, takes = axis.name in case.picks, axis.name in axes
+        # Without a case, where it can be told: of a few hundred thousand choices a few hundred apply.
+        (method, *_), *others, _, workload, size, B = choice
+        axes = self._axes[method]
+        for axis, spec in zip(self._others, others, strict=True):
+            picked, takes = spec is not None, axis.name in axes
             if picked != takes and (picked or axis.unsaid is None):
                 return False
-        workload = build_workload(case.workload)
-        if workload.shapes is not None and (case.N, case.K) not in workload.shapes:
+        shapes, most_tokens = self._limits[workload]
+        if (shapes is not None and size not in shapes) or (most_tokens is not None and most_tokens < B):
             return False
-        if workload.most_tokens is not None and workload.most_tokens < case.B:
-            return False
+        case = self._case(choice)
         return not case.picks or _suits(case.method, tuple(case.picks.items()), case.N, case.K, case.dtype)
 
     def product(self) -> list[Case]:

@@ -32,7 +32,7 @@ class Alps(Pruner):
         damping, shrink: as of ``sparsegpt``; ``no`` is the paper's.
     """
 
-    needs_inputs = True
+    needs_inputs = slow = True
 
     def __init__(self, piece: Piece, x_TK: torch.Tensor | None, damping: float = 0.01, shrink: bool = True) -> None:
         super().__init__(piece, x_TK)

@@ -29,6 +29,7 @@ class Pruner:
 
     Attributes:
         needs_inputs: it looks at calibration inputs; they are None for all others.
+        slow: it takes seconds for a small layer on a CPU, where pairs of choices do without it.
         transposable: its masks are 2:4 along columns too, so that backward products can be sparse; that is checked.
         permutes: what it keeps depends on which columns share a group of four, so that ``permute=yes`` can raise it.
 
@@ -39,6 +40,7 @@ class Pruner:
 
     needs_inputs: ClassVar[bool] = False
     transposable: ClassVar[bool] = False
+    slow: ClassVar[bool] = False
     permutes: ClassVar[bool] = True
 
     def __init__(self, piece: Piece, x_TK: torch.Tensor | None) -> None:

@@ -19,12 +19,14 @@ from blockshock.pruning import PRUNERS
 
 CPU = torch.device("cpu")
 NETWORK = build_network("minilm")
-SENTENCES = 60
+SENTENCES, ALL = 60, 6
 ORDER = ("alps", "sparsegpt", "wanda", "magnitude", "random")
 """Of errors, the least first."""
 CALIBRATED = [name for name in PRUNERS.names() if PRUNERS.get(name).needs_inputs and not PRUNERS.get(name).transposable]
+QUICK = [name for name in CALIBRATED if not PRUNERS.get(name).slow]
 pytestmark = [
     pytest.mark.models,
+    pytest.mark.reliability,
     pytest.mark.skipif(NETWORK.unavailable(CPU) is not None, reason=f"MiniLM's weights: {minilm.INSTALL}"),
 ]
 
@@ -48,14 +50,17 @@ def unseen_inputs() -> dict[str, torch.Tensor]:
 
 
 @cache
-def found(pruner: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Likeness of the embeddings; and of each layer the relative error of its output."""
+def found(pruner: str, blocks: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Likeness of the embeddings; and of each layer of the first blocks the relative error of its output."""
     model = NETWORK.build(torch.float32, CPU, 0)
     calibration = minilm.together(minilm.sentences_of("calibration")[:SENTENCES], CPU)
-    replaced = compress(model, f"pruned-auto-{pruner}", calibration, frozen=True).replaced
-    assert len(replaced) == 36
+    names = [name for name in unseen_inputs() if int(name.split(".")[1]) < blocks]
+    where = lambda name, linear: name in names  # noqa: E731
+    replaced = compress(model, f"pruned-auto-{pruner}", calibration, where, frozen=True).replaced
+    assert len(replaced) == 6 * blocks
     errors = {}
-    for name, x_TK in unseen_inputs().items():
+    for name in names:
+        x_TK = unseen_inputs()[name]
         linear = dense().get_submodule(name)
         with torch.inference_mode():
             right_TN = F.linear(x_TK, linear.weight)
@@ -65,23 +70,27 @@ def found(pruner: str) -> tuple[dict[str, float], dict[str, float]]:
 
 
 @pytest.mark.parametrize(("more", "less"), [*pairwise(reversed(ORDER))])
-def test_on_all_layers_the_errors_are_in_the_order_of_the_papers(more: str, less: str) -> None:
-    better, worse = found(less)[1], found(more)[1]
-    assert len(better) == 36
+def test_on_all_layers_the_errors_are_in_the_order_of_the_papers(more: str, less: str, soak: bool) -> None:
+    """Of what is slow, on those of one block, but for the long form."""
+    blocks = 1 if PRUNERS.get(less).slow and not soak else ALL
+    better, worse = found(less, blocks)[1], found(more, blocks)[1]
+    assert len(better) == 6 * blocks
     assert [name for name in better if not better[name] < worse[name]] == []
 
 
-def test_the_nearer_its_layers_the_nearer_its_embeddings() -> None:
+def test_the_nearer_its_layers_the_nearer_its_embeddings(soak: bool) -> None:
     for measure in ("cosine", "spearman"):
-        values = [found(name)[0][measure] for name in ORDER]
+        values = [found(name, ALL)[0][measure] for name in ORDER if soak or not PRUNERS.get(name).slow]
         assert values == sorted(values, reverse=True), measure
 
 
-@pytest.mark.parametrize("pruner", CALIBRATED)
+@pytest.mark.parametrize("pruner", QUICK)
 def test_who_looks_at_inputs_keeps_more_than_magnitude(pruner: str) -> None:
-    ours, magnitude = found(pruner)[0], found("magnitude")[0]
+    ours, magnitude = found(pruner, ALL)[0], found("magnitude", ALL)[0]
     assert all(ours[measure] > magnitude[measure] for measure in ours)
 
 
-def test_the_best_of_them_keeps_nine_tenths_without_retraining() -> None:
-    assert max(found(name)[0]["cosine"] for name in CALIBRATED) >= 0.9
+def test_the_best_of_them_keeps_nine_tenths_without_retraining(soak: bool) -> None:
+    """The best that is quick nearly does."""
+    names, least = (CALIBRATED, 0.9) if soak else (QUICK, 0.84)
+    assert max(found(name, ALL)[0]["cosine"] for name in names) >= least
