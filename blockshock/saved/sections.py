@@ -22,6 +22,7 @@ COMMANDS = {
     "verdicts": "pytest tests/test_hypotheses.py -m bench",
     "accuracy": "pytest tests/test_phase0_correctness.py",
     "drift": "pytest tests/test_drift.py",
+    "networks": "pytest tests/test_models.py -m bench",
 }
 """What measures each part, less ``--benchmark-autosave``."""
 STAGES = {
