@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blockshock.kernels import Kernel, cusparselt
-from blockshock.matrices.compressed import Compressed24, expand
+from blockshock.matrices.compressed import Compressed24, bits, expand
 
 
 def raw(matrix: torch.Tensor) -> torch.Tensor:
@@ -19,7 +19,8 @@ def raw(matrix: torch.Tensor) -> torch.Tensor:
     rows, columns = matrix.shape
     start, size = matrix.storage_offset(), rows * columns
     memory = torch.empty(0, dtype=matrix.dtype).set_(matrix.untyped_storage())
-    found = matrix.new_full((size,), float("nan"))  # beyond the storage lies what nobody knows
+    unknown = float("nan") if matrix.is_floating_point() else -99
+    found = matrix.new_full((size,), unknown)  # beyond the storage lies what nobody knows
     found[: len(memory) - start] = memory[start : start + size]
     return found.view(rows, columns)
 
@@ -27,7 +28,8 @@ def raw(matrix: torch.Tensor) -> torch.Tensor:
 def compress(w_NK: torch.Tensor) -> torch.Tensor:
     """[kept values | positions]: of each four those that are not zero, and the first ones if those are fewer."""
     grouped = raw(w_NK).unflatten(1, (-1, 4))
-    order = (grouped == 0).long().argsort(dim=-1, stable=True)[..., :2]
+    dropped = bits(grouped) == 0 if w_NK.itemsize == 1 else grouped == 0  # in eight bits −0.0 is not zero to it
+    order = dropped.long().argsort(dim=-1, stable=True)[..., :2]
     mask = torch.zeros(grouped.shape, dtype=torch.bool).scatter_(2, order, True).flatten(1)
     packed = Compressed24.from_tensor(raw(w_NK), mask)
     metadata = packed.positions.contiguous().view(w_NK.dtype).flatten()
@@ -35,19 +37,21 @@ def compress(w_NK: torch.Tensor) -> torch.Tensor:
 
 
 def sparse_mm(
-    packed: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None = None, transpose_result: bool = False,
+    packed: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None = None, alpha: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None, transpose_result: bool = False,
     alg_id: int = 0, split_k: int = 1, split_k_mode: int = -1,
 ) -> torch.Tensor:  # fmt: skip
     assert transpose_result
-    assert x_KB.shape[1] % 8 == 0
+    assert x_KB.shape[1] % (16 // packed.itemsize) == 0
+    assert (packed.itemsize == 1) == (out_dtype is not None)
     assert x_KB.shape[1]
     rows, K = len(packed), len(x_KB)
     flat = packed.flatten()
     positions = flat[rows * K // 2 :].view(torch.uint8).view(rows, K // 8)
     w_NK = expand(flat[: rows * K // 2].view(rows, K // 2), positions)
     x_BK = raw(x_KB).T if x_KB.is_contiguous() else raw(x_KB.T)
-    y_BN = x_BK.float() @ w_NK.float().T + (0 if bias is None else bias.float())
-    return y_BN.to(packed.dtype)
+    y_BN = x_BK.float() @ w_NK.float().T * (1 if alpha is None else alpha)
+    return (y_BN + (0 if bias is None else bias.float())).to(out_dtype or packed.dtype)
 
 
 @contextmanager

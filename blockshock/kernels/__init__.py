@@ -2,6 +2,14 @@
 
 from blockshock.kernels.base import KERNELS, Kernel, build_kernel, packed_bytes
 from blockshock.kernels.block_kernels import BLOCK_KERNELS, BlockKernel, BlockLayout, build_block_kernel
+from blockshock.kernels.formats import (
+    FORMATS,
+    FORWARD_ALONE,
+    Format,
+    PackedDenseQuantised,
+    QuantisedWeights,
+    build_format,
+)
 from blockshock.kernels.packed import Packed
 
 KERNELS.load_package(__name__)

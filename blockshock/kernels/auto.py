@@ -17,6 +17,7 @@ import torch
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.base import KERNELS, Agree, Kernel, build_kernel
+from blockshock.kernels.formats import Format
 from blockshock.kernels.packed import Packed
 from blockshock.machine import environment
 from blockshock.matrices import Mask, Piece, PieceWeights, TransposedWeights, WeightSource, generator
@@ -76,6 +77,25 @@ class Auto(Kernel):
         contenders = [spec for spec in fit if kernels[spec].contender]
         return contenders or fit[:1]
 
+    def resolve_format(self, piece: Piece, tokens: int, format: Format) -> Kernel:
+        """The first that takes it, of those that are made to be fast: no device has two."""
+        size = piece.N, piece.K, piece.dtype
+        for spec in self._specs(piece.device, piece.dtype):
+            kernel = build_kernel(spec)
+            obstacle = kernel.unsuitable(*size, piece.mask) or kernel.unsuitable_format(format, *size)
+            if obstacle is None and kernel.takes(tokens):
+                return kernel
+        raise KernelUnavailable(
+            f"no sparse kernel takes N = {piece.N}, K = {piece.K}, {piece.dtype} as {format.name} on {piece.device}"
+        )
+
+    def unsuitable_format(self, format: Format, N: int, K: int, dtype: torch.dtype) -> str | None:
+        return None if _of_format(format) else super().unsuitable_format(format, N, K, dtype)
+
+    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
+        found = [kernel.quantised_bytes(N, K, format) for kernel in _of_format(format)]
+        return max(held for held, _ in found), max(building for _, building in found)
+
     def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:
         candidates = self._candidates(piece, tokens)
         if len(candidates) == 1:
@@ -109,6 +129,11 @@ def _machine(device: torch.device) -> str:
     sources = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cu"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     return f"{name} torch {torch.__version__} kernels {digest}"
+
+
+def _of_format(format: Format) -> list[Kernel]:
+    kinds = [KERNELS.get(name) for name in KERNELS.names()]
+    return [kind() for kind in kinds if format.name in kind.formats]
 
 
 def _contenders() -> list[Kernel]:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 
 from blockshock.errors import InputError, KernelUnavailable
+from blockshock.kernels.formats import Format
 from blockshock.kernels.packed import Packed
 from blockshock.matrices import Mask, Piece
 from blockshock.registry import Registry
@@ -31,6 +32,7 @@ class Kernel:
             backward product needs that.
         most_tokens: that it multiplies by one reading of W; it is not timed, nor chosen, for more. None: any number.
         fuses: its packings can sum over the ranks themselves, and have ``summed``.
+        formats: names of those in which it multiplies, beside the dtypes: it has ``pack_quantised``.
         pruner, training_pruner: of a W that it is to multiply by alone, frozen or trained, unless another is asked for.
     """
 
@@ -41,6 +43,7 @@ class Kernel:
     unit: ClassVar[str] = Packed.unit
     most_tokens: ClassVar[int | None] = None
     fuses: ClassVar[bool] = False
+    formats: ClassVar[tuple[str, ...]] = ()
     training_mask: ClassVar[str] = "tile"
     pruner: ClassVar[str] = "magnitude"
     training_pruner: ClassVar[str] = "tile_magnitude"
@@ -83,6 +86,22 @@ class Kernel:
         """
         raise NotImplementedError
 
+    def unsuitable_format(self, format: Format, N: int, K: int, dtype: torch.dtype) -> str | None:
+        """None, or one sentence that says why this kernel cannot multiply a (N, K) piece of a layer in that format."""
+        if format.name in self.formats:
+            return None
+        able = [name for name in KERNELS.names() if format.name in KERNELS.get(name).formats]
+        instead = f"pick {' or '.join(able)}" if able else "no kernel does"
+        return f"kernel {self.name} does not multiply {format.name}: {instead}"
+
+    def pack_quantised(self, piece: Piece, bias: torch.Tensor | None, format: Format) -> Packed:
+        """Pack a piece in one of its formats, for the forward pass alone. ``check`` it first."""
+        raise NotImplementedError
+
+    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
+        """Bytes that such a packing holds, and those held at most while packing."""
+        raise NotImplementedError
+
     def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
         """Bytes held for the backward pass beside the packing; 0 for kernels that contract over N too.
 
@@ -101,6 +120,10 @@ class Kernel:
 
     def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:
         """The kernel that will run, forward or both ways; itself, for all but ``auto``."""
+        return self
+
+    def resolve_format(self, piece: Piece, tokens: int, format: Format) -> Kernel:
+        """The same in a format."""
         return self
 
 

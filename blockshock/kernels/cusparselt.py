@@ -15,7 +15,17 @@ from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS, packed_bytes
-from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, identity, multiplied
+from blockshock.kernels.cusparselt_search import (
+    DEFAULT,
+    Found,
+    Request,
+    Searcher,
+    Setting,
+    identity,
+    multiplied,
+    sums_of,
+)
+from blockshock.kernels.formats import Format, PackedQuantised, quantised
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
 from blockshock.kernels.packed import Packed
@@ -25,6 +35,8 @@ from blockshock.stages import stage
 
 TOKENS_MULTIPLE = 8
 """Rows of X that the product takes; others are padded with zeros."""
+BYTES_MULTIPLE, BYTES_TOKENS_MULTIPLE = 32, 16
+"""The same of N and K, and of the rows of X, in eight bits."""
 _BUCKETS = tuple(TOKENS_MULTIPLE << octave for octave in range(24))
 
 _searcher = Searcher()
@@ -32,10 +44,48 @@ _algorithms = AlgorithmCache("cusparselt-checked", fits=lambda stored: Found.rea
 _thread = threading.local()
 
 
-class PackedCusparselt(Packed):
+class _Searched(Packed):
+    """A packing whose algorithm is searched for each octave of tokens."""
+
     packed: torch.Tensor
     unit = "2:4"
+    N: int
+    K: int
+    _search: bool
+    _chosen: dict[int, Setting]
+    _to = ""
 
+    def _setting(self, x_BK: torch.Tensor) -> Setting:
+        most = bucket_of(len(x_BK))
+        if torch.compiler.is_compiling():
+            return self._chosen.get(most, DEFAULT)  # no search can be traced: run the layer once, then compile it
+        _claim_thread(x_BK.device)
+        if most not in self._chosen:
+            found = self._find(most, x_BK) if self._search else Found(DEFAULT)
+            if found.setting is None:
+                raise KernelUnavailable(
+                    f"kernel cusparselt: of what was tried for ({self.N}, {self.K}), {x_BK.dtype} and up to {most} "
+                    f"tokens, nothing multiplies right on this GPU: {found.name}; use another kernel"
+                )
+            self._chosen[most], self.algorithm = found.setting, found.name
+        return self._chosen[most]
+
+    def _find(self, most: int, x_BK: torch.Tensor) -> Found:
+        bias, dtype = self.bias is not None and not self._to, str(x_BK.dtype).removeprefix("torch.")
+        least = most // 2 + TOKENS_MULTIPLE if most > TOKENS_MULTIPLE else most
+        key = f"{library_key(x_BK.device)} N{self.N} K{self.K} B{least}-{most} {dtype} bias={bias}"
+        key += f" to={self._to}" if self._to else ""
+
+        def search() -> dict[str, object]:
+            gpu = identity(x_BK.device)
+            return asdict(_searcher.search(Request(self.N, self.K, most, least, dtype, bias, gpu, self._to)))
+
+        found = Found.read(_algorithms.get(key, search))
+        assert found is not None
+        return found
+
+
+class PackedCusparselt(_Searched):
     def __init__(self, piece: Piece, bias: torch.Tensor | None, search: bool) -> None:
         super().__init__()
         self.N, self.K, self._search = piece.N, piece.K, search
@@ -59,34 +109,6 @@ class PackedCusparselt(Packed):
             # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.
             return multiplied(self.packed, x_BK, self.bias, setting)[:tokens].data
 
-    def _setting(self, x_BK: torch.Tensor) -> Setting:
-        most = bucket_of(len(x_BK))
-        if torch.compiler.is_compiling():
-            return self._chosen.get(most, DEFAULT)  # no search can be traced: run the layer once, then compile it
-        _claim_thread(x_BK.device)
-        if most not in self._chosen:
-            found = self._find(most, x_BK) if self._search else Found(DEFAULT)
-            if found.setting is None:
-                raise KernelUnavailable(
-                    f"kernel cusparselt: of what was tried for ({self.N}, {self.K}), {x_BK.dtype} and up to {most} "
-                    f"tokens, nothing multiplies right on this GPU: {found.name}; use another kernel"
-                )
-            self._chosen[most], self.algorithm = found.setting, found.name
-        return self._chosen[most]
-
-    def _find(self, most: int, x_BK: torch.Tensor) -> Found:
-        bias, dtype = self.bias is not None, str(x_BK.dtype).removeprefix("torch.")
-        least = most // 2 + TOKENS_MULTIPLE if most > TOKENS_MULTIPLE else most
-        key = f"{library_key(x_BK.device)} N{self.N} K{self.K} B{least}-{most} {dtype} bias={bias}"
-
-        def search() -> dict[str, object]:
-            gpu = identity(x_BK.device)
-            return asdict(_searcher.search(Request(self.N, self.K, most, least, dtype, bias, gpu)))
-
-        found = Found.read(_algorithms.get(key, search))
-        assert found is not None
-        return found
-
     @property
     def shape(self) -> tuple[int, int]:
         return self.N, self.K
@@ -102,6 +124,34 @@ class PackedCusparselt(Packed):
         self.packed.copy_(torch_internals.compress(dense_rows(w_NK)))
         if self.backward is not None:
             self.backward.recompress(w_NK)
+
+
+class PackedQuantisedCusparselt(PackedQuantised, _Searched):
+    """A piece in eight bits. Zeros among what it keeps need no marks: new values are never written under its mask.
+
+    Attributes:
+        fused: the product multiplies by the channels' scales and gives bf16, which is scaled by the tokens' and rounded
+            once more; otherwise it gives plain sums.
+    """
+
+    def __init__(
+        self, piece: Piece, bias: torch.Tensor | None, format: Format, search: bool, fused: bool = True
+    ) -> None:
+        q_NK, scale_N = quantised(piece.kept_block, piece.N, piece.K, format, piece.device)
+        super().__init__(piece.K, format, scale_N, bias, piece.N * piece.K // 2)
+        _claim_thread(piece.device)
+        self.register_buffer("packed", torch_internals.compress(q_NK), persistent=False)
+        self._search, self._chosen, self.fused = search, {}, fused
+        self._out = torch.bfloat16 if fused else sums_of(format.stored)
+        self._to = str(self._out).removeprefix("torch.")
+        self.roundings = 2 if fused else 1
+
+    def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        tokens, setting, scale_N = len(q_BK), self._setting(q_BK), self.scale_N if self.fused else None
+        q_BK = dense_rows(q_BK, BYTES_TOKENS_MULTIPLE)
+        with stage("matmul"):
+            sums_BN = torch_internals.sparse_mm_of_bytes(self.packed, q_BK.T, scale_N, self._out, setting)[:tokens]
+        return self.format.descale(sums_BN, scale_B1, None if self.fused else self.scale_N, self.bias, dtype)
 
 
 def bucket_of(tokens: int) -> int:
@@ -165,10 +215,13 @@ class Cusparselt(SparseCores):
 
     Args:
         search: use the fastest algorithm that cuSPARSELt's own search finds; otherwise torch's default one.
+        fused: in a format, the product scales its output channels itself; otherwise all scales come after it.
     """
 
-    def __init__(self, search: bool = True) -> None:
-        self.search = search
+    formats = ("int8", "fp8")
+
+    def __init__(self, search: bool = True, fused: bool = True) -> None:
+        self.search, self.fused = search, fused
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         if reason := super().unavailable(device, dtype):
@@ -184,6 +237,21 @@ class Cusparselt(SparseCores):
 
     def pack_forward(self, piece: Piece, bias: torch.Tensor | None) -> Packed:
         return PackedCusparselt(piece, bias, self.search)
+
+    def unsuitable_format(self, format: Format, N: int, K: int, dtype: torch.dtype) -> str | None:
+        if dtype != torch.bfloat16:
+            return f"kernel cusparselt gives torch.bfloat16 of {format.name}, not {dtype}: choose --dtype bf16"
+        if N % BYTES_MULTIPLE or K % BYTES_MULTIPLE:
+            return f"in eight bits cusparselt needs N and K to be multiples of {BYTES_MULTIPLE}, got N = {N}, K = {K}"
+        return super().unsuitable_format(format, N, K, dtype)
+
+    def pack_quantised(self, piece: Piece, bias: torch.Tensor | None, format: Format) -> Packed:
+        return PackedQuantisedCusparselt(piece, bias, format, self.search, self.fused)
+
+    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
+        packed = packed_bytes(N, K, format.stored.itemsize)
+        # The search holds what was quantised, and its numbers in bf16, beside a packing of its own.
+        return packed + 4 * N, 2 * packed + 4 * N + 3 * N * K
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         # The search holds a dense piece and a packing of its own on the same GPU.

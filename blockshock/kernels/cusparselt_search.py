@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from blockshock.kernels.formats import format_of, quantised
 from blockshock.kernels.right import is_product
 from blockshock.machine import torch_internals
 from blockshock.matrices import GeneratedWeights, Piece, generator, random_mask
@@ -76,6 +77,7 @@ class Request:
         least: the fewest tokens that the answer will be used for; ``tokens`` are the most.
         dtype: its name in torch.
         gpu: its identity, which is the same in every process; indices are not.
+        to: the dtype of the product in eight bits, by its name; empty where it is that of the factors.
     """
 
     N: int
@@ -85,6 +87,7 @@ class Request:
     dtype: str
     bias: bool
     gpu: str
+    to: str = ""
 
 
 def identity(device: torch.device) -> str:
@@ -150,12 +153,36 @@ def _search(request: Request) -> Found:
     (index,) = (i for i in range(torch.cuda.device_count()) if identity(torch.device("cuda", i)) == request.gpu)
     device = torch.device("cuda", index)
     torch.cuda.set_device(device)
+    if request.to:
+        return _search_bytes(request, device)
     trial = Trial(request.N, request.K, request.tokens, getattr(torch, request.dtype), request.bias, device)
     packed = torch_internals.compress(trial.w_NK)
     fastest = _setting(torch_internals.search(packed, trial.x_BK.t(), trial.bias))
 
     def multiply(x_BK: torch.Tensor, setting: Setting) -> torch.Tensor:
         return multiplied(packed, x_BK, trial.bias, setting)
+
+    return checked(fastest, trial, request.least, multiply)
+
+
+def sums_of(stored: torch.dtype) -> torch.dtype:
+    """In what cuSPARSELt gives sums of products of what is stored, as they are."""
+    return torch.float32 if stored.is_floating_point else torch.int32
+
+
+def _search_bytes(request: Request, device: torch.device) -> Found:
+    """The same in eight bits; with scales of the output channels where what it gives has fewer bits than sums."""
+    stored, out = getattr(torch, request.dtype), getattr(torch, request.to)
+    trial = Trial(request.N, request.K, request.tokens, stored, False, device)
+    packed = torch_internals.compress(trial.w_NK)
+    # Powers of two: the product is then exact wherever that without them is.
+    powers_N = torch.arange(request.N, device=device).remainder(3).float().sub(1).exp2()
+    scale_N = None if out == sums_of(stored) else powers_N
+    fastest = _setting(torch_internals.search(packed, trial.x_BK.t(), None, scale_N, out))
+
+    def multiply(x_BK: torch.Tensor, setting: Setting) -> torch.Tensor:
+        y_BN = torch_internals.sparse_mm_of_bytes(packed, x_BK.t(), scale_N, out, setting)
+        return (y_BN.float() if scale_N is None else y_BN.float() / scale_N).to(torch.bfloat16)
 
     return checked(fastest, trial, request.least, multiply)
 
@@ -184,10 +211,21 @@ class Trial:
     """Random weights under a random mask, and random inputs of mean zero: no error of a product can hide in them."""
 
     def __init__(self, N: int, K: int, tokens: int, dtype: torch.dtype, bias: bool, device: torch.device) -> None:
-        source = GeneratedWeights(N, K, dtype, device, seed=5, with_bias=bias)
-        self.w_NK, self.bias = Piece(source, slice(0, K), random_mask(source)).dense(), source.bias
-        self.x_BK = torch.randn(tokens, K, device=device, generator=generator(device, 5, 4)).to(dtype)
+        source = GeneratedWeights(N, K, dtype if dtype.itemsize > 1 else torch.float32, device, seed=5, with_bias=bias)
+        piece, x_BK = Piece(source, slice(0, K), random_mask(source)), _normal(tokens, K, device)
+        self.bias = source.bias
+        if dtype.itemsize > 1:
+            self.w_NK, self.x_BK, self.eps = piece.dense(), x_BK.to(dtype), torch.finfo(dtype).eps
+            return
+        format = format_of(dtype)
+        self.w_NK, _ = quantised(piece.kept_block, N, K, format, device)
+        self.x_BK, _ = format.quantise(x_BK)
+        self.eps = torch.finfo(torch.bfloat16).eps + format.sums(device).error(K)
 
     def is_right(self, y_BN: torch.Tensor) -> bool:
         """Whether y is the product of the first rows of x."""
-        return is_product(y_BN, self.x_BK[: len(y_BN)], self.w_NK, self.bias)
+        return is_product(y_BN, self.x_BK[: len(y_BN)], self.w_NK, self.bias, self.eps)
+
+
+def _normal(tokens: int, K: int, device: torch.device) -> torch.Tensor:
+    return torch.randn(tokens, K, device=device, generator=generator(device, 5, 4))

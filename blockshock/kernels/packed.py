@@ -11,7 +11,7 @@ from torch.autograd.graph import increment_version
 from blockshock.errors import StalePacking
 from blockshock.machine import Peers, held_bytes
 from blockshock.matrices import Every
-from blockshock.measure import Operand
+from blockshock.measure import FLOAT32, Operand
 from blockshock.stages import copied, stage
 
 
@@ -52,6 +52,8 @@ class Packed(nn.Module):
         sorted_by_pattern: ``arrange`` sorts rows by the mask's row pattern; otherwise it leaves them in order.
         unit: whose rate its product can reach: that of ``dense`` products, or of the sparse tensor cores, ``2:4``.
         fuses: it has ``summed``.
+        roundings: of an element of y to the dtype, on its way.
+        sums: how it adds up over K.
     """
 
     bias: torch.Tensor | None
@@ -59,6 +61,8 @@ class Packed(nn.Module):
     sorted_by_pattern = False
     fuses = False
     unit: ClassVar[str] = "dense"
+    roundings = 1
+    sums = FLOAT32
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,13 +7,22 @@ import torch
 from blockshock.matrices import row_blocks
 
 
-def is_product(y_BN: torch.Tensor, x_BK: torch.Tensor, w_NK: torch.Tensor, bias: torch.Tensor | None) -> bool:
+def is_product(
+    y_BN: torch.Tensor,
+    x_BK: torch.Tensor,
+    w_NK: torch.Tensor,
+    bias: torch.Tensor | None,
+    eps: float | None = None,
+) -> bool:
     """Whether y is x @ Wᵀ (+ bias): as a whole, and every element for itself.
+
+    Args:
+        eps: of a sum; None for that of the dtype of y.
 
     Both limits leave room for the roundings of a sum that was split. One wrong term in each sum goes beyond the
     first, one wrong element beyond the second.
     """
-    x_BK, eps = x_BK.float(), torch.finfo(y_BN.dtype).eps
+    x_BK, eps = x_BK.float(), torch.finfo(y_BN.dtype).eps if eps is None else eps
     error, size, wrong = (torch.zeros((), dtype=torch.float64, device=y_BN.device) for _ in range(3))
     for start, stop in row_blocks(len(w_NK), 4 * max(w_NK.shape[1], 4 * len(y_BN))):
         exact_BR = x_BK @ w_NK[start:stop].float().T

@@ -36,10 +36,47 @@ def sparse_mm(
     )
 
 
-def search(packed: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None) -> Sequence[int]:
-    """The setting of `sparse_mm` that cuSPARSELt finds to be fastest."""
-    found = torch._C._cusparselt.mm_search(packed, x_KB, bias, None, None, True)  # type: ignore[attr-defined]
+def sparse_mm_of_bytes(
+    packed: torch.Tensor,
+    x_KB: torch.Tensor,
+    scale_N: torch.Tensor | None,
+    out: torch.dtype,
+    setting: tuple[int, int, int],
+) -> torch.Tensor:
+    """The same in eight bits: to a dtype, each output channel times a scale of its own, float32, if these are given."""
+    return torch._cslt_sparse_mm(packed, x_KB, None, scale_N, out, True, *setting)
+
+
+def search(
+    packed: torch.Tensor,
+    x_KB: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale_N: torch.Tensor | None = None,
+    out: torch.dtype | None = None,
+) -> Sequence[int]:
+    """The setting of `sparse_mm`, or with ``out`` of `sparse_mm_of_bytes`, that cuSPARSELt finds to be fastest."""
+    found = torch._C._cusparselt.mm_search(packed, x_KB, bias, scale_N, out, True)  # type: ignore[attr-defined]
     return list(found[:3])
+
+
+def int_mm(x_BK: torch.Tensor, w_KN: torch.Tensor) -> torch.Tensor:
+    """The exact product of two matrices of int8, int32 (B, N). On GPUs B is above 16, K and N are multiples of 8."""
+    return torch._int_mm(x_BK, w_KN)
+
+
+def scaled_mm(
+    x_BK: torch.Tensor,
+    w_KN: torch.Tensor,
+    scale_B1: torch.Tensor,
+    scale_1N: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """The product of two matrices of float8_e4m3fn, each row of x and each column of w times its scale; accumulated
+    as the GPU does it fastest. K and N are multiples of 16, and w is a transposed matrix."""
+    return torch._scaled_mm(
+        x_BK, w_KN, scale_a=scale_B1, scale_b=scale_1N, bias=bias, out_dtype=dtype, use_fast_accum=True
+    )
 
 
 def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -127,9 +127,32 @@ def _try_cusparselt() -> None:
     _check(torch.equal(internals.sparse_mm(internals.compress(w_NK), x_BK.T, None, (0, 1, -1)), y_BN))
 
 
+def _try_all_of_cusparselt() -> None:
+    _try_cusparselt()
+    w_NK, x_BK, y_BN = _matrices()
+    w_NK, x_BK = w_NK.to(torch.int8), x_BK.to(torch.int8)
+    packed, halves = internals.compress(w_NK), torch.full((64,), 0.5, device="cuda")
+    _check(torch.equal(internals.sparse_mm_of_bytes(packed, x_BK.T, halves, torch.bfloat16, (0, 1, -1)), y_BN / 2))
+    sums_BN = internals.sparse_mm_of_bytes(packed, x_BK.T, None, torch.int32, (0, 1, -1))
+    _check(torch.equal(sums_BN.to(torch.bfloat16), y_BN))
+    _check(len(internals.search(packed, x_BK.T, None, halves, torch.bfloat16)) == 3)
+
+
 def _try_search() -> None:
     w_NK, x_BK, _ = _matrices()
     _check(len(internals.search(internals.compress(w_NK), x_BK.T, None)) == 3)
+
+
+def _try_int_mm() -> None:
+    x_BK = torch.arange(32 * 16).remainder(7).view(32, 16).to(torch.int8)
+    _check(torch.equal(internals.int_mm(x_BK, x_BK.T), (x_BK.long() @ x_BK.T.long()).int()))
+
+
+def _try_scaled_mm() -> None:
+    w_NK, x_BK, y_BN = _matrices()
+    factors = (x_BK.to(torch.float8_e4m3fn), w_NK.to(torch.float8_e4m3fn).T)
+    scales = torch.full((16, 1), 0.5, device="cuda"), torch.full((1, 64), 4.0, device="cuda")
+    _check(torch.equal(internals.scaled_mm(*factors, *scales, None, torch.bfloat16), 2 * y_BN))
 
 
 def _try_cutlass() -> None:
@@ -177,6 +200,10 @@ def _lacks_cusparselt() -> str | None:
     return None if torch.backends.cusparselt.is_available() else "torch has no cuSPARSELt here"
 
 
+def _lacks_fp8() -> str | None:
+    return None if torch.cuda.get_device_capability() >= (8, 9) else "this GPU has no products in fp8"
+
+
 def _lacks_bsr() -> str | None:
     return None if internals.has_bsr() else "torch has no Triton kernels here"
 
@@ -193,8 +220,10 @@ _COMPILED = (
 INTERNALS = {
     "torch._cslt_compress": Internal("the kernel cusparselt cannot pack", _try_cusparselt, "cuda", _lacks_cusparselt),
     "torch._cslt_sparse_mm": Internal(
-        "the kernel cusparselt cannot multiply", _try_cusparselt, "cuda", _lacks_cusparselt
+        "the kernel cusparselt cannot multiply", _try_all_of_cusparselt, "cuda", _lacks_cusparselt
     ),
+    "torch._int_mm": Internal("the format int8 has no dense product", _try_int_mm),
+    "torch._scaled_mm": Internal("the format fp8 has no dense product", _try_scaled_mm, "cuda", _lacks_fp8),
     "torch._C._cusparselt.mm_search": Internal(_SEARCHED, _try_search, "cuda", _lacks_cusparselt),
     "torch._sparse_semi_structured_mm": Internal(
         "the kernel cutlass cannot multiply", _try_cutlass, "cuda", _lacks_cutlass

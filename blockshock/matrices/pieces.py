@@ -57,6 +57,10 @@ class Piece:
         first = range(self.source.N)[self.rows].start
         return self.source.rows(first + start, first + stop)[:, self.columns]
 
+    def kept_block(self, start: int, stop: int) -> torch.Tensor:
+        """The same rows with zeros where the mask drops."""
+        return self.block(start, stop).where(self.kept.rows(start, stop).to(self.device), 0)
+
     def dense(self) -> torch.Tensor:
         """The piece as a new (N, K) tensor with zeros where the mask drops."""
         return self.source.gather(self.columns, self.mask, self.rows)

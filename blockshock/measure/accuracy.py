@@ -113,6 +113,33 @@ class Accuracy:
         return None
 
 
+@dataclass(frozen=True)
+class Sums:
+    """How a product adds up over K.
+
+    Attributes:
+        roundoff: of an addition, relative to its largest term.
+        at_once: products that one addition takes in.
+        truncates: what is too small for it is cut off; otherwise it is rounded.
+    """
+
+    roundoff: float = 2.0**-24
+    at_once: int = 1
+    truncates: bool = False
+
+    def bound(self, K: int) -> float:
+        """At most that much of Σ|x||w| is lost: each product may be cut, and so may the sum at each addition."""
+        return K * self.roundoff * (1 + 1 / self.at_once if self.truncates else 1)
+
+    def error(self, K: int) -> float:
+        """Of independent terms about that much of the norm of y, where additions truncate (docs/theory.md)."""
+        steps = K / self.at_once
+        return self.roundoff * (steps / 4 + math.sqrt(steps)) if self.truncates else 0.0
+
+
+FLOAT32 = Sums()
+
+
 def ratio(part: float, whole: float) -> float:
     """Part of a whole; of nothing nothing is 0, and anything else infinitely much."""
     if whole == 0.0:
@@ -138,22 +165,30 @@ def share(source: WeightSource, index: int, count: int) -> Iterator[tuple[int, i
 
 
 def compare(
-    y_BN: torch.Tensor, x_BK: torch.Tensor, source: WeightSource, roundings: int, index: int, count: int
+    y_BN: torch.Tensor,
+    x_BK: torch.Tensor,
+    source: WeightSource,
+    roundings: int,
+    index: int,
+    count: int,
+    sums_of_product: Sums = FLOAT32,
 ) -> ErrorSums:
     """Errors of y against float64, over a ``share`` of the output features.
 
     Args:
+        x_BK: in the dtype of the source, which may hold more than that of y: the dense product is rounded to y's.
         roundings: r of the bound.
     """
     x64_BK = x_BK.double()
-    u, u32 = unit_roundoff(y_BN.dtype), unit_roundoff(torch.float32)
-    rounding = roundings * u + source.K * u32
+    u = unit_roundoff(y_BN.dtype)
+    rounding = roundings * u + sums_of_product.bound(source.K)
     summation_error = u * math.sqrt(source.K / 6) if y_BN.dtype == torch.float32 else 0.0
+    summation_error = max(summation_error, sums_of_product.error(source.K))
     sums = ErrorSums()
     for start, stop in share(source, index, count):
         w_RK = source.rows(start, stop)
         bias_R = None if source.bias is None else source.bias[start:stop]
-        dense_BR = F.linear(x_BK, w_RK, bias_R).double()
+        dense_BR = F.linear(x_BK, w_RK, bias_R).to(y_BN.dtype).double()
         w64_RK = w_RK.double()
         exact_BR, bound_BR = x64_BK @ w64_RK.T, x64_BK.abs() @ w64_RK.abs().T
         if bias_R is not None:

@@ -34,14 +34,26 @@ class QualitySums:
         }
 
 
-def lost(x_BK: torch.Tensor, source: WeightSource, own: WeightSource, index: int, count: int) -> QualitySums:
-    """What W′ (own) loses against W (source), in float64 and without a bias, of a ``share`` of the output features."""
+def lost(
+    x_BK: torch.Tensor,
+    source: WeightSource,
+    own: WeightSource,
+    index: int,
+    count: int,
+    own_x_BK: torch.Tensor | None = None,
+) -> QualitySums:
+    """What W′ (own) loses against W (source), in float64 and without a bias, of a ``share`` of the output features.
+
+    Args:
+        own_x_BK: what W′ is multiplied by, where that is not x itself.
+    """
     x64_BK, sums = x_BK.double(), QualitySums()
+    own64_BK = x64_BK if own_x_BK is None else own_x_BK.double()
     for start, stop in share(source, index, count):
         w_RK, own_RK = (weights.rows(start, stop).double() for weights in (source, own))
         exact_BR = x64_BK @ w_RK.T
         sums += QualitySums(
-            error_squared=(x64_BK @ own_RK.T - exact_BR).square().sum().item(),
+            error_squared=(own64_BK @ own_RK.T - exact_BR).square().sum().item(),
             output_squared=exact_BR.square().sum().item(),
             kept_magnitude=own_RK.abs().sum().item(),
             magnitude=w_RK.abs().sum().item(),

@@ -69,9 +69,14 @@ class Ceilings:
     launch_s: float | None
 
     def flops_per_s(self, unit: str, dtype: str) -> float:
-        """Raises NoCeiling if there is none."""
-        rates = self.sparse_flops_per_s if unit == "2:4" else self.dense_flops_per_s
-        return known(rates.get(dtype), f"{unit} products in {dtype}")
+        """Raises NoCeiling if there is none.
+
+        Args:
+            unit: as of an Operand; with the name of a format before it, the rate is that of the format.
+        """
+        format = unit.removesuffix("2:4").removesuffix("dense").strip()
+        rates = self.sparse_flops_per_s if unit.endswith("2:4") else self.dense_flops_per_s
+        return known(rates.get(format or dtype), f"{unit} products in {dtype}")
 
 
 def known(ceiling: Known | None, what: str) -> Known:
@@ -88,7 +93,7 @@ class Operand:
     Attributes:
         values: numbers that are multiplied: of a compressed half those it keeps.
         size: bytes that are read for them, positions included.
-        unit: ``dense`` or ``2:4``: whose rate counts.
+        unit: ``dense`` or ``2:4``: whose rate counts; in a format ``int8`` or ``int8 2:4``.
     """
 
     values: int

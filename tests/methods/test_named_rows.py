@@ -60,8 +60,8 @@ def test_what_a_table_prints_of_each_row_is_its_name() -> None:
 
 
 def test_the_mark_that_a_table_sets_behind_a_name_is_no_part_of_it() -> None:
-    with pytest.raises(InputError, match=r"row 'dense_single-‡': '‡' is left over: dense_single has no axes"):
-        parse_row("dense_single ‡")
+    with pytest.raises(InputError, match=r"row 'dtensor_row-‡': '‡' is left over: dtensor_row has no axes"):
+        parse_row("dtensor_row ‡")
 
 
 def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
@@ -85,7 +85,11 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
         ("block_shock:gain=8", InputError, "its method 'block_shock:gain=8': .* takes no parameter, not 'gain'"),
         ("block_shock-fast-tile", UnknownName, "its kernel 'fast': no kernel is named 'fast'.* Choices: auto, dense"),
         ("block_shock--tile", UnknownName, "its kernel '': no kernel"),
-        ("block_shock-cusparselt:serach=no", InputError, "its kernel 'cusparselt:serach=no': .* takes search, not"),
+        (
+            "block_shock-cusparselt:serach=no",
+            InputError,
+            "its kernel 'cusparselt:serach=no': .* takes search, fused, not",
+        ),
         ("block_shock-cusparselt:search-tile", InputError, "'cusparselt:search': .* not of the form name=value"),
         ("block_shock-auto-1000", UnknownName, "its mask '1000': no mask is named '1000'"),
         ("block_shock-auto-tile-packed", UnknownName, "its storage 'packed': no storage .* compressed, masked"),
@@ -105,7 +109,7 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
             InputError,
             "its pruner 'magnitude:keep=2': .* takes permute, not 'keep'",
         ),
-        ("dense_single-auto", InputError, "'auto' is left over: dense_single has no axes to pick of"),
+        ("dtensor_row-auto", InputError, "'auto' is left over: dtensor_row has no axes to pick of"),
         ("block_shock-", UnknownName, "its kernel ''"),
         (24, InputError, "given by its name, such as 'block_shock-auto', got 24"),
     ],

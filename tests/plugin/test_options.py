@@ -192,7 +192,7 @@ WRONG = [
     ("--methods=dense_single:x=1", ["--methods", "'dense_single:x=1'", "not 'x'"]),
     ("--methods=,", ["--methods is empty. Choices: all, dense_single, "]),
     ("--kernels=gatherd", ["--kernels", "'gatherd'. Did you mean 'gathered'?", "Choices: auto, "]),
-    ("--kernels=cusparselt:serach=no", ["--kernels", "takes search, not 'serach'"]),
+    ("--kernels=cusparselt:serach=no", ["--kernels", "takes search, fused, not 'serach'"]),
     ("--kernels=", ["--kernels is empty. Choices: all, auto, "]),
     ("--masks=tile_magnitud", ["--masks", "'tile_magnitud'. Did you mean 'tile_magnitude'?", "Choices: 1100, "]),
     ("--masks=tile:rows=2", ["--masks", "the mask 'tile' takes no parameter, not 'rows'"]),

@@ -1,0 +1,8 @@
+"""Formats: how the numbers of a product are stored. Each file registers one."""
+
+from blockshock.kernels.formats.base import FORMATS, Format, build_format, descaled, format_of
+from blockshock.kernels.formats.dense import PackedDenseQuantised
+from blockshock.kernels.formats.packed import FORWARD_ALONE, PackedQuantised, quantised
+from blockshock.kernels.formats.weights import QuantisedWeights
+
+FORMATS.load_package(__name__)

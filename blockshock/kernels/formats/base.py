@@ -1,0 +1,171 @@
+"""What a format is: how the numbers of x and of W are stored in few bits, and how a dense product is made of those.
+
+A row of a matrix, a token of x or an output channel of W, has one scale s, such that its largest number is the largest
+that the format holds; what is stored is x / s, rounded to the nearest number of the format. A format is one file in
+this folder with one class registered in FORMATS; nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.measure import FLOAT32, Sums
+from blockshock.registry import Registry
+from blockshock.stages import stage
+
+TINY = torch.finfo(torch.float32).tiny
+"""The least scale: below it a scale would have few bits itself, and of a row of zeros there is none."""
+
+
+class Format:
+    """A way to store numbers, and to multiply by what is stored.
+
+    Attributes:
+        stored: the dtype.
+        largest: number that it holds.
+        dtypes: of layers that it can be picked for.
+        multiple: features of x, and of y, that its dense product takes; others are filled up with zeros.
+        least_tokens: rows of x that its dense product takes, likewise.
+        quantises_nothing: of the one that stands for a layer's own dtype.
+
+    Args:
+        compiled: x is quantised, and sums are scaled, by what ``torch.compile`` makes of that: one kernel each. It
+            divides less exactly, so that a number near a tie may be stored as its other neighbour.
+    """
+
+    stored: ClassVar[torch.dtype]
+    largest: ClassVar[float]
+    dtypes: ClassVar[tuple[torch.dtype, ...]] = (torch.bfloat16, torch.float16, torch.float32)
+    multiple: ClassVar[int] = 16
+    least_tokens: ClassVar[int] = 1
+    quantises_nothing: ClassVar[bool] = False
+
+    def __init__(self, compiled: bool = False) -> None:
+        self.compiled = compiled
+
+    @property
+    def name(self) -> str:
+        """By which it is registered."""
+        return FORMATS.name_of(type(self))
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """None, or one sentence that says why layers of that dtype cannot be multiplied so on that device."""
+        if dtype not in self.dtypes:
+            return f"is for layers in {', '.join(map(str, self.dtypes))}, not {dtype}"
+        return None
+
+    def sums(self, device: torch.device) -> Sums:
+        """How products of what is stored are added up there."""
+        return FLOAT32
+
+    def quantise(self, rows_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a matrix (R, K) what is stored of it, and the scale of each row, float32 (R, 1).
+
+        A row that holds NaN or inf gets a scale that is not finite, and so do all products with it.
+        """
+        run = compiled(_quantised) if self.compiled else _quantised
+        return run(rows_RK, self.largest, self.stored)
+
+    def represented(self, rows_RK: torch.Tensor) -> torch.Tensor:
+        """What ``quantise`` stands for, in float64, exactly: by the definition, and by nothing that ``quantise`` uses.
+
+        The quotient is float32's, as there: another one would fall to the other side of some ties.
+        """
+        scale_R1 = (rows_RK.float().abs().max(dim=1, keepdim=True).values / self.largest).clamp(min=TINY)
+        return self.nearest((rows_RK.float() / scale_R1).double()) * scale_R1.double()
+
+    def nearest(self, scaled_RK: torch.Tensor) -> torch.Tensor:
+        """Of numbers between ± ``largest``, float64, the nearest that the format has; of two as near the even one."""
+        raise NotImplementedError
+
+    def descale(
+        self,
+        sums_BN: torch.Tensor,
+        scale_B1: torch.Tensor,
+        scale_N: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """``descaled``, as the stage ``dequantise``."""
+        with stage("dequantise"):
+            run = compiled(descaled) if self.compiled else descaled
+            return run(sums_BN, scale_B1, scale_N, bias, dtype)
+
+    def multiply(
+        self,
+        q_BK: torch.Tensor,
+        scale_B1: torch.Tensor,
+        w_NK: torch.Tensor,
+        scale_N: torch.Tensor,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """The dense product (B, N) in a dtype, rounded to it once, of what is stored of x and of W, with the scales.
+
+        Stages ``matmul`` and ``dequantise``. Matrices lie densely and their sizes are those that it takes.
+        """
+        raise NotImplementedError
+
+
+def _quantised(rows_RK: torch.Tensor, largest: float, stored: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    # Nothing goes beyond the largest number by more than its quotient is rounded: that then rounds back to it.
+    scale_R1 = torch.linalg.vector_norm(rows_RK, math.inf, 1, True, dtype=torch.float32) / largest
+    scale_R1 = scale_R1.clamp(min=TINY)
+    scaled_RK = rows_RK / scale_R1
+    return (scaled_RK if stored.is_floating_point else scaled_RK.round()).to(stored), scale_R1
+
+
+def descaled(
+    sums_BN: torch.Tensor,
+    scale_B1: torch.Tensor,
+    scale_N: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Sums of products of what is stored, times both scales, plus the bias: in float32, rounded to the dtype once.
+
+    That of W's channel comes first: no sum times it overflows, as was seen when W was packed; what overflows then is y.
+
+    Args:
+        scale_N: None where the sums have it already.
+    """
+    y_BN = torch.empty(sums_BN.shape, dtype=dtype, device=sums_BN.device)
+    scaled_BN = sums_BN if scale_N is None else sums_BN * scale_N
+    if bias is None:
+        return torch.mul(scaled_BN, scale_B1, out=y_BN)
+    return torch.addcmul(bias, scaled_BN, scale_B1, out=y_BN)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What ``torch.compile`` makes of a function, for all that call it."""
+    return torch.compile(function)
+
+
+FORMATS: Registry[type[Format]] = Registry("format")
+
+
+def build_format(spec: str) -> Format | None:
+    """The format that a spec names; None for ``plain``, the numbers of a layer's own dtype.
+
+    Raises:
+        UnknownName, InputError: there is none of that name, or it takes no such parameter.
+    """
+    kind: type[Any]
+    kind, parameters = FORMATS.resolve(spec)
+    return None if kind.quantises_nothing else kind(**parameters)
+
+
+def format_of(stored: torch.dtype) -> Format:
+    """The format that stores a dtype. Raises InputError where none does."""
+    kinds = [FORMATS.get(name) for name in FORMATS.names()]
+    for kind in kinds:
+        if not kind.quantises_nothing and kind.stored == stored:
+            return kind()
+    raise InputError(f"no format stores {stored}: {', '.join(FORMATS.names())} are known")

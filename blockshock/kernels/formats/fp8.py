@@ -1,0 +1,65 @@
+"""Floating-point numbers of eight bits, e4m3: four of exponent, three of mantissa, up to 448, no infinity.
+
+Micikevicius et al., FP8 Formats for Deep Learning, arXiv 2209.05433.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.kernels.formats.base import FORMATS, Format
+from blockshock.machine import torch_internals
+from blockshock.measure import FLOAT32, Sums
+from blockshock.stages import stage
+
+LEAST_EXPONENT = -6
+"""Of a normal number; numbers below are as far apart as those of this one."""
+
+TENSOR_CORES = Sums(roundoff=2.0**-13, at_once=32, truncates=True)
+"""What they add up with on Hopper: some fourteen bits (DeepSeek-V3 Technical Report, arXiv 2412.19437, §3.3.2)."""
+
+
+@FORMATS.register("fp8")
+class Fp8(Format):
+    """The dense product is torch's ``_scaled_mm``, with a scale a row of x and of W; on a CPU that of float32."""
+
+    stored = torch.float8_e4m3fn
+    largest = 448.0
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if device.type == "cuda":
+            if torch.cuda.get_device_capability(device) < (8, 9):
+                found = "{}.{}".format(*torch.cuda.get_device_capability(device))
+                return f"needs compute capability 8.9 or more, this GPU has {found}: int8 takes 8.0"
+            if dtype != torch.bfloat16:
+                return f"gives torch.bfloat16 on GPUs, not {dtype}: choose --dtype bf16"
+        return super().unavailable(device, dtype)
+
+    def sums(self, device: torch.device) -> Sums:
+        return TENSOR_CORES if device.type == "cuda" else FLOAT32
+
+    def nearest(self, scaled_RK: torch.Tensor) -> torch.Tensor:
+        _, exponent_RK = torch.frexp(scaled_RK)  # of a mantissa from 1/2 to 1
+        step_RK = torch.exp2((exponent_RK - 1).clamp(min=LEAST_EXPONENT).double() - 3)
+        return (scaled_RK / step_RK).round() * step_RK
+
+    def multiply(
+        self,
+        q_BK: torch.Tensor,
+        scale_B1: torch.Tensor,
+        w_NK: torch.Tensor,
+        scale_N: torch.Tensor,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        tokens, features = len(scale_B1), len(scale_N)
+        if q_BK.is_cuda:
+            missing = len(w_NK) - features
+            if missing:
+                scale_N = torch.nn.functional.pad(scale_N, (0, missing), value=1.0)
+                bias = None if bias is None else torch.nn.functional.pad(bias, (0, missing))
+            with stage("matmul"):
+                return torch_internals.scaled_mm(q_BK, w_NK.T, scale_B1, scale_N[None], bias, dtype)[:, :features]
+        with stage("matmul"):
+            sums_BN = (q_BK.float() @ w_NK.float().T)[:tokens, :features]
+        return self.descale(sums_BN, scale_B1, scale_N, bias, dtype)

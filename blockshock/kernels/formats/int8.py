@@ -1,0 +1,40 @@
+"""Whole numbers of eight bits, from −127 to 127, multiplied and added up exactly in 32 bits."""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.kernels.formats.base import FORMATS, Format
+from blockshock.machine import torch_internals
+from blockshock.stages import stage
+
+
+@FORMATS.register("int8")
+class Int8(Format):
+    """The dense product is torch's ``_int_mm``, on a CPU too; then come the scales, in kernels of their own."""
+
+    stored = torch.int8
+    largest = 127.0
+    least_tokens = 17
+
+    def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+            found = "{}.{}".format(*torch.cuda.get_device_capability(device))
+            return f"needs compute capability 8.0 or more, this GPU has {found}"
+        return super().unavailable(device, dtype)
+
+    def nearest(self, scaled_RK: torch.Tensor) -> torch.Tensor:
+        return scaled_RK.round()
+
+    def multiply(
+        self,
+        q_BK: torch.Tensor,
+        scale_B1: torch.Tensor,
+        w_NK: torch.Tensor,
+        scale_N: torch.Tensor,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        with stage("matmul"):
+            sums_BN = torch_internals.int_mm(q_BK, w_NK.T)[: len(scale_B1), : len(scale_N)]
+        return self.descale(sums_BN, scale_B1, scale_N, bias, dtype)

@@ -1,0 +1,94 @@
+"""What packings of quantised weights share: x is quantised as it comes, and nothing goes backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.kernels.formats.base import Format
+from blockshock.kernels.packed import Packed
+from blockshock.machine import held_bytes
+from blockshock.matrices import row_blocks
+from blockshock.measure import Operand
+from blockshock.stages import stage
+
+FORWARD_ALONE = "quantised weights go forward alone"
+
+
+class PackedQuantised(Packed):
+    """A piece in a format, with one scale an output channel. x is quantised with one a token: stage ``quantise``.
+
+    Attributes:
+        format: of what is stored.
+        values_held: numbers that a product multiplies by.
+    """
+
+    scale_N: torch.Tensor
+
+    def __init__(self, K: int, format: Format, scale_N: torch.Tensor, bias: torch.Tensor | None, values: int) -> None:
+        super().__init__()
+        self.N, self.K, self.format, self.values_held = len(scale_N), K, format, values
+        self.sums = format.sums(scale_N.device)
+        self.register_buffer("scale_N", scale_N, persistent=False)
+        self.hold_bias(bias)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.N, self.K
+
+    @property
+    def operand(self) -> Operand:
+        unit = self.format.name if self.unit == "dense" else f"{self.format.name} {self.unit}"
+        return Operand(self.values_held, held_bytes([held for held in self.buffers() if held is not self.bias]), unit)
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        if not len(x_BK):
+            return x_BK.new_empty(0, self.N)
+        with stage("quantise"):
+            q_BK, scale_B1 = self.format.quantise(x_BK)
+        return self.multiply(q_BK, scale_B1, x_BK.dtype)
+
+    def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """y (B, N) of what is stored of x. Stages ``layout``, ``matmul`` and ``dequantise``."""
+        raise NotImplementedError
+
+    def grad_input(self, grad_y_BN: torch.Tensor) -> NoReturn:
+        raise InputError(f"{FORWARD_ALONE}: call the layer under torch.inference_mode(), or take format plain")
+
+
+def quantised(
+    block: Callable[[int, int], torch.Tensor], N: int, K: int, format: Format, device: torch.device, multiple: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a matrix (N, K) what is stored, filled up with zeros to a multiple both ways, and the scales, float32 (N,).
+
+    Args:
+        block: gives rows [start, stop) of the matrix.
+
+    Raises:
+        InputError: a row is so large that sums of its products overflow float32.
+    """
+    rows, columns = (-(-size // multiple) * multiple for size in (N, K))
+    q_NK = torch.zeros(rows, columns, dtype=format.stored, device=device)
+    scale_N = torch.empty(N, dtype=torch.float32, device=device)
+    for start, stop in row_blocks(N, K * 4):
+        q_RK, scale_R1 = format.quantise(block(start, stop))
+        # Libraries that look for what is zero read the bits: −0.0 is none to them.
+        q_NK[start:stop, :K] = torch.where(q_RK.float() == 0, 0, q_RK.float()).to(format.stored)
+        scale_N[start:stop] = scale_R1[:, 0]
+    _check_sums(scale_N, K, format)
+    return q_NK, scale_N
+
+
+def _check_sums(scale_N: torch.Tensor, K: int, format: Format) -> None:
+    """Each sum of K products, times the scale of its channel, is finite in float32."""
+    row = int(scale_N.argmax())
+    scale = float(scale_N[row])
+    if not scale * K * format.largest**2 <= torch.finfo(torch.float32).max or not math.isfinite(scale):
+        raise InputError(
+            f"format {format.name}: row {row} of W goes up to {scale * format.largest:.3g}, so that sums of its {K} "
+            "products overflow float32: scale W down, and y up again"
+        )
