@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from blockshock.nn.old_names import know_old_names
 
 if TYPE_CHECKING:
-    from blockshock.kernels import BLOCK_KERNELS, KERNELS
+    from blockshock.kernels import BLOCK_KERNELS, FORMATS, KERNELS, Format
     from blockshock.matrices.masks import TiledMask
     from blockshock.matrices.models import MODELS, Linear, Model
     from blockshock.matrices.named_masks import MASKS
@@ -31,6 +31,8 @@ _PUBLIC = {
     "BLOCK_KERNELS": "blockshock.kernels",
     "BLOCK_MASKS": "blockshock.pruning",
     "BLOCK_SCORES": "blockshock.pruning",
+    "FORMATS": "blockshock.kernels",
+    "Format": "blockshock.kernels",
     "HYPOTHESES": "blockshock.phases.hypotheses",
     "Hypothesis": "blockshock.phases.hypotheses",
     "KERNELS": "blockshock.kernels",

@@ -28,6 +28,7 @@ CPU_DEFAULTS = Settings(
         "pruner": None,
         "storage": ("compressed", "masked"),
         "combine": None,
+        "format": None,
         "block_kernel": None,
         "block_mask": None,
     },

@@ -36,8 +36,8 @@ class Axis:
         about: for the help, what is picked where nothing is asked for.
         beside: its other options.
         trained_only: picked only where something is trained.
-        unsaid: what a row has where its name says nothing of this axis, which is about several ranks; None: its name
-            always does.
+        unsaid: what a row has where its name says nothing of this axis; None: its name always does.
+        of_ranks: only several ranks can differ in it; a single one has what is unsaid.
         with_method: among the pairs of choices on small layers a method goes with each of these as one choice, for
             which of these it is decides what it can be combined with.
         holds_masks: what is picked may be a mask that is made already.
@@ -50,6 +50,7 @@ class Axis:
     beside: ClassVar[tuple[Beside, ...]] = ()
     trained_only: ClassVar[bool] = False
     unsaid: ClassVar[str | None] = None
+    of_ranks: ClassVar[bool] = False
     with_method: ClassVar[bool] = False
     holds_masks: ClassVar[bool] = False
     small: ClassVar[bool] = False

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
 
 from blockshock.errors import InputError
+from blockshock.kernels import QuantisedWeights
 from blockshock.machine import Borrowed, Exit, Group, Part, held_bytes, indexed, next_name
-from blockshock.matrices import WeightSource
-from blockshock.measure import Operand, Work, product
+from blockshock.matrices import Mask, WeightSource
+from blockshock.measure import FLOAT32, Operand, Sums, Work, product
 from blockshock.methods.axes import axis_of
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role
@@ -83,6 +85,23 @@ class Method(Spread):
         return layer.source
 
     @classmethod
+    def promised(cls, picks: Mapping[str, str | Mask]) -> Promise:
+        """What "right" means for it with such picks: a format makes weights of its own."""
+        quantised = picks.get("format", "plain") != "plain"
+        return Promise.OWN_WEIGHTS if quantised and cls.promise is Promise.DENSE else cls.promise
+
+    @classmethod
+    def multiplied(cls, layer: Layer, ranks: int) -> WeightSource:
+        """``reference`` as the format has it that was picked: what an output is right for."""
+        reference, format = cls.reference(layer, ranks), layer.format
+        return reference if format is None else QuantisedWeights(reference, format)
+
+    @classmethod
+    def met(cls, layer: Layer, x_BK: torch.Tensor) -> torch.Tensor:
+        """What of x those weights are multiplied by: x, or what the format has of it, in float64."""
+        return x_BK if layer.format is None else layer.format.represented(x_BK)
+
+    @classmethod
     def first_half(cls, layer: Layer) -> WeightSource | None:
         """What the first of its halves multiplies by, which can stand for W at a loss; None where it has none."""
         return None
@@ -120,6 +139,11 @@ class Method(Spread):
     @property
     def roundings(self) -> int:
         return 1
+
+    @property
+    def sums(self) -> Sums:
+        """How it adds up over K."""
+        return FLOAT32
 
     @property
     def grad_roundings(self) -> int:

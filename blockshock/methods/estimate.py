@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from blockshock.kernels import Kernel
+from blockshock.kernels import Format, Kernel, build_format
 from blockshock.matrices import Mask, WeightSource
 from blockshock.training import Training, storage_of
 
@@ -31,6 +31,11 @@ class Shape:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     mask: Mask | None = None
     picks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def format(self) -> Format | None:
+        """In what the product is made; None for the dtype."""
+        return build_format(self.picks.get("format", "plain"))
 
     @classmethod
     def of(cls, source: WeightSource, ranks: int) -> Shape:
@@ -67,6 +72,8 @@ class WeightEstimate:
             storage: spec, where it is trained.
         """
         size = N, K, shape.itemsize
+        if shape.format is not None:
+            return cls(*kernel.quantised_bytes(N, K, shape.format))
         backward = kernel.backward_bytes(*size, mask) if shape.backward or shape.training else 0
         held, building = kernel.weight_bytes(*size) + backward, kernel.build_bytes(*size) + backward
         if shape.training is None:

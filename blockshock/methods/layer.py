@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from blockshock.errors import MaskError
-from blockshock.kernels import PackedDense
+from blockshock.errors import InputError, MaskError
+from blockshock.kernels import FORWARD_ALONE, Format, PackedDense, build_format
 from blockshock.matrices import BlockMask, Mask, PermutedWeights, Piece, WeightSource
 from blockshock.methods.product import Weight
 from blockshock.pruning import (
@@ -54,6 +54,18 @@ class Layer:
         """The spec that was picked of that axis; None where none was."""
         picked = self.picks.get(axis)
         return None if isinstance(picked, Mask) else picked
+
+    @property
+    def format(self) -> Format | None:
+        """In what the product is to be made; None for the dtype.
+
+        Raises:
+            InputError: weights in it are to be differentiated, or trained.
+        """
+        format = build_format(self.pick("format") or "plain")
+        if format is not None and self.both_ways:
+            raise InputError(f"format {format.name}: {FORWARD_ALONE}: take format plain for what is trained")
+        return format
 
     @cached_property
     def mask(self) -> Mask | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from blockshock.errors import InputError, UnknownName
 from blockshock.matrices import Mask
-from blockshock.methods.axes import axis_of
+from blockshock.methods.axes import Axis, axis_of
 from blockshock.methods.base import METHODS, Method, method_of
 
 T = TypeVar("T")
@@ -60,8 +60,8 @@ class Row:
 
 
 def parse_row(text: str) -> Row:
-    """The row of that name: the method, then a spec of each of its axes in order; the last ones may be left out.
-    Between them stand dashes, or blanks as in the tables.
+    """The row of that name: the method, then a spec of each of its axes in order. Between them stand dashes, or blanks
+    as in the tables. The last ones may be left out, and any of what is for training or may go unsaid.
 
     Raises:
         UnknownName, InputError: a part is none of its choices, or has a parameter that it does not take, or there are
@@ -73,8 +73,9 @@ def parse_row(text: str) -> Row:
     method, rest = _part(text, METHODS.names())
     kind = _sound(text, "method", method, method_of)[0]
     picks: dict[str, str | Mask] = {}
-    for axis in map(axis_of, kind.axes):
-        if rest is not None:
+    axes = [axis_of(name) for name in kind.axes]
+    for place, axis in enumerate(axes):
+        if rest is not None and not _left_out(rest, axis, axes[place + 1 :]):
             picks[axis.name], rest = spec, _ = _part(rest, axis.known())
             _sound(text, axis.name, spec, axis.check)
     if rest is not None:
@@ -83,7 +84,15 @@ def parse_row(text: str) -> Row:
     return Row(method, picks)
 
 
-def _part(text: str, names: tuple[str, ...]) -> tuple[str, str | None]:
+def _left_out(text: str, axis: Axis, others: list[Axis]) -> bool:
+    """Whether a text goes on with a spec of a later axis, where a row may have none of this one."""
+    if not axis.trained_only and axis.unsaid is None:
+        return False
+    name = _part(text, [known for one in (axis, *others) for known in one.known()])[0].partition(":")[0]
+    return name not in axis.known() and any(name in other.known() for other in others)
+
+
+def _part(text: str, names: Sequence[str]) -> tuple[str, str | None]:
     """The spec that a text begins with, and what comes after it; names may hold hyphens."""
     for name in sorted(names, key=len, reverse=True):
         if found := re.match(rf"({re.escape(name)}{_PARAMETERS})(-|$)", text):

@@ -7,7 +7,15 @@ from typing import Any
 
 import torch
 
-from blockshock.kernels import BLOCK_KERNELS, KERNELS, build_block_kernel, build_kernel
+from blockshock.kernels import (
+    BLOCK_KERNELS,
+    FORMATS,
+    FORWARD_ALONE,
+    KERNELS,
+    build_block_kernel,
+    build_format,
+    build_kernel,
+)
 from blockshock.machine import COMBINES, combines
 from blockshock.matrices import MASKS, MOST_FEATURES
 from blockshock.methods.axes import AXES, Axis, Beside, Picks
@@ -156,7 +164,7 @@ class CombineAxis(Axis):
 
     registry = COMBINES
     about = "Default nccl, and on GPUs auto with the kernel auto"
-    unsaid = "nccl"
+    unsaid, of_ranks = "nccl", True
 
     def check(self, spec: str) -> None:
         COMBINES.resolve(spec, skip=4)
@@ -184,6 +192,40 @@ class CombineAxis(Axis):
             able = [name for name in KERNELS.names() if KERNELS.get(name).fuses]
             return f"the sum is the kernel's, and kernel {kernel or 'dense'} has none: pick {' or '.join(able)}"
         return combines.unsuitable(spec, layer.ranks, layer.tokens)
+
+
+@AXES.register("format")
+class FormatAxis(Axis):
+    """How the numbers of a product are stored."""
+
+    registry = FORMATS
+    about = "Default plain: in the dtype; int8 and fp8 go forward alone"
+    unsaid = "plain"
+    small = True
+
+    def usual(self, device: str, picks: Picks, both_ways: bool) -> tuple[str, ...]:
+        return ("plain",)
+
+    def each(self, device: str, picks: Picks) -> tuple[str, ...]:
+        return ("plain",)  # nothing else is trained, and outputs fed back are quantised anew at each step
+
+    def covered(self, device: str) -> tuple[str, ...]:
+        return ("plain",)  # each with each row that takes it: tests/methods/test_quantised_rows.py
+
+    def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        format = build_format(spec)
+        return None if format is None else format.unavailable(device, dtype)
+
+    def unsuitable(self, spec: str, layer: Layer) -> str | None:
+        format, source = build_format(spec), layer.source
+        if format is None:
+            return None
+        if layer.both_ways:
+            return f"{FORWARD_ALONE}: leave it out where anything is trained or differentiated"
+        kernel = layer.pick("kernel")
+        if kernel is None:
+            return None
+        return build_kernel(kernel).unsuitable_format(format, source.N, source.K, source.dtype)
 
 
 @AXES.register("block_kernel")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from blockshock.errors import InputError
 from blockshock.kernels import Kernel, Packed, build_kernel
 from blockshock.machine import slowest_of_ranks
 from blockshock.matrices import Mask, Piece
@@ -42,9 +43,14 @@ class PieceMethod(Method):
             KernelUnavailable, InputError: it cannot take them.
         """
         picked = build_kernel(self._spec("kernel", layer.picks))
-        kernel = picked.resolve(pieces[0], layer.tokens, layer.both_ways, self._slowest)
+        if layer.format is None:
+            kernel = picked.resolve(pieces[0], layer.tokens, layer.both_ways, self._slowest)
+        else:
+            kernel = picked.resolve_format(pieces[0], layer.tokens, layer.format)
         for piece in pieces:
             kernel.check(piece)
+            if layer.format and (reason := kernel.unsuitable_format(layer.format, piece.N, piece.K, piece.dtype)):
+                raise InputError(reason)
         self._kernel_name = kernel.name
         return kernel
 
@@ -67,6 +73,8 @@ class PieceMethod(Method):
         Args:
             adds_bias: this rank's product does; otherwise the bias is trained beside it.
         """
+        if layer.format is not None:
+            return kernel.pack_quantised(piece, bias if adds_bias else None, layer.format)
         packed = kernel.pack(piece, bias if adds_bias else None, layer.both_ways)
         if layer.training is None:
             return packed

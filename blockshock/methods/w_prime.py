@@ -73,6 +73,7 @@ class PrunedMethod(PieceMethod):
 class Pruned(PrunedMethod, DenseSingle):
     """All of W′ on one device, in a sparse kernel's format. Stores N·K/2 kept values, and their positions."""
 
+    axes = (*PrunedMethod.axes, "format")
     joins = True
 
 

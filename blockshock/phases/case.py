@@ -115,7 +115,7 @@ class Case:
 
     def reference(self, device: torch.device) -> WeightSource:
         """What its output is right for on so many ranks as there are: W, or the method's own W′."""
-        return method_of(self.method)[0].reference(self.layer(device), dist.get_world_size())
+        return method_of(self.method)[0].multiplied(self.layer(device), dist.get_world_size())
 
     def shape(self, ranks: int, backward: bool = False, layer: Layer | None = None) -> Shape:
         """What a memory estimate of this case goes by; without its layer, the most."""
@@ -152,7 +152,11 @@ class Built:
 
     def reference(self) -> WeightSource:
         """What the output is right for: W, or the method's own W′, made anew."""
-        return self.method.reference(self.layer, self.group.size())
+        return self.method.multiplied(self.layer, self.group.size())
+
+    def met_BK(self) -> torch.Tensor:
+        """What of x that is multiplied by."""
+        return self.method.met(self.layer, self.x_BK)
 
 
 def this_device() -> torch.device:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from blockshock.matrices import WeightSource, bits
 from blockshock.measure import ErrorSums, QualitySums, compare, lost, timing
-from blockshock.methods import Promise
+from blockshock.methods import Promise, method_of
 from blockshock.phases.case import Built, Case, build, this_device
 
 
@@ -58,8 +58,9 @@ def run(case: Case) -> CorrectnessResult:
 def lost_by(case: Case) -> QualitySums:
     """What the weights of a case lose against W, of this rank's share of the output features. Nothing is packed."""
     device = this_device()
-    source, reference = case.layer(device).source, case.reference(device)
-    return lost(case.inputs(device), source, reference, dist.get_rank(), dist.get_world_size())
+    layer, reference, x_BK = case.layer(device), case.reference(device), case.inputs(device)
+    met_BK = method_of(case.method)[0].met(layer, x_BK)
+    return lost(x_BK, layer.source, reference, dist.get_rank(), dist.get_world_size(), met_BK)
 
 
 def _compared(
@@ -68,11 +69,13 @@ def _compared(
     """Errors against what the method promises to be right for, what that loses against W, and a half of it."""
     reference, share = built.reference(), (built.group.rank(), built.group.size())
 
-    def loses(weights: WeightSource | None) -> QualitySums | None:
-        return None if weights is None else lost(built.x_BK, built.source, weights, *share)
+    met_BK = built.met_BK()
 
-    errors = compare(y_BN, built.x_BK, reference, roundings, *share)
-    own = None if built.method.promise is Promise.DENSE else reference
+    def loses(weights: WeightSource | None) -> QualitySums | None:
+        return None if weights is None else lost(built.x_BK, built.source, weights, *share, met_BK)
+
+    errors = compare(y_BN, met_BK, reference, roundings, *share, built.method.sums)
+    own = None if built.method.promised(built.layer.picks) is Promise.DENSE else reference
     return errors, loses(own), loses(built.method.first_half(built.layer))
 
 

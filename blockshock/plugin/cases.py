@@ -192,7 +192,7 @@ def _each(settings: Settings) -> Choose:
 
 def _alone(axis: Axis, settings: Settings) -> tuple[str, ...]:
     """What is left to pick of what only several ranks can differ in, where there is one; else nothing."""
-    return (axis.unsaid,) if axis.unsaid is not None and settings.ranks == 1 else ()
+    return (axis.unsaid,) if axis.of_ranks and axis.unsaid is not None and settings.ranks == 1 else ()
 
 
 def _rows(methods: tuple[str, ...], choose: Choose) -> Iterator[tuple[str, dict[str, str]]]:

@@ -14,7 +14,8 @@ TIMED = ("p50_ms", "of_limit", "limit_ms")
 ALONE = ("partial", "combine", "forward", "forward_and_backward", "pack", "copy")
 COLUMNS = (
     *("run", "test", "group", "section", "phase", "label", "method", "picks"),
-    *(f"picks.{axis}" for axis in ("kernel", "mask", "pruner", "storage", "combine", "block_kernel", "block_mask")),
+    *(f"picks.{axis}" for axis in ("kernel", "mask", "pruner", "storage", "combine", "format")),
+    *("picks.block_kernel", "picks.block_mask"),
     *("role", "span", "promise", "workload", "N", "K", "B", "dtype", "optimizer", "seed", "device", "ranks"),
     *("status", "wrong", "algorithm", "timing", "flush"),
     *("p50_ms", "p95_ms", "builds ±", "÷ best dense", "best dense", "paired"),

@@ -26,7 +26,7 @@ COMMANDS = {
 }
 """What measures each part, less ``--benchmark-autosave``."""
 STAGES = {
-    "products": ("layout", "matmul", "grad_x", "grad_w"),
+    "products": ("layout", "quantise", "matmul", "dequantise", "grad_x", "grad_w"),
     "communication": ("reduce",),
     "update": ("optimizer", "mask", "compress", "refresh"),
 }

@@ -110,6 +110,7 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
             "its pruner 'magnitude:keep=2': .* takes permute, not 'keep'",
         ),
         ("dtensor_row-auto", InputError, "'auto' is left over: dtensor_row has no axes to pick of"),
+        ("dense_single-int4", UnknownName, "its format 'int4': no format is named 'int4'"),
         ("block_shock-", UnknownName, "its kernel ''"),
         (24, InputError, "given by its name, such as 'block_shock-auto', got 24"),
     ],
