@@ -60,12 +60,14 @@ class Hypothesis:
         rivals: a method's name, or ``best_of`` several.
         passes: what pairs are timed of, ``forward`` or ``training``. With both, the ratio is that of the forward ratio
             over the training one.
+        sharing: axes of which its rows have a pick, and its rivals the same one.
         statement: what its docstring says, as the middle of a sentence.
     """
 
     subject: ClassVar[str | Callable[[type[Method]], bool]]
     rivals: ClassVar[str | BestOf]
     passes: ClassVar[tuple[str, ...]] = ("forward",)
+    sharing: ClassVar[tuple[str, ...]] = ()
     statement: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
@@ -141,6 +143,13 @@ class PrunedPays(Hypothesis):
     subject, rivals = "pruned", best_of(span=Span.ONE)
 
 
+@HYPOTHESES.register("H7")
+class PrunedPaysInFewBits(Hypothesis):
+    """A pruned layer in a format is faster than the dense one in that format on one GPU."""
+
+    subject, rivals, sharing = "pruned", best_of(span=Span.ONE), ("format",)
+
+
 @HYPOTHESES.register("H8")
 class BlockSparsePays(Hypothesis):
     """A block-sparse layer is faster than the dense one on one GPU.
@@ -194,8 +203,14 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
         ]
         for case in trained if hypothesis.training() else cases:
             if rivals and hypothesis.concerns(case.method) and compresses_every_time(case):
-                found = [one for rival in rivals for one in _rivals(case, rival)]
-                yield Claim(name, hypothesis, case, tuple(dict.fromkeys(found)))
+                found = [one for rival in rivals for one in _rivals(case, rival) if _share(hypothesis, case, one)]
+                if found:
+                    yield Claim(name, hypothesis, case, tuple(dict.fromkeys(found)))
+
+
+def _share(hypothesis: type[Hypothesis], case: Case, rival: Case) -> bool:
+    """Whether both have the picks that the hypothesis has them share."""
+    return all(case.pick(axis) is not None and case.pick(axis) == rival.pick(axis) for axis in hypothesis.sharing)
 
 
 def _rivals(case: Case, method: str) -> Iterator[Case]:

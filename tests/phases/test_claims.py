@@ -74,6 +74,15 @@ def test_a_block_sparse_row_is_set_beside_the_dense_one_on_one_device() -> None:
     assert claim.hypothesis.statement == "a block-sparse layer is faster than the dense one on one GPU"
 
 
+def test_a_row_in_a_format_is_set_beside_the_dense_one_in_that_format() -> None:
+    row = case_of("pruned").picking(kernel="reference", pruner="magnitude", format="int8")
+    pays, in_few_bits = claims([row], [], ranks=1)
+    assert (pays.name, [rival.label for rival in pays.rivals]) == ("H6", ["dense_single int8", "dense_single"])
+    assert (in_few_bits.name, [rival.label for rival in in_few_bits.rivals]) == ("H7", ["dense_single int8"])
+    assert in_few_bits.group == "H7 pruned reference magnitude int8 against the best dense one on one device"
+    assert [claim.name for claim in claims([row.picking(format=None)], [], ranks=1)] == ["H6"]
+
+
 def test_a_hypothesis_about_what_is_not_there_makes_no_claim() -> None:
     assert {claim.name for claim in claims([CASE], [], ranks=2)} == {"H1", "H3", "H4"}
 
