@@ -12,6 +12,7 @@ from blockshock.machine import Combine, Entry, Exit, Gathered, Group, OwnFeature
 from blockshock.methods.base import METHODS, Method
 from blockshock.methods.combined import Combined
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.in_formats import InFormats
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import product
@@ -65,14 +66,14 @@ class RowParallel(Combined, TensorParallel):
 
 
 @METHODS.register("dense_tp_col")
-class ColumnParallel(Combined, TensorParallel):
+class ColumnParallel(Combined, InFormats, TensorParallel):
     """Shards of W along N, one a rank; output features are gathered.
 
     Stores W[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)
     order; backward all-reduces B·K elements of grad_X.
     """
 
-    axes: ClassVar[tuple[str, ...]] = ("combine",)
+    axes: ClassVar[tuple[str, ...]] = ("combine", "format")
     collectives = ("all_gather", "all_reduce")
 
     def __init__(self, layer: Layer, group: Group) -> None:

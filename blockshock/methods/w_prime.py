@@ -104,3 +104,5 @@ class PrunedRowParallel(PrunedShards, RowParallel):
 @METHODS.register("pruned_tp_col")
 class PrunedColumnParallel(PrunedShards, ColumnParallel):
     """Shards of W along N, each pruned along K, one a rank; output features are gathered, as in ``dense_tp_col``."""
+
+    axes = (*PrunedShards.axes, "format")

@@ -275,6 +275,8 @@ def test_formats_are_found_by_name_and_by_what_they_store() -> None:
         formats.format_of(torch.float16)
     with pytest.raises(UnknownName, match="no format is named 'int4'"):
         build_format("int4")
+    with pytest.raises(InputError, match="'plain' takes no parameter"):
+        build_format("plain:compiled=yes")
 
 
 @pytest.mark.parametrize("kernel", [name for name in KERNELS.names() if not KERNELS.get(name).formats])
@@ -317,3 +319,22 @@ def test_a_rate_that_nobody_measured_is_none_of_another() -> None:
         with pytest.raises(NoCeiling, match=unit):
             known.flops_per_s(unit, "bf16")
     assert replace(known, sparse_flops_per_s={"fp8": 3e15}).flops_per_s("fp8 2:4", "bf16") == 3e15
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_compiled_code_computes_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled is one graph, and what a compiler makes of a layer that has it is one too."""
+    backend = {"backend": "aot_eager", "fullgraph": True}
+    monkeypatch.setattr(formats.base, "compiled", lambda function: torch.compile(function, **backend))
+    source, x_BK = GeneratedWeights(64, 96, torch.bfloat16, CPU, with_bias=True), torch.randn(20, 96).bfloat16()
+    half = Piece(source, mask=build_mask("random", source))
+    kernel = build_kernel("reference")
+    eager, compiled = of(name), of(f"{name}:compiled=yes")
+    with torch.inference_mode():
+        for make in (
+            lambda format: PackedDenseQuantised(source, source.bias, format),
+            lambda format: kernel.pack_quantised(half, source.bias, format),
+        ):
+            wanted = make(eager)(x_BK)
+            assert torch.equal(make(compiled)(x_BK), wanted)
+            assert torch.equal(torch.compile(make(eager), **backend)(x_BK), wanted)

@@ -183,3 +183,19 @@ def test_an_algorithm_may_be_searched_in_eight_bits() -> None:
     q_BK, _ = _format("int8").quantise(_x(64, 1024))
     found = torch_internals.search(packed.packed, q_BK.T, None, packed.scale_N, torch.bfloat16)  # type: ignore[arg-type]
     assert len(found) == 3
+
+
+@pytest.mark.parametrize("kind", ["dense", "2:4"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_compiled_it_is_right_and_captured(name: str, kind: str) -> None:
+    packed, own = _packed(f"{name}:compiled=yes", kind, 512, 1024)
+    for B in (16, 64, 200):
+        x_BK = _x(B, 1024)
+        assert _failure(packed, x_BK, own) is None
+        with torch.inference_mode():
+            wanted, graph = packed(x_BK).clone(), torch.cuda.CUDAGraph()
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                y_BN = packed(x_BK)
+            graph.replay()
+        assert torch.equal(y_BN, wanted)

@@ -124,8 +124,9 @@ def _all(case: Case) -> list[tuple[str, CorrectnessResult]]:
             ("fp32", "auto", "magnitude:permute=yes"),
         ):
             picked = replace(case.picking(kernel=kernel, pruner=pruner, format=name), dtype=dtype)
-            rows = (picked, picked.of("dense_single", ("format",)))
-            found += [(row.id, correctness.run(row)) for row in rows]
+            for method in ("pruned", "pruned_tp_col", "dense_single", "dense_tp_col"):
+                row = picked.of(method, METHODS.get(method).axes)
+                found.append((row.id, correctness.run(row)))
     return found
 
 
@@ -161,7 +162,9 @@ def test_the_loss_is_that_of_both_factors(cpu_ranks: Ranks) -> None:
     assert sum(lost, QualitySums()).quality()["output_error"] == pytest.approx(float(found))
 
 
-@pytest.mark.parametrize("case", [DENSE, PRUNED], ids=["dense", "pruned"])
+@pytest.mark.parametrize(
+    "case", [DENSE, PRUNED, DENSE.of("dense_tp_col", ("format",))], ids=["dense", "pruned", "a shard"]
+)
 def test_times_and_memory_are_told(case: Case, cpu_ranks: Ranks) -> None:
     for found in cpu_ranks.run(forward.run, case, "sync", 2, 1, False):
         assert {"quantise", "matmul", "dequantise"} <= set(found.stages)

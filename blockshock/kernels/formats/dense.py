@@ -12,7 +12,7 @@ from blockshock.stages import copied, stage
 
 
 class PackedDenseQuantised(PackedQuantised):
-    """All of W (N, K), filled up with zeros to what the product takes.
+    """W (N, K), or some of its rows, filled up with zeros to what the product takes.
 
     Raises:
         InputError: a row is so large that sums of its products overflow.
@@ -20,9 +20,15 @@ class PackedDenseQuantised(PackedQuantised):
 
     q_NK: torch.Tensor
 
-    def __init__(self, source: WeightSource, bias: torch.Tensor | None, format: Format) -> None:
-        N, K = source.N, source.K
-        q_NK, scale_N = quantised(source.rows, N, K, format, source.device, format.multiple)
+    def __init__(
+        self, source: WeightSource, bias: torch.Tensor | None, format: Format, rows: slice = slice(None)
+    ) -> None:
+        first, N, K = range(source.N)[rows].start, len(range(source.N)[rows]), source.K
+
+        def block(start: int, stop: int) -> torch.Tensor:
+            return source.rows(first + start, first + stop)
+
+        q_NK, scale_N = quantised(block, N, K, format, source.device, format.multiple)
         super().__init__(K, format, scale_N, bias, N * K)
         self.register_buffer("q_NK", q_NK, persistent=False)
 

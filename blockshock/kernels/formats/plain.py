@@ -13,5 +13,8 @@ class Plain(Format):
 
     quantises_nothing = True
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         return None
