@@ -146,11 +146,15 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
         self._to = str(self._out).removeprefix("torch.")
         self.roundings = 2 if fused else 1
 
-    def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def product(self, q_BK: torch.Tensor) -> torch.Tensor:
+        """Sums of what is stored, times the channels' scales where that is fused. Stages ``layout`` and ``matmul``."""
         tokens, setting, scale_N = len(q_BK), self._setting(q_BK), self.scale_N if self.fused else None
         q_BK = dense_rows(q_BK, BYTES_TOKENS_MULTIPLE)
         with stage("matmul"):
-            sums_BN = torch_internals.sparse_mm_of_bytes(self.packed, q_BK.T, scale_N, self._out, setting)[:tokens]
+            return torch_internals.sparse_mm_of_bytes(self.packed, q_BK.T, scale_N, self._out, setting)[:tokens]
+
+    def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        sums_BN = self.product(q_BK)
         return self.format.descale(sums_BN, scale_B1, None if self.fused else self.scale_N, self.bias, dtype)
 
 

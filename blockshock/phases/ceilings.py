@@ -7,6 +7,7 @@ reached, and a limit drawn from it is one that a benchmark can hardly beat.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-from blockshock.kernels import KERNELS, AlgorithmCache, build_kernel
+from blockshock.kernels import KERNELS, AlgorithmCache, build_format, build_kernel
 from blockshock.machine import (
     Combine,
     Part,
@@ -137,6 +138,35 @@ def _sparse_rate(fastest: _Stopwatch, kernel: str, dtype: torch.dtype) -> float:
         x_BK = torch.randn(tokens, width, device=device).to(dtype)
         rates.append(2 * tokens * packed.operand.values / fastest(partial(packed, x_BK)))
     return max(rates)
+
+
+def dense_flops_in(mode: str, flush: bool, format: str) -> float | None:
+    """The same of dense products in a format; None where there are none here."""
+    fastest, rates, chosen = _Stopwatch.of(mode, flush), [], build_format(format)
+    if chosen is None or chosen.unavailable(fastest.device, torch.bfloat16):
+        return None
+    for width, tokens in PRODUCTS[fastest.device.type]:
+        x_BK, w_NK = (chosen.quantise(torch.randn(rows, width, device=fastest.device))[0] for rows in (tokens, width))
+        rates.append(2 * tokens * width**2 / fastest(partial(chosen.product, x_BK, w_NK)))
+    return max(rates)
+
+
+def sparse_flops_in(mode: str, flush: bool, format: str) -> float | None:
+    """The same on the sparse tensor cores, in FLOPs of kept values."""
+    fastest, rates, chosen = _Stopwatch.of(mode, flush), [], build_format(format)
+    device, dtype = fastest.device, torch.bfloat16
+    names = [
+        name for name in KERNELS.names() if KERNELS.get(name).unit == "2:4" and format in KERNELS.get(name).formats
+    ]
+    able = [name for name in names if build_kernel(name).unavailable(device, dtype) is None]
+    if chosen is None or chosen.unavailable(device, dtype):
+        return None
+    for name, (width, tokens) in itertools.product(able, PRODUCTS[device.type]):
+        source = GeneratedWeights(width, width, dtype, device)
+        packed: Any = build_kernel(name).pack_quantised(Piece(source, mask=build_mask("1100", source)), None, chosen)
+        x_BK, _ = chosen.quantise(torch.randn(tokens, width, device=device))
+        rates.append(2 * tokens * packed.operand.values / fastest(partial(packed.product, x_BK)))
+    return max(rates, default=None)
 
 
 def sum_line(mode: str, flush: bool, launch: float) -> Line:

@@ -150,7 +150,7 @@ def ceilings(pytestconfig: pytest.Config, settings: Settings) -> Callable[[Ranks
             return None
         stash = pytestconfig.stash
         measuring = Measuring(ranks, settings.timing, settings.flush, stage(pytestconfig))
-        found = measuring.ceilings(settings.dtypes)
+        found = measuring.ceilings(settings.dtypes, settings.formats)
         stash.setdefault(MISSING, {}).update(measuring.missing)
         if ranks.size == settings.ranks or CEILINGS not in stash:
             stash[CEILINGS] = found

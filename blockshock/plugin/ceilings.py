@@ -31,8 +31,8 @@ class Measuring:
         self._known: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
 
-    def ceilings(self, dtypes: tuple[str, ...]) -> Ceilings:
-        """All of them, products in these dtypes.
+    def ceilings(self, dtypes: tuple[str, ...], formats: tuple[str, ...] = ()) -> Ceilings:
+        """All of them, products in these dtypes and formats.
 
         Raises:
             RankLost: a rank is gone for good. Whatever else happens to a measurement costs no more than that ceiling.
@@ -46,6 +46,8 @@ class Measuring:
         several = self._ranks.size > 1 and launch is not None
         dense = {name: self._measure(f"dense {name}", phase.dense_flops_per_s, name) for name in dtypes}
         sparse = {name: self._measure(f"2:4 {name}", phase.sparse_flops_per_s, name) for name in dtypes}
+        dense |= {name: self._measure(f"dense {name}", phase.dense_flops_in, name) for name in formats}
+        sparse |= {name: self._measure(f"2:4 {name}", phase.sparse_flops_in, name) for name in formats}
         lines = {
             name: _line(self._measure(name, measure, launch)) if several else None
             for name, measure in (("all-reduce", phase.sum_line), ("all-gather", phase.gather_line))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from blockshock.errors import BlockShockError, InputError, UnknownName
+from blockshock.kernels import build_format
 from blockshock.matrices import MOST_FEATURES, WORKLOADS, build_workload
 from blockshock.methods import METHODS, Axis, all_axes, method_of
 from blockshock.models import NETWORKS, WHERE, build_network
@@ -75,6 +76,12 @@ class Settings:
         """All of them by name, as they are saved: each axis under the name of its option."""
         settings = asdict(self)
         return settings | {f"{axis}s": specs for axis, specs in settings.pop("axes").items()}
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Names of those that something is stored in."""
+        picked = self.axes["format"] or ()
+        return tuple(dict.fromkeys(found.name for spec in picked if (found := build_format(spec)) is not None))
 
     def uses(self, N: int, K: int, B: int) -> list[Use]:
         """What this point stands for."""

@@ -199,3 +199,13 @@ def test_compiled_it_is_right_and_captured(name: str, kind: str) -> None:
                 y_BN = packed(x_BK)
             graph.replay()
         assert torch.equal(y_BN, wanted)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_bare_products_are_there_to_be_timed(name: str) -> None:
+    format = _format(name)
+    (x_BK, _), (w_NK, _) = format.quantise(_x(64, 512)), format.quantise(_x(128, 512))
+    exact_BN = x_BK.double() @ w_NK.double().T
+    assert (format.product(x_BK, w_NK).double() - exact_BN).norm() <= 0.01 * exact_BN.norm()
+    packed: Any = _packed(name, "2:4", 128, 512)[0]
+    assert packed.product(x_BK).shape == (64, 128)

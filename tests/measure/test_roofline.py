@@ -283,6 +283,19 @@ def test_a_ceiling_that_fails_is_missing_and_a_rank_that_is_lost_is_an_error() -
         found()
 
 
+def test_ceilings_of_formats_are_measured_where_there_are_any(cpu_ranks: Ranks, tmp_path: Path) -> None:
+    before, _ = cpu_ranks.run(_keep_in, str(tmp_path))
+    try:
+        measuring = Measuring(cpu_ranks, "sync", flush=False)
+        found = measuring.ceilings(("fp32",), ("int8", "fp8"))
+    finally:
+        cpu_ranks.run(_keep_in, before)
+    assert set(found.dense_flops_per_s) == {"fp32", "int8", "fp8"}
+    assert found.sparse_flops_per_s == {}, "a CPU has no sparse tensor cores"
+    assert found.flops_per_s("int8", "fp32") == found.dense_flops_per_s["int8"]
+    assert measuring.missing == {}
+
+
 def test_limits_are_computed_without_torch() -> None:
     code = "import sys, blockshock.report.limits; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

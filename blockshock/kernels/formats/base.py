@@ -84,6 +84,10 @@ class Format:
         """Of numbers between ± ``largest``, float64, the nearest that the format has; of two as near the even one."""
         raise NotImplementedError
 
+    def product(self, q_BK: torch.Tensor, w_NK: torch.Tensor) -> torch.Tensor:
+        """The bare product of what is stored, which is what the device can do at most: without scales, or by ones."""
+        raise NotImplementedError
+
     def descale(
         self,
         sums_BN: torch.Tensor,

@@ -43,6 +43,12 @@ class Fp8(Format):
         step_RK = torch.exp2((exponent_RK - 1).clamp(min=LEAST_EXPONENT).double() - 3)
         return (scaled_RK / step_RK).round() * step_RK
 
+    def product(self, q_BK: torch.Tensor, w_NK: torch.Tensor) -> torch.Tensor:
+        if not q_BK.is_cuda:
+            return q_BK.float() @ w_NK.float().T
+        one_B1, one_1N = (torch.ones(size, device=q_BK.device) for size in ((len(q_BK), 1), (1, len(w_NK))))
+        return torch_internals.scaled_mm(q_BK, w_NK.T, one_B1, one_1N, None, torch.bfloat16)
+
     def multiply(
         self,
         q_BK: torch.Tensor,
@@ -61,5 +67,5 @@ class Fp8(Format):
             with stage("matmul"):
                 return torch_internals.scaled_mm(q_BK, w_NK.T, scale_B1, scale_N[None], bias, dtype)[:, :features]
         with stage("matmul"):
-            sums_BN = (q_BK.float() @ w_NK.float().T)[:tokens, :features]
+            sums_BN = self.product(q_BK, w_NK)[:tokens, :features]
         return self.descale(sums_BN, scale_B1, scale_N, bias, dtype)

@@ -26,6 +26,9 @@ class Int8(Format):
     def nearest(self, scaled_RK: torch.Tensor) -> torch.Tensor:
         return scaled_RK.round()
 
+    def product(self, q_BK: torch.Tensor, w_NK: torch.Tensor) -> torch.Tensor:
+        return torch_internals.int_mm(q_BK, w_NK.T)
+
     def multiply(
         self,
         q_BK: torch.Tensor,
@@ -36,5 +39,5 @@ class Int8(Format):
         dtype: torch.dtype,
     ) -> torch.Tensor:
         with stage("matmul"):
-            sums_BN = torch_internals.int_mm(q_BK, w_NK.T)[: len(scale_B1), : len(scale_N)]
+            sums_BN = self.product(q_BK, w_NK)[: len(scale_B1), : len(scale_N)]
         return self.descale(sums_BN, scale_B1, scale_N, bias, dtype)

@@ -25,7 +25,8 @@ def roofline(infos: list[Info], styles: Styles, ranks: Ranks, ceilings: Mapping[
     shown = [one for one in reached if one[0] in chosen]
     if not drawable(bandwidth) or bandwidth is None or len({x for _, x, _, _ in shown}) < 2:
         return None
-    roofs = _roofs(ceilings, {info["dtype"] for _, _, _, info in shown})
+    formats = {str(info.get("format") or "").partition(":")[0] for _, _, _, info in shown}
+    roofs = _roofs(ceilings, {info["dtype"] for _, _, _, info in shown} | formats)
     across = over([x for _, x, _, _ in shown], LEFT, RIGHT)
     up = over([*(rate for _, _, rate, _ in shown), *(rate for _, rate, _ in roofs)], BOTTOM, TOP + 12)
     columns = that_fit(across.ticks(), across)
