@@ -243,8 +243,8 @@ class Cusparselt(SparseCores):
         return PackedCusparselt(piece, bias, self.search)
 
     def unsuitable_format(self, format: Format, N: int, K: int, dtype: torch.dtype) -> str | None:
-        if dtype != torch.bfloat16:
-            return f"kernel cusparselt gives torch.bfloat16 of {format.name}, not {dtype}: choose --dtype bf16"
+        if self.fused and dtype != torch.bfloat16:
+            return f"cusparselt gives torch.bfloat16, not {dtype}: choose --dtype bf16, or cusparselt:fused=no"
         if N % BYTES_MULTIPLE or K % BYTES_MULTIPLE:
             return f"in eight bits cusparselt needs N and K to be multiples of {BYTES_MULTIPLE}, got N = {N}, K = {K}"
         return super().unsuitable_format(format, N, K, dtype)

@@ -16,11 +16,11 @@ def is_product(
 ) -> bool:
     """Whether y is x @ Wᵀ (+ bias): as a whole, and every element for itself.
 
-    Args:
-        eps: of a sum; None for that of the dtype of y.
-
     Both limits leave room for the roundings of a sum that was split. One wrong term in each sum goes beyond the
     first, one wrong element beyond the second.
+
+    Args:
+        eps: of a sum; None for that of the dtype of y.
     """
     x_BK, eps = x_BK.float(), torch.finfo(y_BN.dtype).eps if eps is None else eps
     error, size, wrong = (torch.zeros((), dtype=torch.float64, device=y_BN.device) for _ in range(3))

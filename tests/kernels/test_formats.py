@@ -215,7 +215,16 @@ def test_what_cusparselt_does_not_take_is_said(fake_cusparselt: Any) -> None:
     kernel = fake_cusparselt()
     assert kernel.unsuitable_format(of("int8"), 64, 96, torch.bfloat16) is None
     assert "multiples of 32" in kernel.unsuitable_format(of("int8"), 48, 96, torch.bfloat16)
-    assert "--dtype bf16" in kernel.unsuitable_format(of("fp8"), 64, 96, torch.float16)
+    assert "--dtype bf16, or cusparselt:fused=no" in kernel.unsuitable_format(of("int8"), 64, 96, torch.float16)
+    assert fake_cusparselt(fused=False).unsuitable_format(of("int8"), 64, 96, torch.float16) is None
+
+
+def test_cusparselt_gives_float16_of_plain_sums(fake_cusparselt: Any) -> None:
+    source = GeneratedWeights(64, 96, torch.float16, CPU, with_bias=True)
+    half, x_BK = Piece(source, mask=build_mask("random", source)), torch.randn(5, 96).half()
+    packed = fake_cusparselt(search=False, fused=False).pack_quantised(half, source.bias, of("int8"))
+    exact_BN = of("int8").represented(x_BK) @ of("int8").represented(half.dense()).T + _double(source.bias)
+    _close(packed(x_BK), exact_BN)
 
 
 def test_a_search_is_of_the_dtype_and_of_what_it_gives(fake_cusparselt: Any, monkeypatch: pytest.MonkeyPatch) -> None:

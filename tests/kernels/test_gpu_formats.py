@@ -70,6 +70,13 @@ def test_int8_is_right_in_every_dtype(dtype: torch.dtype) -> None:
     assert _failure(PackedDenseQuantised(source, source.bias, _format("int8")), _x(33, 768, dtype), source) is None
 
 
+def test_int8_2to4_is_right_in_float16() -> None:
+    source = GeneratedWeights(512, 768, torch.float16, "cuda", with_bias=True)
+    half = Piece(source, mask=build_mask("random", source))
+    packed = _sparse("cusparselt:search=no:fused=no").pack_quantised(half, source.bias, _format("int8"))
+    assert _failure(packed, _x(33, 768, torch.float16), _Kept(half)) is None
+
+
 @pytest.mark.parametrize(("N", "K", "B"), [(20, 12, 3), (36, 44, 16), (100, 500, 31)])
 @pytest.mark.parametrize("name", FORMATS)
 def test_sizes_that_the_product_does_not_take_are_filled_up(name: str, N: int, K: int, B: int) -> None:
