@@ -27,6 +27,7 @@ from blockshock.phases.builds import protocol_of_ranks
 from blockshock.phases.case import Case, this_device, unavailable
 
 DENSE = "dense_single"
+"""The label of the row that is the network as it is; in a format it is another."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def run(case: NetworkCase, mode: str, rounds: int, warmup: int, flush: bool) -> 
     model, call = network.build(dtype, device, case.seed), network.call(case.B, dtype, device, case.seed)
     dense, linears = _outputs(model, case), _meant(model, network, case.where)
     rows = [(linears[name], x.numel() // x.shape[-1]) for name, x in _met(model, linears, call)]
-    left = {} if case.method == DENSE else _compress(model, case, max(count for _, count in rows))
+    left = {} if case.label == DENSE else _compress(model, case, max(count for _, count in rows))
     met = [(model.get_submodule(name), x) for name, x in _met(model, linears, call)]
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
     with memory.peak_bytes(device) as steady:
@@ -151,7 +152,7 @@ def run(case: NetworkCase, mode: str, rounds: int, warmup: int, flush: bool) -> 
         weight_bytes=sum(_weight_bytes(layer) for layer in dict.fromkeys(layer for layer, _ in met)),
         steady_bytes=held_bytes(_tensors(model)) + steady[0],
         flops=sum(2 * count * layer.in_features * layer.out_features for layer, count in rows),
-        replaced=0 if case.method == DENSE else len(linears) - len(left),
+        replaced=0 if case.label == DENSE else len(linears) - len(left),
         left=left,
         likeness=_like(_outputs(model, case), dense),
         algorithm=" | ".join(dict.fromkeys(_algorithm(layer) for layer, _ in met)),

@@ -37,6 +37,13 @@ def test_rows_are_put_where_they_are_meant(cpu_ranks: Ranks, where: str, layers:
     assert pruned.samples == []
 
 
+@pytest.mark.parametrize("format", ["int8", "fp8"])
+def test_the_dense_row_in_a_format_is_not_the_network_as_it_is(cpu_ranks: Ranks, format: str) -> None:
+    dense, quantised = (one(cpu_ranks, case("dense_single", picks)) for picks in ({}, {"format": format}))
+    assert (quantised.replaced, quantised.left) == (12, {})
+    assert 0.25 < quantised.weight_bytes / dense.weight_bytes < 0.3
+
+
 def test_flops_are_those_of_the_layers_that_are_meant(cpu_ranks: Ranks) -> None:
     found = one(cpu_ranks, case("dense_single", {}, where="mlp"))
     assert found.flops == 2 * 2 * 197 * 2 * 2 * 64 * 256, "two for each; images, tokens, blocks, layers"
