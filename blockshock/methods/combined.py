@@ -12,7 +12,18 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.kernels import AlgorithmCache
-from blockshock.machine import COMBINES, Combine, Entry, Exit, Group, aligner, build_combine, combines, slowest_of_ranks
+from blockshock.machine import (
+    COMBINES,
+    Combine,
+    Entry,
+    Exit,
+    Group,
+    aligner,
+    build_combine,
+    combines,
+    environment,
+    slowest_of_ranks,
+)
 from blockshock.matrices import generator
 from blockshock.measure import timing
 from blockshock.methods.base import Method
@@ -95,13 +106,22 @@ class Combined(Method):
         self._take(specs[0], layer, group)
 
     def _measure(self, specs: list[str], layer: Layer, group: Group) -> list[float]:
-        """Of a call, forward or both ways; infinitely many where y is not what the first gives, which is right."""
+        """Of a call, forward or both ways; infinitely many of what these GPUs cannot do, and of what gives another y
+        than the first, which is right."""
         stream = generator(self.device, 0, 4)
         x_BK = torch.randn(layer.tokens, self.K, device=self.device, generator=stream).to(self.dtype)
         x_BK.requires_grad_(layer.both_ways)
         found, right = [], None
         for spec in specs:
-            self._take(spec, layer, group)
+            reachable = True
+            try:
+                self._take(spec, layer, group)
+            except InputError:
+                reachable = False
+            (lost,) = slowest_of_ranks([float(not reachable)], self.device, group)
+            if lost:
+                found.append(math.inf)
+                continue
             y_BN = self.multiply(x_BK, self.exit).detach()
             right = y_BN if right is None else right
             off = (y_BN.float() - right.float()).norm() / right.float().norm()
@@ -116,7 +136,8 @@ class Combined(Method):
             if y_BN.requires_grad:
                 torch.autograd.grad(y_BN, x_BK, torch.ones_like(y_BN))
 
-        protocol = timing.Protocol("cuda_graph", rounds=15, warmup=3, align=aligner(self.device, group))
+        mode = "cuda_graph" if self.device.type == "cuda" else "sync"
+        protocol = timing.Protocol(mode, rounds=15, warmup=3, align=aligner(self.device, group))
         return timing.percentile(timing.time_call(call, self.device, protocol), 50)
 
     @property
@@ -134,4 +155,5 @@ def _machine(device: torch.device) -> str:
     """What seconds are good for: GPUs, torch, and the ways as they are."""
     sources = sorted(Path(combines.__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    return f"{torch.cuda.get_device_name(device)} torch {torch.__version__} combines {digest}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name()
+    return f"{name} torch {torch.__version__} combines {digest}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,13 @@ from torch import nn
 from blockshock import BlockShockLinear
 from blockshock.errors import InputError, UnknownName
 from blockshock.machine import COMBINES, Part, build_combine, combines
+from blockshock.machine.combines import symmetric
+from blockshock.machine.combines.auto import Auto
 from blockshock.machine.combines.overlap import Overlap
 from blockshock.machine.combines.symmetric import OneShot, Symmetric
 from blockshock.machine.combines.workspace import LEAST_BYTES, MOST_BYTES, workspace_bytes
 from blockshock.matrices.weights import GeneratedWeights
-from blockshock.methods import METHODS, Layer, axis_of, parse_row
+from blockshock.methods import METHODS, Layer, axis_of, combined, parse_row
 from blockshock.phases import ceilings
 from blockshock.ranks import Ranks
 
@@ -253,3 +256,40 @@ def _lines() -> list[int]:
 
 def test_ceilings_are_those_of_the_fastest_way(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(_lines) == [[3, 3], [3, 3]]
+
+
+def _chosen(unreachable: bool) -> tuple[list[str], int]:
+    """What auto takes of one layer, three times, and how often it measured; what cannot be set up is left out."""
+    calls: list[int] = []
+    measure = combined.Combined._measure
+
+    def counted(self: combined.Combined, *args: Any) -> list[float]:
+        calls.append(1)
+        return measure(self, *args)
+
+    def lost(*_: object) -> None:
+        raise InputError("out of reach")
+
+    with faked(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(combined.Combined, "_measure", counted)
+        patch.setattr(Auto, "device_types", ("cpu", "cuda"))
+        if unreachable:
+            patch.setattr(symmetric, "workspace_for", lost)
+        source = GeneratedWeights(64, 96, torch.float32, "cpu", seed=int(unreachable))
+        layer = Layer(source, {"combine": "auto"}, 32 + int(unreachable), backward=True)
+        built = [METHODS.get("dense_tp_row")(layer, dist.group.WORLD) for _ in range(3)]
+        x_BK = torch.ones(32, 96)
+        assert torch.allclose(built[0](x_BK), nn.functional.linear(x_BK, source.rows(0, 64)), atol=1e-5)
+    return [one._combine for one in built], len(calls)
+
+
+def test_auto_measures_once_and_all_ranks_take_the_same(cpu_ranks: Ranks) -> None:
+    one, other = cpu_ranks.run(_chosen, False)
+    assert one == other
+    assert len(set(one[0])) == 1
+    assert one[1] <= 1, "what was found is remembered"
+
+
+def test_auto_does_without_what_these_machines_cannot_do(cpu_ranks: Ranks) -> None:
+    for specs, _ in cpu_ranks.run(_chosen, True):
+        assert specs == ["nccl"] * 3
