@@ -19,7 +19,7 @@ from blockshock.pruning import PRUNERS
 
 CPU = torch.device("cpu")
 NETWORK = build_network("minilm")
-SENTENCES, ALL = 60, 6
+SENTENCES, FEW, ALL = 60, 2, 6
 ORDER = ("alps", "sparsegpt", "wanda", "magnitude", "random")
 """Of errors, the least first."""
 CALIBRATED = [name for name in PRUNERS.names() if PRUNERS.get(name).needs_inputs and not PRUNERS.get(name).transposable]
@@ -71,8 +71,8 @@ def found(pruner: str, blocks: int) -> tuple[dict[str, float], dict[str, float]]
 
 @pytest.mark.parametrize(("more", "less"), [*pairwise(reversed(ORDER))])
 def test_on_all_layers_the_errors_are_in_the_order_of_the_papers(more: str, less: str, soak: bool) -> None:
-    """Of what is slow, on those of one block, but for the long form."""
-    blocks = 1 if PRUNERS.get(less).slow and not soak else ALL
+    """All in the long form; in the short one those of two blocks, and of one by what is slow."""
+    blocks = ALL if soak else 1 if PRUNERS.get(less).slow else FEW
     better, worse = found(less, blocks)[1], found(more, blocks)[1]
     assert len(better) == 6 * blocks
     assert [name for name in better if not better[name] < worse[name]] == []
@@ -80,17 +80,19 @@ def test_on_all_layers_the_errors_are_in_the_order_of_the_papers(more: str, less
 
 def test_the_nearer_its_layers_the_nearer_its_embeddings(soak: bool) -> None:
     for measure in ("cosine", "spearman"):
-        values = [found(name, ALL)[0][measure] for name in ORDER if soak or not PRUNERS.get(name).slow]
+        quick = [name for name in ORDER if not PRUNERS.get(name).slow]
+        values = [found(name, ALL if soak else FEW)[0][measure] for name in (ORDER if soak else quick)]
         assert values == sorted(values, reverse=True), measure
 
 
 @pytest.mark.parametrize("pruner", QUICK)
-def test_who_looks_at_inputs_keeps_more_than_magnitude(pruner: str) -> None:
-    ours, magnitude = found(pruner, ALL)[0], found("magnitude", ALL)[0]
+def test_who_looks_at_inputs_keeps_more_than_magnitude(pruner: str, soak: bool) -> None:
+    blocks = ALL if soak else FEW
+    ours, magnitude = found(pruner, blocks)[0], found("magnitude", blocks)[0]
     assert all(ours[measure] > magnitude[measure] for measure in ours)
 
 
 def test_the_best_of_them_keeps_nine_tenths_without_retraining(soak: bool) -> None:
-    """The best that is quick nearly does."""
-    names, least = (CALIBRATED, 0.9) if soak else (QUICK, 0.84)
-    assert max(found(name, ALL)[0]["cosine"] for name in names) >= least
+    if not soak:
+        pytest.skip("prunes all layers by every pruner, a minute: run it with --soak")
+    assert max(found(name, ALL)[0]["cosine"] for name in CALIBRATED) >= 0.9
