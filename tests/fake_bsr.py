@@ -43,7 +43,7 @@ def faked(wrong_where: Callable[[Meta], bool] = lambda meta: False) -> Iterator[
         patch.setattr(torch_internals, "bsr_product", product(wrong_where))
         patch.setattr(bsr.Bsr, "unavailable", BlockKernel.unavailable)
         patch.setattr(bsr.Bsr, "device_types", ("cpu",))
-        patch.setattr(bsr, "_seconds", lambda call, device: call() is None or 1.0)
+        patch.setattr(bsr.timing, "median_seconds", lambda call, device, rounds: call() is None or 1.0)
         # Nor what this process remembers.
         patch.setattr(bsr, "_settings", bsr.AlgorithmCache("bsr-checked", fits=bsr._settings._fits))
         yield bsr.Bsr

@@ -90,6 +90,8 @@ ALSO_NOT = {
     "measure.accuracy.ratio": "called for every Accuracy",
     "measure.accuracy.share": "called by compare() and lost()",
     "measure.timing.capture": "needs a GPU",
+    "measure.timing.median_seconds": "called by auto for every candidate",
+    "kernels.algorithm_cache.are_seconds": "called for all that the cache of auto holds",
     "measure.timing.warm_up": "needs a GPU",
     "measure.timing.check_durations": "called by slowest() for every series",
     "machine.turns.turn": "holds files that processes wait for: tests/machine/test_turns.py",

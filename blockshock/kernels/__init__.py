@@ -15,5 +15,5 @@ from blockshock.kernels.packed import Packed
 KERNELS.load_package(__name__)
 
 # After all are registered in the order of their files: test ids keep to that order.
-from blockshock.kernels.algorithm_cache import AlgorithmCache  # noqa: E402
+from blockshock.kernels.algorithm_cache import AlgorithmCache, are_seconds, measured_on  # noqa: E402
 from blockshock.kernels.dense import PackedDense  # noqa: E402

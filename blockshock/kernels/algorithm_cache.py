@@ -5,16 +5,35 @@ A file lock makes one process search while the others wait for its answer, so th
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 
-from blockshock.machine import cache_folder
+from blockshock.machine import cache_folder, environment
 from blockshock.saved import write_whole
+
+
+def are_seconds(stored: Any) -> bool:
+    """Whether this is what candidates took. What is wrong for one thing takes infinitely long there, and is not
+    remembered of others."""
+    return isinstance(stored, list) and all(type(one) is float and 0 < one < math.inf for one in stored)
+
+
+@cache
+def measured_on(device: torch.device, folder: Path) -> str:
+    """What seconds are good for: a device, torch, and the candidates as they are, whose sources lie in a folder."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name()
+    sources = sorted(path for path in folder.iterdir() if path.suffix in (".py", ".cu"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    return f"{name} torch {torch.__version__} {folder.name} {digest}"
 
 
 class AlgorithmCache:

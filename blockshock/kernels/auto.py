@@ -6,20 +6,16 @@ seconds of all of them.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from blockshock.errors import KernelUnavailable
-from blockshock.kernels.algorithm_cache import AlgorithmCache
+from blockshock.kernels.algorithm_cache import AlgorithmCache, are_seconds, measured_on
 from blockshock.kernels.base import KERNELS, Agree, Kernel, build_kernel
 from blockshock.kernels.formats import Format
 from blockshock.kernels.packed import Packed
-from blockshock.machine import environment
 from blockshock.matrices import Mask, Piece, PieceWeights, TransposedWeights, WeightSource, generator
 from blockshock.measure import Accuracy, compare, timing
 
@@ -27,12 +23,7 @@ MOST_ROWS = 64
 """Of a product that are compared with the dense one, in float64."""
 
 
-def _are_seconds(stored: Any) -> bool:
-    """What is wrong on one piece takes infinitely long there, and is not remembered of others."""
-    return isinstance(stored, list) and all(type(one) is float and 0 < one < math.inf for one in stored)
-
-
-_measured = AlgorithmCache("auto", fits=_are_seconds)
+_measured = AlgorithmCache("auto", fits=are_seconds)
 
 
 @KERNELS.register("auto")
@@ -107,7 +98,8 @@ class Auto(Kernel):
             right = PieceWeights(piece)
             return [_seconds(build_kernel(spec), piece, right, tokens, backward) for spec in candidates]
 
-        seconds = agree(_measured.get(f"{_machine(piece.device)} {shape} of {' '.join(candidates)}", measure))
+        where = measured_on(piece.device, Path(__file__).parent)
+        seconds = agree(_measured.get(f"{where} {shape} of {' '.join(candidates)}", measure))
         if math.isinf(min(seconds)):
             raise KernelUnavailable(f"kernel auto: none of {', '.join(candidates)} multiplies right on this device")
         return build_kernel(candidates[seconds.index(min(seconds))])
@@ -120,15 +112,6 @@ class Auto(Kernel):
 
     def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
         return max(kernel.backward_bytes(N, K, itemsize, mask) for kernel in _contenders())
-
-
-@cache
-def _machine(device: torch.device) -> str:
-    """What seconds are good for: a device, torch, and the kernels as they are."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name()
-    sources = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".cu"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    return f"{name} torch {torch.__version__} kernels {digest}"
 
 
 def _of_format(format: Format) -> list[Kernel]:
@@ -167,6 +150,4 @@ def _median_seconds(kernel: Kernel, packed: Packed, x_BK: torch.Tensor, grad_y_B
         if grad_y_BN is not None:
             packed.grad_input(grad_y_BN)
 
-    mode = "cuda_graph" if x_BK.is_cuda else "sync"
-    protocol = timing.Protocol(mode, rounds=15, warmup=3)
-    return timing.percentile(timing.time_call(call, x_BK.device, protocol), 50)
+    return timing.median_seconds(call, x_BK.device)

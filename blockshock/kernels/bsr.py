@@ -140,12 +140,7 @@ def tuned(blocks: Blocks, K: int, bias: torch.Tensor | None, tokens: int) -> Fou
     def is_right(y_BN: torch.Tensor) -> bool:
         return is_product(y_BN[:tokens], x_BK, w_NK, bias)
 
-    return search(tokens, multiply, is_right, lambda call: _seconds(call, device))
-
-
-def _seconds(call: timing.Call, device: torch.device) -> float:
-    mode = "cuda_graph" if device.type == "cuda" else "sync"
-    return timing.percentile(timing.time_call(call, device, timing.Protocol(mode, rounds=10, warmup=3)), 50)
+    return search(tokens, multiply, is_right, lambda call: timing.median_seconds(call, device, rounds=10))
 
 
 def _library_key(device: torch.device) -> str:

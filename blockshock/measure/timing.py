@@ -175,6 +175,12 @@ def _device_rounds(
     return [[start.elapsed_time(end) * 1e-3 for start, end in pairs] for pairs in events]
 
 
+def median_seconds(call: Call, device: torch.device, rounds: int = 15, align: Call = lambda: None) -> float:
+    """Of a call, to choose one of several by: captured on a GPU, by the host's clock on a CPU."""
+    mode = "cuda_graph" if device.type == "cuda" else "sync"
+    return percentile(time_call(call, device, Protocol(mode, rounds, warmup=3, align=align)), 50)
+
+
 def host_seconds(call: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
     """What a call returns, and its seconds by the host clock, with the device synchronised before and after."""
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from blockshock.errors import InputError
-from blockshock.kernels import AlgorithmCache
+from blockshock.kernels import AlgorithmCache, are_seconds, measured_on
 from blockshock.machine import (
     COMBINES,
     Combine,
@@ -21,7 +18,6 @@ from blockshock.machine import (
     aligner,
     build_combine,
     combines,
-    environment,
     slowest_of_ranks,
 )
 from blockshock.matrices import generator
@@ -33,11 +29,7 @@ USUAL = "nccl"
 AUTO = "auto"
 
 
-def _are_seconds(stored: Any) -> bool:
-    return isinstance(stored, list) and all(type(one) is float and 0 < one < math.inf for one in stored)
-
-
-_measured = AlgorithmCache("combine", fits=_are_seconds)
+_measured = AlgorithmCache("combine", fits=are_seconds)
 
 
 class Combined(Method):
@@ -93,8 +85,9 @@ class Combined(Method):
         """Take what is fastest of what adds up right, each measured once on a machine; ranks decide together."""
         specs = combines.candidates(group.size(), layer.tokens, self.device, self.dtype, self._fuses)
         if len(specs) > 1:
-            key = f"{_machine(self.device)} {type(self).__name__} G{group.size()} N{self.N} K{self.K} B{layer.tokens} "
-            key += f"{self.dtype} {self.algorithm} backward={layer.both_ways} of {' '.join(specs)}"
+            where = measured_on(self.device, Path(combines.__file__).parent)
+            shape = f"N{self.N} K{self.K} B{layer.tokens} {self.dtype} {self.algorithm} backward={layer.both_ways}"
+            key = f"{where} {type(self).__name__} G{group.size()} {shape} of {' '.join(specs)}"
             # What rank 0 remembers, for all or none must measure.
             known = _measured.known(key) if group.rank() == 0 else None
             seconds = slowest_of_ranks(known or [0.0] * len(specs), self.device, group)
@@ -136,9 +129,7 @@ class Combined(Method):
             if y_BN.requires_grad:
                 torch.autograd.grad(y_BN, x_BK, torch.ones_like(y_BN))
 
-        mode = "cuda_graph" if self.device.type == "cuda" else "sync"
-        protocol = timing.Protocol(mode, rounds=15, warmup=3, align=aligner(self.device, group))
-        return timing.percentile(timing.time_call(call, self.device, protocol), 50)
+        return timing.median_seconds(call, self.device, align=aligner(self.device, group))
 
     @property
     def shared_bytes(self) -> int:
@@ -148,12 +139,3 @@ class Combined(Method):
     def algorithm(self) -> str:
         said = super().algorithm
         return said if self._combine == USUAL else f"{said}, combined by {self._combine}"
-
-
-@cache
-def _machine(device: torch.device) -> str:
-    """What seconds are good for: GPUs, torch, and the ways as they are."""
-    sources = sorted(Path(combines.__file__).parent.glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name()
-    return f"{name} torch {torch.__version__} combines {digest}"

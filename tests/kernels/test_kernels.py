@@ -160,7 +160,7 @@ def _resolved(half: Piece) -> str:
 def nothing_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by this process nor by others."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module._are_seconds))
+    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module.are_seconds))
 
 
 def test_auto_takes_the_compressed_kernel_that_fits_the_mask() -> None:
@@ -185,7 +185,7 @@ def test_auto_measures_once_and_takes_what_is_fastest_for_all_ranks(
     slower_elsewhere = build_kernel("auto").resolve(_half(), 5, False, lambda found: [3.0 - second for second in found])
     assert type(slower_elsewhere).__name__ == "Gathered"
     # The next process of this user on this machine.
-    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module._are_seconds))
+    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module.are_seconds))
     assert _resolved(_half()) == "Reference"
     assert len(measured) == 2
     assert type(build_kernel("auto").resolve(_half(), 6, False, lambda found: found)).__name__ == "Reference"
@@ -222,7 +222,7 @@ def test_auto_takes_no_kernel_that_multiplies_wrongly(
     monkeypatch.setattr(auto_module, "_median_seconds", lambda kernel, *_: seconds[kernel.name])
     assert build_kernel("auto").resolve(half, 5, backward, lambda found: found).name == "gathered"
     # What was wrong is tried again by the next process.
-    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module._are_seconds))
+    monkeypatch.setattr(auto_module, "_measured", AlgorithmCache("auto", auto_module.are_seconds))
     monkeypatch.setattr(KERNELS, "_entries", {**KERNELS._entries, "gathered": Wrong})
     with pytest.raises(KernelUnavailable, match="none of gathered, wrong multiplies right"):
         build_kernel("auto").resolve(half, 5, backward, lambda found: found)
