@@ -48,6 +48,7 @@ NOT_FUZZED = {
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
     "kernels.backward.too_old": "takes a device alone",
+    "kernels.found.Searched": "all that it reads is damaged by tests/kernels/test_bsr.py and test_cusparselt.py",
     "kernels.dense.multiplied": "every way to combine goes through it: tests/machine/test_combines.py",
     "kernels.layout.aligned_rows": "every x of the kernel streamed goes through it: tests/kernels/test_gpu_kernels.py",
     "report.where.named": "called by where() for points that no range has",

@@ -8,11 +8,11 @@ only after it multiplied right; those that do not are turned away, and named.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
+from blockshock.kernels.found import Searched
 from blockshock.machine import torch_internals
 
 LEAST_TILE, MOST_TILE = 16, 256
@@ -60,40 +60,16 @@ def tile_for(tokens: int, most: int = 64) -> int:
     return min(max(1 << (tokens - 1).bit_length(), LEAST_TILE), most)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search came to.
+class Found(Searched[Setting]):
+    """Of the block-sparse kernel's settings."""
 
-    Attributes:
-        setting: what to multiply with; None where nothing that was tried multiplies right.
-        turned_away: what was tried and multiplies wrongly.
-    """
-
-    setting: Setting | None
-    turned_away: tuple[Setting, ...] = ()
-
-    @classmethod
-    def read(cls, stored: Any) -> Found | None:
-        """The inverse of ``asdict`` after a way through JSON; None of anything else."""
-        try:
-            setting, turned_away = stored["setting"], tuple(_setting(away) for away in stored["turned_away"])
-            return cls(None if setting is None else _setting(setting), turned_away)
-        except (TypeError, KeyError, ValueError):
-            return None
-
-    @property
-    def name(self) -> str:
-        """For the record."""
-        used = "no setting" if self.setting is None else str(self.setting)
-        return f"{used} (turned away: {'; '.join(map(str, self.turned_away))})" if self.turned_away else used
-
-
-def _setting(stored: Any) -> Setting:
-    setting = Setting(*stored)
-    fits = all(type(value) is int and 1 <= value <= most for value, most in zip(setting, LIMITS, strict=True))
-    if not fits or setting.tile < LEAST_TILE or setting.tile & (setting.tile - 1):
-        raise ValueError(f"no setting: {stored}")
-    return setting
+    @staticmethod
+    def parse(stored: Any) -> Setting:
+        setting = Setting(*stored)
+        fits = all(type(value) is int and 1 <= value <= most for value, most in zip(setting, LIMITS, strict=True))
+        if not fits or setting.tile < LEAST_TILE or setting.tile & (setting.tile - 1):
+            raise ValueError(f"no setting: {stored}")
+        return setting
 
 
 def search(

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from blockshock.kernels.formats import format_of, quantised
+from blockshock.kernels.found import Searched
 from blockshock.kernels.right import is_product
 from blockshock.machine import torch_internals
 from blockshock.matrices import GeneratedWeights, Piece, generator, random_mask
@@ -30,43 +31,23 @@ DEFAULT: Setting = (0, 1, -1)
 """What torch uses when it is not told otherwise."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search came to.
+class Found(Searched[Setting]):
+    """Of cuSPARSELt's algorithms."""
 
-    Attributes:
-        setting: what to multiply with; None where nothing that was tried multiplies right.
-        turned_away: what was tried and multiplies wrongly.
-    """
+    nothing = "no algorithm"
 
-    setting: Setting | None
-    turned_away: tuple[Setting, ...] = ()
+    @staticmethod
+    def parse(stored: Any) -> Setting:
+        algorithm, split_k, split_k_mode = stored
+        if any(type(number) is not int for number in stored):
+            raise ValueError(f"an algorithm is three whole numbers, got {stored}")
+        return algorithm, split_k, split_k_mode
 
-    @classmethod
-    def read(cls, stored: Any) -> Found | None:
-        """The inverse of ``asdict`` after a way through JSON; None of anything else."""
-        try:
-            setting, turned_away = stored["setting"], tuple(_setting(away) for away in stored["turned_away"])
-            return cls(None if setting is None else _setting(setting), turned_away)
-        except (TypeError, KeyError, ValueError):
-            return None
-
-    @property
-    def name(self) -> str:
-        """For the record."""
-        used = "no algorithm" if self.setting is None else _name(self.setting)
-        return f"{used} (turned away: {'; '.join(map(_name, self.turned_away))})" if self.turned_away else used
-
-
-def _setting(stored: Any) -> Setting:
-    algorithm, split_k, split_k_mode = stored
-    if any(type(number) is not int for number in stored):
-        raise ValueError(f"an algorithm is three whole numbers, got {stored}")
-    return algorithm, split_k, split_k_mode
-
-
-def _name(setting: Setting) -> str:
-    return "default algorithm" if setting == DEFAULT else "algorithm {}, split_k {}, split_k_mode {}".format(*setting)
+    @staticmethod
+    def told(setting: Setting) -> str:
+        if setting == DEFAULT:
+            return "default algorithm"
+        return "algorithm {}, split_k {}, split_k_mode {}".format(*setting)
 
 
 @dataclass(frozen=True)
@@ -157,7 +138,7 @@ def _search(request: Request) -> Found:
         return _search_bytes(request, device)
     trial = Trial(request.N, request.K, request.tokens, getattr(torch, request.dtype), request.bias, device)
     packed = torch_internals.compress(trial.w_NK)
-    fastest = _setting(torch_internals.search(packed, trial.x_BK.t(), trial.bias))
+    fastest = Found.parse(torch_internals.search(packed, trial.x_BK.t(), trial.bias))
 
     def multiply(x_BK: torch.Tensor, setting: Setting) -> torch.Tensor:
         return multiplied(packed, x_BK, trial.bias, setting)
@@ -178,7 +159,7 @@ def _search_bytes(request: Request, device: torch.device) -> Found:
     # Powers of two: the product is then exact wherever that without them is.
     powers_N = torch.arange(request.N, device=device).remainder(3).float().sub(1).exp2()
     scale_N = None if out == sums_of(stored) else powers_N
-    fastest = _setting(torch_internals.search(packed, trial.x_BK.t(), None, scale_N, out))
+    fastest = Found.parse(torch_internals.search(packed, trial.x_BK.t(), None, scale_N, out))
 
     def multiply(x_BK: torch.Tensor, setting: Setting) -> torch.Tensor:
         y_BN = torch_internals.sparse_mm_of_bytes(packed, x_BK.t(), scale_N, out, setting)
