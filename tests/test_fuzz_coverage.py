@@ -47,6 +47,7 @@ NOT_FUZZED = {
 }
 """Modules, and packages with all that is in them; single names of them may be fuzzed nevertheless."""
 ALSO_NOT = {
+    "kernels.base.not_among": "asked of every kernel of both kinds",
     "kernels.backward.too_old": "takes a device alone",
     "kernels.found.Searched": "all that it reads is damaged by tests/kernels/test_bsr.py and test_cusparselt.py",
     "kernels.dense.multiplied": "every way to combine goes through it: tests/machine/test_combines.py",

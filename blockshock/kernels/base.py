@@ -55,11 +55,7 @@ class Kernel:
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None, or one sentence that says why this kernel cannot run on that device and dtype."""
-        if device.type not in self.device_types:
-            return f"needs a {' or '.join(self.device_types)} device, this is {device.type}"
-        if dtype not in self.dtypes:
-            return f"multiplies {', '.join(map(str, self.dtypes))}, not {dtype}"
-        return None
+        return not_among(self.device_types, self.dtypes, device, dtype)
 
     def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
         """None, or one sentence that says why this kernel cannot take that shape (and that mask, when given)."""
@@ -125,6 +121,17 @@ class Kernel:
     def resolve_format(self, piece: Piece, tokens: int, format: Format) -> Kernel:
         """The same in a format."""
         return self
+
+
+def not_among(
+    device_types: tuple[str, ...], dtypes: tuple[torch.dtype, ...], device: torch.device, dtype: torch.dtype
+) -> str | None:
+    """None, or why something that is for these devices and dtypes is not for that one."""
+    if device.type not in device_types:
+        return f"needs a {' or '.join(device_types)} device, this is {device.type}"
+    if dtype not in dtypes:
+        return f"multiplies {', '.join(map(str, dtypes))}, not {dtype}"
+    return None
 
 
 def packed_bytes(N: int, K: int, itemsize: int) -> int:

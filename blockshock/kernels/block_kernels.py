@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError, KernelUnavailable
+from blockshock.kernels.base import not_among
 from blockshock.kernels.packed import Packed
 from blockshock.matrices import Piece, in_blocks, kept_blocks, row_blocks
 from blockshock.registry import Registry
@@ -146,11 +147,7 @@ class BlockKernel:
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None, or one sentence that says why this kernel cannot run on that device and dtype."""
-        if device.type not in self.device_types:
-            return f"needs a {' or '.join(self.device_types)} device, this is {device.type}"
-        if dtype not in self.dtypes:
-            return f"multiplies {', '.join(map(str, self.dtypes))}, not {dtype}"
-        return None
+        return not_among(self.device_types, self.dtypes, device, dtype)
 
     def unsuitable(self, N: int, K: int, size: int) -> str | None:
         """None, or one sentence that says why this kernel cannot take that shape in blocks of that size."""
