@@ -45,6 +45,8 @@ def sparse_mm(
     assert x_KB.shape[1] % (16 // packed.itemsize) == 0
     assert (packed.itemsize == 1) == (out_dtype is not None)
     assert x_KB.shape[1]
+    if alpha is not None and packed.is_floating_point():
+        raise RuntimeError("CUDA error: operation not supported")
     rows, K = len(packed), len(x_KB)
     flat = packed.flatten()
     positions = flat[rows * K // 2 :].view(torch.uint8).view(rows, K // 8)

@@ -6,6 +6,7 @@ each a pytest session, and ends with a line for each. Options are handed on to p
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -15,10 +16,17 @@ from pathlib import Path
 
 import torch
 
-from blockshock.machine import environment
+from blockshock.machine import environment, turns
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
+TIMED = (
+    *(f"tests/test_{name}.py" for name in (*PHASES, "models", "same_against_itself")),
+    "tests/measure/test_timing.py",
+)
+"""What is to have a GPU for itself."""
+WORKERS = str(min(8, max((os.cpu_count() or 1) // 2, 1)))
+"""Processes that share a GPU where nothing is timed: most of what such tests wait for is compilers and hosts."""
 SMALL = shlex.split(
     "--N 2048x1024 --B 250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 "
     "--cover grid --networks minilm,vit_b:blocks=2,llama3-8b,llama3-8b-decode --batches 16"
@@ -34,18 +42,26 @@ class Part:
         gpus: that it needs.
         shows: what it is for.
         arguments: of pytest.
+        shared: its workers use the GPU side by side.
     """
 
     gpus: int
     shows: str
     arguments: tuple[str, ...]
+    shared: bool = False
 
 
 PARTS = (
     Part(
         1,
-        "kernels, layers, timing and the phases on one GPU",
-        ("-m", "gpu", "--ranks", "1", *SMALL),
+        "kernels, layers and pruners on one GPU",
+        ("tests", *(f"--ignore={path}" for path in TIMED), "-m", "gpu", "--ranks", "1", "-n", WORKERS),
+        shared=True,
+    ),
+    Part(
+        1,
+        "timing and the phases on one GPU",
+        (*TIMED, "-m", "gpu", "--ranks", "1", *SMALL),
     ),
     Part(
         2,
@@ -81,7 +97,9 @@ def _run(part: Part, more: list[str]) -> tuple[int, str]:
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "--benchmark-quiet", *part.arguments, *more]
     print(f"\n$ pytest {' '.join(command[3:])}", flush=True)
-    code = subprocess.run(command, cwd=ROOT).returncode
+    gpus = environment.first_gpus(part.gpus) if part.shared else []
+    with turns.shared(gpus, print):
+        code = subprocess.run(command, cwd=ROOT).returncode
     outcome = "passed" if code == 0 else f"FAILED (pytest's status {code})"
     return min(code, 1), f"{part.shows}: {outcome} in {time.monotonic() - started:.0f} s"
 

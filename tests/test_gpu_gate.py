@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import gpu_gate
 import pytest
 import torch
 
+from blockshock.machine import environment, turns
 
-@pytest.mark.parametrize(("gpus", "ran"), [(1, [1]), (2, [1, 2]), (3, [1, 2]), (4, [1, 2, 4])])
+
+@pytest.mark.parametrize(("gpus", "ran"), [(1, [1, 1]), (2, [1, 1, 2]), (3, [1, 1, 2]), (4, [1, 1, 2, 4])])
 @pytest.mark.parametrize("failing", [False, True])
 def test_it_runs_what_the_machine_has_the_gpus_for(
-    gpus: int, ran: list[int], failing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    gpus: int,
+    ran: list[int],
+    failing: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     started: list[list[str]] = []
+    shared: list[str] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         started.append(command)
+        shared.append(os.environ.get(turns.SHARED, "").strip(","))
         return subprocess.CompletedProcess(command, int(failing and len(started) == 1))
 
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(environment, "first_gpus", lambda count: [f"GPU-{index}" for index in range(count)])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(subprocess, "run", run)
     assert gpu_gate.main(["--seed", "3"]) == failing, "a part that fails fails the gate, whatever the later ones do"
     said = capsys.readouterr().out
     assert [int(command[command.index("--ranks") + 1]) for command in started] == ran
     assert all(command[-2:] == ["--seed", "3"] for command in started)
+    assert shared == ["GPU-0"] + [""] * (len(ran) - 1), "what is timed has its GPU for itself"
     for part in gpu_gate.PARTS:
         assert (f"skipped, for it needs {part.gpus} GPUs: {part.shows}" in said) == (part.gpus > gpus)
     assert said.count("passed in") == len(ran) - failing
     assert said.count("FAILED") == failing
+
+
+def test_what_is_timed_is_there_and_left_out_of_what_shares_a_gpu() -> None:
+    for path in gpu_gate.TIMED:
+        assert (gpu_gate.ROOT / path).is_file(), path
+    (together,) = (part.arguments for part in gpu_gate.PARTS if part.shared)
+    assert {f"--ignore={path}" for path in gpu_gate.TIMED} <= set(together)
 
 
 def test_without_a_gpu_it_does_not_pass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

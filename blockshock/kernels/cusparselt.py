@@ -6,7 +6,6 @@ value is zero, so new values under the same mask are written in place and nothin
 
 from __future__ import annotations
 
-import threading
 from dataclasses import asdict
 
 import torch
@@ -23,13 +22,15 @@ from blockshock.kernels.cusparselt_search import (
     Setting,
     identity,
     multiplied,
+    scales_channels,
     sums_of,
 )
+from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
 from blockshock.kernels.formats import Format, PackedQuantised, quantised
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
 from blockshock.kernels.packed import Packed
-from blockshock.machine import indexed, torch_internals
+from blockshock.machine import torch_internals
 from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage
 
@@ -41,7 +42,6 @@ _BUCKETS = tuple(TOKENS_MULTIPLE << octave for octave in range(24))
 
 _searcher = Searcher()
 _algorithms = AlgorithmCache("cusparselt-checked", fits=lambda stored: Found.read(stored) is not None)
-_thread = threading.local()
 
 
 class _Searched(Packed):
@@ -59,7 +59,7 @@ class _Searched(Packed):
         most = bucket_of(len(x_BK))
         if torch.compiler.is_compiling():
             return self._chosen.get(most, DEFAULT)  # no search can be traced: run the layer once, then compile it
-        _claim_thread(x_BK.device)
+        claim_thread(x_BK.device)
         if most not in self._chosen:
             found = self._find(most, x_BK) if self._search else Found(DEFAULT)
             if found.setting is None:
@@ -89,7 +89,7 @@ class PackedCusparselt(_Searched):
     def __init__(self, piece: Piece, bias: torch.Tensor | None, search: bool) -> None:
         super().__init__()
         self.N, self.K, self._search = piece.N, piece.K, search
-        _claim_thread(piece.device)
+        claim_thread(piece.device)
         w_NK, has_zeros = marked(piece)
         self.register_buffer("packed", torch_internals.compress(w_NK), persistent=False)
         if has_zeros:
@@ -120,7 +120,7 @@ class PackedCusparselt(_Searched):
     def recompress(self, w_NK: torch.Tensor) -> None:
         # Copied, not kept in place of the old packing: a captured graph goes on reading where that lies.
         self.writes += 1
-        _claim_thread(w_NK.device)
+        claim_thread(w_NK.device)
         self.packed.copy_(torch_internals.compress(dense_rows(w_NK)))
         if self.backward is not None:
             self.backward.recompress(w_NK)
@@ -130,7 +130,7 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
     """A piece in eight bits. Zeros among what it keeps need no marks: new values are never written under its mask.
 
     Attributes:
-        fused: the product multiplies by the channels' scales and gives bf16, which is scaled by the tokens' and rounded
+        fused: the product gives bf16, in int8 having scaled its channels, which is scaled by what is left and rounded
             once more; otherwise it gives plain sums.
     """
 
@@ -139,23 +139,24 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
     ) -> None:
         q_NK, scale_N = quantised(piece.kept_block, piece.N, piece.K, format, piece.device)
         super().__init__(piece.K, format, scale_N, bias, piece.N * piece.K // 2)
-        _claim_thread(piece.device)
+        claim_thread(piece.device)
         self.register_buffer("packed", torch_internals.compress(q_NK), persistent=False)
-        self._search, self._chosen, self.fused = search, {}, fused
+        self._search, self._chosen = search, {}
         self._out = torch.bfloat16 if fused else sums_of(format.stored)
+        self._scales = scales_channels(format.stored, self._out)
         self._to = str(self._out).removeprefix("torch.")
         self.roundings = 2 if fused else 1
 
     def product(self, q_BK: torch.Tensor) -> torch.Tensor:
-        """Sums of what is stored, times the channels' scales where that is fused. Stages ``layout`` and ``matmul``."""
-        tokens, setting, scale_N = len(q_BK), self._setting(q_BK), self.scale_N if self.fused else None
+        """Sums of what is stored, times the channels' scales where it takes them. Stages ``layout`` and ``matmul``."""
+        tokens, setting, scale_N = len(q_BK), self._setting(q_BK), self.scale_N if self._scales else None
         q_BK = dense_rows(q_BK, BYTES_TOKENS_MULTIPLE)
         with stage("matmul"):
             return torch_internals.sparse_mm_of_bytes(self.packed, q_BK.T, scale_N, self._out, setting)[:tokens]
 
     def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         sums_BN = self.product(q_BK)
-        return self.format.descale(sums_BN, scale_B1, None if self.fused else self.scale_N, self.bias, dtype)
+        return self.format.descale(sums_BN, scale_B1, None if self._scales else self.scale_N, self.bias, dtype)
 
 
 def bucket_of(tokens: int) -> int:
@@ -164,30 +165,6 @@ def bucket_of(tokens: int) -> int:
         if tokens <= most:
             return most
     return tokens
-
-
-def thread_obstacle(device: torch.device) -> str | None:
-    """None, or why this thread cannot use cuSPARSELt on that device.
-
-    torch keeps one handle a thread, made for the device that the thread first uses it on; on any other one it ends in
-    an illegal memory access.
-    """
-    device = indexed(device)
-    first = getattr(_thread, "device", device)
-    if first == device:
-        return None
-    return (
-        f"torch's cuSPARSELt serves one device a thread, and this thread began with {first}, so it cannot use {device}:"
-        " run one process for each GPU, or take another kernel for this one"
-    )
-
-
-def _claim_thread(device: torch.device) -> None:
-    if getattr(_thread, "device", None) == device:
-        return
-    if reason := thread_obstacle(device):
-        raise KernelUnavailable(f"kernel cusparselt: {reason}")
-    _thread.device = indexed(device)
 
 
 @torch.library.custom_op(
@@ -219,7 +196,8 @@ class Cusparselt(SparseCores):
 
     Args:
         search: use the fastest algorithm that cuSPARSELt's own search finds; otherwise torch's default one.
-        fused: in a format, the product scales its output channels itself; otherwise all scales come after it.
+        fused: in a format, the product gives bf16, and in int8 it scales its output channels itself; otherwise it gives
+            sums in 32 bits, and all scales come after it.
     """
 
     formats = ("int8", "fp8")

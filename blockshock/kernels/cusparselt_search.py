@@ -151,14 +151,22 @@ def sums_of(stored: torch.dtype) -> torch.dtype:
     return torch.float32 if stored.is_floating_point else torch.int32
 
 
+def scales_channels(stored: torch.dtype, out: torch.dtype) -> bool:
+    """Whether the product multiplies each output channel by a scale before it gives the sum in another dtype.
+
+    cuSPARSELt 0.8 does in int8, and refuses it in fp8 (operation not supported).
+    """
+    return not stored.is_floating_point and out != sums_of(stored)
+
+
 def _search_bytes(request: Request, device: torch.device) -> Found:
-    """The same in eight bits; with scales of the output channels where what it gives has fewer bits than sums."""
+    """The same in eight bits; with scales of the output channels where the product takes them."""
     stored, out = getattr(torch, request.dtype), getattr(torch, request.to)
     trial = Trial(request.N, request.K, request.tokens, stored, False, device)
     packed = torch_internals.compress(trial.w_NK)
     # Powers of two: the product is then exact wherever that without them is.
     powers_N = torch.arange(request.N, device=device).remainder(3).float().sub(1).exp2()
-    scale_N = None if out == sums_of(stored) else powers_N
+    scale_N = powers_N if scales_channels(stored, out) else None
     fastest = Found.parse(torch_internals.search(packed, trial.x_BK.t(), None, scale_N, out))
 
     def multiply(x_BK: torch.Tensor, setting: Setting) -> torch.Tensor:

@@ -69,14 +69,11 @@ def scaled_mm(
     w_KN: torch.Tensor,
     scale_B1: torch.Tensor,
     scale_1N: torch.Tensor,
-    bias: torch.Tensor | None,
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """The product of two matrices of float8_e4m3fn, each row of x and each column of w times its scale; accumulated
     as the GPU does it fastest. K and N are multiples of 16, and w is a transposed matrix."""
-    return torch._scaled_mm(
-        x_BK, w_KN, scale_a=scale_B1, scale_b=scale_1N, bias=bias, out_dtype=dtype, use_fast_accum=True
-    )
+    return torch._scaled_mm(x_BK, w_KN, scale_a=scale_B1, scale_b=scale_1N, out_dtype=dtype, use_fast_accum=True)
 
 
 def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -152,7 +152,7 @@ def _try_scaled_mm() -> None:
     w_NK, x_BK, y_BN = _matrices()
     factors = (x_BK.to(torch.float8_e4m3fn), w_NK.to(torch.float8_e4m3fn).T)
     scales = torch.full((16, 1), 0.5, device="cuda"), torch.full((1, 64), 4.0, device="cuda")
-    _check(torch.equal(internals.scaled_mm(*factors, *scales, None, torch.bfloat16), 2 * y_BN))
+    _check(torch.equal(internals.scaled_mm(*factors, *scales, torch.bfloat16), 2 * y_BN))
 
 
 def _try_cutlass() -> None:

@@ -20,6 +20,8 @@ HELD = "BLOCKSHOCK_GPUS_HELD"
 
 They use them within its turn, and wait for one another only. Were they to wait for it, that would be for ever.
 """
+SHARED = "BLOCKSHOCK_GPUS_SHARED"
+"""In the environment: the GPUs that those whom a process starts need not wait for, on one another either."""
 
 
 def folder() -> Path:
@@ -38,14 +40,30 @@ def turn(gpus: Sequence[str], say: Callable[[str], None]) -> Iterator[None]:
     Raises:
         OSError: the locks cannot be made.
     """
-    before = os.environ.get(HELD, "")
+    held = os.environ.get(HELD, "").split(",")
     with ExitStack() as stack:
         # In one order, or of two who need the same GPUs each could hold one and wait for the other.
-        for gpu in sorted(set(gpus)):
-            stack.enter_context(_held(gpu, before.split(",").count(gpu), say))
-        os.environ[HELD] = ",".join([before, *gpus])
-        stack.callback(os.environ.__setitem__, HELD, before)
+        for gpu in sorted(set(gpus).difference(os.environ.get(SHARED, "").split(","))):
+            stack.enter_context(_held(gpu, held.count(gpu), say))
+        stack.enter_context(_told_to_children(HELD, gpus))
         yield
+
+
+@contextmanager
+def shared(gpus: Sequence[str], say: Callable[[str], None]) -> Iterator[None]:
+    """Hold GPUs as `turn` does, for processes that use them side by side: what they do is not timed."""
+    with turn(gpus, say), _told_to_children(SHARED, gpus):
+        yield
+
+
+@contextmanager
+def _told_to_children(name: str, gpus: Sequence[str]) -> Iterator[None]:
+    before = os.environ.get(name, "")
+    os.environ[name] = ",".join([before, *gpus])
+    try:
+        yield
+    finally:
+        os.environ[name] = before
 
 
 @contextmanager

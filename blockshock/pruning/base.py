@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from blockshock.errors import InputError
+from blockshock.machine import indexed
 from blockshock.matrices import Mask, Piece, WeightSource, build_mask, check_finite
 from blockshock.registry import Registry
 
@@ -125,7 +126,7 @@ def calibration(
             f"pruner {spec} needs floating-point calibration inputs (T, {K}), T at least 1; "
             f"got {x_TK.dtype} {tuple(x_TK.shape)}"
         )
-    if x_TK.device != device:
+    if indexed(x_TK.device) != indexed(device):
         raise InputError(f"pruner {spec} needs calibration inputs on {device}, where W is; got some on {x_TK.device}")
     check_finite(x_TK, "calibration inputs", f"pruner {spec} needs finite ones")
     return x_TK[:, piece.columns] if permutation_K is None else x_TK[:, permutation_K[piece.columns]]

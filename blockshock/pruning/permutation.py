@@ -36,8 +36,8 @@ REMEMBERED = 100
 """Permutations at most."""
 _found: dict[str, torch.Tensor] = {}
 
-SEARCH_BYTES = 12
-"""An element of W at most: the scores in float32, and what is drawn of them in a round."""
+SEARCH_BYTES = 13
+"""An element of W at most: the scores in float32, and what is drawn of them in a round, or their sums in float64."""
 
 
 def permutation_of(spec: str, source: WeightSource, inputs: Inputs | None) -> torch.Tensor | None:

@@ -14,9 +14,10 @@ from torch import nn
 
 from blockshock import BlockShockLinear
 from blockshock.errors import KernelUnavailable
-from blockshock.kernels import cusparselt
+from blockshock.kernels import cusparselt, cusparselt_thread
 from blockshock.kernels.cusparselt import PackedCusparselt, bucket_of
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, Trial, checked
+from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
 from blockshock.machine import cache_folder
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.named_masks import build_mask
@@ -203,14 +204,14 @@ def test_a_searchers_crash_costs_the_search_of_that_dtype_alone(monkeypatch: pyt
 
 def test_a_thread_that_began_with_one_gpu_is_refused_another(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = torch.device("cuda", 0), torch.device("cuda", 1)
-    monkeypatch.setattr(cusparselt, "_thread", threading.local())
-    assert cusparselt.thread_obstacle(first) is cusparselt.thread_obstacle(second) is None
-    cusparselt._claim_thread(second)
-    cusparselt._claim_thread(second)
+    monkeypatch.setattr(cusparselt_thread, "_thread", threading.local())
+    assert thread_obstacle(first) is thread_obstacle(second) is None
+    claim_thread(second)
+    claim_thread(second)
     with pytest.raises(KernelUnavailable, match="began with cuda:1, so it cannot use cuda:0: run one process for each"):
-        cusparselt._claim_thread(first)
+        claim_thread(first)
     told: list[str | None] = []
-    other = threading.Thread(target=lambda: told.append(cusparselt.thread_obstacle(first)))
+    other = threading.Thread(target=lambda: told.append(thread_obstacle(first)))
     other.start()
     other.join()
     assert told == [None], "each thread has a handle of its own"

@@ -61,7 +61,7 @@ def by_the_book(rows: list[list[float]], format: str) -> list[list[float]]:
     numbers = grid(format)
     found = []
     for row in rows:
-        scale = max(single(max(map(abs, row)) / numbers[-1]), TINY)
+        scale = max(single(max(map(abs, row)) * single(1 / numbers[-1])), TINY)
         found.append([nearest(single(value / scale), numbers) * scale for value in row])
     return found
 

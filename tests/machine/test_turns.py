@@ -86,6 +86,7 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "locks"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "locks"))
     monkeypatch.setenv(turns.HELD, "")
+    monkeypatch.setenv(turns.SHARED, "")
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.2)
 
@@ -128,6 +129,17 @@ def test_what_a_holder_starts_takes_turns_within_its_own() -> None:
     assert os.environ[turns.HELD] == ""
     with turns.turn(GPUS, pytest.fail):
         pass
+
+
+def test_what_a_holder_shares_is_nobody_elses_and_free_to_those_it_starts() -> None:
+    with turns.shared(["GPU-a"], pytest.fail):
+        with pytest.raises((TimeoutError, RuntimeError)):
+            FileLock(turns.folder() / "GPU-a.lock", is_singleton=False).acquire(blocking=False)
+        with turns.turn(GPUS, pytest.fail), turns.turn(["GPU-a"], pytest.fail):
+            assert sorted(path.name for path in turns.folder().glob("*.lock")) == ["GPU-a.lock", "GPU-b.lock"]
+    assert not os.environ[turns.SHARED]
+    with turns.turn(["GPU-a"], pytest.fail), pytest.raises((TimeoutError, RuntimeError)):
+        FileLock(turns.folder() / "GPU-a.lock", is_singleton=False).acquire(blocking=False)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """What a format is: how the numbers of x and of W are stored in few bits, and how a dense product is made of those.
 
 A row of a matrix, a token of x or an output channel of W, has one scale s, such that its largest number is the largest
-that the format holds; what is stored is x / s, rounded to the nearest number of the format. A format is one file in
-this folder with one class registered in FORMATS; nothing else needs to know of it.
+that the format holds; what is stored is x / s, rounded to the nearest number of the format. (s is the largest number
+times 1 / that of the format: so a GPU divides by a number, and a CPU is to find the same.) A format is one file in this
+folder with one class registered in FORMATS; nothing else needs to know of it.
 """
 
 from __future__ import annotations
@@ -64,6 +65,10 @@ class Format:
         """How products of what is stored are added up there."""
         return FLOAT32
 
+    def roundings(self, device: torch.device, biased: bool) -> int:
+        """How often its dense product rounds an element of y to the dtype there."""
+        return 1
+
     def quantise(self, rows_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of a matrix (R, K) what is stored of it, and the scale of each row, float32 (R, 1).
 
@@ -77,7 +82,7 @@ class Format:
 
         The quotient is float32's, as there: another one would fall to the other side of some ties.
         """
-        scale_R1 = (rows_RK.float().abs().max(dim=1, keepdim=True).values / self.largest).clamp(min=TINY)
+        scale_R1 = (rows_RK.float().abs().max(dim=1, keepdim=True).values * (1 / self.largest)).clamp(min=TINY)
         return self.nearest((rows_RK.float() / scale_R1).double()) * scale_R1.double()
 
     def nearest(self, scaled_RK: torch.Tensor) -> torch.Tensor:
@@ -110,7 +115,7 @@ class Format:
         bias: torch.Tensor | None,
         dtype: torch.dtype,
     ) -> torch.Tensor:
-        """The dense product (B, N) in a dtype, rounded to it once, of what is stored of x and of W, with the scales.
+        """The dense product (B, N) in a dtype of what is stored of x and of W, with the scales.
 
         Stages ``matmul`` and ``dequantise``. Matrices lie densely and their sizes are those that it takes.
         """
@@ -119,7 +124,7 @@ class Format:
 
 def _quantised(rows_RK: torch.Tensor, largest: float, stored: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     # Nothing goes beyond the largest number by more than its quotient is rounded: that then rounds back to it.
-    scale_R1 = torch.linalg.vector_norm(rows_RK, math.inf, 1, True, dtype=torch.float32) / largest
+    scale_R1 = torch.linalg.vector_norm(rows_RK, math.inf, 1, True, dtype=torch.float32) * (1 / largest)
     scale_R1 = scale_R1.clamp(min=TINY)
     scaled_RK = rows_RK / scale_R1
     return (scaled_RK if stored.is_floating_point else scaled_RK.round()).to(stored), scale_R1

@@ -30,6 +30,7 @@ class PackedDenseQuantised(PackedQuantised):
 
         q_NK, scale_N = quantised(block, N, K, format, source.device, format.multiple)
         super().__init__(K, format, scale_N, bias, N * K)
+        self.roundings = format.roundings(source.device, bias is not None)
         self.register_buffer("q_NK", q_NK, persistent=False)
 
     def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

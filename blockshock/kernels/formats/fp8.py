@@ -21,7 +21,10 @@ TENSOR_CORES = Sums(roundoff=2.0**-13, at_once=32, truncates=True)
 
 @FORMATS.register("fp8")
 class Fp8(Format):
-    """The dense product is torch's ``_scaled_mm``, with a scale a row of x and of W; on a CPU that of float32."""
+    """The dense product is torch's ``_scaled_mm``, with a scale a row of x and of W; on a CPU that of float32.
+
+    A bias comes after it, on a GPU.
+    """
 
     stored = torch.float8_e4m3fn
     largest = 448.0
@@ -38,6 +41,9 @@ class Fp8(Format):
     def sums(self, device: torch.device) -> Sums:
         return TENSOR_CORES if device.type == "cuda" else FLOAT32
 
+    def roundings(self, device: torch.device, biased: bool) -> int:
+        return 2 if device.type == "cuda" and biased else 1
+
     def nearest(self, scaled_RK: torch.Tensor) -> torch.Tensor:
         _, exponent_RK = torch.frexp(scaled_RK)  # of a mantissa from 1/2 to 1
         step_RK = torch.exp2((exponent_RK - 1).clamp(min=LEAST_EXPONENT).double() - 3)
@@ -47,7 +53,7 @@ class Fp8(Format):
         if not q_BK.is_cuda:
             return q_BK.float() @ w_NK.float().T
         one_B1, one_1N = (torch.ones(size, device=q_BK.device) for size in ((len(q_BK), 1), (1, len(w_NK))))
-        return torch_internals.scaled_mm(q_BK, w_NK.T, one_B1, one_1N, None, torch.bfloat16)
+        return torch_internals.scaled_mm(q_BK, w_NK.T, one_B1, one_1N, torch.bfloat16)
 
     def multiply(
         self,
@@ -60,12 +66,14 @@ class Fp8(Format):
     ) -> torch.Tensor:
         tokens, features = len(scale_B1), len(scale_N)
         if q_BK.is_cuda:
-            missing = len(w_NK) - features
-            if missing:
+            if missing := len(w_NK) - features:
                 scale_N = torch.nn.functional.pad(scale_N, (0, missing), value=1.0)
-                bias = None if bias is None else torch.nn.functional.pad(bias, (0, missing))
             with stage("matmul"):
-                return torch_internals.scaled_mm(q_BK, w_NK.T, scale_B1, scale_N[None], bias, dtype)[:, :features]
+                y_BN = torch_internals.scaled_mm(q_BK, w_NK.T, scale_B1, scale_N[None], dtype)[:, :features]
+            if bias is None:
+                return y_BN
+            with stage("dequantise"):  # of few tokens and many features cuBLAS has no such product with a bias
+                return y_BN.add_(bias)
         with stage("matmul"):
             sums_BN = self.product(q_BK, w_NK)[:tokens, :features]
         return self.descale(sums_BN, scale_B1, scale_N, bias, dtype)
