@@ -30,7 +30,7 @@ NAMED = re.compile(
     r"|\"_local_tensor\"",
     re.MULTILINE,
 )
-OWN = {"blockshock/machine/torch_internals.py", "blockshock/machine/tried_internals.py"}
+OWN = {f"blockshock/machine/{name}.py" for name in ("torch_internals", "tried_internals", "tried_on_gpus")}
 """The room; ranks know nothing of it, and name what a result may hold once torch has imported it."""
 RANKS = {"blockshock/ranks/answers.py": {"torch.distributed._functional_collectives"}}
 

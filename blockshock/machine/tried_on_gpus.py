@@ -1,0 +1,119 @@
+"""Those of torch's private parts that only a GPU can try."""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.machine import torch_internals as internals
+from blockshock.machine.internal import Internal
+from blockshock.machine.internal import check as _check
+
+
+def _matrices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """W (64, 64) whose first two of four are zeros, x (16, 64), and their product."""
+    w = torch.arange(64 * 64, device="cuda").remainder(7).view(64, 64) + 1
+    w = w * torch.tensor([0, 0, 1, 1], device="cuda").repeat(16)
+    x = torch.arange(16 * 64, device="cuda").remainder(5).view(16, 64)
+    w_NK, x_BK = w.to(torch.bfloat16), x.to(torch.bfloat16)
+    return w_NK, x_BK, (x_BK.double() @ w_NK.double().T).to(torch.bfloat16)
+
+
+def _try_cusparselt() -> None:
+    w_NK, x_BK, y_BN = _matrices()
+    _check(torch.equal(internals.sparse_mm(internals.compress(w_NK), x_BK.T, None, (0, 1, -1)), y_BN))
+
+
+def _try_all_of_cusparselt() -> None:
+    _try_cusparselt()
+    w_NK, x_BK, y_BN = _matrices()
+    w_NK, x_BK = w_NK.to(torch.int8), x_BK.to(torch.int8)
+    packed, halves = internals.compress(w_NK), torch.full((64,), 0.5, device="cuda")
+    _check(torch.equal(internals.sparse_mm_of_bytes(packed, x_BK.T, halves, torch.bfloat16, (0, 1, -1)), y_BN / 2))
+    sums_BN = internals.sparse_mm_of_bytes(packed, x_BK.T, None, torch.int32, (0, 1, -1))
+    _check(torch.equal(sums_BN.to(torch.bfloat16), y_BN))
+    _check(len(internals.search(packed, x_BK.T, None, halves, torch.bfloat16)) == 3)
+
+
+def _try_search() -> None:
+    w_NK, x_BK, _ = _matrices()
+    _check(len(internals.search(internals.compress(w_NK), x_BK.T, None)) == 3)
+
+
+def _try_scaled_mm() -> None:
+    w_NK, x_BK, y_BN = _matrices()
+    factors = (x_BK.to(torch.float8_e4m3fn), w_NK.to(torch.float8_e4m3fn).T)
+    scales = torch.full((16, 1), 0.5, device="cuda"), torch.full((1, 64), 4.0, device="cuda")
+    _check(torch.equal(internals.scaled_mm(*factors, *scales, torch.bfloat16), 2 * y_BN))
+
+
+def _try_cutlass() -> None:
+    w_NK, x_BK, y_BN = _matrices()
+    sparse = torch.sparse.SparseSemiStructuredTensorCUTLASS.from_dense(w_NK)
+    assert sparse.packed is not None
+    assert sparse.meta is not None
+    for bias in (None, torch.zeros_like(w_NK[:, 0])):
+        _check(torch.equal(internals.cutlass_mm(sparse.packed, sparse.meta, x_BK.T, bias).T, y_BN))
+
+
+def _try_bsr() -> None:
+    w_NK, x_BK, y_BN = _matrices()
+    bsr_NK, meta = w_NK.to_sparse_bsr((16, 16)), {"GROUP_SIZE_ROW": 1, "num_stages": 1, "num_warps": 4, "SPLIT_N": 1}
+    for bias in (None, torch.zeros_like(w_NK[:, 0])):
+        found_BN = torch.empty_like(y_BN)
+        internals.bsr_product(bsr_NK, x_BK.T, bias, found_BN.T, meta)
+        _check(torch.equal(found_BN, y_BN))
+
+
+def _try_compiling() -> None:
+    out = torch.zeros(1, device="cuda")
+    source = 'extern "C" __global__ void seven(float *out) { out[0] = 7; }'
+    capability = "{}{}".format(*torch.cuda.get_device_capability())
+    kernel = internals.load_cubin(internals.compile_cuda(source, "seven", capability), "seven")
+    kernel.set_shared_memory_config(64 << 10)
+    kernel(grid=(1, 1, 1), block=(1, 1, 1), args=[out], shared_mem=64 << 10)
+    _check(out.item() == 7)
+
+
+def _lacks_cusparselt() -> str | None:
+    return None if torch.backends.cusparselt.is_available() else "torch has no cuSPARSELt here"
+
+
+def _lacks_fp8() -> str | None:
+    return None if torch.cuda.get_device_capability() >= (8, 9) else "this GPU has no products in fp8"
+
+
+def _lacks_bsr() -> str | None:
+    return None if internals.has_bsr() else "torch has no Triton kernels here"
+
+
+def _lacks_cutlass() -> str | None:
+    return None if torch.cuda.get_device_capability()[0] == 8 else "torch has CUTLASS 2:4 for GPUs of 8.x only"
+
+
+_SEARCHED = "cuSPARSELt's algorithms are not searched, and the kernel cusparselt takes up to three times as long"
+_COMPILED = (
+    "the kernel streamed is not there, and masks that repeat in tiles cannot be trained on GPUs: their values are not "
+    "brought into the order of Wᵀ"
+)
+ON_GPUS = {
+    "torch._cslt_compress": Internal("the kernel cusparselt cannot pack", _try_cusparselt, "cuda", _lacks_cusparselt),
+    "torch._cslt_sparse_mm": Internal(
+        "the kernel cusparselt cannot multiply", _try_all_of_cusparselt, "cuda", _lacks_cusparselt
+    ),
+    "torch._scaled_mm": Internal("the format fp8 has no dense product", _try_scaled_mm, "cuda", _lacks_fp8),
+    "torch._C._cusparselt.mm_search": Internal(_SEARCHED, _try_search, "cuda", _lacks_cusparselt),
+    "torch._sparse_semi_structured_mm": Internal(
+        "the kernel cutlass cannot multiply", _try_cutlass, "cuda", _lacks_cutlass
+    ),
+    "torch._sparse_semi_structured_addmm": Internal(
+        "the kernel cutlass cannot multiply where there is a bias", _try_cutlass, "cuda", _lacks_cutlass
+    ),
+    "torch.sparse._triton_ops.bsr_dense_addmm": Internal(
+        "the block kernel bsr cannot multiply", _try_bsr, "cuda", _lacks_bsr
+    ),
+    "torch.cuda._utils._nvrtc_compile": Internal(_COMPILED, _try_compiling, "cuda"),
+    "torch.cuda._utils._cuda_load_module": Internal(_COMPILED, _try_compiling, "cuda"),
+    "torch.cuda._utils._get_gpu_runtime_library": Internal(_COMPILED, _try_compiling, "cuda"),
+    "torch.cuda._utils._check_cuda": Internal(_COMPILED, _try_compiling, "cuda"),
+}
+"""As in ``INTERNALS``."""
