@@ -14,12 +14,10 @@ from blockshock.matrices.blocks_of_rows import generator, row_blocks
 from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept, mask_positions
 from blockshock.matrices.kept import Kept, product
 from blockshock.matrices.masks import (
-    MOST_FEATURES,
     LazyMask,
     Mask,
     check_2to4,
     check_complementary,
-    check_shape,
     check_transposable,
 )
 from blockshock.matrices.models import MODELS, Linear, Model
@@ -44,6 +42,7 @@ from blockshock.matrices.saved_mask import (
     saved_mask,
     settled,
 )
+from blockshock.matrices.sizes import MOST_FEATURES, check_shape
 from blockshock.matrices.weights import (
     GeneratedWeights,
     TensorWeights,

@@ -13,7 +13,8 @@ import torch
 
 from blockshock.errors import MaskError
 from blockshock.matrices.blocks_of_rows import generator, seeded_rows
-from blockshock.matrices.masks import LazyMask, Mask, TiledMask, check_shape
+from blockshock.matrices.masks import LazyMask, Mask, TiledMask
+from blockshock.matrices.sizes import check_shape
 from blockshock.matrices.weights import WeightSource
 from blockshock.registry import Registry
 

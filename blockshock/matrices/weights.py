@@ -11,7 +11,8 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.matrices.blocks_of_rows import check_slice, generator, row_blocks, seeded_rows
-from blockshock.matrices.masks import Mask, check_shape, check_size
+from blockshock.matrices.masks import Mask
+from blockshock.matrices.sizes import check_shape, check_size
 
 
 def nudge_zeros(w: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from blockshock.errors import InputError
 from blockshock.matrices.blocks_of_rows import generator
-from blockshock.matrices.masks import MOST_FEATURES
+from blockshock.matrices.sizes import MOST_FEATURES
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights, WeightSource, check_finite
 from blockshock.registry import Registry, check_range
 

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from blockshock.errors import ExtensionFailed, InputError, UnknownName
 from blockshock.registry.installed import load_installed, packages
+from blockshock.registry.written import check_range, parse_spec, split, whole
 
 Entry = TypeVar("Entry")
 
@@ -89,62 +90,6 @@ def _line(error: Exception, file: str) -> int | None:
     """The last line of a file that an error came through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return lines[-1] if lines else None
-
-
-def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """``"gaussian:std=0.5:mean=1"`` → ``("gaussian", {"std": 0.5, "mean": 1})``.
-
-    Raises:
-        InputError: a parameter is not of the form ``name=value``, or is given twice.
-    """
-    name, *pairs = spec.strip().split(":")
-    parameters: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals and value):
-            raise InputError(f"{spec!r}: {pair!r} is not of the form name=value, as in gaussian:std=0.5")
-        if key in parameters:
-            raise InputError(f"{spec!r}: {key} is given twice, give it once")
-        parameters[key] = _literal(value)
-    return name, parameters
-
-
-def _literal(text: str) -> Any:
-    if text in ("yes", "no"):
-        return text == "yes"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
-
-
-def check_range(least: float, most: float, **parameters: float) -> None:
-    """For entries that take numbers: raises InputError, naming the first that lies outside."""
-    for name, value in parameters.items():
-        if not least <= value <= most:
-            raise InputError(f"{name} must lie in {least:g} … {most:g}, got {name}={value}")
-
-
-def split(option: str, text: str, choices: str = "whole numbers above 0") -> list[str]:
-    """The parts of a list that an option was given. Raises InputError, with the choices, if there are none."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise InputError(f"{option} is empty. Choices: {choices}")
-    return parts
-
-
-def whole(option: str, value: str | int, least: int = 1, *, most: int) -> int:
-    """A number that an option was given. Raises InputError unless it is a whole one that lies in least … most."""
-    try:
-        number = int(value)
-    except ValueError:
-        raise InputError(f"{option} takes whole numbers, got {value!r}") from None
-    if not least <= number <= most:
-        bound = f"at least {least}" if number < least else f"at most {most}"
-        raise InputError(f"{option} must be {bound}, got {value}")
-    return number
 
 
 def _unlike(value: Any, default: Any) -> str | None:

@@ -2,9 +2,10 @@
 
 from blockshock.training.clipping import clip_grad_norm_
 from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.parameters import Training
 from blockshock.training.scaling import watch_scalers
 from blockshock.training.seen import first_difference
 from blockshock.training.sharded import check_replicas, gathered, is_shard, reshard, spread_as
 from blockshock.training.sparse_storages import STORAGES, CompressedStorage, MaskedStorage, SparseStorage, storage_of
 from blockshock.training.steps import check_elementwise, mark_split, part_of, replace
-from blockshock.training.storages import DenseStorage, Storage, Training
+from blockshock.training.storages import DenseStorage, Storage

@@ -18,7 +18,8 @@ from blockshock.kernels import Packed
 from blockshock.matrices import Kept, Mask, Piece, product
 from blockshock.registry import Registry
 from blockshock.stages import stage
-from blockshock.training.storages import Storage, Training
+from blockshock.training.parameters import Training
+from blockshock.training.storages import Storage
 
 
 class SparseStorage(Storage):

@@ -1,12 +1,11 @@
 """How a weight is held while it is trained: a parameter, what multiplies in its place, and how the two are kept equal.
 
-After an optimizer's step the packing is made equal to the parameter again. Parameters of 16-bit products are float32.
+After an optimizer's step the packing is made equal to the parameter again.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,33 +16,10 @@ from blockshock.kernels import Packed
 from blockshock.machine import Peers, torch_internals
 from blockshock.matrices import Every, Mask, product
 from blockshock.stages import stage
+from blockshock.training.parameters import Training
 from blockshock.training.seen import Seen, first_difference
 from blockshock.training.sharded import Shardable, check_replicas, spread_as
 from blockshock.training.steps import follow, part_of
-
-
-@dataclass(frozen=True)
-class Training:
-    """How weights are to be trained.
-
-    Attributes:
-        dtype: of the parameters, their gradients and the optimizer's state; None for float32, or for float64 weights
-            their own.
-    """
-
-    dtype: torch.dtype | None = None
-
-    def parameter_dtype(self, compute: torch.dtype) -> torch.dtype:
-        return self.dtype or torch.promote_types(compute, torch.float32)
-
-    def parameter_bytes(self, itemsize: int) -> int:
-        """Bytes of an element of the parameters, for products of elements of ``itemsize`` bytes."""
-        return self.dtype.itemsize if self.dtype else max(itemsize, 4)
-
-    def bytes_beside(self, itemsize: int) -> int:
-        """The same, of parameters that are the packing's own memory where they are of its size."""
-        parameter = self.parameter_bytes(itemsize)
-        return 0 if parameter == itemsize else parameter
 
 
 class Storage(Shardable):
