@@ -10,7 +10,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.kernels import QuantisedWeights
-from blockshock.machine import Borrowed, Exit, Group, Part, held_bytes, indexed, next_name
+from blockshock.machine import Borrowed, Exit, Group, Part, indexed, next_name
 from blockshock.matrices import Mask, WeightSource
 from blockshock.measure import FLOAT32, Operand, Sums, Work, product
 from blockshock.methods.axes import axis_of
@@ -20,7 +20,6 @@ from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
 from blockshock.methods.whole import Spread
 from blockshock.registry import Registry
-from blockshock.training import Storage
 
 
 class Method(Spread):
@@ -86,9 +85,8 @@ class Method(Spread):
 
     @classmethod
     def promised(cls, picks: Mapping[str, str | Mask]) -> Promise:
-        """What "right" means for it with such picks: a format makes weights of its own."""
-        quantised = picks.get("format", "plain") != "plain"
-        return Promise.OWN_WEIGHTS if quantised and cls.promise is Promise.DENSE else cls.promise
+        """What "right" means for it with such picks."""
+        return cls.promise
 
     @classmethod
     def multiplied(cls, layer: Layer, ranks: int) -> WeightSource:
@@ -226,20 +224,6 @@ class Method(Spread):
         new._name, new._copies = f"{self._name}, copy {self._copies}", 0
         new._mark_split()
         return new
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes of what ranks read of each other, which layers of the same ranks share."""
-        return 0
-
-    def tensors(self) -> list[torch.Tensor]:
-        """All that it holds: parameters, buffers, and what is packed of trained weights."""
-        packed = [tensor for module in self.modules() if isinstance(module, Storage) for tensor in module.tensors()]
-        return [*self.parameters(), *self.buffers(), *packed]
-
-    def weight_bytes(self) -> int:
-        """Bytes of the storages behind all of them, each storage once."""
-        return held_bytes(self.tensors())
 
     def _check_input(self, x_BK: torch.Tensor) -> None:
         if x_BK.ndim != 2 or x_BK.shape[1] != self.K:

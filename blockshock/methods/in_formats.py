@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from blockshock.kernels import PackedDenseQuantised
+from blockshock.matrices import Mask
 from blockshock.measure import Sums
 from blockshock.methods.base import Method
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.kinds import Promise
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
 
@@ -17,6 +21,11 @@ class InFormats(Method):
 
     Of part of W's columns each rank would have scales of its own, and of x too: such methods take no format.
     """
+
+    @classmethod
+    def promised(cls, picks: Mapping[str, str | Mask]) -> Promise:
+        """A format makes weights of its own."""
+        return cls.promise if picks.get("format", "plain") == "plain" else Promise.OWN_WEIGHTS
 
     def hold(self, layer: Layer, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
         if layer.format is None:

@@ -1,4 +1,4 @@
-"""W as one matrix, of what ranks hold of it: trained parameters, their gradients, an optimizer's states of them."""
+"""What a rank holds of W, and W as one matrix of what all hold: parameters, their gradients, an optimizer's states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from blockshock.kernels import Packed
-from blockshock.machine import Alone, Group, meet
+from blockshock.machine import Alone, Group, held_bytes, meet
 from blockshock.methods.joined import Joined
 from blockshock.methods.kinds import Span
 from blockshock.methods.product import Weight
@@ -52,6 +52,20 @@ class Spread(nn.Module):
     def storages(self) -> list[Storage]:
         """The same, where it is trained."""
         return [trained(weight) for weight in self.weights()]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds: parameters, buffers, and what is packed of trained weights."""
+        packed = [tensor for module in self.modules() if isinstance(module, Storage) for tensor in module.tensors()]
+        return [*self.parameters(), *self.buffers(), *packed]
+
+    def weight_bytes(self) -> int:
+        """Bytes of the storages behind all of them, each storage once."""
+        return held_bytes(self.tensors())
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of what ranks read of each other, which layers of the same ranks share."""
+        return 0
 
     @property
     def parameter_dtype(self) -> torch.dtype:
