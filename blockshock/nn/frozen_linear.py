@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.machine import meet, of_rank_0
 from blockshock.matrices import TensorWeights
-from blockshock.methods import Layer, Row, parse_row
-from blockshock.nn.arguments import check_options, check_x
-from blockshock.nn.replaceable import check_replaceable, take_over
-from blockshock.nn.suitable import flat_inputs, ranks_for, settled_row
+from blockshock.methods import Layer, Row
+from blockshock.nn.arguments import check_x
+from blockshock.nn.replaceable import take_over
+from blockshock.nn.suitable import settle
 
 
 class FrozenLinear(nn.Module):
@@ -35,23 +34,10 @@ class FrozenLinear(nn.Module):
         inputs: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
-        check_options(dtype, tokens)
-        picked = row if isinstance(row, Row) else parse_row(row)
-        check_replaceable(linear, type(self).__name__)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        ranks = ranks_for(picked.kind, group)
-        if inputs is not None:
-            check_x(inputs, linear.in_features)
-        meet(ranks, f"the building of a {type(self).__name__} ({linear.out_features}, {linear.in_features})")
-        weight, bias = (of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
-        assert weight is not None
-        source = TensorWeights(weight, bias, of="rank 0's nn.Linear").cast(dtype or weight.dtype)
-        calibration = None if inputs is None else flat_inputs(inputs, weight, ranks)
-        row = picked.completed(source.device.type, both_ways=False)
-        found = settled_row(row, source, weight, ranks.size(), calibration)
-        self.row = found.row
-        layer = Layer(TensorWeights(found.weight, bias).cast(source.dtype), self.row.picks, tokens)
-        self.layer = self.row.kind(layer, ranks, **self.row.parameters).requires_grad_(False)
+        found = settle(self, linear, row, group, dtype=dtype, tokens=tokens, inputs=inputs, frozen=True)
+        self.in_features, self.out_features, self.row = linear.in_features, linear.out_features, found.row
+        source = TensorWeights(found.weight, found.bias).cast(found.source.dtype)
+        self.layer = found.build(Layer(source, self.row.picks, tokens)).requires_grad_(False)
         self._casts = dtype is not None
         take_over(linear, self)
 

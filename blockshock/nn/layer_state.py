@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from blockshock.errors import BlockShockError, InputError
-from blockshock.matrices import Mask, TensorWeights, faults_of_state, is_saved_mask, row_blocks, saved_mask, settled
+from blockshock.matrices import (
+    MASK_KEYS,
+    Mask,
+    TensorWeights,
+    faults_of_state,
+    is_saved_mask,
+    row_blocks,
+    saved_mask,
+    settled,
+)
 from blockshock.methods import Layer, Promise, Row
 from blockshock.nn.suitable import mask_axis
 from blockshock.training import Training, is_shard
@@ -18,16 +27,46 @@ if TYPE_CHECKING:
 
 
 def load_state(
-    layer: MethodLinear, found: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], prefix: str
-) -> list[str]:
+    layer: MethodLinear, state: Mapping[str, torch.Tensor], prefix: str
+) -> tuple[list[str], list[str], list[str]]:
     """Load it, or say why it cannot be loaded, with nothing changed.
 
     Args:
-        found: the state's tensors, by their names in the layer.
-        wanted: the layer's shapes by name.
-        prefix: of the names, in the texts.
+        state: of the model.
+        prefix: of the names that are this layer's.
+
+    Returns:
+        The names that it lacks, those that are not expected in it, and what is wrong with it.
     """
+    wanted: dict[str, tuple[int, ...]] = {"weight": (layer.out_features, layer.in_features)}
+    if layer.layer.bias is not None:
+        wanted["bias"] = (layer.out_features,)
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    errors = [f"{prefix}{key} is no tensor" for key, value in found.items() if not torch.is_tensor(value)]
+    # torch.distributed.checkpoint adds what it finds in the model itself.
+    held = {id(tensor) for tensor in [*layer.parameters(), *layer.buffers()]}
+    found = {key: value for key, value in found.items() if torch.is_tensor(value) and id(value) not in held}
     own = layer.row.kind.promise == Promise.OWN_WEIGHTS
+    # W′ under another mask than its own is another layer: strict=True is there to tell, strict=False to mean it.
+    missing = [prefix + name for name in [*wanted, *(["mask"] if own else [])] if name not in found]
+    of_mask = MASK_KEYS if own else MASK_KEYS[:1] if layer.mask else ()
+    unexpected = [prefix + name for name in found if name not in {*wanted, *of_mask}]
+    return missing, unexpected, errors + _load(layer, found, wanted, prefix, own)
+
+
+def _load(
+    layer: MethodLinear,
+    found: Mapping[str, torch.Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    prefix: str,
+    own: bool,
+) -> list[str]:
+    """Load what was found of it, or say what is wrong.
+
+    Args:
+        wanted: the layer's shapes by name.
+        own: the layer promises weights of its own, and its mask is the state's.
+    """
     wrong = faults_of_state(found, wanted, None if own else layer.mask, prefix)
     if wrong or "weight" not in found:
         return wrong

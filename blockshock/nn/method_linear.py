@@ -16,13 +16,13 @@ from torch import nn
 
 from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
-from blockshock.machine import meet, of_rank_0, slowest_of_ranks
-from blockshock.matrices import MASK_KEYS, Mask, TensorWeights, mask_state
-from blockshock.methods import Layer, Promise, Row, parse_row
-from blockshock.nn.arguments import check_options, check_x, takes_as_it_is
+from blockshock.machine import of_rank_0, slowest_of_ranks
+from blockshock.matrices import Mask, mask_state
+from blockshock.methods import Layer, Row
+from blockshock.nn.arguments import check_x, takes_as_it_is
 from blockshock.nn.layer_state import load_state
-from blockshock.nn.replaceable import check_replaceable, take_over
-from blockshock.nn.suitable import flat_inputs, ranks_for, settled_row
+from blockshock.nn.replaceable import take_over
+from blockshock.nn.suitable import settle
 from blockshock.nn.whole_weight import whole_bias, whole_weight
 from blockshock.nn.wrappers import watch_wrappers
 from blockshock.training import Training, first_difference, replace, watch_scalers
@@ -71,24 +71,12 @@ class MethodLinear(nn.Module):
     ) -> None:
         super().__init__()
         self._have_torch_watched()
-        check_options(dtype, tokens)
-        picked = row if isinstance(row, Row) else parse_row(row)
-        check_replaceable(linear, type(self).__name__)
+        found = settle(self, linear, row, group, dtype=dtype, tokens=tokens, inputs=inputs)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        ranks = ranks_for(picked.kind, group)
-        if inputs is not None:
-            check_x(inputs, linear.in_features)
-        shape = "" if inputs is None else f" with inputs {tuple(inputs.shape)}"
-        meet(ranks, f"the building of a {type(self).__name__} ({linear.out_features}, {linear.in_features}){shape}")
-        weight, bias = (of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
-        assert weight is not None
-        source = TensorWeights(weight, bias, of="rank 0's nn.Linear").cast(dtype or weight.dtype)
-        calibration = None if inputs is None else flat_inputs(inputs, weight, ranks)
-        found = settled_row(picked.completed(source.device.type), source, weight, ranks.size(), calibration)
         self.row, self.mask, self.tokens = found.row, found.mask, tokens
-        layer = Layer(source, self.row.picks, tokens, training=Training(weight.dtype))
-        self.layer = self.row.kind(layer, ranks, **self.row.parameters)
-        self.layer.load(found.weight, bias)
+        layer = Layer(found.source, self.row.picks, tokens, training=Training(found.weight.dtype))
+        self.layer = found.build(layer)
+        self.layer.load(found.weight, found.bias)
         if build_kernel(layer.pick("kernel") or "dense").name == "auto":
             self.layer.join()  # it may take whatever is fastest
         for storage in self.layer.storages():
@@ -232,20 +220,10 @@ class MethodLinear(nn.Module):
     ) -> None:
         for hook in self._load_state_dict_pre_hooks.values():
             hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        wanted: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
-        if self.layer.bias is not None:
-            wanted["bias"] = (self.out_features,)
-        found = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        error_msgs += [f"{prefix}{key} is no tensor" for key, value in found.items() if not torch.is_tensor(value)]
-        # torch.distributed.checkpoint adds what it finds in the model itself.
-        own = {id(tensor) for tensor in [*self.parameters(), *self.buffers()]}
-        found = {key: value for key, value in found.items() if torch.is_tensor(value) and id(value) not in own}
-        pruned = self.row.kind.promise == Promise.OWN_WEIGHTS
-        # W′ under another mask than its own is another layer: strict=True is there to tell, strict=False to mean it.
-        missing_keys += [prefix + name for name in [*wanted, *(["mask"] if pruned else [])] if name not in found]
-        of_mask = MASK_KEYS if pruned else MASK_KEYS[:1] if self.mask else ()
-        unexpected_keys += [prefix + name for name in found if name not in {*wanted, *of_mask}]
-        error_msgs += load_state(self, found, wanted, prefix)
+        missing, unexpected, errors = load_state(self, state_dict, prefix)
+        missing_keys += missing
+        unexpected_keys += unexpected
+        error_msgs += errors
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> MethodLinear:
         held, kind = self.layer.storages()[0].parameter, type(self).__name__

@@ -10,9 +10,10 @@ from torch import nn
 
 from blockshock.errors import BlockShockError, InputError
 from blockshock.kernels import build_kernel
-from blockshock.machine import Alone, Group, of_rank_0, ranks_of
+from blockshock.machine import Alone, Group, meet, of_rank_0, ranks_of
 from blockshock.matrices import Mask, PermutedMask, TensorWeights, WeightSource, check_2to4, nudge_zeros, settled
-from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of
+from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of, parse_row
+from blockshock.nn.arguments import check_options, check_x
 from blockshock.nn.replaceable import check_replaceable
 from blockshock.pruning import Inputs, mask_of
 from blockshock.training import Training
@@ -70,14 +71,6 @@ def ranks_for(kind: type[Method], group: Any) -> Group:
     return Alone()
 
 
-def flat_inputs(x: torch.Tensor, weight: torch.Tensor, ranks: Group) -> Inputs:
-    """Calibration inputs (T, K), of rank 0, in the dtype of the parameters."""
-    x_TK = of_rank_0(x.reshape(-1, x.shape[-1]), ranks)
-    assert x_TK is not None
-    calibration = x_TK.to(weight.dtype)
-    return lambda: calibration
-
-
 def needs_inputs(row: Row, device: str, frozen: bool = False) -> bool:
     """Whether what prunes looks at calibration inputs."""
     picks = row.completed(device, both_ways=not frozen).picks
@@ -85,50 +78,101 @@ def needs_inputs(row: Row, device: str, frozen: bool = False) -> bool:
 
 
 def mask_axis(row: Row) -> str:
-    """The axis of a row of own weights whose pick is what keeps them."""
+    """The axis of a row whose pick is what keeps its weights, or those of its first half."""
     return next(axis for axis in row.kind.axes if axis_of(axis).holds_masks)
 
 
 @dataclass(frozen=True)
 class Settled:
-    """A row for one weight, with the mask made that it comes to.
+    """What a row comes to for one linear layer.
 
     Attributes:
+        ranks: that it is on.
+        row: with the mask in it, made.
         mask: of the first half, or of what is not pruned; None where the row has none.
+        source: W and the bias, in the dtype of the products.
         weight: W (N, K), or W′ where the row promises that, exact and in the dtype of the parameters.
+        bias: in that dtype too.
     """
 
+    ranks: Group
     row: Row
     mask: Mask | None
+    source: WeightSource
     weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def build(self, layer: Layer) -> Method:
+        """The row's method for that layer, on these ranks."""
+        return self.row.kind(layer, self.ranks, **self.row.parameters)
 
 
-def settled_row(row: Row, source: WeightSource, weight: torch.Tensor, ranks: int, inputs: Inputs | None) -> Settled:
-    """What a row comes to.
+def settle(
+    taker: nn.Module,
+    linear: nn.Linear,
+    row: str | Row,
+    group: Any,
+    *,
+    dtype: torch.dtype | None,
+    tokens: int,
+    inputs: torch.Tensor | None,
+    frozen: bool = False,
+) -> Settled:
+    """What a row comes to for rank 0's linear. Arguments and errors are those of ``MethodLinear``, and two more.
 
     Args:
-        source: W in the dtype of the products.
-        weight: W in that of the parameters.
-        inputs: for the pruner, where it looks at some: W′ is its, or the mask.
+        taker: what is to take the linear's place.
+        frozen: it only goes forward.
     """
+    check_options(dtype, tokens)
+    picked, name = row if isinstance(row, Row) else parse_row(row), type(taker).__name__
+    check_replaceable(linear, name)
+    ranks = ranks_for(picked.kind, group)
+    if inputs is not None:
+        check_x(inputs, linear.in_features)
+    shape = "" if inputs is None else f" with inputs {tuple(inputs.shape)}"
+    meet(ranks, f"the building of a {name} ({linear.out_features}, {linear.in_features}){shape}")
+    weight, bias = (of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
+    assert weight is not None
+    source = TensorWeights(weight, bias, of="rank 0's nn.Linear").cast(dtype or weight.dtype)
+    calibration = None if inputs is None else _flat_inputs(inputs, weight, ranks)
+    row = picked.completed(source.device.type, both_ways=not frozen)
+    mask = None
     if row.kind.promise == Promise.OWN_WEIGHTS:
-        # Pruned before it is rounded, as a whole: all ranks then know all of the mask.
-        layer = Layer(TensorWeights(weight), row.picks, inputs=inputs)
-        own, known = row.kind.reference(layer, ranks), layer.kept
-        assert own.mask is not None
-        # A tile is what every W gets.
-        mask = known if known is not None and known.tile is not None else settled(own.mask.ordered, source.device)
-        mask = mask if layer.permutation is None else PermutedMask(mask, layer.permutation)
-        own_NK = own.gather(slice(None))
-        # A pruner is given zeros of W as the smallest normal number; one that it left alone is a zero again.
-        left = (weight == 0) & (own_NK == nudge_zeros(weight))
-        return Settled(Row(row.method, {**row.picks, mask_axis(row): mask}), mask, own_NK.where(~left, weight))
-    picked = row.picks.get("mask")
-    if picked is None:
-        return Settled(row, None, weight)
+        mask, weight = _own_weights(row, weight, ranks, calibration)
+    elif (picked_mask := row.picks.get("mask")) is not None:
+        mask = _made(picked_mask, source, calibration)
+    if mask is not None:
+        row = Row(row.method, {**row.picks, mask_axis(row): mask})
+    return Settled(ranks, row, mask, source, weight, bias)
+
+
+def _flat_inputs(x: torch.Tensor, weight: torch.Tensor, ranks: Group) -> Inputs:
+    """Calibration inputs (T, K), of rank 0, in the dtype of the parameters."""
+    x_TK = of_rank_0(x.reshape(-1, x.shape[-1]), ranks)
+    assert x_TK is not None
+    calibration = x_TK.to(weight.dtype)
+    return lambda: calibration
+
+
+def _own_weights(row: Row, weight: torch.Tensor, ranks: Group, inputs: Inputs | None) -> tuple[Mask, torch.Tensor]:
+    """The mask of W′, and W′. It is pruned before it is rounded, as a whole: all ranks then know all of the mask."""
+    layer = Layer(TensorWeights(weight), row.picks, inputs=inputs)
+    own, known = row.kind.reference(layer, ranks.size()), layer.kept
+    assert own.mask is not None
+    # A tile is what every W gets.
+    mask = known if known is not None and known.tile is not None else settled(own.mask.ordered, weight.device)
+    mask = mask if layer.permutation is None else PermutedMask(mask, layer.permutation)
+    own_NK = own.gather(slice(None))
+    # A pruner is given zeros of W as the smallest normal number; one that it left alone is a zero again.
+    left = (weight == 0) & (own_NK == nudge_zeros(weight))
+    return mask, own_NK.where(~left, weight)
+
+
+def _made(picked: str | Mask, source: WeightSource, inputs: Inputs | None) -> Mask:
+    """The mask that is picked."""
     mask = picked if isinstance(picked, Mask) else mask_of(picked, source, inputs)
     if (mask.N, mask.K) != (source.N, source.K):
         raise InputError(f"the mask is for a ({mask.N}, {mask.K}) weight, this one is ({source.N}, {source.K})")
     check_2to4(mask)
-    mask = settled(mask, source.device)
-    return Settled(Row(row.method, {**row.picks, "mask": mask}), mask, weight)
+    return settled(mask, source.device)

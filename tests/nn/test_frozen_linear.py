@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from blockshock import replace_linears
-from blockshock.errors import InputError
+from blockshock.errors import InputError, RanksApart
 from blockshock.nn.frozen_linear import FrozenLinear
 from blockshock.nn.method_linear import MethodLinear
+from blockshock.ranks import Ranks
 
 
 @pytest.mark.parametrize("row", ["pruned-reference-magnitude", "dense_single", "block_shock-gathered-1100"])
@@ -58,3 +60,16 @@ def test_hooks_and_mode_come_along() -> None:
     layer(torch.ones(1, 8))
     assert met == [layer]
     assert not layer.training
+
+
+def _of_other_inputs(kind: type[FrozenLinear] | type[MethodLinear]) -> None:
+    rank = dist.get_rank()
+    with pytest.raises(RanksApart, match=r"rank 0 in .* with inputs \(3, 16\); rank 1 in .* with inputs \(4, 16\)"):
+        kind(nn.Linear(16, 8), "pruned_tp_row-reference-wanda", inputs=torch.ones(3 + rank, 16))
+
+
+@pytest.mark.parametrize("kind", [FrozenLinear, MethodLinear])
+def test_inputs_of_another_shape_on_another_rank_are_refused(
+    kind: type[FrozenLinear] | type[MethodLinear], cpu_ranks: Ranks
+) -> None:
+    cpu_ranks.run(_of_other_inputs, kind)
