@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,8 @@ _COMPLETIONS = 30
 
 Choice = tuple[Any, ...]
 """((method, spec, …), spec of each other axis …, dtype, workload, (N, K), B); None for what is not the method's."""
+Row = tuple[str, tuple[tuple[str, str], ...]]
+"""A method, and of each axis the spec."""
 
 
 class Cover:
@@ -38,47 +41,55 @@ class Cover:
         covered = {axis.name: [spec for spec in axis.covered(device) if spec != axis.unsaid] for axis in axes}
         self._others = [axis for axis in axes if covered[axis.name] and not axis.with_method]
         self._seed = seed
-        self._axes = {method: method_of(method)[0].axes for method in methods}
         built = {name: build_workload(name) for name in WORKLOADS.names()}
         self._limits = {name: (workload.shapes, workload.most_tokens) for name, workload in built.items()}
-        self._factors: list[list[Any]] = [
-            [row for method in methods for row in self._rows(method, device)],
-            *([None, *covered[axis.name]] for axis in self._others),
-            list(DTYPES),
-            list(WORKLOADS.names()),
-            list(SHAPES[device]),
-            list(TOKENS),
-        ]
+        rows = [row for method in methods for row in self._rows(method, device)]
+        picks: list[list[Any]] = [rows, *([None, *covered[axis.name]] for axis in self._others)]
+        points: list[list[Any]] = [list(DTYPES), list(WORKLOADS.names()), list(SHAPES[device]), list(TOKENS)]
+        self._factors = picks + points
+        # Of a few hundred thousand choices a few hundred apply: most can be told by what the method picks of.
+        self._rows_of = {choice: row for choice in itertools.product(*picks) if (row := self._row(choice)) is not None}
 
     def _rows(self, method: str, device: str) -> list[Choice]:
         picked = method_of(method)[0].axes
         specs = [axis.covered(device) if axis.name in picked else (None,) for axis in self._with_method]
         return [(method, *choice) for choice in itertools.product(*specs)]
 
-    def _case(self, choice: Choice) -> Case:
-        (method, *with_method), *others, dtype, workload, (N, K), B = choice
-        named = zip([*self._with_method, *self._others], [*with_method, *others], strict=True)
-        specs = {axis.name: spec for axis, spec in named if spec is not None}
-        axes: list[str] = sorted(specs, key=[*method_of(method)[0].axes, *specs].index)
-        return Case(method, {axis: specs[axis] for axis in axes}, workload, N, K, B, dtype, self._seed)
-
-    def _applies(self, choice: Choice) -> bool:
-        # Without a case, where it can be told: of a few hundred thousand choices a few hundred apply.
-        (method, *_), *others, _, workload, size, B = choice
-        axes = self._axes[method]
+    def _row(self, choice: Choice) -> Row | None:
+        """The method with its picks of what a choice begins with; None where those are not what it takes."""
+        (method, *with_method), *others = choice
+        axes = method_of(method)[0].axes
         for axis, spec in zip(self._others, others, strict=True):
             picked, takes = spec is not None, axis.name in axes
             if picked != takes and (picked or axis.unsaid is None):
-                return False
-        shapes, most_tokens = self._limits[workload]
-        if (shapes is not None and size not in shapes) or (most_tokens is not None and most_tokens < B):
+                return None
+        named = zip([*self._with_method, *self._others], [*with_method, *others], strict=True)
+        specs = {axis.name: spec for axis, spec in named if spec is not None}
+        return method, tuple((axis, specs[axis]) for axis in axes if axis in specs)
+
+    def _case(self, choice: Choice) -> Case:
+        *picked, dtype, workload, (N, K), B = choice
+        method, picks = self._rows_of[tuple(picked)]
+        return Case(method, dict(picks), workload, N, K, B, dtype, self._seed)
+
+    def _applies(self, choice: Choice) -> bool:
+        *picked, dtype, workload, size, B = choice
+        row, (shapes, most_tokens) = self._rows_of.get(tuple(picked)), self._limits[workload]
+        if row is None or (shapes is not None and size not in shapes) or (most_tokens is not None and most_tokens < B):
             return False
-        case = self._case(choice)
-        return not case.picks or _suits(case.method, tuple(case.picks.items()), case.N, case.K, case.dtype)
+        return not row[1] or _suits(*row, *size, dtype)
+
+    def _completed(self, fixed: dict[int, Any]) -> Iterator[Choice]:
+        """All choices that apply, where some factors have that value."""
+        values = [[fixed[index]] if index in fixed else values for index, values in enumerate(self._factors)]
+        points = [*itertools.product(*values[1 + len(self._others) :])]
+        for picked in self._rows_of:
+            if all(spec in values[index] for index, spec in enumerate(picked)):
+                yield from filter(self._applies, (picked + point for point in points))
 
     def product(self) -> list[Case]:
         """All choices that apply."""
-        return [self._case(choice) for choice in itertools.product(*self._factors) if self._applies(choice)]
+        return [self._case(choice) for choice in self._completed({})]
 
     def pairs(self) -> list[Case]:
         """Choices in which each pair of values that can go together does so at least once.
@@ -101,10 +112,8 @@ class Cover:
                 tuple(fixed.get(index, stream.choice(values)) for index, values in enumerate(factors))
                 for _ in range(_COMPLETIONS)
             ]
-            everything = itertools.product(*([fixed[i]] if i in fixed else values for i, values in enumerate(factors)))
-            fitting = [choice for choice in tries if self._applies(choice)] or list(
-                itertools.islice(filter(self._applies, everything), 1)
-            )
+            fitting = [choice for choice in tries if self._applies(choice)]
+            fitting = fitting or list(itertools.islice(self._completed(fixed), 1))
             missing.discard(pair)
             if fitting:
                 best = max(fitting, key=lambda choice: len(missing & _pairs_of(choice)))
