@@ -1,7 +1,9 @@
 """Fixtures and options that several test files share."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import pytest
 from fuzzing import pytest_pyfunc_call
@@ -63,8 +65,14 @@ def gpu_ranks(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Ra
             yield group
 
 
+@pytest.fixture(scope="session")
+def groups_of_other_sizes() -> Iterator[Callable[[int], Ranks]]:
+    """Groups on CPUs, of each size one, that live as long as the session: to start four ranks takes seconds."""
+    with ExitStack() as ends:
+        yield cache(lambda size: ends.enter_context(spawn(size)))
+
+
 @pytest.fixture(scope="session", params=[1, 4])
-def other_ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
+def other_ranks(request: pytest.FixtureRequest, groups_of_other_sizes: Callable[[int], Ranks]) -> Ranks:
     """Groups on CPUs of other sizes."""
-    with spawn(request.param) as group:
-        yield group
+    return groups_of_other_sizes(request.param)
