@@ -1,0 +1,134 @@
+"""Two of each four of a dense matrix, chosen and packed for the sparse tensor cores in one pass over the memory.
+
+Sparse activations, and weights whose mask changes, are made 2:4 at every step: what that costs the product must win
+back. torch's own kernel (``_sparse_semi_structured_tile``) takes three to four copies of its input, cuSPARSELt's
+compression more; this one reads the input once and writes the packings, 9/16 of it each.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from blockshock.errors import KernelUnavailable
+from blockshock.kernels.cusparselt_layout import SIDE, check_packable
+from blockshock.kernels.layout import dense_rows
+from blockshock.machine import compiled, torch_internals
+from blockshock.machine.cuda_kernel import CudaKernel
+
+ALONG = ("rows", "columns", "tiles")
+CHOICES = ("largest", "largest_size", "given", "soft", "mvue")
+ACTIVATIONS = ("none", "relu", "relu2", "gelu")
+_THREADS = 256
+
+
+class Made(NamedTuple):
+    """What became of a matrix x (R, C), as far as it was asked for.
+
+    Attributes:
+        rows: x, 2:4 along its rows, packed as cuSPARSELt has it: (R, 9/16 C).
+        columns: xᵀ, 2:4 along its own rows, (C, 9/16 R).
+        mask: of tiles: 16 bits for each 4 × 4 of them, int16 (R/4, C/4), bit 4i + j that of row i and column j.
+    """
+
+    rows: torch.Tensor | None
+    columns: torch.Tensor | None
+    mask: torch.Tensor | None
+
+
+class Making(NamedTuple):
+    """How a matrix is made 2:4.
+
+    Attributes:
+        along: which of four numbers two stay: of ``rows``, of ``columns``, or of both at once in 4 × 4 ``tiles``.
+        choice: ``largest_size`` by \\|x\\|, or ``largest`` by x: the first ones among equals, and of tiles the best of
+            all 90 masks, by sums in float64; ``given``: a mask of tiles; ``soft``: by \\|x\\|, less the third of them,
+            times a scale (S-STE, arXiv 2409.09099); ``mvue``: the unbiased estimator of the least variance (arXiv
+            2203.10991).
+        activation: a function of x: ``relu``, ``relu2`` (its square) or ``gelu``.
+        first: the choice is made by what the function gave; otherwise by x, and the function is of what stays.
+    """
+
+    along: str = "tiles"
+    choice: str = "largest_size"
+    activation: str = "none"
+    first: bool = False
+
+    def check(self) -> None:
+        """Raises KernelUnavailable for what goes together with nothing."""
+        for name, choices in (("along", ALONG), ("choice", CHOICES), ("activation", ACTIVATIONS)):
+            if (found := getattr(self, name)) not in choices:
+                raise KernelUnavailable(f"{name} {found!r} is not known: choose from {', '.join(choices)}")
+        if self.choice in (("soft", "mvue") if self.along == "tiles" else ("given",)):
+            raise KernelUnavailable(f"choice {self.choice!r} is not one along {self.along}")
+
+
+def unavailable(x_RC: torch.Tensor) -> str | None:
+    """None, or one sentence that says why a matrix is not made 2:4 in one pass."""
+    if not x_RC.is_cuda:
+        return f"is for CUDA GPUs, x is on {x_RC.device}"
+    if torch.cuda.get_device_capability(x_RC.device) < (8, 0):
+        return "is for compute capability 8.0 and up"
+    return None
+
+
+def make24(
+    x_RC: torch.Tensor,
+    making: Making,
+    mask: torch.Tensor | None = None,
+    scale: float = 1.0,
+    seed: torch.Tensor | None = None,
+) -> Made:
+    """Make a matrix 2:4. Packings are for ``torch._cslt_sparse_mm``, and the same bits for the same input and seed.
+
+    Args:
+        x_RC: fp16 or bf16 on a GPU, R and C multiples of 64; copied first, as the stage ``layout``, where its rows do
+            not lie densely.
+        mask: of ``given``, as ``Made.mask``.
+        scale: of ``soft``.
+        seed: of ``mvue``: two random int32, on the device, so that a captured graph draws anew.
+
+    Raises:
+        InputError: of x.
+        KernelUnavailable: x is not on such a GPU, or the making is none.
+    """
+    making.check()
+    check_packable(x_RC)
+    if reason := unavailable(x_RC):
+        raise KernelUnavailable(f"making 2:4 in one pass {reason}")
+    x_RC = dense_rows(x_RC)
+    R, C = x_RC.shape
+    held = R * C * 9 // 16
+    rows = x_RC.new_empty(held).view(R, -1) if making.along != "columns" else None
+    columns = x_RC.new_empty(held).view(C, -1) if making.along != "rows" else None
+    if making.along == "tiles" and making.choice != "given":
+        mask = torch.empty(R // 4, C // 4, dtype=torch.int16, device=x_RC.device)
+    # What is not asked for is neither read nor written: x stands for it.
+    tensors = [x_RC if tensor is None else tensor for tensor in (x_RC, rows, columns, mask, seed)]
+    (bits,) = struct.unpack("i", struct.pack("f", scale))
+    with torch.cuda.device(x_RC.device):
+        kernel = _kernel(making, x_RC.dtype, x_RC.device)
+        kernel((C // SIDE, R // SIDE, 1), (_THREADS, 1, 1), [*tensors, R, C, C, bits])
+    return Made(rows, columns, mask)
+
+
+@cache
+def _kernel(making: Making, dtype: torch.dtype, device: torch.device) -> CudaKernel:
+    """For that GPU, which must be the current one."""
+    source = (Path(__file__).parent / "make24.cu").read_text(encoding="utf-8")
+    definitions = {"BF16": int(dtype == torch.bfloat16), "FIRST": int(making.first)}
+    names = {"ALONG": making.along, "CHOICE": making.choice, "ACTIVATION": making.activation}
+    return compiled(source, "make24", definitions | {macro: name.upper() for macro, name in names.items()})
+
+
+def product(packed: torch.Tensor, w_CN: torch.Tensor) -> torch.Tensor:
+    """x @ w, (R, N), of a packing of x (R, C) and of a dense matrix, by cuSPARSELt's default algorithm.
+
+    Args:
+        w_CN: of any layout; N a multiple of eight.
+    """
+    return torch_internals.sparse_mm(packed, dense_rows(w_CN.T).T, None, (0, 1, -1)).T

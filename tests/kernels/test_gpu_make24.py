@@ -1,0 +1,202 @@
+"""Matrices made 2:4 in one pass on a GPU, beside the same in plain torch, bit by bit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from gpus import needs_a_gpu
+from strategies import LAYOUTS, matrix
+from torch.nn import functional
+
+from blockshock.errors import InputError, KernelUnavailable
+from blockshock.kernels.cusparselt_layout import dense_of, packed_as
+from blockshock.kernels.make24 import ACTIVATIONS, Making, make24, product
+from blockshock.machine import torch_internals
+from blockshock.matrices.named_masks import best_tiles
+
+pytestmark = [pytest.mark.gpu, needs_a_gpu]
+DTYPES = (torch.bfloat16, torch.float16)
+APPLIED = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "relu2": lambda x: torch.relu(x).square(),
+    "gelu": functional.gelu,
+}
+SIZES = ((64, 64), (128, 192), (1024, 512))
+
+
+def _x(R: int, C: int, dtype: torch.dtype) -> torch.Tensor:
+    """With zeros, equals and ties of sums among its numbers, all finite."""
+    x_RC = torch.randn(R, C, generator=torch.Generator().manual_seed(R + C))
+    x_RC[0], x_RC[1, :8] = 0, 1
+    x_RC[8:16, :32] = torch.randint(-2, 3, (8, 32), generator=torch.Generator().manual_seed(0))
+    return x_RC.to("cuda", dtype)
+
+
+def _two_largest(keys_RC: torch.Tensor) -> torch.Tensor:
+    groups = keys_RC.float().unflatten(1, (-1, 4))
+    kept = groups.sort(dim=-1, descending=True, stable=True).indices[..., :2]
+    return torch.zeros_like(groups, dtype=torch.bool).scatter_(2, kept, True).flatten(1)
+
+
+def _words(mask_RC: torch.Tensor) -> torch.Tensor:
+    tiles = mask_RC.unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).transpose(1, 2).flatten(2).int()
+    return (tiles << torch.arange(16, device=tiles.device, dtype=torch.int32)).sum(-1).to(torch.int16)
+
+
+def _same(found: torch.Tensor | None, x_RC: torch.Tensor, mask_RC: torch.Tensor) -> bool:
+    assert found is not None
+    return torch.equal(found.view(torch.int16), packed_as(x_RC, mask_RC).view(torch.int16))
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("choice", ["largest", "largest_size"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_choice_along_all(dtype: torch.dtype, choice: str, activation: str, first: bool) -> None:
+    for R, C in SIZES:
+        x_RC = _x(R, C, dtype)
+        value = APPLIED[activation](x_RC)
+        keys = value if first else x_RC
+        keys = keys.abs() if choice == "largest_size" else keys
+        rows, columns, tiles = (
+            make24(x_RC, Making(along, choice, activation, first)) for along in ("rows", "columns", "tiles")
+        )
+        both = best_tiles(keys)
+        if activation == "gelu":  # whose last bit is the compiler's
+            assert rows.rows is not None
+            found, exact = dense_of(rows.rows, C), value.where(_two_largest(keys), 0)
+            torch.testing.assert_close(found, exact, rtol=1e-2, atol=1e-3)
+            continue
+        assert rows.columns is None
+        assert columns.rows is None
+        assert _same(rows.rows, value, _two_largest(keys))
+        assert _same(columns.columns, value.T, _two_largest(keys.T))
+        assert _same(tiles.rows, value, both)
+        assert _same(tiles.columns, value.T, both.T)
+        assert tiles.mask is not None
+        assert torch.equal(tiles.mask, _words(both))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_takes_the_mask_of_another_matrix(dtype: torch.dtype) -> None:
+    x_RC, grad_RC = _x(128, 192, dtype), matrix(128, 192, dtype, 3, device="cuda")
+    made = make24(x_RC, Making())
+    found = make24(grad_RC, Making(choice="given"), made.mask)
+    both = best_tiles(x_RC.abs())
+    assert _same(found.rows, grad_RC, both)
+    assert _same(found.columns, grad_RC.T, both.T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_soft_thresholds(dtype: torch.dtype) -> None:
+    w_RC = _x(128, 128, dtype)
+    fours = w_RC.unflatten(1, (-1, 4))
+    third = fours.abs().sort(dim=-1).values[..., 1:2]
+    soft_RC = ((fours - fours.clamp(-third, third)).flatten(1).float() * 1.25).to(dtype)
+    found = make24(w_RC, Making("rows", "soft"), scale=1.25)
+    assert _same(found.rows, soft_RC, _two_largest(w_RC.abs()))
+
+
+def _estimates(x_RC: torch.Tensor, along: str, draws: int) -> torch.Tensor:
+    found = []
+    for draw in range(draws):
+        seed = torch.tensor([draw, 7], dtype=torch.int32, device="cuda")
+        made = make24(x_RC, Making(along, "mvue"), seed=seed)
+        packed, size = (made.rows, x_RC.shape[1]) if along == "rows" else (made.columns, len(x_RC))
+        assert packed is not None
+        found.append(dense_of(packed, size) if along == "rows" else dense_of(packed, size).T)
+    return torch.stack(found).double()
+
+
+@pytest.mark.parametrize("along", ["rows", "columns"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_estimate_is_unbiased_and_of_the_least_variance(dtype: torch.dtype, along: str) -> None:
+    """Of 1000 draws; the squared distance is (S/2)·S − Σx² of a group without a dominant number, by the formula."""
+    x_RC = torch.randn(64, 128, generator=torch.Generator().manual_seed(1)).to("cuda", dtype)
+    x_RC[0, :4] = torch.tensor([0.0, 3, 0, 0], device="cuda")
+    x_RC[1:5] = torch.tensor([1.0, 1, 1, 8], device="cuda").repeat(32)
+    estimates = _estimates(x_RC, along, 1000)
+    sizes = (x_RC if along == "rows" else x_RC.T).double().abs().unflatten(1, (-1, 4))
+    largest, total = sizes.amax(-1), sizes.sum(-1)
+    rest = total - largest
+    kept = torch.where(largest > rest, rest.square() + largest.square(), total.square() / 2)
+    least = (kept.sum() - sizes.square().sum()).item()
+    spread = (estimates - x_RC.double()).square().sum() / 1000
+    assert spread.item() == pytest.approx(least, rel=0.03)
+    assert (estimates.mean(0) - x_RC.double()).norm() <= 1.5 * math.sqrt(least / 1000)
+
+
+def test_seeds_make_bits_and_a_graph_draws_anew() -> None:
+    x_RC, seed = _x(64, 64, torch.bfloat16), torch.tensor([1, 2], dtype=torch.int32, device="cuda")
+    making = Making("rows", "mvue")
+    one, again = (make24(x_RC, making, seed=seed).rows for _ in range(2))
+    assert one is not None
+    assert again is not None
+    assert torch.equal(one, again)
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        captured = make24(x_RC, making, seed=seed).rows
+    assert captured is not None
+    graph.replay()
+    assert torch.equal(captured, one)
+    seed.add_(5)
+    graph.replay()
+    assert not torch.equal(captured, one)
+
+
+def test_nothing_that_is_not_finite_is_lost() -> None:
+    x_RC = _x(64, 64, torch.bfloat16)
+    x_RC[0, 0], x_RC[4, 4], x_RC[8, 8] = math.nan, math.inf, -math.inf
+    seed = torch.tensor([1, 2], dtype=torch.int32, device="cuda")
+    for making in (Making(), Making("rows"), Making("columns"), Making("rows", "mvue"), Making("rows", "soft")):
+        made = make24(x_RC, making, seed=seed)
+        packed = made.rows if made.rows is not None else made.columns
+        assert packed is not None
+        found = dense_of(packed, 64)
+        found = found if made.rows is not None else found.T
+        for at in (0, 4, 8):
+            assert not torch.isfinite(found[at, at - at % 4 : at + 4]).all(), making
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_x_may_lie_in_any_way(layout: str) -> None:
+    x_RC = matrix(64, 128, torch.bfloat16, 2, layout, "cuda")
+    found, wanted = make24(x_RC, Making()), make24(x_RC.contiguous().clone(), Making())
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cusparselt_multiplies_what_was_made(dtype: torch.dtype) -> None:
+    x_RC, w_CN = matrix(256, 512, dtype, 0, device="cuda"), matrix(512, 64, dtype, 1, device="cuda")
+    made, both = make24(x_RC, Making()), best_tiles(x_RC.abs())
+    assert made.rows is not None
+    assert made.columns is not None
+    kept_RC = x_RC.where(both, 0).double()
+    for found, exact in (
+        (product(made.rows, w_CN), kept_RC @ w_CN.double()),
+        (product(made.columns, x_RC[:, :64].contiguous()), kept_RC.T @ x_RC[:, :64].double()),
+    ):
+        torch.testing.assert_close(found.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
+
+
+def test_the_library_compresses_to_the_same() -> None:
+    x_RC = torch.rand(256, 512, device="cuda").half() + 0.5
+    made = make24(x_RC, Making("rows"))
+    assert made.rows is not None
+    assert torch.equal(made.rows, torch_internals.compress(x_RC.where(_two_largest(x_RC), 0)))
+
+
+def test_what_cannot_be_made_is_refused_in_words() -> None:
+    x_RC = _x(64, 64, torch.bfloat16)
+    with pytest.raises(KernelUnavailable, match="choose from rows, columns, tiles"):
+        make24(x_RC, Making("diagonals"))
+    with pytest.raises(KernelUnavailable, match="'mvue' is not one along tiles"):
+        make24(x_RC, Making("tiles", "mvue"))
+    with pytest.raises(KernelUnavailable, match="for CUDA GPUs, x is on cpu"):
+        make24(x_RC.cpu(), Making())
+    with pytest.raises(InputError, match="multiples of 64"):
+        make24(x_RC[:32], Making())
