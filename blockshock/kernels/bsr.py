@@ -1,12 +1,11 @@
 """torch's block-sparse product: Triton kernels over kept blocks (BSR), tuned once for a GPU, weight, octave and dtype.
 
-y = x Wᵀ with the bias in the same kernel, which torch has as ``bsr_dense_addmm``. A program multiplies one row
-of blocks by a tile of tokens; what is dropped costs nothing, and rows of blocks of which more is kept take longer.
+y = x Wᵀ with the bias in the same kernel, that of torch's ``bsr_dense_addmm``. A program multiplies one row of blocks
+by a tile of tokens; what is dropped costs nothing, and rows of blocks of which more is kept take longer.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -29,6 +28,8 @@ MOST_TUNED = 8192
 """Tokens that a setting is searched with at most: more are more of the same."""
 _ADDRESSED = 2**31
 """Elements of x, or of y, that the kernel counts in 32 bits."""
+_TILES = 65535
+"""Of tokens in a launch: a GPU's grids are no longer in their second direction."""
 
 _settings = AlgorithmCache("bsr-checked", fits=lambda stored: Found.read(stored) is not None)
 
@@ -44,11 +45,6 @@ class Blocks(NamedTuple):
     def N(self) -> int:
         return (len(self.starts) - 1) * self.blocks.shape[1]
 
-    def sparse(self, K: int) -> torch.Tensor:
-        """torch's own tensor over the same memory."""
-        size = (self.N, K)
-        return torch.sparse_bsr_tensor(self.starts, self.columns, self.blocks, size=size, check_invariants=False)
-
     def dense(self, K: int) -> torch.Tensor:
         """The (N, K) matrix."""
         w_NK = self.blocks.new_zeros(self.N, K)
@@ -62,26 +58,20 @@ class PackedBsr(PackedBlocks):
         super().__init__(piece, size, bias)
         self._tuned = tuned
         self._chosen: dict[int, Setting] = {}
-        with warnings.catch_warnings():  # which torch gives once a process
-            warnings.filterwarnings("ignore", "Sparse (BSR tensor support is in beta|invariant checks are implicitly)")
-            self._blocks.sparse(self.K)
 
     @property
     def _blocks(self) -> Blocks:
         return Blocks(self.blocks, self.columns, self.starts)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
-        tokens = len(x_BK)
-        if not tokens:
+        if not len(x_BK):
             return x_BK.new_empty(0, self.N)
         setting = self._setting(x_BK)
         if torch.compiler.is_compiling():
             return _product(*self._blocks, x_BK, self.bias, *setting)
-        if tokens % setting.tile or x_BK.stride(1) != 1:
-            x_BK = dense_rows(x_BK, setting.tile)
         with stage(self.product_stage):
             # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.
-            return multiplied(self._blocks, x_BK, self.bias, setting)[:tokens].data
+            return multiplied(self._blocks, x_BK, self.bias, setting).data
 
     def _setting(self, x_BK: torch.Tensor) -> Setting:
         most = min(bucket_of(len(x_BK)), MOST_TUNED)
@@ -114,16 +104,16 @@ class PackedBsr(PackedBlocks):
 
 
 def multiplied(blocks: Blocks, x_BK: torch.Tensor, bias: torch.Tensor | None, setting: Setting) -> torch.Tensor:
-    """x @ Wᵀ (+ bias), (B, N), for a multiple of ``setting.tile`` tokens whose elements lie one behind the other."""
-    (tokens, K), N = x_BK.shape, blocks.N
-    y_BN, w_NK = x_BK.new_empty(tokens, N), blocks.sparse(K)
-    step = max((_ADDRESSED - 1) // max(x_BK.stride(0), N, K) // setting.tile, 1) * setting.tile
+    """x @ Wᵀ (+ bias): (B, K) → (B, N). Stage ``layout``, where x does not lie in whole tiles of dense rows."""
+    tokens, tile = len(x_BK), setting.tile
+    if tokens % tile or x_BK.stride(1) != 1 or x_BK.stride(0) * tile >= _ADDRESSED:
+        x_BK = dense_rows(x_BK, tile)
+    y_BN = x_BK.new_empty(len(x_BK), blocks.N)
+    tiles = min((_ADDRESSED - 1) // max(x_BK.stride(0), blocks.N) // tile, _TILES)
     with torch.cuda.device(x_BK.device if x_BK.is_cuda else -1):  # whose current stream the launches take
-        for start in range(0, tokens, step):
-            part = slice(start, min(start + step, tokens))
-            meta = setting.meta(part.stop - part.start)
-            torch_internals.bsr_product(w_NK, x_BK[part].t(), bias, y_BN[part].t(), meta)
-    return y_BN
+        for x_PK, y_PN in zip(x_BK.split(tiles * tile), y_BN.split(tiles * tile), strict=True):
+            torch_internals.bsr_product(blocks, x_PK, bias, y_PN, setting)
+    return y_BN[:tokens]
 
 
 def tuned(blocks: Blocks, K: int, bias: torch.Tensor | None, tokens: int) -> Found:
@@ -134,13 +124,13 @@ def tuned(blocks: Blocks, K: int, bias: torch.Tensor | None, tokens: int) -> Fou
     trial = blocks._replace(blocks=values)
     w_NK, x_BK = trial.dense(K), torch.randn(tokens, K, device=device, generator=stream).to(dtype)
 
-    def multiply(setting: Setting) -> torch.Tensor:
-        return multiplied(trial, x_BK if tokens % setting.tile == 0 else dense_rows(x_BK, setting.tile), bias, setting)
-
-    def is_right(y_BN: torch.Tensor) -> bool:
-        return is_product(y_BN[:tokens], x_BK, w_NK, bias)
-
-    return search(tokens, multiply, is_right, lambda call: timing.median_seconds(call, device, rounds=10))
+    return search(
+        blocks.blocks.shape[1],
+        tokens,
+        lambda setting: multiplied(trial, x_BK, bias, setting),
+        lambda y_BN: is_product(y_BN, x_BK, w_NK, bias),
+        lambda call: timing.median_seconds(call, device, rounds=10),
+    )
 
 
 def _library_key(device: torch.device) -> str:
@@ -167,8 +157,7 @@ def _product(
     warps: int,
 ) -> torch.Tensor:
     """The product of compiled code, which knows how many tokens there are only when it runs."""
-    kept, setting = Blocks(blocks, columns, starts), Setting(tile, group, stages, warps)
-    return multiplied(kept, dense_rows(x, tile), bias, setting)[: len(x)]
+    return multiplied(Blocks(blocks, columns, starts), x, bias, Setting(tile, group, stages, warps))
 
 
 @_product.register_fake
@@ -182,7 +171,10 @@ class Bsr(BlockKernel):
     blocks of 16 that hold one, and 8 bytes for each.
 
     Args:
-        search: use the fastest setting that torch's own tuner finds; otherwise one that is the same everywhere.
+        search: use the fastest setting that torch's own tuner finds for an octave of tokens, among a dozen at the most.
+            Each is compiled once for all weights in blocks of that size, of that dtype, with a bias or without, which
+            is what takes the time of a first search, up to some seconds; those after it try what is compiled.
+            Otherwise a setting that is the same everywhere.
     """
 
     device_types = ("cuda",)
@@ -197,6 +189,9 @@ class Bsr(BlockKernel):
             return reason
         if not torch_internals.has_bsr():
             return "is written in Triton, which torch does not find here: install triton, as torch's CUDA builds do"
+        if not torch_internals.knows_bsr():
+            version = torch.__version__
+            return f"is written in Triton, which torch {version} calls with other arguments: take 2.11 to 2.13"
         major, minor = torch.cuda.get_device_capability(device)
         return None if major >= 8 else f"is for compute capability 8.0 and up, this GPU has {major}.{minor}"
 

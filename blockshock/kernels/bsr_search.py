@@ -3,6 +3,10 @@
 The tuner, which torch has beside the kernel as ``minimize``, goes from setting to setting, to the faster neighbour.
 Some settings multiply wrongly: a number of stages once gave silent garbage (pytorch issue 113587). So each is timed
 only after it multiplied right; those that do not are turned away, and named.
+
+What it costs is compiling, 0.3 to 1 s a setting. So it begins at what torch found good for blocks of that size, tries
+MOST_TRIED settings at the most, and leaves how programs are grouped as it is there. Nothing that is compiled goes by
+the weight's shape or the octave: of one size of blocks the first search compiles, and the next ones mostly time.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import torch
 from blockshock.kernels.found import Searched
 from blockshock.machine import torch_internals
 
+MOST_TRIED = 12
+"""Settings of a search."""
 LEAST_TILE, MOST_TILE = 16, 256
 """Tokens: Triton multiplies matrices of 16 rows and up."""
 
@@ -37,17 +43,16 @@ class Setting(NamedTuple):
     def __str__(self) -> str:
         return f"tile {self.tile}, group {self.group}, {self.stages} stages, {self.warps} warps"
 
-    def meta(self, tokens: int) -> dict[str, int]:
-        """As torch takes it, for a multiple of ``tile`` tokens."""
-        return {
-            "SPLIT_N": tokens // self.tile,
-            "GROUP_SIZE_ROW": self.group,
-            "num_stages": self.stages,
-            "num_warps": self.warps,
-        }
 
-
-LIMITS = Setting(tile=MOST_TILE, group=16, stages=5, warps=16)
+LIMITS = Setting(tile=MOST_TILE, group=16, stages=5, warps=8)
+STARTS = {
+    16: Setting(tile=256, group=1, stages=4, warps=4),
+    32: Setting(tile=256, group=1, stages=3, warps=4),
+    64: Setting(tile=128, group=1, stages=3, warps=4),
+    128: Setting(tile=128, group=4, stages=3, warps=8),
+}
+"""By the size of blocks: what torch's table of the tuned settings of an A100 has most often from 1024 tokens on, in 16
+bits, for more than one stage."""
 
 
 def default_for(tokens: int) -> Setting:
@@ -73,6 +78,7 @@ class Found(Searched[Setting]):
 
 
 def search(
+    size: int,
     tokens: int,
     multiply: Callable[[Setting], torch.Tensor],
     is_right: Callable[[torch.Tensor], bool],
@@ -81,14 +87,20 @@ def search(
     """The fastest setting that torch's tuner finds among those that multiply right.
 
     Args:
+        size: of a block.
         tokens: the most that it will be used for.
         multiply: the product by a setting, some of which raise: they take more than the GPU has.
         seconds: of a call.
     """
+    start = STARTS[size]._replace(tile=tile_for(tokens, STARTS[size].tile))
+    tried: set[Setting] = set()
     wrong: list[Setting] = []
 
     def target(parameters: dict[str, int]) -> float:
-        setting = Setting(**parameters)
+        setting = start._replace(**parameters)
+        if len(tried | {setting}) > MOST_TRIED:
+            raise ValueError(f"{MOST_TRIED} settings were tried")
+        tried.add(setting)
         if not is_right(multiply(setting)):
             wrong.append(setting)
             raise ValueError(f"{setting} multiplies wrongly")
@@ -100,6 +112,9 @@ def search(
         moved = value + direction if name == "stages" else int(value * 2.0**direction)
         return min(max(moved, least), most)
 
-    safe = default_for(tokens)
-    found = torch_internals.minimized(target, safe._replace(stages=3)._asdict(), safe._asdict(), step)
-    return Found(Setting(**found) if found else None, tuple(dict.fromkeys(wrong)))
+    found = torch_internals.minimized(target, _searched(start), _searched(default_for(tokens)), step)
+    return Found(start._replace(**found) if found else None, tuple(dict.fromkeys(wrong)))
+
+
+def _searched(setting: Setting) -> dict[str, int]:
+    return {name: value for name, value in setting._asdict().items() if name != "group"}

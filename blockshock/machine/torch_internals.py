@@ -7,6 +7,7 @@ needs it. `tried_internals` says of each what that is.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd import forward_ad
 
+from blockshock.machine.bsr_arguments import BsrSetting, BsrWeight, bsr_arguments
 from blockshock.machine.cuda_kernel import CudaKernel
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -83,18 +85,36 @@ def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bia
     return torch._sparse_semi_structured_addmm(bias, packed, meta, x_KB)
 
 
+def _bsr_kernel() -> Any:
+    return getattr(importlib.import_module("torch.sparse._triton_ops"), "_bsr_strided_addmm_kernel", None)
+
+
 def has_bsr() -> bool:
     """Whether torch has its Triton kernels of block-sparse products here: they need triton, and a GPU that it knows."""
-    return getattr(importlib.import_module("torch.sparse._triton_ops"), "_bsr_strided_addmm_kernel", None) is not None
+    return _bsr_kernel() is not None
+
+
+def knows_bsr() -> bool:
+    """Whether the kernel that torch has takes what `bsr_product` gives it, no more and no less."""
+    block = torch.empty(1, 16, 16)
+    given = bsr_arguments((block, block[0, 0], block[0, 0]), block[0], None, block[0], (16, 1, 1, 1), None)
+    return inspect.signature(_bsr_kernel().fn).parameters.keys() == given.keys() - {"num_stages", "num_warps"}
 
 
 def bsr_product(
-    bsr_NK: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None, y_NB: torch.Tensor, meta: dict[str, int]
+    weight: BsrWeight, x_BK: torch.Tensor, bias: torch.Tensor | None, y_BN: torch.Tensor, setting: BsrSetting
 ) -> None:
-    """Write bsr @ x (+ bias of each row) to y (N, B), of any strides. B ÷ SPLIT_N is a power of two, 16 at least."""
-    added_NB = y_NB if bias is None else bias[:, None].expand(y_NB.shape)
-    multiply = importlib.import_module("torch.sparse._triton_ops").bsr_dense_addmm
-    multiply(added_NB, bsr_NK, x_KB, beta=int(bias is not None), alpha=1, out=y_NB, meta=dict(meta))
+    """Write x @ Wᵀ (+ bias) to y (B, N) on the current GPU, by one launch of torch's kernel.
+
+    Not by ``bsr_dense_addmm``, which has the kernel compiled anew for each B.
+
+    Args:
+        x_BK, y_BN: of any strides below 2³¹ ÷ B.
+        setting: with tiles of a power of two of tokens, 16 at least, that divides B: 65,535 tiles at most.
+    """
+    float32 = importlib.import_module("torch.sparse._triton_ops").tl.float32
+    grid = (len(weight[2]) - 1, len(x_BK) // setting[0], 1)
+    _bsr_kernel()[grid](**bsr_arguments(weight, x_BK, bias, y_BN, setting, float32))
 
 
 def minimized(

@@ -56,12 +56,15 @@ def _try_cutlass() -> None:
 
 
 def _try_bsr() -> None:
-    w_NK, x_BK, y_BN = _matrices()
-    bsr_NK, meta = w_NK.to_sparse_bsr((16, 16)), {"GROUP_SIZE_ROW": 1, "num_stages": 1, "num_warps": 4, "SPLIT_N": 1}
-    for bias in (None, torch.zeros_like(w_NK[:, 0])):
-        found_BN = torch.empty_like(y_BN)
-        internals.bsr_product(bsr_NK, x_BK.T, bias, found_BN.T, meta)
-        _check(torch.equal(found_BN, y_BN))
+    w_NK, x_BK, _ = _matrices()
+    kept = torch.eye(4, device="cuda", dtype=torch.bool).logical_not()
+    blocks = w_NK.view(4, 16, 4, 16).transpose(1, 2)[kept]
+    weight = blocks, kept.nonzero()[:, 1].clone(), torch.arange(0, 13, 3, device="cuda")
+    w_NK = w_NK.where(kept.repeat_interleave(16, 0).repeat_interleave(16, 1), 0)
+    for bias in (None, w_NK[5].clone()):
+        y_BN, found_BN = x_BK.double() @ w_NK.double().T, torch.empty_like(x_BK)
+        internals.bsr_product(weight, x_BK, bias, found_BN, (16, 1, 1, 4))
+        _check(torch.equal(found_BN, (y_BN if bias is None else y_BN + bias.double()).to(x_BK.dtype)))
 
 
 def _try_compiling() -> None:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_bsr import faked
+from fake_bsr import check, faked, packed_of
 from strategies import LAYOUTS, matrix
 from torch import nn
 
 from blockshock import MethodLinear
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels import BlockLayout, bsr, build_block_kernel
-from blockshock.kernels.block_kernels import PackedBlocks
-from blockshock.kernels.bsr_search import LIMITS, Found, Setting, default_for, search, tile_for
+from blockshock.kernels.bsr_search import LIMITS, MOST_TRIED, STARTS, Found, Setting, default_for, search, tile_for
 from blockshock.kernels.right import is_product
 from blockshock.machine import cache_folder, torch_internals
 from blockshock.machine.memory import held_bytes
@@ -29,28 +28,6 @@ from blockshock.pruning import block_mask
 @pytest.fixture(autouse=True)
 def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-
-def packed_of(
-    spec: str = "blocks:size=16:level=0.7", kernel: str = "bsr:search=no", N: int = 128, K: int = 256, seed: int = 0
-) -> tuple[PackedBlocks, torch.Tensor, torch.Tensor]:
-    """A packing both ways, its dense W′ in float64 and its bias."""
-    source = TensorWeights(matrix(N, K, torch.bfloat16, seed), matrix(1, N, torch.bfloat16, 1)[0])
-    piece, built = Piece(source, mask=block_mask(spec, source)), build_block_kernel(kernel)
-    built.check(piece, piece.kept.size)  # type: ignore[attr-defined]
-    packed = built.pack(piece, piece.kept.size, source.bias, backward=True)  # type: ignore[attr-defined]
-    assert isinstance(packed, PackedBlocks)
-    assert source.bias is not None
-    return packed, piece.dense().double(), source.bias.double()
-
-
-def check(packed: PackedBlocks, w_NK: torch.Tensor, bias: torch.Tensor, B: int, layout: str = "whole") -> None:
-    close = {"rtol": torch.finfo(torch.bfloat16).eps, "atol": 1e-30}
-    x_BK, grad_y_BN = (matrix(B, width, torch.bfloat16, B, layout) for width in (w_NK.shape[1], len(w_NK)))
-    y_BN, grad_x_BK = packed(x_BK), packed.grad_input(grad_y_BN)
-    assert y_BN.is_contiguous()
-    torch.testing.assert_close(y_BN.double(), x_BK.double() @ w_NK.T + bias, **close)
-    torch.testing.assert_close(grad_x_BK.double(), grad_y_BN.double() @ w_NK, **close)
 
 
 @pytest.mark.parametrize("size", BLOCK_SIZES)
@@ -73,8 +50,9 @@ def test_x_may_lie_anyhow(layout: str) -> None:
 
 def test_more_tokens_than_32_bits_count_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bsr, "_ADDRESSED", 256 * 70)
-    with faked():
+    with faked() as kernel:
         check(*packed_of(), 300)
+        assert len(kernel.launches) == 2 * 5
 
 
 def test_new_values_reach_both_directions() -> None:
@@ -94,18 +72,6 @@ def test_a_wrong_block_index_is_caught() -> None:
             check(*found, 16)
 
 
-def test_torchs_tensor_shares_the_memory() -> None:
-    with faked():
-        packed, w_NK, _ = packed_of()
-    assert isinstance(packed, bsr.PackedBsr)
-    sparse = packed._blocks.sparse(256)
-    assert sparse.values().data_ptr() == packed.blocks.data_ptr()
-    assert sparse.col_indices().data_ptr() == packed.columns.data_ptr()
-    assert sparse.crow_indices().data_ptr() == packed.starts.data_ptr()
-    assert torch.equal(sparse.to_dense().double(), w_NK)
-    assert torch.equal(packed._blocks.dense(256).double(), w_NK)
-
-
 def test_what_multiplies_wrongly_is_turned_away_and_remembered() -> None:
     """Two stages gave silent garbage once: a planted fault."""
     with faked(lambda meta: meta["num_stages"] in (2, 3)):
@@ -114,7 +80,7 @@ def test_what_multiplies_wrongly_is_turned_away_and_remembered() -> None:
         assert isinstance(found[0], bsr.PackedBsr)
         (setting,) = found[0]._chosen.values()
         assert setting.stages not in (2, 3)
-        assert "turned away: tile 64, group 4, 3 stages, 4 warps; " in found[0].algorithm
+        assert "turned away: tile 128, group 1, 3 stages, 4 warps" in found[0].algorithm
         stored = json.loads((cache_folder() / "bsr-checked.json").read_text())
         key, *_ = stored
         assert "N128 K256 blocks 38 of 16 B128 torch.bfloat16 bias=True" in key
@@ -153,7 +119,7 @@ def test_what_is_damaged_on_disk_is_no_answer(damaged: object) -> None:
     )
 
 
-def _search(cost: Callable[[Setting], float], tokens: int = 4096) -> Found:
+def _search(cost: Callable[[Setting], float], tokens: int = 4096, size: int = 16) -> Found:
     tried: list[Setting] = []
 
     def multiply(setting: Setting) -> torch.Tensor:
@@ -161,7 +127,10 @@ def _search(cost: Callable[[Setting], float], tokens: int = 4096) -> Found:
         tried.append(setting)
         return torch.tensor(float(setting.stages))
 
-    return search(tokens, multiply, lambda y: y.item() != 5, lambda call: call() is None or cost(tried[-1]))
+    found = search(size, tokens, multiply, lambda y: y.item() != 5, lambda call: call() is None or cost(tried[-1]))
+    assert len(set(tried)) <= MOST_TRIED
+    assert {setting.group for setting in tried} == {STARTS[size].group}
+    return found
 
 
 def test_the_search_finds_what_is_fastest() -> None:
@@ -178,6 +147,25 @@ def test_the_search_finds_what_is_fastest() -> None:
     assert faster_if_wrong.setting is not None
     assert faster_if_wrong.setting.stages == 4
     assert {setting.stages for setting in faster_if_wrong.turned_away} == {5}
+
+
+@pytest.mark.parametrize("size", STARTS)
+def test_a_search_ends_early_with_the_fastest_that_it_tried(size: int) -> None:
+    """Of a cost with its best far away from where it begins; and where it begins with what fails."""
+    found = _search(lambda setting: float(cost_of(setting)), size=size)
+    assert found.setting is not None
+    assert cost_of(found.setting) <= cost_of(default_for(4096)) < cost_of(STARTS[size])
+
+    def fails(setting: Setting) -> float:
+        if setting.stages > 1:
+            raise RuntimeError("out of resource")
+        return 1.0
+
+    assert _search(fails, size=size).setting == default_for(4096)._replace(group=STARTS[size].group)
+
+
+def cost_of(setting: Setting) -> int:
+    return setting.tile * setting.stages * setting.warps
 
 
 def test_tiles_hold_the_tokens() -> None:

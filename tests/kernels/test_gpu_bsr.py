@@ -1,7 +1,11 @@
-"""The kernel bsr on GPUs: right for every size, level, dtype, layout and length; searched, captured and compiled."""
+"""The kernel bsr on GPUs: right for every size, level, dtype, layout and length; searched, captured and compiled.
+
+Triton compiles some seconds for each of them: so sizes, levels and dtypes go in few pairs, and lengths in one tile.
+"""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,9 @@ from torch import nn
 from blockshock import MethodLinear
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels import bsr, build_block_kernel
+from blockshock.kernels.bsr_search import Setting, default_for
 from blockshock.machine import memory
 from blockshock.machine.collectives import Alone
-from blockshock.matrices.block_mask import BLOCK_SIZES
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 from blockshock.measure import timing
@@ -25,7 +29,7 @@ from blockshock.training.storages import Training
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 CUDA = "cuda"
-DTYPES = (torch.bfloat16, torch.float16)
+LENGTHS = (1, 16, 17, 64, 100, 129, 300, 1024)
 
 
 @pytest.fixture(autouse=True)
@@ -61,47 +65,101 @@ def check(packed: bsr.PackedBsr, piece: Piece, lengths: tuple[int, ...], layout:
     w_NK = piece.dense()
     for B in lengths:
         x_BK, grad_y_BN = (matrix(B, width, piece.dtype, B, layout, CUDA).to(piece.device) for width in w_NK.T.shape)
-        assert bounded(packed(x_BK), x_BK, w_NK.T, piece.source.bias), f"B = {B}: {packed.algorithm}"
-        assert bounded(packed.grad_input(grad_y_BN), grad_y_BN, w_NK, None), f"backward, B = {B}"
+        assert bounded(packed(x_BK), x_BK, w_NK.T, piece.source.bias), f"B = {B}, {layout}: {packed.algorithm}"
+        assert bounded(packed.grad_input(grad_y_BN), grad_y_BN, w_NK, None), f"backward, B = {B}, {layout}"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("level", [0.0, 0.5, 0.8, 0.9, 0.99])
-@pytest.mark.parametrize("size", BLOCK_SIZES)
+def variants() -> int:
+    """How many were compiled, or read of Triton's own cache, in this process for this GPU."""
+    kernel = importlib.import_module("torch.sparse._triton_ops")._bsr_strided_addmm_kernel
+    return len(kernel.device_caches[torch.cuda.current_device()][0])
+
+
+@pytest.mark.parametrize(
+    ("size", "level", "dtype"),
+    [(8, 0.8, torch.bfloat16), (16, 0.0, torch.bfloat16), (32, 0.5, torch.float16), (64, 0.99, torch.bfloat16),
+     (128, 0.9, torch.float16)],
+)  # fmt: skip
 def test_every_size_level_and_length(size: int, level: float, dtype: torch.dtype) -> None:
     piece = piece_of(f"blocks:size={size}:level={level}", dtype)
-    check(pack(piece), piece, (1, 7, 16, 17, 64, 100, 129, 300, 1024))
+    check(pack(piece), piece, LENGTHS)
 
 
-@pytest.mark.parametrize("spec", ["blocks:size=16:inside=1100", "blocks_24:size=32", "blocks:by=random"])
-def test_every_kind_of_mask(spec: str) -> None:
-    piece = piece_of(spec, torch.bfloat16)
-    check(pack(piece), piece, (3, 64))
+def test_every_kind_of_mask() -> None:
+    for spec in ("blocks:size=16:inside=1100", "blocks_24:size=16"):
+        piece = piece_of(spec, torch.bfloat16)
+        check(pack(piece), piece, (3, 64))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_x_may_lie_anyhow(layout: str) -> None:
+def test_no_length_is_compiled_for() -> None:
+    piece = piece_of("blocks:size=64:level=0.8", torch.bfloat16)
+    packed, w_NK = pack(piece), piece.dense()
+    check(packed, piece, (64,))
+    compiled = variants()
+    for B in (65, 128, 130, 448, 511, 777, 1000, 1024, 4096, 5000):
+        check(packed, piece, (B,))
+    other = piece_of("blocks:size=64:level=0.5", torch.bfloat16, 256, 1024)
+    check(pack(other), other, (200, 640))
+    assert variants() == compiled, "nor for another shape of W"
+    for B in (64, 128, 1920):
+        x_BK = matrix(B, 777, torch.bfloat16, B, device=CUDA)[:, 9:]
+        assert bounded(packed(x_BK), x_BK, w_NK.T, piece.source.bias)
+    assert variants() <= compiled + 1, "rows that are not aligned"
+
+
+def test_a_weight_without_blocks_is_its_bias() -> None:
+    piece = piece_of("blocks:size=64:level=0.8", torch.bfloat16)
+    packed = pack(piece)
+    none = bsr.Blocks(packed.blocks[:0], packed.columns[:0], torch.zeros_like(packed.starts))
+    y_BN = bsr.multiplied(none, matrix(100, 768, torch.bfloat16, 0, device=CUDA), packed.bias, default_for(100))
+    assert torch.equal(y_BN, packed.bias.expand(100, -1))  # type: ignore[union-attr]
+
+
+def test_more_tiles_than_a_grid_has_go_in_parts() -> None:
+    piece = piece_of("blocks:size=16:level=0.5", torch.bfloat16, 32, 64)
+    packed, x_BK = pack(piece), torch.randint(-8, 9, (16 * 65535 + 40, 64), device=CUDA).to(torch.bfloat16)
+    y_BN = bsr.multiplied(packed._blocks, x_BK, packed.bias, default_for(16))
+    assert bounded(y_BN, x_BK, piece.dense().T, piece.source.bias)
+
+
+def test_x_may_lie_anyhow() -> None:
     piece = piece_of("blocks:size=32:level=0.8", torch.bfloat16)
-    check(pack(piece), piece, (16, 37, 64), layout)
+    packed = pack(piece)
+    for layout in LAYOUTS:
+        check(packed, piece, (100, 128), layout)
 
 
-@pytest.mark.parametrize("size", [8, 32, 64])
-def test_what_is_searched_is_right_for_every_length_of_its_octave(size: int) -> None:
-    piece = piece_of(f"blocks:size={size}:level=0.8", torch.bfloat16)
-    packed = pack(piece, "bsr")
-    check(packed, piece, (9, 12, 16, 130, 200, 255, 256))
-    print(packed.algorithm)
-    assert sorted(packed._chosen) == [16, 256]
+@pytest.mark.parametrize("size", [8, 64])
+def test_what_is_searched_is_right_for_every_length_of_its_octave(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is compiled twice: not for another octave, nor for another weight."""
+    settings = set()
+    product = bsr.torch_internals.bsr_product
+
+    def noted(
+        weight: bsr.Blocks, x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, setting: Setting
+    ) -> None:
+        settings.add((setting, bias is not None))
+        product(weight, x, bias, y, setting)
+
+    monkeypatch.setattr(bsr.torch_internals, "bsr_product", noted)
+    before = variants()
+    for level, shape in ((0.8, (512, 768)), (0.9, (768, 256))):
+        piece = piece_of(f"blocks:size={size}:level={level}", torch.bfloat16, *shape)
+        packed = pack(piece, "bsr")
+        check(packed, piece, (130, 200, 256, 700))
+        print(packed.algorithm)
+        assert sorted(packed._chosen) == [256, 1024]
+    assert variants() - before <= len(settings)
 
 
 def test_a_setting_that_multiplies_wrongly_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: with three stages one row of blocks is lost, as one number of stages did in 2023."""
     product = bsr.torch_internals.bsr_product
 
-    def faulty(w: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, meta: dict) -> None:  # type: ignore[type-arg]
-        product(w, x, bias, y, meta)
-        if meta["num_stages"] == 3:
-            y[:16] = 0
+    def faulty(w: bsr.Blocks, x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, setting: Setting) -> None:
+        product(w, x, bias, y, setting)
+        if setting.stages == 3:
+            y[:, :64] = 0
 
     monkeypatch.setattr(bsr.torch_internals, "bsr_product", faulty)
     piece = piece_of("blocks:size=64:level=0.8", torch.bfloat16)
@@ -193,8 +251,7 @@ def test_on_the_second_gpu() -> None:
     assert bounded(found_BN, x_BK, piece.dense().T, None)
 
 
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize(("size", "trained"), [(16, True), (64, False)])
 def test_a_gpu_gives_out_what_a_layer_was_estimated(size: int, trained: bool) -> None:
     device, N = torch.device("cuda"), 8192
     source = GeneratedWeights(N, N, torch.bfloat16, device)
