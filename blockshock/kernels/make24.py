@@ -83,7 +83,7 @@ def make24(
     scale: float = 1.0,
     seed: torch.Tensor | None = None,
 ) -> Made:
-    """Make a matrix 2:4. Packings are for ``torch._cslt_sparse_mm``, and the same bits for the same input and seed.
+    """Make a matrix 2:4. The same input and seed make the same bits.
 
     Args:
         x_RC: fp16 or bf16 on a GPU, R and C multiples of 64; copied first, as the stage ``layout``, where its rows do
