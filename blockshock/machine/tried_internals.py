@@ -111,10 +111,6 @@ def _try_minimizing() -> None:
 
 INTERNALS = ON_GPUS | {
     "torch._int_mm": Internal("the format int8 has no dense product", _try_int_mm),
-    "torch.sparse._triton_ops._bsr_strided_addmm_kernel": Internal(
-        "the block kernel bsr is not there",
-        lambda: check(hasattr(importlib.import_module("torch.sparse._triton_ops"), "_bsr_strided_addmm_kernel")),
-    ),
     "torch.sparse._triton_ops_meta.minimize": Internal("the block kernel bsr is not tuned", _try_minimizing),
     "torch.Tensor._version": Internal("weights that were written to behind a layer's back go unseen", _try_version),
     "torch.UntypedStorage._cdata": Internal("weights whose memory was exchanged go unseen", _try_memory),

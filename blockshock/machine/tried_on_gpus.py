@@ -111,7 +111,7 @@ ON_GPUS = {
     "torch._sparse_semi_structured_addmm": Internal(
         "the kernel cutlass cannot multiply where there is a bias", _try_cutlass, "cuda", _lacks_cutlass
     ),
-    "torch.sparse._triton_ops.bsr_dense_addmm": Internal(
+    "torch.sparse._triton_ops._bsr_strided_addmm_kernel": Internal(
         "the block kernel bsr cannot multiply", _try_bsr, "cuda", _lacks_bsr
     ),
     "torch.cuda._utils._nvrtc_compile": Internal(_COMPILED, _try_compiling, "cuda"),
