@@ -9,8 +9,8 @@
 // In these the four bits of row r and group g are number (r3 g2 g0 g1 r0 r1 r2 r4 r5 g3, lowest bit first).
 //
 // Set by whoever compiles it: BF16 (else fp16); ALONG (ROWS, COLUMNS, or TILES: both, of one mask); CHOICE (LARGEST,
-// LARGEST_SIZE, GIVEN: a mask of tiles, SOFT: the largest sizes less the third, MVUE); ACTIVATION (NONE, RELU, RELU2,
-// GELU) and whether it comes FIRST, before the choice.
+// LARGEST_SIZE, GIVEN: a mask of tiles, SOFT: the largest sizes less the third, MVUE); EXACT (sums of tiles in float64);
+// ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the choice.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -86,8 +86,7 @@ struct Pair {
 };
 
 __device__ __forceinline__ Pair pair_of(const u16 (&four)[4], u32 kept) {
-    const u32 places = places_of(kept), first = 2 * (places & 3), second = 2 * (places >> 2);
-    const u32 bytes = first | (first + 1) << 4 | second << 8 | (second + 1) << 12;
+    const u32 places = places_of(kept), bytes = 0x1010 + (places & 3) * 0x22 + (places >> 2) * 0x2200;
     return {__byte_perm(four[0] | (u32)four[1] << 16, four[2] | (u32)four[3] << 16, bytes), places};
 }
 
@@ -106,21 +105,26 @@ __device__ __forceinline__ Pair soft(const u16 (&four)[4], float scale) {
 #pragma unroll
     for (int i = 0; i < 4; i++) less[i] = with_sign(number(rounded(keys[i] - fminf(third, keys[i]))) * scale, four[i]);
     Pair pair = pair_of(less, two_largest(keys));
-    const float all = (fabsf(number(four[0])) + fabsf(number(four[1]))) + (fabsf(number(four[2])) + fabsf(number(four[3])));
+    float all = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) all += fabsf(number(four[i]));
     if (all != all) pair.values = TWO_NANS;
     return pair;
 }
 
-// A uniform number from 0 to 1, without 1, of a group: Philox of ten rounds (Salmon et al., SC 2011).
-__device__ __forceinline__ float uniform(u64 group, u32 seed, u32 offset) {
-    u32 a = (u32)group, b = (u32)(group >> 32), c = offset, d = 0, k = seed, l = 0x5eed24u;
+// Four uniform numbers from 0 to 1, without 1, for the groups of a tile: Philox of ten rounds (Salmon et al., SC 2011).
+__device__ __forceinline__ void uniform(float (&random)[4], u64 tile, u32 seed, u32 offset) {
+    u32 words[4] = {(u32)tile, (u32)(tile >> 32), offset, 0}, key = seed, other_key = 0x5eed24u;
 #pragma unroll
     for (int round = 0; round < 10; round++) {
-        const u32 x = __umulhi(0xD2511F53u, a), y = 0xD2511F53u * a, z = __umulhi(0xCD9E8D57u, c), w = 0xCD9E8D57u * c;
-        a = z ^ b ^ k, b = w, c = x ^ d ^ l, d = y;
-        k += 0x9E3779B9u, l += 0xBB67AE85u;
+        const u32 high = __umulhi(0xD2511F53u, words[0]), low = 0xD2511F53u * words[0];
+        const u32 other_high = __umulhi(0xCD9E8D57u, words[2]), other_low = 0xCD9E8D57u * words[2];
+        words[0] = other_high ^ words[1] ^ key, words[1] = other_low;
+        words[2] = high ^ words[3] ^ other_key, words[3] = low;
+        key += 0x9E3779B9u, other_key += 0xBB67AE85u;
     }
-    return (a >> 8) * 0x1p-24f;
+#pragma unroll
+    for (int i = 0; i < 4; i++) random[i] = (words[i] >> 8) * 0x1p-24f;
 }
 
 // The unbiased estimator of the least variance (Chmiel et al., arXiv 2203.10991). Where no size is above the sum of the
@@ -128,79 +132,110 @@ __device__ __forceinline__ float uniform(u64 group, u32 seed, u32 offset) {
 // Otherwise the largest stays as it is, and one of the others as the sum of these.
 __device__ __forceinline__ Pair estimate(const u16 (&four)[4], float random) {
     float sizes[4];
-    int largest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) sizes[i] = fabsf(number(four[i]));
+    const float high = fmaxf(sizes[0], sizes[1]), other_high = fmaxf(sizes[2], sizes[3]);
+    const float largest = fmaxf(high, other_high);
+    const float rest = (fminf(sizes[0], sizes[1]) + fminf(sizes[2], sizes[3])) + fminf(high, other_high);
+    const bool dominated = largest > rest;
+    const float value = dominated ? rest : 0.5f * rest + 0.5f * largest;
+    u32 sure = 0;
+    float ends[4], end = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        sizes[i] = fabsf(number(four[i]));
-        if (sizes[i] > sizes[largest]) largest = i;
+        const bool is_sure = dominated && sizes[i] == largest;
+        sure |= (u32)is_sure << i;
+        ends[i] = end += is_sure ? 0 : sizes[i];
     }
-    float rest = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) rest += i == largest ? 0 : sizes[i];
-    const bool dominated = sizes[largest] > rest;
-    const float value = dominated ? rest : 0.5f * rest + 0.5f * sizes[largest], at = random * value;
-    u32 kept = dominated ? 1u << largest : 0;
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (dominated && i == largest) continue;
-        const float next = sum + sizes[i];
-        const bool one = at >= sum && at < next, other = !dominated && at + value >= sum && at + value < next;
-        kept |= (one | other) << i;
-        sum = next;
-    }
-    // Where the sum ends a rounding too early the last stay; of fewer than two that are not zero, zeros with them.
-#pragma unroll
-    for (int i = 7; i >= 0; i--)
-        if (__popc(kept) < 2 && (i < 4 || sizes[i & 3] > 0)) kept |= 1u << (i & 3);
+    const float at = random * value, further = at + value;
+    const u32 one = 1u << ((at >= ends[0]) + (at >= ends[1]) + (at >= ends[2]));
+    const u32 other = 1u << ((further >= ends[0]) + (further >= ends[1]) + (further >= ends[2]));
+    const u32 drawn = dominated ? one : one | other, size = rounded(value);
     u16 estimates[4];
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        estimates[i] = dominated && i == largest ? four[i] : sizes[i] > 0 ? with_sign(value, four[i]) : 0;
+    for (int i = 0; i < 4; i++) {
+        const bool counts = drawn >> i & 1 && four[i] & 0x7fff;
+        estimates[i] = sure >> i & 1 ? four[i] : counts ? size | (four[i] & 0x8000) : 0;
+    }
+    u32 kept = drawn | sure;
+    kept |= (kept & (kept - 1)) == 0 ? ~kept & (kept + 1) : 0;  // a zero, where one number is all that there is
     Pair pair = pair_of(estimates, kept);
-    if (value != value) pair.values = TWO_NANS;
+    const float all = (sizes[0] + sizes[1]) + (sizes[2] + sizes[3]);
+    if (all != all) pair.values = TWO_NANS;
     return pair;
 }
 
-// The columns that a row of a tile keeps, of six.
-__device__ constexpr u32 pair_bits(int pair) {
-    return pair == 0 ? 3 : pair == 1 ? 5 : pair == 2 ? 9 : pair == 3 ? 6 : pair == 4 ? 10 : 12;
-}
-__device__ constexpr int first_of(int pair) { return pair < 3 ? 0 : pair < 5 ? 1 : 2; }
-__device__ constexpr int second_of(int pair) { return pair < 3 ? pair + 1 : pair < 5 ? pair - 1 : 3; }
-// The columns that the last row must keep where three rows keep these; none where a column is kept three times or never.
-__device__ constexpr u32 last_bits(int one, int two, int three) {
-    const u32 a = pair_bits(one), b = pair_bits(two), c = pair_bits(three);
-    const u32 never = ~(a | b | c) & 15, thrice = a & b & c, twice = (a & b) | (a & c) | (b & c);
-    return never | thrice ? 0 : ~twice & 15;
-}
-__device__ constexpr int pair_with(u32 bits) {
-    return bits == 3 ? 0 : bits == 5 ? 1 : bits == 9 ? 2 : bits == 6 ? 3 : bits == 10 ? 4 : 5;
+#if EXACT
+typedef double Sum;
+#else
+typedef float Sum;
+#endif
+
+// The pairs of columns that a row of a tile may keep: 01 02 03 12 13 23. That of the others is number 5 − pair.
+__device__ constexpr int pair_number(int one, int two) {
+    return one * two == 0 ? one + two - 1 : one + two;
 }
 
+// The best so far, and the pairs of its first three rows as a number of base six: by that equals are told apart.
+struct Best {
+    Sum sum;
+    int pairs;
+
+    __device__ __forceinline__ void meet(Sum other, int others) {  // that come later in this order
+        pairs = other > sum ? others : pairs;
+        sum = other > sum ? other : sum;
+    }
+};
+
 // Of all 90 masks with two in each row and column the one whose sum is largest, the first among equals, as 16 bits.
+// Rows 0 and 1 keep the same columns (6 masks), or none in common (36), or share one, a, and leave one out, d (48).
 __device__ __forceinline__ u32 best_tile(const u16 (&tile)[4][4]) {
-    double sums[4][6];
+    Sum sums[4][6];
 #pragma unroll
     for (int row = 0; row < 4; row++) {
-        double keys[4];
+        Sum keys[4];
 #pragma unroll
         for (int column = 0; column < 4; column++) keys[column] = fmaxf(-MOST, fminf(key(tile[row][column]), MOST));
 #pragma unroll
-        for (int pair = 0; pair < 6; pair++) sums[row][pair] = keys[first_of(pair)] + keys[second_of(pair)];
-    }
-    double best = -1e300;
-    u32 kept = 0;
+        for (int one = 0; one < 4; one++)
 #pragma unroll
-    for (int index = 0; index < 216; index++) {
-        const int one = index / 36, two = index / 6 % 6, three = index % 6;
-        const u32 last = last_bits(one, two, three);
-        if (last == 0) continue;
-        const double sum = (sums[0][one] + sums[1][two]) + (sums[2][three] + sums[3][pair_with(last)]);
-        kept = sum > best ? pair_bits(one) | pair_bits(two) << 4 | pair_bits(three) << 8 | last << 12 : kept;
-        best = sum > best ? sum : best;
+            for (int two = one + 1; two < 4; two++) sums[row][pair_number(one, two)] = keys[one] + keys[two];
     }
-    return kept;
+    Best upper = {sums[0][0] + sums[1][5], 30}, lower = {sums[2][0] + sums[3][5], 0};
+#pragma unroll
+    for (int pair = 1; pair < 6; pair++) {
+        upper.meet(sums[0][pair] + sums[1][5 - pair], pair * 36 + (5 - pair) * 6);
+        lower.meet(sums[2][pair] + sums[3][5 - pair], pair);
+    }
+    Best best = {upper.sum + lower.sum, upper.pairs + lower.pairs};
+    auto meet = [&](Sum sum, int pairs) {
+        const bool better = (sum > best.sum) | ((sum == best.sum) & (pairs < best.pairs));
+        best.sum = better ? sum : best.sum;
+        best.pairs = better ? pairs : best.pairs;
+    };
+#pragma unroll
+    for (int pair = 0; pair < 6; pair++)
+        meet((sums[0][pair] + sums[1][pair]) + (sums[2][5 - pair] + sums[3][5 - pair]), pair * 42 + 5 - pair);
+#pragma unroll
+    for (int a = 0; a < 4; a++)
+#pragma unroll
+        for (int d = 0; d < 4; d++) {
+            if (a == d) continue;
+            const int b = a != 0 && d != 0 ? 0 : a != 1 && d != 1 ? 1 : 2, c = 6 - a - d - b;
+            const int ab = pair_number(a, b), ac = pair_number(a, c), db = pair_number(d, b), dc = pair_number(d, c);
+            const int first = ab < ac ? ab : ac, second = ab + ac - first;
+            const int third = db < dc ? db : dc, last = db + dc - third;
+            Best above = {sums[0][first] + sums[1][second], first * 36 + second * 6};
+            above.meet(sums[0][second] + sums[1][first], second * 36 + first * 6);
+            Best below = {sums[2][third] + sums[3][last], third};
+            below.meet(sums[2][last] + sums[3][third], last);
+            meet(above.sum + below.sum, above.pairs + below.pairs);
+        }
+    const u32 bits = 0xCA6953, upper_pairs = best.pairs / 6;  // bits of the six pairs
+    const u32 one = bits >> 4 * (upper_pairs / 6) & 15, two = bits >> 4 * (upper_pairs % 6) & 15;
+    const u32 three = bits >> 4 * (best.pairs % 6) & 15;
+    const u32 twice = (one & two) | (one & three) | (two & three);
+    return one | two << 4 | three << 8 | (~twice & 15) << 12;
 }
 
 // Eight places of a block in the order in which they lie in memory.
@@ -216,23 +251,30 @@ __device__ __forceinline__ u32 word_of(const u8 (&places)[SIDE][GROUPS + 4], int
     return found;
 }
 
-// x: (R, C), rows x_row elements apart. rows, columns: packings of x and of xᵀ. mask: (R/4, C/4), 16 bits a tile, row by
-// row; read if it is GIVEN, else written if it is of TILES. scale: bits of a float32. seed: two words, of MVUE.
+// The same mask of the transposed tile.
+__device__ __forceinline__ u32 transposed(u32 mask) {
+    const u32 swapped = (mask & 0xA5A5) | (mask & 0x0A0A) << 3 | (mask >> 3 & 0x0A0A);
+    return (swapped & 0xCC33) | (swapped & 0x00CC) << 6 | (swapped >> 6 & 0x00CC);
+}
+
+// x: (R, C), dense. rows, columns: packings of x and of xᵀ. mask: (R/4, C/4), 16 bits a tile, row by row; read if it is
+// GIVEN, else written if it is of TILES. seed: two words. scale: bits of a float32. Groups are counted in 32 bits.
 extern "C" __global__ void __launch_bounds__(THREADS)
-make24(const u16* __restrict__ x, u16* __restrict__ rows, u16* __restrict__ columns, u16* __restrict__ mask,
-       const u32* __restrict__ seed, int R, int C, int x_row, int scale_bits) {
+make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ columns, u16* __restrict__ mask,
+       const u32* __restrict__ seed, int R, int C, int scale_bits) {
     __shared__ u32 turned[SIDE][GROUPS + 1];
     __shared__ u8 row_places[SIDE][GROUPS + 4], column_places[SIDE][GROUPS + 4];
-    const int t = threadIdx.x / GROUPS, u = threadIdx.x % GROUPS;
-    const int block_row = blockIdx.y, block_column = blockIdx.x;
-    const long long row0 = (long long)block_row * SIDE + 4 * t, column0 = (long long)block_column * SIDE + 4 * u;
-    const float scale = __int_as_float(scale_bits);
+    const u32 t = threadIdx.x / GROUPS, u = threadIdx.x % GROUPS, groups = C / 4, turned_groups = R / 4;
+    const u32 block_row = blockIdx.y, block_column = blockIdx.x;
+    const u32 first = (block_row * SIDE + 4 * t) * groups + block_column * GROUPS + u;  // group of this thread
+    const u32 place = (block_row * GROUPS + t) * groups + block_column * GROUPS + u;    // tile of this thread
 
     u16 tile[4][4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const uint2 four = *(const uint2*)(x + (row0 + i) * x_row + column0);
-        tile[i][0] = (u16)four.x, tile[i][1] = (u16)(four.x >> 16), tile[i][2] = (u16)four.y, tile[i][3] = (u16)(four.y >> 16);
+        const uint2 four = x[first + i * groups];
+        tile[i][0] = (u16)four.x, tile[i][1] = (u16)(four.x >> 16);
+        tile[i][2] = (u16)four.y, tile[i][3] = (u16)(four.y >> 16);
     }
     auto activate = [&] {
 #pragma unroll
@@ -243,11 +285,10 @@ make24(const u16* __restrict__ x, u16* __restrict__ rows, u16* __restrict__ colu
     if (FIRST) activate();
     u32 kept = 0;
     if (ALONG == TILES) {
-        u16* const place = mask + (row0 / 4) * (C / 4) + column0 / 4;
-        kept = CHOICE == GIVEN ? *place : best_tile(tile);
-        if (CHOICE != GIVEN) *place = (u16)kept;
+        kept = CHOICE == GIVEN ? mask[place] : best_tile(tile);
+        if (CHOICE != GIVEN) mask[place] = (u16)kept;
     }
-    float keys[4][4];
+    float keys[4][4], random[4];
     if (ALONG != TILES) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
@@ -255,46 +296,43 @@ make24(const u16* __restrict__ x, u16* __restrict__ rows, u16* __restrict__ colu
             for (int j = 0; j < 4; j++) keys[i][j] = key(tile[i][j]);
     }
     if (!FIRST) activate();
+    if (CHOICE == MVUE) uniform(random, place, seed[0], seed[1]);
 
-    auto chosen = [&](const u16(&four)[4], const float(&by)[4], u32 bits, u64 group) -> Pair {
-        if (CHOICE == SOFT) return soft(four, scale);
-        if (CHOICE == MVUE) return estimate(four, uniform(group, seed[0], seed[1]));
+    auto chosen = [&](const u16(&four)[4], const float(&by)[4], u32 bits, int number) -> Pair {
+        if (CHOICE == SOFT) return soft(four, __int_as_float(scale_bits));
+        if (CHOICE == MVUE) return estimate(four, random[number]);
         return pair_of(four, ALONG == TILES ? bits : two_largest(by));
     };
     if (TO_ROWS) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const Pair pair = chosen(tile[i], keys[i], kept >> 4 * i & 15, (row0 + i) * (u64)(C / 4) + column0 / 4);
-            ((u32*)rows)[(row0 + i) * (C / 4) + column0 / 4] = pair.values;
+            const Pair pair = chosen(tile[i], keys[i], kept >> 4 * i & 15, i);
+            rows[first + i * groups] = pair.values;
             row_places[4 * t + i][u] = (u8)pair.places;
         }
     }
     if (TO_COLUMNS) {
+        const u32 turned_kept = transposed(kept);
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             const u16 four[4] = {tile[0][j], tile[1][j], tile[2][j], tile[3][j]};
             const float by[4] = {keys[0][j], keys[1][j], keys[2][j], keys[3][j]};
-            const u32 bits = (kept >> j & 1) | (kept >> (4 + j) & 1) << 1 | (kept >> (8 + j) & 1) << 2 | (kept >> (12 + j) & 1) << 3;
-            const Pair pair = chosen(four, by, bits, (column0 + j) * (u64)(R / 4) + row0 / 4);
+            const Pair pair = chosen(four, by, turned_kept >> 4 * j & 15, j);
             turned[4 * u + j][t] = pair.values;
             column_places[4 * u + j][t] = (u8)pair.places;
         }
     }
     __syncthreads();
-    const int half = threadIdx.x & 127;
-    if (TO_ROWS && threadIdx.x < 128) {
-        u32* const places = (u32*)(rows + (long long)R * (C / 2)) + ((long long)block_row * (C / SIDE) + block_column) * 128;
-        places[half] = word_of(row_places, half);
-    }
+    const u32 half = threadIdx.x & 127, values = groups * R;  // of each packing, in words
+    if (TO_ROWS && threadIdx.x < 128)
+        rows[values + (block_row * (C / SIDE) + block_column) * 128 + half] = word_of(row_places, half);
+    if (TO_COLUMNS && threadIdx.x >= 128)
+        columns[values + (block_column * (R / SIDE) + block_row) * 128 + half] = word_of(column_places, half);
     if (TO_COLUMNS) {
-        if (threadIdx.x >= 128) {
-            u32* const places = (u32*)(columns + (long long)C * (R / 2)) + ((long long)block_column * (R / SIDE) + block_row) * 128;
-            places[half] = word_of(column_places, half);
-        }
 #pragma unroll
         for (int i = 0; i < SIDE * GROUPS / THREADS; i++) {
-            const int index = i * THREADS + threadIdx.x, column = index / GROUPS, group = index % GROUPS;
-            ((u32*)columns)[((long long)block_column * SIDE + column) * (R / 4) + block_row * GROUPS + group] = turned[column][group];
+            const u32 index = i * THREADS + threadIdx.x, column = index / GROUPS, group = index % GROUPS;
+            columns[(block_column * SIDE + column) * turned_groups + block_row * GROUPS + group] = turned[column][group];
         }
     }
 }

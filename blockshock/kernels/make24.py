@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from blockshock.errors import KernelUnavailable
+from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels.cusparselt_layout import SIDE, check_packable
 from blockshock.kernels.layout import dense_rows
 from blockshock.machine import compiled, torch_internals
@@ -24,6 +24,8 @@ ALONG = ("rows", "columns", "tiles")
 CHOICES = ("largest", "largest_size", "given", "soft", "mvue")
 ACTIVATIONS = ("none", "relu", "relu2", "gelu")
 _THREADS = 256
+_MOST = 1 << 33
+"""Numbers: the kernel counts groups in 32 bits."""
 
 
 class Made(NamedTuple):
@@ -46,17 +48,20 @@ class Making(NamedTuple):
     Attributes:
         along: which of four numbers two stay: of ``rows``, of ``columns``, or of both at once in 4 × 4 ``tiles``.
         choice: ``largest_size`` by \\|x\\|, or ``largest`` by x: the first ones among equals, and of tiles the best of
-            all 90 masks, by sums in float64; ``given``: a mask of tiles; ``soft``: by \\|x\\|, less the third of them,
+            all 90 masks; ``given``: a mask of tiles; ``soft``: by \\|x\\|, less the third of them,
             times a scale (S-STE, arXiv 2409.09099); ``mvue``: the unbiased estimator of the least variance (arXiv
             2203.10991).
         activation: a function of x: ``relu``, ``relu2`` (its square) or ``gelu``.
         first: the choice is made by what the function gave; otherwise by x, and the function is of what stays.
+        exact: sums of tiles are of float64, which has all bits of fp16, and of bf16 within 2⁴² of each other; otherwise
+            of float32, which is faster, and may take a mask that is worse by its last bit.
     """
 
     along: str = "tiles"
     choice: str = "largest_size"
     activation: str = "none"
     first: bool = False
+    exact: bool = False
 
     def check(self) -> None:
         """Raises KernelUnavailable for what goes together with nothing."""
@@ -102,6 +107,8 @@ def make24(
         raise KernelUnavailable(f"making 2:4 in one pass {reason}")
     x_RC = dense_rows(x_RC)
     R, C = x_RC.shape
+    if R * C >= _MOST:
+        raise InputError(f"what is made 2:4 in one pass is of less than {_MOST} numbers, got {R} × {C}: cut it in rows")
     held = R * C * 9 // 16
     rows = x_RC.new_empty(held).view(R, -1) if making.along != "columns" else None
     columns = x_RC.new_empty(held).view(C, -1) if making.along != "rows" else None
@@ -112,7 +119,7 @@ def make24(
     (bits,) = struct.unpack("i", struct.pack("f", scale))
     with torch.cuda.device(x_RC.device):
         kernel = _kernel(making, x_RC.dtype, x_RC.device)
-        kernel((C // SIDE, R // SIDE, 1), (_THREADS, 1, 1), [*tensors, R, C, C, bits])
+        kernel((C // SIDE, R // SIDE, 1), (_THREADS, 1, 1), [*tensors, R, C, bits])
     return Made(rows, columns, mask)
 
 
@@ -120,7 +127,7 @@ def make24(
 def _kernel(making: Making, dtype: torch.dtype, device: torch.device) -> CudaKernel:
     """For that GPU, which must be the current one."""
     source = (Path(__file__).parent / "make24.cu").read_text(encoding="utf-8")
-    definitions = {"BF16": int(dtype == torch.bfloat16), "FIRST": int(making.first)}
+    definitions = {"BF16": int(dtype == torch.bfloat16), "FIRST": int(making.first), "EXACT": int(making.exact)}
     names = {"ALONG": making.along, "CHOICE": making.choice, "ACTIVATION": making.activation}
     return compiled(source, "make24", definitions | {macro: name.upper() for macro, name in names.items()})
 

@@ -62,7 +62,7 @@ def test_every_choice_along_all(dtype: torch.dtype, choice: str, activation: str
         keys = value if first else x_RC
         keys = keys.abs() if choice == "largest_size" else keys
         rows, columns, tiles = (
-            make24(x_RC, Making(along, choice, activation, first)) for along in ("rows", "columns", "tiles")
+            make24(x_RC, Making(along, choice, activation, first, exact=True)) for along in ("rows", "columns", "tiles")
         )
         both = best_tiles(keys)
         if activation == "gelu":  # whose last bit is the compiler's
@@ -83,11 +83,23 @@ def test_every_choice_along_all(dtype: torch.dtype, choice: str, activation: str
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_gradient_takes_the_mask_of_another_matrix(dtype: torch.dtype) -> None:
     x_RC, grad_RC = _x(128, 192, dtype), matrix(128, 192, dtype, 3, device="cuda")
-    made = make24(x_RC, Making())
+    made = make24(x_RC, Making(exact=True))
     found = make24(grad_RC, Making(choice="given"), made.mask)
     both = best_tiles(x_RC.abs())
     assert _same(found.rows, grad_RC, both)
     assert _same(found.columns, grad_RC.T, both.T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_in_float32_take_a_mask_that_is_as_good(dtype: torch.dtype) -> None:
+    x_RC = matrix(1024, 1024, dtype, 5, device="cuda") * torch.logspace(-3, 3, 1024, device="cuda").to(dtype)
+    made = make24(x_RC, Making())
+    assert made.rows is not None
+    sums = [
+        kept.double().abs().unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).sum((1, 3))
+        for kept in (dense_of(made.rows, 1024), x_RC.where(best_tiles(x_RC.abs()), 0))
+    ]
+    torch.testing.assert_close(*sums, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -172,7 +184,7 @@ def test_x_may_lie_in_any_way(layout: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cusparselt_multiplies_what_was_made(dtype: torch.dtype) -> None:
     x_RC, w_CN = matrix(256, 512, dtype, 0, device="cuda"), matrix(512, 64, dtype, 1, device="cuda")
-    made, both = make24(x_RC, Making()), best_tiles(x_RC.abs())
+    made, both = make24(x_RC, Making(exact=True)), best_tiles(x_RC.abs())
     assert made.rows is not None
     assert made.columns is not None
     kept_RC = x_RC.where(both, 0).double()
