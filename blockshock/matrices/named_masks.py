@@ -6,6 +6,7 @@ A builder takes a weight source and returns the mask of the first half; the seco
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -73,15 +74,19 @@ def magnitude_mask(source: WeightSource) -> Mask:
     return LazyMask(source.N, source.K, lambda start, stop: two_largest(source.rows(start, stop).abs()))
 
 
-def two_largest(scores_RK: torch.Tensor) -> torch.Tensor:
-    """The mask (R, K) of the two largest of each four; among equals the first stay."""
-    scores_R4 = scores_RK.unflatten(1, (-1, 4))
-    beaten = torch.zeros(scores_R4.shape, dtype=torch.int8, device=scores_RK.device)
+def two_largest(scores: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    """The mask, of the shape of the scores, of the two largest of each four along ``dim``; among equals the first stay.
+
+    Of finite or infinite scores: with NaN among them a group may keep more or less than two.
+    """
+    dim %= scores.ndim
+    scores_4 = scores.unflatten(dim, (-1, 4)).movedim(dim + 1, 0)
+    beaten = torch.zeros(scores_4.shape, dtype=torch.int8, device=scores.device)
     for i, j in itertools.combinations(range(4), 2):
-        first_wins = scores_R4[..., i] >= scores_R4[..., j]
-        beaten[..., j] += first_wins
-        beaten[..., i] += ~first_wins
-    return (beaten < 2).flatten(1)
+        first_wins = scores_4[i] >= scores_4[j]
+        beaten[j] += first_wins
+        beaten[i] += ~first_wins
+    return (beaten < 2).movedim(0, dim + 1).flatten(dim, dim + 1)
 
 
 @cache
@@ -93,6 +98,12 @@ def transposable_tiles(device: torch.device) -> torch.Tensor:
     rows = _six(torch.device("cpu"))
     tiles = [rows[list(choice)] for choice in itertools.product(range(6), repeat=4)]
     return torch.stack([tile for tile in tiles if (tile.sum(0) == 2).all()]).to(device)
+
+
+@cache
+def _columns_of_tiles(device: torch.device) -> torch.Tensor:
+    """The same as columns of float64, (16, 90)."""
+    return transposable_tiles(device).flatten(1).T.double()
 
 
 def _check_rows(N: int) -> None:
@@ -107,14 +118,81 @@ def _untile(tiles_RG44: torch.Tensor) -> torch.Tensor:
 def best_tiles(scores_RK: torch.Tensor) -> torch.Tensor:
     """The mask (R, K) that keeps the largest sum of scores of each 4 × 4 block that one of the 90 tiles can.
 
+    Exact: sums are compared as the real numbers that they are, whatever the order in which a device adds. Of tiles
+    with equal sums the first stays, in the order of ``transposable_tiles``: the first row decides, then the second,
+    1100 before 1010, 1001, 0110, 0101 and 0011.
+
+    Args:
+        scores_RK: at least 0; NaN and inf count as the largest number of the dtype.
+
     Raises:
         MaskError: R is not a multiple of four.
     """
     _check_rows(len(scores_RK))
-    tiles = transposable_tiles(scores_RK.device)
-    blocks = scores_RK.unflatten(1, (-1, 4)).unflatten(0, (-1, 4)).transpose(1, 2)
-    kept = blocks.flatten(2) @ tiles.flatten(1).to(scores_RK.dtype).T
-    return _untile(tiles[kept.argmax(-1)])
+    tiles, info = transposable_tiles(scores_RK.device), torch.finfo(scores_RK.dtype)
+    in_tiles = scores_RK.unflatten(1, (-1, 4)).unflatten(0, (-1, 4)).transpose(1, 2)
+    rest = in_tiles.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    rest_TE = rest.flatten(2).flatten(0, 1).nan_to_num_(nan=info.max, posinf=info.max)
+    exponent_T1 = torch.frexp(rest_TE.amax(-1, keepdim=True)).exponent
+    best_T = _largest_sums(rest_TE, exponent_T1, _columns_of_tiles(rest.device), None, _passes(scores_RK.dtype))
+    return _untile(tiles[best_T.view(in_tiles.shape[:2])])
+
+
+_DIGITS = 48
+"""Binary digits that are added up at once: sums of eight such, on top of what is left of those before, are exact in
+float64 whatever the order."""
+_BEHIND = 8.0
+"""Units of the last of those digits: what is so far behind is not caught up by eight numbers below one unit."""
+_LEAST_EXPONENT = -1074
+"""Of a float64."""
+
+
+def _largest_sums(
+    rest_TE: torch.Tensor,
+    exponent_T1: torch.Tensor,
+    digits_EP: torch.Tensor,
+    behind_TP: torch.Tensor | None,
+    passes: int,
+) -> torch.Tensor:
+    """Of each tile's 16 scores the pattern, of 90, with the largest sum: by leading digits, then by those that follow.
+
+    Args:
+        rest_TE: what of the scores was not seen yet, below 2 to the exponent; written over.
+        behind_TP: by how much each pattern is behind the best, in units of 2 to the exponent.
+        passes: in which all digits are seen.
+    """
+    unit_T1 = torch.exp2((exponent_T1 - _DIGITS).clamp(min=_LEAST_EXPONENT).double())
+    leading_TE = (rest_TE / unit_T1).floor_()
+    rest_TE.addcmul_(leading_TE, unit_T1, value=-1)
+    sums_TP = leading_TE @ digits_EP
+    del leading_TE
+    if behind_TP is not None:
+        sums_TP += behind_TP.clamp_(min=-2 * _BEHIND) * (torch.exp2(exponent_T1.double()) / unit_T1)
+    best_T = sums_TP.argmax(-1)
+    if passes == 1:
+        return best_T
+    sums_TP -= sums_TP.amax(-1, keepdim=True)
+    following = torch.frexp(unit_T1).exponent - 1
+    if _in_a_graph(rest_TE):
+        return _largest_sums(rest_TE, following, digits_EP, sums_TP, passes - 1)
+    is_open = rest_TE.any(-1) & ((sums_TP > -_BEHIND).sum(-1) > 1)
+    open_T = is_open.nonzero()[:, 0]
+    if len(open_T):
+        left = rest_TE[open_T], following[open_T], digits_EP, sums_TP[open_T], passes - 1
+        best_T[open_T] = _largest_sums(*left)
+    return best_T
+
+
+def _passes(dtype: torch.dtype) -> int:
+    """In which all digits of all numbers of a dtype are seen."""
+    info = torch.finfo(dtype)
+    least = math.frexp(info.smallest_normal * info.eps)[1]
+    return -(-(math.frexp(info.max)[1] - least + 1) // _DIGITS)
+
+
+def _in_a_graph(tensor: torch.Tensor) -> bool:
+    """Whether nothing can be asked of a tensor's values, for they are not known yet."""
+    return torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 @MASKS.register("tile")
@@ -146,6 +224,6 @@ def tile_magnitude_mask(source: WeightSource) -> Mask:
 
     def make(start: int, stop: int) -> torch.Tensor:
         first, last = start // 4 * 4, -(-stop // 4) * 4
-        return best_tiles(source.rows(first, last).abs().float())[start - first : stop - first]
+        return best_tiles(source.rows(first, last).abs())[start - first : stop - first]
 
     return LazyMask(source.N, source.K, make)

@@ -64,12 +64,13 @@ class Pruner:
         """Bytes that are held at most while it prunes R rows at once, by arithmetic, beside W, the inputs and W′.
 
         A pruner that holds more than this says so: 48 for each element of the rows, which are a block as it is in W,
-        what ``prune`` gives for it, and the positions that its mask is packed as.
+        what ``prune`` gives for it, and the positions that its mask is packed as; 88 where the best of 90 tiles is
+        looked for.
 
         Args:
             T: inputs that it looks at.
         """
-        return 48 * R * K
+        return (88 if cls.transposable else 48) * R * K
 
     def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """W′ of the rows of the piece from ``start`` on, (R, K), and its boolean mask (R, K), 2:4.

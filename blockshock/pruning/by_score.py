@@ -17,7 +17,7 @@ class ByScore(Pruner):
 
     @classmethod
     def working_bytes(cls, R: int, K: int, T: int) -> int:
-        return (80 if cls.transposable else 48) * R * K + 8 * T * K
+        return super().working_bytes(R, K, T) + 8 * T * K
 
     def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         return w_RK, largest(self.scores(w_RK), self.transposable)
