@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from blockshock.nn.replacing import replace_linears
     from blockshock.phases.hypotheses import HYPOTHESES, Hypothesis, best_of
     from blockshock.pruning import BLOCK_MASKS, BLOCK_SCORES, PRUNERS, BlockScore, Pruner
+    from blockshock.training import sparse
     from blockshock.training.clipping import clip_grad_norm_
     from blockshock.training.steps import elementwise
 
@@ -62,6 +63,7 @@ _PUBLIC = {
     "optimizer_state": "blockshock.nn.checkpoint",
     "replace_linears": "blockshock.nn.replacing",
     "saved_mask": "blockshock.matrices.saved_mask",
+    "sparse": "blockshock.training",
 }
 __all__ = list(_PUBLIC)
 know_old_names()

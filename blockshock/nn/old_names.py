@@ -1,6 +1,6 @@
 """Modules under the names that they had before the package had wings: layers that were pickled whole name them.
 
-So do a user's own ``conftest.py`` and scripts of then.
+So do a user's own ``conftest.py`` and scripts of then. ``blockshock.sparse`` is the short name of a wing's part.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MOVED = {
     "blockshock.masks": "blockshock.matrices.masks",
     "blockshock.patterns": "blockshock.matrices.named_masks",
     "blockshock.row_patterns": "blockshock.matrices.repeating_rows",
+    "blockshock.sparse": "blockshock.training.sparse",
     "blockshock.workloads": "blockshock.matrices.workloads",
 }
 

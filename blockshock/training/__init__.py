@@ -1,5 +1,6 @@
 """Weights that are trained: how they are stored, and what an optimizer's steps do to them."""
 
+from blockshock.training import sparse
 from blockshock.training.clipping import clip_grad_norm_
 from blockshock.training.optimizers import OPTIMIZERS, build_recipe
 from blockshock.training.parameters import Training

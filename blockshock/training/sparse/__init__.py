@@ -1,0 +1,11 @@
+"""The toolkit of 2:4 training, ``blockshock.sparse``: masks, estimators and decay, in plain torch, on any device.
+
+Each function checks what it is given and then calls one form of it in torch.
+"""
+
+from blockshock.training.sparse.decay import masked_decay_
+from blockshock.training.sparse.masks import mask_24, transposable_mask
+from blockshock.training.sparse.mvue import mvue_24
+from blockshock.training.sparse.soft_threshold import fixed_scale, soft_threshold_24
+
+__all__ = ["fixed_scale", "mask_24", "masked_decay_", "mvue_24", "soft_threshold_24", "transposable_mask"]

@@ -1,0 +1,37 @@
+"""Decay of what a mask drops, added to the gradient, so that a mask settles."""
+
+from __future__ import annotations
+
+import torch
+
+from blockshock.errors import InputError
+from blockshock.registry import check_range
+
+
+@torch.no_grad()
+def masked_decay_(grad: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, decay: float) -> torch.Tensor:
+    """grad += decay·(1 − mask)⊙w, in place and in one call; returns ``grad``.
+
+    Of SR-STE (Zhou et al., arXiv 2102.04010, decay 2e-4) and FST (Hu et al., arXiv 2404.01847, 6e-5 to 2e-4), which
+    adds it after clipping and before the optimizer, so that AdamW rescales it. Where the mask keeps, the gradient
+    stays as it is.
+
+    Args:
+        grad, w: (…), floating-point; ``w`` of any such dtype, for what is added is of that of ``grad``.
+        mask: bool (…), of what is kept.
+        decay: at least 0, finite.
+
+    Raises:
+        InputError: shapes or devices differ, dtypes are others, or ``decay`` is out of range.
+    """
+    check_range(0, torch.finfo(torch.float32).max, decay=decay)
+    if not (grad.is_floating_point() and w.is_floating_point()):
+        raise InputError(f"gradients and weights are of a floating-point dtype, got {grad.dtype} and {w.dtype}")
+    if mask.dtype != torch.bool:
+        raise InputError(f"a mask is boolean, of what is kept; got {mask.dtype}")
+    if not grad.shape == w.shape == mask.shape:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (grad, w, mask))
+        raise InputError(f"grad, w and mask must be of one shape, got {shapes}")
+    if not grad.device == w.device == mask.device:
+        raise InputError(f"grad, w and mask must be on one device, got {grad.device}, {w.device}, {mask.device}")
+    return grad.addcmul_(w, ~mask, value=decay)

@@ -1,0 +1,85 @@
+"""The toolkit with matrices of every layout and dtype, and with what is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from blockshock.sparse import (
+    fixed_scale,
+    mask_24,
+    masked_decay_,
+    mvue_24,
+    soft_threshold_24,
+    transposable_mask,
+)
+from fuzzing import attempt, examples
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import ANY, equal, fours, is_2to4, mask_rows, matrices, numbers, rows, seeds
+
+pytestmark = pytest.mark.reliability
+
+any_matrix = matrices(rows, fours | rows, ANY, special=True)
+dims = st.integers(-3, 2)
+
+
+@examples(200)
+@given(x=any_matrix, dim=dims, signed=st.booleans())
+def test_two_of_four_are_kept_or_it_is_refused(x: torch.Tensor, dim: int, signed: bool) -> None:
+    mask = attempt(mask_24, x, dim, signed)
+    fits = x.is_floating_point() and -2 <= dim < 2 and x.shape[dim] % 4 == 0
+    assert (mask is not None) == fits
+    if mask is not None:
+        assert is_2to4(mask.movedim(dim, -1))
+
+
+@examples(100)
+@given(w_RC=any_matrix)
+def test_tiles_are_transposable_or_it_is_refused(w_RC: torch.Tensor) -> None:
+    mask = attempt(transposable_mask, w_RC)
+    assert (mask is not None) == (w_RC.is_floating_point() and not any(size % 4 for size in w_RC.shape))
+    if mask is not None:
+        assert is_2to4(mask)
+        assert is_2to4(mask.T)
+
+
+@examples(200)
+@given(x=any_matrix, dim=dims, exact=st.booleans(), seed=seeds)
+def test_an_estimate_is_2to4_and_what_its_seed_says(x: torch.Tensor, dim: int, exact: bool, seed: int) -> None:
+    stream = torch.Generator().manual_seed(seed)
+    drawn = attempt(mvue_24, x, dim, stream, exact)
+    if drawn is None:
+        assert attempt(mask_24, x, dim) is None
+        return
+    assert drawn.shape == x.shape
+    assert drawn.dtype == x.dtype
+    assert equal(mvue_24(x, dim, stream.manual_seed(seed), exact), drawn)
+    of_four = [tensor.movedim(dim, -1).reshape(-1, 4) for tensor in (x, drawn)]
+    assert ((of_four[1] != 0).sum(1) <= 2).all()
+    assert ((of_four[1] == 0) | (of_four[1].sign() == of_four[0].sign()) | ~of_four[1].isfinite()).all()
+    assert torch.equal(of_four[0].isfinite().all(1) | ~of_four[1].isfinite().all(1), torch.ones(len(of_four[0])).bool())
+
+
+@examples(200)
+@given(w=any_matrix, dim=dims)
+def test_a_threshold_and_its_scale(w: torch.Tensor, dim: int) -> None:
+    found, scale = attempt(soft_threshold_24, w, dim), attempt(fixed_scale, w, dim)
+    assert (found is None) == (attempt(mask_24, w, dim) is None)
+    assert scale is None or (found is not None and float(scale) >= 1)
+    if found is not None and w.isfinite().all():
+        assert ((found == 0) | (found.sign() == w.sign())).all()
+        assert ((found != 0).movedim(dim, -1).reshape(-1, 4).sum(1) <= 2).all()
+
+
+@examples(200)
+@given(grad=matrices(rows, fours), w=any_matrix, seed=seeds, decay=numbers)
+def test_decay_touches_only_what_is_dropped(grad: torch.Tensor, w: torch.Tensor, seed: int, decay: Any) -> None:
+    grad, mask = grad.clone(), mask_rows(*grad.shape, seed)
+    before = grad.clone()
+    done = attempt(masked_decay_, grad, w, mask, decay)
+    assert (done is None) == (w.shape != grad.shape or not w.is_floating_point() or not 0 <= decay <= 3.4e38)
+    if done is None or w.isfinite().all():
+        untouched = mask if done is not None else torch.ones_like(mask)
+        assert torch.equal(grad[untouched], before[untouched])
