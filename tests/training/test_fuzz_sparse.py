@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from blockshock.sparse import (
+    StepAdamW,
     fixed_scale,
     mask_24,
     masked_decay_,
@@ -17,7 +18,21 @@ from blockshock.sparse import (
 from fuzzing import attempt, examples
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ANY, equal, fours, is_2to4, mask_rows, matrices, numbers, rows, seeds
+from strategies import (
+    ANY,
+    counts,
+    equal,
+    fours,
+    is_2to4,
+    mask_rows,
+    matrices,
+    matrix,
+    numbers,
+    rows,
+    seeds,
+    with_special,
+)
+from torch import nn
 
 pytestmark = pytest.mark.reliability
 
@@ -83,3 +98,20 @@ def test_decay_touches_only_what_is_dropped(grad: torch.Tensor, w: torch.Tensor,
     if done is None or w.isfinite().all():
         untouched = mask if done is not None else torch.ones_like(mask)
         assert torch.equal(grad[untouched], before[untouched])
+
+
+@examples(100)
+@given(least=counts, most=counts, masked=st.booleans(), seed=seeds, special=st.booleans())
+def test_step_switches_between_its_steps_or_refuses_them(
+    least: Any, most: Any, masked: bool, seed: int, special: bool
+) -> None:
+    parameter = nn.Parameter(matrix(3, 4, torch.float32, seed))
+    optimizer = attempt(StepAdamW, [{"params": parameter, "masked": masked}], least=least, most=most)
+    assert (optimizer is not None) == (0 <= least <= most)
+    for step in range(1, 5) if optimizer is not None else ():
+        parameter.grad = matrix(3, 4, torch.float32, seed + step)
+        if special:
+            parameter.grad = with_special(parameter.grad, seed)
+        optimizer.step()
+        assert step > least or not optimizer.switched
+        assert step <= most or optimizer.switched
