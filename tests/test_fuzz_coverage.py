@@ -193,6 +193,7 @@ ALSO_NOT = {
     "training.steps.follow": "called by every storage",
     "training.steps.replace": "called by every BlockShockLinear",
     "training.steps.links_of": "called by check_elementwise(); of lists that change by tests/training/test_steps.py",
+    "training.sparse.e5m2.E5m2": "what a Sparse24 is stored in: tests/training/test_sparse24.py",
     "training.sparse.groups.in_fours": "the check behind every function of the toolkit",
     "training.steps.part_of": "called by check_elementwise() for every part",
 }

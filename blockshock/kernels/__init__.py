@@ -9,6 +9,7 @@ from blockshock.kernels.formats import (
     PackedDenseQuantised,
     QuantisedWeights,
     build_format,
+    format_of,
 )
 from blockshock.kernels.packed import Packed
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from blockshock.sparse import (
+    Sparse24,
     StepAdamW,
     fixed_scale,
     mask_24,
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
     ANY,
+    FLOATS,
     counts,
     equal,
     fours,
@@ -115,3 +117,34 @@ def test_step_switches_between_its_steps_or_refuses_them(
         optimizer.step()
         assert step > least or not optimizer.switched
         assert step <= most or optimizer.switched
+
+
+@examples(200)
+@given(
+    x_NK=any_matrix, other=st.none() | any_matrix, seed=seeds, turned=st.booleans(), exact=st.none() | st.booleans(),
+    dtype=st.none() | st.sampled_from((*ANY, torch.float8_e5m2, torch.float8_e4m3fn)), both=st.booleans(),
+    kernel=st.none() | st.sampled_from(("reference", "dense", "auto", "streamed", "none")),
+)  # fmt: skip
+def test_a_2to4_matrix_multiplies_or_says_why_not(
+    x_NK: torch.Tensor, other: torch.Tensor | None, seed: int, turned: bool, exact: bool | None,
+    dtype: torch.dtype | None, both: bool, kernel: str | None,
+) -> None:  # fmt: skip
+    options: Any = {"dtype": dtype, "both_ways": both, "kernel": kernel}
+    stream = torch.Generator().manual_seed(seed)
+    if exact is not None:
+        made = attempt(Sparse24.by_mvue, x_NK, stream, exact, **options)
+    else:
+        masked = seed % 2 and x_NK.shape[1] % 4 == 0
+        made = attempt(Sparse24, x_NK, mask_rows(*x_NK.shape, seed) if masked else None, **options)
+    if made is None:
+        return
+    made = made.t() if turned else made
+    if other is None:  # one that fits
+        other = matrix(3, made.shape[1], made.dtype if made.dtype in FLOATS else torch.float32, seed)
+    y = attempt(nn.functional.linear, other, made)
+    fits = other.shape[1] == made.shape[1] and (both or not turned)
+    if y is not None:
+        assert fits
+        assert (y.shape, y.dtype) == ((len(other), made.shape[0]), other.dtype)
+    else:
+        assert not fits or other.dtype != made.dtype

@@ -7,6 +7,16 @@ from blockshock.training.sparse.decay import masked_decay_
 from blockshock.training.sparse.masks import mask_24, transposable_mask
 from blockshock.training.sparse.mvue import mvue_24
 from blockshock.training.sparse.soft_threshold import fixed_scale, soft_threshold_24
+from blockshock.training.sparse.sparse24 import Sparse24
 from blockshock.training.sparse.step_adamw import StepAdamW
 
-__all__ = ["StepAdamW", "fixed_scale", "mask_24", "masked_decay_", "mvue_24", "soft_threshold_24", "transposable_mask"]
+__all__ = [
+    "Sparse24",
+    "StepAdamW",
+    "fixed_scale",
+    "mask_24",
+    "masked_decay_",
+    "mvue_24",
+    "soft_threshold_24",
+    "transposable_mask",
+]
