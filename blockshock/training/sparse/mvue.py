@@ -29,9 +29,10 @@ def mvue_24(
     as they are, up to rounding; those of zeros give zeros.
 
     Both are those of FST (Hu et al., arXiv 2404.01847; huyz2023/2by4-pretrain), but for faults of that code:
-    its ``legacy.MVUE24`` is biased where 2a₁ + a₃ ≤ a₄ (a₁ ≤ … ≤ a₄: S/2 stands for an a₄ that is larger than the
-    others together), and its Triton kernel takes the same random numbers for different groups of a transposed matrix.
-    Here each group has numbers of its own, whatever ``dim`` and the strides.
+    its ``legacy.MVUE24`` is biased where 2a₁ + a₃ ≤ a₄ (a₁ ≤ … ≤ a₄: a₂ and a₄ are drawn half as often as they must be,
+    and S/2 stands for an a₄ that is larger than the others together), its Triton kernel takes the same random numbers
+    for different groups of a transposed matrix, and adds 1.2e-7 to each size, so that small gradients are drawn nearly
+    at random. Here each group has numbers of its own, whatever ``dim`` and the strides, and sizes have any scale.
 
     Args:
         x: (…), fp16, bf16, fp32 or fp64; sums are of float32, or of float64 for fp64.
