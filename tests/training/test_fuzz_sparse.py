@@ -42,7 +42,7 @@ any_matrix = matrices(rows, fours | rows, ANY, special=True)
 dims = st.integers(-3, 2)
 
 
-@examples(200)
+@examples(100)
 @given(x=any_matrix, dim=dims, signed=st.booleans())
 def test_two_of_four_are_kept_or_it_is_refused(x: torch.Tensor, dim: int, signed: bool) -> None:
     mask = attempt(mask_24, x, dim, signed)
@@ -62,7 +62,7 @@ def test_tiles_are_transposable_or_it_is_refused(w_RC: torch.Tensor) -> None:
         assert is_2to4(mask.T)
 
 
-@examples(200)
+@examples(100)
 @given(x=any_matrix, dim=dims, exact=st.booleans(), seed=seeds)
 def test_an_estimate_is_2to4_and_what_its_seed_says(x: torch.Tensor, dim: int, exact: bool, seed: int) -> None:
     stream = torch.Generator().manual_seed(seed)
@@ -79,7 +79,7 @@ def test_an_estimate_is_2to4_and_what_its_seed_says(x: torch.Tensor, dim: int, e
     assert torch.equal(of_four[0].isfinite().all(1) | ~of_four[1].isfinite().all(1), torch.ones(len(of_four[0])).bool())
 
 
-@examples(200)
+@examples(100)
 @given(w=any_matrix, dim=dims)
 def test_a_threshold_and_its_scale(w: torch.Tensor, dim: int) -> None:
     found, scale = attempt(soft_threshold_24, w, dim), attempt(fixed_scale, w, dim)
@@ -90,7 +90,7 @@ def test_a_threshold_and_its_scale(w: torch.Tensor, dim: int) -> None:
         assert ((found != 0).movedim(dim, -1).reshape(-1, 4).sum(1) <= 2).all()
 
 
-@examples(200)
+@examples(100)
 @given(grad=matrices(rows, fours), w=any_matrix, seed=seeds, decay=numbers)
 def test_decay_touches_only_what_is_dropped(grad: torch.Tensor, w: torch.Tensor, seed: int, decay: Any) -> None:
     grad, mask = grad.clone(), mask_rows(*grad.shape, seed)
@@ -119,7 +119,7 @@ def test_step_switches_between_its_steps_or_refuses_them(
         assert step <= most or optimizer.switched
 
 
-@examples(200)
+@examples(100)
 @given(
     x_NK=any_matrix, other=st.none() | any_matrix, seed=seeds, turned=st.booleans(), exact=st.none() | st.booleans(),
     dtype=st.none() | st.sampled_from((*ANY, torch.float8_e5m2, torch.float8_e4m3fn)), both=st.booleans(),
