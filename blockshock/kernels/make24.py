@@ -126,7 +126,9 @@ def make24(
 @cache
 def _kernel(making: Making, dtype: torch.dtype, device: torch.device) -> CudaKernel:
     """For that GPU, which must be the current one."""
-    source = (Path(__file__).parent / "make24.cu").read_text(encoding="utf-8")
+    source = "\n".join(
+        (Path(__file__).parent / f"{name}24.cu").read_text(encoding="utf-8") for name in ("choose", "make")
+    )
     definitions = {"BF16": int(dtype == torch.bfloat16), "FIRST": int(making.first), "EXACT": int(making.exact)}
     names = {"ALONG": making.along, "CHOICE": making.choice, "ACTIVATION": making.activation}
     return compiled(source, "make24", definitions | {macro: name.upper() for macro, name in names.items()})
