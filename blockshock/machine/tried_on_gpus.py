@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.machine import torch_internals as internals
-from blockshock.machine.internal import Internal
-from blockshock.machine.internal import check as _check
+from blockshock.machine.internal import Internal, check
 
 
 def _matrices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -20,7 +19,7 @@ def _matrices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def _try_cusparselt() -> None:
     w_NK, x_BK, y_BN = _matrices()
-    _check(torch.equal(internals.sparse_mm(internals.compress(w_NK), x_BK.T, None, (0, 1, -1)), y_BN))
+    check(torch.equal(internals.sparse_mm(internals.compress(w_NK), x_BK.T, None, (0, 1, -1)), y_BN))
 
 
 def _try_all_of_cusparselt() -> None:
@@ -28,22 +27,22 @@ def _try_all_of_cusparselt() -> None:
     w_NK, x_BK, y_BN = _matrices()
     w_NK, x_BK = w_NK.to(torch.int8), x_BK.to(torch.int8)
     packed, halves = internals.compress(w_NK), torch.full((64,), 0.5, device="cuda")
-    _check(torch.equal(internals.sparse_mm_of_bytes(packed, x_BK.T, halves, torch.bfloat16, (0, 1, -1)), y_BN / 2))
+    check(torch.equal(internals.sparse_mm_of_bytes(packed, x_BK.T, halves, torch.bfloat16, (0, 1, -1)), y_BN / 2))
     sums_BN = internals.sparse_mm_of_bytes(packed, x_BK.T, None, torch.int32, (0, 1, -1))
-    _check(torch.equal(sums_BN.to(torch.bfloat16), y_BN))
-    _check(len(internals.search(packed, x_BK.T, None, halves, torch.bfloat16)) == 3)
+    check(torch.equal(sums_BN.to(torch.bfloat16), y_BN))
+    check(len(internals.search(packed, x_BK.T, None, halves, torch.bfloat16)) == 3)
 
 
 def _try_search() -> None:
     w_NK, x_BK, _ = _matrices()
-    _check(len(internals.search(internals.compress(w_NK), x_BK.T, None)) == 3)
+    check(len(internals.search(internals.compress(w_NK), x_BK.T, None)) == 3)
 
 
 def _try_scaled_mm() -> None:
     w_NK, x_BK, y_BN = _matrices()
     factors = (x_BK.to(torch.float8_e4m3fn), w_NK.to(torch.float8_e4m3fn).T)
     scales = torch.full((16, 1), 0.5, device="cuda"), torch.full((1, 64), 4.0, device="cuda")
-    _check(torch.equal(internals.scaled_mm(*factors, *scales, torch.bfloat16), 2 * y_BN))
+    check(torch.equal(internals.scaled_mm(*factors, *scales, torch.bfloat16), 2 * y_BN))
 
 
 def _try_cutlass() -> None:
@@ -52,7 +51,7 @@ def _try_cutlass() -> None:
     assert sparse.packed is not None
     assert sparse.meta is not None
     for bias in (None, torch.zeros_like(w_NK[:, 0])):
-        _check(torch.equal(internals.cutlass_mm(sparse.packed, sparse.meta, x_BK.T, bias).T, y_BN))
+        check(torch.equal(internals.cutlass_mm(sparse.packed, sparse.meta, x_BK.T, bias).T, y_BN))
 
 
 def _try_bsr() -> None:
@@ -64,7 +63,7 @@ def _try_bsr() -> None:
     for bias in (None, w_NK[5].clone()):
         y_BN, found_BN = x_BK.double() @ w_NK.double().T, torch.empty_like(x_BK)
         internals.bsr_product(weight, x_BK, bias, found_BN, (16, 1, 1, 4))
-        _check(torch.equal(found_BN, (y_BN if bias is None else y_BN + bias.double()).to(x_BK.dtype)))
+        check(torch.equal(found_BN, (y_BN if bias is None else y_BN + bias.double()).to(x_BK.dtype)))
 
 
 def _try_compiling() -> None:
@@ -74,7 +73,7 @@ def _try_compiling() -> None:
     kernel = internals.load_cubin(internals.compile_cuda(source, "seven", capability), "seven")
     kernel.set_shared_memory_config(64 << 10)
     kernel(grid=(1, 1, 1), block=(1, 1, 1), args=[out], shared_mem=64 << 10)
-    _check(out.item() == 7)
+    check(out.item() == 7)
 
 
 def _lacks_cusparselt() -> str | None:
