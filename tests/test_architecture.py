@@ -18,6 +18,7 @@ from inner_pytest import ROOT, python_path, start, suite
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 CODE = "\n\n".join(SNIPPETS)
+MOST_LINES = 250
 METHODS = "back_to_front,in_order,masked_split_dense,block_shock,pruned_dense"
 OPTIONS = (
     *("--device=cpu", "--ranks=1", "--N=64", "--B=4", "--dtype=fp32", "--rounds=2", "--cover=grid"),
@@ -75,6 +76,14 @@ def test_its_wings_are_the_packages_in_the_order_of_their_imports() -> None:
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     packages = [layer for layer in reversed(layers) if (ROOT / "blockshock" / layer / "__init__.py").exists()]
     assert told == packages
+
+
+def test_no_file_of_the_package_is_longer_than_one_can_hold_in_mind() -> None:
+    files = sorted((ROOT / "blockshock").rglob("*.py"))
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert len(lines) > 200, "it looks where the package is"
+    long = {name: count for name, count in lines.items() if count > MOST_LINES}
+    assert not long, f"at most {MOST_LINES} lines: make it simpler, or move what belongs together to a file of its own"
 
 
 def test_the_files_that_it_names_are_there() -> None:
