@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from blockshock.errors import InputError
 from blockshock.matrices import WORKLOADS
 from blockshock.plugin import blame
 from blockshock.plugin.blame import told
-from blockshock.ranks import RankError, Ranks
+from blockshock.ranks import RankError, Ranks, answers
 
 pytest_plugins = ["pytester"]
 
@@ -58,6 +60,14 @@ def _back(path: str) -> None:
     runpy.run_path(path)["called"](lambda: _raise(OnlyHere("of", " ours")))
 
 
+def _of_a_rank(function: Callable[..., None], *args: object) -> BaseException:
+    """The error of a call on rank 1, as it comes over the rank's pipe: ranks that fail are started anew, in seconds."""
+    message = answers.pickle_call(function, args, {})
+    kind, error = answers.decode(1, answers.answer(1, partial(answers.call, message)))
+    assert kind == "raised"
+    return error
+
+
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     file = tmp_path / "mine.py"
@@ -74,31 +84,33 @@ def _frames(text: str) -> list[str]:
     ("name", "says", "lines"),
     [("fails", "ValueError: my own words", [8]), ("chained", "OSError: the second", [12, 8, 14])],
 )
-def test_of_an_error_of_a_rank_the_users_part_is_told(
-    name: str, says: str, lines: list[int], mine: str, cpu_ranks: Ranks
-) -> None:
-    with pytest.raises((ValueError, OSError)) as raised:
-        cpu_ranks.run(_call, mine, name)
-    text = told(raised.value)
+def test_of_an_error_of_a_rank_the_users_part_is_told(name: str, says: str, lines: list[int], mine: str) -> None:
+    text = told(_of_a_rank(_call, mine, name))
     assert text is not None
-    assert re.match(rf"{says}\n\nOn rank [01], from the first line of yours on:\n\nTraceback", text)
+    assert text.startswith(f"{says}\n\nOn rank 1, from the first line of yours on:\n\nTraceback")
     assert text.endswith(says)
     assert _frames(text) == [f"mine.py:{line}" for line in lines]
 
 
-def test_what_the_users_code_calls_is_told_too(mine: str, cpu_ranks: Ranks) -> None:
-    with pytest.raises(RankError) as raised:
-        cpu_ranks.run(_back, mine)
-    text = told(raised.value)
+def test_it_is_told_as_well_of_ranks_that_are_processes(mine: str, cpu_ranks: Ranks) -> None:
+    with pytest.raises(OSError, match="the second") as raised:
+        cpu_ranks.run(_call, mine, "chained")
+    text, same = (told(error) for error in (raised.value, _of_a_rank(_call, mine, "chained")))
     assert text is not None
-    assert re.match("test_blame.OnlyHere: of ours\n\nOn rank [01], from", text)
+    assert re.sub("^On rank [01]", "On rank 1", text, flags=re.MULTILINE) == same
+
+
+def test_what_the_users_code_calls_is_told_too(mine: str) -> None:
+    text = told(_of_a_rank(_back, mine))
+    assert text is not None
+    assert text.startswith("test_blame.OnlyHere: of ours\n\nOn rank 1, from")
     assert [frame.partition(":")[0] for frame in _frames(text)] == ["mine.py", "test_blame.py", "test_blame.py"]
 
 
-def test_errors_of_others_are_left_alone(mine: str, cpu_ranks: Ranks) -> None:
-    with pytest.raises(InputError) as raised:
-        cpu_ranks.run(_raise, InputError("ours"))
-    assert told(raised.value) is None
+def test_errors_of_others_are_left_alone(mine: str) -> None:
+    error = _of_a_rank(_raise, InputError("ours"))
+    assert isinstance(error, InputError)
+    assert told(error) is None
     assert told(RankError("rank 1 died")) is None
     with pytest.raises(ValueError, match="here"), blame.refused():
         raise ValueError("here")
