@@ -54,7 +54,7 @@ GPU_DEFAULTS = replace(
     timing="cuda_graph",
     rounds=100,
     warmup=10,
-    networks=("minilm", "vit_b", "vit_l", "llama3-8b", "llama3-8b-decode"),
+    networks=("minilm", "lm", "vit_b", "vit_l", "llama3-8b", "llama3-8b-decode"),
 )
 
 

@@ -64,8 +64,16 @@ class Network:
         return [self.call(1, dtype, device, seed + 1)]
 
     def unseen(self, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
-        """What a network with real weights is judged by; none of it is in the calibration."""
+        """What a network with real weights is called with to be judged; none of it is in the calibration."""
         raise NotImplementedError(f"{type(self).__name__} has no unseen(dtype, device)")
+
+    def judged(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """What is kept of its outputs for what is unseen, to be set beside that of the dense network; here all."""
+        return torch.cat([model(*call) for call in self.unseen(dtype, device)])
+
+    def likeness(self, found: torch.Tensor, dense: torch.Tensor) -> dict[str, float]:
+        """What the one says beside the other, by name: NaN where it holds no number."""
+        raise NotImplementedError(f"{type(self).__name__} has no likeness(found, dense)")
 
     def is_meant(self, name: str, where: str) -> bool:
         """Whether rows replace the linear layer of that name.

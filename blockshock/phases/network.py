@@ -21,7 +21,7 @@ from blockshock.machine import held_bytes, memory
 from blockshock.matrices import GeneratedWeights
 from blockshock.measure import timing
 from blockshock.methods import Layer, Span, method_of
-from blockshock.models import Network, build_network, compress, likeness
+from blockshock.models import Network, build_network, compress
 from blockshock.nn.frozen_linear import FrozenLinear
 from blockshock.phases.builds import protocol_of_ranks
 from blockshock.phases.case import Case, this_device, unavailable
@@ -91,7 +91,7 @@ class NetworkResult:
         steady_bytes: held at most during a pass, all weights included.
         flops: of these layers in a dense network.
         replaced, left: how many layers the row took, and why it left others.
-        likeness: of the outputs for unseen inputs; empty where weights are drawn.
+        likeness: of the outputs for unseen inputs; empty where weights are drawn, whose outputs say nothing.
         algorithm: kernels and algorithms that ran.
     """
 
@@ -135,7 +135,8 @@ def run(case: NetworkCase, mode: str, rounds: int, warmup: int, flush: bool) -> 
     """
     device, network, dtype = this_device(), case.network, case.torch_dtype
     model, call = network.build(dtype, device, case.seed), network.call(case.B, dtype, device, case.seed)
-    dense, linears = _outputs(model, case), _meant(model, network, case.where)
+    dense = network.judged(model, dtype, device) if network.real else None
+    linears = _meant(model, network, case.where)
     rows = [(linears[name], x.numel() // x.shape[-1]) for name, x in _met(model, linears, call)]
     left = {} if case.label == DENSE else _compress(model, case, max(count for _, count in rows))
     met = [(model.get_submodule(name), x) for name, x in _met(model, linears, call)]
@@ -154,7 +155,7 @@ def run(case: NetworkCase, mode: str, rounds: int, warmup: int, flush: bool) -> 
         flops=sum(2 * count * layer.in_features * layer.out_features for layer, count in rows),
         replaced=0 if case.label == DENSE else len(linears) - len(left),
         left=left,
-        likeness=_like(_outputs(model, case), dense),
+        likeness={} if dense is None else network.likeness(network.judged(model, dtype, device), dense),
         algorithm=" | ".join(dict.fromkeys(_algorithm(layer) for layer, _ in met)),
     )
     if mode == "cuda_graph":
@@ -176,17 +177,6 @@ def _compress(model: nn.Module, case: NetworkCase, tokens: int) -> dict[str, str
     if not found.replaced:
         raise InputError(f"{row} takes none of the layers of {case.workload}: {found}")
     return {name: reason for name, reason in found.left.items() if name in linears}
-
-
-def _outputs(model: nn.Module, case: NetworkCase) -> torch.Tensor | None:
-    """For what nothing was calibrated with; None of drawn weights, whose outputs say nothing."""
-    if not case.network.real:
-        return None
-    return torch.cat([model(*call) for call in case.network.unseen(case.torch_dtype, this_device())])
-
-
-def _like(found: torch.Tensor | None, dense: torch.Tensor | None) -> dict[str, float]:
-    return {} if found is None or dense is None else likeness(found, dense)
 
 
 def _met(model: nn.Module, names: Iterable[str], call: tuple[Any, ...]) -> list[tuple[str, torch.Tensor]]:

@@ -33,6 +33,7 @@ COLUMNS = (
     *(f"{what}.{name}" for what in ("quality", "loses") for name in ("output_error", "kept_magnitude", "kept_energy")),
     *("network", "where", "replaced", "alone.linears.p50_ms", "alone.compiled.p50_ms"),
     *("likeness.cosine", "likeness.least_cosine", "likeness.spearman"),
+    *("likeness.bits_per_byte", "likeness.added_bits_per_byte"),
     *("hypothesis", "statement", "rival", "ratio", "ratio_low", "ratio_high", "margin", "verdict"),
 )
 """Of every run. What a row has none of is None; the picks of an axis that is not here are in ``picks``."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from blockshock.report.tables import Column, Info, Table, columns, footnotes, mark, mib, ratio
-from blockshock.saved import Run, best_dense, or_inf, section_of, sound
+from blockshock.saved import LIKENESS, Run, best_dense, or_inf, section_of, sound
 
 PLACE = ("network", "where", "B", "dtype")
 LAYERS = {"blocks": "all linear layers of its blocks", "mlp": "those of its feed-forward parts"}
@@ -26,6 +26,8 @@ _NUMBERS = {
     "cosine": ".3f",
     "least": ".3f",
     "Spearman": ".3f",
+    "bits/byte": ".3f",
+    "added": "+.3f",
 }
 
 
@@ -68,12 +70,13 @@ def network_tables(infos: list[Info]) -> Iterator[Table]:
             found, like, alone = beside(row, rows), row["likeness"], row.get("alone") or {}
             times = (row.get("p50_ms"), found.whole, _ms(alone, "linears"), found.layers, found.share, found.best)
             held = (_ms(alone, "compiled"), mib(row.get("weight_bytes")), mib(row.get("steady_peak_bytes")))
-            likes = (like.get(name) for name in ("cosine", "least_cosine", "spearman"))
+            likes = (like.get(name) for names in LIKENESS for name in names)
             table.rows.append((*(row[name] for name in PLACE), row["label"] + mark(row), *times, *held, *likes))
     table.notes += [
         "layers: those that are replaced, run alone; share: theirs of the dense pass; at best: if they took no time",
         "cosine: of embeddings of unseen sentences with the dense network's, the mean and the least; Spearman: rank "
-        "correlation of the similarities of all pairs. Of networks with trained weights alone; nothing was retrained",
+        "correlation of the similarities of all pairs. bits/byte: of text that was held out, and how many more than of "
+        "the dense network. Of networks with trained weights alone; nothing was retrained",
         *_not_compiled(infos),
         *footnotes([row for rows in places.values() for row in rows]),
     ]
@@ -90,7 +93,7 @@ def network_lines(run: Run) -> Iterator[str]:
             limit = min(found.whole for _, found in ours if found.whole is not None) * (1 + ALIKE)
             row, found = max(
                 ((row, found) for row, found in ours if found.whole is not None and found.whole <= limit),
-                key=lambda one: -or_inf(-one[0]["likeness"].get("cosine", 0.0)),
+                key=lambda one: -or_inf(_unlike(one[0]["likeness"])),
             )
             place = f"{network}, {LAYERS.get(where, where)} (B = {B}, {dtype})"
             told = f"{place}: {row['label']}, time ÷ dense {found.whole:.2f}"
@@ -105,8 +108,16 @@ def _layers(found: Beside) -> Iterator[str]:
 
 
 def _like(likeness: dict[str, float]) -> Iterator[str]:
-    if likeness:
+    if "cosine" in likeness:
         yield f"cosine with the dense embeddings {likeness['cosine']:.3f}, Spearman {likeness['spearman']:.3f}"
+    elif likeness:
+        added, bits = likeness["added_bits_per_byte"], likeness["bits_per_byte"]
+        yield f"loses {added:.3f} bits per byte, {bits:.3f} in place of {bits - added:.3f}"
+
+
+def _unlike(likeness: dict[str, float]) -> float:
+    """The more, the less its outputs are those of the dense network."""
+    return likeness.get("added_bits_per_byte", -likeness.get("cosine", 0.0))
 
 
 def beside(row: Info, rows: Iterable[Info]) -> Beside:

@@ -27,7 +27,7 @@ from blockshock.saved.judged import (
 from blockshock.saved.quality import halves, is_known, qualities
 from blockshock.saved.results import STORAGE, latest_run, read_run, run_of_session
 from blockshock.saved.run import NotARun, Run, differences
-from blockshock.saved.schema import or_inf
+from blockshock.saved.schema import LIKENESS, or_inf
 from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, judges, section_of
 from blockshock.saved.settle import bare, is_timed, settled
 from blockshock.saved.words import several

@@ -84,9 +84,13 @@ def _blocks(value: Any) -> bool:
     )
 
 
+LIKENESS = (("cosine", "least_cosine", "spearman"), ("bits_per_byte", "added_bits_per_byte"))
+"""What is left of a network's outputs: of an encoder of sentences, and of a language model."""
+
+
 def _likeness(value: Any) -> bool:
     """Of a network whose weights were drawn there is none."""
-    return value == {} or having(**dict.fromkeys(("cosine", "least_cosine", "spearman"), number))(value)
+    return value == {} or any(having(**dict.fromkeys(names, number))(value) for names in LIKENESS)
 
 
 def _limited(value: Any) -> bool:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from strategies import matrix, seeds, specs
 from torch import nn
 
-from blockshock.models import NETWORKS, build_network, compress, likeness
+from blockshock.models import NETWORKS, build_network, compress, likeness, text
+from blockshock.models.byte_gpt import ByteGPT
 from blockshock.models.likeness import spearman
 from blockshock.models.wordpiece import WordPiece
 from blockshock.nn.frozen_linear import FrozenLinear
@@ -84,6 +85,39 @@ def test_likeness_lies_in_its_range_or_is_no_number(data: Any, B: int, seed: int
     for value in likeness(found_BD, dense_BD).values():
         assert value != value or -1.000001 <= value <= 1.000001
     assert spearman(dense_BD.view(-1), dense_BD.view(-1)) == pytest.approx(1)
+
+
+@examples(50)
+@given(sizes=st.tuples(*3 * [st.integers(-1, 5)]), width=st.sampled_from((0, 32, 64, 96, 128)), seed=seeds)
+def test_any_sizes_make_a_model_of_bytes_or_are_refused(sizes: tuple[int, int, int], width: int, seed: int) -> None:
+    layers, heads, context = sizes
+    model = attempt(ByteGPT, width, layers, heads, context)
+    if model is not None:
+        windows_WT = torch.randint(256, (3, context + 1), generator=torch.Generator().manual_seed(seed))
+        found = text.bits(model.draw(seed), windows_WT, batch=2)
+        assert found.shape == (3 * context,)
+        assert found.mean() < 10
+
+
+@examples(100)
+@given(length=st.integers(0, 60), context=st.integers(1, 20), B=st.integers(1, 4), seed=seeds)
+def test_any_text_is_cut_into_windows_or_is_too_short(length: int, context: int, B: int, seed: int) -> None:
+    text_N, stream = torch.arange(length, dtype=torch.uint8), torch.Generator().manual_seed(seed)
+    cut_WT = attempt(text.windows, text_N, context)
+    drawn_BT = attempt(text.drawn_windows, text_N, B, context, stream)
+    assert (cut_WT is None) == (drawn_BT is None) == (length <= context)
+    if cut_WT is not None and drawn_BT is not None:
+        assert cut_WT.shape == ((length - 1) // context, context + 1)
+        assert drawn_BT.shape == (B, context + 1)
+        assert (drawn_BT.diff() == 1).all()
+
+
+@examples(50)
+@given(read=st.binary(max_size=20))
+def test_no_other_text_is_taken_for_the_corpus(read: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "other.txt"
+    path.write_bytes(read)
+    assert attempt(text.corpus, path) is None
 
 
 @examples(200)

@@ -11,7 +11,7 @@ from blockshock.errors import InputError, UnknownName
 from blockshock.matrices import MODELS
 from blockshock.models import NETWORKS, build_network, compress, likeness
 from blockshock.models.likeness import spearman
-from blockshock.models.llama import _turned
+from blockshock.models.rotary import turned
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -117,7 +117,7 @@ def test_positions_are_relative() -> None:
     turns_2Td = model._turns(torch.empty(1, 8, 64, dtype=torch.float64))
     stream = torch.Generator().manual_seed(0)
     q, k = (torch.randn(1, 1, 1, 2, dtype=torch.float64, generator=stream) for _ in range(2))
-    turned_q, turned_k = (_turned(x.expand(1, 1, 8, 2), turns_2Td) for x in (q, k))
+    turned_q, turned_k = (turned(x.expand(1, 1, 8, 2), turns_2Td) for x in (q, k))
     scores = (turned_q @ turned_k.transpose(-1, -2))[0, 0]
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], rtol=1e-4, atol=1e-5)  # angles are of float32
 

@@ -40,10 +40,24 @@ def test_the_table_has_time_and_likeness_side_by_side() -> None:
     first, *_, last = table.texts()
     assert first == [
         *("minilm", "blocks", "8", "bf16", WANDA, "8.0000", "0.80", "5.6000", "0.70", "80%", "0.20"),
-        *("–", "3.0", "5.0", "0.750", "0.650", "0.760"),
+        *("–", "3.0", "5.0", "0.750", "0.650", "0.760", "–", "–"),
     ]
     assert last[4:7] == ["dense_single", "10.0000", "1.00"]
     assert "Time over the best dense" not in tables(rows()), "they are no layers"
+
+
+def test_of_a_language_model_it_says_bits_per_byte() -> None:
+    lost = lambda added: {"bits_per_byte": 1.5 + added, "added_bits_per_byte": added}  # noqa: E731
+    found = [row | {"likeness": lost(1 - row["likeness"]["cosine"])} for row in rows(network="lm")]
+    assert [unfit(row) for row in found] == [None] * 4
+    assert unfit(found[0] | {"likeness": {"bits_per_byte": 1.5}}) == "likeness"
+    first, *_ = tables(found)["Time and likeness"].texts()
+    assert first[-5:] == ["–", "–", "–", "1.750", "+0.250"]
+    (line,) = network_lines(run_of(found))
+    assert ALPS in line, "of the fastest the one that loses least"
+    assert line.endswith("; loses 0.090 bits per byte, 1.590 in place of 1.500")
+    broken = [row | ({"likeness": lost(float("nan"))} if row["label"] == ALPS else {}) for row in found]
+    assert WANDA in next(network_lines(run_of(broken)))
 
 
 def test_the_answer_names_of_the_fastest_the_one_that_is_most_alike() -> None:
@@ -85,7 +99,7 @@ def test_without_the_dense_network_beside_it_a_row_is_shown_and_nothing_is_said(
     for name in ("p50_ms", "p95_ms", "alone"):
         del untimed[name]
     assert unfit(untimed) is None
-    assert tables([untimed])["Time and likeness"].texts()[0][-3:] == ["0.900", "0.800", "0.910"]
+    assert tables([untimed])["Time and likeness"].texts()[0][-5:-2] == ["0.900", "0.800", "0.910"]
 
 
 def test_a_row_that_a_check_found_wrong_is_not_the_fastest() -> None:
