@@ -45,12 +45,14 @@ def _newer() -> dict[str, dict[str, Any]]:
     alone = {"role": "subject", "span": "one", "promise": "own weights", "picks": {"pruner": "magnitude"}}
     quality = {"output_error": 0.3, "kept_magnitude": 0.8, "kept_energy": 0.9}
     likeness = {"cosine": 0.9, "least_cosine": 0.8, "spearman": 0.95}
+    bits = {"bits_per_byte": 1.7, "added_bits_per_byte": 0.2}
     infos = {
         "pruned": timed("pruned magnitude", 64, 4, 1.0, **alone),
         "alone": timed("dense_single", 64, 4, 1.0),
         "quality": checked("pruned magnitude", quality=quality, **alone),
         "pays": verdict("pruned magnitude", rival="dense_single", **alone),
         "network": networked("pruned magnitude", 1.0, 0.5, likeness, **alone),
+        "language model": networked("pruned magnitude", 1.0, 0.5, bits, network="lm", workload="lm", **alone),
         "dense network": networked("dense_single", 2.0, 1.5, likeness, role="rival", span="one"),
         "forward": timed(ours, 64, 4, 1.0, builds_p50_ms=[0.9, 1.1], flush="clean", l2_flushed=True),
         "half": checked(ours, quality_of_half=quality),

@@ -89,8 +89,11 @@ LIKENESS = (("cosine", "least_cosine", "spearman"), ("bits_per_byte", "added_bit
 
 
 def _likeness(value: Any) -> bool:
-    """Of a network whose weights were drawn there is none."""
-    return value == {} or any(having(**dict.fromkeys(names, number))(value) for names in LIKENESS)
+    """All that belongs to one of LIKENESS, or to both; nothing of a network whose weights were drawn."""
+    if not isinstance(value, dict):
+        return False
+    there = [names for names in LIKENESS if value.keys() & {*names}]
+    return all(having(**dict.fromkeys(names, number))(value) for names in there) and bool(there or not value)
 
 
 def _limited(value: Any) -> bool:

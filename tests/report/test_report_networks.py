@@ -50,7 +50,8 @@ def test_of_a_language_model_it_says_bits_per_byte() -> None:
     lost = lambda added: {"bits_per_byte": 1.5 + added, "added_bits_per_byte": added}  # noqa: E731
     found = [row | {"likeness": lost(1 - row["likeness"]["cosine"])} for row in rows(network="lm")]
     assert [unfit(row) for row in found] == [None] * 4
-    assert unfit(found[0] | {"likeness": {"bits_per_byte": 1.5}}) == "likeness"
+    for odd in ({"bits_per_byte": 1.5}, lost(0.1) | {"cosine": 1.0}, {"other": 1.0}, []):
+        assert unfit(found[0] | {"likeness": odd}) == "likeness"
     first, *_ = tables(found)["Time and likeness"].texts()
     assert first[-5:] == ["–", "–", "–", "1.750", "+0.250"]
     (line,) = network_lines(run_of(found))
