@@ -68,11 +68,7 @@ def texts(source: bytes) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield ast.get_docstring(node) or ""
-        elif isinstance(node, ast.Call) and _name(node.func) in (
-            "add_docstr",
-            "add_newdoc",
-            "add_newdoc_for_scalar_type",
-        ):
+        elif isinstance(node, ast.Call) and _name(node.func) in ADD:
             for inner in (inner for given in node.args for inner in ast.walk(given)):
                 if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
                     yield inspect.cleandoc(inner.value)
