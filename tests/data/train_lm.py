@@ -5,8 +5,9 @@ Makes ``lm.safetensors`` (float16, 6.6 MB) and ``lm.json``, which says of what, 
 
     PYTHONPATH=. python tests/data/train_lm.py --corpus lm_corpus.txt
 
-It needs torch, numpy, safetensors and filelock, and takes two to four minutes on one H100. The corpus can be made on
-another machine: its hash is checked. A seed makes the same weights on the same GPU with the same torch.
+It needs torch, numpy, safetensors and filelock, and some minutes on one GPU. The corpus can be made on another machine:
+its hash is checked. A seed makes the same weights on the same GPU with the same torch. Without a GPU, ``--steps 1500
+--batch 8 --context 256`` come to 1.97 bits per byte in twenty minutes of one core.
 
 AdamW (0.9, 0.95), weight decay 0.1 on matrices, gradients clipped to a norm of 1, two hundredths of the steps of
 warm-up and then half a cosine down to a tenth; autocast to bf16. What is held out is looked at, never chosen by.
