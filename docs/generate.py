@@ -37,7 +37,7 @@ from blockshock.report.models import PASSES
 from blockshock.report.remarks import remarks, zeros
 from blockshock.saved import Run, read_run
 
-RESULTS = (*RUNS, "0012_2xH200-pruned-tp", "0010_4xH100")
+RESULTS = (*RUNS, "0014_2xH100-combine", "0012_2xH200-pruned-tp", "0010_4xH100")
 MADE = ("results.md", "options.md")
 """Those that are made whole."""
 BLOCK = re.compile(r"(<!-- (?:(answer|sample): (\S+) -->\n|said: ([^>]+) -->)).*?(<!-- end -->)", re.DOTALL)
