@@ -72,6 +72,18 @@ def networked(label: str, p50_ms: float, linears_ms: float, likeness: Info | Non
     return timed(label, 64, 8, p50_ms, phase=4, stages={}, alone=alone, left={}, not_compiled=None, **about) | more
 
 
+def gained(label: str, whole: float, layers: float, likeness: Info | None = None, **more: object) -> Info:
+    """A verdict on a network: time ÷ the dense network's, of a pass and of its layers alone."""
+    pairs = {
+        name: {"first": [[ratio], [ratio]], "second": [[1.0], [1.0]], "pilot": 2}
+        for name, ratio in (("network", whole), ("linears", layers))
+    }
+    ratio = whole * (1 + (max(1 / layers, 1) - 1) / 2)
+    about = {"hypothesis": "H9", "statement": "it gains half", "rival": "dense_single", "phase": 4, "blocks": pairs}
+    place = {"network": "minilm", "where": "blocks", "workload": "minilm", "likeness": likeness or {}}
+    return verdict(label, 64, 8, ratio, **{"ratio_low": ratio, "ratio_high": ratio}, **about, **place) | more
+
+
 def limited(products: float, **more: object) -> Info:
     """What a row says of its limits; the products' share, their limit being 0.5 ms."""
     parts = {

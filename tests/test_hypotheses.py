@@ -2,7 +2,7 @@
 
 import pytest
 
-from blockshock.phases.hypotheses import Claim
+from blockshock.phases.claims import Claim
 from blockshock.plugin import Row, timed_alone
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.settings import Settings

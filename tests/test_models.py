@@ -3,8 +3,11 @@
 import pytest
 
 from blockshock.phases.case import Case
+from blockshock.phases.claims import Claim
 from blockshock.plugin import Row, timed_alone
 from blockshock.plugin.phases import NETWORK
+from blockshock.plugin.settings import Settings
+from blockshock.plugin.verdicts import judge_network
 
 
 @pytest.mark.bench
@@ -12,3 +15,10 @@ from blockshock.plugin.phases import NETWORK
 @timed_alone
 def test_network(network_case: Case, row: Row) -> None:
     row.measure(NETWORK, network_case)
+
+
+@pytest.mark.bench
+@pytest.mark.models
+@timed_alone
+def test_network_hypothesis(network_claim: Claim, row: Row, settings: Settings) -> None:
+    judge_network(network_claim, row, settings)

@@ -1,12 +1,14 @@
 """What every rank runs, phase by phase, and the hypotheses that are judged by it."""
 
-from blockshock.phases import ceilings, compare, correctness, network, profile
+from blockshock.phases import ceilings, compare, correctness, network, network_pairs, profile
 from blockshock.phases.builds import BLOCK_SHARE, BLOCKS, BUILDS
 from blockshock.phases.case import DTYPES, Case, obstacle
+from blockshock.phases.claims import Claim, claims, compresses_every_time, network_claims
 from blockshock.phases.drift import DriftResult
 from blockshock.phases.forward import TimingResult
-from blockshock.phases.hypotheses import Claim, alternatives, claims, compresses_every_time
-from blockshock.phases.network import NetworkCase, NetworkResult, network_case
+from blockshock.phases.hypotheses import alternatives
+from blockshock.phases.network import NetworkResult
+from blockshock.phases.networks import NetworkCase, network_case
 from blockshock.phases.profile import KernelTime
 from blockshock.phases.train import TrainingResult
 from blockshock.phases.trajectory import TrajectoryResult

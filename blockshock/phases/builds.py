@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Protocol, TypeVar
@@ -51,6 +51,7 @@ class OverBuilds(Protocol):
 
 
 Result = TypeVar("Result", bound=OverBuilds)
+Made = TypeVar("Made")
 
 
 def protocol_of_ranks(mode: str, rounds: int, warmup: int, flush: bool) -> timing.Protocol:
@@ -97,43 +98,87 @@ class PairBlocks:
 def in_blocks(
     cases: tuple[Case, Case], prepare: tuple[Prepare, Prepare], protocol: timing.Protocol
 ) -> tuple[PairBlocks, Built]:
-    """The two cases timed in blocks, and the last build of the first.
+    """The two cases timed in blocks, and the last build of the first. All ranks call it together.
 
-    They take turns in being captured and timed first, from block to block and from round to round. Which is built
+    Args:
+        protocol: of a whole case; a block has a share of it.
+    """
+    stream = random.Random(f"{cases[0].id} {cases[1].id} {cases[0].seed}")
+    (blocks,), built = pairs_in_blocks(
+        lambda index: build(cases[index]),
+        lambda index, built: (prepare[index](cases[index], built),),
+        stream,
+        protocol,
+    )
+    return blocks, built
+
+
+def pairs_in_blocks(
+    make: Callable[[int], Made],
+    calls: Callable[[int, Made], Sequence[timing.Call]],
+    stream: random.Random,
+    protocol: timing.Protocol,
+) -> tuple[list[PairBlocks], Made]:
+    """The calls of two builds, the first's beside their likes of the second, and the last build of the first.
+
+    The two take turns in being captured and timed first, from block to block and from round to round. Which is built
     first is drawn anew for each block, the same on all ranks: a new build takes the place of the one that was let go
     last, and were turns taken in that too, each of the two would keep to two of three places in memory, one of them its
     own: a small difference, but in all blocks alike. All ranks call it together.
 
     Args:
-        protocol: of a whole case; a block has a share of it.
+        make: builds the first (0) or the second (1) anew.
+        calls: what is timed of a build: as many of each.
     """
     device = this_device()
     share = replace(protocol, rounds=-(-protocol.rounds // BLOCK_SHARE), warmup=-(-protocol.warmup // BLOCK_SHARE))
     prologue = timing.Prologue(device, share)
-    built: dict[int, Built] = {}
-    samples: Samples = ([], [])
+    built: dict[int, Made] = {}
+    pairs: list[Samples] = []
     pilot = wanted = BLOCKS[device.type]
-    stream = random.Random(f"{cases[0].id} {cases[1].id} {cases[0].seed}")
-    repeated, piloting = 0, protocol.mode != "none"
-    while len(samples[0]) < wanted:
-        order = (0, 1) if len(samples[0]) % 2 else (1, 0)
+    count = repeated = 0
+    piloting = protocol.mode != "none"
+    while count < wanted:
         for index in stream.sample((0, 1), 2):
-            built[index] = build(cases[index])
-        # The calls, and the graphs captured of them, end with the statement: they hold the builds.
-        times = timing.time_calls([prepare[i](cases[i], built[i]) for i in (0, 1)], device, share, prologue, order)
-        for index in order:
-            samples[index].append(times[index])
-        if len(samples[0]) < wanted or protocol.mode == "none":
+            built[index] = make(index)
+        # The calls, and the graphs captured of them, end with this: they hold the builds.
+        timed = _one_block(calls, built, device, share, prologue, (0, 1) if count % 2 else (1, 0))
+        pairs = pairs or [([], []) for _ in timed]
+        for (first, second), (ours, theirs) in zip(pairs, timed, strict=True):
+            first.append(ours)
+            second.append(theirs)
+        count += 1
+        if count < wanted or protocol.mode == "none":
             continue
-        slowest = _slowest_of_ranks(samples, device)
-        again = disturbed(slowest)[: MOST_REPEATED[device.type] - repeated]
+        slowest = [_slowest_of_ranks(samples, device) for samples in pairs]
+        again = sorted({number for samples in slowest for number in disturbed(samples)})
+        again = again[: MOST_REPEATED[device.type] - repeated]
         if again:
-            repeated += len(again)
-            first, second = ([one for number, one in enumerate(blocks) if number not in again] for blocks in samples)
-            samples = first, second
+            repeated, count = repeated + len(again), count - len(again)
+            pairs = [(_without(first, again), _without(second, again)) for first, second in pairs]
         elif piloting:
-            piloting, wanted = False, min(blocks_needed(*slowest), MOST_BLOCKS[device.type])
-    return PairBlocks(*samples, pilot, repeated), built[0]
+            needed = max(blocks_needed(*samples) for samples in slowest)
+            piloting, wanted = False, min(needed, MOST_BLOCKS[device.type])
+    return [PairBlocks(*samples, pilot, repeated) for samples in pairs], built[0]
+
+
+def _one_block(
+    calls: Callable[[int, Made], Sequence[timing.Call]],
+    built: dict[int, Made],
+    device: torch.device,
+    share: timing.Protocol,
+    prologue: timing.Prologue,
+    order: tuple[int, int],
+) -> list[tuple[list[float], list[float]]]:
+    """Seconds of each round, of each call of the first and of its like of the second."""
+    both = list(zip(*(calls(index, built[index]) for index in (0, 1)), strict=True))
+    turns = [2 * number + index for number in range(len(both)) for index in order]
+    times = timing.time_calls([call for pair in both for call in pair], device, share, prologue, turns)
+    return list(zip(times[::2], times[1::2], strict=True))
+
+
+def _without(blocks: list[list[float]], numbers: Collection[int]) -> list[list[float]]:
+    return [one for number, one in enumerate(blocks) if number not in numbers]
 
 
 def disturbed(samples: Samples) -> list[int]:

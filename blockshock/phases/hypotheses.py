@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from blockshock.errors import InputError
-from blockshock.methods import METHODS, Method, Promise, Role, Span, axis_of, method_of
-from blockshock.phases.case import Case
+from blockshock.methods import METHODS, Method, Promise, Role, Span, method_of
 from blockshock.registry import Registry, parse_spec
-from blockshock.training import storage_of
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,10 @@ def alternatives(method: str) -> tuple[str, ...]:
     return tuple(name for name in beside.names() if METHODS.get(name) is not kind)
 
 
+NETWORK = "dense_single"
+"""The label of the row that is a network as it is; in a format it is another."""
+
+
 class Hypothesis:
     """A claim that one method is faster than another, forward or over a training step.
 
@@ -59,7 +61,8 @@ class Hypothesis:
         subject: what it is about: a method's name, or which methods.
         rivals: a method's name, or ``best_of`` several.
         passes: what pairs are timed of, ``forward`` or ``training``. With both, the ratio is that of the forward ratio
-            over the training one.
+            over the training one. Of ``network`` it is a pass's time over that of one which gained half of what its
+            layers alone gain over the network as it is (``saved.pairs.half_gained``).
         sharing: axes of which its rows have a pick, and its rivals the same one.
         statement: what its docstring says, as the middle of a sentence.
     """
@@ -80,8 +83,14 @@ class Hypothesis:
                 raise InputError(f"{cls.__name__} has no {name}: name a method, or say which ones")
         if not isinstance(cls.rivals, str | BestOf):
             raise InputError(f"{cls.__name__}: rivals are a method's name or best_of(…), got {cls.rivals!r}")
-        if cls.passes not in (("forward",), ("training",), ("forward", "training")):
-            raise InputError(f"{cls.__name__}: passes are ('forward',), ('training',) or both, got {cls.passes!r}")
+        if cls.passes not in (("forward",), ("training",), ("forward", "training"), ("network",)):
+            raise InputError(
+                f"{cls.__name__}: passes are ('forward',), ('training',) or both, or ('network',), got {cls.passes!r}"
+            )
+        if cls.of_networks() and cls.rivals != NETWORK:
+            raise InputError(
+                f"{cls.__name__}: of ('network',) the rival is {NETWORK!r}, the network as it is, got {cls.rivals!r}"
+            )
         cls.statement = said[0].lower() + said[1:]
 
     @classmethod
@@ -96,6 +105,16 @@ class Hypothesis:
     def training(cls) -> bool:
         """Whether it is about cases that are trained."""
         return "training" in cls.passes
+
+    @classmethod
+    def of_networks(cls) -> bool:
+        """Whether it is about rows in whole networks."""
+        return cls.passes == ("network",)
+
+
+def asked_about(kind: type[Method]) -> bool:
+    """Whether a method is one that anything is asked about."""
+    return kind.role is Role.SUBJECT
 
 
 HYPOTHESES: Registry[type[Hypothesis]] = Registry("hypothesis")
@@ -160,67 +179,12 @@ class BlockSparsePays(Hypothesis):
     subject, rivals = "block_sparse", best_of(span=Span.ONE)
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A hypothesis at one point, about one row.
+@HYPOTHESES.register("H9")
+class NetworkGains(Hypothesis):
+    """A whole network gains at least half of what its layers gain.
 
-    Attributes:
-        name: of the hypothesis.
-        rivals: cases at the same point, of which the fastest is the rival.
+    With T and L the times of a pass and of its linear layers alone: T_dense ÷ T_row − 1 is at least half of L_dense ÷
+    L_row − 1, and no loss; dense is the network as it is.
     """
 
-    name: str
-    hypothesis: type[Hypothesis]
-    case: Case
-    rivals: tuple[Case, ...]
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-{self.case.id}"
-
-    @property
-    def group(self) -> str:
-        """One group of the comparison: all points of one row."""
-        trained = [self.case.optimizer] if self.hypothesis.training() else []
-        told = [self.name, self.case.label, *filter(None, trained), f"against {self.hypothesis.rivals}"]
-        return " ".join(told)
-
-
-def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim]:
-    """Every hypothesis about every case of a forward grid, or of a training grid, that it is about.
-
-    Left out are rivals that one rank alone cannot be, with hypotheses that then have none; and storages that compress
-    only every k-th step: no single step, captured, is the mean one, and between two compressions the weights are not
-    those of dense training.
-    """
-    for name in HYPOTHESES.names():
-        hypothesis = HYPOTHESES.get(name)
-        chosen = hypothesis.rivals
-        rivals = [
-            rival
-            for rival in ([chosen] if isinstance(chosen, str) else chosen.names())
-            if ranks > 1 or not method_of(rival)[0].sharded
-        ]
-        for case in trained if hypothesis.training() else cases:
-            if rivals and hypothesis.concerns(case.method) and compresses_every_time(case):
-                found = [one for rival in rivals for one in _rivals(case, rival) if _share(hypothesis, case, one)]
-                if found:
-                    yield Claim(name, hypothesis, case, tuple(dict.fromkeys(found)))
-
-
-def _share(hypothesis: type[Hypothesis], case: Case, rival: Case) -> bool:
-    """Whether both have the picks that the hypothesis has them share."""
-    return all(case.pick(axis) is not None and case.pick(axis) == rival.pick(axis) for axis in hypothesis.sharing)
-
-
-def _rivals(case: Case, method: str) -> Iterator[Case]:
-    """The rival with the same picks; and as everybody has it, where a pick would make another of it."""
-    rival = case.of(method, method_of(method)[0].axes)
-    yield rival
-    yield rival.picking(**{axis: None for axis in rival.picks if axis_of(axis).unsaid is not None})
-
-
-def compresses_every_time(case: Case) -> bool:
-    """Whether what multiplies is what the parameters hold, after each step."""
-    storage = case.pick("storage")
-    return storage is None or storage_of(storage)[1].get("every", 1) == 1
+    subject, rivals, passes = asked_about, NETWORK, ("network",)

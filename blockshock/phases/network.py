@@ -7,75 +7,22 @@ is the network as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from blockshock.errors import BlockShockError, InputError
+from blockshock.errors import BlockShockError
 from blockshock.machine import held_bytes, memory
 from blockshock.matrices import GeneratedWeights
 from blockshock.measure import timing
-from blockshock.methods import Layer, Span, method_of
-from blockshock.models import Network, build_network, compress
+from blockshock.methods import Layer, method_of
 from blockshock.nn.frozen_linear import FrozenLinear
 from blockshock.phases.builds import protocol_of_ranks
-from blockshock.phases.case import Case, this_device, unavailable
-
-DENSE = "dense_single"
-"""The label of the row that is the network as it is; in a format it is another."""
-
-
-@dataclass(frozen=True)
-class NetworkCase(Case):
-    """A row in a whole network, which is the ``workload``; N and K are those of the widest layer that it replaces, and
-    B how many sequences or images a pass takes.
-
-    Attributes:
-        where: which of its layers are meant: one of ``models.WHERE``.
-    """
-
-    where: str = "blocks"
-
-    @property
-    def point(self) -> str:
-        return "-".join([self.workload, self.where, f"B{self.B}", self.dtype])
-
-    @property
-    def place(self) -> list[str]:
-        return [self.workload, self.where, f"B={self.B}", self.dtype]
-
-    @property
-    def network(self) -> Network:
-        return build_network(self.workload)
-
-
-def network_case(
-    method: str, picks: dict[str, str], network: str, where: str, B: int, dtype: str, seed: int
-) -> NetworkCase:
-    """A row in a network. Builds nothing: its shapes are those of a skeleton."""
-    linears = _meant(_skeleton(network), build_network(network), where)
-    widest = max(linears.values(), key=lambda linear: linear.in_features * linear.out_features)
-    size = (widest.out_features, widest.in_features, B, dtype, seed)
-    return NetworkCase(method, picks, network, *size, where=where)
-
-
-def _skeleton(network: str) -> nn.Module:
-    with torch.device("meta"):
-        return build_network(network).skeleton()
-
-
-def _meant(model: nn.Module, network: Network, where: str) -> dict[str, nn.Linear]:
-    """The layers that a row is to replace, by name: of one in several places the first."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and network.is_meant(name, where)
-    }
+from blockshock.phases.case import this_device, unavailable
+from blockshock.phases.hypotheses import NETWORK
+from blockshock.phases.networks import NetworkCase, compressed, skeleton
 
 
 @dataclass
@@ -108,8 +55,12 @@ class NetworkResult:
     algorithm: str
 
 
-def obstacle(case: NetworkCase, backward: bool = False, builds: int = 1) -> str | None:
-    """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size."""
+def obstacle(case: NetworkCase, backward: bool = False, builds: int = 2) -> str | None:
+    """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size.
+
+    Args:
+        builds: how many of it are held at once, what they are made of beside.
+    """
     device, dtype = this_device(), case.torch_dtype
     try:
         if reason := case.network.unavailable(device):
@@ -117,11 +68,11 @@ def obstacle(case: NetworkCase, backward: bool = False, builds: int = 1) -> str 
         widest = Layer(GeneratedWeights(case.N, case.K, dtype, device, case.seed), case.picks)
         if reason := unavailable(case, device, False) or method_of(case.method)[0].unsuitable(widest):
             return reason
-        model = _skeleton(case.workload)
+        model = skeleton(case.workload)
     except BlockShockError as error:
         return f"{case.method}: {error}"
-    # The network, what the row makes of it, and what meets its layers.
-    needed = 3 * sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    # The network, what the row makes of it, and what meets its layers; of more builds a network each, twice in a pair.
+    needed = (2 * builds - 1) * sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     free = memory.free_bytes(device)
     return f"needs about {memory.gib(needed)} on {device}, {memory.gib(free)} are free" if needed > free else None
 
@@ -133,13 +84,8 @@ def run(case: NetworkCase, mode: str, rounds: int, warmup: int, flush: bool) -> 
     Raises:
         InputError: the row can take none of the layers.
     """
-    device, network, dtype = this_device(), case.network, case.torch_dtype
-    model, call = network.build(dtype, device, case.seed), network.call(case.B, dtype, device, case.seed)
-    dense = network.judged(model, dtype, device) if network.real else None
-    linears = _meant(model, network, case.where)
-    rows = [(linears[name], x.numel() // x.shape[-1]) for name, x in _met(model, linears, call)]
-    left = {} if case.label == DENSE else _compress(model, case, max(count for _, count in rows))
-    met = [(model.get_submodule(name), x) for name, x in _met(model, linears, call)]
+    device, ready = this_device(), compressed(case)
+    model, call, met = ready.model, ready.call, ready.met()
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
     with memory.peak_bytes(device) as steady:
         model(*call)
@@ -152,43 +98,16 @@ def run(case: NetworkCase, mode: str, rounds: int, warmup: int, flush: bool) -> 
         not_compiled=None,
         weight_bytes=sum(_weight_bytes(layer) for layer in dict.fromkeys(layer for layer, _ in met)),
         steady_bytes=held_bytes(_tensors(model)) + steady[0],
-        flops=sum(2 * count * layer.in_features * layer.out_features for layer, count in rows),
-        replaced=0 if case.label == DENSE else len(linears) - len(left),
-        left=left,
-        likeness={} if dense is None else network.likeness(network.judged(model, dtype, device), dense),
-        algorithm=" | ".join(dict.fromkeys(_algorithm(layer) for layer, _ in met)),
+        flops=sum(2 * tokens * K * N for K, N, tokens in ready.dense),
+        replaced=0 if case.label == NETWORK else len(ready.names) - len(ready.left),
+        left=ready.left,
+        likeness=ready.likeness,
+        algorithm=algorithms(met),
     )
     if mode == "cuda_graph":
         result.eager_samples = timing.time_call(lambda: model(*call), device, replace(protocol, mode="cuda_events"))
         result.not_compiled = _time_compiled(model, call, protocol, result)
     return result
-
-
-def _compress(model: nn.Module, case: NetworkCase, tokens: int) -> dict[str, str]:
-    """Put the row into the network; what it left of what is meant, and why."""
-    linears = _meant(model, case.network, case.where)
-    meant = set(linears.values())
-    row = "-".join([case.method, *case.picks.values()])
-    calibration = case.network.calibration(case.torch_dtype, this_device(), case.seed)
-    group = dist.group.WORLD if case.span == Span.GROUP else None
-    found = compress(
-        model, row, calibration, lambda name, linear: linear in meant, group=group, tokens=tokens, frozen=True
-    )
-    if not found.replaced:
-        raise InputError(f"{row} takes none of the layers of {case.workload}: {found}")
-    return {name: reason for name, reason in found.left.items() if name in linears}
-
-
-def _met(model: nn.Module, names: Iterable[str], call: tuple[Any, ...]) -> list[tuple[str, torch.Tensor]]:
-    """The layers of these names, as often as a pass calls them and in that order, each with what meets it then."""
-    met: list[tuple[str, torch.Tensor]] = []
-    with ExitStack() as stack:
-        for name in names:
-            layer = model.get_submodule(name)
-            hook = layer.register_forward_pre_hook(lambda _, x, name=name: met.append((name, x[0])))
-            stack.callback(hook.remove)
-        model(*call)
-    return met
 
 
 def _time_compiled(
@@ -214,5 +133,7 @@ def _weight_bytes(layer: nn.Module) -> int:
     return layer.layer.weight_bytes() if isinstance(layer, FrozenLinear) else held_bytes(layer.parameters())
 
 
-def _algorithm(layer: nn.Module) -> str:
-    return layer.layer.algorithm if isinstance(layer, FrozenLinear) else "dense"
+def algorithms(met: list[tuple[nn.Module, torch.Tensor]]) -> str:
+    """Kernels and algorithms that ran in these layers."""
+    names = (layer.layer.algorithm if isinstance(layer, FrozenLinear) else "dense" for layer, _ in met)
+    return " | ".join(dict.fromkeys(names))

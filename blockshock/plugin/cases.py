@@ -9,7 +9,7 @@ from dataclasses import replace
 from blockshock.matrices import Workload, build_workload
 from blockshock.methods import METHODS, Axis, Promise, Role, Span, axis_of, method_of
 from blockshock.models import NETWORKS
-from blockshock.phases import Case, Claim, claims, compresses_every_time, network_case
+from blockshock.phases import Case, Claim, claims, compresses_every_time, network_case, network_claims
 from blockshock.phases.lesson import BATCHES
 from blockshock.plugin.cover import Cover
 from blockshock.plugin.options import DRIFT_B, TRAJECTORY_B
@@ -45,6 +45,13 @@ def training_grid(settings: Settings) -> list[Case]:
 def hypotheses(settings: Settings) -> list[Claim]:
     """Every hypothesis about every row of the grids that it is about."""
     return list(claims(forward_grid(settings), training_grid(settings), settings.ranks))
+
+
+def network_hypotheses(settings: Settings) -> list[Claim]:
+    """Every hypothesis about whole networks, of every row in one; on a CPU, whose times say nothing of a GPU, of the
+    first row alone unless methods were asked for."""
+    found = list(network_claims(networks(settings)))
+    return found if settings.device == "cuda" or "methods" in settings.asked else found[:1]
 
 
 def trajectories(settings: Settings) -> list[Case]:

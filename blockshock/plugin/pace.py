@@ -30,6 +30,7 @@ USUAL = {
         "network_case": (4.0, 0.0, 0.0),
         "forward claim": (0.1, 1.2e-7, 5e-10),
         "training claim": (0.2, 2e-7, 1e-9),
+        "network claim": (8.0, 0.0, 0.0),
     },
     "cuda": {
         "correctness_case": (0.18, 1.2e-10, 2.4e-13),
@@ -42,6 +43,7 @@ USUAL = {
         "network_case": (5.0, 0.0, 0.0),
         "forward claim": (0.6, 1.6e-9, 8e-13),
         "training claim": (2.0, 4e-9, 4e-12),
+        "network claim": (20.0, 0.0, 0.0),
     },
 }
 """Seconds of a test by the device type and by what it is: of any, more for each weight, more for each product."""

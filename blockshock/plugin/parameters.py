@@ -8,21 +8,24 @@ import pytest
 
 from blockshock.methods import Span
 from blockshock.phases import Case, Claim
-from blockshock.plugin.cases import cover, hypotheses
+from blockshock.plugin.cases import cover, hypotheses, network_hypotheses
 from blockshock.plugin.clock import clock
 from blockshock.plugin.phases import PHASES
 from blockshock.plugin.records import cover_group, group_name
 from blockshock.plugin.settings import Settings
 from blockshock.ranks import Place
 
-FIXTURES = {*PHASES, "claim"}
+CLAIMS = {"claim": hypotheses, "network_claim": network_hypotheses}
+"""Those that are made of the settings, by the fixture that their test takes."""
+FIXTURES = {*PHASES, *CLAIMS}
 """That tests take a case by, or a claim."""
 
 
 def of(fixture: str, settings: Settings) -> list[Any]:
     """Its parameters, and a reminder of what this session does not measure."""
-    if fixture == "claim":
-        found = [_parameter(claim, claim.group, settings, claim.case, *claim.rivals) for claim in hypotheses(settings)]
+    if fixture in CLAIMS:
+        claims = CLAIMS[fixture](settings)
+        found = [_parameter(claim, claim.group, settings, claim.case, *claim.rivals) for claim in claims]
         return [*found, _reminder(settings)]
     phase = PHASES[fixture]
     on_grid = phase.grid(settings)

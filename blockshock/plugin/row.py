@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,15 @@ class Row:
         ):
             return {}
         return describe_quality(ranks.run(correctness.lost_by, case.frozen))
+
+    def likeness(self, case: Case) -> dict[str, Any] | None:
+        """What another row of the session says of the same network's outputs; None where none does."""
+        place = {"label": case.label, **asdict(case)}
+        for record in self._request.config.stash[RECORDS]:
+            info: dict[str, Any] = record["extra_info"]
+            if "network" in info and all(info[name] == value for name, value in place.items()):
+                return dict(info["likeness"])
+        return None
 
     def _profile(self, phase: int, case: Case) -> dict[str, Any]:
         """With ``--profile``: traces of what the phase times, and rank 0's kernels with their share of the time."""

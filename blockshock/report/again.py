@@ -9,6 +9,8 @@ from blockshock.report.tables import Info
 from blockshock.saved import COMMANDS, Run, section_of
 
 POINT = {"B": "B", "dtype": "dtype", "workloads": "workload"}
+NETWORK = {"batches": "B", "dtype": "dtype", "networks": "network", "where": "where"}
+"""The same of whole networks: a verdict on one is measured beside what else there is of them."""
 OTHERS = {"optimizers": "optimizer", "seed": "seed"}
 
 
@@ -22,11 +24,16 @@ def commands(run: Run) -> Iterator[str]:
         rows = [
             record["extra_info"]
             for record in run.records
-            if section_of(record["extra_info"]) == section
-            and (section == "verdicts" or len(groups[record["group"]]) == 1)
+            if _measured_with(record["extra_info"]) == section
+            and (section in ("verdicts", "networks") or len(groups[record["group"]]) == 1)
         ]
         if rows:
-            yield f"{command} {_sizes(rows)}{' '.join(_options(rows))}"
+            sizes, point = ("", NETWORK) if section == "networks" else (_sizes(rows), POINT)
+            yield f"{command} {sizes}{' '.join(_options(rows, point))}"
+
+
+def _measured_with(info: Info) -> str | None:
+    return "networks" if info.get("network") else section_of(info)
 
 
 def _sizes(rows: list[Info]) -> str:
@@ -35,9 +42,9 @@ def _sizes(rows: list[Info]) -> str:
     return f"--N {','.join(names)} " if names else ""
 
 
-def _options(rows: list[Info]) -> Iterator[str]:
+def _options(rows: list[Info], point: dict[str, str]) -> Iterator[str]:
     picked = {f"{axis}s": axis for axis in _axes(rows)}
-    for option, key in (POINT | picked | OTHERS).items():
+    for option, key in (point | picked | OTHERS).items():
         found = dict.fromkeys(row[key] for row in rows if row.get(key) is not None)
         values = sorted(found) if all(isinstance(value, int) for value in found) else list(found)
         if values:

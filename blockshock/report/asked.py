@@ -6,10 +6,10 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from blockshock.report.comparison import TWO_PASSES, in_words, wide
 from blockshock.report.points import place_of
 from blockshock.report.tables import Column, Info, Table
-from blockshock.saved import Run, judges, or_inf
+from blockshock.report.verdicts import explained, in_words, over, ratio_of, wide
+from blockshock.saved import Run, or_inf
 from blockshock.saved.pairs import WIDE
 
 MOST_NAMES = 4
@@ -30,9 +30,8 @@ def verdict_table(run: Run) -> Table | None:
     for (_, statement, method), infos in asked.items():
         rows, infos = len({info["label"] for info in infos}), _fastest(infos)
         points = f"{len(infos)}" if rows == 1 else f"{len(infos)}, the fastest of {rows} rows"
-        numbers = median(info["ratio"] for info in infos)
-        ratio = numbers if judges(infos[0]) else f"forward ÷ training: {numbers}"
-        table.rows.append((statement, method, _answer(infos), points, ratio, counted(info["rival"] for info in infos)))
+        rivals = counted(info["rival"] for info in infos)
+        table.rows.append((statement, method, _answer(infos), points, _numbers(infos), rivals))
     table.notes += _notes(judged)
     return table
 
@@ -41,8 +40,23 @@ def _fastest(infos: list[Info]) -> list[Info]:
     """Of each point the row of the least ratio: what a use can reach there, as in the answer."""
     least: dict[tuple[object, ...], Info] = {}
     for info in sorted(infos, key=lambda info: or_inf(info["ratio"])):
-        least.setdefault(place_of("verdicts", info), info)
-    return [info for info in infos if least[place_of("verdicts", info)] is info]
+        least.setdefault(_place(info), info)
+    return [info for info in infos if least[_place(info)] is info]
+
+
+def _place(info: Info) -> tuple[object, ...]:
+    return (*place_of("verdicts", info), info.get("where"))
+
+
+def _numbers(infos: list[Info]) -> str:
+    """The ratio, said what of where it is not of two times alone; of networks these too."""
+    kind, numbers = ratio_of(infos[0]), median(info["ratio"] for info in infos)
+    parts = {"whole": "network", "layers": "linears"} if infos[0].get("network") else {}
+    told = [f"{kind}: {numbers}" if kind else numbers]
+    for word, name in parts.items():
+        if found := [ratio for info in infos if (ratio := over(info, name)) is not None]:
+            told.append(f"{word} {median(found)}")
+    return "; ".join(told)
 
 
 def _answer(infos: list[Info]) -> str:
@@ -55,8 +69,7 @@ def _answer(infos: list[Info]) -> str:
 def _notes(judged: list[Info]) -> Iterable[str]:
     margins = spanned((info["margin"] for info in judged), ".0%")
     yield f"yes: all of its 95 % interval is below one by more than {margins}; no: above; no difference: within that"
-    if any(judges(info) is None for info in judged):
-        yield TWO_PASSES
+    yield from explained(judged)
     if wrong := sum(bool(info.get("wrong")) for info in judged):
         yield f"{wrong} left out, whose output is wrong"
     if spans := sum(map(wide, judged)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,15 +22,11 @@ from blockshock.report.tables import (
     spread,
     yardsticks,
 )
-from blockshock.saved import PHASES, is_alone, judges, or_inf, section_of, several
-from blockshock.saved.pairs import WIDE, Ratio
+from blockshock.report.verdicts import verdicts
+from blockshock.saved import PHASES, is_alone, or_inf, section_of, several
 
 _BUILDS = Column("builds ±", ".1%")
 _LIMIT = Column("% limit", ".0%")
-ANSWERS = {"faster": "yes", "slower": "no", "tie": "no difference", "undecided": "undecided"}
-"""A hypothesis says what it means that its row is faster: a ratio below one."""
-TWO_PASSES = "forward ÷ training: time ÷ rival of a forward pass, over time ÷ rival of a training step"
-"""What the ratio of a verdict on both is."""
 
 
 def comparison(records: list[dict[str, Any]]) -> Iterator[Table]:
@@ -66,7 +62,7 @@ def _tables(name: str, rows: list[Info], ratios: Ratios) -> Iterator[Table]:
     if of_kind["drift"]:
         yield _farthest(name, "drift", of_kind["drift"], "worst_drift", "times the dense product's error")
     if of_kind["verdicts"]:
-        yield _verdicts(name, of_kind["verdicts"])
+        yield verdicts(name, of_kind["verdicts"])
     if checked:
         yield (_accuracy if len({point(row) for row in checked}) == 1 else _worst)(name, checked)
 
@@ -88,52 +84,12 @@ def _farthest(name: str, section: str, rows: list[Info], key: str, what: str) ->
     return Table(f"{name}: {several(len(rows), 'run')} of {several(worst['steps'], 'step')}", section, notes=[note])
 
 
-def _verdicts(name: str, rows: list[Info]) -> Table:
-    """One hypothesis about one kernel: the ratio at each point to the rival there, and at how many it holds."""
-    both = judges(rows[0]) is None
-    shown = columns(workload="", N="d", K="d", B="d", dtype="", rival="")
-    ratio, verdict = ("forward ÷ training", "answer") if both else ("ratio", "verdict")
-    table = Table(
-        f"{name}: {rows[0]['statement']}",
-        "verdicts",
-        (*shown, Column(ratio, ".3f"), Column("95 % interval"), Column(verdict), *lossy(rows)),
-    )
-    word = in_words if both else _verdict
-    for row in rows:
-        interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}{' wide' if wide(row) else ''}"
-        table.rows.append(
-            (*point(row), row["rival"], row["ratio"], interval, word(row) + mark(row), *loses(table, row))
-        )
-    counts = Counter(map(word, rows))
-    found = ", ".join(f"{verdict} at {count}" for verdict, count in counts.most_common())
-    table.notes.append(f"of {several(len(rows), 'point')} {found} (margin {rows[0]['margin']:.0%})")
-    if both:
-        table.notes.append(TWO_PASSES)
-    if any(map(wide, rows)):
-        table.notes.append(f"wide: an interval of more than a factor of {WIDE:g} from end to end: measure again")
-    return table
-
-
-def in_words(row: Info) -> str:
-    """Whether what a verdict was asked for holds."""
-    return ANSWERS.get(row["verdict"], str(row["verdict"]))
-
-
-def _verdict(row: Info) -> str:
-    return str(row["verdict"])
-
-
 def by_loss(row: Info) -> list[Info]:
     """A row a loss, of one that was checked for several; ``loss`` names it."""
     losses = row.get("losses")
     if not isinstance(losses, dict) or not losses:
         return [row]
     return [row | {"mean_error": None} | numbers | {"loss": loss} for loss, numbers in losses.items()]
-
-
-def wide(row: Info) -> bool:
-    """Whether the interval of a verdict is too wide to act on."""
-    return Ratio(row["ratio"], row["ratio_low"], row["ratio_high"]).wide
 
 
 def _error(row: Info) -> float:

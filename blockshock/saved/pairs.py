@@ -118,12 +118,30 @@ def change_of_blocks(before: Pair, after: Pair) -> Ratio:
     return _interval(now - was, variance, max(int(freedom), 1))
 
 
+def half_gained(network: Pair, linears: Pair) -> Ratio:
+    """The time of a pass over that of one which gained half of what its layers gain, from the same blocks of both.
+
+    With T and L the times of a pass and of its linear layers alone, of a row and of the dense network, layers gain
+    g = L_dense ÷ L_row − 1, and a pass that gained half of it would take T_dense ÷ (1 + g ÷ 2). Below one, T_dense ÷
+    T_row − 1 is more than g ÷ 2. Layers that are slower gain nothing, g = 0: half of a loss is no gain.
+
+    Raises:
+        ValueError: as of ``ratio_of_blocks``, or not as many blocks of both, or of their pilots.
+    """
+    whole, pilot = _logs(*network)
+    layers, other = _logs(*linears)
+    if (len(whole), pilot) != (len(layers), other):
+        raise ValueError(f"a network and its linears are timed in the same blocks, got {len(whole)} and {len(layers)}")
+    halves = [math.log1p((max(math.exp(min(-log, LARGEST_LOG)), 1.0) - 1) / 2) for log in layers]
+    return _interval(*_mean([log + half for log, half in zip(whole, halves, strict=True)], pilot))
+
+
 def ratio_of_pairs(pairs: Mapping[str, Mapping[str, Any]]) -> Ratio:
     """What a verdict rests on, out of its saved ``blocks``: by pass, blocks of the ``first`` and of the ``second``,
     and how many are the ``pilot``.
 
     Of one pass the ratio of its pair; of ``forward`` and ``training`` how it changes from a training step to a forward
-    pass.
+    pass; of ``network`` and ``linears`` what ``half_gained`` says.
 
     Raises:
         ValueError: as of ``ratio_of_blocks``, or there are no such passes.
@@ -131,19 +149,32 @@ def ratio_of_pairs(pairs: Mapping[str, Mapping[str, Any]]) -> Ratio:
     found = {name: (pair["first"], pair["second"], pair["pilot"]) for name, pair in pairs.items()}
     if found.keys() == {"forward", "training"}:
         return change_of_blocks(before=found["training"], after=found["forward"])
+    if found.keys() == {"network", "linears"}:
+        return half_gained(found["network"], found["linears"])
     if len(found) != 1:
-        raise ValueError(f"a verdict is about forward, training or both, not about {', '.join(found) or 'nothing'}")
+        raise ValueError(
+            "a verdict is about forward, training or both, or a network and its linears, not about "
+            f"{', '.join(found) or 'nothing'}"
+        )
     return ratio_of_blocks(*next(iter(found.values())))
 
 
 def _log_ratio(first: Blocks, second: Blocks, pilot: int | None = None) -> tuple[float, float, int]:
     """Mean over the blocks of the logarithm of the ratio of medians, the variance of that mean, degrees of freedom."""
+    return _mean(*_logs(first, second, pilot))
+
+
+def _logs(first: Blocks, second: Blocks, pilot: int | None = None) -> tuple[list[float], int]:
+    """Of each block the logarithm of the ratio of the two medians; and how many are the pilot."""
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"an interval takes as many blocks of both, and two or more: got {len(first)}, {len(second)}")
     pilot = len(first) if pilot is None else pilot
     if not 2 <= pilot <= len(first):
         raise ValueError(f"a pilot is two or more of the blocks: got {pilot} of {len(first)}")
-    logs = [math.log(_median(a)) - math.log(_median(b)) for a, b in zip(first, second, strict=True)]
+    return [math.log(_median(a)) - math.log(_median(b)) for a, b in zip(first, second, strict=True)], pilot
+
+
+def _mean(logs: Sequence[float], pilot: int) -> tuple[float, float, int]:
     return float(np.mean(logs)), float(np.var(logs[:pilot], ddof=1)) / len(logs), pilot - 1
 
 

@@ -73,6 +73,10 @@ def _series_of(fits: Fits) -> Fits:
 _SERIES = _series_of(number)
 
 
+TWO_PASSES = ({"forward", "training"}, {"network", "linears"})
+"""What a verdict can be about at once."""
+
+
 def _blocks(value: Any) -> bool:
     """Samples of both sides, of what was timed: as many blocks of both, some a pilot, of any number of rounds."""
     block = _series_of(_series_of(positive))
@@ -80,7 +84,7 @@ def _blocks(value: Any) -> bool:
         bool(value)
         and each(having(first=block, second=block, pilot=size))(value)
         and all(len(both["first"]) == len(both["second"]) for both in value.values())
-        and (len(value) == 1 or value.keys() == {"forward", "training"})
+        and (len(value) == 1 or set(value) in TWO_PASSES)
     )
 
 
@@ -169,6 +173,9 @@ OTHERWISE: dict[str, Fits] = {
     **dict.fromkeys(("relative_error", "max_error", "ratio"), number),
     "seed": whole,
     "left": each(text),
+    "network": text,
+    "where": text,
+    "likeness": _likeness,
     "not_compiled": text,
     "l2_flushed": flag,
     "builds_p50_ms": _series_of(positive),

@@ -7,7 +7,7 @@ import pytest
 from blockshock import HYPOTHESES, METHODS, Hypothesis, best_of
 from blockshock.errors import InputError, UnknownName
 from blockshock.methods import Layer, Method, Promise, Role, Span
-from blockshock.phases import Case, alternatives, claims
+from blockshock.phases import Case, alternatives, claims, network_case, network_claims
 from blockshock.plugin.records import describe_case
 
 CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 64, 64, 4, "bf16")
@@ -83,6 +83,17 @@ def test_a_row_in_a_format_is_set_beside_the_dense_one_in_that_format() -> None:
     assert [claim.name for claim in claims([row.picking(format=None)], [], ranks=1)] == ["H6"]
 
 
+def test_of_a_network_each_row_that_is_asked_about_is_set_beside_the_network_as_it_is() -> None:
+    int8 = {"format": "int8"}
+    rows = {"pruned": {"kernel": "auto"} | int8, "dense_single": int8, "pruned_dense": {}}
+    cases = [network_case(*row, "vit_b:blocks=2:width=64", "mlp", 2, "fp32", 0) for row in rows.items()]
+    (claim,) = network_claims(cases)
+    assert claim.id == "H9-pruned-auto-int8-vit_b:blocks=2:width=64-mlp-B2-fp32"
+    assert [rival.id for rival in claim.rivals] == ["dense_single-vit_b:blocks=2:width=64-mlp-B2-fp32"]
+    assert claim.hypothesis.statement == "a whole network gains at least half of what its layers gain"
+    assert "H9" not in {claim.name for claim in claims(cases, cases, ranks=2)}, "of layers there is none"
+
+
 def test_a_hypothesis_about_what_is_not_there_makes_no_claim() -> None:
     assert {claim.name for claim in claims([CASE], [], ranks=2)} == {"H1", "H3", "H4"}
 
@@ -131,6 +142,7 @@ def test_rows_say_what_their_method_is() -> None:
         ({"__doc__": "It pays.", "subject": "a", "rivals": ("b",)}, r"rivals are a method's name or best_of.*\('b',\)"),
         ({"__doc__": "It pays.", "subject": "a", "rivals": "b", "passes": ("backward",)}, r"got \('backward',\)"),
         ({"__doc__": "It pays.", "subject": "a", "rivals": "b", "passes": "forward"}, "got 'forward'"),
+        ({"__doc__": "It pays.", "subject": "a", "rivals": "b", "passes": ("network",)}, "'dense_single', .*got 'b'"),
     ],
 )
 def test_what_says_too_little_is_refused(parts: dict[str, object], says: str) -> None:

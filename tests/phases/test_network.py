@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from gpus import needs_a_gpu
 from refusing import refusals
+from torch import nn
 
-from blockshock.models import minilm
-from blockshock.phases import NetworkCase, network, network_case
+from blockshock.models import build_network, compress, minilm
+from blockshock.nn.frozen_linear import FrozenLinear
+from blockshock.phases import NetworkCase, builds, network, network_case, network_pairs
 from blockshock.phases.network import NetworkResult
 from blockshock.ranks import Ranks
 
@@ -59,6 +67,75 @@ def test_both_the_pass_and_its_layers_are_timed(cpu_ranks: Ranks) -> None:
     assert len(found.samples) == len(found.alone["linears"]) == 3
     assert found.eager_samples == []
     assert "compiled" not in found.alone
+
+
+def _paired(first: NetworkCase, second: NetworkCase) -> tuple[network_pairs.NetworkPair, list[tuple[str, int]], Any]:
+    """What a pair comes to; of each copy that was made what it is of, and where its first layer lies; and what the
+    calls of the first block gave."""
+    made: list[tuple[str, int]] = []
+    given: list[Any] = []
+    kept = []
+
+    def copied(model: nn.Module) -> nn.Module:
+        twin = copy.deepcopy(model)
+        linear = next(module for name, module in twin.named_modules() if name.startswith("blocks.") and _weight(module))
+        made.append((type(linear).__name__, _weight(linear)))
+        kept.append(twin)
+        return twin
+
+    def timed(calls: list[Any], *_: object) -> list[list[float]]:
+        given.extend([] if given else [call() for call in calls])
+        return [[float(number)] for number in range(1, 5)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network_pairs, "copy", SimpleNamespace(deepcopy=copied))
+        patch.setattr(builds.timing, "time_calls", timed)
+        return network_pairs.run(first, second, "sync", 5, 0, False), made, given
+
+
+def _weight(module: nn.Module) -> int:
+    """Where its values are, of a linear layer of either kind; else 0."""
+    if isinstance(module, FrozenLinear):
+        return max(module.layer.tensors(), key=torch.numel).data_ptr()
+    return module.weight.data_ptr() if isinstance(module, nn.Linear) else 0
+
+
+def test_in_each_block_of_a_pair_both_networks_are_copies_of_their_own(cpu_ranks: Ranks) -> None:
+    found, made, given = cpu_ranks.run(_paired, case("pruned", PRUNED), case("dense_single", {}))[0]
+    count = builds.BLOCKS["cpu"]
+    assert {name: (pair.first, pair.second, pair.pilot) for name, pair in found.blocks.items()} == {
+        "network": ([[1.0]] * count, [[2.0]] * count, count),
+        "linears": ([[3.0]] * count, [[4.0]] * count, count),
+    }
+    assert Counter(name for name, _ in made) == {"FrozenLinear": count, "Linear": count}
+    assert len({place for _, place in made}) == 2 * count
+    ours, theirs, our_layers, their_layers = given
+    assert ours.shape == theirs.shape
+    assert not torch.equal(ours, theirs)
+    assert len(our_layers) == len(their_layers) == 12
+    assert not torch.equal(our_layers[0], their_layers[0])
+    assert (found.likeness, found.algorithm) == ({}, "reference")
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize(
+    "row",
+    [
+        *("pruned-cusparselt:search=no-magnitude", "pruned-streamed-magnitude", "pruned-auto-magnitude"),
+        *("pruned-cusparselt:search=no-magnitude-int8", "dense_single-int8", "dense_single-fp8"),
+        "block_sparse-bsr-blocks:size=32",
+    ],
+)
+@torch.inference_mode()
+def test_on_a_gpu_a_copy_of_a_network_gives_its_bits(row: str) -> None:
+    network, device = build_network("vit_b:blocks=1:width=256"), torch.device("cuda")
+    model, call = network.build(torch.bfloat16, device, 0), network.call(2, torch.bfloat16, device, 0)
+    meant = lambda name, _: network.is_meant(name, "blocks")  # noqa: E731
+    assert compress(model, row, where=meant, frozen=True).replaced
+    outputs = [one(*call) for one in (model, copy.deepcopy(model), model)]
+    assert torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[0], outputs[1])
 
 
 @pytest.mark.parametrize(

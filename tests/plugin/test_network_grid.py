@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from resolving import CPU_DEFAULTS, GPU_DEFAULTS
 
+from blockshock.methods import Role, method_of
 from blockshock.phases import NetworkCase, network_case
-from blockshock.plugin.cases import networks
+from blockshock.plugin.cases import network_hypotheses, networks
 from blockshock.plugin.records import describe_case, group_name
 from blockshock.pruning import PRUNERS
 
@@ -50,6 +51,16 @@ def test_what_is_asked_for_is_what_there_is() -> None:
         )
     }, "torch's DTensor is no layer of ours"
     assert all(case.id.endswith(f"-minilm-mlp-B{case.B}-fp32") for case in grid)
+
+
+def test_on_a_cpu_one_row_is_set_beside_the_network_and_on_gpus_each() -> None:
+    assert [claim.case.method for claim in network_hypotheses(CPU_DEFAULTS)] == ["pruned"]
+    asked = replace(CPU_DEFAULTS, methods=("block_sparse", "pruned"), asked=("methods",))
+    assert {claim.case.method for claim in network_hypotheses(asked)} == {"block_sparse", "pruned"}
+    grid = replace(GPU_DEFAULTS, networks=("minilm",))
+    found = {claim.case.label for claim in network_hypotheses(grid)}
+    assert found == {case.label for case in networks(grid) if method_of(case.method)[0].role == Role.SUBJECT}
+    assert len(found) > len(PRUNERS.names())
 
 
 def test_ids_are_unique_and_a_case_says_where_it_is() -> None:

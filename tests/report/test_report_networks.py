@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from rows import Info, checked, networked, run_of, tables, timed
+from rows import Info, checked, gained, networked, run_of, tables, timed
 
-from blockshock.report.answer import answer
+from blockshock.report.again import commands
+from blockshock.report.answer import answer, verdict_table
+from blockshock.report.comparison import comparison
 from blockshock.report.networks import beside, network_lines
 from blockshock.saved.schema import unfit
 from blockshock.saved.sections import section_of
 
 DENSE: Info = {"role": "rival", "promise": "dense", "span": "one", "ranks": 1}
 OURS: Info = {"role": "subject", "promise": "own weights", "span": "one", "ranks": 1}
+PAIR: Info = {"first": [[1.0], [1.0]], "second": [[1.0], [1.0]], "pilot": 2}
 WANDA, ALPS, RANDOM = (f"pruned auto {pruner}" for pruner in ("wanda", "alps", "random"))
 
 
@@ -109,6 +112,42 @@ def test_a_row_that_a_check_found_wrong_is_not_the_fastest() -> None:
     found = [row | ({"picks": picks} if row["label"] == ALPS else {}) for row in rows()]
     (line,) = network_lines(run_of([wrong, *found]))
     assert WANDA in line
+
+
+def test_a_verdict_on_a_network_names_both_ratios_and_the_loss() -> None:
+    found = [gained(ALPS, 0.8, 0.5, like(0.91), **OURS), gained(ALPS, 0.6, 0.5, like(0.91), where="mlp", **OURS)]
+    assert [unfit(row) for row in found] == [None, None]
+    (table,) = comparison(run_of(found).records)
+    assert [column.name for column in table.columns] == [
+        *("network", "where", "B", "dtype", "rival", "÷ half gained", "95 % interval", "answer"),
+        *("whole", "layers", "1 − cosine"),
+    ]
+    assert table.texts()[0][:6] == ["minilm", "blocks", "8", "bf16", "dense_single", "1.200"]
+    first, second = (row[7:] for row in table.texts())
+    assert (first, second) == (["no §", "0.800", "0.500", "0.090"], ["yes", "0.600", "0.500", "0.090"])
+    assert any(note.startswith("÷ half gained: time of a pass over that of one") for note in table.notes)
+    summary = verdict_table(run_of(found))
+    assert summary is not None
+    assert summary.texts() == [
+        [
+            *("it gains half", "pruned", "no at 1, yes at 1", "2"),
+            *("÷ half gained: 1.05, 0.90–1.20; whole 0.70, 0.60–0.80; layers 0.50", "dense_single"),
+        ]
+    ]
+
+
+def test_drawn_weights_lose_nothing_that_could_be_told() -> None:
+    (table,) = comparison(run_of([gained(ALPS, 0.8, 0.5, **OURS)]).records)
+    assert table.texts()[0][-1] == "–"
+    assert unfit(gained(ALPS, 0.8, 0.5, {"cosine": "near"}, **OURS)) == "likeness"
+    assert unfit(gained(ALPS, 0.8, 0.5, **OURS) | {"blocks": {"network": PAIR, "forward": PAIR}}) == "blocks"
+
+
+def test_what_is_measured_again_of_networks_is_measured_in_networks() -> None:
+    picked = {"picks": {"kernel": "auto", "pruner": "wanda"}, "kernel": "auto", "pruner": "wanda"}
+    (command,) = commands(run_of([rows()[1] | picked, gained(WANDA, 0.8, 0.5, **OURS) | picked]))
+    told = "--batches 8 --dtype bf16 --networks minilm --where blocks --kernels auto --pruners wanda --seed 0 --ranks 1"
+    assert command == f"pytest tests/test_models.py -m bench {told}"
 
 
 def test_what_could_not_be_compiled_is_said_once() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SPECIAL, numbers, times
 
-from blockshock.saved.pairs import Ratio, blocks_needed, change_of_blocks, ratio_of_blocks, ratio_of_pairs
+from blockshock.saved.pairs import Ratio, blocks_needed, change_of_blocks, half_gained, ratio_of_blocks, ratio_of_pairs
 
 pytestmark = pytest.mark.reliability
 
@@ -49,6 +49,10 @@ def test_ratios_are_over_blocks_or_refused(
     assert again.value == pytest.approx(1.0)
     assert attempt(change_of_blocks, (first, second), (first, [])) is None
     pair = {"first": first, "second": second, "pilot": len(first)}
+    gained = half_gained((first, second), (second, first))
+    assert 0 < gained.low <= gained.value <= gained.high < math.inf
+    assert ratio_of_pairs({"network": pair, "linears": pair | {"first": second, "second": first}}) == gained
+    assert attempt(half_gained, (first, second), (first[1:], second[1:])) is None
     assert ratio_of_pairs({"forward": pair}) == ratio_of_pairs({"training": pair}) == found
     assert ratio_of_pairs({"forward": pair, "training": pair}) == again
     assert attempt(ratio_of_pairs, {}) is None

@@ -10,10 +10,19 @@ import pytest
 
 from blockshock.phases.builds import MOST_BLOCKS
 from blockshock.phases.case import Case
-from blockshock.phases.hypotheses import HYPOTHESES, claims
+from blockshock.phases.claims import claims
+from blockshock.phases.hypotheses import HYPOTHESES
 from blockshock.plugin.records import describe_verdict
 from blockshock.plugin.settings import Settings
-from blockshock.saved.pairs import Ratio, blocks_needed, change_of_blocks, quantile, ratio_of_blocks, ratio_of_pairs
+from blockshock.saved.pairs import (
+    Ratio,
+    blocks_needed,
+    change_of_blocks,
+    half_gained,
+    quantile,
+    ratio_of_blocks,
+    ratio_of_pairs,
+)
 
 DENSE = ("dense_single", "dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
 CASE = Case("block_shock", {"kernel": "gathered", "mask": "1100"}, "gaussian", 64, 64, 4, "bf16")
@@ -187,6 +196,39 @@ def test_a_change_between_equal_pairs_is_rarely_seen() -> None:
         for _ in range(TRIES)
     ]
     assert sum(found.differs for found in tries) <= 20 + 13
+
+
+GAINS = {  # T_row ÷ T_dense, L_row ÷ L_dense → the ratio, by what H9 says
+    (0.8, 0.8): 0.8 * (1 + 0.25 / 2),
+    (0.9, 0.5): 0.9 * (1 + 1 / 2),
+    (1.2, 1.5): 1.2,
+    (1.0, 1.0): 1.0,
+}
+
+
+@pytest.mark.parametrize(("times", "ratio"), GAINS.items())
+def test_half_of_what_layers_gain_is_what_a_network_is_held_to(times: tuple[float, float], ratio: float) -> None:
+    pairs = {
+        name: {"first": [[time * scale] for scale in (1, 2, 3)], "second": [[1.0], [2.0], [3.0]], "pilot": 3}
+        for name, time in zip(("network", "linears"), times, strict=True)
+    }
+    found = ratio_of_pairs(pairs)
+    assert (found.low, found.value, found.high) == tuple(pytest.approx(ratio) for _ in range(3))
+    whole, layers = (1 / time - 1 for time in times)
+    assert (found.value < 1) == (whole > max(layers, 0) / 2)
+
+
+def test_of_a_network_the_interval_is_that_of_both_pairs_together() -> None:
+    stream = np.random.default_rng(7)
+    pair = lambda ratio: (_blocks(stream, LONG, ratio), _blocks(stream, LONG))  # noqa: E731
+    found = half_gained(pair(0.8), pair(0.5))
+    assert found.low < 0.8 * 1.5 < found.high
+    assert found.verdict() == "slower"
+    first, second = pair(0.8)
+    with pytest.raises(ValueError, match="in the same blocks"):
+        half_gained((first, second), (first[1:], second[1:]))
+    with pytest.raises(ValueError, match="in the same blocks"):
+        half_gained((first, second, 4), (first, second))
 
 
 @pytest.mark.parametrize(

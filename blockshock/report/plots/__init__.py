@@ -220,7 +220,8 @@ def _told(section: str, info: Info) -> tuple[str, ...]:
         about = info["hypothesis"]
     if section == "accuracy":
         about = {0: "outputs", 2: "gradients of x"}.get(info["phase"], "training")
-    return (about, info["workload"], info["dtype"], info.get("optimizer") or "")
+    place = " ".join(filter(None, (info["workload"], info.get("where"))))
+    return (about, place, info["dtype"], info.get("optimizer") or "")
 
 
 def _number(info: Info) -> tuple[Any, ...]:

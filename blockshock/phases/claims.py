@@ -1,0 +1,89 @@
+"""Which hypotheses are about which rows at which points, and what their rivals are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from blockshock.methods import axis_of, method_of
+from blockshock.phases.case import Case
+from blockshock.phases.hypotheses import HYPOTHESES, NETWORK, Hypothesis
+from blockshock.training import storage_of
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A hypothesis at one point, about one row.
+
+    Attributes:
+        name: of the hypothesis.
+        rivals: cases at the same point, of which the fastest is the rival.
+    """
+
+    name: str
+    hypothesis: type[Hypothesis]
+    case: Case
+    rivals: tuple[Case, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.case.id}"
+
+    @property
+    def group(self) -> str:
+        """One group of the comparison: all points of one row."""
+        trained = [self.case.optimizer] if self.hypothesis.training() else []
+        told = [self.name, self.case.label, *filter(None, trained), f"against {self.hypothesis.rivals}"]
+        return " ".join(told)
+
+
+def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim]:
+    """Every hypothesis about layers, about every case of a forward grid, or of a training grid, that it is about.
+
+    Left out are rivals that one rank alone cannot be, with hypotheses that then have none; and storages that compress
+    only every k-th step: no single step, captured, is the mean one, and between two compressions the weights are not
+    those of dense training.
+    """
+    for name, hypothesis in _registered(of_networks=False):
+        chosen = hypothesis.rivals
+        rivals = [
+            rival
+            for rival in ([chosen] if isinstance(chosen, str) else chosen.names())
+            if ranks > 1 or not method_of(rival)[0].sharded
+        ]
+        for case in trained if hypothesis.training() else cases:
+            if rivals and hypothesis.concerns(case.method) and compresses_every_time(case):
+                found = [one for rival in rivals for one in _rivals(case, rival) if _share(hypothesis, case, one)]
+                if found:
+                    yield Claim(name, hypothesis, case, tuple(dict.fromkeys(found)))
+
+
+def network_claims(cases: list[Case]) -> Iterator[Claim]:
+    """Every hypothesis about whole networks, about every row in one that it is about, beside the network as it is."""
+    for name, hypothesis in _registered(of_networks=True):
+        for case in cases:
+            if hypothesis.concerns(case.method):
+                yield Claim(name, hypothesis, case, (case.of(NETWORK),))
+
+
+def _registered(of_networks: bool) -> Iterator[tuple[str, type[Hypothesis]]]:
+    every = ((name, HYPOTHESES.get(name)) for name in HYPOTHESES.names())
+    return ((name, found) for name, found in every if found.of_networks() == of_networks)
+
+
+def _share(hypothesis: type[Hypothesis], case: Case, rival: Case) -> bool:
+    """Whether both have the picks that the hypothesis has them share."""
+    return all(case.pick(axis) is not None and case.pick(axis) == rival.pick(axis) for axis in hypothesis.sharing)
+
+
+def _rivals(case: Case, method: str) -> Iterator[Case]:
+    """The rival with the same picks; and as everybody has it, where a pick would make another of it."""
+    rival = case.of(method, method_of(method)[0].axes)
+    yield rival
+    yield rival.picking(**{axis: None for axis in rival.picks if axis_of(axis).unsaid is not None})
+
+
+def compresses_every_time(case: Case) -> bool:
+    """Whether what multiplies is what the parameters hold, after each step."""
+    storage = case.pick("storage")
+    return storage is None or storage_of(storage)[1].get("every", 1) == 1
