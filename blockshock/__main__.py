@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blockshock.errors import ExtraMissing
+from blockshock.errors import ExtraMissing, InputError
+from blockshock.registry import not_negative
+from blockshock.saved.losses import MEASURES, MOST_LOSS
 
 # What a command takes is imported when it runs: to ask for help must not take longer than to read it.
 
@@ -112,6 +114,14 @@ def _add_report(commands: Any) -> None:
         help="of two runs or more: exit with 1 if a benchmark is slower than in the first run by more than "
         "that (3%%, say), and all of its interval is",
     )
+    parser.add_argument(
+        "--most-loss",
+        metavar="LOSS",
+        type=_loss,
+        default=MOST_LOSS,
+        help="of each batch size the answer names the fastest row that loses at most that: "
+        f"{MEASURES}. Default {MOST_LOSS:g}",
+    )
     parser.set_defaults(run=_report)
 
 
@@ -120,6 +130,13 @@ def _share(text: str) -> float:
     if found := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text):
         return float(found[1]) / 100
     raise argparse.ArgumentTypeError(f"takes a percentage such as 3% or 0.5%, got {text!r}")
+
+
+def _loss(text: str) -> float:
+    try:
+        return not_negative("it", text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_recover(commands: Any) -> None:
@@ -155,7 +172,9 @@ def _report(chosen: argparse.Namespace) -> int:
         "report", "report", *(["rich"] if chosen.to is None else [])
     )
     command = importlib.import_module("blockshock.report.command")
-    status: int = command.report(chosen.runs, chosen.format, chosen.tables, chosen.to, chosen.fail_if_slower)
+    status: int = command.report(
+        chosen.runs, chosen.format, chosen.tables, chosen.to, chosen.fail_if_slower, chosen.most_loss
+    )
     return status
 
 

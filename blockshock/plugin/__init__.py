@@ -34,11 +34,12 @@ from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.row import Row
-from blockshock.plugin.settings import Settings, resolve
+from blockshock.plugin.settings import Settings, most_loss, resolve
 from blockshock.plugin.stash import (
     CEILINGS,
     JOURNAL,
     MISSING,
+    MOST_LOSS,
     PROGRESS,
     RECORDS,
     SAVING,
@@ -84,7 +85,7 @@ def _reports() -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     with blame.refused():
-        config.stash[SETTINGS] = resolve(config)
+        config.stash[SETTINGS], config.stash[MOST_LOSS] = resolve(config), most_loss(config)
     config.pluginmanager.register(blame.Blame(config), "blockshock-blame")
     config.stash[RECORDS] = []
     config.pluginmanager.register(workers.Workers(config.stash[RECORDS]), "blockshock-workers")
@@ -201,7 +202,8 @@ def _end(terminalreporter: Any, config: pytest.Config) -> None:
         terminalreporter.line(str(error), red=True)
         return
     distributed = bool(config.getoption("numprocesses", None))
-    print_ending(run, _compared(config), saved, sys.stdout, DISTRIBUTED if distributed else UNSAVED)
+    unsaved, most = DISTRIBUTED if distributed else UNSAVED, config.stash[MOST_LOSS]
+    print_ending(run, _compared(config), saved, sys.stdout, unsaved, most)
 
 
 def _unsaved(config: pytest.Config) -> Run:

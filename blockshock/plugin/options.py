@@ -23,6 +23,7 @@ from blockshock.plugin import rootdir, sweep
 from blockshock.plugin.blame import refused
 from blockshock.registry import extend, split
 from blockshock.registry.installed import GROUP
+from blockshock.saved import MEASURES, MOST_LOSS
 from blockshock.training import OPTIMIZERS
 
 DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}
@@ -197,6 +198,12 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
         "worker loads them too. Before a path write = and no blank. Installed packages are found by their entry points "
         f"in the group {GROUP}. Default none",
         "FILE,FILE",
+    )
+    option(
+        "--most-loss",
+        f"of each batch size the answer at the end names the fastest row that loses at most that: {MEASURES}. Default "
+        f"{MOST_LOSS:g}",
+        "LOSS",
     )
     option("--seed", "of weights, inputs and masks. Default 0", "S", type=int, default=0)
     option(

@@ -20,6 +20,7 @@ TOGETHER = pytest.StashKey[together.Together]()
 JOURNAL = pytest.StashKey[journal.Writer]()
 SAVING = pytest.StashKey[saving.Saving]()
 PROGRESS = pytest.StashKey[progress.Progress]()
+MOST_LOSS = pytest.StashKey[float]()
 STARTED = datetime.now()
 
 

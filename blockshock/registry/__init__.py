@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from blockshock.errors import ExtensionFailed, InputError, UnknownName
 from blockshock.registry.installed import load_installed, packages
-from blockshock.registry.written import check_range, parse_spec, split, whole
+from blockshock.registry.written import check_range, not_negative, parse_spec, split, whole
 
 Entry = TypeVar("Entry")
 

@@ -1,7 +1,8 @@
-"""What users write: specs of entries, lists, whole numbers; what cannot be read is refused in words."""
+"""What users write: specs of entries, lists, numbers; what cannot be read is refused in words."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from blockshock.errors import InputError
@@ -60,4 +61,15 @@ def whole(option: str, value: str | int, least: int = 1, *, most: int) -> int:
     if not least <= number <= most:
         bound = f"at least {least}" if number < least else f"at most {most}"
         raise InputError(f"{option} must be {bound}, got {value}")
+    return number
+
+
+def not_negative(option: str, text: str) -> float:
+    """A number that an option was given. Raises InputError unless it is 0 or more, and finite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise InputError(f"{option} takes a number from 0 up, got {text!r}")
     return number

@@ -14,21 +14,24 @@ from blockshock.report.faulty import untimed, wrong_lines
 from blockshock.report.losing import lost
 from blockshock.report.models import PASSES, model_lines
 from blockshock.report.networks import network_lines
-from blockshock.report.points import Against, against_best
+from blockshock.report.points import UNPAIRED, Against, against_best, pays
 from blockshock.report.ran import hardware, ran, workloads
 from blockshock.report.tables import Info
 from blockshock.report.where import Spot, where
+from blockshock.report.within import within_lines
 from blockshock.saved import PHASES, Run, judges, section_of
 
 __all__ = ["answer", "hardware", "pays", "verdict_table"]
 
 VERDICTS = ("faster", "slower", "tie", "undecided")
-UNPAIRED = 0.03
-"""Medians of the same thing, each of builds of its own, lie up to that far apart."""
 
 
-def answer(run: Run) -> list[str]:
-    """The lines, what is wrong first; none where nothing can be shown."""
+def answer(run: Run, most_loss: float | None = None) -> list[str]:
+    """The lines, what is wrong first; none where nothing can be shown.
+
+    Args:
+        most_loss: say too which row is the fastest at each batch size, of those that lose no more than this.
+    """
     infos = run.infos
     if not infos:
         return []
@@ -38,7 +41,8 @@ def answer(run: Run) -> list[str]:
     alike = len(set(tried)) == 1  # then the first line says it for all
     lines = [*wrong_lines(infos), ran(run, tried[0] if alike else "")]
     lines += [_use(points, several, "" if alike else at, infos) for points, at in zip(uses, tried, strict=True)]
-    return [*lines, *model_lines(run), *network_lines(run), *_not_here(infos), *(() if uses else untimed(infos))]
+    lines += [*model_lines(run), *network_lines(run), *(() if most_loss is None else within_lines(run, most_loss))]
+    return [*lines, *_not_here(infos), *(() if uses else untimed(infos))]
 
 
 def _uses(run: Run) -> list[list[Against]]:
@@ -80,13 +84,6 @@ def _tried(points: list[Against], infos: list[Info]) -> str:
     told = [f"{size} {spanned((getattr(one, size) for one in points), 'd')}" for size in sizes]
     names = list(dict.fromkeys(one.workload for one in points))
     return ", ".join([*told, *(names if len(workloads(infos)) > len(names) else [])])
-
-
-def pays(one: Against) -> bool | None:
-    """Whether it is faster there; None where that is undecided."""
-    if one.verdict is not None:
-        return None if one.verdict == "undecided" else one.verdict == "faster"
-    return None if abs(one.ratio - 1) <= max(UNPAIRED, one.scatter) else one.ratio < 1
 
 
 def _says(points: list[Against]) -> str:

@@ -24,7 +24,7 @@ from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, markdown, print_tables
 from blockshock.report.tables import Table
-from blockshock.saved import SECTIONS, NotARun, Run, faults, latest_run, read_run
+from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, read_run
 
 ALL = "all"
 ACROSS = "across"
@@ -38,6 +38,7 @@ def report(
     tables: str | None = None,
     folder: Path | None = None,
     fail_if_slower: float | None = None,
+    most_loss: float = MOST_LOSS,
 ) -> int:
     """Report on the runs, or on the latest; two or more are compared. Returns the exit status: 0 if at least one could
     be read and nothing failed a check, of several runs in none after the first, which none is slower than may be; 2 if
@@ -48,6 +49,7 @@ def report(
         tables: a section whose tables are printed in place of the answer, or ``all``.
         folder: where the page, all tables and all plots are written too.
         fail_if_slower: the share by which a benchmark of a later run may be slower than that of the first.
+        most_loss: that a row loses which the answer names as the fastest at a batch size.
     """
     if tables is not None and tables not in (names := (*SECTIONS, ACROSS, ALL)):
         return _no_tables(f"there are none of {tables!r}", names)
@@ -57,7 +59,7 @@ def report(
     if form in ("csv", "json"):
         _print_rows(runs, form)
     elif form == "md":
-        console.out("\n".join(pasted(runs)))
+        console.out("\n".join(pasted(runs, most_loss=most_loss)))
     elif tables is not None:
         found = [*(table for run in runs for table in _of(run, tables)), *_beside(runs, tables)]
         if not found:
@@ -66,10 +68,10 @@ def report(
             return _no_tables(f"{named} has none of {tables!r}", (*had, *((ACROSS,) if len(runs) > 1 else ()), ALL))
         print_tables(console, found)
     else:
-        console.out("\n".join(_screen(runs)))
+        console.out("\n".join(_screen(runs, most_loss)))
     slower_than_may_be = fail_if_slower is not None and _failed(runs, fail_if_slower)
     status = int(slower_than_may_be or _is_wrong(runs))
-    return status if folder is None else max(status, _write(console, folder, runs))
+    return status if folder is None else max(status, _write(console, folder, runs, most_loss))
 
 
 def _no_tables(why: str, names: tuple[str, ...]) -> int:
@@ -109,7 +111,7 @@ def _each_once(paths: list[Path]) -> list[Path]:
     return [first for first, *_ in places.values()]
 
 
-def _screen(runs: list[Run]) -> list[str]:
+def _screen(runs: list[Run], most_loss: float) -> list[str]:
     # What is no terminal, a file or a log, is as wide as it likes.
     width = screen.fitting(shutil.get_terminal_size().columns) if sys.stdout.isatty() else screen.WIDTH
     named = " ".join(shlex.quote(str(run.path)) for run in runs)
@@ -117,7 +119,8 @@ def _screen(runs: list[Run]) -> list[str]:
     if len(runs) > 1:
         return screen.of_runs(runs, more, width)
     (run,) = runs
-    return screen.of_run(run, f"{run.path} ({run.taken[:16]})", f"{more}; tables of {', '.join(sections(run))}", width)
+    title, more = f"{run.path} ({run.taken[:16]})", f"{more}; tables of {', '.join(sections(run))}"
+    return screen.of_run(run, title, more, width, most_loss=most_loss)
 
 
 def sections(run: Run) -> list[str]:
@@ -144,11 +147,15 @@ def _beside(runs: list[Run], wanted: str = ALL) -> list[Table]:
     return [table for table in found if table.rows] or found[:1]
 
 
-def pasted(runs: list[Run], most: int = PASTED) -> Iterator[str]:
+def pasted(runs: list[Run], most: int = PASTED, most_loss: float | None = None) -> Iterator[str]:
     """All of it as Markdown, as far as it fits into so many bytes: first the answers, then the tables in the order of
-    what they say; says what it leaves out."""
+    what they say; says what it leaves out.
+
+    Args:
+        most_loss: as of ``answer``.
+    """
     size, left = 0, []
-    for part in _parts(runs):
+    for part in _parts(runs, most_loss):
         size += (more := len(part.encode()) + 1)
         if size > most - LEFT_OUT_BYTES:
             size -= more
@@ -167,9 +174,9 @@ LEFT_OUT_BYTES = 600
 """More than what says so takes."""
 
 
-def _parts(runs: list[Run]) -> Iterator[str]:
+def _parts(runs: list[Run], most_loss: float | None) -> Iterator[str]:
     for run in runs:
-        lines = [f"- {line}" for line in (*answer(run), *remarks(run))]
+        lines = [f"- {line}" for line in (*answer(run, most_loss), *remarks(run))]
         yield "\n".join([f"## {run.path} ({run.taken[:16]})", "", *lines, ""])
         if (asked := verdict_table(run)) is not None:
             yield markdown(asked)
@@ -215,11 +222,11 @@ def _failed(runs: list[Run], share: float) -> bool:
     return bool(found or wrong)
 
 
-def _write(console: Console, folder: Path, runs: list[Run]) -> int:
+def _write(console: Console, folder: Path, runs: list[Run], most_loss: float) -> int:
     # Imported here, for what it takes is an extra that the answer does without.
     write_folder = importlib.import_module("blockshock.report.folder").write_folder
     try:
-        page = write_folder(folder, runs, console_on(sys.stderr))
+        page = write_folder(folder, runs, console_on(sys.stderr), most_loss)
     except OSError as error:
         print(f"cannot write the report to {folder}: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -21,13 +21,21 @@ DISTRIBUTED = "without -n, --benchmark-autosave saves a run"
 """pytest-benchmark keeps nothing of what workers measure."""
 
 
-def print_ending(run: Run, before: list[Run], saved: Path | None, file: IO[str], unsaved: str = UNSAVED) -> None:
+def print_ending(
+    run: Run,
+    before: list[Run],
+    saved: Path | None,
+    file: IO[str],
+    unsaved: str = UNSAVED,
+    most_loss: float | None = None,
+) -> None:
     """Print it.
 
     Args:
         before: runs that this one is to be compared with.
         saved: its file, if it was saved.
         unsaved: what to say where it was not.
+        most_loss: as of ``answer``.
     """
     console, width = console_on(file), screen.fitting(shutil.get_terminal_size().columns)
     if saved is None:
@@ -36,6 +44,6 @@ def print_ending(run: Run, before: list[Run], saved: Path | None, file: IO[str],
         console.out("\n".join(screen.of_runs([other, run], "", width, screen.LINES)))
     named = saved and ("" if saved.parts[0] == STORAGE.name else f" {shlex.quote(str(saved))}")
     more = f"tables: python -m blockshock report{named} --tables" if saved else unsaved
-    console.out("\n".join(screen.of_run(run, "", more, width, LINES)))
+    console.out("\n".join(screen.of_run(run, "", more, width, LINES, most_loss)))
     if saved is not None:
         console.out(f"Saved: {saved}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,19 @@ LIST = ".written"
 """Names what a report consists of, so that the next one in this folder can take it away and nothing else."""
 
 
-def write_folder(folder: Path, runs: list[Run], progress: Console) -> Path:
+def write_folder(folder: Path, runs: list[Run], progress: Console, most_loss: float | None = None) -> Path:
     """Write the report, in place of one that the folder may hold; the page's path.
 
     Args:
         progress: where to say what is done; nothing is said where nobody looks on.
+        most_loss: as of ``answer``.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     _clear(folder)
     with progress.status("drawing"):
-        chapters = [chapter(run, run.name if len(runs) > 1 else "") for run in runs]
+        chapters = [replace(chapter(run, run.name if len(runs) > 1 else ""), most_loss=most_loss) for run in runs]
         beside = across(runs) if len(runs) > 1 else None
         beside = beside if beside and beside.rows else None
         files = {PAGE: page(chapters, beside), "tables/results.csv": _results(runs)}

@@ -60,12 +60,12 @@ class Beside(NamedTuple):
 
 def network_tables(infos: list[Info]) -> Iterator[Table]:
     """One table of all rows, by network, the fastest first; none where there are none."""
-    places = _places(infos)
-    if not places:
+    found_at = places(infos)
+    if not found_at:
         return
     named = columns(network="", where="", B="d", dtype="", method="")
     table = Table("Time and likeness", "networks", (*named, *(Column(*number) for number in _NUMBERS.items())))
-    for rows in places.values():
+    for rows in found_at.values():
         for row in sorted(rows, key=lambda row: row.get("p50_ms", 0.0)):
             found, like, alone = beside(row, rows), row["likeness"], row.get("alone") or {}
             times = (row.get("p50_ms"), found.whole, _ms(alone, "linears"), found.layers, found.share, found.best)
@@ -78,14 +78,14 @@ def network_tables(infos: list[Info]) -> Iterator[Table]:
         "correlation of the similarities of all pairs. bits/byte: of text that was held out, and how many more than of "
         "the dense network. Of networks with trained weights alone; nothing was retrained",
         *_not_compiled(infos),
-        *footnotes([row for rows in places.values() for row in rows]),
+        *footnotes([row for rows in found_at.values() for row in rows]),
     ]
     yield table
 
 
 def network_lines(run: Run) -> Iterator[str]:
     """One for each method that is asked about, in each network: of its fastest rows the one that is most alike."""
-    for (network, where, B, dtype), rows in _places(run.infos).items():
+    for (network, where, B, dtype), rows in places(run.infos).items():
         asked = [(row, beside(row, rows)) for row in rows if row["role"] == "subject" and sound(row)]
         timed = [(row, found) for row, found in asked if found.whole is not None]
         for method in dict.fromkeys(row["method"] for row, _ in timed):
@@ -133,7 +133,8 @@ def beside(row: Info, rows: Iterable[Info]) -> Beside:
     )
 
 
-def _places(infos: Iterable[Info]) -> dict[tuple[Any, ...], list[Info]]:
+def places(infos: Iterable[Info]) -> dict[tuple[Any, ...], list[Info]]:
+    """The rows of networks, by PLACE."""
     found: dict[tuple[Any, ...], list[Info]] = defaultdict(list)
     for info in infos:
         if section_of(info) == "networks":

@@ -36,11 +36,16 @@ SAID_ONCE = ("workload", "dtype", "optimizer", "loss")
 
 @dataclass(frozen=True)
 class Chapter:
-    """A run in the page: what it is, its pictures, and its tables."""
+    """A run in the page: what it is, its pictures, and its tables.
+
+    Attributes:
+        most_loss: as of ``answer``.
+    """
 
     run: Run
     pictures: list[Picture]
     tables: list[Table]
+    most_loss: float | None = None
 
 
 def page(chapters: list[Chapter], across: Table | None) -> str:
@@ -87,7 +92,7 @@ def _shown(key: str, chapter: Chapter) -> dict[str, Any]:
         "name": run.name,
         "path": str(run.path),
         "taken": run.taken[:16].replace("T", " "),
-        "answer": list(answer(run)),
+        "answer": list(answer(run, chapter.most_loss)),
         "verdicts": verdicts and table_of(verdicts, f"{key}-asked", run.name),
         "map": [_drawn(picture) for picture in chapter.pictures if not picture.section],
         "remarks": list(remarks(run)),

@@ -13,6 +13,8 @@ from blockshock.saved import PHASES, Run, best_dense, is_alone, is_dense, judges
 
 PLACE = ("workload", "N", "K", "B", "dtype", "optimizer")
 Place = tuple[Any, ...]
+UNPAIRED = 0.03
+"""Medians of the same thing, each of builds of its own, lie up to that far apart."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,13 @@ class Against:
     def place(self) -> Place:
         """All that is measured there shares this."""
         return (self.section, *(getattr(self, name) for name in PLACE))
+
+
+def pays(one: Against) -> bool | None:
+    """Whether it is faster there; None where that is undecided."""
+    if one.verdict is not None:
+        return None if one.verdict == "undecided" else one.verdict == "faster"
+    return None if abs(one.ratio - 1) <= max(UNPAIRED, one.scatter) else one.ratio < 1
 
 
 def against_best(run: Run) -> list[Against]:

@@ -33,13 +33,16 @@ def fitting(columns: int) -> int:
     return max(NARROWEST, min(columns, WIDTH))
 
 
-def of_run(run: Run, title: str, more: str, width: int = WIDTH, lines: int = LINES) -> list[str]:
+def of_run(
+    run: Run, title: str, more: str, width: int = WIDTH, lines: int = LINES, most_loss: float | None = None
+) -> list[str]:
     """The answer, the verdicts and what a reader must know; at most so many lines of so many characters.
 
     Args:
         more: where there is more.
+        most_loss: as of ``answer``.
     """
-    first, *uses = answer(run) or ["nothing in it can be shown"]
+    first, *uses = answer(run, most_loss) or ["nothing in it can be shown"]
     head, end = [*_wrapped(filter(None, [title, first]), width), ""], ["", *_wrapped([more], width)]
     legend = [LEGEND] if any(OVER in line for line in uses) else []
     said, room = _wrapped([*uses, *legend], width), lines - len(head) - len(end)

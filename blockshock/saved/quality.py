@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from blockshock.saved.judged import weights_of
 
 Info = dict[str, Any]
-OUTPUT, COSINE = "of the output", "1 − cosine"
-"""What losses are measured by, for unseen inputs: a layer's by the relative error of its output, a network's by how its
-embeddings lie to the dense network's."""
-
-
-class Loss(NamedTuple):
-    """What a row loses beside the dense weights, in the measure ``of``."""
-
-    value: float
-    of: str
 
 
 def qualities(infos: list[Info]) -> list[Info]:
@@ -30,17 +20,6 @@ def lost(infos: list[Info]) -> list[Info | None]:
     """Of each row the quality that its method has with these picks on that layer, if the run found it."""
     found = _found(infos)
     return [found[layer]["quality"] if (layer := _layer(info)) in found else None for info in infos]
-
-
-def loss_of(info: Info) -> Loss | None:
-    """What a row of a run that is settled loses: nothing where it keeps W; None where the run does not say."""
-    measure = COSINE if info.get("network") else OUTPUT
-    likeness = info.get("likeness") or {}
-    if info["promise"] == "dense":
-        return Loss(0.0, measure)
-    if measure == COSINE:
-        return Loss(1 - likeness["cosine"], COSINE) if "cosine" in likeness else None
-    return Loss(info["loses"]["output_error"], OUTPUT) if "loses" in info else None
 
 
 def halves(infos: list[Info]) -> list[Info]:

@@ -22,10 +22,12 @@ from blockshock.matrices.named_masks import MASKS
 from blockshock.matrices.workloads import WORKLOADS
 from blockshock.methods import METHODS, Layer, Method
 from blockshock.phases import case as case_module
-from blockshock.plugin import SETTINGS, Row, pytest_report_header
+from blockshock.plugin import SETTINGS, Row, pytest_report_header, stash
 from blockshock.plugin.cases import forward_grid
 from blockshock.plugin.points import Points
+from blockshock.plugin.settings import most_loss
 from blockshock.plugin.settings import resolve as resolve_settings
+from blockshock.saved import MOST_LOSS
 
 pytest_plugins = ["pytester"]
 __all__ = ["no_gpus", "resolve"]
@@ -285,3 +287,20 @@ def test_an_odd_number_of_ranks_skips_what_needs_pairs_and_says_so(
             reasons[case.method] = str(skip)
     why = "two halves need 1 rank or an even number, got 3: try --ranks 2 or 4"
     assert reasons == {method: f"{method}: {why}" for method in ("block_shock", "masked_split_dense")}
+
+
+@pytest.mark.parametrize(("arguments", "most"), [([], MOST_LOSS), (["--most-loss=0.3"], 0.3)])
+def test_a_session_knows_the_most_that_a_row_may_lose(
+    arguments: list[str], most: float, pytester: pytest.Pytester
+) -> None:
+    config = pytester.parseconfigure("-p", "blockshock.plugin", *arguments)
+    assert config.stash[stash.MOST_LOSS] == most
+    others = resolve_settings(pytester.parseconfig("-p", "blockshock.plugin"))
+    assert resolve_settings(config) == others, "a session with another one goes on"
+
+
+@pytest.mark.parametrize("text", ["-0.1", "nan", "inf", "much"])
+def test_a_session_refuses_what_is_no_loss(text: str, pytester: pytest.Pytester) -> None:
+    config = pytester.parseconfig("-p", "blockshock.plugin", f"--most-loss={text}")
+    with pytest.raises(pytest.UsageError, match=f"--most-loss takes a number from 0 up, got '{text}'"):
+        most_loss(config)

@@ -61,7 +61,7 @@ def told(run: Run) -> str:
     tables = [*comparison.comparison(run.records), *run_tables.run_tables(run), across([run, run])]
     show.print_tables(show.console_on(out), tables)
     out.write("\n".join(map(show.markdown, tables)))
-    lines = [*answer.answer(run), *remarks.remarks(run), *limits.limit_lines(run.infos), *again.commands(run)]
+    lines = [*answer.answer(run, 0.3), *remarks.remarks(run), *limits.limit_lines(run.infos), *again.commands(run)]
     pages = (screen.of_run(run, "a run", "more"), screen.of_runs([run, run], "more"))
     assert all(len(page) <= screen.LINES and max(map(len, page)) <= screen.WIDTH for page in pages)
     assert sum(len(part.encode()) + 1 for part in command.pasted([run])) <= command.PASTED
