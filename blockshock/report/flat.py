@@ -12,6 +12,8 @@ from blockshock.saved import MEASURED, PHASES, STAGES, Run, faults, section_of, 
 Row = dict[str, Any]
 TIMED = ("p50_ms", "of_limit", "limit_ms")
 ALONE = ("partial", "combine", "forward", "forward_and_backward", "pack", "copy")
+QUALITIES = ("quality", "quality_of_half", "loses")
+"""What a check found of W′ and of the first half alone, and what a row loses by the checks of its run."""
 COLUMNS = (
     *("run", "test", "group", "section", "phase", "label", "method", "picks"),
     *(f"picks.{axis}" for axis in ("kernel", "mask", "pruner", "storage", "combine", "format")),
@@ -30,7 +32,7 @@ COLUMNS = (
     *("parameter_bytes", "gradient_bytes", "state_bytes", "training_bytes"),
     *("error_ratio", "error_ratio_limit", "relative_error", "dense_relative_error", "max_error", "mean_error"),
     *("of_bound", "same_on_ranks", "same_again", "worst_weight_share", "worst_drift", "steps"),
-    *(f"{what}.{name}" for what in ("quality", "loses") for name in ("output_error", "kept_magnitude", "kept_energy")),
+    *(f"{what}.{name}" for what in QUALITIES for name in ("output_error", "kept_magnitude", "kept_energy")),
     *("network", "where", "replaced", "alone.linears.p50_ms", "alone.compiled.p50_ms"),
     *("likeness.cosine", "likeness.least_cosine", "likeness.spearman"),
     *("likeness.bits_per_byte", "likeness.added_bits_per_byte"),

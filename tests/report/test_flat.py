@@ -58,6 +58,7 @@ def test_no_run_fills_a_column_that_others_lack_and_each_is_filled_by_one() -> N
     networks = {name for name in COLUMNS if name.startswith(("likeness.", "alone.linears", "alone.compiled"))}
     later = {"picks.format", "picks.block_kernel", "picks.block_mask", "network", "where", "replaced"}
     later |= {"stages.quantise.p50_ms", "stages.dequantise.p50_ms"}
+    later |= {name for name in COLUMNS if name.startswith("quality_of_half.")}
     assert set(COLUMNS) - filled == {"wrong", *networks, *later}, "nothing official is, nor has what came later"
 
 
@@ -82,6 +83,21 @@ def test_an_axis_that_somebody_added_is_among_the_picks() -> None:
     (row,) = rows([run_of([timed(OURS, 64, 4, 1.0, picks={"order": "reversed", "kernel": "auto"})])])
     assert row["picks"] == "order=reversed kernel=auto"
     assert row["picks.kernel"] == "auto"
+
+
+def test_what_the_first_half_alone_loses_is_no_quality_of_the_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = {"output_error": 0.3, "kept_magnitude": 0.8, "kept_energy": 0.9}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(saved([checked(OURS, quality_of_half=half), checked(DENSE)])))
+    assert main(["report", str(path), "--format", "json"]) == 0
+    first, other = json.loads(capsys.readouterr().out)
+    assert {name: first[f"quality_of_half.{name}"] for name in half} == half
+    assert first["quality.output_error"] is first["loses.output_error"] is other["quality_of_half.output_error"] is None
+    assert main(["report", str(path), "--format", "csv"]) == 0
+    first, other = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (first["quality_of_half.output_error"], other["quality_of_half.output_error"]) == ("0.3", "")
 
 
 def test_json_has_no_word_for_what_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
