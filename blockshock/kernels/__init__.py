@@ -7,9 +7,11 @@ from blockshock.kernels.formats import (
     FORWARD_ALONE,
     Format,
     PackedDenseQuantised,
+    PackedQuantised,
     QuantisedWeights,
     build_format,
     format_of,
+    row_scales,
 )
 from blockshock.kernels.packed import Packed
 

@@ -90,8 +90,14 @@ class Kernel:
         instead = f"pick {' or '.join(able)}" if able else "no kernel does"
         return f"kernel {self.name} does not multiply {format.name}: {instead}"
 
-    def pack_quantised(self, piece: Piece, bias: torch.Tensor | None, format: Format) -> Packed:
-        """Pack a piece in one of its formats, for the forward pass alone. ``check`` it first."""
+    def pack_quantised(
+        self, piece: Piece, bias: torch.Tensor | None, format: Format, shared_N: torch.Tensor | None = None
+    ) -> Packed:
+        """Pack a piece in one of its formats, for the forward pass alone. ``check`` it first.
+
+        Args:
+            shared_N: the scales of the whole rows that the piece is a part of; None where it has whole ones.
+        """
         raise NotImplementedError
 
     def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:

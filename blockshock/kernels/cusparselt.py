@@ -135,9 +135,15 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
     """
 
     def __init__(
-        self, piece: Piece, bias: torch.Tensor | None, format: Format, search: bool, fused: bool = True
+        self,
+        piece: Piece,
+        bias: torch.Tensor | None,
+        format: Format,
+        search: bool,
+        fused: bool = True,
+        shared_N: torch.Tensor | None = None,
     ) -> None:
-        q_NK, scale_N = quantised(piece.kept_block, piece.N, piece.K, format, piece.device)
+        q_NK, scale_N = quantised(piece.kept_block, piece.N, piece.K, format, piece.device, shared_N=shared_N)
         super().__init__(piece.K, format, scale_N, bias, piece.N * piece.K // 2)
         claim_thread(piece.device)
         self.register_buffer("packed", torch_internals.compress(q_NK), persistent=False)
@@ -227,8 +233,10 @@ class Cusparselt(SparseCores):
             return f"in eight bits cusparselt needs N and K to be multiples of {BYTES_MULTIPLE}, got N = {N}, K = {K}"
         return super().unsuitable_format(format, N, K, dtype)
 
-    def pack_quantised(self, piece: Piece, bias: torch.Tensor | None, format: Format) -> Packed:
-        return PackedQuantisedCusparselt(piece, bias, format, self.search, self.fused)
+    def pack_quantised(
+        self, piece: Piece, bias: torch.Tensor | None, format: Format, shared_N: torch.Tensor | None = None
+    ) -> Packed:
+        return PackedQuantisedCusparselt(piece, bias, format, self.search, self.fused, shared_N)
 
     def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
         packed = packed_bytes(N, K, format.stored.itemsize)

@@ -44,8 +44,10 @@ class PackedReference(Packed):
 class PackedQuantisedReference(PackedQuantised):
     """What is stored, decompressed and multiplied in float32: its numbers have so few bits that products are exact."""
 
-    def __init__(self, piece: Piece, bias: torch.Tensor | None, format: Format) -> None:
-        q_NK, scale_N = quantised(piece.kept_block, piece.N, piece.K, format, piece.device)
+    def __init__(
+        self, piece: Piece, bias: torch.Tensor | None, format: Format, shared_N: torch.Tensor | None = None
+    ) -> None:
+        q_NK, scale_N = quantised(piece.kept_block, piece.N, piece.K, format, piece.device, shared_N=shared_N)
         super().__init__(piece.K, format, scale_N, bias, piece.N * piece.K // 2)
         self.weight = Compressed24.from_tensor(q_NK.view(torch.int8), piece.kept)
 
@@ -72,8 +74,10 @@ class Reference(Kernel):
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return N * (K // 2 * itemsize + -(-K // 8))
 
-    def pack_quantised(self, piece: Piece, bias: torch.Tensor | None, format: Format) -> Packed:
-        return PackedQuantisedReference(piece, bias, format)
+    def pack_quantised(
+        self, piece: Piece, bias: torch.Tensor | None, format: Format, shared_N: torch.Tensor | None = None
+    ) -> Packed:
+        return PackedQuantisedReference(piece, bias, format, shared_N)
 
     def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
         held = self.weight_bytes(N, K, format.stored.itemsize) + 4 * N

@@ -95,9 +95,9 @@ class Method(Spread):
         return reference if format is None else QuantisedWeights(reference, format)
 
     @classmethod
-    def met(cls, layer: Layer, x_BK: torch.Tensor) -> torch.Tensor:
+    def met(cls, layer: Layer, x_BK: torch.Tensor, ranks: int = 1) -> torch.Tensor:
         """What of x those weights are multiplied by: x, or what the format has of it, in float64."""
-        return x_BK if layer.format is None else layer.format.represented(x_BK)
+        return x_BK
 
     @classmethod
     def first_half(cls, layer: Layer) -> WeightSource | None:

@@ -11,15 +11,15 @@ from blockshock.errors import InputError
 from blockshock.kernels import Kernel, Packed, build_kernel
 from blockshock.machine import slowest_of_ranks
 from blockshock.matrices import Mask, Piece
-from blockshock.methods.base import Method
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.in_formats import InFormats
 from blockshock.methods.joined import MOST_JOINED, Joined
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
 from blockshock.training import CompressedStorage, storage_of
 
 
-class PieceMethod(Method):
+class PieceMethod(InFormats):
     """A method that picks a kernel for its pieces, and in training how they are stored.
 
     Attributes:
@@ -66,15 +66,22 @@ class PieceMethod(Method):
         return slowest_of_ranks(seconds, self.device, self.group)
 
     def _packed(
-        self, layer: Layer, piece: Piece, kernel: Kernel, bias: torch.Tensor | None, adds_bias: bool = True
+        self,
+        layer: Layer,
+        piece: Piece,
+        kernel: Kernel,
+        bias: torch.Tensor | None,
+        adds_bias: bool = True,
+        shared_N: torch.Tensor | None = None,
     ) -> Weight:
         """A piece in the kernel's own format: frozen, or trained.
 
         Args:
             adds_bias: this rank's product does; otherwise the bias is trained beside it.
+            shared_N: as of ``pack_quantised``.
         """
         if layer.format is not None:
-            return kernel.pack_quantised(piece, bias if adds_bias else None, layer.format)
+            return kernel.pack_quantised(piece, bias if adds_bias else None, layer.format, shared_N)
         packed = kernel.pack(piece, bias if adds_bias else None, layer.both_ways)
         if layer.training is None:
             return packed

@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from blockshock.errors import InputError
-from blockshock.kernels import Packed
+from blockshock.kernels import Packed, PackedQuantised
 from blockshock.machine import Entry, Exit, KeptColumns, Part, Peers, torch_internals
 from blockshock.methods.joined import Joined
 from blockshock.stages import copied, stage
@@ -68,10 +68,21 @@ def _forward(weights: Sequence[Weight], x_BK: torch.Tensor, exit: Exit, joined: 
     """exit(x Wᵀ + bias)."""
     if type(exit) is not Exit and len(weights) == 1:
         return exit.join(_part(weights[0], x_BK))
-    y_BN = weights[0](x_BK) if joined is None else joined(x_BK)
-    for weight in weights[1:] if joined is None else ():
-        y_BN = y_BN + weight(x_BK)
+    first, *others = _outputs(weights, x_BK) if joined is None else [joined(x_BK)]
+    y_BN = first
+    for other_BN in others:
+        y_BN = y_BN + other_BN
     return _contiguous(y_BN) if type(exit) is Exit else exit.join(Part.of(y_BN))
+
+
+def _outputs(weights: Sequence[Weight], x_BK: torch.Tensor) -> list[torch.Tensor]:
+    """x Wᵀ + bias of each; in a format x is quantised once for all."""
+    first = weights[0]
+    if len(weights) == 1 or not isinstance(first, PackedQuantised) or not len(x_BK):
+        return [weight(x_BK) for weight in weights]
+    q_BK, scale_B1 = first.stored(x_BK)
+    packings = [weight for weight in weights if isinstance(weight, PackedQuantised)]
+    return [packed.multiply(q_BK, scale_B1, x_BK.dtype) for packed in packings]
 
 
 def _part(weight: Weight, x_BK: torch.Tensor) -> Part:

@@ -45,9 +45,9 @@ class BlockShock(Combined, PieceMethod):
     elements in one all-reduce, as row tensor parallelism does. The bias joins one half's product.
     """
 
-    axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage", "combine")
+    axes: ClassVar[tuple[str, ...]] = ("kernel", "mask", "storage", "combine", "format")
     collectives = ("all_reduce", "all_reduce")
-    part_name, joins = "half", True
+    part_name, joins, adds_parts = "half", True, True
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
@@ -55,11 +55,11 @@ class BlockShock(Combined, PieceMethod):
         self.mask = layer.mask
         places = (0, 1) if self.ranks == 1 else (group.rank(),)
         halves = list(self._halves(layer.source, places))
-        kernel = self._kernel_for(layer, halves)
+        kernel, shared_N = self._kernel_for(layer, halves), self._shared_scales(layer.format, halves)
         # The bias is trained on every rank, and joins the product of one.
         biases = [layer.source.bias, *[None] * (len(halves) - 1)]
         held = [
-            self._packed(layer, half, kernel, bias, group.rank() == 0)
+            self._packed(layer, half, kernel, bias, group.rank() == 0, shared_N)
             for half, bias in zip(halves, biases, strict=True)
         ]
         self.halves = nn.ModuleDict({_name(place, half): half for place, half in zip(places, held, strict=True)})
@@ -121,11 +121,12 @@ class BlockShock(Combined, PieceMethod):
     @classmethod
     def first_half(cls, layer: Layer) -> WeightSource | None:
         assert layer.mask is not None
-        return MaskedWeights(layer.source, layer.mask)
+        # In a format with the scales that it shares with the other.
+        return MaskedWeights(cls.multiplied(layer, 1), layer.mask)
 
     @property
     def roundings(self) -> int:
-        return max(self.group.size(), 2)
+        return super().roundings + max(self.group.size(), 2) - 1
 
     @property
     def grad_roundings(self) -> int:

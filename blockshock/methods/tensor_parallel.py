@@ -34,15 +34,16 @@ class TensorParallel(Method):
 
 
 @METHODS.register("dense_tp_row")
-class RowParallel(Combined, TensorParallel):
+class RowParallel(InFormats, Combined, TensorParallel):
     """Shards of W along K, one a rank; partial outputs are summed.
 
     Stores W[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce, backward gathers B·K of grad_X. The
     bias joins rank 0's product, and is trained on every rank.
     """
 
-    axes: ClassVar[tuple[str, ...]] = ("combine",)
+    axes: ClassVar[tuple[str, ...]] = ("combine", "format")
     collectives = ("all_reduce", "all_gather")
+    adds_parts = True
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
@@ -56,7 +57,7 @@ class RowParallel(Combined, TensorParallel):
 
     @property
     def roundings(self) -> int:
-        return self.group.size()
+        return super().roundings + self.group.size() - 1
 
     def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
         return OwnFeatures(combine, self.columns, self.K), Summed(combine)
@@ -66,7 +67,7 @@ class RowParallel(Combined, TensorParallel):
 
 
 @METHODS.register("dense_tp_col")
-class ColumnParallel(Combined, InFormats, TensorParallel):
+class ColumnParallel(InFormats, Combined, TensorParallel):
     """Shards of W along N, one a rank; output features are gathered.
 
     Stores W[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)

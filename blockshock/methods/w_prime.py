@@ -41,7 +41,8 @@ class PrunedMethod(PieceMethod):
             self.permutation, self._order = layer.permutation, Order.of(layer.permutation, self.columns)
             self.entry = Permuted(self.entry, self._order)
         piece = layer.pruned_piece(self.rows, self.columns)
-        return self._packed(layer, piece, self._kernel_for(layer, [piece]), bias, adds_bias)
+        kernel, shared_N = self._kernel_for(layer, [piece]), self._shared_scales(layer.format, [piece])
+        return self._packed(layer, piece, kernel, bias, adds_bias, shared_N)
 
     @classmethod
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:
@@ -89,7 +90,7 @@ class PrunedDense(Pruned):
 class PrunedShards(PrunedMethod, Combined):
     """Each rank has a shard, and the ranks agree on y."""
 
-    axes = (*PrunedMethod.axes, "combine")
+    axes = (*PrunedMethod.axes, "combine", "format")
 
     def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
         entry, exit = super().conjugates(combine)
@@ -104,5 +105,3 @@ class PrunedRowParallel(PrunedShards, RowParallel):
 @METHODS.register("pruned_tp_col")
 class PrunedColumnParallel(PrunedShards, ColumnParallel):
     """Shards of W along N, each pruned along K, one a rank; output features are gathered, as in ``dense_tp_col``."""
-
-    axes = (*PrunedShards.axes, "format")

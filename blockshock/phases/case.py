@@ -156,7 +156,7 @@ class Built:
 
     def met_BK(self) -> torch.Tensor:
         """What of x that is multiplied by."""
-        return self.method.met(self.layer, self.x_BK)
+        return self.method.met(self.layer, self.x_BK, self.group.size())
 
 
 def this_device() -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from blockshock.methods import axis_of, method_of
+from blockshock.methods import Role, axis_of, method_of
 from blockshock.phases.case import Case
 from blockshock.phases.hypotheses import HYPOTHESES, NETWORK, Hypothesis
 from blockshock.training import storage_of
@@ -72,7 +72,11 @@ def _registered(of_networks: bool) -> Iterator[tuple[str, type[Hypothesis]]]:
 
 
 def _share(hypothesis: type[Hypothesis], case: Case, rival: Case) -> bool:
-    """Whether both have the picks that the hypothesis has them share."""
+    """Whether both have the picks that the hypothesis has them share; and an ablation all that the row has, such as a
+    format: else more than what it is for would tell the two apart."""
+    kind = method_of(rival.method)[0]
+    if kind.role is Role.ABLATION and any(axis_of(axis).unsaid and axis not in kind.axes for axis in case.picks):
+        return False
     return all(case.pick(axis) is not None and case.pick(axis) == rival.pick(axis) for axis in hypothesis.sharing)
 
 

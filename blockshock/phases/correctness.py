@@ -59,8 +59,9 @@ def lost_by(case: Case) -> QualitySums:
     """What the weights of a case lose against W, of this rank's share of the output features. Nothing is packed."""
     device = this_device()
     layer, reference, x_BK = case.layer(device), case.reference(device), case.inputs(device)
-    met_BK = method_of(case.method)[0].met(layer, x_BK)
-    return lost(x_BK, layer.source, reference, dist.get_rank(), dist.get_world_size(), met_BK)
+    ranks = dist.get_world_size()
+    met_BK = method_of(case.method)[0].met(layer, x_BK, ranks)
+    return lost(x_BK, layer.source, reference, dist.get_rank(), ranks, met_BK)
 
 
 def _compared(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import FLOATS, LAYOUTS, SPECIAL, mask_rows, matrices, matrix, seeds, specs, with_special
 
 from blockshock.kernels import FORMATS, PackedDenseQuantised, QuantisedWeights, build_format, build_kernel
-from blockshock.kernels.formats import descaled, format_of, quantised
+from blockshock.kernels.formats import descaled, format_of, quantised, row_scales
 from blockshock.matrices import Piece, TensorWeights
 from blockshock.matrices.masks import DenseMask
 from blockshock.measure import Sums, compare
@@ -86,6 +86,33 @@ def test_weights_are_quantised_or_refused(w_NK: torch.Tensor, multiple: int) -> 
     assert torch.equal(q_NK[:N, :K].double() * scale_N.double()[:, None], format.represented(w_NK))
     assert not q_NK[N:].any()
     assert not q_NK[:, K:].any()
+
+
+@examples(60)
+@given(
+    name=EIGHT_BITS, w_NK=matrices(st.integers(1, 9), st.integers(2, 24), NARROW), at=st.integers(1, 23), seed=seeds,
+    odd=st.booleans(),
+)  # fmt: skip
+def test_parts_that_share_the_scales_of_rows_are_the_parts_of_the_rows(
+    name: str, w_NK: torch.Tensor, at: int, seed: int, odd: bool
+) -> None:
+    format = build_format(name)
+    assert format is not None
+    w_NK = with_special(w_NK, seed, FINITE).nan_to_num() if odd else w_NK
+    (N, K), device = w_NK.shape, w_NK.device
+    parts = [part for part in (w_NK[:, :at], w_NK[:, at:]) if part.shape[1]]
+    rows = [lambda a, b, part=part: part[a:b] for part in parts]
+    shared_N = torch.stack(
+        [row_scales(of, N, part.shape[1], format, device) for of, part in zip(rows, parts, strict=True)]
+    ).amax(0)
+    assert torch.equal(shared_N, row_scales(lambda a, b: w_NK[a:b], N, K, format, device))
+    whole = attempt(lambda: quantised(lambda a, b: w_NK[a:b], N, K, format, device))
+    if whole is not None:
+        found = [
+            quantised(of, N, part.shape[1], format, device, 1, shared_N)[0]
+            for of, part in zip(rows, parts, strict=True)
+        ]
+        assert torch.equal(torch.cat(found, 1).double(), whole[0].double())
 
 
 @examples(40)

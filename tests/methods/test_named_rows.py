@@ -95,9 +95,9 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
         ("block_shock-auto-tile-packed", UnknownName, "its storage 'packed': no storage .* compressed, masked"),
         ("block_shock-auto-tile-masked:every=x", InputError, "its storage 'masked:every=x': .* every takes a whole"),
         (
-            "block_shock-auto-tile-masked-nccl-adamw",
+            "block_shock-auto-tile-masked-nccl-int8-adamw",
             InputError,
-            "'adamw' is left over: .* takes kernel, mask, storage, combine",
+            "'adamw' is left over: .* takes kernel, mask, storage, combine, format",
         ),
         (
             "pruned-auto-largest",

@@ -83,6 +83,13 @@ def test_a_row_in_a_format_is_set_beside_the_dense_one_in_that_format() -> None:
     assert [claim.name for claim in claims([row.picking(format=None)], [], ranks=1)] == ["H6"]
 
 
+def test_an_ablation_without_a_format_is_no_rival_of_a_row_in_one() -> None:
+    names = {claim.name for claim in claims([CASE.picking(format="int8")], [], ranks=2)}
+    assert names == {"H1", "H4"} == {claim.name for claim in claims([CASE], [], ranks=2)} - {"H3"}
+    (first, *_) = claims([CASE.picking(format="int8")], [], ranks=2)
+    assert {"dense_tp_row int8", "dense_tp_row", "dtensor_row"} <= {rival.label for rival in first.rivals}
+
+
 def test_of_a_network_each_row_that_is_asked_about_is_set_beside_the_network_as_it_is() -> None:
     int8 = {"format": "int8"}
     rows = {"pruned": {"kernel": "auto"} | int8, "dense_single": int8, "pruned_dense": {}}

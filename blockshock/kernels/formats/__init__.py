@@ -2,7 +2,7 @@
 
 from blockshock.kernels.formats.base import FORMATS, Format, build_format, descaled, format_of
 from blockshock.kernels.formats.dense import PackedDenseQuantised
-from blockshock.kernels.formats.packed import FORWARD_ALONE, PackedQuantised, quantised
+from blockshock.kernels.formats.packed import FORWARD_ALONE, PackedQuantised, quantised, row_scales
 from blockshock.kernels.formats.weights import QuantisedWeights
 
 FORMATS.load_package(__name__)

@@ -77,6 +77,14 @@ class Format:
         run = compiled(_quantised) if self.compiled else _quantised
         return run(rows_RK, self.largest, self.stored)
 
+    def scales(self, rows_RK: torch.Tensor) -> torch.Tensor:
+        """Those of the rows, float32 (R, 1). Of rows that several hold parts of, the largest of what the parts have."""
+        return _scales(rows_RK, self.largest)
+
+    def stored_by(self, rows_RK: torch.Tensor, scale_R1: torch.Tensor) -> torch.Tensor:
+        """What is stored of a matrix (R, K), or of some of its columns, by scales that are known."""
+        return _stored(rows_RK, scale_R1, self.stored)
+
     def represented(self, rows_RK: torch.Tensor) -> torch.Tensor:
         """What ``quantise`` stands for, in float64, exactly: by the definition, and by nothing that ``quantise`` uses.
 
@@ -123,11 +131,19 @@ class Format:
 
 
 def _quantised(rows_RK: torch.Tensor, largest: float, stored: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    # Nothing goes beyond the largest number by more than its quotient is rounded: that then rounds back to it.
+    scale_R1 = _scales(rows_RK, largest)
+    return _stored(rows_RK, scale_R1, stored), scale_R1
+
+
+def _scales(rows_RK: torch.Tensor, largest: float) -> torch.Tensor:
     scale_R1 = torch.linalg.vector_norm(rows_RK, math.inf, 1, True, dtype=torch.float32) * (1 / largest)
-    scale_R1 = scale_R1.clamp(min=TINY)
+    return scale_R1.clamp(min=TINY)
+
+
+def _stored(rows_RK: torch.Tensor, scale_R1: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
+    # Nothing goes beyond the largest number by more than its quotient is rounded: that then rounds back to it.
     scaled_RK = rows_RK / scale_R1
-    return (scaled_RK if stored.is_floating_point else scaled_RK.round()).to(stored), scale_R1
+    return (scaled_RK if stored.is_floating_point else scaled_RK.round()).to(stored)
 
 
 def descaled(

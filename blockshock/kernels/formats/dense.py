@@ -7,12 +7,16 @@ import torch
 from blockshock.kernels.formats.base import Format
 from blockshock.kernels.formats.packed import PackedQuantised, quantised
 from blockshock.kernels.layout import dense_rows
-from blockshock.matrices import WeightSource
+from blockshock.matrices import Piece, WeightSource
 from blockshock.stages import copied, stage
 
 
 class PackedDenseQuantised(PackedQuantised):
-    """W (N, K), or some of its rows, filled up with zeros to what the product takes.
+    """W (N, K), or some of its rows and columns, filled up with zeros to what the product takes.
+
+    Args:
+        bias: that this adds; of several parts of a sum, whose source has one, one does.
+        shared_N: the scales, where others hold the other columns.
 
     Raises:
         InputError: a row is so large that sums of its products overflow.
@@ -21,16 +25,20 @@ class PackedDenseQuantised(PackedQuantised):
     q_NK: torch.Tensor
 
     def __init__(
-        self, source: WeightSource, bias: torch.Tensor | None, format: Format, rows: slice = slice(None)
+        self,
+        source: WeightSource,
+        bias: torch.Tensor | None,
+        format: Format,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+        shared_N: torch.Tensor | None = None,
     ) -> None:
-        first, N, K = range(source.N)[rows].start, len(range(source.N)[rows]), source.K
-
-        def block(start: int, stop: int) -> torch.Tensor:
-            return source.rows(first + start, first + stop)
-
-        q_NK, scale_N = quantised(block, N, K, format, source.device, format.multiple)
+        piece = Piece(source, columns, rows=rows)
+        N, K = piece.N, piece.K
+        q_NK, scale_N = quantised(piece.block, N, K, format, source.device, format.multiple, shared_N)
         super().__init__(K, format, scale_N, bias, N * K)
-        self.roundings = format.roundings(source.device, bias is not None)
+        # Of a sum as of that part of it which is rounded most.
+        self.roundings = format.roundings(source.device, bias is not None or source.bias is not None)
         self.register_buffer("q_NK", q_NK, persistent=False)
 
     def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

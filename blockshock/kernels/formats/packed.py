@@ -48,9 +48,12 @@ class PackedQuantised(Packed):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if not len(x_BK):
             return x_BK.new_empty(0, self.N)
+        return self.multiply(*self.stored(x_BK), x_BK.dtype)
+
+    def stored(self, x_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is stored of x, and each token's scale."""
         with stage("quantise"):
-            q_BK, scale_B1 = self.format.quantise(x_BK)
-        return self.multiply(q_BK, scale_B1, x_BK.dtype)
+            return self.format.quantise(x_BK)
 
     def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """y (B, N) of what is stored of x. Stages ``layout``, ``matmul`` and ``dequantise``."""
@@ -60,13 +63,32 @@ class PackedQuantised(Packed):
         raise InputError(f"{FORWARD_ALONE}: call the layer under torch.inference_mode(), or take format plain")
 
 
+Rows = Callable[[int, int], torch.Tensor]
+"""Gives rows [start, stop) of a matrix."""
+
+
+def row_scales(block: Rows, N: int, K: int, format: Format, device: torch.device) -> torch.Tensor:
+    """The scales of the rows of a matrix (N, K), float32 (N,)."""
+    scale_N = torch.empty(N, dtype=torch.float32, device=device)
+    for start, stop in row_blocks(N, K * 4):
+        scale_N[start:stop] = format.scales(block(start, stop))[:, 0]
+    return scale_N
+
+
 def quantised(
-    block: Callable[[int, int], torch.Tensor], N: int, K: int, format: Format, device: torch.device, multiple: int = 1
+    block: Rows,
+    N: int,
+    K: int,
+    format: Format,
+    device: torch.device,
+    multiple: int = 1,
+    shared_N: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Of a matrix (N, K) what is stored, filled up with zeros to a multiple both ways, and the scales, float32 (N,).
 
     Args:
         block: gives rows [start, stop) of the matrix.
+        shared_N: the scales, where the matrix is a part of whole rows, which these are of.
 
     Raises:
         InputError: a row is so large that sums of its products overflow float32.
@@ -75,7 +97,11 @@ def quantised(
     q_NK = torch.zeros(rows, columns, dtype=format.stored, device=device)
     scale_N = torch.empty(N, dtype=torch.float32, device=device)
     for start, stop in row_blocks(N, K * 4):
-        q_RK, scale_R1 = format.quantise(block(start, stop))
+        if shared_N is None:
+            q_RK, scale_R1 = format.quantise(block(start, stop))
+        else:
+            scale_R1 = shared_N[start:stop, None]
+            q_RK = format.stored_by(block(start, stop), scale_R1)
         # Libraries that look for what is zero read the bits: −0.0 is none to them.
         q_NK[start:stop, :K] = torch.where(q_RK.float() == 0, 0, q_RK.float()).to(format.stored)
         scale_N[start:stop] = scale_R1[:, 0]
