@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 
 from blockshock.report.tables import Cell, Column, Info, Table, columns, loses, lossy, mark, point
-from blockshock.saved import judges, loss_of, several
+from blockshock.saved import BITS, COSINE, judges, loss_of, several
 from blockshock.saved.pairs import WIDE, Ratio, ratio_of_blocks
 
 ANSWERS = {"faster": "yes", "slower": "no", "tie": "no difference", "undecided": "undecided"}
 """A hypothesis says what it means that its row is faster: a ratio below one."""
 TWO_PASSES = "forward ÷ training: time ÷ rival of a forward pass, over time ÷ rival of a training step"
 """What the ratio of a verdict on both is."""
+LOSSES = {COSINE: "1 − cosine", BITS: "added bits/byte"}
+"""Columns of what networks lose."""
 HALF_GAINED = (
     "÷ half gained: time of a pass over that of one which gained half of what its layers alone gain: the dense pass's "
     "÷ (1 + (dense layers ÷ layers − 1) ÷ 2)"
@@ -39,13 +41,15 @@ def verdicts(name: str, rows: list[Info]) -> Table:
     place = columns(network="", where="", B="d", dtype="") if networks else columns(workload="", N="d", K="d", B="d")
     shown = (*place, *(() if networks else columns(dtype="")), *columns(rival=""))
     ratio, word = ratio_of(rows[0]), _verdict if judges(rows[0]) else in_words
-    more = columns(whole=".3f", layers=".3f", **{"1 − cosine": ".3f"}) if networks else lossy(rows)
+    measures = [measure for measure in LOSSES if any(loss.of == measure for row in rows if (loss := loss_of(row)))]
+    lost = columns(**{LOSSES[measure]: ".3f" for measure in measures})
+    more = (*columns(whole=".3f", layers=".3f"), *lost) if networks else lossy(rows)
     found = (Column(ratio or "ratio", ".3f"), Column("95 % interval"), Column("answer" if ratio else "verdict"))
     table = Table(f"{name}: {rows[0]['statement']}", "verdicts", (*shown, *found, *more))
     for row in rows:
         interval = f"{row['ratio_low']:.3f} – {row['ratio_high']:.3f}{' wide' if wide(row) else ''}"
         at = tuple(row.get(column.name) for column in place) if networks else point(row)
-        rest = _of_network(row) if networks else loses(table, row)
+        rest = _of_network(row, measures) if networks else loses(table, row)
         table.rows.append((*at, row["rival"], row["ratio"], interval, word(row) + mark(row), *rest))
     counts = ", ".join(f"{verdict} at {count}" for verdict, count in Counter(map(word, rows)).most_common())
     table.notes.append(f"of {several(len(rows), 'point')} {counts} (margin {rows[0]['margin']:.0%})")
@@ -57,10 +61,11 @@ def verdicts(name: str, rows: list[Info]) -> Table:
     return table
 
 
-def _of_network(row: Info) -> tuple[Cell, ...]:
+def _of_network(row: Info, measures: list[str]) -> tuple[Cell, ...]:
     """The ratios of times that the verdict rests on, and what the outputs lose."""
     loss = loss_of(row)
-    return *(over(row, name) for name in ("network", "linears")), None if loss is None else loss.value
+    lost = (loss.value if loss is not None and loss.of == measure else None for measure in measures)
+    return *(over(row, name) for name in ("network", "linears")), *lost
 
 
 def over(row: Info, name: str) -> float | None:

@@ -13,7 +13,7 @@ from blockshock.report.models import PASSES
 from blockshock.report.networks import LAYERS, beside, places
 from blockshock.report.points import UNPAIRED, every_row, pays, place_of
 from blockshock.report.tables import Info
-from blockshock.saved import COSINE, OUTPUT, Run, is_alone, is_dense, judges, loss_of, or_inf, section_of, sound
+from blockshock.saved import BITS, COSINE, OUTPUT, Run, is_alone, is_dense, judges, loss_of, or_inf, section_of, sound
 
 
 class _Faster(NamedTuple):
@@ -109,9 +109,9 @@ def _layers(infos: list[Info]) -> Iterator[_Field]:
 def _networks(infos: list[Info]) -> Iterator[_Field]:
     fields: dict[tuple[str, str, str], _Field] = {}
     for (network, where, B, dtype), rows in places(infos).items():
-        found = fields.setdefault(
-            (network, where, dtype), _Field(f"{network}, {LAYERS.get(where, where)}, {dtype}", COSINE)
-        )
+        measure = BITS if any("added_bits_per_byte" in row["likeness"] for row in rows) else COSINE
+        name = f"{network}, {LAYERS.get(where, where)}, {dtype}"
+        found = fields.setdefault((network, where, dtype), _Field(name, measure))
         for row in rows:
             whole = beside(row, rows).whole
             if whole is not None and sound(row) and not (is_dense(row) or row["role"] == "ablation"):

@@ -24,7 +24,7 @@ from blockshock.saved.judged import (
     sound,
     was_checked,
 )
-from blockshock.saved.losses import COSINE, MEASURES, MOST_LOSS, OUTPUT, Loss, loss_of
+from blockshock.saved.losses import BITS, COSINE, MEASURES, MOST_LOSS, OUTPUT, Loss, loss_of
 from blockshock.saved.quality import halves, is_known, qualities
 from blockshock.saved.results import STORAGE, latest_run, read_run, run_of_session
 from blockshock.saved.run import NotARun, Run, differences

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 Info = dict[str, Any]
-OUTPUT, COSINE = "of the output", "by 1 − cosine"
-"""What losses are measured by, for unseen inputs: a layer's by the relative error of its output, a network's by how its
-embeddings lie to the dense network's."""
-MEASURES = "of a layer the relative error of its output, of a network with trained weights 1 − cosine of its embeddings"
+OUTPUT, COSINE, BITS = "of the output", "by 1 − cosine", "bits per byte"
+"""What losses are measured by, for unseen inputs: a layer's by the relative error of its output; a network's by how its
+embeddings lie to the dense network's, or by the bits per byte that it takes more than that one."""
+MEASURES = (
+    "of a layer the relative error of its output; of a network with trained weights 1 − cosine of its embeddings, or "
+    "of a language model the bits per byte that it adds"
+)
 """The same in words."""
 MOST_LOSS = 0.1
 """Of a row that is named as the fastest, unless another is asked for."""
@@ -23,10 +26,14 @@ class Loss(NamedTuple):
 
 def loss_of(info: Info) -> Loss | None:
     """What a row of a run that is settled loses: nothing where it keeps W; None where the run does not say."""
-    measure = COSINE if info.get("network") else OUTPUT
     likeness = info.get("likeness") or {}
+    if not info.get("network"):
+        known = info["loses"]["output_error"] if "loses" in info else None
+        measure = OUTPUT
+    elif "added_bits_per_byte" in likeness:
+        measure, known = BITS, likeness["added_bits_per_byte"]
+    else:
+        measure, known = COSINE, 1 - likeness["cosine"] if "cosine" in likeness else None
     if info["promise"] == "dense":
         return Loss(0.0, measure)
-    if measure == COSINE:
-        return Loss(1 - likeness["cosine"], COSINE) if "cosine" in likeness else None
-    return Loss(info["loses"]["output_error"], OUTPUT) if "loses" in info else None
+    return None if known is None else Loss(known, measure)

@@ -136,9 +136,17 @@ def test_a_verdict_on_a_network_names_both_ratios_and_the_loss() -> None:
     ]
 
 
+def test_of_a_language_model_a_verdict_names_the_bits_that_it_adds() -> None:
+    bits = {"bits_per_byte": 2.2, "added_bits_per_byte": 0.21}
+    of_lm = gained(ALPS, 0.8, 0.5, bits, network="lm", workload="lm", **OURS)
+    (table,) = comparison(run_of([gained(ALPS, 0.8, 0.5, like(0.91), **OURS), of_lm]).records)
+    assert [column.name for column in table.columns][-2:] == ["1 − cosine", "added bits/byte"]
+    assert [row[-2:] for row in table.texts()] == [["0.090", "–"], ["–", "0.210"]]
+
+
 def test_drawn_weights_lose_nothing_that_could_be_told() -> None:
     (table,) = comparison(run_of([gained(ALPS, 0.8, 0.5, **OURS)]).records)
-    assert table.texts()[0][-1] == "–"
+    assert [column.name for column in table.columns][-2:] == ["whole", "layers"]
     assert unfit(gained(ALPS, 0.8, 0.5, {"cosine": "near"}, **OURS)) == "likeness"
     assert unfit(gained(ALPS, 0.8, 0.5, **OURS) | {"blocks": {"network": PAIR, "forward": PAIR}}) == "blocks"
 

@@ -128,6 +128,19 @@ def test_of_a_network_the_loss_is_how_far_its_embeddings_are() -> None:
     assert not told([row | {"likeness": {}} for row in networks()], 0.1), "drawn weights lose nobody knows what"
 
 
+def test_of_a_language_model_it_is_the_bits_that_are_added() -> None:
+    added = {"pruned auto wanda": 0.3, "pruned auto alps": 0.21, "pruned auto ria": 0.01, "dense_single": 0.0}
+    likeness = {
+        label: {"likeness": {"bits_per_byte": 2.0 + more, "added_bits_per_byte": more}} for label, more in added.items()
+    }
+    of_lm = [row | likeness[row["label"]] for row in networks(network="lm", workload="lm")]
+    (line,) = told(of_lm, 0.25)
+    assert line.startswith(
+        "lm, all linear layers of its blocks, bf16, losing at most 0.25 bits per byte: fastest are B = 8"
+    )
+    assert "B = 8 pruned auto alps (0.85); faster rows that lose more lose 0.3 or more (pruned auto wanda)" in line
+
+
 def test_the_answer_names_them_where_it_is_asked_and_the_command_asks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
