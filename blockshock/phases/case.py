@@ -14,7 +14,7 @@ from blockshock.machine import COMBINES, memory
 from blockshock.matrices import WeightSource, build_workload
 from blockshock.methods import Layer, Method, Shape, Span, WeightEstimate, axis_of, method_of
 from blockshock.pruning import CALIBRATION_TOKENS
-from blockshock.training import Training, build_recipe
+from blockshock.training import Training, optimizer_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -239,4 +239,4 @@ def update_bytes(case: Case, estimate: WeightEstimate) -> int:
     if case.optimizer is None or case.training is None:
         return 0
     size = case.training.parameter_bytes(case.torch_dtype.itemsize)
-    return estimate.trained * size * (1 + build_recipe(case.optimizer).states)
+    return estimate.trained * size * (1 + optimizer_of(case.optimizer).states)

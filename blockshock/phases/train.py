@@ -18,7 +18,7 @@ from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult, described
 from blockshock.phases.stage_times import StageTimes, time_stages
 from blockshock.stages import stage
-from blockshock.training import MaskedStorage, SparseStorage, build_recipe
+from blockshock.training import MaskedStorage, SparseStorage, optimizer_of
 
 Found = TypeVar("Found")
 
@@ -49,7 +49,7 @@ class Step:
         assert case.optimizer is not None
         self.method, device = built.method, built.x_BK.device
         self.parameters = list(self.method.parameters())
-        self.optimizer = build_recipe(case.optimizer).build(self.parameters)
+        self.optimizer = optimizer_of(case.optimizer).build(self.parameters)
         self._x_BK = built.x_BK.detach().requires_grad_()
         noise_BN = torch.randn(case.B, case.N, device=device, generator=generator(device, case.seed, 7))
         self._grad_y_BN = noise_BN.to(case.torch_dtype)
@@ -111,7 +111,7 @@ def work_of_step(case: Case, method: Method) -> dict[str, Work]:
     forward, other = method.operands()
     gradient = 2 * case.B * sum(operand.values for operand in forward)
     work["products"] += Work(Counter(dense=gradient))
-    held, states = memory.held_bytes(method.parameters()), build_recipe(case.optimizer).states
+    held, states = memory.held_bytes(method.parameters()), optimizer_of(case.optimizer).states
     # Float32 parameters of float32 products may be what was multiplied: they are not read for the first time.
     first = held * states + (held if case.torch_dtype.itemsize < 4 else 0)
     every = _every(storages_of(method))

@@ -28,7 +28,7 @@ from blockshock.matrices import product
 from blockshock.methods import Method, Promise, method_of
 from blockshock.phases.case import Case, build
 from blockshock.phases.lesson import Lesson, prepare
-from blockshock.training import Training, build_recipe, clip_grad_norm_
+from blockshock.training import Training, clip_grad_norm_, optimizer_of
 
 ORDERS = 2
 WEIGHT_ALLOWED, LOSS_ALLOWED = 2.0, 3.0
@@ -111,7 +111,7 @@ def _train(
         learn: gives the parameters their gradients of a batch (x, target); returns the loss.
         weight: a copy of W as it is.
     """
-    optimizer = replace(build_recipe(case.optimizer or "sgd"), lr=lesson.lr).build(parameters)
+    optimizer = replace(optimizer_of(case.optimizer or "sgd"), lr=lesson.lr).build(parameters)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lesson.rate)
     losses, weights = [], []
     for step in range(lesson.steps):

@@ -22,7 +22,7 @@ from blockshock.plugin.points import Points, Use
 from blockshock.ranks import Place
 from blockshock.registry import not_negative, split, whole
 from blockshock.saved import MOST_LOSS
-from blockshock.training import OPTIMIZERS, build_recipe
+from blockshock.training import OPTIMIZERS, optimizer_of
 
 MOST_RANKS = 64
 """One process each: more is a slip of the hand, and brings a machine down."""
@@ -158,7 +158,7 @@ def _resolve(config: pytest.Config) -> Settings:
         dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
         methods=_methods(get("--methods"), ranks),
         axes={axis.name: _asked(axis, device, get) for axis in all_axes()},
-        optimizers=_choices("--optimizers", given("--optimizers", "sgd,adamw"), build_recipe, OPTIMIZERS.names()),
+        optimizers=_choices("--optimizers", given("--optimizers", "sgd,adamw"), optimizer_of, OPTIMIZERS.names()),
         workloads=workloads,
         timing=mode,
         rounds=DEFAULT_ROUNDS[device] if rounds is None else _whole("--rounds", rounds, most=MOST_ROUNDS),

@@ -2,7 +2,7 @@
 
 from blockshock.training import sparse
 from blockshock.training.clipping import clip_grad_norm_
-from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
 from blockshock.training.parameters import Training
 from blockshock.training.scaling import watch_scalers
 from blockshock.training.seen import first_difference

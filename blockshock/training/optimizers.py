@@ -17,7 +17,7 @@ MOST = 1e6
 
 
 @dataclass
-class Recipe:
+class OptimizerKind:
     """How to build an optimizer for some parameters.
 
     Attributes:
@@ -36,11 +36,11 @@ class Recipe:
         raise NotImplementedError
 
 
-OPTIMIZERS: Registry[type[Recipe]] = Registry("optimizer")
+OPTIMIZERS: Registry[type[OptimizerKind]] = Registry("optimizer")
 
 
-def build_recipe(spec: str) -> Recipe:
-    """The recipe that a spec such as ``adamw:lr=1e-4`` names."""
+def optimizer_of(spec: str) -> OptimizerKind:
+    """The kind that a spec such as ``adamw:lr=1e-4`` names, with its rates."""
     kind, parameters = OPTIMIZERS.resolve(spec)
     return kind(**parameters)
 
@@ -52,7 +52,7 @@ def _fused(parameters: list[nn.Parameter]) -> bool:
 
 @OPTIMIZERS.register("sgd")
 @dataclass
-class SGD(Recipe):
+class SGD(OptimizerKind):
     states = 0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -62,7 +62,7 @@ class SGD(Recipe):
 
 @OPTIMIZERS.register("momentum")
 @dataclass
-class Momentum(Recipe):
+class Momentum(OptimizerKind):
     states = 1
     momentum: float = 0.9
 
@@ -77,7 +77,7 @@ class Momentum(Recipe):
 
 @OPTIMIZERS.register("adamw")
 @dataclass
-class AdamW(Recipe):
+class AdamW(OptimizerKind):
     states = 2
     eps: float = 1e-8
 

@@ -43,7 +43,7 @@ from blockshock.matrices.weights import TensorWeights
 from blockshock.methods import METHODS, Layer, Shape
 from blockshock.methods.whole import trained
 from blockshock.pruning import PRUNERS
-from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
 from blockshock.training.sparse_storages import STORAGES
 from blockshock.training.steps import follower_of
 from blockshock.training.storages import Training
@@ -120,7 +120,7 @@ def test_a_layer_computes_and_trains_as_the_linear_it_replaces(data: Any, N: int
     shape = data.draw(st.sampled_from(((1,), (3,), (2, 3), (1, 2, 2), (), (0,), (2, 0))))
     flat = matrix(max(1, torch.Size(shape).numel()), K, torch.float32, seed, data.draw(st.sampled_from(LAYOUTS)))
     x = flat[: torch.Size(shape).numel()].reshape(*shape, K).requires_grad_()
-    optimizers = [build_recipe("sgd:lr=0.5").build(model.parameters()) for model in (linear, layer)]
+    optimizers = [optimizer_of("sgd:lr=0.5").build(model.parameters()) for model in (linear, layer)]
     coarse = 4e-2 if layer.layer.dtype in (torch.bfloat16, torch.float16) else 1e-5
     grads = []
     for model, optimizer in zip((linear, layer), optimizers, strict=True):
@@ -173,7 +173,7 @@ def test_an_optimizers_state_is_loaded_or_refused(data: Any, seed: int, name: st
     _, layer = layer_of(data, 4, 8, seed, storage=storage)
     assert layer is not None
     model = nn.Sequential(layer, nn.Linear(4, 2))
-    optimizer = build_recipe(name).build(model.parameters())
+    optimizer = optimizer_of(name).build(model.parameters())
     model(torch.ones(2, 8)).sum().backward()
     optimizer.step()
     saved = optimizer_state(model, optimizer)

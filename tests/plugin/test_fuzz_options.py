@@ -30,7 +30,7 @@ from blockshock.plugin.settings import Settings, resolve
 from blockshock.registry import Registry, extensions, parse_spec
 from blockshock.report import command
 from blockshock.saved import journal
-from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
 from blockshock.training.sparse_storages import STORAGES, storage_of
 
 pytestmark = pytest.mark.reliability
@@ -171,7 +171,7 @@ def test_a_sweep_takes_what_is_given_first(axes: str | None, N: str | None, B: s
         (method_of, METHODS),
         (build_kernel, KERNELS),
         (build_workload, WORKLOADS),
-        (build_recipe, OPTIMIZERS),
+        (optimizer_of, OPTIMIZERS),
         (storage_of, STORAGES),
         (lambda spec: MASKS.resolve(spec, skip=1), MASKS),
     ],

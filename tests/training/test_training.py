@@ -25,7 +25,7 @@ from blockshock.phases.train import _cycle
 from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.ranks import Ranks
 from blockshock.training.clipping import clip_grad_norm_
-from blockshock.training.optimizers import OPTIMIZERS, build_recipe
+from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
 from blockshock.training.sparse_storages import CompressedStorage, MaskedStorage
 from blockshock.training.storages import Storage, Training
 
@@ -278,14 +278,14 @@ def test_what_is_compressed_every_so_many_steps_may_be_behind_but_not_stale() ->
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_optimizers_keep_the_states_they_say(name: str) -> None:
-    recipe, parameter = build_recipe(name), nn.Parameter(torch.ones(5, 4))
+    kind, parameter = optimizer_of(name), nn.Parameter(torch.ones(5, 4))
     parameter.grad = torch.ones_like(parameter)
-    optimizer = recipe.build([parameter])
+    optimizer = kind.build([parameter])
     optimizer.step()
     states = [value for value in optimizer.state[parameter].values() if value is not None and value.shape == (5, 4)]
-    assert len(states) == recipe.states
+    assert len(states) == kind.states
     assert optimizer.defaults["fused"]
-    assert build_recipe(f"{name}:lr=0.5:weight_decay=0.0").build([parameter]).defaults["lr"] == 0.5
+    assert optimizer_of(f"{name}:lr=0.5:weight_decay=0.0").build([parameter]).defaults["lr"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_optimizers_keep_the_states_they_say(name: str) -> None:
 )
 def test_a_rate_that_trains_nothing_is_refused(spec: str, says: str) -> None:
     with pytest.raises(InputError, match=f"{says}.*{spec.partition('=')[2].removesuffix('e9')}"):
-        build_recipe(spec)
+        optimizer_of(spec)
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 100.0])
