@@ -41,7 +41,7 @@ def sparse_mm(
     out_dtype: torch.dtype | None = None, transpose_result: bool = False,
     alg_id: int = 0, split_k: int = 1, split_k_mode: int = -1,
 ) -> torch.Tensor:  # fmt: skip
-    assert transpose_result
+    assert transpose_result or bias is None
     assert x_KB.shape[1] % (16 // packed.itemsize) == 0
     assert (packed.itemsize == 1) == (out_dtype is not None)
     assert x_KB.shape[1]
@@ -53,7 +53,8 @@ def sparse_mm(
     w_NK = expand(flat[: rows * K // 2].view(rows, K // 2), positions)
     x_BK = raw(x_KB).T if x_KB.is_contiguous() else raw(x_KB.T)
     y_BN = x_BK.float() @ w_NK.float().T * (1 if alpha is None else alpha)
-    return (y_BN + (0 if bias is None else bias.float())).to(out_dtype or packed.dtype)
+    found_BN = (y_BN + (0 if bias is None else bias.float())).to(out_dtype or packed.dtype)
+    return found_BN if transpose_result else found_BN.T.contiguous()
 
 
 @contextmanager

@@ -31,6 +31,7 @@ CPU_DEFAULTS = Settings(
         "format": None,
         "block_kernel": None,
         "block_mask": None,
+        "recipe": None,
     },
     optimizers=("sgd", "adamw"),
     workloads=("gaussian", "recorded"),

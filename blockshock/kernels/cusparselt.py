@@ -27,7 +27,7 @@ from blockshock.kernels.cusparselt_search import (
 )
 from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
 from blockshock.kernels.formats import Format, PackedQuantised, quantised
-from blockshock.kernels.layout import dense_rows
+from blockshock.kernels.layout import dense_rows, is_dense
 from blockshock.kernels.marked import marked, write_kept
 from blockshock.kernels.packed import Packed
 from blockshock.machine import torch_internals
@@ -87,13 +87,23 @@ class _Searched(Packed):
 
 class PackedCusparselt(_Searched):
     def __init__(self, piece: Piece, bias: torch.Tensor | None, search: bool) -> None:
-        super().__init__()
-        self.N, self.K, self._search = piece.N, piece.K, search
-        claim_thread(piece.device)
         w_NK, has_zeros = marked(piece)
-        self.register_buffer("packed", torch_internals.compress(w_NK), persistent=False)
+        self._hold(w_NK, bias, search)
         if has_zeros:
             write_kept(piece, self.values)
+
+    @classmethod
+    def of(cls, w_NK: torch.Tensor, bias: torch.Tensor | None) -> PackedCusparselt:
+        """A matrix with at most two of each four nonzero, whose mask ``recompress`` may change."""
+        made = cls.__new__(cls)
+        made._hold(w_NK, bias, search=w_NK.is_cuda)
+        return made
+
+    def _hold(self, w_NK: torch.Tensor, bias: torch.Tensor | None, search: bool) -> None:
+        super().__init__()
+        (self.N, self.K), self._search = w_NK.shape, search
+        claim_thread(w_NK.device)
+        self.register_buffer("packed", torch_internals.compress(dense_rows(w_NK)), persistent=False)
         self.hold_bias(bias)
         self._chosen: dict[int, Setting] = {}
 
@@ -108,6 +118,12 @@ class PackedCusparselt(_Searched):
         with stage(self.product_stage):
             # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.
             return multiplied(self.packed, x_BK, self.bias, setting)[:tokens].data
+
+    def times(self, x_KB: torch.Tensor) -> torch.Tensor:
+        """W @ x, (N, B), by the default algorithm: of a W that multiplies once, so that nothing is worth a search."""
+        with stage(self.product_stage):
+            x_KB = x_KB if is_dense(x_KB.T) else dense_rows(x_KB)  # either is what it takes
+            return torch_internals.sparse_mm(self.packed, x_KB, None, DEFAULT, turned=False)
 
     @property
     def shape(self) -> tuple[int, int]:

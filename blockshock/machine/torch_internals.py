@@ -29,12 +29,20 @@ def compress(w_NK: torch.Tensor) -> torch.Tensor:
 
 
 def sparse_mm(
-    packed: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None, setting: tuple[int, int, int]
+    packed: torch.Tensor,
+    x_KB: torch.Tensor,
+    bias: torch.Tensor | None,
+    setting: tuple[int, int, int],
+    turned: bool = True,
 ) -> torch.Tensor:
-    """cuSPARSELt's product (B, N), by an algorithm, a number of parts that K is split into, and how these are added."""
+    """cuSPARSELt's product, by an algorithm, a number of parts that K is split into, and how these are added.
+
+    Args:
+        turned: it is (B, N), otherwise (N, B).
+    """
     algorithm, split_k, mode = setting
     return torch._cslt_sparse_mm(
-        packed, x_KB, bias=bias, transpose_result=True, alg_id=algorithm, split_k=split_k, split_k_mode=mode
+        packed, x_KB, bias=bias, transpose_result=turned, alg_id=algorithm, split_k=split_k, split_k_mode=mode
     )
 
 

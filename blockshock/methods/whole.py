@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -120,6 +120,17 @@ class Spread(nn.Module):
             held.copy_(spread_as(held, bias[self.rows]))
         for storage in self.storages():
             storage.load(self.own(w_NK))
+
+    def progress(self) -> dict[str, torch.Tensor]:
+        """What training needs beside weights to go on from here: of a recipe. Its names begin with ``recipe``."""
+        return {}
+
+    def faults_of(self, progress: Mapping[str, torch.Tensor]) -> str | None:
+        """Why it cannot go on from what ``progress`` gave; None if it can."""
+        return None
+
+    def resume(self, progress: Mapping[str, torch.Tensor]) -> None:
+        """Go on from it, once the weights are loaded."""
 
     def place(self, w_NK: torch.Tensor) -> None:
         """Add what this rank holds of a trained W to a matrix of zeros; summed over the ranks, it is W."""

@@ -50,7 +50,8 @@ def load_state(
     # W′ under another mask than its own is another layer: strict=True is there to tell, strict=False to mean it.
     missing = [prefix + name for name in [*wanted, *(["mask"] if own else [])] if name not in found]
     of_mask = MASK_KEYS if own else MASK_KEYS[:1] if layer.mask else ()
-    unexpected = [prefix + name for name in found if name not in {*wanted, *of_mask}]
+    known = {*wanted, *of_mask, *layer.layer.progress()}
+    unexpected = [prefix + name for name in found if name not in known]
     return missing, unexpected, errors + _load(layer, found, wanted, prefix, own)
 
 
@@ -79,7 +80,12 @@ def _load(
                 _put_under(layer, mask, found["weight"])
     except BlockShockError as error:
         return [f"{prefix}weight: {error}"]
+    progress = {name: tensor for name, tensor in found.items() if name in layer.layer.progress()}
+    if progress and (fault := layer.layer.faults_of(progress)):
+        return [f"{prefix}weight: {fault}"]
     layer.layer.load(found["weight"], found.get("bias"))
+    if progress:
+        layer.layer.resume(progress)
     return []
 
 

@@ -207,6 +207,7 @@ class MethodLinear(nn.Module):
             destination[f"{prefix}bias"] = self._whole_bias()
         if self.mask is not None:
             destination.update({f"{prefix}{name}": tensor for name, tensor in mask_state(self.mask).items()})
+        destination.update({f"{prefix}{name}": tensor for name, tensor in self.layer.progress().items()})
 
     def _load_from_state_dict(
         self,

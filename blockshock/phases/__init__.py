@@ -7,6 +7,7 @@ from blockshock.phases.claims import Claim, claims, compresses_every_time, netwo
 from blockshock.phases.drift import DriftResult
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.hypotheses import alternatives
+from blockshock.phases.learning import LearningResult
 from blockshock.phases.network import NetworkResult
 from blockshock.phases.networks import NetworkCase, network_case
 from blockshock.phases.profile import KernelTime

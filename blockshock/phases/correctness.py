@@ -76,7 +76,7 @@ def _compared(
         return None if weights is None else lost(built.x_BK, built.source, weights, *share, met_BK)
 
     errors = compare(y_BN, met_BK, reference, roundings, *share, built.method.sums)
-    own = None if built.method.promised(built.layer.picks) is Promise.DENSE else reference
+    own = reference if built.method.promised(built.layer.picks) is Promise.OWN_WEIGHTS else None
     return errors, loses(own), loses(built.method.first_half(built.layer))
 
 

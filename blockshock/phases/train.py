@@ -18,9 +18,12 @@ from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult, described
 from blockshock.phases.stage_times import StageTimes, time_stages
 from blockshock.stages import stage
-from blockshock.training import MaskedStorage, SparseStorage, optimizer_of
+from blockshock.training import MaskedStorage, RecipeStorage, SparseStorage, optimizer_of
 
 Found = TypeVar("Found")
+Sparse = SparseStorage | RecipeStorage
+PACED = (MaskedStorage, RecipeStorage)
+"""Those that compress, or look for a mask, every so many steps only."""
 
 
 @dataclass
@@ -50,6 +53,9 @@ class Step:
         self.method, device = built.method, built.x_BK.device
         self.parameters = list(self.method.parameters())
         self.optimizer = optimizer_of(case.optimizer).build(self.parameters)
+        for module in self.method.modules():
+            if isinstance(module, RecipeStorage):
+                module.skip_to_sparse()
         self._x_BK = built.x_BK.detach().requires_grad_()
         noise_BN = torch.randn(case.B, case.N, device=device, generator=generator(device, case.seed, 7))
         self._grad_y_BN = noise_BN.to(case.torch_dtype)
@@ -114,26 +120,26 @@ def work_of_step(case: Case, method: Method) -> dict[str, Work]:
     held, states = memory.held_bytes(method.parameters()), optimizer_of(case.optimizer).states
     # Float32 parameters of float32 products may be what was multiplied: they are not read for the first time.
     first = held * states + (held if case.torch_dtype.itemsize < 4 else 0)
-    every = _every(storages_of(method))
+    every = _every([storage for storage in storages_of(method) if isinstance(storage, MaskedStorage)])
     values = sum(operand.values for operand in [*forward, *(other or [])]) * case.torch_dtype.itemsize
     packed = values // every if every else 0
     return work | {"update": Work(first_bytes=first, written_bytes=held * (1 + states) + packed)}
 
 
-def storages_of(method: Method) -> list[SparseStorage]:
+def storages_of(method: Method) -> list[Sparse]:
     """The trained 2:4 weights of a method on this rank."""
-    return [module for module in method.modules() if isinstance(module, SparseStorage)]
+    return [module for module in method.modules() if isinstance(module, SparseStorage | RecipeStorage)]
 
 
 def _over_cycle(
-    storages: list[SparseStorage], measure: Callable[[], Found], mean: Callable[[Found, Found, int], Found]
+    storages: list[Sparse], measure: Callable[[], Found], mean: Callable[[Found, Found, int], Found]
 ) -> Found:
     """What is measured of a step. A captured step always does the same, so a cycle is put together from two."""
     every = _every(storages)
 
     def measured(compressing: bool) -> Found:
         for storage in storages:
-            if isinstance(storage, MaskedStorage):
+            if isinstance(storage, PACED):
                 storage.every = int(compressing)
         return measure()
 
@@ -141,14 +147,14 @@ def _over_cycle(
         return measured(compressing=bool(every))
     found = mean(measured(True), measured(False), every)
     for storage in storages:
-        if isinstance(storage, MaskedStorage):
+        if isinstance(storage, PACED):
             storage.every = every
     return found
 
 
-def _every(storages: list[SparseStorage]) -> int:
-    """How many steps lie from one packing again to the next; 0 for never."""
-    return max((storage.every for storage in storages if isinstance(storage, MaskedStorage)), default=1)
+def _every(storages: list[Sparse]) -> int:
+    """How many steps lie from one packing again, or mask, to the next; 0 for never."""
+    return max((storage.every for storage in storages if isinstance(storage, PACED)), default=1)
 
 
 def _cycle(once: list[float], other: list[float], every: int) -> list[float]:

@@ -27,6 +27,8 @@ from blockshock.machine import slowest_of_ranks
 from blockshock.matrices import product
 from blockshock.methods import Method, Promise, method_of
 from blockshock.phases.case import Case, build
+from blockshock.phases.learning import LearningResult
+from blockshock.phases.learning import run as learning
 from blockshock.phases.lesson import Lesson, prepare
 from blockshock.training import Training, clip_grad_norm_, optimizer_of
 
@@ -73,9 +75,11 @@ class TrajectoryResult:
         return None
 
 
-def run(case: Case, steps: int = 50) -> TrajectoryResult:
+def run(case: Case, steps: int = 50) -> TrajectoryResult | LearningResult:
     """Train the case's method and the dense runs on this rank; all ranks call it together."""
     built = build(case)
+    if built.method.promise is Promise.LEARNS:
+        return learning(case, built, prepare(case.of("dense_single"), steps, False))
     rounds = built.method.rounds_weight_gradients
     dense = _dense(case)
     ours = _train_method(case, built.method, prepare(case.of("dense_single"), steps, rounds))

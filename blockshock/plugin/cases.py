@@ -74,10 +74,16 @@ def trajectories(settings: Settings) -> list[Case]:
         for (workload, N, K), some, choose in ((gaussian, rows, each), (recorded, how, first))
         for B in _tokens(settings, TRAJECTORY_B, build_workload(workload), BATCHES)
         for optimizer, row in itertools.product(OPTIMIZERS.names(), some)
-        if some is rows or optimizer == "adamw" or method_of(row[0])[0].promise == Promise.DENSE
+        if optimizer == "adamw" or _in_each_optimizer(row[0], some is rows)
         for case in _trained(Case(*row, workload, N, K, B, dtype, settings.seed), (optimizer,), choose)
         if compresses_every_time(case)
     ]
+
+
+def _in_each_optimizer(method: str, on_gaussian: bool) -> bool:
+    """Whether a method is trained by all optimizers: a recipe by the one that recipes are made for."""
+    promise = method_of(method)[0].promise
+    return promise == Promise.DENSE or (on_gaussian and promise != Promise.LEARNS)
 
 
 def drifts(settings: Settings) -> list[Case]:
@@ -112,7 +118,7 @@ def _in_networks(settings: Settings) -> tuple[str, ...]:
     layers = [name for name in settings.methods if not method_of(name)[0].instead]
     if "methods" in settings.asked:
         return tuple(layers)
-    kinds = {name: method_of(name)[0] for name in layers}
+    kinds = {name: method_of(name)[0] for name in layers if method_of(name)[0].promise != Promise.LEARNS}
     return tuple(name for name, kind in kinds.items() if kind.span == Span.ONE and kind.role != Role.ABLATION)
 
 

@@ -14,6 +14,7 @@ from blockshock.phases import (
     Claim,
     DriftResult,
     KernelTime,
+    LearningResult,
     NetworkCase,
     NetworkResult,
     TimingResult,
@@ -91,10 +92,13 @@ def describe_gradient(
     return {**describe_accuracy(worst, same_on_ranks, same_again, algorithm), "losses": losses}
 
 
-def describe_trajectory(result: TrajectoryResult) -> dict[str, Any]:
-    """Phase 3: how far a training run was from the dense one, at each step and beside what passes."""
+def describe_trajectory(result: TrajectoryResult | LearningResult) -> dict[str, Any]:
+    """Phase 3: how far a run was from the dense one, or from its recipe, at each step and beside what passes."""
     worst = max(map(_share, result.weight_distance, result.weight_limit))
-    return {**asdict(result), "worst_weight_share": worst, "steps": len(result.losses)}
+    info = {**asdict(result), "worst_weight_share": worst, "steps": len(result.losses)}
+    if isinstance(result, LearningResult) and result.flip_rate:
+        info["mean_flip_rate"] = sum(result.flip_rate) / len(result.flip_rate)
+    return info
 
 
 def describe_drift(result: DriftResult) -> dict[str, Any]:

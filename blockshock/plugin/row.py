@@ -97,7 +97,7 @@ class Row:
         """What it loses, to stand beside its time; nothing where that is W's, or another row of the session says it."""
         ranks = self._groups.of(*self._cases)
         said = [record["extra_info"] for record in self._request.config.stash[RECORDS]]
-        if method_of(case.method)[0].promised(case.picks) == Promise.DENSE or is_known(
+        if method_of(case.method)[0].promised(case.picks) != Promise.OWN_WEIGHTS or is_known(
             said, describe_case(0, case, self._settings.device, ranks.size)
         ):
             return {}

@@ -17,7 +17,7 @@ QUALITIES = ("quality", "quality_of_half", "loses")
 COLUMNS = (
     *("run", "test", "group", "section", "phase", "label", "method", "picks"),
     *(f"picks.{axis}" for axis in ("kernel", "mask", "pruner", "storage", "combine", "format")),
-    *("picks.block_kernel", "picks.block_mask"),
+    *("picks.block_kernel", "picks.block_mask", "picks.recipe"),
     *("role", "span", "promise", "workload", "N", "K", "B", "dtype", "optimizer", "seed", "device", "ranks"),
     *("status", "wrong", "algorithm", "timing", "flush"),
     *("p50_ms", "p95_ms", "builds ±", "÷ best dense", "best dense", "paired"),
@@ -32,6 +32,7 @@ COLUMNS = (
     *("parameter_bytes", "gradient_bytes", "state_bytes", "training_bytes"),
     *("error_ratio", "error_ratio_limit", "relative_error", "dense_relative_error", "max_error", "mean_error"),
     *("of_bound", "same_on_ranks", "same_again", "worst_weight_share", "worst_drift", "steps"),
+    *("mask_every", "mean_flip_rate"),
     *(f"{what}.{name}" for what in QUALITIES for name in ("output_error", "kept_magnitude", "kept_energy")),
     *("network", "where", "replaced", "alone.linears.p50_ms", "alone.compiled.p50_ms"),
     *("likeness.cosine", "likeness.least_cosine", "likeness.spearman"),

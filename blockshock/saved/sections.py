@@ -26,9 +26,9 @@ COMMANDS = {
 }
 """What measures each part, less ``--benchmark-autosave``."""
 STAGES = {
-    "products": ("layout", "quantise", "matmul", "dequantise", "grad_x", "grad_w"),
+    "products": ("layout", "quantise", "matmul", "dequantise", "grad_x", "estimate", "grad_w"),
     "communication": ("reduce",),
-    "update": ("optimizer", "mask", "compress", "refresh"),
+    "update": ("decay", "optimizer", "mask", "sparsify", "compress", "refresh"),
 }
 """The parts of a pass that have a limit of their own, and the stages that each is made of."""
 

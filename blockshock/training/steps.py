@@ -34,8 +34,15 @@ class Follower(Protocol):
     def after_step(self) -> None: ...
 
 
+class Preparer(Protocol):
+    """Something that must be told before that: when gradients are as the optimizer will meet them."""
+
+    def before_step(self, optimizer: Optimizer) -> None: ...
+
+
 # Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
 _followers: MutableMapping[torch.Tensor, weakref.ref[Follower]] = WeakTensorKeyDictionary()
+_preparers: MutableMapping[torch.Tensor, weakref.ref[Preparer]] = WeakTensorKeyDictionary()
 _successors: MutableMapping[torch.Tensor, tuple[TensorWeakRef, str]] = WeakTensorKeyDictionary()
 _split: MutableMapping[torch.Tensor, Borrowed] = WeakTensorKeyDictionary()
 _linked = 0
@@ -53,6 +60,12 @@ def follow(parameter: torch.Tensor, follower: Follower) -> None:
     _watch_steps()
     if follower_of(parameter) is not follower:  # it says so after each step
         _link(_followers, parameter, weakref.ref(follower))
+
+
+def prepare(parameter: torch.Tensor, preparer: Preparer) -> None:
+    """From now on the preparer is told before each step of an optimizer that holds the parameter."""
+    _watch_steps()
+    _link(_preparers, parameter, weakref.ref(preparer))
 
 
 def follower_of(parameter: torch.Tensor) -> Follower | None:
@@ -104,6 +117,7 @@ class Links:
         linked: how many links there were then.
         parts: those that are a part of a matrix.
         followers: of any of them, each once.
+        preparers: of any of them.
         replaced: with what took their place, in a layer of which kind, and whether the optimizer holds that too.
     """
 
@@ -111,6 +125,7 @@ class Links:
     linked: int
     parts: list[torch.Tensor]
     followers: list[weakref.ref[Follower]]
+    preparers: list[weakref.ref[Preparer]]
     replaced: list[tuple[torch.Tensor, TensorWeakRef, str, bool]]
 
 
@@ -133,7 +148,8 @@ def links_of(optimizer: Optimizer) -> Links:
             replaced.append((parameter, *successor, id(successor[0]()) in identities))
     parts = [parameter for parameter in every if parameter in _split]
     followers = {id(reference): reference for parameter in every if (reference := _followers.get(parameter))}
-    links = Links(held, _linked, parts, list(followers.values()), replaced)
+    preparers = [_preparers[parameter] for parameter in every if parameter in _preparers]
+    links = Links(held, _linked, parts, list(followers.values()), preparers, replaced)
     if isinstance(optimizer, Optimizer):
         _known[optimizer] = links
     return links
@@ -214,6 +230,9 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                 "it was made from, which stood in more places than one: put the layer in all of them; to train both, "
                 "make the layer from a copy.deepcopy() of the nn.Linear"
             )
+    for told in links.preparers:
+        if (preparer := told()) is not None:
+            preparer.before_step(optimizer)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -14,7 +14,7 @@ from blockshock.kernels import auto
 from blockshock.machine import memory
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.weights import GeneratedWeights
-from blockshock.methods import METHODS, Layer, Shape
+from blockshock.methods import METHODS, Layer, Shape, axis_of
 from blockshock.phases.case import Case, build, update_bytes
 from blockshock.phases.train import Step
 from blockshock.ranks import Ranks
@@ -38,9 +38,10 @@ def _rows(kernels: tuple[str, ...] = KERNELS) -> list[Case]:
     others = [
         CASE.picking(mask="random", kernel=kernel, pruner=pruner).of(name, METHODS.get(name).axes)
         for name, kernel, pruner in itertools.product(CPU_METHODS, kernels, PRUNERS)
-        if name != "block_shock" and (kernel != "gathered" or pruner == "1100")
+        if name not in ("block_shock", "recipe") and (kernel != "gathered" or pruner == "1100")
     ]
-    return halves + [case for number, case in enumerate(others) if case not in others[:number]]
+    recipes = [CASE.picking(recipe=spec).of("recipe", ("recipe",)) for spec in axis_of("recipe").names("cpu")]
+    return halves + recipes + [case for number, case in enumerate(others) if case not in others[:number]]
 
 
 def _trained(case: Case, optimizers: tuple[str, ...]) -> list[Case]:

@@ -29,7 +29,7 @@ def test_defaults_fit_two_gpus(resolve: Resolve, monkeypatch: pytest.MonkeyPatch
 def test_defaults_fit_one_gpu(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:
     say_gpus(monkeypatch, 1)
     methods = ("dense_single", "block_shock", "masked_split_dense", "torch_semi_structured", "pruned", "pruned_dense")
-    methods += ("block_sparse", "block_sparse_dense")
+    methods += ("block_sparse", "block_sparse_dense", "recipe")
     alone = replace(GPU_DEFAULTS, ranks=1, methods=methods)
     assert resolve() == resolve("--device=cuda") == alone
     assert resolve().marker == "gpu"

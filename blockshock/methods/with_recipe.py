@@ -1,0 +1,115 @@
+"""A layer that is trained by a recipe: dense weights behind 2:4 products. On one device.
+
+Right is what the recipe says that multiplies and what its gradients are; what it learns is its quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+
+from blockshock.kernels import packed_bytes
+from blockshock.machine import Group
+from blockshock.matrices import WeightSource
+from blockshock.measure import Operand
+from blockshock.methods.base import METHODS
+from blockshock.methods.dense_single import DenseSingle
+from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.kinds import Promise, Role
+from blockshock.methods.layer import Layer
+from blockshock.methods.product import Weight
+from blockshock.training import Recipe, RecipePacking, RecipeStorage, recipe_of
+
+
+class RecipeWeights(WeightSource):
+    """S(W) of a recipe, in the dtype of the products; by rows of a dense tensor that is held."""
+
+    def __init__(self, source: WeightSource, recipe: Recipe) -> None:
+        super().__init__(source.N, source.K, source.dtype, source.device, source.seed, source.bias)
+        self._w_NK = _sparse(source.gather(slice(None)), recipe)
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._w_NK[start:stop]
+
+
+@METHODS.register("recipe")
+class WithRecipe(DenseSingle):
+    """All of W as one dense parameter, of which S(W) multiplies. Frozen, it is what the recipe trains in the end."""
+
+    promise, role = Promise.LEARNS, Role.SUBJECT
+    axes: ClassVar[tuple[str, ...]] = ("recipe",)
+
+    def __init__(self, layer: Layer, group: Group) -> None:
+        super().__init__(layer, group)
+        self.recipe = _recipe(layer)
+
+    def hold(self, layer: Layer, bias: torch.Tensor | None, adds_bias: bool = True) -> Weight:
+        w_NK, recipe = layer.source.gather(self.columns, rows=self.rows), _recipe(layer)
+        if layer.training is not None:
+            return RecipeStorage(w_NK, bias, recipe, layer.training, layer.trained_bias(bias))
+        return RecipePacking(_sparse(w_NK, recipe), bias, recipe)
+
+    @classmethod
+    def reference(cls, layer: Layer, ranks: int) -> WeightSource:
+        recipe = _recipe(layer)
+        return RecipeWeights(layer.source, recipe) if recipe.prunes else layer.source
+
+    @classmethod
+    def estimate(cls, shape: Shape) -> WeightEstimate:
+        recipe, elements = recipe_of(shape.picks.get("recipe", "dense")), shape.N * shape.K
+        held = elements * shape.itemsize
+        if recipe.prunes and shape.picks.get("kernel") != "dense":
+            held += packed_bytes(shape.N, shape.K, shape.itemsize) * (2 if recipe.turns else 1)
+        making = elements * (4 + shape.itemsize)
+        if shape.training is None:
+            return WeightEstimate(held, held + making)
+        held += elements * (shape.training.parameter_bytes(shape.itemsize) + recipe.prunes)
+        return WeightEstimate(held, held + making, elements)
+
+    @property
+    def resolved(self) -> dict[str, str]:
+        return {"kernel": self._packing.kernel}
+
+    @property
+    def algorithm(self) -> str:
+        told, recipe = self._packing.algorithm, self.recipe
+        return f"{told}, a mask every {recipe.every} steps" if recipe.prunes and recipe.keeps_dropped else told
+
+    def progress(self) -> dict[str, torch.Tensor]:
+        return self._storage.state()
+
+    def faults_of(self, progress: Mapping[str, torch.Tensor]) -> str | None:
+        return self._storage.faults(progress)
+
+    def resume(self, progress: Mapping[str, torch.Tensor]) -> None:
+        self._storage.resume(progress)
+
+    @property
+    def _storage(self) -> RecipeStorage:
+        (storage,) = self.storages()
+        assert isinstance(storage, RecipeStorage)
+        return storage
+
+    def operands(self) -> tuple[list[Operand], list[Operand] | None]:
+        packing = self._packing
+        return [packing.operand], [packing.grad_operand]
+
+    @property
+    def _packing(self) -> RecipePacking:
+        (packed,) = self.packings()
+        assert isinstance(packed, RecipePacking)
+        return packed
+
+
+def _recipe(layer: Layer) -> Recipe:
+    return recipe_of(layer.pick("recipe") or "dense")
+
+
+def _sparse(w_NK: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """S(W) of a W (N, K) that training would begin with, of its dtype; W of a recipe that prunes nothing."""
+    if not recipe.prunes:
+        return w_NK
+    wide_NK = w_NK.to(torch.promote_types(w_NK.dtype, torch.float32))
+    return recipe.weights(wide_NK, recipe.mask(wide_NK), recipe.scale(wide_NK)).to(w_NK.dtype)

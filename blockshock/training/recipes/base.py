@@ -1,0 +1,112 @@
+"""What a recipe of sparse training is: which operand is 2:4 and how its mask changes, what estimates gradients, what is
+added to them, and what happens at which step.
+
+A recipe decides, and holds nothing that changes: masks, steps and draws are of the layer (``storage.py``), which asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import torch
+
+from blockshock.registry import Registry, check_range
+
+MOST_STEPS = 2**31
+
+
+class Recipe:
+    """Dense training, of which a subclass says what is different. Its dataclass fields are the user's to set.
+
+    W is the dense weight (N, K) that the optimizer trains, S(W) what multiplies in its place: y = x S(W)ᵀ,
+    ∇x = ∇y S(W), and ∇W = ∇yᵀ x goes straight through to all of W (Bengio et al., arXiv 1308.3432).
+
+    Attributes:
+        operand: what is 2:4, in words; for the documentation.
+        source: where it is from.
+        prunes: W is multiplied 2:4.
+        form: of S(W), for the checks, which know these: ``rows`` keeps the two largest |w| of each four of a row,
+            ``tiles`` the most that a mask can whose tiles are 2:4 both ways, and ``soft`` is S-STE's.
+        own_forward: its S(W) is no other recipe's, so that a forward pass by itself is worth a row.
+        on_layers: it is a recipe of single layers; otherwise of a feed-forward block.
+        turns: masks are 2:4 along columns too, so that ∇y S(W) has a 2:4 operand as well.
+        samples: ∇yᵀ is replaced by two of each four tokens, drawn without bias and with least variance (MVUE).
+        keeps_dropped: what a mask drops is trained on, and may come back. Otherwise the first mask is for good, and
+            what it drops is zero.
+        every: optimizer steps from one mask to the next.
+        decay: λ of λ(1 − mask)⊙W, which is added to the gradient before the optimizer's step.
+        seed: of what is drawn.
+    """
+
+    operand: ClassVar[str] = "none"
+    source: ClassVar[str] = ""
+    prunes: ClassVar[bool] = False
+    form: ClassVar[str] = ""
+    own_forward: ClassVar[bool] = True
+    on_layers: ClassVar[bool] = True
+    turns: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
+    keeps_dropped: ClassVar[bool] = True
+    every: int = 1
+    decay: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a value out of its range."""
+        check_range(1, MOST_STEPS, every=self.every)
+        check_range(0, MOST_STEPS, seed=self.seed)
+        check_range(0, 1e6, decay=self.decay)
+
+    def unsuitable(self, N: int, K: int) -> str | None:
+        """None, or one sentence that says why it cannot train a (N, K) weight."""
+        if self.prunes and K % 4:
+            return f"it cuts rows into groups of four: K must be a multiple of 4, got {K}"
+        if self.turns and N % 4:
+            return f"it cuts columns into groups of four too: N must be a multiple of 4, got {N}"
+        return None
+
+    def is_sparse(self, steps: int, switched: bool) -> bool:
+        """Whether S(W) multiplies in the step after so many; before or after that, W does.
+
+        Args:
+            switched: the optimizer has said that sparse training begins (``StepAdamW``).
+        """
+        return self.prunes
+
+    def first_sparse(self) -> int:
+        """The number of steps before the first sparse one, if the optimizer never says."""
+        return 0
+
+    def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
+        """What of W is kept, as a boolean (N, K) with two of each four of a row at the most."""
+        raise NotImplementedError
+
+    def scale(self, w_NK: torch.Tensor) -> torch.Tensor | None:
+        """A factor of S(W) that is found once, of the first W; None for none."""
+        return None
+
+    def weights(self, w_NK: torch.Tensor, mask_NK: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        """S(W), of the dtype of W."""
+        return w_NK.where(mask_NK, 0)
+
+
+RECIPES: Registry[type[Recipe]] = Registry("recipe")
+
+
+def recipe_of(spec: str) -> Recipe:
+    """The recipe that a spec such as ``fst:every=40`` names.
+
+    Raises:
+        UnknownName, InputError: there is none of that name, or it takes no such parameter, or not such a value.
+    """
+    kind, parameters = RECIPES.resolve(spec)
+    made: Any = kind(**parameters)
+    return made
+
+
+def spec_of(recipe: Recipe) -> str:
+    """The spec of a recipe with all that can be set: ``sr_ste:every=1:decay=0.0002``."""
+    made: Any = recipe
+    settings = (f"{one.name}={getattr(recipe, one.name)}" for one in fields(made))
+    return ":".join([RECIPES.name_of(type(recipe)), *settings])

@@ -1,0 +1,43 @@
+"""FST: transposable masks every so many steps, sampled gradients, masked decay, and dense training at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from blockshock.registry import check_range
+from blockshock.training.recipes.base import MOST_STEPS, RECIPES, Recipe
+from blockshock.training.sparse import transposable_mask
+
+
+@RECIPES.register("fst")
+@dataclass
+class Fst(Recipe):
+    """All three products have a 2:4 operand: W in y and ∇x, for its mask is transposable, and ∇yᵀ in ∇W.
+
+    Args:
+        every: steps from one mask to the next; values are packed after each.
+        decay: λ of what the mask drops: 6e-5 to 2e-4 in the paper, by the size of the network.
+        dense_from: steps after which W multiplies; 0 for never. In the paper it is the last sixth: 250k of 300k.
+        seed: of the draws.
+    """
+
+    operand = "W, along rows and columns; ∇y, along tokens"
+    source = "FST, Hu et al., arXiv 2404.01847"
+    prunes = turns = samples = True
+    form = "tiles"
+    every: int = 40
+    decay: float = 6e-5
+    dense_from: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(0, MOST_STEPS, dense_from=self.dense_from)
+
+    def is_sparse(self, steps: int, switched: bool) -> bool:
+        return not self.dense_from or steps < self.dense_from
+
+    def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
+        return transposable_mask(w_NK)

@@ -1,0 +1,112 @@
+"""What multiplies by S(W) while masks come and go: with its zeros, or on the sparse tensor cores."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from blockshock.kernels import KERNELS, Packed, PackedDense
+from blockshock.kernels.cusparselt import PackedCusparselt
+from blockshock.matrices import product
+from blockshock.measure import Operand
+from blockshock.stages import stage
+from blockshock.training.recipes.base import Recipe
+
+MULTIPLE = 16
+"""Of rows and columns that the sparse tensor cores take."""
+
+
+def sparse_cores(N: int, K: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a 2:4 (N, K) matrix is multiplied by cuSPARSELt on that device; otherwise with its zeros."""
+    kernel = KERNELS.get("cusparselt")()
+    return kernel.unavailable(device, dtype) is None and kernel.unsuitable(N, K, dtype) is None
+
+
+class RecipePacking(Packed):
+    """S(W) (N, K) with its zeros; where ``kernel`` is cusparselt packed for x S(W)ᵀ too, and of a recipe whose masks
+    are 2:4 both ways for ∇y S(W).
+
+    Args:
+        w_NK: S(W), of the dtype of the products.
+    """
+
+    def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None, recipe: Recipe) -> None:
+        super().__init__()
+        N, K = w_NK.shape
+        self.plain, self.is_sparse = PackedDense(w_NK.clone(), bias), recipe.prunes
+        self.along: PackedCusparselt | None = None
+        self.across: PackedCusparselt | None = None
+        self.register_buffer("bias", self.plain.bias, persistent=False)
+        self.kernel, self.algorithm = "dense", "dense, with zeros" if recipe.prunes else "dense"
+        if not recipe.prunes or not sparse_cores(N, K, w_NK.dtype, w_NK.device):
+            return
+        self.kernel, self.algorithm = "cusparselt", f"cusparselt, backward {'cusparselt' if recipe.turns else 'dense'}"
+        self.along = PackedCusparselt.of(self.plain.w_NK, self.bias)
+        self.along.register_buffer("bias", self.bias, persistent=False)
+        if recipe.turns:
+            self.across = PackedCusparselt.of(self.plain.w_NK.T.contiguous(), None)
+            self.across.product_stage = "grad_x"
+
+    @property
+    def values(self) -> torch.Tensor:
+        """All of S(W)."""
+        return self.plain.w_NK
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.plain.shape
+
+    @property
+    def operand(self) -> Operand:
+        return self._along().operand
+
+    @property
+    def grad_operand(self) -> Operand:
+        """What ∇y is multiplied by."""
+        return (self.across if self.is_sparse and self.across is not None else self.plain).operand
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return self._along()(x_BK)  # type: ignore[no-any-return]
+
+    def _along(self) -> Packed:
+        """What multiplies x now."""
+        return self.along if self.is_sparse and self.along is not None else self.plain
+
+    def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
+        if self.is_sparse and self.across is not None:
+            return self.across(grad_y_BN)  # type: ignore[no-any-return]
+        return self.plain.grad_input(grad_y_BN)
+
+    def put(self, w_NK: torch.Tensor, is_sparse: bool) -> None:
+        """Take over an S(W) of another mask, or all of W. Stage ``compress``."""
+        vars(self)["writes"] += 1
+        self.is_sparse = is_sparse
+        with stage("compress"):
+            self.plain.w_NK.copy_(w_NK)
+            if is_sparse and self.along is not None:
+                self.along.recompress(self.plain.w_NK)
+            if is_sparse and self.across is not None:
+                self.across.recompress(self.plain.w_NK.T.contiguous())
+
+
+def times_24(a_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, into: str = "grad_w") -> torch.Tensor:
+    """a @ x (N, K) of an ``a`` that is 2:4 along B, in a dtype: on the sparse tensor cores, where they take it.
+
+    What they do not take as it is is filled up with zeros; in compiled code zeros are multiplied.
+
+    Args:
+        into: the stage that the product counts as.
+    """
+    N, B = a_NB.shape
+    missing_N, missing_B, device = -N % MULTIPLE, -B % MULTIPLE, a_NB.device
+    takes = a_NB.numel() and x_BK.shape[1] % 8 == 0 and not torch.compiler.is_compiling()
+    if not takes or not sparse_cores(N + missing_N, B + missing_B, a_NB.dtype, device):
+        with stage(into):
+            return product(a_NB, x_BK, dtype)
+    with stage("layout"):
+        filled = F.pad(a_NB, (0, missing_B, 0, missing_N)) if missing_N or missing_B else a_NB
+        x_BK = F.pad(x_BK, (0, 0, 0, missing_B)) if missing_B else x_BK
+    with stage("compress"):
+        packed = PackedCusparselt.of(filled, None)
+    packed.product_stage = into
+    return packed.times(x_BK)[:N].to(dtype)

@@ -1,0 +1,200 @@
+"""A weight that is trained by a recipe: all of W is the parameter, S(W) multiplies, and masks come and go.
+
+What changes with time is here, and all of it is in ``state()``: how many steps were made, the mask in force, the scale,
+and how many draws. A step that a GradScaler skips changes nothing of it, of a fused optimizer too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from blockshock.errors import InputError
+from blockshock.matrices import product
+from blockshock.stages import stage
+from blockshock.training.parameters import Training
+from blockshock.training.recipes.base import Recipe, spec_of
+from blockshock.training.recipes.estimators import sampled_grad_weight, stream
+from blockshock.training.recipes.packing import RecipePacking
+from blockshock.training.sparse import masked_decay_
+from blockshock.training.steps import prepare
+from blockshock.training.storages import Storage
+
+SPEC, COUNTS, MASK, SCALE = STATE = ("recipe", "recipe_counts", "recipe_mask", "recipe_scale")
+"""Names of what a state holds: the spec as bytes, steps, draws and whether the optimizer has switched, and the rest."""
+
+
+class RecipeStorage(Storage):
+    """W (N, K) as a dense parameter, trained by a recipe.
+
+    Attributes:
+        recipe: by which.
+        every: steps from one mask to the next; 0 for no other one.
+        steps, draws: optimizer steps and sampled gradients so far.
+        mask_NK: what S(W) keeps, boolean; None of a recipe that prunes nothing.
+        flipped: the share of W's elements that the last new mask keeps and the one before dropped, or the other way
+            round (the flip rate of FST), on the device.
+    """
+
+    packed: RecipePacking
+
+    def __init__(
+        self,
+        w_NK: torch.Tensor,
+        bias: torch.Tensor | None,
+        recipe: Recipe,
+        training: Training,
+        trained_bias: nn.Parameter | None,
+    ) -> None:
+        parameter = nn.Parameter(w_NK.to(training.parameter_dtype(w_NK.dtype)))
+        super().__init__(parameter, RecipePacking(w_NK, bias, recipe), trained_bias)
+        self.recipe, self.every = recipe, recipe.every
+        self.mask_NK: torch.Tensor | None = None
+        self.flipped = torch.zeros((), device=w_NK.device)
+        self._by: Optimizer | None = None
+        self.begin()
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """The schedule from its first step on, with the mask and the scale of W as it is."""
+        self.steps, self.draws, self.switched, self.scale = 0, 0, False, None
+        if self.recipe.prunes:
+            with stage("sparsify"):
+                self.mask_NK, self.scale = self.recipe.mask(self.parameter), self.recipe.scale(self.parameter)
+            if not self.recipe.keeps_dropped:
+                self.parameter.masked_fill_(~self.mask_NK, 0)
+        self.refresh()
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether S(W) multiplies now."""
+        return self.recipe.is_sparse(self.steps, self.switched)
+
+    def skip_to_sparse(self) -> None:
+        """Be where S(W) multiplies, for who measures that."""
+        self.steps = self.recipe.first_sparse()
+        self.refresh()
+
+    def tensors(self) -> list[torch.Tensor]:
+        return [*super().tensors(), *([] if self.mask_NK is None else [self.mask_NK])]
+
+    def _follow(self) -> None:
+        super()._follow()
+        prepare(self.parameter, self)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """What the recipe adds to the gradient, as the optimizer is to meet it: after it was clipped."""
+        self._by, grad = optimizer, self.parameter.grad
+        if grad is None or not self.recipe.decay or not self.is_sparse or _skips(optimizer):
+            return
+        # What a fused optimizer is given by a scaler is still multiplied by its scale.
+        scale = getattr(optimizer, "grad_scale", None)
+        decay = self.recipe.decay * (1.0 if scale is None else float(scale))
+        assert self.mask_NK is not None
+        with stage("decay"):
+            masked_decay_(grad, self.parameter, self.mask_NK, decay)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        by, self._by = self._by, None
+        if by is not None and not _skips(by):  # of an optimizer of the bias alone it was not told
+            was_sparse = self.is_sparse
+            self.steps += 1
+            self.switched = self.switched or bool(getattr(by, "switched", False))
+            due = bool(self.every) and self.steps % self.every == 0
+            if self.recipe.keeps_dropped and self.is_sparse and (due or not was_sparse):
+                self._take_mask()
+        self.refresh()
+
+    def _take_mask(self) -> None:
+        held = self.mask_NK
+        assert held is not None
+        with stage("sparsify"):
+            mask_NK = self.recipe.mask(self.parameter)
+            self.flipped.copy_((mask_NK ^ held).float().mean())
+            held.copy_(mask_NK)  # a captured graph goes on reading where it lies
+
+    def pack(self) -> None:
+        self._write(self.packed)
+
+    def _write(self, packed: Any) -> None:
+        w_NK, is_sparse = self.parameter.detach(), self.is_sparse
+        if is_sparse:
+            assert self.mask_NK is not None
+            with stage("sparsify"):
+                w_NK = self.recipe.weights(w_NK, self.mask_NK, self.scale)
+        packed.put(w_NK, is_sparse)
+
+    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
+        dtype = self.parameter.dtype
+        if self.recipe.samples and self.is_sparse:
+            draws = stream(x_BK.device, self.recipe.seed, self.draws)
+            if draws is not None:
+                self.draws += 1
+            return sampled_grad_weight(grad_y_BN, x_BK, draws, dtype)
+        with stage("grad_w"):
+            grad_NK = product(grad_y_BN.T, x_BK, dtype)
+            return grad_NK if self.recipe.keeps_dropped else grad_NK.masked_fill_(~self._kept(), 0)
+
+    def _kept(self) -> torch.Tensor:
+        assert self.mask_NK is not None
+        return self.mask_NK
+
+    @torch.no_grad()
+    def load(self, w_NK: torch.Tensor) -> None:
+        """Take over a dense W and begin anew."""
+        self.parameter.copy_(w_NK)
+        self.begin()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All but the weights that a run needs to go on with the same bits; loads with ``weights_only=True``."""
+        spec = torch.tensor(list(spec_of(self.recipe).encode()), dtype=torch.uint8)
+        state = {SPEC: spec, COUNTS: torch.tensor([self.steps, self.draws, int(self.switched)])}
+        held = {MASK: self.mask_NK, SCALE: self.scale}
+        return state | {name: tensor.clone() for name, tensor in held.items() if tensor is not None}
+
+    def faults(self, found: Mapping[str, torch.Tensor]) -> str | None:
+        """Why a state cannot be gone on from; None if it can."""
+        own = self.state()
+        for name in (SPEC, COUNTS):
+            if name not in found:
+                return f"it has {', '.join(found)}, and no {name}: load all that is named recipe…, or nothing of it"
+        if (was := bytes(found[SPEC].to(torch.uint8).tolist()).decode()) != (now := spec_of(self.recipe)):
+            return (
+                f"it is of the recipe {was} after {int(found[COUNTS][0])} steps, and this layer's is {now}: go on with "
+                "that, or leave out what is named recipe…, and the schedule begins anew"
+            )
+        for name, tensor in own.items():
+            if name not in found or found[name].shape != tensor.shape:
+                return f"{name} must be {tuple(tensor.shape)}, as {now} has it"
+        return None
+
+    @torch.no_grad()
+    def resume(self, found: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a state, of W as it is."""
+        self.steps, self.draws, switched = map(int, found[COUNTS].tolist())
+        self.switched = bool(switched)
+        if self.mask_NK is not None:
+            self.mask_NK.copy_(found[MASK])
+        if self.scale is not None:
+            self.scale.copy_(found[SCALE])
+        self.refresh()
+
+    def _check_shard(self, held: torch.Tensor, shard: Any) -> None:
+        raise InputError(
+            "fully_shard would take the parameter of a recipe apart, and masks are of whole weights: give fully_shard "
+            "other modules, or train on replicas by DistributedDataParallel"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_by": None}
+
+
+def _skips(optimizer: Optimizer) -> bool:
+    """Whether a scaler has found inf, and this optimizer leaves the step out by itself, as fused ones do."""
+    found_inf = getattr(optimizer, "found_inf", None)
+    return found_inf is not None and bool(found_inf)

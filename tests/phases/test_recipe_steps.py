@@ -1,0 +1,138 @@
+"""What a recipe promises is checked: faults that are planted in it are found, each by the phase that looks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from blockshock.measure import Accuracy, ErrorSums
+from blockshock.phases import backward, correctness, trajectory
+from blockshock.phases.case import Case
+from blockshock.ranks import Ranks
+from blockshock.training import RecipePacking, RecipeStorage
+from blockshock.training.recipes import storage as storage_module
+from blockshock.training.recipes.fst import Fst
+from blockshock.training.recipes.s_ste import SSte
+from blockshock.training.recipes.ste import Ste
+from blockshock.training.sparse import fixed_scale, mask_24
+
+Fault = Callable[[pytest.MonkeyPatch], None]
+CASE = Case("recipe", {"recipe": "fst:every=2"}, "gaussian", 64, 64, 16, "fp32", optimizer="adamw")
+
+
+def no_decay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(storage_module, "masked_decay_", lambda grad, *_: grad)
+
+
+def decay_of_what_is_kept(patch: pytest.MonkeyPatch) -> None:
+    plain = storage_module.masked_decay_
+    patch.setattr(storage_module, "masked_decay_", lambda grad, w, mask, decay: plain(grad, w, ~mask, decay))
+
+
+def biased_draws(patch: pytest.MonkeyPatch) -> None:
+    """The two largest, as they are."""
+    patch.setattr(
+        storage_module, "sampled_grad_weight", lambda grad, x, draws, dtype: (grad * mask_24(grad, 0)).T.to(dtype) @ x
+    )
+
+
+def masks_that_stay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RecipeStorage, "_take_mask", lambda self: None)
+
+
+def masks_too_often(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fst, "every", 2)
+    plain = RecipeStorage.begin
+
+    def begin(self: RecipeStorage) -> None:
+        plain(self)
+        self.every = 1
+
+    patch.setattr(RecipeStorage, "begin", begin)
+
+
+def masks_of_rows(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fst, "mask", lambda self, w_NK: mask_24(w_NK))
+
+
+def masks_that_keep_the_smallest(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ste, "mask", lambda self, w_NK: ~mask_24(w_NK))
+
+
+def weights_that_lag(patch: pytest.MonkeyPatch) -> None:
+    """The packing is that of the step before."""
+    patch.setattr(RecipePacking, "put", lambda self, w_NK, is_sparse: None)
+
+
+def a_scale_for_each_step(patch: pytest.MonkeyPatch) -> None:
+    plain = SSte.weights
+    patch.setattr(SSte, "weights", lambda self, w_NK, mask, _: plain(self, w_NK, mask, 1.02 * fixed_scale(w_NK)))
+
+
+def gradients_of_what_is_kept(patch: pytest.MonkeyPatch) -> None:
+    plain = RecipeStorage.grad_weight
+    patch.setattr(RecipeStorage, "grad_weight", lambda self, grad, x: plain(self, grad, x) * self.mask_NK)
+
+
+STEPS: list[tuple[str, Fault, str]] = [
+    ("fst:every=2", no_decay, "the gradient of W"),
+    ("sr_ste", decay_of_what_is_kept, "the gradient of W"),
+    ("fst:every=2", biased_draws, "the gradient of W"),
+    ("ste", gradients_of_what_is_kept, "the gradient of W"),
+    ("fst:every=2", masks_that_stay, "could be"),
+    ("step:latest=3", masks_that_stay, "could be"),
+    ("fst:every=2", masks_too_often, "none was due"),
+    ("fst:every=2", masks_of_rows, "not 2:4"),
+    ("ste", masks_that_keep_the_smallest, "could be"),
+    ("ste", weights_that_lag, "the output"),
+    ("s_ste", a_scale_for_each_step, "the output"),
+]
+
+
+def _trajectory(spec: str, fault: Fault | None) -> str | None:
+    with pytest.MonkeyPatch.context() as patch:
+        if fault is not None:
+            fault(patch)
+        return trajectory.run(CASE.picking(recipe=spec), steps=8).failure()
+
+
+def _trajectories(cases: list[tuple[str, Fault | None]]) -> list[str | None]:
+    return [_trajectory(*case) for case in cases]
+
+
+def test_each_step_is_held_to_what_the_recipe_says(cpu_ranks: Ranks) -> None:
+    found, beside = cpu_ranks.run(_trajectories, [(spec, fault) for spec, fault, _ in STEPS])
+    assert found == beside
+    for (spec, fault, says), why in zip(STEPS, found, strict=True):
+        assert says in (why or ""), (spec, fault.__name__, why)
+    right: list[tuple[str, Fault | None]] = [(spec, None) for spec in dict.fromkeys(spec for spec, *_ in STEPS)]
+    for why in cpu_ranks.run(_trajectories, right)[0]:
+        assert why is None or why.startswith("nothing was learned"), why  # eight steps are few
+
+
+def _one_pass(spec: str, fault: Fault | None) -> tuple[ErrorSums, ErrorSums]:
+    case = CASE.picking(recipe=spec).frozen
+    with pytest.MonkeyPatch.context() as patch:
+        if fault is not None:
+            fault(patch)
+        return correctness.run(case).errors, backward.check(case).errors["mse_zero"]
+
+
+def zeros_of_another_mask(patch: pytest.MonkeyPatch) -> None:
+    plain = RecipePacking.__init__
+
+    def init(self: RecipePacking, w_NK: torch.Tensor, *others: object) -> None:
+        plain(self, w_NK.roll(1, 0), *others)  # type: ignore[arg-type]
+
+    patch.setattr(RecipePacking, "__init__", init)
+
+
+def test_both_passes_are_held_to_its_own_weights(cpu_ranks: Ranks) -> None:
+    for spec in ("ste", "fst", "s_ste"):
+        for fault in (None, zeros_of_another_mask):
+            per_rank = cpu_ranks.run(_one_pass, spec, fault)
+            for sums in zip(*per_rank, strict=True):
+                failure = Accuracy.of(sum(sums, ErrorSums()), 1).failure()
+                assert (failure is None) == (fault is None), (spec, failure)

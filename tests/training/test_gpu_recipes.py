@@ -1,0 +1,98 @@
+"""Recipes on a GPU: by the sparse tensor cores what dense products with zeros give, and in a CUDA graph too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gpus import needs_a_gpu
+from torch import nn
+
+from blockshock import MethodLinear
+from blockshock.methods import axis_of
+from blockshock.training import RecipeStorage
+from blockshock.training.recipes import packing
+from blockshock.training.recipes.packing import times_24
+from blockshock.training.sparse import mvue_24
+
+pytestmark = [pytest.mark.gpu, needs_a_gpu]
+N, K = 256, 512
+LAYERS = axis_of("recipe").names("cuda")
+
+
+def _layer(spec: str) -> MethodLinear:
+    torch.manual_seed(0)
+    return MethodLinear(nn.Linear(K, N, device="cuda"), f"recipe-{spec}", dtype=torch.bfloat16)
+
+
+def _storage(layer: MethodLinear) -> RecipeStorage:
+    (storage,) = layer.layer.storages()
+    assert isinstance(storage, RecipeStorage)
+    return storage
+
+
+def _trained(spec: str, tokens: int) -> list[torch.Tensor]:
+    """Outputs and gradients of three steps whose gradients are given, so that both ways take the same."""
+    layer, found = _layer(spec), []
+    for step in range(3):
+        torch.manual_seed(step)
+        x_BK = torch.randn(tokens, K, device="cuda", requires_grad=True)
+        y_BN = layer(x_BK)
+        y_BN.backward(torch.randn_like(y_BN))
+        storage = _storage(layer)
+        found += [y_BN.detach(), x_BK.grad, storage.parameter.grad]
+        torch.manual_seed(100 + step)
+        storage.parameter.grad = torch.randn_like(storage.parameter)
+        torch.optim.SGD(layer.parameters(), lr=0.01).step()
+        assert layer.check() is None
+    return found
+
+
+@pytest.mark.parametrize("tokens", [1, 24, 100, 4096])
+@pytest.mark.parametrize("spec", [*LAYERS, "fst:every=2"])
+def test_the_sparse_cores_give_what_zeros_give(spec: str, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _trained(spec, tokens)
+    monkeypatch.setattr(packing, "sparse_cores", lambda *_: False)
+    for one, other in zip(found, _trained(spec, tokens), strict=True):
+        error = ((one.double() - other.double()).norm() / other.double().norm()).item()
+        assert error < 0.01, (spec, tokens, error)
+
+
+@pytest.mark.parametrize("tokens", [16, 48, 4096])
+def test_a_sampled_gradient_is_multiplied_right_whatever_lies_where(tokens: int) -> None:
+    grad_NB = mvue_24(torch.randn(N, tokens, device="cuda", dtype=torch.bfloat16))
+    wide_BK = torch.randn(tokens, 2 * K, device="cuda", dtype=torch.bfloat16)
+    for x_BK in (wide_BK[:, :K], wide_BK[:, 8 : K + 8], wide_BK[:, 1 : K + 1], wide_BK[:, :K].contiguous()):
+        right_NK = grad_NB.double() @ x_BK.double()
+        error = (times_24(grad_NB, x_BK, torch.float32).double() - right_NK).norm() / right_NK.norm()
+        assert error.item() < 0.01
+
+
+@pytest.mark.parametrize("spec", LAYERS)
+def test_a_step_is_captured_and_replayed(spec: str) -> None:
+    layer = _layer(spec)
+    storage = _storage(layer)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.01, fused=True, capturable=True)
+    x_BK, target_BN = torch.randn(64, K, device="cuda"), torch.randn(64, N, device="cuda")
+
+    def step() -> torch.Tensor:
+        loss = (layer(x_BK) - target_BN).float().square().mean()
+        grads = torch.autograd.grad(loss, list(layer.parameters()))
+        for parameter, grad in zip(layer.parameters(), grads, strict=True):
+            parameter.grad = grad
+        optimizer.step()
+        return loss.detach()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        first, *_ = [step().item() for _ in range(3)]
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+    for _ in range(30):
+        graph.replay()
+    torch.cuda.synchronize()
+    assert loss.item() < first
+    storage.refresh()
+    assert layer.check() is None
