@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from blockshock.methods import AXES, METHODS, Axis, Method
     from blockshock.models import NETWORKS, Network, compress
     from blockshock.nn.checkpoint import load_optimizer_state, optimizer_state
+    from blockshock.nn.ffn import SparseFFN
     from blockshock.nn.linear import BlockShockLinear
     from blockshock.nn.method_linear import MethodLinear
     from blockshock.nn.parallel_style import BlockShockParallel
@@ -53,6 +54,7 @@ _PUBLIC = {
     "Method": "blockshock.methods",
     "MethodLinear": "blockshock.nn.method_linear",
     "Pruner": "blockshock.pruning",
+    "SparseFFN": "blockshock.nn.ffn",
     "TiledMask": "blockshock.matrices.masks",
     "Workload": "blockshock.matrices.workloads",
     "best_of": "blockshock.phases.hypotheses",

@@ -125,6 +125,7 @@ ALSO_NOT = {
     "report.tables.footnotes": "called for every table that is shown",
     "nn.arguments.check_picks": "called by every BlockShockLinear that is fuzzed",
     "nn.arguments.check_options": "called by every BlockShockLinear that is fuzzed",
+    "nn.ffn.SparseFFN": "by each recipe, of shapes of all kinds: tests/nn/test_ffn.py",
     "nn.layer_state.load_state": "called for every state that is loaded",
     "models.base.Network": "the base of the networks",
     "models.base.check_width": "called by the networks that have a width",

@@ -7,7 +7,7 @@ import torch
 from gpus import needs_a_gpu
 from torch import nn
 
-from blockshock import MethodLinear
+from blockshock import MethodLinear, SparseFFN
 from blockshock.methods import axis_of
 from blockshock.training import RecipeStorage
 from blockshock.training.recipes import packing
@@ -17,6 +17,7 @@ from blockshock.training.sparse import mvue_24
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 N, K = 256, 512
 LAYERS = axis_of("recipe").names("cuda")
+BLOCKS = ("activation", "activation:where=post:act=gelu", "activation:masks=rows", "dropout24")
 
 
 def _layer(spec: str) -> MethodLinear:
@@ -96,3 +97,26 @@ def test_a_step_is_captured_and_replayed(spec: str) -> None:
     assert loss.item() < first
     storage.refresh()
     assert layer.check() is None
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 4096])
+@pytest.mark.parametrize(
+    "recipe", ["activation", "activation:where=post:act=gelu", "activation:masks=rows", "dropout24"]
+)
+def test_a_block_on_the_sparse_cores_gives_what_zeros_give(
+    recipe: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    ffn = SparseFFN(K, 4 * K, recipe, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(tokens, K, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    grad_y = torch.randn(tokens, K, device="cuda", dtype=torch.bfloat16)
+    found = []
+    for cores in (True, False):
+        if not cores:
+            monkeypatch.setattr(packing, "sparse_cores", lambda *_: False)
+        torch.manual_seed(1)
+        y = ffn(x)
+        found.append([y.detach(), *torch.autograd.grad(y, [x, *ffn.parameters()], grad_y)])
+    for one, other in zip(*found, strict=True):
+        error = ((one.double() - other.double()).norm() / other.double().norm()).item()
+        assert error < 0.02, (recipe, tokens, error)

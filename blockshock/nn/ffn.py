@@ -1,0 +1,85 @@
+"""A feed-forward block with 2:4 activations, for a user's own model; its weights are those of two ``nn.Linear``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from blockshock.errors import InputError
+from blockshock.training import BlockRecipe, block, recipe_of
+
+
+class SparseFFN(nn.Module):
+    """y = act(x W₁ᵀ + b₁) W₂ᵀ + b₂, (…, d) → (…, d), with 2:4 activations by a recipe: ``activation`` or ``dropout24``.
+
+    Its parameters are those of ``fc1`` (d → hidden) and ``fc2`` (hidden → d), plain ``nn.Linear``, and so is its
+    ``state_dict()``. Where there are no sparse tensor cores, and under ``torch.compile``, zeros are multiplied: the
+    same numbers. Under ``torch.autocast`` it multiplies in autocast's dtype.
+
+    Args:
+        d: features of x and y.
+        hidden: of the activations, a multiple of four; None for 4·d.
+        recipe: spec, as ``activation:act=relu2:where=pre``.
+        bias, device, dtype: as of ``nn.Linear``.
+
+    Raises:
+        UnknownName, InputError: there is no such recipe, or it is one of single layers; or ``hidden`` is no multiple
+            of four.
+    """
+
+    def __init__(
+        self, d: int, hidden: int | None = None, recipe: str = "activation", *, bias: bool = True, **factory: Any
+    ) -> None:
+        hidden = 4 * d if hidden is None else hidden
+        self._hold(nn.Linear(d, hidden, bias, **factory), nn.Linear(hidden, d, bias, **factory), recipe)
+
+    @classmethod
+    def of(cls, fc1: nn.Linear, fc2: nn.Linear, recipe: str = "activation") -> SparseFFN:
+        """The block of two layers that exist, whose parameters it takes over as they are, in place of the two and the
+        activation function between them.
+
+        Raises:
+            InputError: also where these are no plain ``nn.Linear``, or one's outputs are not the other's inputs.
+        """
+        made = cls.__new__(cls)
+        made._hold(fc1, fc2, recipe)
+        return made
+
+    def _hold(self, fc1: nn.Linear, fc2: nn.Linear, recipe: str) -> None:
+        super().__init__()
+        found = recipe_of(recipe)
+        if not isinstance(found, BlockRecipe):
+            raise InputError(f"recipe {recipe} is of single layers: replace_linears(model, 'recipe-{recipe}') takes it")
+        for name, linear in (("fc1", fc1), ("fc2", fc2)):
+            if type(linear) is not nn.Linear:
+                raise InputError(f"{name} must be an nn.Linear, got {type(linear).__name__}")
+        if fc1.out_features != fc2.in_features:
+            raise InputError(f"fc1 has {fc1.out_features} outputs and fc2 {fc2.in_features} inputs: they must be equal")
+        if fc1.out_features % 4:
+            raise InputError(f"hidden is cut into groups of four: it must be a multiple of 4, got {fc1.out_features}")
+        self.fc1, self.fc2, self.recipe = fc1, fc2, found
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (…, d) → y (…, d)."""
+        if x.shape[-1:] != (self.fc1.in_features,):
+            raise InputError(f"x must be (…, {self.fc1.in_features}), got {tuple(x.shape)}")
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._block(x, x.dtype)
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return self._block(x, dtype)
+
+    def _block(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        first, second = (
+            (linear.weight.to(dtype), None if linear.bias is None else linear.bias.to(dtype))
+            for linear in (self.fc1, self.fc2)
+        )
+        flat = x.reshape(-1, x.shape[-1]).to(dtype)
+        y = block(flat, first, second, self.recipe, self.training)
+        return y.view(*x.shape[:-1], self.fc2.out_features)
+
+    def extra_repr(self) -> str:
+        return f"recipe={self.recipe}"

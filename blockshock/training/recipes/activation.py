@@ -1,0 +1,81 @@
+"""Activations that are 2:4 in a feed-forward block y = act(x W₁ᵀ) W₂ᵀ. Weights stay dense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from blockshock.registry import check_range
+from blockshock.training.recipes.base import RECIPES
+from blockshock.training.recipes.blocks import BlockRecipe, check_choice
+from blockshock.training.sparse import mask_24, transposable_mask
+
+ACTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "relu2": lambda z: F.relu(z).square(),
+}
+"""Of zero they are zero: what is thinned before them is thinned after them."""
+CHOICES = {"where": ("pre", "post"), "gradient": ("sp24", "dense", "ste"), "masks": ("tile", "rows"), "act": (*ACTS,)}
+
+
+@RECIPES.register("activation")
+@dataclass
+class Activation(BlockRecipe):
+    """Of each four features of a token two go on to W₂, the largest; in training and in evaluation alike.
+
+    Args:
+        where: S before the activation function, act(S(z)), as for relu²; or after it, S(act(z)).
+        gradient: what comes back through S. ``sp24``: what the mask keeps, which W₁'s products take as 2:4. ``dense``:
+            the same numbers, in dense products. ``ste``: all, straight through.
+        act: gelu, relu, or relu2, its square.
+        masks: what is kept is the largest that is left by relu, or in size. ``tile``: 2:4 along tokens too, so that
+            ∇W₂ and ∇W₁ have a 2:4 operand. ``rows``: along features alone. In the products over tokens the features
+            with most zeros are then thinned along tokens, which costs them exactness, and the others are dense.
+        dense: share of features that are those others, at most: the rest is rounded up to a multiple of 128.
+    """
+
+    source = "Haziza et al., arXiv 2503.16672 (pre, relu2, rows, dense = 0.05); xFormers' sparsify24 (tile)"
+    where: str = "pre"
+    gradient: str = "sp24"
+    act: str = "relu2"
+    masks: str = "tile"
+    dense: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        check_range(0, 1, dense=self.dense)
+
+    @property
+    def both_ways(self) -> bool:
+        return self.masks == "tile"
+
+    def thinned(self, z_BH: torch.Tensor, is_training: bool) -> torch.Tensor:
+        act = ACTS[self.act]
+        return act(self._thin(z_BH)) if self.where == "pre" else self._thin(act(z_BH))
+
+    def _kept(self, x_BH: torch.Tensor) -> torch.Tensor:
+        # What relu makes zero is worth nothing, however large it is.
+        worth_BH = F.relu(x_BH) if self.act != "gelu" else x_BH
+        search = _traced_search if torch.compiler.is_compiling() else _search
+        return search(worth_BH, self.masks == "tile")
+
+
+def _search(worth_BH: torch.Tensor, tiles: bool) -> torch.Tensor:
+    return transposable_mask(worth_BH) if tiles else mask_24(worth_BH)
+
+
+# A search looks at values, which compilers know nothing of: to them it is one step.
+_traced_search = torch.library.custom_op(
+    "blockshock::search_24", _search, mutates_args=(), schema="(Tensor worth, bool tiles) -> Tensor"
+)
+
+
+@_traced_search.register_fake
+def _(worth_BH: torch.Tensor, tiles: bool) -> torch.Tensor:
+    return worth_BH.new_empty(worth_BH.shape, dtype=torch.bool)

@@ -1,0 +1,162 @@
+"""A feed-forward block whose activations are 2:4: three steps to autograd, of which each hands on what is 2:4.
+
+z = x W₁ᵀ, whose backward products take a 2:4 ∇z; a = S(act(z)), or act(S(z)); and y = a Wᵀ of that 2:4 a. Four of the
+six products of a step then have a 2:4 operand; ∇a = ∇y W₂ and z itself are dense.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch.nn import functional as F
+
+from blockshock.errors import InputError
+from blockshock.matrices import product
+from blockshock.stages import stage
+from blockshock.training.recipes.base import Recipe
+from blockshock.training.recipes.packing import times_24
+from blockshock.training.sparse import mask_24
+
+MULTIPLE_OF_THIN = 128
+"""Features that are thinned along tokens are a multiple of these, or all."""
+
+
+class BlockRecipe(Recipe):
+    """What becomes of the activations of a block; of single layers it is not one.
+
+    Attributes:
+        gradient: as of ``Activation``.
+        both_ways: masks are 2:4 along tokens too.
+        dense: as of ``Activation``.
+    """
+
+    operand = "activations, and ∇ of them"
+    on_layers: ClassVar[bool] = False
+    gradient: str = "sp24"
+    dense: float = 0.0
+
+    @property
+    def both_ways(self) -> bool:
+        return True
+
+    def thins(self, is_training: bool) -> bool:
+        """Whether activations are thinned."""
+        return True
+
+    def thinned(self, z_BH: torch.Tensor, is_training: bool) -> torch.Tensor:
+        """a (T, h) of z (T, h): the activation function, and S before or after it."""
+        raise NotImplementedError
+
+    def _kept(self, x_BH: torch.Tensor) -> torch.Tensor:
+        """What S keeps of a matrix both of whose sizes are multiples of four."""
+        raise NotImplementedError
+
+    def _thin(self, x_BH: torch.Tensor) -> torch.Tensor:
+        with stage("sparsify"), torch.no_grad():
+            filled_BH = F.pad(x_BH.detach(), (0, 0, 0, -len(x_BH) % 4))  # zeros, which no tile is chosen for
+            kept_BH = self._kept(filled_BH)[: len(x_BH)]
+        return _Thin.apply(x_BH, kept_BH, self.gradient == "ste")  # type: ignore[no-any-return]
+
+
+def check_choice(name: str, found: str, choices: tuple[str, ...]) -> None:
+    """Raises InputError unless what a spec has of a parameter is one of its choices."""
+    if found not in choices:
+        raise InputError(f"{name} is one of {', '.join(choices)}, got {name}={found}")
+
+
+def block(
+    x_BD: torch.Tensor,
+    first: tuple[torch.Tensor, torch.Tensor | None],
+    second: tuple[torch.Tensor, torch.Tensor | None],
+    recipe: BlockRecipe,
+    is_training: bool = True,
+) -> torch.Tensor:
+    """y (T, N) = act(x W₁ᵀ + b₁) W₂ᵀ + b₂ with 2:4 activations, all of one dtype.
+
+    Args:
+        x_BD: (T, D), any number of tokens; they are filled up with zeros where a product needs that.
+        first, second: W₁ (h, D) and W₂ (N, h), each with its bias or None; h is a multiple of four.
+    """
+    if not recipe.thins(is_training):
+        return F.linear(recipe.thinned(F.linear(x_BD, *first), is_training), *second)
+    sparse_back = recipe.gradient == "sp24"
+    z_BH = _LinearTo24.apply(x_BD, *first, recipe) if sparse_back else F.linear(x_BD, *first)
+    return _LinearOf24.apply(recipe.thinned(z_BH, is_training), *second, recipe)  # type: ignore[no-any-return]
+
+
+def over_tokens(a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe) -> torch.Tensor:
+    """aᵀ x (h, K) of an ``a`` that is 2:4 along features: exact where masks are 2:4 along tokens too.
+
+    Otherwise the features of ``a`` with most zeros keep the two largest of each four tokens, and the others are dense.
+    """
+    if recipe.both_ways:
+        return times_24(a_BH.T.contiguous(), x_BK, x_BK.dtype)
+    h = a_BH.shape[1]
+    dense = h - min(-(-math.ceil((1 - recipe.dense) * h) // MULTIPLE_OF_THIN) * MULTIPLE_OF_THIN, h)
+    order = (a_BH != 0).sum(0).argsort(stable=True)
+    filled_HB = F.pad(a_BH.T, (0, -len(a_BH) % 4))[order]
+    some, others = filled_HB[: h - dense], filled_HB[h - dense :, : len(a_BH)]
+    found_HK = x_BK.new_empty(h, x_BK.shape[1])
+    thin = some.where(mask_24(some), 0)
+    found_HK[order[: h - dense]] = times_24(thin, F.pad(x_BK, (0, 0, 0, -len(x_BK) % 4)), x_BK.dtype)
+    found_HK[order[h - dense :]] = product(others, x_BK, x_BK.dtype)
+    return found_HK
+
+
+class _Thin(torch.autograd.Function):
+    """What a mask keeps; the gradient likewise, or straight through."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BH: torch.Tensor, kept_BH: torch.Tensor, straight: bool) -> torch.Tensor:
+        ctx.save_for_backward(*([] if straight else [kept_BH]))
+        return x_BH.where(kept_BH, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BH: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        (kept_BH,) = ctx.saved_tensors or (None,)
+        return grad_BH if kept_BH is None else grad_BH.where(kept_BH, 0), None, None
+
+
+class _LinearTo24(torch.autograd.Function):
+    """x Wᵀ + b, a dense product, whose gradient comes back 2:4."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BD: torch.Tensor, w_HD: torch.Tensor, bias: torch.Tensor | None, recipe: BlockRecipe
+    ) -> torch.Tensor:
+        ctx.recipe = recipe
+        ctx.save_for_backward(x_BD, w_HD)
+        with stage("matmul"):
+            return F.linear(x_BD, w_HD, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_z_BH: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x_BD, w_HD = ctx.saved_tensors
+        needs_x, needs_w, needs_bias, _ = ctx.needs_input_grad
+        grad_x = times_24(grad_z_BH, w_HD, x_BD.dtype, "grad_x") if needs_x else None
+        grad_w = over_tokens(grad_z_BH, x_BD, ctx.recipe) if needs_w else None
+        return grad_x, grad_w, grad_z_BH.sum(0) if needs_bias else None, None
+
+
+class _LinearOf24(torch.autograd.Function):
+    """a Wᵀ + b of an ``a`` that is 2:4; its gradient is dense."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, a_BH: torch.Tensor, w_NH: torch.Tensor, bias: torch.Tensor | None, recipe: BlockRecipe
+    ) -> torch.Tensor:
+        ctx.recipe = recipe
+        ctx.save_for_backward(a_BH, w_NH)
+        y_BN = times_24(a_BH, w_NH.T, a_BH.dtype, "matmul")
+        return y_BN if bias is None else y_BN + bias
+
+    @staticmethod
+    def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        a_BH, w_NH = ctx.saved_tensors
+        needs_a, needs_w, needs_bias, _ = ctx.needs_input_grad
+        with stage("grad_x"):
+            grad_a = grad_y_BN @ w_NH if needs_a else None
+        grad_w = over_tokens(a_BH, grad_y_BN, ctx.recipe).T.contiguous() if needs_w else None
+        return grad_a, grad_w, grad_y_BN.sum(0) if needs_bias else None, None

@@ -1,0 +1,255 @@
+"""SparseFFN: what its activations and gradients are by definition, and what a user's model does with it."""
+
+from __future__ import annotations
+
+import copy
+from itertools import product as every
+
+import pytest
+import torch
+import torch.distributed as dist
+from fake_cusparselt import compress, faked
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from blockshock import SparseFFN, replace_linears
+from blockshock.errors import InputError, UnknownName
+from blockshock.matrices import transposable_tiles
+from blockshock.ranks import Ranks
+
+D, H = 32, 256
+ACTS = {"gelu": F.gelu, "relu": F.relu, "relu2": lambda z: F.relu(z).square()}
+TILES = [
+    f"activation:where={where}:gradient={gradient}:act={act}"
+    for where, gradient, act in every(("pre", "post"), ("sp24", "dense", "ste"), ACTS)
+]
+SOME = ("activation", "activation:where=post:act=gelu", "activation:gradient=ste", "activation:masks=rows", "dropout24")
+
+
+def built(recipe: str, dtype: torch.dtype = torch.float32) -> SparseFFN:
+    torch.manual_seed(0)
+    return SparseFFN(D, H, recipe).to(dtype)
+
+
+def drawn(tokens: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(tokens, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def best_tile(worth_BH: torch.Tensor) -> torch.Tensor:
+    """Of each 4 × 4 what the best of the 90 tiles keeps, one after the other."""
+    mask, tiles = torch.zeros_like(worth_BH, dtype=torch.bool), transposable_tiles(worth_BH.device)
+    for row, column in every(range(0, len(worth_BH), 4), range(0, worth_BH.shape[1], 4)):
+        tile = worth_BH[row : row + 4, column : column + 4]
+        mask[row : row + 4, column : column + 4] = max(tiles, key=lambda one: (tile * one).sum().item())
+    return mask
+
+
+def by_definition(ffn: SparseFFN, x: torch.Tensor, where: str, gradient: str, act: str, rows: bool) -> torch.Tensor:
+    """The output, whose gradients torch finds; of masks that are constants, or of which it sees nothing."""
+
+    def thin(values: torch.Tensor) -> torch.Tensor:
+        worth = (values if act == "gelu" else values.relu()).detach().abs()
+        if rows:
+            fours = worth.unflatten(1, (-1, 4))
+            mask = torch.zeros_like(fours, dtype=torch.bool).scatter_(2, fours.topk(2).indices, True).flatten(1)
+        else:
+            mask = best_tile(worth)
+        return values + (values * mask - values).detach() if gradient == "ste" else values * mask
+
+    z, f = F.linear(x, ffn.fc1.weight, ffn.fc1.bias), ACTS[act]
+    return F.linear(f(thin(z)) if where == "pre" else thin(f(z)), ffn.fc2.weight, ffn.fc2.bias)
+
+
+def gradients(y: torch.Tensor, ffn: SparseFFN, x: torch.Tensor) -> list[torch.Tensor]:
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, [x, *ffn.parameters()], grad)]
+
+
+@pytest.mark.parametrize("recipe", TILES)
+def test_outputs_and_gradients_are_those_of_its_definition(recipe: str) -> None:
+    ffn, x = built(recipe, torch.float64), drawn(16, dtype=torch.float64).requires_grad_()
+    _, where, gradient, act = (part.partition("=")[2] for part in recipe.split(":"))
+    right = gradients(by_definition(ffn, x, where, gradient, act, rows=False), ffn, x)
+    torch.testing.assert_close(gradients(ffn(x), ffn, x), right)
+
+
+@pytest.mark.parametrize("where", ["pre", "post"])
+def test_masks_of_rows_are_exact_where_products_over_tokens_are_dense(where: str) -> None:
+    ffn, x = built(f"activation:where={where}:masks=rows:dense=1.0", torch.float64), drawn(15, dtype=torch.float64)
+    x.requires_grad_()
+    right = gradients(by_definition(ffn, x, where, "sp24", "relu2", rows=True), ffn, x)
+    torch.testing.assert_close(gradients(ffn(x), ffn, x), right)
+
+
+def test_the_features_with_most_zeros_are_thinned_along_tokens_and_the_others_are_not() -> None:
+    ffn, x = built("activation:masks=rows:dense=0.5", torch.float64), drawn(16, dtype=torch.float64)
+    taken: list[torch.Tensor] = []
+    ffn.recipe.thinned = lambda z, training: taken.append(type(ffn.recipe).thinned(ffn.recipe, z, training)) or taken[0]  # type: ignore[method-assign]
+    y = ffn(x)
+    grad = torch.randn_like(y)
+    (found,) = torch.autograd.grad(y, ffn.fc2.weight, grad)
+    (a,) = taken
+    exact, errors = grad.T @ a.detach(), []
+    thin = a.detach().T.unflatten(1, (-1, 4))
+    kept = torch.zeros_like(thin).scatter_(2, thin.abs().topk(2).indices, 1.0)
+    thinned = grad.T @ (thin * kept).flatten(1).T
+    nonzero = (a != 0).sum(0)
+    for feature in range(H):
+        column = found[:, feature]
+        is_exact, is_thin = (torch.allclose(column, one[:, feature]) for one in (exact, thinned))
+        assert is_exact or is_thin
+        if not is_exact:
+            errors.append(feature)
+    dense = [feature for feature in range(H) if feature not in errors]
+    assert len(errors) <= H // 2
+    assert max(nonzero[errors]) <= nonzero.sort().values[H // 2 - 1]
+    assert dense
+
+
+@pytest.mark.parametrize("recipe", SOME)
+@pytest.mark.parametrize("tokens", [0, 1, 7, 34])
+def test_any_number_of_tokens_in_any_shape(recipe: str, tokens: int) -> None:
+    ffn, x = built(recipe), drawn(2 * tokens).view(tokens, 2, D).requires_grad_()
+    y = ffn(x)
+    y.sum().backward()
+    assert (y.shape, x.grad.shape) == (x.shape, x.shape)  # type: ignore[union-attr]
+    assert all(parameter.grad.isfinite().all() for parameter in ffn.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("recipe", SOME)
+def test_the_sparse_cores_give_what_zeros_give(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ffn, x = built(recipe, torch.bfloat16), drawn(24, dtype=torch.bfloat16).requires_grad_()
+    torch.manual_seed(5)
+    right = gradients(ffn(x), ffn, x)
+    packed: list[tuple[int, ...]] = []
+    with faked():
+        monkeypatch.setattr(torch, "_cslt_compress", lambda w: packed.append(tuple(w.shape)) or compress(w))
+        torch.manual_seed(5)
+        found = gradients(ffn(x), ffn, x)
+    along, across = (32, H), (H, 32)  # 24 tokens are filled up
+    sparse_back = "gradient=ste" not in recipe
+    assert sorted(packed) == sorted([along, across] * (2 if sparse_back else 1))
+    torch.testing.assert_close(found, right, rtol=0.05, atol=0.05)
+
+
+def test_its_state_is_that_of_two_linears() -> None:
+    plain = nn.ModuleDict({"fc1": nn.Linear(D, H), "fc2": nn.Linear(H, D)})
+    plain.load_state_dict(built("activation").state_dict())
+    fc1, fc2 = plain["fc1"], plain["fc2"]
+    assert isinstance(fc1, nn.Linear)
+    assert isinstance(fc2, nn.Linear)
+    ffn = SparseFFN.of(fc1, fc2, "dropout24:act=relu").eval()
+    assert ffn.fc1.weight is fc1.weight
+    assert torch.equal(ffn(drawn(5)), fc2(fc1(drawn(5)).relu()))
+    ffn.load_state_dict(plain.state_dict())
+
+
+def test_dropout_is_on_average_what_is_evaluated_and_a_seed_makes_its_bits() -> None:
+    ffn, x = built("dropout24:act=relu"), drawn(8)
+    with torch.no_grad():
+        torch.manual_seed(2)
+        draws = torch.stack([ffn(x) for _ in range(400)])
+        torch.manual_seed(2)
+        assert torch.equal(ffn(x), draws[0])
+        mean, spread = draws.mean(0), draws.std(0) / 20
+        assert ((mean - ffn.eval()(x)).abs() < 5 * spread).all()
+        assert draws.std(0).min() > 0
+
+
+@pytest.mark.parametrize("recipe", SOME)
+def test_autocast_and_checkpointing_change_nothing(recipe: str) -> None:
+    found = []
+    for recompute in (False, True):
+        ffn = built(recipe)
+        x = drawn(16).requires_grad_()
+        torch.manual_seed(4)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = checkpoint(ffn, x, use_reentrant=False) if recompute else ffn(x)
+            assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        found.append([x.grad, *(parameter.grad for parameter in ffn.parameters())])
+        assert {grad.dtype for grad in found[-1]} == {torch.float32}
+    assert all(map(torch.equal, *found))
+
+
+def test_compiled_it_gives_what_it_gives() -> None:
+    x = drawn(16).requires_grad_()
+    for recipe in ("activation", "dropout24"):
+        torch._dynamo.reset()
+        ffn = built(recipe)
+        compiled = torch.compile(ffn, fullgraph=True, backend="aot_eager")
+        found = gradients(compiled(x), ffn, x)
+        if recipe == "activation":
+            torch.testing.assert_close(found, gradients(ffn(x), ffn, x))
+        assert all(one.isfinite().all() for one in found)  # dropout draws from the compiler's generator
+
+
+def _on_replicas() -> list[list[torch.Tensor]]:
+    states = []
+    for recipe in SOME:
+        torch.manual_seed(0)
+        model = DistributedDataParallel(nn.Sequential(SparseFFN(D, H, recipe)))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        torch.manual_seed(dist.get_rank())
+        for step in range(3):
+            x = drawn(12, seed=2 * step + dist.get_rank())
+            optimizer.zero_grad()
+            (model(x) - x).square().mean().backward()
+            optimizer.step()
+        states.append(list(model.state_dict().values()))
+    return states
+
+
+def test_replicas_have_the_same_bits(cpu_ranks: Ranks) -> None:
+    for one, other in zip(*cpu_ranks.run(_on_replicas), strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("recipe", SOME)
+def test_it_learns_and_a_copy_learns_alike(recipe: str) -> None:
+    ffn, x = built(recipe), drawn(64)
+    other = copy.deepcopy(ffn)
+    losses = []
+    for trained in (ffn, other):
+        torch.manual_seed(6)
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=0.01)
+        for _ in range(30):
+            loss = (trained(x) - x.flip(1)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[:30] == losses[30:]
+    assert losses[29] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "hidden", "says"),
+    [
+        ("activation:where=before", H, "where is one of pre, post, got where=before"),
+        ("activation:gradient=sparse", H, "gradient is one of sp24, dense, ste"),
+        ("activation:act=silu", H, "act is one of gelu, relu, relu2"),
+        ("activation:masks=tiles", H, "masks is one of tile, rows"),
+        ("activation:dense=2", H, "dense must lie in 0 … 1"),
+        ("dropout24:act=tanh", H, "act is one of"),
+        ("dropout", H, "Did you mean 'dropout24'"),
+        ("fst", H, r"replace_linears\(model, 'recipe-fst'\) takes it"),
+        ("activation", 30, "it must be a multiple of 4, got 30"),
+    ],
+)
+def test_what_it_cannot_be_is_said(recipe: str, hidden: int, says: str) -> None:
+    with pytest.raises((InputError, UnknownName), match=says):
+        SparseFFN(D, hidden, recipe)
+
+
+def test_what_is_no_pair_of_linears_or_no_input_is_refused() -> None:
+    with pytest.raises(InputError, match="fc1 has 8 outputs and fc2 12 inputs"):
+        SparseFFN.of(nn.Linear(4, 8), nn.Linear(12, 4))
+    with pytest.raises(InputError, match=r"fc2 must be an nn\.Linear, got Identity"):
+        SparseFFN.of(nn.Linear(4, 8), nn.Identity())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"x must be \(…, 32\), got \(3, 31\)"):
+        built("activation")(torch.zeros(3, 31))
+    with pytest.raises(InputError, match="recipe activation is of a feed-forward block"):
+        replace_linears(nn.Sequential(nn.Linear(4, 4)), "recipe-activation")
