@@ -87,25 +87,30 @@ class _Searched(Packed):
 
 class PackedCusparselt(_Searched):
     def __init__(self, piece: Piece, bias: torch.Tensor | None, search: bool) -> None:
+        claim_thread(piece.device)
         w_NK, has_zeros = marked(piece)
-        self._hold(w_NK, bias, search)
+        self._hold(torch_internals.compress(w_NK), piece.N, piece.K, bias, search)
         if has_zeros:
             write_kept(piece, self.values)
 
     @classmethod
-    def of(cls, w_NK: torch.Tensor, bias: torch.Tensor | None) -> PackedCusparselt:
-        """A matrix with at most two of each four nonzero, whose mask ``recompress`` may change."""
+    def of(cls, packed: torch.Tensor, N: int, K: int, bias: torch.Tensor | None = None) -> PackedCusparselt:
+        """What is packed already: a matrix (N, K) as cuSPARSELt has it."""
         made = cls.__new__(cls)
-        made._hold(w_NK, bias, search=w_NK.is_cuda)
+        made._hold(packed, N, K, bias, search=packed.is_cuda)
         return made
 
-    def _hold(self, w_NK: torch.Tensor, bias: torch.Tensor | None, search: bool) -> None:
+    def _hold(self, packed: torch.Tensor, N: int, K: int, bias: torch.Tensor | None, search: bool) -> None:
         super().__init__()
-        (self.N, self.K), self._search = w_NK.shape, search
-        claim_thread(w_NK.device)
-        self.register_buffer("packed", torch_internals.compress(dense_rows(w_NK)), persistent=False)
+        self.N, self.K, self._search = N, K, search
+        self.register_buffer("packed", packed, persistent=False)
         self.hold_bias(bias)
         self._chosen: dict[int, Setting] = {}
+
+    def take(self, packed: torch.Tensor) -> None:
+        """Another matrix, packed already. Copied: a captured graph goes on reading where the old one lies."""
+        self.writes += 1
+        self.packed.copy_(packed.view_as(self.packed))
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         tokens = len(x_BK)

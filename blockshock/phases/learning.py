@@ -19,7 +19,7 @@ from blockshock.matrices import product, transposable_tiles
 from blockshock.phases.case import Built, Case
 from blockshock.phases.lesson import Lesson
 from blockshock.training import Recipe, RecipeStorage, optimizer_of
-from blockshock.training.recipes.estimators import sampled, stream
+from blockshock.training.recipes.estimators import drawn, stream
 
 ALLOWED = 2.0
 ROUNDED = 1e-6
@@ -115,7 +115,7 @@ class Definition:
         if not (self.recipe.samples and self.storage.is_sparse):
             return grad_y_BN
         draws = stream(grad_y_BN.device, self.recipe.seed, self.storage.draws - 1)  # those that were made just now
-        return sampled(grad_y_BN.T, draws).T
+        return drawn(grad_y_BN, draws).T
 
     def gradient(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor, w_NK: torch.Tensor) -> torch.Tensor:
         """What the optimizer is to meet, of a W (N, K) that it has not yet changed."""

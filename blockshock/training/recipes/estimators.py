@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from blockshock.kernels import make24
+from blockshock.kernels.cusparselt_layout import SIDE, dense_of
 from blockshock.matrices import generator
 from blockshock.stages import stage
-from blockshock.training.recipes.packing import times_24
+from blockshock.training.recipes.packing import in_one_pass, sparse_cores, times_24, times_packed
 from blockshock.training.sparse import mvue_24
 
 
@@ -25,12 +27,46 @@ def sampled_grad_weight(
 
     Stages ``estimate``, ``compress`` and ``grad_w``.
     """
+    N, filled_BN = grad_y_BN.shape[1], _filled_up(grad_y_BN)
+    if _packs(filled_BN) and x_BK.shape[1] % 8 == 0:
+        with stage("estimate"):
+            packed = _packed(filled_BN, draws)
+        with stage("layout"):
+            x_BK = F.pad(x_BK, (0, 0, 0, len(filled_BN) - len(x_BK)))
+        return times_packed(packed, N, x_BK, "grad_w").to(dtype)
     with stage("estimate"):
-        sampled_NB = sampled(grad_y_BN.T, draws)
+        sampled_NB = _sampled(grad_y_BN, draws)
     return times_24(sampled_NB, x_BK, dtype)
 
 
-def sampled(grad_NB: torch.Tensor, draws: torch.Generator | None) -> torch.Tensor:
-    """MVUE of a matrix along its rows; a last group of less than four is filled up with zeros, never drawn."""
-    size = grad_NB.shape[1]
-    return mvue_24(F.pad(grad_NB, (0, -size % 4)), generator=draws, exact=True)[:, :size].contiguous()
+def drawn(grad_y_BN: torch.Tensor, draws: torch.Generator | None) -> torch.Tensor:
+    """MVUE(∇yᵀ), (N, B): what a product that draws from the same state multiplies by."""
+    filled_BN = _filled_up(grad_y_BN)
+    if _packs(filled_BN):
+        return dense_of(_packed(filled_BN, draws), len(filled_BN))[:, : len(grad_y_BN)]
+    return _sampled(grad_y_BN, draws)
+
+
+def _filled_up(grad_y_BN: torch.Tensor) -> torch.Tensor:
+    """With tokens of zeros, which are never drawn."""
+    missing = -len(grad_y_BN) % SIDE
+    return F.pad(grad_y_BN, (0, 0, 0, missing)) if missing else grad_y_BN
+
+
+def _packs(filled_BN: torch.Tensor) -> bool:
+    """Whether it is drawn and packed in one pass."""
+    B, N = filled_BN.shape
+    traced = torch.compiler.is_compiling()
+    return not traced and in_one_pass(filled_BN) and sparse_cores(N, B, filled_BN.dtype, filled_BN.device)
+
+
+def _packed(filled_BN: torch.Tensor, draws: torch.Generator | None) -> torch.Tensor:
+    seed = torch.randint(2**31 - 1, (2,), dtype=torch.int32, device=filled_BN.device, generator=draws)
+    made = make24.make24(filled_BN, make24.Making("columns", "mvue"), seed=seed)
+    assert made.columns is not None
+    return made.columns
+
+
+def _sampled(grad_y_BN: torch.Tensor, draws: torch.Generator | None) -> torch.Tensor:
+    size = len(grad_y_BN)
+    return mvue_24(F.pad(grad_y_BN.T, (0, -size % 4)), generator=draws, exact=True)[:, :size].contiguous()

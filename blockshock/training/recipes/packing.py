@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels import KERNELS, Packed, PackedDense
+from blockshock.kernels import KERNELS, Packed, PackedDense, make24
 from blockshock.kernels.cusparselt import PackedCusparselt
+from blockshock.kernels.cusparselt_layout import SIDE
+from blockshock.kernels.cusparselt_thread import claim_thread
+from blockshock.kernels.layout import dense_rows
+from blockshock.machine import torch_internals
 from blockshock.matrices import product
 from blockshock.measure import Operand
 from blockshock.stages import stage
@@ -20,6 +24,27 @@ def sparse_cores(N: int, K: int, dtype: torch.dtype, device: torch.device) -> bo
     """Whether a 2:4 (N, K) matrix is multiplied by cuSPARSELt on that device; otherwise with its zeros."""
     kernel = KERNELS.get("cusparselt")()
     return kernel.unavailable(device, dtype) is None and kernel.unsuitable(N, K, dtype) is None
+
+
+def in_one_pass(x_RC: torch.Tensor) -> bool:
+    """Whether our own kernel makes such a matrix 2:4 and packs it, at about the cost of a copy."""
+    sizes = all(size and size % SIDE == 0 for size in x_RC.shape)
+    return sizes and x_RC.itemsize == 2 and make24.unavailable(x_RC) is None
+
+
+def packed_24(x_RC: torch.Tensor, both_ways: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A matrix that is 2:4 already as cuSPARSELt has it; its transpose too, if it is 2:4 both ways. Stage ``compress``.
+
+    Whatever kept two of each four, zeros among them, the two largest hold all that is not zero.
+    """
+    claim_thread(x_RC.device)
+    with stage("compress"):
+        if in_one_pass(x_RC):
+            made = make24.make24(x_RC, make24.Making("tiles" if both_ways else "rows"))
+            assert made.rows is not None
+            return made.rows, made.columns
+        across = torch_internals.compress(x_RC.T.contiguous()) if both_ways else None
+        return torch_internals.compress(dense_rows(x_RC)), across
 
 
 class RecipePacking(Packed):
@@ -41,10 +66,11 @@ class RecipePacking(Packed):
         if not recipe.prunes or not sparse_cores(N, K, w_NK.dtype, w_NK.device):
             return
         self.kernel, self.algorithm = "cusparselt", f"cusparselt, backward {'cusparselt' if recipe.turns else 'dense'}"
-        self.along = PackedCusparselt.of(self.plain.w_NK, self.bias)
+        along, across = packed_24(w_NK, recipe.turns)
+        self.along = PackedCusparselt.of(along, N, K, self.bias)
         self.along.register_buffer("bias", self.bias, persistent=False)
-        if recipe.turns:
-            self.across = PackedCusparselt.of(self.plain.w_NK.T.contiguous(), None)
+        if across is not None:
+            self.across = PackedCusparselt.of(across, K, N)
             self.across.product_stage = "grad_x"
 
     @property
@@ -78,15 +104,17 @@ class RecipePacking(Packed):
         return self.plain.grad_input(grad_y_BN)
 
     def put(self, w_NK: torch.Tensor, is_sparse: bool) -> None:
-        """Take over an S(W) of another mask, or all of W. Stage ``compress``."""
+        """Take over an S(W) of another mask, or all of W. Stages ``refresh`` and ``compress``."""
         vars(self)["writes"] += 1
         self.is_sparse = is_sparse
-        with stage("compress"):
+        with stage("refresh"):
             self.plain.w_NK.copy_(w_NK)
-            if is_sparse and self.along is not None:
-                self.along.recompress(self.plain.w_NK)
-            if is_sparse and self.across is not None:
-                self.across.recompress(self.plain.w_NK.T.contiguous())
+        if not is_sparse or self.along is None:
+            return
+        along, across = packed_24(self.plain.w_NK, self.across is not None)
+        self.along.take(along)
+        if self.across is not None and across is not None:
+            self.across.take(across)
 
 
 def times_24(a_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, into: str = "grad_w") -> torch.Tensor:
@@ -106,7 +134,11 @@ def times_24(a_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, into: s
     with stage("layout"):
         filled = F.pad(a_NB, (0, missing_B, 0, missing_N)) if missing_N or missing_B else a_NB
         x_BK = F.pad(x_BK, (0, 0, 0, missing_B)) if missing_B else x_BK
-    with stage("compress"):
-        packed = PackedCusparselt.of(filled, None)
-    packed.product_stage = into
-    return packed.times(x_BK)[:N].to(dtype)
+    return times_packed(packed_24(filled)[0], len(filled), x_BK, into)[:N].to(dtype)
+
+
+def times_packed(packed: torch.Tensor, N: int, x_BK: torch.Tensor, into: str) -> torch.Tensor:
+    """The same of an ``a`` that is packed already, in the dtype of x."""
+    held = PackedCusparselt.of(packed, N, len(x_BK))
+    held.product_stage = into
+    return held.times(x_BK)
