@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from blockshock.errors import InputError
 from blockshock.methods.axes import AXES, Axis, Picks
 from blockshock.methods.layer import Layer
 from blockshock.training import RECIPES, recipe_of
@@ -21,14 +20,7 @@ class RecipeAxis(Axis):
         return tuple(name for name in self.names(device) if RECIPES.get(name).own_forward)
 
     def check(self, spec: str) -> None:
-        if not recipe_of(spec).on_layers:
-            raise InputError(
-                f"recipe {spec} is of a feed-forward block, not of a single layer: blockshock.SparseFFN takes it. "
-                f"Choices: {', '.join(self.names(''))}"
-            )
-
-    def names(self, device: str) -> tuple[str, ...]:
-        return tuple(name for name in RECIPES.names() if RECIPES.get(name).on_layers)
+        recipe_of(spec)
 
     def unsuitable(self, spec: str, layer: Layer) -> str | None:
         return recipe_of(spec).unsuitable(layer.source.N, layer.source.K)

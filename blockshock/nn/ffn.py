@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.training import BlockRecipe, block, recipe_of
+from blockshock.training import block, block_recipe_of
 
 
 class SparseFFN(nn.Module):
@@ -25,8 +25,7 @@ class SparseFFN(nn.Module):
         bias, device, dtype: as of ``nn.Linear``.
 
     Raises:
-        UnknownName, InputError: there is no such recipe, or it is one of single layers; or ``hidden`` is no multiple
-            of four.
+        UnknownName, InputError: there is no such recipe of blocks, or ``hidden`` is no multiple of four.
     """
 
     def __init__(
@@ -49,9 +48,7 @@ class SparseFFN(nn.Module):
 
     def _hold(self, fc1: nn.Linear, fc2: nn.Linear, recipe: str) -> None:
         super().__init__()
-        found = recipe_of(recipe)
-        if not isinstance(found, BlockRecipe):
-            raise InputError(f"recipe {recipe} is of single layers: replace_linears(model, 'recipe-{recipe}') takes it")
+        found = block_recipe_of(recipe)
         for name, linear in (("fc1", fc1), ("fc2", fc2)):
             if type(linear) is not nn.Linear:
                 raise InputError(f"{name} must be an nn.Linear, got {type(linear).__name__}")

@@ -4,7 +4,17 @@ from blockshock.training import sparse
 from blockshock.training.clipping import clip_grad_norm_
 from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
 from blockshock.training.parameters import Training
-from blockshock.training.recipes import RECIPES, BlockRecipe, Recipe, RecipePacking, RecipeStorage, block, recipe_of
+from blockshock.training.recipes import (
+    BLOCK_RECIPES,
+    RECIPES,
+    BlockRecipe,
+    Recipe,
+    RecipePacking,
+    RecipeStorage,
+    block,
+    block_recipe_of,
+    recipe_of,
+)
 from blockshock.training.scaling import watch_scalers
 from blockshock.training.seen import first_difference
 from blockshock.training.sharded import check_replicas, gathered, is_shard, reshard, spread_as

@@ -14,11 +14,12 @@ from blockshock.kernels import auto
 from blockshock.machine import memory
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.weights import GeneratedWeights
-from blockshock.methods import METHODS, Layer, Shape, axis_of
+from blockshock.methods import METHODS, Layer, Shape
 from blockshock.phases.case import Case, build, update_bytes
 from blockshock.phases.train import Step
 from blockshock.ranks import Ranks
 from blockshock.training.optimizers import OPTIMIZERS
+from blockshock.training.recipes import RECIPES
 from blockshock.training.sparse_storages import STORAGES
 from blockshock.training.storages import Training
 
@@ -40,7 +41,7 @@ def _rows(kernels: tuple[str, ...] = KERNELS) -> list[Case]:
         for name, kernel, pruner in itertools.product(CPU_METHODS, kernels, PRUNERS)
         if name not in ("block_shock", "recipe") and (kernel != "gathered" or pruner == "1100")
     ]
-    recipes = [CASE.picking(recipe=spec).of("recipe", ("recipe",)) for spec in axis_of("recipe").names("cpu")]
+    recipes = [CASE.picking(recipe=spec).of("recipe", ("recipe",)) for spec in RECIPES.names()]
     return halves + recipes + [case for number, case in enumerate(others) if case not in others[:number]]
 
 

@@ -235,7 +235,7 @@ def test_it_learns_and_a_copy_learns_alike(recipe: str) -> None:
         ("activation:dense=2", H, "dense must lie in 0 … 1"),
         ("dropout24:act=tanh", H, "act is one of"),
         ("dropout", H, "Did you mean 'dropout24'"),
-        ("fst", H, r"replace_linears\(model, 'recipe-fst'\) takes it"),
+        ("fst", H, "no block recipe is named 'fst', but a recipe is"),
         ("activation", 30, "it must be a multiple of 4, got 30"),
     ],
 )
@@ -251,5 +251,5 @@ def test_what_is_no_pair_of_linears_or_no_input_is_refused() -> None:
         SparseFFN.of(nn.Linear(4, 8), nn.Identity())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"x must be \(…, 32\), got \(3, 31\)"):
         built("activation")(torch.zeros(3, 31))
-    with pytest.raises(InputError, match="recipe activation is of a feed-forward block"):
+    with pytest.raises(UnknownName, match="no recipe is named 'activation', but a block recipe is"):
         replace_linears(nn.Sequential(nn.Linear(4, 4)), "recipe-activation")

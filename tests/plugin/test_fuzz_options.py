@@ -31,7 +31,7 @@ from blockshock.registry import Registry, extensions, parse_spec
 from blockshock.report import command
 from blockshock.saved import journal
 from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
-from blockshock.training.recipes import RECIPES, recipe_of
+from blockshock.training.recipes import BLOCK_RECIPES, RECIPES, block_recipe_of, recipe_of
 from blockshock.training.sparse_storages import STORAGES, storage_of
 
 pytestmark = pytest.mark.reliability
@@ -175,9 +175,10 @@ def test_a_sweep_takes_what_is_given_first(axes: str | None, N: str | None, B: s
         (optimizer_of, OPTIMIZERS),
         (storage_of, STORAGES),
         (recipe_of, RECIPES),
+        (block_recipe_of, BLOCK_RECIPES),
         (lambda spec: MASKS.resolve(spec, skip=1), MASKS),
     ],
-    ids=["method", "kernel", "workload", "optimizer", "storage", "recipe", "mask"],
+    ids=["method", "kernel", "workload", "optimizer", "storage", "recipe", "block recipe", "mask"],
 )
 @examples(190)
 @given(data=st.data())

@@ -8,15 +8,14 @@ from gpus import needs_a_gpu
 from torch import nn
 
 from blockshock import MethodLinear, SparseFFN
-from blockshock.methods import axis_of
-from blockshock.training import RecipeStorage
+from blockshock.training import RECIPES, RecipeStorage
 from blockshock.training.recipes import packing
 from blockshock.training.recipes.packing import times_24
 from blockshock.training.sparse import mvue_24
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 N, K = 256, 512
-LAYERS = axis_of("recipe").names("cuda")
+LAYERS = RECIPES.names()
 BLOCKS = ("activation", "activation:where=post:act=gelu", "activation:masks=rows", "dropout24")
 
 

@@ -16,14 +16,13 @@ from torch.utils.checkpoint import checkpoint
 
 from blockshock import MethodLinear, load_optimizer_state, optimizer_state, replace_linears
 from blockshock.errors import InputError, UnknownName
-from blockshock.methods import axis_of
 from blockshock.ranks import Ranks
 from blockshock.training import RECIPES, RecipeStorage, recipe_of
 from blockshock.training.sparse import mask_24, transposable_mask
 
 N, K = 32, 64
 SHORT = {"fst": "fst:every=3:dense_from=9", "step": "step:latest=4", "ste": "ste:every=2"}
-SPECS = tuple(SHORT.get(name, name) for name in axis_of("recipe").names("cpu"))
+SPECS = tuple(SHORT.get(name, name) for name in RECIPES.names())
 every_recipe = pytest.mark.parametrize("spec", SPECS)
 
 
@@ -291,6 +290,6 @@ def test_compiled_it_gives_what_it_gives() -> None:
 
 
 def test_fields_of_a_recipe_are_all_in_what_it_is_called() -> None:
-    for name in axis_of("recipe").names("cpu"):
+    for name in RECIPES.names():
         told = storage_of(built(name)).state()["recipe"]
         assert bytes(told.tolist()).decode().count(":") == len(fields(RECIPES.get(name)))  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """How a layer is trained with 2:4 products: a file a recipe, registered by name; what they share is in the others."""
 
 from blockshock.training.recipes.base import RECIPES, Recipe, recipe_of
-from blockshock.training.recipes.blocks import BlockRecipe, block
+from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, block, block_recipe_of
 from blockshock.training.recipes.packing import RecipePacking
 from blockshock.training.recipes.storage import RecipeStorage
 

@@ -9,8 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.registry import check_range
-from blockshock.training.recipes.base import RECIPES
-from blockshock.training.recipes.blocks import BlockRecipe, check_choice
+from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, check_choice
 from blockshock.training.sparse import mask_24, transposable_mask
 
 ACTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -22,7 +21,7 @@ ACTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 CHOICES = {"where": ("pre", "post"), "gradient": ("sp24", "dense", "ste"), "masks": ("tile", "rows"), "act": (*ACTS,)}
 
 
-@RECIPES.register("activation")
+@BLOCK_RECIPES.register("activation")
 @dataclass
 class Activation(BlockRecipe):
     """Of each four features of a token two go on to W₂, the largest; in training and in evaluation alike.

@@ -29,7 +29,6 @@ class Recipe:
         form: of S(W), for the checks, which know these: ``rows`` keeps the two largest |w| of each four of a row,
             ``tiles`` the most that a mask can whose tiles are 2:4 both ways, and ``soft`` is S-STE's.
         own_forward: its S(W) is no other recipe's, so that a forward pass by itself is worth a row.
-        on_layers: it is a recipe of single layers; otherwise of a feed-forward block.
         turns: masks are 2:4 along columns too, so that ∇y S(W) has a 2:4 operand as well.
         samples: ∇yᵀ is replaced by two of each four tokens, drawn without bias and with least variance (MVUE).
         keeps_dropped: what a mask drops is trained on, and may come back. Otherwise the first mask is for good, and
@@ -44,7 +43,6 @@ class Recipe:
     prunes: ClassVar[bool] = False
     form: ClassVar[str] = ""
     own_forward: ClassVar[bool] = True
-    on_layers: ClassVar[bool] = True
     turns: ClassVar[bool] = False
     samples: ClassVar[bool] = False
     keeps_dropped: ClassVar[bool] = True

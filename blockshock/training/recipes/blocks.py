@@ -7,13 +7,14 @@ six products of a step then have a 2:4 operand; ∇a = ∇y W₂ and z itself ar
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from blockshock.errors import InputError
 from blockshock.matrices import product
+from blockshock.registry import Registry
 from blockshock.stages import stage
 from blockshock.training.recipes.base import Recipe
 from blockshock.training.recipes.packing import times_24
@@ -24,7 +25,7 @@ MULTIPLE_OF_THIN = 128
 
 
 class BlockRecipe(Recipe):
-    """What becomes of the activations of a block; of single layers it is not one.
+    """What becomes of the activations of a block.
 
     Attributes:
         gradient: as of ``Activation``.
@@ -33,7 +34,6 @@ class BlockRecipe(Recipe):
     """
 
     operand = "activations, and ∇ of them"
-    on_layers: ClassVar[bool] = False
     gradient: str = "sp24"
     dense: float = 0.0
 
@@ -58,6 +58,19 @@ class BlockRecipe(Recipe):
             filled_BH = F.pad(x_BH.detach(), (0, 0, 0, -len(x_BH) % 4))  # zeros, which no tile is chosen for
             kept_BH = self._kept(filled_BH)[: len(x_BH)]
         return _Thin.apply(x_BH, kept_BH, self.gradient == "ste")  # type: ignore[no-any-return]
+
+
+BLOCK_RECIPES: Registry[type[BlockRecipe]] = Registry("block recipe")
+
+
+def block_recipe_of(spec: str) -> BlockRecipe:
+    """The recipe that a spec such as ``activation:act=relu2`` names.
+
+    Raises:
+        UnknownName, InputError: there is none of that name, or it takes no such parameter, or not such a value.
+    """
+    kind, parameters = BLOCK_RECIPES.resolve(spec)
+    return kind(**parameters)
 
 
 def check_choice(name: str, found: str, choices: tuple[str, ...]) -> None:

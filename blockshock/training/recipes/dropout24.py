@@ -8,11 +8,10 @@ import torch
 
 from blockshock.matrices import transposable_tiles
 from blockshock.training.recipes.activation import ACTS
-from blockshock.training.recipes.base import RECIPES
-from blockshock.training.recipes.blocks import BlockRecipe, check_choice
+from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, check_choice
 
 
-@RECIPES.register("dropout24")
+@BLOCK_RECIPES.register("dropout24")
 @dataclass
 class Dropout24(BlockRecipe):
     """One of the 90 tiles that are 2:4 both ways, drawn for each 4 × 4 of tokens and features; what stays is doubled.
