@@ -16,8 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from blockshock import SparseFFN, replace_linears
 from blockshock.errors import InputError, UnknownName
-from blockshock.matrices import transposable_tiles
+from blockshock.kernels import make24
+from blockshock.kernels.make24 import Made, Making
+from blockshock.matrices import best_tiles, transposable_tiles
 from blockshock.ranks import Ranks
+from blockshock.training.recipes.fused import bits_of, mask_of_bits
 
 D, H = 32, 256
 ACTS = {"gelu": F.gelu, "relu": F.relu, "relu2": lambda z: F.relu(z).square()}
@@ -50,7 +53,7 @@ def by_definition(ffn: SparseFFN, x: torch.Tensor, where: str, gradient: str, ac
     """The output, whose gradients torch finds; of masks that are constants, or of which it sees nothing."""
 
     def thin(values: torch.Tensor) -> torch.Tensor:
-        worth = (values if act == "gelu" else values.relu()).detach().abs()
+        worth = values.detach() if where == "pre" and act != "gelu" else values.detach().abs()
         if rows:
             fours = worth.unflatten(1, (-1, 4))
             mask = torch.zeros_like(fours, dtype=torch.bool).scatter_(2, fours.topk(2).indices, True).flatten(1)
@@ -131,6 +134,47 @@ def test_the_sparse_cores_give_what_zeros_give(recipe: str, monkeypatch: pytest.
     along, across = (32, H), (H, 32)  # 24 tokens are filled up
     sparse_back = "gradient=ste" not in recipe
     assert sorted(packed) == sorted([along, across] * (2 if sparse_back else 1))
+    torch.testing.assert_close(found, right, rtol=0.05, atol=0.05)
+
+
+def _in_one_pass(x: torch.Tensor, making: Making, mask: torch.Tensor | None = None) -> Made:
+    """What our kernel makes, in plain torch; packed as the library over which products are faked has it."""
+    assert making.along == "tiles"
+    assert not any(size % 64 for size in x.shape)
+    value = x if making.activation == "none" else ACTS[making.activation](x)
+    if making.choice != "given":
+        worth = value if making.first else x
+        worth = worth.double() - worth.double().min() if making.choice == "largest" else worth.abs()
+        mask = bits_of(best_tiles(worth).unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).transpose(1, 2))
+    assert mask is not None
+    kept = value.where(mask_of_bits(mask), 0)
+    return Made(compress(kept), compress(kept.T.contiguous()), mask)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tokens", "choice"),
+    [
+        ("activation", 64, "largest"),
+        ("activation:act=relu:where=post", 40, "largest_size"),
+        ("activation:act=gelu", 128, "largest_size"),
+        ("activation:act=gelu:where=post", 64, "largest_size"),
+        ("dropout24", 64, "given"),
+        ("dropout24:act=relu2", 128, "given"),
+    ],
+)
+def test_in_one_pass_it_gives_what_zeros_give(
+    recipe: str, tokens: int, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ffn, x = built(recipe, torch.bfloat16), drawn(tokens, dtype=torch.bfloat16).requires_grad_()
+    torch.manual_seed(5)
+    right = gradients(ffn(x), ffn, x)
+    made: list[str] = []
+    with faked():
+        monkeypatch.setattr(make24, "unavailable", lambda x: None)
+        monkeypatch.setattr(make24, "make24", lambda *given: made.append(given[1].choice) or _in_one_pass(*given))
+        torch.manual_seed(5)
+        found = gradients(ffn(x), ffn, x)
+    assert made == [choice, "given"]
     torch.testing.assert_close(found, right, rtol=0.05, atol=0.05)
 
 

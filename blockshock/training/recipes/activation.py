@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from blockshock.kernels.make24 import Making, make24
 from blockshock.registry import check_range
 from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, check_choice
+from blockshock.training.recipes.fused import mask_of_bits
+from blockshock.training.recipes.packing import in_one_pass
 from blockshock.training.sparse import mask_24, transposable_mask
 
 ACTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -31,9 +34,9 @@ class Activation(BlockRecipe):
         gradient: what comes back through S. ``sp24``: what the mask keeps, which W₁'s products take as 2:4. ``dense``:
             the same numbers, in dense products. ``ste``: all, straight through.
         act: gelu, relu, or relu2, its square.
-        masks: what is kept is the largest that is left by relu, or in size. ``tile``: 2:4 along tokens too, so that
-            ∇W₂ and ∇W₁ have a 2:4 operand. ``rows``: along features alone. In the products over tokens the features
-            with most zeros are then thinned along tokens, which costs them exactness, and the others are dense.
+        masks: what is kept is the largest, in size but for z before relu or relu2. ``tile``: 2:4 along tokens too, so
+            that ∇W₂ and ∇W₁ have a 2:4 operand. ``rows``: along features alone. In the products over tokens the
+            features with most zeros are then thinned along tokens, at the cost of exactness, and the others are dense.
         dense: share of features that are those others, at most: the rest is rounded up to a multiple of 128.
     """
 
@@ -58,23 +61,38 @@ class Activation(BlockRecipe):
         act = ACTS[self.act]
         return act(self._thin(z_BH)) if self.where == "pre" else self._thin(act(z_BH))
 
+    @property
+    def _signed(self) -> bool:
+        """Of z before relu what is negative is worth less than nothing."""
+        return self.where == "pre" and self.act != "gelu"
+
+    def making(self) -> Making | None:
+        if self.masks != "tile" or self.gradient != "sp24":
+            return None
+        return Making("tiles", "largest" if self._signed else "largest_size", self.act, self.where == "post")
+
     def _kept(self, x_BH: torch.Tensor) -> torch.Tensor:
-        # What relu makes zero is worth nothing, however large it is.
-        worth_BH = F.relu(x_BH) if self.act != "gelu" else x_BH
         search = _traced_search if torch.compiler.is_compiling() else _search
-        return search(worth_BH, self.masks == "tile")
+        return search(x_BH, self.masks == "tile", self._signed)
 
 
-def _search(worth_BH: torch.Tensor, tiles: bool) -> torch.Tensor:
-    return transposable_mask(worth_BH) if tiles else mask_24(worth_BH)
+def _search(x_BH: torch.Tensor, tiles: bool, signed: bool) -> torch.Tensor:
+    if not tiles:
+        return mask_24(x_BH, signed=signed)
+    if in_one_pass(x_BH):
+        bits = make24(x_BH, Making("tiles", "largest" if signed else "largest_size")).mask
+        assert bits is not None
+        return mask_of_bits(bits)
+    # All tiles keep eight of sixteen, so that what is added to each number decides nothing.
+    return transposable_mask(x_BH.double() - x_BH.double().min() if signed and x_BH.numel() else x_BH)
 
 
 # A search looks at values, which compilers know nothing of: to them it is one step.
 _traced_search = torch.library.custom_op(
-    "blockshock::search_24", _search, mutates_args=(), schema="(Tensor worth, bool tiles) -> Tensor"
+    "blockshock::search_24", _search, mutates_args=(), schema="(Tensor x, bool tiles, bool signed) -> Tensor"
 )
 
 
 @_traced_search.register_fake
-def _(worth_BH: torch.Tensor, tiles: bool) -> torch.Tensor:
-    return worth_BH.new_empty(worth_BH.shape, dtype=torch.bool)
+def _(x_BH: torch.Tensor, tiles: bool, signed: bool) -> torch.Tensor:
+    return x_BH.new_empty(x_BH.shape, dtype=torch.bool)

@@ -7,17 +7,21 @@ six products of a step then have a 2:4 operand; ∇a = ∇y W₂ and z itself ar
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
 
 from blockshock.errors import InputError
+from blockshock.kernels import make24
+from blockshock.kernels.cusparselt_layout import SIDE
+from blockshock.kernels.make24 import Making
 from blockshock.matrices import product
 from blockshock.registry import Registry
 from blockshock.stages import stage
 from blockshock.training.recipes.base import Recipe
-from blockshock.training.recipes.packing import times_24
+from blockshock.training.recipes.fused import fused_block
+from blockshock.training.recipes.packing import sparse_cores, times_24
 from blockshock.training.sparse import mask_24
 
 MULTIPLE_OF_THIN = 128
@@ -31,11 +35,13 @@ class BlockRecipe(Recipe):
         gradient: as of ``Activation``.
         both_ways: masks are 2:4 along tokens too.
         dense: as of ``Activation``.
+        factor: of what is kept.
     """
 
     operand = "activations, and ∇ of them"
     gradient: str = "sp24"
     dense: float = 0.0
+    factor: ClassVar[float] = 1.0
 
     @property
     def both_ways(self) -> bool:
@@ -44,6 +50,14 @@ class BlockRecipe(Recipe):
     def thins(self, is_training: bool) -> bool:
         """Whether activations are thinned."""
         return True
+
+    def making(self) -> Making | None:
+        """How a GPU makes a of z in one pass; None where it does not."""
+        return None
+
+    def given(self, x_BD: torch.Tensor, hidden: int) -> torch.Tensor | None:
+        """The mask of the z of an x, where S does not look at it; as of ``fused_block``."""
+        return None
 
     def thinned(self, z_BH: torch.Tensor, is_training: bool) -> torch.Tensor:
         """a (T, h) of z (T, h): the activation function, and S before or after it."""
@@ -94,9 +108,20 @@ def block(
     """
     if not recipe.thins(is_training):
         return F.linear(recipe.thinned(F.linear(x_BD, *first), is_training), *second)
+    making = recipe.making()
+    if making is not None and _fuses(x_BD, first[0], second[0]):
+        return fused_block(x_BD, first, second, making, recipe.given(x_BD, len(first[0])), recipe.factor)
     sparse_back = recipe.gradient == "sp24"
     z_BH = _LinearTo24.apply(x_BD, *first, recipe) if sparse_back else F.linear(x_BD, *first)
     return _LinearOf24.apply(recipe.thinned(z_BH, is_training), *second, recipe)  # type: ignore[no-any-return]
+
+
+def _fuses(x_BD: torch.Tensor, w_HD: torch.Tensor, w_NH: torch.Tensor) -> bool:
+    """Whether matrices are made 2:4 in one pass there, and multiplied by the sparse tensor cores."""
+    (H, D), N = w_HD.shape, len(w_NH)
+    if torch.compiler.is_compiling() or not len(x_BD) or H % SIDE or D % 8 or N % 8 or x_BD.itemsize != 2:
+        return False
+    return make24.unavailable(x_BD) is None and sparse_cores(SIDE, H, x_BD.dtype, x_BD.device)
 
 
 def over_tokens(a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe) -> torch.Tensor:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from blockshock.kernels.cusparselt_layout import SIDE
+from blockshock.kernels.make24 import Making
 from blockshock.matrices import transposable_tiles
 from blockshock.training.recipes.activation import ACTS
 from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, check_choice
+from blockshock.training.recipes.fused import bits_of
 
 
 @BLOCK_RECIPES.register("dropout24")
@@ -23,6 +26,7 @@ class Dropout24(BlockRecipe):
         act: gelu, relu, or relu2, its square.
     """
 
+    factor = 2.0
     source = "Srivastava et al., JMLR 15 (2014), of groups; tiles: Hubara et al., arXiv 2102.08124"
     act: str = "gelu"
 
@@ -33,10 +37,17 @@ class Dropout24(BlockRecipe):
 
     def thinned(self, z_BH: torch.Tensor, is_training: bool) -> torch.Tensor:
         a_BH = ACTS[self.act](z_BH)
-        return 2 * self._thin(a_BH) if is_training else a_BH
+        return self.factor * self._thin(a_BH) if is_training else a_BH
 
     def thins(self, is_training: bool) -> bool:
         return is_training
+
+    def making(self) -> Making | None:
+        return Making("tiles", "given", self.act)
+
+    def given(self, x_BD: torch.Tensor, hidden: int) -> torch.Tensor:
+        bits, rows = bits_of(transposable_tiles(x_BD.device)), -(-len(x_BD) // SIDE) * SIDE // 4
+        return bits[torch.randint(len(bits), (rows, hidden // 4), device=x_BD.device)]
 
     def _kept(self, x_BH: torch.Tensor) -> torch.Tensor:
         # Compilers do not see that a function keeps what it has made; graphs that are captured take no copy of it.

@@ -1,0 +1,114 @@
+"""The same block on a GPU, where matrices are made 2:4 and packed in one pass: no thinned activation lies anywhere.
+
+z is read once, and what comes of it are both packings of a; the gradient of z, read once, gives both packings of ∇z.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from blockshock.kernels import make24
+from blockshock.kernels.cusparselt_layout import SIDE
+from blockshock.kernels.cusparselt_thread import claim_thread
+from blockshock.stages import stage
+from blockshock.training.recipes.packing import times_packed
+
+ONES = 8
+"""Columns of the least dense matrix that cuSPARSELt multiplies by."""
+
+
+def fused_block(
+    x_BD: torch.Tensor,
+    first: tuple[torch.Tensor, torch.Tensor | None],
+    second: tuple[torch.Tensor, torch.Tensor | None],
+    making: make24.Making,
+    mask: torch.Tensor | None = None,
+    factor: float = 1.0,
+) -> torch.Tensor:
+    """y (T, N) = factor · S(act(x W₁ᵀ + b₁)) W₂ᵀ + b₂, or act(S(…)), in bf16 or fp16; ∇z is masked alike.
+
+    Args:
+        making: of tiles; how S chooses, and the activation function.
+        mask: where S is given: as of ``make24``, for tokens filled up to a multiple of 64.
+    """
+    claim_thread(x_BD.device)
+    return _Block.apply(x_BD, *first, *second, making, mask, factor)  # type: ignore[no-any-return]
+
+
+def bits_of(masks: torch.Tensor) -> torch.Tensor:
+    """Boolean 4 × 4 tiles (…, 4, 4) as ``make24`` has them, int16 (…)."""
+    places = torch.arange(16, device=masks.device, dtype=torch.int32)
+    return (masks.flatten(-2).int() << places).sum(-1).to(torch.int16)
+
+
+def mask_of_bits(bits: torch.Tensor) -> torch.Tensor:
+    """The inverse, of a whole matrix: int16 (R/4, C/4) → bool (R, C)."""
+    places = torch.arange(16, device=bits.device, dtype=torch.int32)
+    tiles = (bits.int()[..., None] >> places & 1).bool().unflatten(-1, (4, 4))
+    return tiles.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def filled_up(rows_BK: torch.Tensor) -> torch.Tensor:
+    """With rows of zeros, to a multiple of 64."""
+    missing = -len(rows_BK) % SIDE
+    return F.pad(rows_BK, (0, 0, 0, missing)) if missing else rows_BK
+
+
+def _through(activation: str, z_BH: torch.Tensor, grad_BH: torch.Tensor) -> torch.Tensor:
+    """The gradient of z from that of act(z)."""
+    if activation == "gelu":
+        return torch.ops.aten.gelu_backward(grad_BH, z_BH)  # type: ignore[no-any-return]
+    if activation == "relu2":
+        grad_BH = 2 * F.relu(z_BH) * grad_BH
+    return torch.ops.aten.threshold_backward(grad_BH, z_BH, 0) if activation == "relu" else grad_BH
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_BD: torch.Tensor,
+        w_HD: torch.Tensor,
+        bias_H: torch.Tensor | None,
+        w_NH: torch.Tensor,
+        bias_N: torch.Tensor | None,
+        making: make24.Making,
+        mask: torch.Tensor | None,
+        factor: float,
+    ) -> torch.Tensor:
+        with stage("matmul"):
+            z_BH = F.linear(x_BD, w_HD, bias_H)
+        with stage("sparsify"):
+            z_BH = filled_up(z_BH)
+            made = make24.make24(z_BH, making, mask)
+        assert made.rows is not None
+        y_BN = times_packed(made.rows, len(z_BH), w_NH.T, "matmul")[: len(x_BD)]
+        y_BN = y_BN if factor == 1 else y_BN * factor
+        ctx.activation, ctx.factor = making.activation, factor
+        ctx.save_for_backward(x_BD, w_HD, w_NH, z_BH, made.columns, mask if made.mask is None else made.mask)
+        return y_BN if bias_N is None else y_BN + bias_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x_BD, w_HD, w_NH, z_BH, columns, mask = ctx.saved_tensors
+        (B, H), tokens, factor = z_BH.shape, len(x_BD), ctx.factor
+        needs_x, needs_w1, needs_b1, needs_w2, needs_b2, *_ = ctx.needs_input_grad
+        grad_b2 = grad_y_BN.sum(0) if needs_b2 else None
+        grad_y_BN = filled_up(grad_y_BN if factor == 1 else grad_y_BN * factor)
+        grad_w2 = times_packed(columns, H, grad_y_BN, "grad_w").T.contiguous() if needs_w2 else None
+        with stage("grad_x"):
+            grad_a_BH = grad_y_BN @ w_NH
+        with stage("sparsify"):
+            grad_z_BH = _through(ctx.activation, z_BH, grad_a_BH)
+            made = make24.make24(grad_z_BH, make24.Making("tiles", "given"), mask)
+        assert made.rows is not None
+        assert made.columns is not None
+        grad_x = times_packed(made.rows, B, w_HD, "grad_x")[:tokens] if needs_x else None
+        grad_w1 = times_packed(made.columns, H, filled_up(x_BD), "grad_w") if needs_w1 else None
+        grad_b1 = None
+        if needs_b1:  # a sum over tokens of what is packed alone
+            grad_b1 = times_packed(made.columns, H, x_BD.new_ones(B, ONES), "grad_w")[:, 0].contiguous()
+        return grad_x, grad_w1, grad_b1, grad_w2, grad_b2, None, None, None
