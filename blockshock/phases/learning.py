@@ -22,8 +22,9 @@ from blockshock.training import Recipe, RecipeStorage, optimizer_of
 from blockshock.training.recipes.estimators import drawn, stream
 
 ALLOWED = 2.0
-ROUNDED = 1e-6
-"""Of the most that a mask could keep, what roundings of sums may cost."""
+ROUNDED, ROUNDED_W = 1e-6, 1e-4
+"""Of the most that a mask could keep, what roundings of sums may cost; and those of W to bf16, of which a GPU finds the
+tiles."""
 
 
 @dataclass
@@ -90,6 +91,7 @@ class Definition:
         if not due:
             return None if torch.equal(held_NK, before_NK) else f"step {step}: the mask changed, and none was due"
         kept, most = (self.w_NK.abs() * held_NK).sum().item(), _most_kept(self.w_NK.abs(), recipe)
+        most *= 1 - (ROUNDED_W if recipe.form == "tiles" and held_NK.is_cuda else ROUNDED)
         if not _is_24(held_NK, recipe):
             return f"step {step}: the mask is not 2:4"
         return f"step {step}: the mask keeps {kept:.6g} of Σ|w|, and {most:.6g} could be" if kept < most else None
@@ -184,7 +186,7 @@ def _is_24(mask_NK: torch.Tensor, recipe: Recipe) -> bool:
 
 
 def _most_kept(sizes_NK: torch.Tensor, recipe: Recipe) -> float:
-    """Σ|w| that the best mask keeps, less what roundings may cost."""
+    """Σ|w| that the best mask keeps."""
     if recipe.form == "tiles":
         blocks = sizes_NK.unflatten(1, (-1, 4)).unflatten(0, (-1, 4)).transpose(1, 2).flatten(2)
         most = (blocks @ transposable_tiles(sizes_NK.device).flatten(1).double().T).amax(-1)
@@ -192,7 +194,7 @@ def _most_kept(sizes_NK: torch.Tensor, recipe: Recipe) -> float:
         most = sizes_NK.unflatten(1, (-1, 4)).topk(2).values
     else:
         return 0.0
-    return most.sum().item() * (1 - ROUNDED)
+    return most.sum().item()
 
 
 def _soft(w_NK: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from blockshock.kernels import make24
 from blockshock.kernels.make24 import Made, Making
 from blockshock.matrices import best_tiles, transposable_tiles
 from blockshock.ranks import Ranks
-from blockshock.training.recipes.fused import bits_of, mask_of_bits
+from blockshock.training.recipes.tiles import bits_of, mask_of_bits
 
 D, H = 32, 256
 ACTS = {"gelu": F.gelu, "relu": F.relu, "relu2": lambda z: F.relu(z).square()}

@@ -9,9 +9,11 @@ from torch import nn
 
 from blockshock import MethodLinear, SparseFFN
 from blockshock.training import RECIPES, RecipeStorage
-from blockshock.training.recipes import packing
+from blockshock.training.recipes import blocks, packing
+from blockshock.training.recipes.estimators import drawn, stream
 from blockshock.training.recipes.packing import times_24
-from blockshock.training.sparse import mvue_24
+from blockshock.training.recipes.tiles import tile_mask
+from blockshock.training.sparse import mvue_24, transposable_mask
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 N, K = 256, 512
@@ -55,6 +57,25 @@ def test_the_sparse_cores_give_what_zeros_give(spec: str, tokens: int, monkeypat
     for one, other in zip(found, _trained(spec, tokens), strict=True):
         error = ((one.double() - other.double()).norm() / other.double().norm()).item()
         assert error < 0.01, (spec, tokens, error)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (256, 448)])
+def test_the_best_tiles_are_found_in_one_pass(shape: tuple[int, int]) -> None:
+    w_NK = torch.randn(shape, device="cuda")
+    assert torch.equal(tile_mask(w_NK.bfloat16().float()), transposable_mask(w_NK.bfloat16()))
+    mask_NK = tile_mask(w_NK)
+    kept, most = ((w_NK.abs() * mask).sum().item() for mask in (mask_NK, transposable_mask(w_NK)))
+    assert most * (1 - 1e-4) < kept <= most * (1 + 1e-6)
+    assert (mask_NK.unflatten(0, (-1, 4)).sum(1) == 2).all()
+
+
+def test_draws_in_one_pass_are_on_average_the_gradient() -> None:
+    grad_BN = torch.randn(100, N, device="cuda", dtype=torch.bfloat16)
+    draws = torch.stack([drawn(grad_BN, stream(grad_BN.device, 0, draw)) for draw in range(400)]).double()
+    assert draws.shape == (400, N, 100)
+    assert (draws.unflatten(2, (-1, 4)) != 0).sum(-1).max() <= 2
+    error, spread = draws.mean(0) - grad_BN.T.double(), draws.std(0) / 20
+    assert error.norm() < 1.1 * spread.norm()
 
 
 @pytest.mark.parametrize("tokens", [16, 48, 4096])
@@ -112,7 +133,8 @@ def test_a_block_on_the_sparse_cores_gives_what_zeros_give(
     found = []
     for cores in (True, False):
         if not cores:
-            monkeypatch.setattr(packing, "sparse_cores", lambda *_: False)
+            for module in (packing, blocks):
+                monkeypatch.setattr(module, "sparse_cores", lambda *_: False)
         torch.manual_seed(1)
         y = ffn(x)
         found.append([y.detach(), *torch.autograd.grad(y, [x, *ffn.parameters()], grad_y)])

@@ -11,7 +11,7 @@ from blockshock.kernels.make24 import Making
 from blockshock.matrices import transposable_tiles
 from blockshock.training.recipes.activation import ACTS
 from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, check_choice
-from blockshock.training.recipes.fused import bits_of
+from blockshock.training.recipes.tiles import bits_of
 
 
 @BLOCK_RECIPES.register("dropout24")

@@ -8,7 +8,7 @@ import torch
 
 from blockshock.registry import check_range
 from blockshock.training.recipes.base import MOST_STEPS, RECIPES, Recipe
-from blockshock.training.sparse import transposable_mask
+from blockshock.training.recipes.tiles import tile_mask
 
 
 @RECIPES.register("fst")
@@ -40,4 +40,4 @@ class Fst(Recipe):
         return not self.dense_from or steps < self.dense_from
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
-        return transposable_mask(w_NK)
+        return tile_mask(w_NK)

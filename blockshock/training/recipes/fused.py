@@ -38,19 +38,6 @@ def fused_block(
     return _Block.apply(x_BD, *first, *second, making, mask, factor)  # type: ignore[no-any-return]
 
 
-def bits_of(masks: torch.Tensor) -> torch.Tensor:
-    """Boolean 4 × 4 tiles (…, 4, 4) as ``make24`` has them, int16 (…)."""
-    places = torch.arange(16, device=masks.device, dtype=torch.int32)
-    return (masks.flatten(-2).int() << places).sum(-1).to(torch.int16)
-
-
-def mask_of_bits(bits: torch.Tensor) -> torch.Tensor:
-    """The inverse, of a whole matrix: int16 (R/4, C/4) → bool (R, C)."""
-    places = torch.arange(16, device=bits.device, dtype=torch.int32)
-    tiles = (bits.int()[..., None] >> places & 1).bool().unflatten(-1, (4, 4))
-    return tiles.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
 def filled_up(rows_BK: torch.Tensor) -> torch.Tensor:
     """With rows of zeros, to a multiple of 64."""
     missing = -len(rows_BK) % SIDE

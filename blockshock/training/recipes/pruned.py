@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from blockshock.training.recipes.base import RECIPES, Recipe
-from blockshock.training.sparse import transposable_mask
+from blockshock.training.recipes.tiles import tile_mask
 
 
 @RECIPES.register("pruned")
@@ -22,4 +22,4 @@ class Pruned(Recipe):
     keeps_dropped = own_forward = False
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
-        return transposable_mask(w_NK)
+        return tile_mask(w_NK)
