@@ -37,7 +37,7 @@ class LearningResult:
         losses: before each step.
         mask_every: steps from one mask to the next; 0 where none is made.
         flip_rate: share of W that each new mask keeps and the one before dropped, or the other way round.
-        faults: of masks, and of when they come.
+        mask_faults: of masks, and of when they come.
     """
 
     weight_distance: list[float]
@@ -47,7 +47,7 @@ class LearningResult:
     losses: list[float]
     mask_every: int
     flip_rate: list[float]
-    faults: list[str]
+    mask_faults: list[str]
 
     def failure(self) -> str | None:
         """None if each step was what the recipe says, and it learns, else a sentence that says where not."""
@@ -58,8 +58,8 @@ class LearningResult:
             for step, (found, passes) in enumerate(zip(distance, limit, strict=True)):
                 if not found <= passes:  # so that NaN fails
                     return f"step {step}: {what} is {found:.3g} from what the recipe says, at most {passes:.3g} passes"
-        if self.faults:
-            return self.faults[0]
+        if self.mask_faults:
+            return self.mask_faults[0]
         if not self.losses[-1] < 0.9 * self.losses[0]:
             return f"nothing was learned: the loss went from {self.losses[0]:.4g} to {self.losses[-1]:.4g}"
         return None
@@ -141,7 +141,7 @@ def run(case: Case, built: Built, lesson: Lesson) -> LearningResult:
     for step in range(lesson.steps):
         (x_BK, target_BN), w_NK = lesson.batch(step), definition.w_NK
         if (fault := definition.fault(step)) is not None:
-            found.faults.append(fault)
+            found.mask_faults.append(fault)
         weights_NK, added = definition.weights(x_BK.dtype), None if bias is None else bias.detach().to(x_BK.dtype)
         optimizer.zero_grad()
         y_BN = method(x_BK)

@@ -57,8 +57,9 @@ def _tables(name: str, rows: list[Info], ratios: Ratios) -> Iterator[Table]:
     for section in ("forward", "backward", "training"):
         if timed := of_kind[section]:
             yield (_steps if section == "training" else _times)(name, section, timed, ratios)
-    if trained:
-        yield _farthest(name, "accuracy", trained, "worst_weight_share", "of what passes from the dense run")
+    for learns, beside in ((False, "the dense run"), (True, "what its recipe says")):
+        if some := [row for row in trained if (row["promise"] == "learns") == learns]:
+            yield _farthest(name, "accuracy", some, "worst_weight_share", f"of what passes from {beside}")
     if of_kind["drift"]:
         yield _farthest(name, "drift", of_kind["drift"], "worst_drift", "times the dense product's error")
     if of_kind["verdicts"]:

@@ -60,7 +60,8 @@ def untimed(infos: list[Info]) -> Iterator[str]:
         ]
         if rows:
             worst = max(rows, key=lambda info: or_inf(share(info)))
-            yield f"{what}: {share(worst):.0%} of what passes, {worst['label']}, {at(worst)}"
+            said = what.replace("dense training", "its recipe") if worst["promise"] == "learns" else what
+            yield f"{said}: {share(worst):.0%} of what passes, {worst['label']}, {at(worst)}"
     asked = [info for info in infos if info["role"] == "subject" and "loses" in info]
     for method in dict.fromkeys(info["method"] for info in asked):
         yield f"{method} loses {lost([info for info in asked if info['method'] == method])}"

@@ -108,14 +108,16 @@ def _of_errors(info: Info, largest: float) -> Iterator[str]:
 
 
 def _of_training(info: Info) -> Iterator[str]:
-    """Of many steps beside dense ones; the lists are not in every run."""
+    """Of many steps beside dense ones, or of a recipe; the lists are not in every run."""
     ways = [
         found <= passes
         for what in ("weight", "loss")
         for found, passes in zip(info.get(f"{what}_distance") or (), info.get(f"{what}_limit") or (), strict=False)
     ]
+    learns = info.get("promise") == "learns"
     if not all([info["worst_weight_share"] <= 1, *ways]):
-        yield "it leaves the dense trajectory"
+        yield "it is not what its recipe says" if learns else "it leaves the dense trajectory"
+    yield from info.get("mask_faults", [])[:1]
     losses = info.get("losses")
     if isinstance(losses, list) and losses and not losses[-1] < LEARNS * losses[0]:
         yield "it learns nothing"

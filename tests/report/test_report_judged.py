@@ -89,6 +89,7 @@ def test_each_thing_that_can_be_wrong_is_counted_by_itself(planted: Info) -> Non
         TRAINED | {"loss_distance": [0.3], "loss_limit": [0.2]},
         TRAINED | {"losses": [1.0, 0.95]},
         TRAINED | {"status": "wrong"},
+        TRAINED | {"promise": "learns", "mask_faults": ["step 3: the mask is not 2:4"]},
         DRIFT | {"worst_drift": 2.0, "ratio": [1.0, 2.0]},
         DRIFT | {"ratio": [1.0, math.nan]},
         DRIFT | {"relative_error": [1e-3, 1.0], "dense_relative_error": [1e-3, 1e-3]},
@@ -102,6 +103,18 @@ def test_long_runs_that_go_astray_are_named(planted: Info) -> None:
     told = right(run_of([checked("dense_single"), astray | {"phase": 3}]))
     assert told[0] == "2 results, 2 checked: 1 WRONG"
     assert [line.partition(", at ")[0] for line in told[1:]] == [f"WRONG: {OURS} in 1 of 1 check"]
+
+
+def test_a_recipe_is_told_by_its_own_definition() -> None:
+    trained: Info = {"phase": 3, "optimizer": "adamw", **TRAINED}
+    numbers = [{name: value for name, value in checked(OURS).items() if name not in LOSS} | trained for _ in range(2)]
+    numbers[1] |= {"promise": "learns", "worst_weight_share": 0.75}
+    run = run_of(numbers)
+    assert [table.notes[0].partition(", ")[0] for table in comparison(run.records)] == [
+        "farthest off: 0.50 of what passes from the dense run",
+        "farthest off: 0.75 of what passes from what its recipe says",
+    ]
+    assert faults(numbers[1] | {"worst_weight_share": 2.0}) == ["it is not what its recipe says"]
 
 
 def of_wrong_kernel() -> Run:

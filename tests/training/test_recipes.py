@@ -18,7 +18,7 @@ from blockshock import MethodLinear, load_optimizer_state, optimizer_state, repl
 from blockshock.errors import InputError, UnknownName
 from blockshock.ranks import Ranks
 from blockshock.training import RECIPES, RecipeStorage, recipe_of
-from blockshock.training.sparse import mask_24, transposable_mask
+from blockshock.training.sparse import StepAdamW, mask_24, transposable_mask
 
 N, K = 32, 64
 SHORT = {"fst": "fst:every=3:dense_from=9", "step": "step:latest=4", "ste": "ste:every=2"}
@@ -293,3 +293,19 @@ def test_fields_of_a_recipe_are_all_in_what_it_is_called() -> None:
     for name in RECIPES.names():
         told = storage_of(built(name)).state()["recipe"]
         assert bytes(told.tolist()).decode().count(":") == len(fields(RECIPES.get(name)))  # type: ignore[arg-type]
+
+
+def test_step_is_sparse_from_the_step_at_which_its_optimizer_switches() -> None:
+    layer = built("step:latest=100")
+    storage = storage_of(layer)
+    optimizer = StepAdamW(layer.parameters(), lr=0.01, least=3, most=5)
+    for step in range(8):
+        was_switched = optimizer.switched
+        assert storage.is_sparse == was_switched
+        train(layer, optimizer, range(step, step + 1))
+        w_NK = storage.parameter.detach()
+        assert torch.equal(storage.packed.values, w_NK.where(mask_24(w_NK), 0) if optimizer.switched else w_NK)
+    assert optimizer.switched
+    other = built("step:latest=100")
+    other.load_state_dict(layer.state_dict())
+    assert storage_of(other).is_sparse, "the layer's state has it, too"
