@@ -37,7 +37,7 @@ class Follower(Protocol):
 class Preparer(Protocol):
     """Something that must be told before that: when gradients are as the optimizer will meet them."""
 
-    def before_step(self, optimizer: Optimizer) -> None: ...
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None: ...
 
 
 # Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
@@ -232,7 +232,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             )
     for told in links.preparers:
         if (preparer := told()) is not None:
-            preparer.before_step(optimizer)
+            preparer.before_step(optimizer, len(args) > 1 or kwargs.get("closure") is not None)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

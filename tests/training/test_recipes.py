@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any
 
@@ -138,6 +139,15 @@ def test_what_is_added_is_of_what_the_mask_drops_and_comes_after_clipping() -> N
     clipped = storage.parameter.grad.clone()  # type: ignore[union-attr]
     adamw(layer).step()
     torch.testing.assert_close(storage.parameter.grad, clipped + 0.5 * w_NK * dropped_NK)
+
+
+def test_gradients_that_are_made_within_a_step_are_refused_where_something_is_added_to_them() -> None:
+    for spec, refused in (("sr_ste", True), ("ste", False)):
+        layer = built(spec)
+        optimizer = adamw(layer)
+        with pytest.raises(InputError, match="without a closure") if refused else nullcontext():
+            optimizer.step(lambda: torch.zeros(()))  # type: ignore[arg-type, return-value]
+        optimizer.step()
 
 
 @every_recipe

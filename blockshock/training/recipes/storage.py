@@ -86,10 +86,21 @@ class RecipeStorage(Storage):
         super()._follow()
         prepare(self.parameter, self)
 
-    def before_step(self, optimizer: Optimizer) -> None:
-        """What the recipe adds to the gradient, as the optimizer is to meet it: after it was clipped."""
+    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
+        """What the recipe adds to the gradient, as the optimizer is to meet it: after it was clipped.
+
+        Raises:
+            InputError: the step makes its gradients itself, by a closure.
+        """
         self._by, grad = optimizer, self.parameter.grad
-        if grad is None or not self.recipe.decay or not self.is_sparse or _skips(optimizer):
+        if not self.recipe.decay or not self.is_sparse:
+            return
+        if has_closure:
+            raise InputError(
+                f"the recipe {spec_of(self.recipe)} adds to gradients right before a step, and a closure makes them "
+                "within it: call backward() first, and step() without a closure"
+            )
+        if grad is None or _skips(optimizer):
             return
         # What a fused optimizer is given by a scaler is still multiplied by its scale.
         scale = getattr(optimizer, "grad_scale", None)
