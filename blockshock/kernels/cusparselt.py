@@ -27,7 +27,7 @@ from blockshock.kernels.cusparselt_search import (
 )
 from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
 from blockshock.kernels.formats import Format, PackedQuantised, quantised
-from blockshock.kernels.layout import dense_rows, is_dense
+from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
 from blockshock.kernels.packed import Packed
 from blockshock.machine import torch_internals
@@ -87,30 +87,15 @@ class _Searched(Packed):
 
 class PackedCusparselt(_Searched):
     def __init__(self, piece: Piece, bias: torch.Tensor | None, search: bool) -> None:
+        super().__init__()
+        self.N, self.K, self._search = piece.N, piece.K, search
         claim_thread(piece.device)
         w_NK, has_zeros = marked(piece)
-        self._hold(torch_internals.compress(w_NK), piece.N, piece.K, bias, search)
+        self.register_buffer("packed", torch_internals.compress(w_NK), persistent=False)
         if has_zeros:
             write_kept(piece, self.values)
-
-    @classmethod
-    def of(cls, packed: torch.Tensor, N: int, K: int, bias: torch.Tensor | None = None) -> PackedCusparselt:
-        """What is packed already: a matrix (N, K) as cuSPARSELt has it."""
-        made = cls.__new__(cls)
-        made._hold(packed, N, K, bias, search=packed.is_cuda)
-        return made
-
-    def _hold(self, packed: torch.Tensor, N: int, K: int, bias: torch.Tensor | None, search: bool) -> None:
-        super().__init__()
-        self.N, self.K, self._search = N, K, search
-        self.register_buffer("packed", packed, persistent=False)
         self.hold_bias(bias)
         self._chosen: dict[int, Setting] = {}
-
-    def take(self, packed: torch.Tensor) -> None:
-        """Another matrix, packed already. Copied: a captured graph goes on reading where the old one lies."""
-        self.writes += 1
-        self.packed.copy_(packed.view_as(self.packed))
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         tokens = len(x_BK)
@@ -123,12 +108,6 @@ class PackedCusparselt(_Searched):
         with stage(self.product_stage):
             # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.
             return multiplied(self.packed, x_BK, self.bias, setting)[:tokens].data
-
-    def times(self, x_KB: torch.Tensor) -> torch.Tensor:
-        """W @ x, (N, B), by the default algorithm: of a W that multiplies once, so that nothing is worth a search."""
-        with stage(self.product_stage):
-            x_KB = x_KB if is_dense(x_KB.T) else dense_rows(x_KB)  # either is what it takes
-            return torch_internals.sparse_mm(self.packed, x_KB, None, DEFAULT, turned=False)
 
     @property
     def shape(self) -> tuple[int, int]:

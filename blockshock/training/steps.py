@@ -34,15 +34,9 @@ class Follower(Protocol):
     def after_step(self) -> None: ...
 
 
-class Preparer(Protocol):
-    """Something that must be told before that: when gradients are as the optimizer will meet them."""
-
-    def before_step(self, optimizer: Optimizer, has_closure: bool) -> None: ...
-
-
 # Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
 _followers: MutableMapping[torch.Tensor, weakref.ref[Follower]] = WeakTensorKeyDictionary()
-_preparers: MutableMapping[torch.Tensor, weakref.ref[Preparer]] = WeakTensorKeyDictionary()
+_preparers: MutableMapping[torch.Tensor, weakref.WeakMethod[Callable[..., None]]] = WeakTensorKeyDictionary()
 _successors: MutableMapping[torch.Tensor, tuple[TensorWeakRef, str]] = WeakTensorKeyDictionary()
 _split: MutableMapping[torch.Tensor, Borrowed] = WeakTensorKeyDictionary()
 _linked = 0
@@ -62,10 +56,9 @@ def follow(parameter: torch.Tensor, follower: Follower) -> None:
         _link(_followers, parameter, weakref.ref(follower))
 
 
-def prepare(parameter: torch.Tensor, preparer: Preparer) -> None:
-    """From now on the preparer is told before each step of an optimizer that holds the parameter."""
-    _watch_steps()
-    _link(_preparers, parameter, weakref.ref(preparer))
+def prepare(parameter: torch.Tensor, method: Callable[..., None]) -> None:
+    """From now on a followed parameter's steps begin with this: of the optimizer, and whether it is given a closure."""
+    _link(_preparers, parameter, weakref.WeakMethod(method))
 
 
 def follower_of(parameter: torch.Tensor) -> Follower | None:
@@ -116,8 +109,7 @@ class Links:
         held: all that it held then, group by group.
         linked: how many links there were then.
         parts: those that are a part of a matrix.
-        followers: of any of them, each once.
-        preparers: of any of them.
+        followers, preparers: of any of them, each once.
         replaced: with what took their place, in a layer of which kind, and whether the optimizer holds that too.
     """
 
@@ -125,7 +117,7 @@ class Links:
     linked: int
     parts: list[torch.Tensor]
     followers: list[weakref.ref[Follower]]
-    preparers: list[weakref.ref[Preparer]]
+    preparers: list[weakref.WeakMethod[Callable[..., None]]]
     replaced: list[tuple[torch.Tensor, TensorWeakRef, str, bool]]
 
 
@@ -231,8 +223,8 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
                 "make the layer from a copy.deepcopy() of the nn.Linear"
             )
     for told in links.preparers:
-        if (preparer := told()) is not None:
-            preparer.before_step(optimizer, len(args) > 1 or kwargs.get("closure") is not None)
+        if (method := told()) is not None:
+            method(optimizer, len(args) > 1 or kwargs.get("closure") is not None)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from blockshock.kernels import KERNELS, Packed, PackedDense, make24
 from blockshock.kernels.cusparselt import PackedCusparselt
 from blockshock.kernels.cusparselt_layout import SIDE
+from blockshock.kernels.cusparselt_search import DEFAULT
 from blockshock.kernels.cusparselt_thread import claim_thread
-from blockshock.kernels.layout import dense_rows
+from blockshock.kernels.layout import dense_rows, is_dense
 from blockshock.machine import torch_internals
 from blockshock.matrices import product
 from blockshock.measure import Operand
@@ -47,6 +48,27 @@ def packed_24(x_RC: torch.Tensor, both_ways: bool = False) -> tuple[torch.Tensor
         return torch_internals.compress(dense_rows(x_RC)), across
 
 
+class PackedAnew(PackedCusparselt):
+    """A 2:4 matrix (N, K) as cuSPARSELt has it, in whose place another one may come."""
+
+    def __init__(self, packed: torch.Tensor, N: int, K: int, bias: torch.Tensor | None = None) -> None:
+        Packed.__init__(self)  # there is no piece to pack
+        self.N, self.K, self._search, self._chosen = N, K, packed.is_cuda, {}
+        self.register_buffer("packed", packed, persistent=False)
+        self.hold_bias(bias)
+
+    def take(self, packed: torch.Tensor) -> None:
+        """Another one. Copied: a captured graph goes on reading where the old one lies."""
+        self.writes += 1
+        self.packed.copy_(packed.view_as(self.packed))
+
+    def times(self, x_KB: torch.Tensor) -> torch.Tensor:
+        """W @ x, (N, B), by the default algorithm: of a W that multiplies once, so that nothing is worth a search."""
+        with stage(self.product_stage):
+            x_KB = x_KB if is_dense(x_KB.T) else dense_rows(x_KB)  # either is what it takes
+            return torch_internals.sparse_mm(self.packed, x_KB, None, DEFAULT, turned=False)
+
+
 class RecipePacking(Packed):
     """S(W) (N, K) with its zeros; where ``kernel`` is cusparselt packed for x S(W)ᵀ too, and of a recipe whose masks
     are 2:4 both ways for ∇y S(W).
@@ -59,18 +81,18 @@ class RecipePacking(Packed):
         super().__init__()
         N, K = w_NK.shape
         self.plain, self.is_sparse = PackedDense(w_NK.clone(), bias), recipe.prunes
-        self.along: PackedCusparselt | None = None
-        self.across: PackedCusparselt | None = None
+        self.along: PackedAnew | None = None
+        self.across: PackedAnew | None = None
         self.register_buffer("bias", self.plain.bias, persistent=False)
         self.kernel, self.algorithm = "dense", "dense, with zeros" if recipe.prunes else "dense"
         if not recipe.prunes or not sparse_cores(N, K, w_NK.dtype, w_NK.device):
             return
         self.kernel, self.algorithm = "cusparselt", f"cusparselt, backward {'cusparselt' if recipe.turns else 'dense'}"
         along, across = packed_24(w_NK, recipe.turns)
-        self.along = PackedCusparselt.of(along, N, K, self.bias)
+        self.along = PackedAnew(along, N, K, self.bias)
         self.along.register_buffer("bias", self.bias, persistent=False)
         if across is not None:
-            self.across = PackedCusparselt.of(across, K, N)
+            self.across = PackedAnew(across, K, N)
             self.across.product_stage = "grad_x"
 
     @property
@@ -139,6 +161,6 @@ def times_24(a_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, into: s
 
 def times_packed(packed: torch.Tensor, N: int, x_BK: torch.Tensor, into: str) -> torch.Tensor:
     """The same of an ``a`` that is packed already, in the dtype of x."""
-    held = PackedCusparselt.of(packed, N, len(x_BK))
+    held = PackedAnew(packed, N, len(x_BK))
     held.product_stage = into
     return held.times(x_BK)

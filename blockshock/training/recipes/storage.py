@@ -84,7 +84,7 @@ class RecipeStorage(Storage):
 
     def _follow(self) -> None:
         super()._follow()
-        prepare(self.parameter, self)
+        prepare(self.parameter, self.before_step)
 
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         """What the recipe adds to the gradient, as the optimizer is to meet it: after it was clipped.
