@@ -62,7 +62,7 @@ class WithRecipe(DenseSingle):
         held = elements * shape.itemsize
         if recipe.prunes and shape.picks.get("kernel") != "dense":
             held += packed_bytes(shape.N, shape.K, shape.itemsize) * (2 if recipe.turns else 1)
-        making = elements * (4 + shape.itemsize)
+        making = elements * (recipe.working_bytes if recipe.prunes else shape.itemsize)
         if shape.training is None:
             return WeightEstimate(held, held + making)
         held += elements * (shape.training.parameter_bytes(shape.itemsize) + recipe.prunes)

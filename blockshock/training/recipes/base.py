@@ -33,6 +33,7 @@ class Recipe:
         samples: ∇yᵀ is replaced by two of each four tokens, drawn without bias and with least variance (MVUE).
         keeps_dropped: what a mask drops is trained on, and may come back. Otherwise the first mask is for good, and
             what it drops is zero.
+        working_bytes: held of an element, at most, while its mask and its scale are looked for.
         every: optimizer steps from one mask to the next.
         decay: λ of λ(1 − mask)⊙W, which is added to the gradient before the optimizer's step.
         seed: of what is drawn.
@@ -46,6 +47,7 @@ class Recipe:
     turns: ClassVar[bool] = False
     samples: ClassVar[bool] = False
     keeps_dropped: ClassVar[bool] = True
+    working_bytes: ClassVar[int] = 20
     every: int = 1
     decay: float = 0.0
     seed: int = 0

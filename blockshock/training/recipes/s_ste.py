@@ -26,6 +26,7 @@ class SSte(Recipe):
     source = "S-STE, Hu et al., arXiv 2409.09099"
     prunes = samples = True
     form = "soft"
+    working_bytes = 40  # the scale is one of float64
     seed: int = 0
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:

@@ -126,7 +126,7 @@ class RecipeStorage(Storage):
         assert held is not None
         with stage("sparsify"):
             mask_NK = self.recipe.mask(self.parameter)
-            self.flipped.copy_((mask_NK ^ held).float().mean())
+            self.flipped.copy_((mask_NK ^ held).count_nonzero() / held.numel())
             held.copy_(mask_NK)  # a captured graph goes on reading where it lies
 
     def pack(self) -> None:
