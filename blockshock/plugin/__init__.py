@@ -34,7 +34,7 @@ from blockshock.plugin.ceilings import Measuring
 from blockshock.plugin.groups import Groups
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.row import Row
-from blockshock.plugin.settings import Settings, most_loss, resolve
+from blockshock.plugin.settings import Settings, resolve
 from blockshock.plugin.stash import (
     CEILINGS,
     JOURNAL,
@@ -85,7 +85,7 @@ def _reports() -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     with blame.refused():
-        config.stash[SETTINGS], config.stash[MOST_LOSS] = resolve(config), most_loss(config)
+        config.stash[SETTINGS], config.stash[MOST_LOSS] = resolve(config), closing.most_loss(config)
     config.pluginmanager.register(blame.Blame(config), "blockshock-blame")
     config.stash[RECORDS] = []
     config.pluginmanager.register(workers.Workers(config.stash[RECORDS]), "blockshock-workers")

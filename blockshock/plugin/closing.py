@@ -1,4 +1,5 @@
-"""The end of a session: which of pytest-benchmark's own tables are shown, and where the traces lie."""
+"""The end of a session: what its answer goes by, which of pytest-benchmark's own tables are shown, and where the
+traces lie."""
 
 from __future__ import annotations
 
@@ -7,16 +8,32 @@ from typing import Any
 
 import pytest
 
+from blockshock.errors import InputError
+from blockshock.plugin import options
 from blockshock.plugin.row import trace_folder
-from blockshock.saved import several
+from blockshock.registry import not_negative
+from blockshock.saved import MOST_LOSS, several
 
 ASKED = ("benchmark_verbose", "benchmark_compare", "benchmark_compare_fail", "benchmark_histogram")
 """Options of pytest-benchmark that ask for its tables, or for what goes with them."""
 
 
+def most_loss(config: pytest.Config) -> float:
+    """That a row loses which the answer names as the fastest at a batch size: no setting of what is measured.
+
+    Raises:
+        pytest.UsageError: it is no number from 0 up.
+    """
+    text = options.get(config, "--most-loss")
+    try:
+        return MOST_LOSS if text is None else not_negative("--most-loss", text)
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
 class Closing:
-    """A pytest plugin for that. Ours say of our benchmarks what pytest-benchmark's tables say, so by default those show
-    others' alone; and what was not timed, a row of zeros there, they show in no case."""
+    """A pytest plugin for the last two. Ours say of our benchmarks what pytest-benchmark's tables say, so by default
+    those show others' alone; and what was not timed, a row of zeros there, they show in no case."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

@@ -20,8 +20,7 @@ from blockshock.plugin import options, points
 from blockshock.plugin.options import DEFAULT_NETWORKS, DEFAULT_RANKS, DEFAULT_ROUNDS, DEFAULT_TIMING, DEFAULT_WARMUP
 from blockshock.plugin.points import Points, Use
 from blockshock.ranks import Place
-from blockshock.registry import not_negative, split, whole
-from blockshock.saved import MOST_LOSS
+from blockshock.registry import split, whole
 from blockshock.training import OPTIMIZERS, optimizer_of
 
 MOST_RANKS = 64
@@ -114,19 +113,6 @@ def resolve(config: pytest.Config) -> Settings:
     try:
         return _resolve(config)
     except BlockShockError as error:
-        raise pytest.UsageError(str(error)) from None
-
-
-def most_loss(config: pytest.Config) -> float:
-    """That a row loses which the answer names as the fastest at a batch size: no setting of what is measured.
-
-    Raises:
-        pytest.UsageError: it is no number from 0 up.
-    """
-    text = options.get(config, "--most-loss")
-    try:
-        return MOST_LOSS if text is None else not_negative("--most-loss", text)
-    except InputError as error:
         raise pytest.UsageError(str(error)) from None
 
 

@@ -159,7 +159,7 @@ STATUSES = ("measured", "right", "wrong")
 """Another word would say what nobody here knows: a row that has it is not counted as right."""
 OTHERWISE: dict[str, Fits] = {
     **dict.fromkeys(("kernel", "mask", "optimizer", "storage", "bound_by", "clock", "flush"), text),
-    **dict.fromkeys(("kind", "point"), text),
+    **dict.fromkeys(("kind", "point", "network", "where", "not_compiled"), text),
     "status": lambda value: value in STATUSES,
     **dict.fromkeys(("role", "span", "promise", "rival_role", "rival_span"), text),
     "picks": each(text),
@@ -170,17 +170,11 @@ OTHERWISE: dict[str, Fits] = {
     **dict.fromkeys(("of_limit", "limit_ms", "error_ratio_limit", "mean_error", "cuda_events_p50_ms"), number),
     **dict.fromkeys(("estimated_weight_bytes", "steady_peak_bytes", "building_peak_bytes"), number),
     **dict.fromkeys(("layout_copied_bytes", "parameter_bytes", "gradient_bytes", "state_bytes"), number),
-    **dict.fromkeys(("relative_error", "max_error", "ratio"), number),
-    "seed": whole,
-    "mask_every": whole,
-    "mean_flip_rate": number,
+    **dict.fromkeys(("relative_error", "max_error", "ratio", "mean_flip_rate"), number),
+    **dict.fromkeys(("seed", "mask_every"), whole),
     "flip_rate": items(number),
-    "mask_faults": items(text),
     "left": each(text),
-    "network": text,
-    "where": text,
     "likeness": _likeness,
-    "not_compiled": text,
     "l2_flushed": flag,
     "builds_p50_ms": _series_of(positive),
     "blocks": _blocks,
@@ -191,7 +185,7 @@ OTHERWISE: dict[str, Fits] = {
     "limits": each(_limited),
     "work": having(flops=number, memory_bytes=number),
     "kernels": items(having(name=text, kind=text, calls=whole, ms=number, share=number)),
-    **dict.fromkeys(("traces", "extend"), items(text)),
+    **dict.fromkeys(("traces", "extend", "mask_faults"), items(text)),
     "layers": _series_of(having(model=text, name=text, count=size, of=size, listed=flag)),
 }
 """What a row may have of any kind, or not."""

@@ -24,8 +24,8 @@ from blockshock.methods import METHODS, Layer, Method
 from blockshock.phases import case as case_module
 from blockshock.plugin import SETTINGS, Row, pytest_report_header, stash
 from blockshock.plugin.cases import forward_grid
+from blockshock.plugin.closing import most_loss
 from blockshock.plugin.points import Points
-from blockshock.plugin.settings import most_loss
 from blockshock.plugin.settings import resolve as resolve_settings
 from blockshock.saved import MOST_LOSS
 

@@ -59,7 +59,6 @@ def test_no_run_fills_a_column_that_others_lack_and_each_is_filled_by_one() -> N
     later = {"picks.format", "picks.block_kernel", "picks.block_mask", "network", "where", "replaced"}
     stages = ("quantise", "dequantise", "estimate", "decay", "sparsify")
     later |= {f"stages.{stage}.p50_ms" for stage in stages} | {"picks.recipe", "mask_every", "mean_flip_rate"}
-    later |= {name for name in COLUMNS if name.startswith("quality_of_half.")}
     assert set(COLUMNS) - filled == {"wrong", *networks, *later}, "nothing official is, nor has what came later"
 
 
