@@ -38,7 +38,7 @@ def report(
     tables: str | None = None,
     folder: Path | None = None,
     fail_if_slower: float | None = None,
-    most_loss: float = MOST_LOSS,
+    most_loss: float | None = None,
 ) -> int:
     """Report on the runs, or on the latest; two or more are compared. Returns the exit status: 0 if at least one could
     be read and nothing failed a check, of several runs in none after the first, which none is slower than may be; 2 if
@@ -49,8 +49,9 @@ def report(
         tables: a section whose tables are printed in place of the answer, or ``all``.
         folder: where the page, all tables and all plots are written too.
         fail_if_slower: the share by which a benchmark of a later run may be slower than that of the first.
-        most_loss: that a row loses which the answer names as the fastest at a batch size.
+        most_loss: that a row loses which the answer names as the fastest at a batch size; None for MOST_LOSS.
     """
+    most_loss = MOST_LOSS if most_loss is None else most_loss
     if tables is not None and tables not in (names := (*SECTIONS, ACROSS, ALL)):
         return _no_tables(f"there are none of {tables!r}", names)
     if not (runs := _read(paths)):

@@ -17,7 +17,7 @@ from blockshock.report import screen
 from blockshock.report.answer import answer
 from blockshock.report.ending import print_ending
 from blockshock.report.within import within_lines
-from blockshock.saved import MOST_LOSS
+from blockshock.saved import MEASURES, MOST_LOSS
 
 LAYERS = {"magnitude": (1.0, 0.4), "alps": (1.2, 0.2), "random": (0.8, 0.9)}
 """Of a pruner: ms, where dense takes two, and what is lost."""
@@ -155,6 +155,13 @@ def test_the_answer_names_them_where_it_is_asked_and_the_command_asks(
     for arguments, most in (([], MOST_LOSS), (["--most-loss", "0.05"], 0.05), (["--format", "md"], MOST_LOSS)):
         assert main(["report", str(path), *arguments]) == 0
         assert f"losing at most {most:g} of the output" in " ".join(capsys.readouterr().out.split())
+
+
+def test_its_help_says_what_is_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{MEASURES}. Default {MOST_LOSS:g}" in told
 
 
 @pytest.mark.parametrize("text", ["-0.1", "nan", "inf", "much", ""])
