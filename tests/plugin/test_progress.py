@@ -18,12 +18,12 @@ from inner_pytest import LIGHT_OPTIONS, environment, light_suite
 from resolving import GPU_DEFAULTS
 
 from blockshock.phases.case import Case
-from blockshock.plugin.cases import hypotheses
+from blockshock.plugin.cases import hypotheses, network_hypotheses
 from blockshock.plugin.pace import USUAL, Pace, Usual
 from blockshock.plugin.phases import PHASES
 from blockshock.plugin.progress import EVERY_SECONDS, Progress
 
-KINDS = [*PHASES, "forward claim", "training claim"]
+KINDS = [*PHASES, "forward claim", "training claim", "network claim"]
 
 
 def test_every_phase_has_a_usual_time_on_every_device() -> None:
@@ -33,6 +33,8 @@ def test_every_phase_has_a_usual_time_on_every_device() -> None:
     assert small.seconds < large.seconds
     claims = {Usual.of({"claim": claim}, "cuda").kind for claim in hypotheses(GPU_DEFAULTS)}
     assert claims == {"forward claim", "training claim"}
+    (claim, *_) = network_hypotheses(GPU_DEFAULTS)
+    assert Usual.of({"network_claim": claim}, "cuda").kind == "network claim"
     assert Usual.of({"number": 3, "forward_case": None}, "cpu").kind == "other"
 
 
