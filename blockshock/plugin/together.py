@@ -45,11 +45,16 @@ class Silent:
             if hasattr(config.option, option):
                 setattr(config.option, option, off)
         # pytest makes its terminal reporter next, and that keeps what it is made on.
-        self._stdout, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
+        self._stdout, self._nowhere = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = self._nowhere
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         sys.stdout = self._stdout  # what tests print is shown all the same, with -s
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        self._nowhere.close()
 
 
 class Together:

@@ -38,6 +38,7 @@ def test_gpus_are_measured_by_the_marker_of_their_number(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     asked = ["--collect-only", "-q", "--device=auto", "--workloads=gaussian", "--kernels=gathered", "--combines=nccl"]
+    asked += ["--recipes=ste"]
     ids = {mark: run_here(pytester, "-m", mark, *asked).outlines for mark in (marker, other)}
     timed, too = (
         [line.partition("[")[2].partition("-")[0] for line in ids[mark] if "::test_forward[" in line]
