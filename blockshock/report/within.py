@@ -57,7 +57,9 @@ def within_lines(run: Run, most: float) -> Iterator[str]:
     """
     for found in (*_layers(run.infos), *_networks(run.infos)):
         if found.told:
-            told = f"{found.name}, losing at most {most:g} {found.measure}: fastest are {_fastest(found, most)}"
+            told = (
+                f"{found.name}, losing at most {most:g} {found.measure}: fastest, time ÷ dense: {_fastest(found, most)}"
+            )
             yield "; ".join([told, *_beyond(found, most)])
 
 

@@ -51,14 +51,14 @@ def told(infos: list[Info], most: float) -> list[str]:
     ],
 )
 def test_of_those_that_lose_no_more_the_fastest_is_named(most: float, fastest: str) -> None:
-    assert told(rows(), most) == [f"forward, losing at most {most:g} of the output: fastest are {fastest}"]
+    assert told(rows(), most) == [f"forward, losing at most {most:g} of the output: fastest, time ÷ dense: {fastest}"]
 
 
 def test_each_batch_size_has_its_own_and_neighbours_that_share_one_are_told_together() -> None:
     many = [row for B, slow in ((4, 1.0), (8, 1.1), (16, 3.0), (64, 1.0)) for row in rows(B, slow)]
     (line,) = told(many, 0.2)
     names = "B = 4–8 pruned auto alps (0.63, 0.60–0.66), B = 16 dense_single, B = 64 pruned auto alps (0.60)"
-    assert f"fastest are {names}; " in line
+    assert f"fastest, time ÷ dense: {names}; " in line
     (mixed,) = told([*rows(), *rows(N=128, slow=3.0)], 0.2)
     assert "B = 4 pruned auto alps at 1, dense_single at 1 (0.80, 0.60–1.00); " in mixed
 
@@ -122,9 +122,11 @@ def test_of_a_network_the_loss_is_how_far_its_embeddings_are() -> None:
     place = "minilm, all linear layers of its blocks, bf16, losing at most"
     many = "faster rows that lose more lose 0.25 or more (pruned auto wanda)"
     assert told([*networks(), *networks(64)], 0.1) == [
-        f"{place} 0.1 by 1 − cosine: fastest are B = 8–64 pruned auto alps (0.85); {many}"
+        f"{place} 0.1 by 1 − cosine: fastest, time ÷ dense: B = 8–64 pruned auto alps (0.85); {many}"
     ]
-    assert told(networks(), 0.05)[0].startswith(f"{place} 0.05 by 1 − cosine: fastest are B = 8 the network as it is; ")
+    assert told(networks(), 0.05)[0].startswith(
+        f"{place} 0.05 by 1 − cosine: fastest, time ÷ dense: B = 8 the network as it is; "
+    )
     assert not told([row | {"likeness": {}} for row in networks()], 0.1), "drawn weights lose nobody knows what"
 
 
@@ -136,7 +138,7 @@ def test_of_a_language_model_it_is_the_bits_that_are_added() -> None:
     of_lm = [row | likeness[row["label"]] for row in networks(network="lm", workload="lm")]
     (line,) = told(of_lm, 0.25)
     assert line.startswith(
-        "lm, all linear layers of its blocks, bf16, losing at most 0.25 bits per byte: fastest are B = 8"
+        "lm, all linear layers of its blocks, bf16, losing at most 0.25 bits per byte: fastest, time ÷ dense: B = 8"
     )
     assert "B = 8 pruned auto alps (0.85); faster rows that lose more lose 0.3 or more (pruned auto wanda)" in line
 
