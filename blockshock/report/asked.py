@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from blockshock.report.points import place_of
 from blockshock.report.tables import Column, Info, Table
 from blockshock.report.verdicts import explained, in_words, over, ratio_of, wide
-from blockshock.saved import Run, or_inf
+from blockshock.saved import Run, loss_of, or_inf
 from blockshock.saved.pairs import WIDE
 
 MOST_NAMES = 4
@@ -25,13 +25,15 @@ def verdict_table(run: Run) -> Table | None:
             asked[info["hypothesis"], info["statement"], info["method"]].append(info)
     if not judged:
         return None
-    names = ("asked", "of", "answer", "points", "time ÷ rival: median, range", "rivals")
+    lossy = ["loses"] if any(map(_losses, asked.values())) else []
+    names = ("asked", "of", "answer", "points", "time ÷ rival: median, range", *lossy, "rivals")
     table = Table("What was asked, and the answer", "verdicts", tuple(map(Column, names)))
     for (_, statement, method), infos in asked.items():
         rows, infos = len({info["label"] for info in infos}), _fastest(infos)
         points = f"{len(infos)}" if rows == 1 else f"{len(infos)}, the fastest of {rows} rows"
         rivals = counted(info["rival"] for info in infos)
-        table.rows.append((statement, method, _answer(infos), points, _numbers(infos), rivals))
+        losses = [_losses(infos)] if lossy else []
+        table.rows.append((statement, method, _answer(infos), points, _numbers(infos), *losses, rivals))
     table.notes += _notes(judged)
     return table
 
@@ -57,6 +59,15 @@ def _numbers(infos: list[Info]) -> str:
         if found := [ratio for info in infos if (ratio := over(info, name)) is not None]:
             told.append(f"{word} {median(found)}")
     return "; ".join(told)
+
+
+def _losses(infos: list[Info]) -> str | None:
+    """What these rows lose, in each measure; None where W is kept, or the run does not say."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for loss in filter(None, map(loss_of, infos)):
+        if loss.value:
+            found[loss.of].append(loss.value)
+    return "; ".join(f"{median(values)} {measure}" for measure, values in found.items()) or None
 
 
 def _answer(infos: list[Info]) -> str:

@@ -22,6 +22,8 @@ LEGEND = "÷: the median over the points and their range; below one is faster"
 """What is said of the numbers of uses."""
 WIDE = 100
 """Characters from which on a table of verdicts is read more easily than sentences."""
+NOTHING = "–"
+"""A cell of a table that has nothing to say."""
 FEW = 6
 """Lines that remarks have in any case."""
 ASKED = 0.4
@@ -60,10 +62,14 @@ def _asked(table: Table, width: int) -> list[str]:
     if width >= WIDE:
         return fitted(table, width)
     rows = [
-        f"{of}: {asked}? {answer} (÷ {rivals}: {ratio}; points: {points})"
-        for asked, of, answer, points, ratio, rivals in table.texts()
+        f"{of}: {asked}? {answer} (÷ {rivals}: {ratio}{_losing(*loses)}; points: {points})"
+        for asked, of, answer, points, ratio, *loses, rivals in table.texts()
     ]
     return _wrapped(rows, width)
+
+
+def _losing(loses: str = NOTHING) -> str:
+    return "" if loses == NOTHING else f"; loses {loses}"
 
 
 def of_runs(runs: list[Run], more: str, width: int = WIDTH, lines: int = LINES) -> list[str]:

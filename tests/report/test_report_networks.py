@@ -131,7 +131,8 @@ def test_a_verdict_on_a_network_names_both_ratios_and_the_loss() -> None:
     assert summary.texts() == [
         [
             *("it gains half", "pruned", "no at 1, yes at 1", "2"),
-            *("÷ half gained: 1.05, 0.90–1.20; whole 0.70, 0.60–0.80; layers 0.50", "dense_single"),
+            "÷ half gained: 1.05, 0.90–1.20; whole 0.70, 0.60–0.80; layers 0.50",
+            *("0.09 by 1 − cosine", "dense_single"),
         ]
     ]
 

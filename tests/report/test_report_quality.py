@@ -7,7 +7,9 @@ from pathlib import Path
 
 from rows import Info, checked, run_of, saved, stepped, tables, timed, verdict
 
+from blockshock.report import screen
 from blockshock.report.answer import answer
+from blockshock.report.asked import verdict_table
 from blockshock.report.comparison import comparison
 from blockshock.saved.results import read_run
 
@@ -64,6 +66,22 @@ def test_a_run_without_weights_of_their_own_has_no_column_for_it() -> None:
     assert all(column.name != "loses" for table in comparison(run_of(infos).records) for column in table.columns)
     assert "What weights of their own lose" not in tables(infos)
     assert not any("loses" in line.lower() for line in answer(run_of(infos)))
+
+
+def test_what_was_asked_is_answered_with_the_loss_beside_the_speed() -> None:
+    pair = verdict("block_shock gathered 1100", 64, ratio=0.7, rival="dense_tp_row")
+    run = run_of([*rows(), pair])
+    table = verdict_table(run)
+    assert table is not None
+    place = [column.name for column in table.columns].index("loses")
+    told = {row[1]: row[place] for row in table.rows}
+    assert told == {"pruned": "0.70 of the output", "block_shock": None}
+    narrow = " ".join(" ".join(screen.of_run(run, "", "", width=80)).split())
+    assert "(÷ dense_single: 0.90; loses 0.70 of the output; points: 1, the fastest of 4 rows)" in narrow
+    assert "(÷ dense_tp_row: 0.70; points: 1)" in narrow
+    of_halves = verdict_table(run_of([pair]))
+    assert of_halves is not None
+    assert "loses" not in [column.name for column in of_halves.columns]
 
 
 def test_the_least_lossy_come_first_in_the_table_and_in_the_answer() -> None:
