@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from rows import checked, gained, networked, samples_of, stepped, timed, verdict
+from rows import checked, gained, learned, networked, samples_of, stepped, timed, verdict
 from strategies import SPECIAL, names, numbers
 
 from blockshock.saved import schema
@@ -55,6 +55,8 @@ def _newer() -> dict[str, dict[str, Any]]:
         "language model": networked("pruned magnitude", 1.0, 0.5, bits, network="lm", workload="lm", **alone),
         "gained": gained("pruned magnitude", 0.8, 0.5, likeness, **alone),
         "dense network": networked("dense_single", 2.0, 1.5, likeness, role="rival", span="one"),
+        "learns": learned("fst", [2.0, 2.1, 2.0], 1.0),
+        "learns densely": learned("dense", [1.9, 2.0, 2.1], 1.1),
         "forward": timed(ours, 64, 4, 1.0, builds_p50_ms=[0.9, 1.1], flush="clean", l2_flushed=True),
         "half": checked(ours, quality_of_half=quality),
         "wrong": checked(ours, error_ratio=1e3, status="wrong"),

@@ -21,7 +21,7 @@ from blockshock.machine import environment, turns
 ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
 TIMED = (
-    *(f"tests/test_{name}.py" for name in (*PHASES, "models", "same_against_itself")),
+    *(f"tests/test_{name}.py" for name in (*PHASES, "models", "learning", "same_against_itself")),
     "tests/measure/test_timing.py",
 )
 """What is to have a GPU for itself."""
@@ -30,7 +30,7 @@ WORKERS = str(min(4, max((os.cpu_count() or 1) // 2, 1)))
 many make each slow."""
 SMALL = shlex.split(
     "--N 2048x1024 --B 250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 "
-    "--cover grid --networks minilm,vit_b:blocks=2,llama3-8b-decode --batches 16"
+    "--cover grid --networks minilm,vit_b:blocks=2,llama3-8b-decode --batches 16 --steps 30"
 )
 """Of phases: layers small enough to be quick, and a B that no kernel takes without padding; the fuzz covers more."""
 

@@ -84,6 +84,29 @@ def gained(label: str, whole: float, layers: float, likeness: Info | None = None
     return verdict(label, 64, 8, ratio, **{"ratio_low": ratio, "ratio_high": ratio}, **about, **place) | more
 
 
+def learned(recipe: str, bits: list[float], step_ms: float, **more: object) -> Info:
+    """What a recipe learned in 100 steps, of as many seeds as last bits; seed by seed a step takes 1 % longer."""
+    times = [step_ms * (1 + seed / 100) for seed in range(len(bits))]
+    curves = {
+        "curve_steps": [50, 100],
+        "curve_bits": [[(8.0 + last) / 2, last] for last in bits],
+        "curve_seconds": [[ms / 20, ms / 10] for ms in times],
+        "curve_flip_rate": [[0.2, 0.1] for _ in bits],
+    }
+    about = {
+        "unit": "byte",
+        "data": "some text",
+        "steps": 100,
+        "bits_margin": 0.02,
+        "timing": "eager",
+    }
+    found = {"begin_bits": 8.0, "last_bits": sum(bits) / len(bits), "step_ms": times, "status": "right"}
+    row = {"label": f"recipe {recipe}", "method": "recipe", "recipe": recipe, "picks": {"recipe": recipe}}
+    kind = {"phase": 5, "kind": "learning", "workload": "text", "role": "subject", "promise": "learns", "span": "one"}
+    point = _point("recipe", 2048, 32768) | {"K": 512, "ranks": 1}
+    return point | row | kind | about | curves | found | {"mean_flip_rate": 0.15, "replaced": 16} | more
+
+
 def limited(products: float, **more: object) -> Info:
     """What a row says of its limits; the products' share, their limit being 0.5 ms."""
     parts = {

@@ -31,7 +31,7 @@ from blockshock.saved import (
     write_whole,
 )
 
-LATER = ("asked", "ceilings", "extend", "layers", "networks", "where", "batches")
+LATER = ("asked", "ceilings", "extend", "layers", "networks", "where", "batches", "tasks", "steps", "corpus")
 """Settings that sessions of before knew nothing of."""
 
 

@@ -16,7 +16,7 @@ from blockshock.errors import BlockShockError, ExtensionFailed, InputError
 from blockshock.matrices import MODELS, WORKLOADS
 from blockshock.measure import timing
 from blockshock.methods import METHODS, Axis, all_axes
-from blockshock.models import NETWORKS, WHERE
+from blockshock.models import NETWORKS, TASKS, WHERE
 from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.phases.ceilings import CACHE
 from blockshock.plugin import rootdir, sweep
@@ -32,6 +32,12 @@ TRAINING_N = {"cpu": "256", "cuda": "4096,8192,16384"}
 TRAINING_B = {"cpu": "16", "cuda": "1024,4096"}
 DRIFT_B, TRAJECTORY_B = 16, 32
 DEFAULT_NETWORKS = {"cpu": "minilm", "cuda": "minilm,lm,vit_b,vit_l,llama3-8b,llama3-8b-decode"}
+DEFAULT_LEARNING = {
+    "cpu": ("dense", "fst", "s_ste"),
+    "cuda": ("dense", "ste", "sr_ste", "fst", "s_ste", "step"),
+}
+"""Recipes of phase 5."""
+DEFAULT_SEEDS = {"cpu": 1, "cuda": 3}
 DEFAULT_RANKS = 2
 DEFAULT_ROUNDS = {"cpu": 5, "cuda": 100}
 DEFAULT_WARMUP = {"cpu": 1, "cuda": 10}
@@ -170,6 +176,14 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     )
     option("--where", f"which linear layers of a network rows replace: of {', '.join(WHERE)}. Default blocks", "L,L")
     option("--batches", "sequences or images of a network's pass. Default those that each network names", "B,B")
+    option("--tasks", f"what recipes learn: of {', '.join(TASKS.names())}. Default all", "T,T")
+    option("--steps", "of what recipes learn. Default those that each task names", "S", type=int)
+    option(
+        "--corpus",
+        "the text to learn, as tests/data/collect_text.py makes it; its hash is checked. Before a path write = and no "
+        "blank. Default the text that is committed",
+        "FILE",
+    )
     option(
         "--ranks",
         f"processes, one a GPU. Default {DEFAULT_RANKS}, or 1 with a single GPU, or as many as torchrun started",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blockshock.measure import Accuracy, ErrorSums, timing
-from blockshock.phases import Case, backward, correctness, drift, forward, network, obstacle, train, trajectory
-from blockshock.plugin import cases
+from blockshock.phases import Case, backward, correctness, curves, drift, forward, network, obstacle, train, trajectory
+from blockshock.plugin import cases, learned
 from blockshock.plugin.records import (
     describe_accuracy,
     describe_drift,
@@ -129,6 +129,13 @@ def _network(case: Case, settings: Settings, per_rank: list[network.NetworkResul
     return Found(_rounds(per_rank), describe_network(case, settings, per_rank))
 
 
+def _curves(case: Case, settings: Settings, per_rank: list[curves.CurvesResult]) -> Found:
+    assert isinstance(case, curves.CurveCase)
+    result = per_rank[0]
+    again = "two runs with one seed differ in their bits" if result.same_again is False else None
+    return Found(result.step_seconds(), learned.describe_curves(case, result), [result.failure(case), again])
+
+
 def _rounds(per_rank: list[Any]) -> list[float]:
     """Of each round the time of the slowest rank."""
     return timing.slowest([result.samples for result in per_rank])
@@ -159,7 +166,10 @@ NETWORK = Phase(
     whole=True,
     obstacle=network.obstacle,
 )
-PHASES = {
-    phase.fixture: phase for phase in (CORRECTNESS, FORWARD, GRADIENT, BACKWARD, TRAJECTORY, TRAINING, DRIFT, NETWORK)
-}
+CURVES = Phase(
+    *("curve_case", 5, "learning", "phase 5", learned.curves, curves.run, _curves),
+    obstacle=curves.obstacle,
+)
+_ALL = (CORRECTNESS, FORWARD, GRADIENT, BACKWARD, TRAJECTORY, TRAINING, DRIFT, NETWORK, CURVES)
+PHASES = {phase.fixture: phase for phase in _ALL}
 """By the fixture that their tests take."""

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
 import torch
 
-from blockshock.errors import BlockShockError, InputError, UnknownName
+from blockshock.errors import BlockShockError, InputError
 from blockshock.kernels import build_format
-from blockshock.matrices import MOST_FEATURES, WORKLOADS, build_workload
+from blockshock.matrices import WORKLOADS, build_workload
 from blockshock.methods import METHODS, Axis, all_axes, method_of
-from blockshock.models import NETWORKS, WHERE, build_network
+from blockshock.models import NETWORKS, TASKS, WHERE, build_network, build_task
 from blockshock.phases import DTYPES
 from blockshock.plugin import options, points
 from blockshock.plugin.options import DEFAULT_NETWORKS, DEFAULT_RANKS, DEFAULT_ROUNDS, DEFAULT_TIMING, DEFAULT_WARMUP
 from blockshock.plugin.points import Points, Use
+from blockshock.plugin.values import batches_of, check_dtype, check_where, choices_of, corpus_of, whole_of
 from blockshock.ranks import Place
-from blockshock.registry import split, whole
+from blockshock.registry import split
 from blockshock.training import OPTIMIZERS, optimizer_of
 
 MOST_RANKS = 64
 """One process each: more is a slip of the hand, and brings a machine down."""
 MOST_ROUNDS = 1_000_000
+MOST_STEPS = 10_000_000
 MOST_SEED = 2**63 - 1
 WEEK = 7 * 24 * 3600
 
@@ -41,6 +42,8 @@ class Settings:
             methods of its own.
         networks, where, batches: of phase 4: specs of whole networks, which of their layers are replaced, and sequences
             or images of a pass, none for those that each network names.
+        tasks, steps, corpus: of phase 5: specs of what recipes learn, for how many steps, None for those that each
+            names, and the file of the text.
         ceilings: whether to measure what the machine reaches at most.
         extend: files of the user's that register something.
         layers: what the sizes stand for, where they were asked for by a model's name or by a file.
@@ -71,6 +74,9 @@ class Settings:
     networks: tuple[str, ...] = ()
     where: tuple[str, ...] = ("blocks",)
     batches: tuple[int, ...] = ()
+    tasks: tuple[str, ...] = TASKS.names()
+    steps: int | None = None
+    corpus: str | None = None
 
     def described(self) -> dict[str, Any]:
         """All of them by name, as they are saved: each axis under the name of its option."""
@@ -133,7 +139,7 @@ def _resolve(config: pytest.Config) -> Settings:
     if device == "cpu" and mode.startswith("cuda"):
         raise InputError(f"--timing {mode} needs --device cuda; on a CPU choose sync or none")
     forward_points, training_points, layers = points.resolve(get, device)
-    workloads = _choices("--workloads", given("--workloads", "gaussian,recorded"), build_workload, WORKLOADS.names())
+    workloads = choices_of("--workloads", given("--workloads", "gaussian,recorded"), build_workload, WORKLOADS.names())
     _check_tokens(workloads, forward_points.tokens)
     rounds, warmup = get("--rounds"), get("--warmup-rounds")
     return Settings(
@@ -141,26 +147,31 @@ def _resolve(config: pytest.Config) -> Settings:
         ranks=ranks,
         points=forward_points,
         training_points=training_points,
-        dtypes=_choices("--dtype", given("--dtype", "bf16"), _dtype, tuple(DTYPES)),
+        dtypes=choices_of("--dtype", given("--dtype", "bf16"), check_dtype, tuple(DTYPES)),
         methods=_methods(get("--methods"), ranks),
         axes={axis.name: _asked(axis, device, get) for axis in all_axes()},
-        optimizers=_choices("--optimizers", given("--optimizers", "sgd,adamw"), optimizer_of, OPTIMIZERS.names()),
+        optimizers=choices_of("--optimizers", given("--optimizers", "sgd,adamw"), optimizer_of, OPTIMIZERS.names()),
         workloads=workloads,
         timing=mode,
-        rounds=DEFAULT_ROUNDS[device] if rounds is None else _whole("--rounds", rounds, most=MOST_ROUNDS),
-        warmup=DEFAULT_WARMUP[device] if warmup is None else _whole("--warmup-rounds", warmup, 0, MOST_ROUNDS),
+        rounds=DEFAULT_ROUNDS[device] if rounds is None else whole_of("--rounds", rounds, most=MOST_ROUNDS),
+        warmup=DEFAULT_WARMUP[device] if warmup is None else whole_of("--warmup-rounds", warmup, 0, MOST_ROUNDS),
         flush=not get("--warm-l2"),
-        seed=_whole("--seed", get("--seed"), 0, MOST_SEED),
+        seed=whole_of("--seed", get("--seed"), 0, MOST_SEED),
         cover=get("--cover"),
         keep_full_weight=get("--keep-full-weight"),
         profile=get("--profile"),
-        rank_timeout=_whole("--rank-timeout", get("--rank-timeout"), most=WEEK),
+        rank_timeout=whole_of("--rank-timeout", get("--rank-timeout"), most=WEEK),
         asked=tuple(name for name, option in _asking() if get(option) is not None),
         layers=layers,
         ceilings=not get("--no-ceilings"),
-        networks=_choices("--networks", given("--networks", DEFAULT_NETWORKS[device]), build_network, NETWORKS.names()),
-        where=_choices("--where", given("--where", "blocks"), _where, WHERE),
-        batches=_batches(get("--batches")),
+        networks=choices_of(
+            "--networks", given("--networks", DEFAULT_NETWORKS[device]), build_network, NETWORKS.names()
+        ),
+        where=choices_of("--where", given("--where", "blocks"), check_where, WHERE),
+        batches=batches_of(get("--batches")),
+        tasks=choices_of("--tasks", given("--tasks", "all"), build_task, TASKS.names()),
+        steps=None if get("--steps") is None else whole_of("--steps", get("--steps"), most=MOST_STEPS),
+        corpus=corpus_of(get("--corpus")),
         extend=tuple(split("--extend", get("--extend"), "files")) if get("--extend") else (),
     )
 
@@ -179,7 +190,7 @@ def _ranks_and_device(asked: int | None, device: str, place: Place | None) -> tu
         ranks, here = place.size, place.local_size
     else:
         default = 1 if gpus == 1 and device != "cpu" else DEFAULT_RANKS
-        ranks = here = default if asked is None else _whole("--ranks", asked, most=MOST_RANKS)
+        ranks = here = default if asked is None else whole_of("--ranks", asked, most=MOST_RANKS)
     if device == "cuda" and here > gpus:
         raise InputError(
             f"--ranks {here} needs {here} CUDA GPUs, this machine has {gpus}: "
@@ -194,11 +205,7 @@ def _methods(text: str | None, ranks: int) -> tuple[str, ...]:
     """Those asked for; else all that are different from one another on so many ranks."""
     if text is None:
         return tuple(name for name in METHODS.names() if ranks > 1 or not METHODS.get(name).sharded)
-    return _choices("--methods", text, method_of, METHODS.names())
-
-
-def _whole(option: str, value: str | int, least: int = 1, most: int = MOST_FEATURES) -> int:
-    return whole(option, value, least, most=most)
+    return choices_of("--methods", text, method_of, METHODS.names())
 
 
 def _check_tokens(workloads: tuple[str, ...], tokens: tuple[int, ...]) -> None:
@@ -209,37 +216,8 @@ def _check_tokens(workloads: tuple[str, ...], tokens: tuple[int, ...]) -> None:
         raise InputError(f"--B {min(tokens)} is more tokens than any of --workloads has: {limits}")
 
 
-def _dtype(name: str) -> None:
-    if name not in DTYPES:
-        near = difflib.get_close_matches(name, DTYPES, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UnknownName(f"no dtype is named {name!r}.{hint} Choices: {', '.join(DTYPES)}")
-
-
-def _batches(text: str | None) -> tuple[int, ...]:
-    found = () if text is None else split("--batches", text)
-    return tuple(dict.fromkeys(_whole("--batches", one, most=1 << 16) for one in found))
-
-
-def _where(name: str) -> None:
-    if name not in WHERE:
-        raise UnknownName(f"a network's layers are not named {name!r}. Choices: {', '.join(WHERE)}")
-
-
-def _choices(option: str, text: str, check: Callable[[str], object], everything: Sequence[str]) -> tuple[str, ...]:
-    """The specs of a list, each checked; ``all`` stands for everything."""
-    choices = f"all, {', '.join(everything)}"
-    specs = list(everything) if text.strip() == "all" else split(option, text, choices)
-    for spec in specs:
-        try:
-            check(spec)
-        except BlockShockError as error:
-            raise InputError(f"{option}: {error}") from None
-    return tuple(dict.fromkeys(specs))
-
-
 def _asked(axis: Axis, device: str, get: Callable[[str], Any]) -> tuple[str, ...] | None:
     """What the options of an axis ask for."""
     text = get(axis.option)
-    specs = None if text is None else _choices(axis.option, text, axis.check, axis.names(device))
+    specs = None if text is None else choices_of(axis.option, text, axis.check, axis.names(device))
     return axis.asked(specs, device, {beside.name: get(beside.name) for beside in axis.beside})

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 
 from blockshock.report.asked import counted, median, spanned, verdict_table
 from blockshock.report.faulty import untimed, wrong_lines
+from blockshock.report.learning import learning_lines
 from blockshock.report.losing import lost
 from blockshock.report.models import PASSES, model_lines
 from blockshock.report.networks import network_lines
@@ -41,7 +42,8 @@ def answer(run: Run, most_loss: float | None = None) -> list[str]:
     alike = len(set(tried)) == 1  # then the first line says it for all
     lines = [*wrong_lines(infos), ran(run, tried[0] if alike else "")]
     lines += [_use(points, several, "" if alike else at, infos) for points, at in zip(uses, tried, strict=True)]
-    lines += [*model_lines(run), *network_lines(run), *(() if most_loss is None else within_lines(run, most_loss))]
+    lines += [*model_lines(run), *network_lines(run), *learning_lines(run)]
+    lines += [*(() if most_loss is None else within_lines(run, most_loss))]
     return [*lines, *_not_here(infos), *(() if uses else untimed(infos))]
 
 

@@ -37,6 +37,7 @@ COLUMNS = (
     *("network", "where", "replaced", "alone.linears.p50_ms", "alone.compiled.p50_ms"),
     *("likeness.cosine", "likeness.least_cosine", "likeness.spearman"),
     *("likeness.bits_per_byte", "likeness.added_bits_per_byte"),
+    *("last_bits", "begin_bits", "unit", "data", "bits_margin", "parameters", "schedule"),
     *("hypothesis", "statement", "rival", "ratio", "ratio_low", "ratio_high", "margin", "verdict"),
 )
 """Of every run. What a row has none of is None; the picks of an axis that is not here are in ``picks``."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from blockshock.report.comparison import by_loss, same_bits
 from blockshock.report.growth import growth
+from blockshock.report.learning import learning_tables
 from blockshock.report.limits import limit_lines
 from blockshock.report.networks import network_tables
 from blockshock.report.points import Ratios
@@ -50,6 +51,7 @@ def run_tables(run: Run) -> Iterator[Table]:
     timed = {section: [row for row in rows if section_of(row) == section] for section in PHASES.values()}
     yield from (_over_dense(section, found, ratios) for section, found in timed.items() if found)
     yield from network_tables(rows)
+    yield from learning_tables(rows)
     yield from _quality([*qualities(rows), *halves(rows)])
     if near := list(limit_lines(rows)):
         yield Table("How near to the limit", "machine", notes=near)

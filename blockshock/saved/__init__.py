@@ -1,6 +1,7 @@
 """Saved runs and journals: what is in them, and what they say by themselves. Nothing here imports torch."""
 
 from blockshock.saved import journal
+from blockshock.saved.fits import or_inf
 from blockshock.saved.journal import (
     FINISHED,
     METRICS,
@@ -28,7 +29,7 @@ from blockshock.saved.losses import BITS, COSINE, MEASURES, MOST_LOSS, OUTPUT, L
 from blockshock.saved.quality import halves, is_known, qualities
 from blockshock.saved.results import STORAGE, latest_run, read_run, run_of_session
 from blockshock.saved.run import NotARun, Run, differences
-from blockshock.saved.schema import LIKENESS, or_inf
+from blockshock.saved.schema import LIKENESS
 from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, judges, section_of
 from blockshock.saved.settle import bare, is_timed, settled
 from blockshock.saved.words import several

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blockshock.saved.fits import having, text
 from blockshock.saved.results import STORAGE, read_json
-from blockshock.saved.schema import having, text
 
 SESSION, METRICS, FINISHED = "session.json", "metrics.jsonl", "finished"
 

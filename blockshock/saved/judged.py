@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from blockshock.saved.schema import or_inf
+from blockshock.saved.fits import or_inf
 from blockshock.saved.words import several
 
 Info = dict[str, Any]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from blockshock.saved.doubted import doubts
+from blockshock.saved.fits import items, positive
 from blockshock.saved.parts import joined
 from blockshock.saved.run import NotARun, Run
-from blockshock.saved.schema import items, machine_facts, positive, unfit
+from blockshock.saved.schema import machine_facts, unfit
 from blockshock.saved.settle import settled
 from blockshock.saved.words import several
 

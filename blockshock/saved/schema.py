@@ -2,75 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
+from blockshock.saved.fits import (
+    Fits,
+    each,
+    flag,
+    having,
+    items,
+    number,
+    number_or_none,
+    positive,
+    series_of,
+    size,
+    text,
+    whole,
+)
 from blockshock.saved.sections import PHASES, section_of
 
-Fits = Callable[[Any], bool]
-SMALLEST, LARGEST = 1e-100, 1e100
-"""Of what is measured: ratios of such numbers, and axes that hold them, stay within what a float can be."""
-
-
-def number(value: Any) -> bool:
-    """0, NaN and inf too: an output that holds one has such errors. Nothing larger or smaller than what is measured."""
-    if type(value) not in (int, float):
-        return False
-    return value in (0, math.inf, -math.inf) or value != value or SMALLEST < abs(value) < LARGEST
-
-
-def positive(value: Any) -> bool:
-    """What is divided by, or drawn on a logarithmic scale."""
-    return number(value) and 0 < value < math.inf
-
-
-def or_inf(number: float) -> float:
-    """What to rank a number by: NaN is the worst."""
-    return math.inf if math.isnan(number) else number
-
-
-def _number_or_none(value: Any) -> bool:
-    return value is None or number(value)
-
-
-def whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def size(value: Any) -> bool:
-    return whole(value) and value > 0
-
-
-def text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def each(fits: Fits) -> Fits:
-    """An object, all of whose values fit."""
-    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
-
-
-def items(fits: Fits) -> Fits:
-    """A list, all of whose items fit."""
-    return lambda value: isinstance(value, list) and all(map(fits, value))
-
-
-def having(**needed: Fits) -> Fits:
-    """An object with at least these values."""
-    return lambda value: isinstance(value, dict) and all(fits(value.get(name)) for name, fits in needed.items())
-
-
-def _series_of(fits: Fits) -> Fits:
-    """A list of at least one item, all of which fit."""
-    return lambda value: bool(value) and items(fits)(value)
-
-
-_SERIES = _series_of(number)
+_SERIES = series_of(number)
 
 
 TWO_PASSES = ({"forward", "training"}, {"network", "linears"})
@@ -79,7 +29,7 @@ TWO_PASSES = ({"forward", "training"}, {"network", "linears"})
 
 def _blocks(value: Any) -> bool:
     """Samples of both sides, of what was timed: as many blocks of both, some a pilot, of any number of rounds."""
-    block = _series_of(_series_of(positive))
+    block = series_of(series_of(positive))
     return (
         bool(value)
         and each(having(first=block, second=block, pilot=size))(value)
@@ -103,7 +53,7 @@ def _likeness(value: Any) -> bool:
 def _limited(value: Any) -> bool:
     """A part of a pass: its time, and its limit where that could be measured."""
     limits = (value.get(name) for name in ("limit_ms", "of_limit")) if isinstance(value, dict) else ()
-    return having(p50_ms=positive)(value) and all(map(_number_or_none, limits))
+    return having(p50_ms=positive)(value) and all(map(number_or_none, limits))
 
 
 MEDIAN = having(p50_ms=number)
@@ -113,7 +63,7 @@ ERRORS = dict.fromkeys(("error_ratio", "relative_error", "dense_relative_error",
 def _loss(value: Any) -> bool:
     """Errors of the gradient of one loss."""
     return having(**ERRORS)(value) and all(
-        _number_or_none(value.get(name)) for name in ("error_ratio_limit", "mean_error")
+        number_or_none(value.get(name)) for name in ("error_ratio_limit", "mean_error")
     )
 
 
@@ -148,6 +98,14 @@ KINDS: dict[str, dict[str, Fits]] = {
         "steps": whole,
     },
     "network": {"network": text, "where": text, "replaced": whole, "likeness": _likeness},
+    "last_bits": {
+        **dict.fromkeys(("last_bits", "begin_bits", "bits_margin"), number),
+        **dict.fromkeys(("unit", "data"), text),
+        "curve_steps": series_of(size),
+        **dict.fromkeys(("curve_bits", "curve_seconds"), series_of(_SERIES)),
+        "step_ms": series_of(positive),
+        "steps": size,
+    },
     "verdict": {
         **dict.fromkeys(("statement", "hypothesis", "rival", "verdict"), text),
         **dict.fromkeys(("ratio", "ratio_low", "ratio_high"), positive),
@@ -175,10 +133,12 @@ OTHERWISE: dict[str, Fits] = {
     "flip_rate": items(number),
     "left": each(text),
     "likeness": _likeness,
+    "curve_flip_rate": items(_SERIES),
+    "schedule": text,
     "l2_flushed": flag,
-    "builds_p50_ms": _series_of(positive),
+    "builds_p50_ms": series_of(positive),
     "blocks": _blocks,
-    "rivals": each(_number_or_none),
+    "rivals": each(number_or_none),
     "losses": lambda value: each(_loss)(value) or items(number)(value),
     **dict.fromkeys((f"{what}_{of}" for what in ("weight", "loss") for of in ("distance", "limit")), items(number)),
     "alone": each(MEDIAN),
@@ -186,7 +146,7 @@ OTHERWISE: dict[str, Fits] = {
     "work": having(flops=number, memory_bytes=number),
     "kernels": items(having(name=text, kind=text, calls=whole, ms=number, share=number)),
     **dict.fromkeys(("traces", "extend", "mask_faults"), items(text)),
-    "layers": _series_of(having(model=text, name=text, count=size, of=size, listed=flag)),
+    "layers": series_of(having(model=text, name=text, count=size, of=size, listed=flag)),
 }
 """What a row may have of any kind, or not."""
 
@@ -222,6 +182,8 @@ def _lost(info: dict[str, Any]) -> str:
         return "verdict"
     if phase == 0:
         return "worst_drift" if "ratio" in info else "error_ratio"
+    if "curve_steps" in info:
+        return "last_bits"
     if "replaced" in info:
         return "network"
     if phase not in PHASES:
@@ -242,9 +204,9 @@ def _ceilings(found: Any) -> bool:
     where there is one rank."""
     if not isinstance(found, dict):
         return False
-    single, grouped = ("memory_bytes_per_s", "cache_bytes", "launch_s"), each(_number_or_none)
+    single, grouped = ("memory_bytes_per_s", "cache_bytes", "launch_s"), each(number_or_none)
     return all(value is None or (number if name in single else grouped)(value) for name, value in found.items())
 
 
 def _fact(value: Any) -> bool:
-    return text(value) or _number_or_none(value)
+    return text(value) or number_or_none(value)

@@ -9,6 +9,7 @@ SECTIONS = {
     "backward": "Forward and backward (phase 2)",
     "training": "Training step (phase 3)",
     "networks": "Whole networks (phase 4)",
+    "learning": "What recipes learn (phase 5)",
     "verdicts": "Verdicts",
     "accuracy": "Is it right? (phases 0, 2 and 3)",
     "drift": "Drift",
@@ -23,6 +24,7 @@ COMMANDS = {
     "accuracy": "pytest tests/test_phase0_correctness.py",
     "drift": "pytest tests/test_drift.py",
     "networks": "pytest tests/test_models.py -m bench",
+    "learning": "pytest tests/test_learning.py -m bench",
 }
 """What measures each part, less ``--benchmark-autosave``."""
 STAGES = {
@@ -39,6 +41,8 @@ def section_of(info: dict[str, Any]) -> str | None:
         return "verdicts"
     if "network" in info:
         return "networks"
+    if "last_bits" in info:
+        return "learning"
     if "worst_drift" in info:
         return "drift"
     if "error_ratio" in info or "worst_weight_share" in info:

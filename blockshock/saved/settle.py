@@ -10,9 +10,9 @@ from typing import Any
 
 from blockshock.saved.doubted import LIMIT, share
 from blockshock.saved.earlier import completed
+from blockshock.saved.fits import positive
 from blockshock.saved.judged import discredited
 from blockshock.saved.quality import lost
-from blockshock.saved.schema import positive
 
 Info = dict[str, Any]
 Record = dict[str, Any]

@@ -124,8 +124,8 @@ def test_tables_by_their_section_and_all(capsys: pytest.CaptureFixture[str]) -> 
     assert verdicts.strip() not in ("", every.strip())
     assert main(["report", str(path), "--tables", "speeds"]) == 2
     assert capsys.readouterr().err == (
-        "--tables: there are none of 'speeds'; choose forward, backward, training, networks, verdicts, accuracy, "
-        "drift, machine, across, all. Runs go before --tables\n"
+        "--tables: there are none of 'speeds'; choose forward, backward, training, networks, learning, verdicts, "
+        "accuracy, drift, machine, across, all. Runs go before --tables\n"
     )
 
 

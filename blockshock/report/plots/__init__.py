@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from blockshock.report.plots.curves import curves
 from blockshock.report.plots.drift import drift
 from blockshock.report.plots.heat import heat
 from blockshock.report.plots.lines import Mark, lines
@@ -171,6 +172,13 @@ PLOTS = (
         "Of all steps so far, over the dense product's; what lies above the upper line fails.",
         lambda view, styles: drift(view.infos, styles),
         ("drift",),
+    ),
+    Plot(
+        "curves",
+        "What do recipes learn, by the step and by the clock?",
+        "Lower is better; each point is the mean over seeds of what is held out. Rates fall to the end of each run.",
+        lambda view, styles: curves(view.infos, styles),
+        ("learning",),
     ),
 )
 

@@ -6,6 +6,7 @@ A recipe decides, and holds nothing that changes: masks, steps and draws are of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -77,6 +78,21 @@ class Recipe:
     def first_sparse(self) -> int:
         """The number of steps before the first sparse one, if the optimizer never says."""
         return 0
+
+    @classmethod
+    def scaled(cls, steps: int) -> dict[str, int]:
+        """Parameters that its paper has by the length of training, for one of so many steps."""
+        return {}
+
+    def optimizer(self, groups: Iterable[dict[str, Any]], steps: int, **rates: Any) -> torch.optim.Optimizer:
+        """AdamW, as the recipe has it.
+
+        Args:
+            groups: of parameters, each with ``masked``: whether they are the recipe's.
+            steps: of the training.
+            rates: as of AdamW.
+        """
+        return torch.optim.AdamW(groups, fused=True, **rates)
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
         """What of W is kept, as a boolean (N, K) with two of each four of a row at the most."""

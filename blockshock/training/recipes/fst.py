@@ -39,5 +39,10 @@ class Fst(Recipe):
     def is_sparse(self, steps: int, switched: bool) -> bool:
         return not self.dense_from or steps < self.dense_from
 
+    @classmethod
+    def scaled(cls, steps: int) -> dict[str, int]:
+        """Dense for the last sixth; a mask every 40 steps, and of few steps ten in all."""
+        return {"every": max(1, min(40, steps // 10)), "dense_from": max(1, steps * 5 // 6)}
+
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
         return tile_mask(w_NK)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from blockshock.registry import check_range
 from blockshock.training.recipes.base import MOST_STEPS, RECIPES
 from blockshock.training.recipes.ste import Ste
+from blockshock.training.sparse import StepAdamW
 
 
 @RECIPES.register("step")
@@ -32,6 +37,13 @@ class Step(Ste):
 
     def is_sparse(self, steps: int, switched: bool) -> bool:
         return switched or steps >= self.latest
+
+    @classmethod
+    def scaled(cls, steps: int) -> dict[str, int]:
+        return {"latest": steps // 2}
+
+    def optimizer(self, groups: Iterable[dict[str, Any]], steps: int, **rates: Any) -> torch.optim.Optimizer:
+        return StepAdamW(groups, **rates, least=min(steps // 10, self.latest), most=self.latest)
 
     def first_sparse(self) -> int:
         return self.latest

@@ -1,0 +1,155 @@
+"""What a recipe learns: a small model is trained by it, for several seeds, and is judged by what was held out.
+
+Every recipe of a task sees the same tokens in the same order, from the same weights: those of a seed. It trains the
+feed-forward parts, as its papers do, with the hyper-parameters of its paper; what its paper has by the length of
+training is scaled to that of this one. ``dense`` is the model as it is. All steps are eager.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from blockshock.machine import memory
+from blockshock.models import build_task
+from blockshock.phases.case import Case, this_device, unavailable
+from blockshock.phases.pupil import Curve, Pupil, linears_meant
+from blockshock.registry import parse_spec
+from blockshock.training import RECIPES, recipe_of
+
+LOOKS = 10
+"""How often what is held out is looked at."""
+WARMUP_STEPS = 6
+"""Of a model that is thrown away, by a schedule of its own: kernels are compiled and searched for before the clock."""
+
+
+@dataclass(frozen=True)
+class CurveCase(Case):
+    """A recipe in a model that learns a task, which is the ``workload``; N and K are those of the largest layer that it
+    trains, and B the predictions of a step.
+
+    Attributes:
+        steps: of training.
+        seeds: so many, from ``seed`` on.
+        corpus: the file of the collected text; None for what is committed.
+    """
+
+    steps: int = 1
+    seeds: int = 1
+    corpus: str | None = None
+
+    @property
+    def point(self) -> str:
+        return "-".join([self.workload, f"S{self.steps}", self.dtype])
+
+    @property
+    def place(self) -> list[str]:
+        return [self.workload, f"{self.steps} steps", self.dtype]
+
+    @property
+    def recipe(self) -> str:
+        """With what its paper has by the length of training, unless its spec says it."""
+        return scaled(self.picks["recipe"], self.steps)
+
+
+def curve_case(
+    recipe: str, task: str, device_type: str, dtype: str, seed: int, steps: int | None, seeds: int, corpus: str | None
+) -> CurveCase:
+    """A recipe in a task, for so many steps or as many as that usually has."""
+    found = build_task(task)
+    with torch.device("meta"):
+        layers = linears_meant(found.skeleton(device_type), found).values()
+    widest = max(layers, key=lambda linear: linear.in_features * linear.out_features)
+    size = (widest.out_features, widest.in_features, found.tokens(device_type), dtype, seed)
+    steps = found.steps[device_type] if steps is None else steps
+    return CurveCase("recipe", {"recipe": recipe}, task, *size, steps=steps, seeds=seeds, corpus=corpus)
+
+
+def scaled(spec: str, steps: int) -> str:
+    """The spec of a recipe for so many steps."""
+    name, said = parse_spec(spec)
+    more = {key: value for key, value in RECIPES.get(name).scaled(steps).items() if key not in said}
+    return ":".join([spec.strip(), *(f"{key}={value}" for key, value in more.items())])
+
+
+@dataclass
+class CurvesResult:
+    """What was learned.
+
+    Attributes:
+        at: steps at which it was looked.
+        curves: by seed.
+        begin_bits: before the first step.
+        same_again: whether the first seed gave the same bits once more; None where that was not tried, on a GPU.
+        data: what it learned from, in words.
+        recipe: its spec with all of its schedule.
+        parameters: of the model; ``replaced`` layers are the recipe's.
+    """
+
+    at: list[int]
+    curves: list[Curve]
+    begin_bits: float
+    same_again: bool | None
+    data: str
+    recipe: str
+    parameters: int
+    replaced: int
+    algorithm: str
+
+    def step_seconds(self) -> list[float]:
+        """A step of each stretch from look to look, of all seeds."""
+        counts = [after - before for before, after in pairwise([0, *self.at])]
+        return [
+            (after - before) / count
+            for curve in self.curves
+            for (before, after), count in zip(pairwise([0.0, *curve.seconds]), counts, strict=True)
+        ]
+
+    def failure(self, case: CurveCase) -> str | None:
+        """None if each seed learned, else a sentence that says which did not."""
+        least = build_task(case.workload).learnt
+        for number, curve in enumerate(self.curves):
+            if not self.begin_bits - curve.bits[-1] >= least:  # so that NaN fails
+                told = f"from {self.begin_bits:.3g} to {curve.bits[-1]:.3g} bits, and must fall by {least:g}"
+                return f"seed {case.seed + number}: nothing was learned: the loss went {told}"
+        return None
+
+
+def obstacle(case: CurveCase, backward: bool = False, builds: int = 1) -> str | None:
+    """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size."""
+    device = this_device()
+    if reason := unavailable(case, device, True) or recipe_of(case.recipe).unsuitable(case.N, case.K):
+        return reason
+    needed, free = int(build_task(case.workload).gib[device.type] * 2**30), memory.free_bytes(device)
+    return f"needs about {memory.gib(needed)} on {device}, {memory.gib(free)} are free" if needed > free else None
+
+
+def run(case: CurveCase) -> CurvesResult:
+    """Train the case's model for each of its seeds on this rank."""
+    device, task = this_device(), build_task(case.workload)
+    data = task.load(device, case.corpus)
+    at = list(dict.fromkeys(max(1, case.steps * (look + 1) // LOOKS) for look in range(LOOKS)))
+    pupil = Pupil(task, device, scaled(case.picks["recipe"], WARMUP_STEPS), WARMUP_STEPS, case.seed)
+    begin_bits = pupil.bits()
+    pupil.learn([WARMUP_STEPS])
+    curves = []
+    for number in range(case.seeds):
+        del pupil
+        pupil = Pupil(task, device, case.recipe, case.steps, case.seed + number)
+        curves.append(pupil.learn(at))
+    again = None
+    if device.type == "cpu":
+        again = Pupil(task, device, case.recipe, case.steps, case.seed).learn(at).bits == curves[0].bits
+    return CurvesResult(
+        at=at,
+        curves=curves,
+        begin_bits=begin_bits,
+        same_again=again,
+        data=data,
+        recipe=case.recipe,
+        parameters=sum(held.numel() for held in pupil.model.parameters()),
+        replaced=len(pupil.storages),
+        algorithm=pupil.algorithm,
+    )

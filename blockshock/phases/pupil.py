@@ -1,0 +1,146 @@
+"""A model that a recipe trains: AdamW, gradients clipped to a norm of 1, warm-up, half a cosine down to a tenth."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from blockshock.errors import InputError
+from blockshock.models import Task
+from blockshock.nn.method_linear import MethodLinear
+from blockshock.nn.replacing import replace_linears
+from blockshock.registry import parse_spec
+from blockshock.training import RECIPES, RecipeStorage, recipe_of
+
+DENSE = "dense"
+PRODUCTS = {"cpu": torch.float32, "cuda": torch.bfloat16}
+"""What layers multiply in, by device type; parameters are float32."""
+MAX_NORM, BETAS, DECAY = 1.0, (0.9, 0.95), 0.1
+
+
+@dataclass
+class Curve:
+    """How a model learned.
+
+    Attributes:
+        bits: a prediction of what is held out, at each look.
+        seconds: of training so far; looks are left out.
+        flip_rate: share of the recipe's weights whose place in the mask the last new masks changed, at each look; 0
+            where all weights multiply.
+    """
+
+    bits: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    flip_rate: list[float] = field(default_factory=list)
+
+
+def linears_meant(model: nn.Module, task: Task) -> dict[str, nn.Linear]:
+    """The layers that a recipe is to train, by name."""
+    named = model.named_modules()
+    return {name: module for name, module in named if isinstance(module, nn.Linear) and task.is_meant(name)}
+
+
+class Pupil:
+    """The model of a task with a recipe in it; a seed fixes weights, batches and draws.
+
+    In bf16 under autocast on a GPU, its parameters in float32; in float32 on a CPU.
+
+    Attributes:
+        storages: of the layers that the recipe trains; none of ``dense``, which leaves the model as it is.
+
+    Raises:
+        InputError: the recipe takes not all of the layers.
+    """
+
+    def __init__(self, task: Task, device: torch.device, recipe: str, steps: int, seed: int) -> None:
+        self.task, self.device, self.steps = task, device, steps
+        with torch.device(device):
+            self.model = task.skeleton(device.type)
+        task.draw(self.model, seed)
+        self.storages: list[RecipeStorage] = []
+        self.algorithm = "dense"
+        if parse_spec(recipe)[0] != DENSE:
+            self._replace(f"recipe-{_of_seed(recipe, seed)}")
+        self._stream = torch.Generator().manual_seed(seed)
+        masked = {storage.parameter for storage in self.storages}
+        matrices = [held for held in self.model.parameters() if held.ndim > 1 and held not in masked]
+        others = [held for held in self.model.parameters() if held.ndim == 1]
+        rates = ((list(masked), DECAY, True), (matrices, DECAY, False), (others, 0.0, False))
+        groups = [
+            {"params": held, "weight_decay": decay, "masked": is_masked} for held, decay, is_masked in rates if held
+        ]
+        self._optimizer = recipe_of(recipe).optimizer(groups, steps, lr=task.lr[device.type], betas=BETAS)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+
+    def _replace(self, row: str) -> None:
+        meant = linears_meant(self.model, self.task)
+        tokens = self.task.tokens(self.device.type)
+        found = replace_linears(
+            self.model, row, lambda name, linear: name in meant, tokens=tokens, dtype=PRODUCTS[self.device.type]
+        )
+        if len(found.replaced) < len(meant):
+            raise InputError(f"{row} takes not all layers that it is to train: {found}")
+        layers = [layer.layer for layer in self.model.modules() if isinstance(layer, MethodLinear)]
+        self.storages = [one for layer in layers for one in layer.storages() if isinstance(one, RecipeStorage)]
+        self.algorithm = " | ".join(dict.fromkeys(layer.algorithm for layer in layers))
+
+    def _rate(self, step: int) -> float:
+        """Factor of the learning rate."""
+        warm = max(self.steps // 20, 1)
+        far = (step - warm) / max(self.steps - warm, 1)
+        return (step + 1) / warm if step < warm else 0.55 + 0.45 * math.cos(math.pi * min(far, 1.0))
+
+    def bits(self) -> float:
+        """A prediction of what is held out takes."""
+        self.model.eval()
+        with self._autocast():
+            found = self.task.bits(self.model)
+        self.model.train()
+        return found
+
+    def learn(self, at: list[int]) -> Curve:
+        """Train to the last of these steps, and look at each."""
+        curve, done, seconds = Curve(), 0, 0.0
+        for stop in at:
+            begun = self._now()
+            for _ in range(done, stop):
+                self._step()
+            seconds, done = seconds + self._now() - begun, stop
+            curve.bits.append(self.bits())
+            curve.seconds.append(seconds)
+            curve.flip_rate.append(self._flip_rate())
+        return curve
+
+    def _step(self) -> None:
+        batch = self.task.batch(self._stream)
+        with self._autocast():
+            loss = self.task.loss(self.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._schedule.step()
+
+    def _flip_rate(self) -> float:
+        found = [(one.flipped.item() * one.is_sparse, one.parameter.numel()) for one in self.storages]
+        return sum(flipped * count for flipped, count in found) / max(sum(count for _, count in found), 1)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = PRODUCTS[self.device.type]
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _of_seed(spec: str, seed: int) -> str:
+    """A recipe's spec with the seed of its draws, if it has any and says none."""
+    name, said = parse_spec(spec)
+    draws = RECIPES.get(name).samples and "seed" not in said
+    return f"{spec}:seed={seed}" if draws else spec
