@@ -36,6 +36,7 @@ NOT_FUZZED = {
     "blockshock.machine.internal": "what those that follow are made of",
     "blockshock.machine.tried_internals": "all of it by tests/machine/test_torch_internals.py",
     "blockshock.machine.tried_on_gpus": "on a GPU, all of it by tests/machine/test_torch_internals.py",
+    "blockshock.models.digits": "takes no arguments of a user's: tests/models/test_digits.py",
     "blockshock.models.llama": "drawn by its name in test_fuzz_models.py; its products: tests/models/test_networks.py",
     "blockshock.models.lm": "drawn by its name in test_fuzz_models.py: tests/models/test_byte_gpt.py",
     "blockshock.models.rotary": "called by every ByteGPT that is fuzzed",
