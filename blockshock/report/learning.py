@@ -164,7 +164,9 @@ def _notes(places: Iterable[list[Info]]) -> Iterator[str]:
 
 
 def learning_lines(run: Run) -> Iterator[str]:
-    """Of each task one: whether sparse training pays there, and what the two recipes are that come nearest."""
+    """Of each task one: whether sparse training pays there, and what the two recipes are that come nearest. Of several
+    tasks also whether they rank recipes alike."""
+    orders: list[tuple[str, list[str]]] = []
     for (task, steps, B, dtype, *_), rows in _places(run.infos).items():
         dense = _dense(rows)
         tried = {_recipe(row): beside(row, dense) for row in rows if dense and row is not dense and sound(row)}
@@ -172,7 +174,12 @@ def learning_lines(run: Run) -> Iterator[str]:
             continue
         unit = f"bits per {dense['unit']}"
         where = f"{task}, {several(steps, 'step')} of {B} {dense['unit']}s, {dtype}"
+        orders.append((task, sorted(tried, key=lambda name: or_inf(tried[name].lost))))
         yield f"Learning {where}: {_says(tried, unit)}"
+    if len({task for task, _ in orders}) > 1 and max(len(order) for _, order in orders) > 1:
+        said = "; ".join(f"{task}: {', '.join(order)}" for task, order in orders)
+        same = len({tuple(order) for _, order in orders}) == 1
+        yield f"What loses least, first ({'the same' if same else 'not the same'} order in all tasks): {said}"
 
 
 def _says(tried: dict[str, Beside], unit: str) -> str:

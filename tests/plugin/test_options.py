@@ -102,6 +102,7 @@ def test_every_option_has_a_name_of_its_own_too(resolve: Resolve) -> None:
         (["--profile"], {"profile": True}),
         (["--networks", "vit_b:blocks=2,minilm"], {"networks": ("vit_b:blocks=2", "minilm")}),
         (["--where", "all", "--batches", "1,8"], {"where": ("blocks", "mlp"), "batches": (1, 8)}),
+        (["--tasks", "digits", "--steps", "7"], {"tasks": ("digits",), "steps": 7}),
         (["--ranks=4", "--cover=grid", "--rank-timeout=5"], {"ranks": 4, "cover": "grid", "rank_timeout": 5}),
     ],
     ids=" ".join,
@@ -224,6 +225,9 @@ WRONG = [
     ("--where attention", ["--where:", "Choices: blocks, mlp"]),
     ("--batches 0", ["--batches must be at least 1, got 0"]),
     ("--batches ,", ["--batches is empty"]),
+    ("--tasks texts", ["--tasks:", "Did you mean 'text'?"]),
+    ("--steps 0", ["--steps must be at least 1, got 0"]),
+    ("--corpus no_such.txt", ["--corpus: no_such.txt: No such file", "tests/data/collect_text.py"]),
 ]
 
 

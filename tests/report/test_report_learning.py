@@ -133,3 +133,13 @@ def test_curves_are_drawn_over_steps_and_over_seconds() -> None:
     assert max(ends[1]) - 44 == pytest.approx(2 * (min(ends[1]) - 44), rel=0.02), "one takes twice as long"
     broken = DENSE | {"curve_bits": [[float("nan"), 2.0]], "label": "recipe s_ste"}
     assert "s_ste" not in str([one.figure for one in drawings(run_of([DENSE, broken]))])
+
+
+def test_of_several_tasks_it_says_whether_they_rank_recipes_alike() -> None:
+    rows = [DENSE, recipe("fst", lost=0.1), recipe("ste", lost=0.2)]
+    images = [row | {"workload": "digits", "unit": "image"} for row in rows]
+    *_, last = learning_lines(run_of([*rows, *images]))
+    assert last == "What loses least, first (the same order in all tasks): text: fst, ste; digits: fst, ste"
+    *_, last = learning_lines(run_of([*rows, images[0], images[1], recipe("ste", 0.05, workload="digits")]))
+    assert last == "What loses least, first (not the same order in all tasks): text: fst, ste; digits: ste, fst"
+    assert len(list(learning_lines(run_of(rows)))) == 1
