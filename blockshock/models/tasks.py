@@ -95,7 +95,7 @@ class Text(Task):
     steps: ClassVar = {"cpu": 40, "cuda": 300}
     lr: ClassVar = {"cpu": 4e-3, "cuda": 1e-3}
     margin, learnt = 0.02, 1.5
-    gib: ClassVar = {"cpu": 0.5, "cuda": 24.0}
+    gib: ClassVar = {"cpu": 0.5, "cuda": 12.0}
     sizes: ClassVar = {
         "cpu": {"width": 64, "layers": 2, "heads": 2, "context": 64},
         "cuda": {"width": 512, "layers": 8, "heads": 8, "context": 512},

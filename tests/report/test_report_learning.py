@@ -131,6 +131,9 @@ def test_curves_are_drawn_over_steps_and_over_seconds() -> None:
     ends = [[float(x) for x in re.findall(r'<circle[^>]*cx="([\d.]+)"', panel.body)] for panel in (by_step, by_second)]
     assert ends[0][0] == ends[0][1]
     assert max(ends[1]) - 44 == pytest.approx(2 * (min(ends[1]) - 44), rel=0.02), "one takes twice as long"
+    quick = run_of([learned("dense", [2.0], 1.0), learned("fst", [2.0], 0.5)])
+    (short,) = (one.figure for one in drawings(quick) if one.plot.name == "curves")
+    assert ">0.05<" in short.panels[1].body, "of seconds, however few"
     broken = DENSE | {"curve_bits": [[float("nan"), 2.0]], "label": "recipe s_ste"}
     assert "s_ste" not in str([one.figure for one in drawings(run_of([DENSE, broken]))])
 

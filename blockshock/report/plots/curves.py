@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from blockshock.report.plots.lines import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, frame, named
-from blockshock.report.plots.scales import Scale, drawable, over, that_fit
+from blockshock.report.plots.scales import Scale, drawable, over
 from blockshock.report.plots.style import Styles
 from blockshock.report.plots.svg import Figure, Panel, dot, number, path
 
@@ -43,8 +43,7 @@ def _panel(title: str, what: str, axis: str, rows: list[Curve], styles: Styles) 
     furthest = max((place for _, places, _ in rows for place in places if drawable(place)), default=1.0)
     across = Scale(0.0, furthest, LEFT, RIGHT, linear=True)
     up = over([value for _, _, bits in rows for value in bits], BOTTOM, TOP)
-    ticks = [furthest * share / 4 for share in range(5)]
-    body = frame(title, what, axis, across, up, [place for place, _ in that_fit(ticks, across)])
+    body = frame(title, what, axis, across, up, across.ticks(), "g")
     ends = {}
     for info, places, bits in sorted(rows, key=lambda row: styles.roles.get(row[0]["label"]) == "subject"):
         points = [

@@ -76,9 +76,9 @@ def _panel(part: Part, styles: Styles, what: str, marks: Sequence[Mark], values:
     return Panel(WIDTH, HEIGHT, body, f"{part.title}: {what} over {part.axis}")
 
 
-def frame(title: str, what: str, axis: str, across: Scale, up: Scale, places: list[float]) -> str:
-    """Title, axes and grid of a panel."""
-    columns, rows = that_fit(places, across, lambda value: f"{value:.0f}"), up.ticks()
+def frame(title: str, what: str, axis: str, across: Scale, up: Scale, places: list[float], form: str = ".0f") -> str:
+    """Title, axes and grid of a panel; ``form`` is that of the numbers at its places."""
+    columns, rows = that_fit(places, across, lambda value: format(value, form)), up.ticks()
     body = heading(title, what)
     body += strokes([(LEFT, up(value), RIGHT, up(value)) for value in rows], "r")
     body += strokes([(across(value), TOP, across(value), BOTTOM) for value, _ in columns], "r")

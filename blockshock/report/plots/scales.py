@@ -58,8 +58,8 @@ def drawable(value: object) -> bool:
 
 
 def round_values(low: float, high: float) -> list[float]:
-    """Ticks from low to high, at most six."""
-    if high / low < 2:
+    """Ticks from low to high, at most six; from zero on too."""
+    if low <= 0 or high / low < 2:
         return _linear(low, high)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
