@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blockshock.models import build_task
+from blockshock.models import build_task, text
 from blockshock.phases import Case, CurveCase, CurvesResult, curve_case
 from blockshock.plugin.options import DEFAULT_LEARNING, DEFAULT_SEEDS
 from blockshock.plugin.settings import Settings
@@ -42,7 +42,7 @@ def describe_curves(case: CurveCase, result: CurvesResult) -> dict[str, Any]:
         "bits_margin": task.margin,
         "timing": "eager",
         "data": result.data,
-        "corpus": None,  # where it lies is nobody's business: what it is, ``data`` says
+        "corpus": None if case.corpus is None else text.CORPUS,  # where it lies is nobody's business
         "schedule": result.recipe,
         "parameters": result.parameters,
         "replaced": result.replaced,

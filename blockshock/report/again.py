@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from blockshock.report.tables import Info
 from blockshock.saved import COMMANDS, Run, section_of
@@ -11,11 +12,15 @@ from blockshock.saved import COMMANDS, Run, section_of
 POINT = {"B": "B", "dtype": "dtype", "workloads": "workload"}
 NETWORK = {"batches": "B", "dtype": "dtype", "networks": "network", "where": "where"}
 """The same of whole networks: a verdict on one is measured beside what else there is of them."""
+LEARNING = {"tasks": "workload", "steps": "steps"}
+"""The same of what recipes learn."""
+UNSIZED = {"networks": NETWORK, "learning": LEARNING}
 OTHERS = {"optimizers": "optimizer", "seed": "seed"}
 
 
 def commands(run: Run) -> Iterator[str]:
-    """One a section. The small cases beside the grid come by themselves, and so do the recorded layers' sizes."""
+    """One a section, and of what is learned one for each length. The small cases beside the grid come by themselves,
+    and so do the recorded layers' sizes."""
     groups: dict[str, set[tuple[int, int, int]]] = {}
     for record in run.records:
         info = record["extra_info"]
@@ -27,9 +32,17 @@ def commands(run: Run) -> Iterator[str]:
             if _measured_with(record["extra_info"]) == section
             and (section in ("verdicts", "networks") or len(groups[record["group"]]) == 1)
         ]
-        if rows:
-            sizes, point = ("", NETWORK) if section == "networks" else (_sizes(rows), POINT)
-            yield f"{command} {sizes}{' '.join(_options(rows, point))}"
+        for some in _at_once(rows, section):
+            sizes, point = ("", UNSIZED[section]) if section in UNSIZED else (_sizes(some), POINT)
+            yield f"{command} {sizes}{' '.join(_options(some, point))}"
+
+
+def _at_once(rows: list[Info], section: str) -> list[list[Info]]:
+    """What one command measures: recipes that learn another text, or for other steps, take one of their own."""
+    apart: dict[tuple[Any, ...], list[Info]] = {}
+    for row in rows:
+        apart.setdefault((row["steps"], row.get("corpus")) if section == "learning" else (), []).append(row)
+    return list(apart.values())
 
 
 def _measured_with(info: Info) -> str | None:
@@ -51,6 +64,8 @@ def _options(rows: list[Info], point: dict[str, str]) -> Iterator[str]:
             yield f"--{option} {','.join(map(str, values))}"
     if files := dict.fromkeys(file for row in rows for file in row.get("extend") or ()):
         yield f"--extend={','.join(files)}"
+    if corpus := next((row["corpus"] for row in rows if row.get("corpus")), None):
+        yield f"--corpus={corpus}"
     yield f"--ranks {max(row['ranks'] for row in rows)}"  # beside which some run on one device
 
 

@@ -134,7 +134,7 @@ OTHERWISE: dict[str, Fits] = {
     "left": each(text),
     "likeness": _likeness,
     "curve_flip_rate": items(_SERIES),
-    "schedule": text,
+    **dict.fromkeys(("schedule", "corpus"), text),
     "l2_flushed": flag,
     "builds_p50_ms": series_of(positive),
     "blocks": _blocks,

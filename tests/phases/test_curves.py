@@ -128,7 +128,8 @@ def test_a_loss_that_is_no_number_is_nothing_learned() -> None:
 def test_what_is_saved_names_no_path() -> None:
     told = describe_curves(replace(case("fst"), corpus="/home/somebody/lm_corpus.txt"), result([5.0, 4.0]))
     assert "somebody" not in str(told)
-    assert told["corpus"] is None
+    assert told["corpus"] == "lm_corpus.txt"
+    assert describe_curves(case("fst"), result([5.0, 4.0]))["corpus"] is None
     assert (told["step_ms"], told["last_bits"], told["mean_flip_rate"]) == ([250.0], 4.0, 0.1)
     assert result([5.0, 4.0]).step_seconds() == [0.25, 0.25]
 

@@ -8,6 +8,7 @@ import re
 import pytest
 from rows import Info, learned, run_of, tables, timed
 
+from blockshock.report.again import commands
 from blockshock.report.answer import answer
 from blockshock.report.learning import beside, learning_lines
 from blockshock.report.plots import drawings
@@ -146,3 +147,13 @@ def test_of_several_tasks_it_says_whether_they_rank_recipes_alike() -> None:
     *_, last = learning_lines(run_of([*rows, images[0], images[1], recipe("ste", 0.05, workload="digits")]))
     assert last == "What loses least, first (not the same order in all tasks): text: fst, ste; digits: ste, fst"
     assert len(list(learning_lines(run_of(rows)))) == 1
+
+
+def test_commands_that_measure_it_again_ask_for_tasks_and_steps() -> None:
+    rows = [DENSE, recipe(), recipe(workload="digits", steps=80), recipe("ste", corpus="lm_corpus.txt")]
+    first = "pytest tests/test_learning.py -m bench"
+    assert list(commands(run_of(rows))) == [
+        f"{first} --tasks text --steps 100 --recipes dense,fst --seed 0 --ranks 1",
+        f"{first} --tasks digits --steps 80 --recipes fst --seed 0 --ranks 1",
+        f"{first} --tasks text --steps 100 --recipes ste --seed 0 --corpus=lm_corpus.txt --ranks 1",
+    ]
