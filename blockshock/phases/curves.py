@@ -13,16 +13,17 @@ from itertools import pairwise
 import torch
 
 from blockshock.machine import memory
-from blockshock.models import build_task
+from blockshock.models import Task, build_task
 from blockshock.phases.case import Case, this_device, unavailable
-from blockshock.phases.pupil import Curve, Pupil, linears_meant
+from blockshock.phases.pupil import DENSE, Curve, Pupil, linears_meant
 from blockshock.registry import parse_spec
 from blockshock.training import RECIPES, recipe_of
 
 LOOKS = 10
 """How often what is held out is looked at."""
-WARMUP_STEPS = 6
-"""Of a model that is thrown away, by a schedule of its own: kernels are compiled and searched for before the clock."""
+WARMUP_STEPS, COMPILED_STEPS = 6, 20
+"""Of a model that is thrown away, by a schedule of its own: kernels are compiled and searched for before the clock.
+And how many are timed of a compiled model."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class CurvesResult:
         data: what it learned from, in words.
         recipe: its spec with all of its schedule.
         parameters: of the model; ``replaced`` layers are the recipe's.
+        compiled: seconds of a step of the compiled model, of dense training on a GPU; or why there are none.
     """
 
     at: list[int]
@@ -97,6 +99,8 @@ class CurvesResult:
     parameters: int
     replaced: int
     algorithm: str
+    compiled: float | None = None
+    not_compiled: str | None = None
 
     def step_seconds(self) -> list[float]:
         """A step of each stretch from look to look, of all seeds."""
@@ -142,6 +146,7 @@ def run(case: CurveCase) -> CurvesResult:
     again = None
     if device.type == "cpu":
         again = Pupil(task, device, case.recipe, case.steps, case.seed).learn(at).bits == curves[0].bits
+    compiled, why = _compiled(case, task) if device.type == "cuda" and case.recipe == DENSE else (None, None)
     return CurvesResult(
         at=at,
         curves=curves,
@@ -152,4 +157,19 @@ def run(case: CurveCase) -> CurvesResult:
         parameters=sum(held.numel() for held in pupil.model.parameters()),
         replaced=len(pupil.storages),
         algorithm=pupil.algorithm,
+        compiled=compiled,
+        not_compiled=why,
     )
+
+
+def _compiled(case: CurveCase, task: Task) -> tuple[float | None, str | None]:
+    """Seconds of a step of the compiled model, or why there are none: that is no fault of the recipe's."""
+    try:
+        pupil = Pupil(task, this_device(), case.recipe, case.steps, case.seed)
+        pupil.compile()
+        pupil.learn([WARMUP_STEPS])
+        return pupil.learn([COMPILED_STEPS]).seconds[-1] / COMPILED_STEPS, None
+    except Exception as error:  # whatever a compiler raises
+        return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    finally:
+        torch.compiler.reset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,6 +64,7 @@ class Pupil:
         task.draw(self.model, seed)
         self.storages: list[RecipeStorage] = []
         self.algorithm = "dense"
+        self._called: nn.Module = self.model
         if parse_spec(recipe)[0] != DENSE:
             self._replace(f"recipe-{_of_seed(recipe, seed)}")
         self._stream = torch.Generator().manual_seed(seed)
@@ -87,6 +89,11 @@ class Pupil:
         layers = [layer.layer for layer in self.model.modules() if isinstance(layer, MethodLinear)]
         self.storages = [one for layer in layers for one in layer.storages() if isinstance(one, RecipeStorage)]
         self.algorithm = " | ".join(dict.fromkeys(layer.algorithm for layer in layers))
+
+    def compile(self) -> None:
+        """Train its compiled form from now on."""
+        compiled: Any = torch.compile(self.model, dynamic=False)
+        self._called = compiled
 
     def _rate(self, step: int) -> float:
         """Factor of the learning rate."""
@@ -118,7 +125,7 @@ class Pupil:
     def _step(self) -> None:
         batch = self.task.batch(self._stream)
         with self._autocast():
-            loss = self.task.loss(self.model, batch)
+            loss = self.task.loss(self._called, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
         self._optimizer.step()

@@ -48,6 +48,10 @@ def describe_curves(case: CurveCase, result: CurvesResult) -> dict[str, Any]:
         "replaced": result.replaced,
         "algorithm": result.algorithm,
     }
+    if result.compiled is not None:
+        info["compiled_step_ms"] = result.compiled * 1e3
+    if result.not_compiled is not None:
+        info["not_compiled"] = result.not_compiled
     if result.replaced:
         info["mean_flip_rate"] = sum(flip_rates) / len(flip_rates)
     return info if result.same_again is None else info | {"same_again": result.same_again}

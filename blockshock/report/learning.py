@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from blockshock.report.tables import Cell, Column, Info, Table, columns, footnotes, mark
+from blockshock.report.tables import Cell, Column, Info, Table, columns, footnotes, mark, ratio
 from blockshock.saved import Run, or_inf, section_of, several, sound
 from blockshock.saved.pairs import Ratio, quantile, ratio_of_blocks
 
@@ -21,6 +21,7 @@ PLACE = ("workload", "steps", "B", "dtype", "data", "seed")
 DENSE = "dense"
 UNKNOWN = "one seed"
 """In the place of a verdict that one seed cannot give."""
+PAYS = "sparse training pays"
 ANSWERS = {"faster": "yes", "slower": "no", "tie": "no"}
 
 
@@ -175,14 +176,19 @@ def learning_lines(run: Run) -> Iterator[str]:
         unit = f"bits per {dense['unit']}"
         where = f"{task}, {several(steps, 'step')} of {B} {dense['unit']}s, {dtype}"
         orders.append((task, sorted(tried, key=lambda name: or_inf(tried[name].lost))))
-        yield f"Learning {where}: {_says(tried, unit)}"
+        yield f"Learning {where}: {_says(tried, unit, _compiled(dense))}"
     if len({task for task, _ in orders}) > 1 and max(len(order) for _, order in orders) > 1:
         said = "; ".join(f"{task}: {', '.join(order)}" for task, order in orders)
         same = len({tuple(order) for _, order in orders}) == 1
         yield f"What loses least, first ({'the same' if same else 'not the same'} order in all tasks): {said}"
 
 
-def _says(tried: dict[str, Beside], unit: str) -> str:
+def _compiled(dense: Info) -> float | None:
+    """A dense step, compiled, over the eager one."""
+    return ratio(dense["compiled_step_ms"], _mean(dense["step_ms"])) if dense.get("compiled_step_ms") else None
+
+
+def _says(tried: dict[str, Beside], unit: str, compiled: float | None) -> str:
     both = [name for name, one in tried.items() if (one.faster, one.as_good) == ("yes", "yes")]
     ahead = [name for name in tried if tried[name].faster == "yes" and tried[name].at_equal_time < 0]
     quickest = min(tried, key=lambda name: tried[name].step)
@@ -190,18 +196,22 @@ def _says(tried: dict[str, Beside], unit: str) -> str:
     named = [_numbers(name, tried[name], unit) for name in dict.fromkeys((*both, quickest, nearest))]
     margin = f"{tried[quickest].margin:g} {unit}"
     if both:
-        says = f"sparse training pays: {' and '.join(both)} makes faster steps and loses at most {margin}"
+        says = f"{PAYS}: {' and '.join(both)} makes faster steps and loses at most {margin}"
     elif any(one.faster == UNKNOWN for one in tried.values()):
         says = "whether sparse training pays, one seed does not say"
     elif not any(one.faster in ("yes", "undecided") for one in tried.values()):
         says = "sparse training does not pay: no recipe's step is faster than the dense one"
     elif ahead:
-        says = f"sparse training pays only by the clock: {' and '.join(ahead)} loses more than {margin}, and is ahead"
+        says = f"{PAYS} only by the clock: {' and '.join(ahead)} loses more than {margin}, and is ahead"
     elif any("undecided" in (one.faster, one.as_good) for one in tried.values()):
         says = f"undecided whether a recipe makes faster steps and loses at most {margin}"
     else:
         says = f"sparse training does not pay: no recipe makes faster steps and loses at most {margin}"
-    return ". ".join([says, *named])
+    if compiled is None:
+        return ". ".join([says, *named])
+    if (paying := both or ahead) and says.startswith(PAYS) and all(tried[name].step >= compiled for name in paying):
+        says = f"sparse training does not pay: {' and '.join(paying)} beats eager dense training, and not compiled"
+    return ". ".join([says, *named, f"Compiled, a dense step takes {compiled:.3f} of the eager one's time"])
 
 
 def _numbers(name: str, one: Beside, unit: str) -> str:

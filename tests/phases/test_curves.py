@@ -134,6 +134,19 @@ def test_what_is_saved_names_no_path() -> None:
     assert result([5.0, 4.0]).step_seconds() == [0.25, 0.25]
 
 
+def test_a_compiled_model_is_timed_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Text()
+    task.load(CPU, None)
+    monkeypatch.setattr(curves, "this_device", lambda: CPU)
+    called = []
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: called.append(model) or model)
+    seconds, why = curves._compiled(case("dense"), task)
+    assert seconds is not None
+    assert (len(called), why) == (1, None)
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: 1 / 0)
+    assert curves._compiled(case("dense"), task) == (None, "ZeroDivisionError: division by zero")
+
+
 def test_what_cannot_run_is_said_before_it_is_built(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(curves.obstacle, case("fst"))[0] is None
     odd = replace(case("fst"), N=66)

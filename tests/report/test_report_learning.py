@@ -139,6 +139,16 @@ def test_curves_are_drawn_over_steps_and_over_seconds() -> None:
     assert "s_ste" not in str([one.figure for one in drawings(run_of([DENSE, broken]))])
 
 
+def test_a_recipe_that_beats_eager_training_alone_does_not_pay() -> None:
+    compiled = DENSE | {"compiled_step_ms": 7.07}
+    assert unfit(compiled) is None
+    (said,) = learning_lines(run_of([compiled, recipe(step=0.8)]))
+    assert "sparse training does not pay: fst beats eager dense training, and not compiled. fst: step ÷ dense" in said
+    assert said.endswith("Compiled, a dense step takes 0.700 of the eager one's time")
+    (said,) = learning_lines(run_of([compiled, recipe(step=0.6)]))
+    assert "sparse training pays: fst makes faster steps" in said
+
+
 def test_of_several_tasks_it_says_whether_they_rank_recipes_alike() -> None:
     rows = [DENSE, recipe("fst", lost=0.1), recipe("ste", lost=0.2)]
     images = [row | {"workload": "digits", "unit": "image"} for row in rows]
