@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pytest
@@ -74,7 +74,7 @@ class Settings:
     networks: tuple[str, ...] = ()
     where: tuple[str, ...] = ("blocks",)
     batches: tuple[int, ...] = ()
-    tasks: tuple[str, ...] = TASKS.names()
+    tasks: tuple[str, ...] = field(default_factory=TASKS.names)
     steps: int | None = None
     corpus: str | None = None
 

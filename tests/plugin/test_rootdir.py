@@ -81,5 +81,5 @@ def test_the_help_and_the_docs_tell_what_pytest_says_where_nothing_of_ours_is_lo
     assert "error: unrecognized arguments: " in text
     options = (Path(__file__).parents[2] / "docs" / "options.md").read_text()
     assert "unrecognized arguments" in options
-    assert options.count("Before a path write = and no blank") == 2
+    assert options.count("Before a path write = and no blank") == 3
     assert rootdir.__doc__
