@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parallel import DistributedDataParallel
 
 from blockshock.errors import BlockShockError, InputError
 from blockshock.machine import meet
-from blockshock.methods import Row, parse_row
+from blockshock.methods import Promise, Row, parse_row
 from blockshock.nn.arguments import check_options
+from blockshock.nn.ffn import SparseFFN
 from blockshock.nn.frozen_linear import FrozenLinear
 from blockshock.nn.method_linear import MethodLinear
 from blockshock.nn.suitable import needs_inputs, ranks_for, why_not
@@ -96,7 +98,8 @@ def replace_linears(
     left: dict[str, str] = {}
     kind = FrozenLinear if frozen else MethodLinear
     for linear, names in linears_of(model):
-        reason = _not_meant(linear, names, where) or why_not(linear, picked, ranks, dtype, kind.__name__, frozen)
+        reason = _not_meant(linear, names, where) or _passed_by(model, linear, names, picked)
+        reason = reason or why_not(linear, picked, ranks, dtype, kind.__name__, frozen)
         if reason:
             left |= dict.fromkeys(names, reason)
         else:
@@ -150,6 +153,21 @@ def _not_meant(linear: nn.Linear, names: list[str], where: Where | None) -> str 
         if "" in names
         else None
     )
+
+
+def _passed_by(model: nn.Module, linear: nn.Linear, names: list[str], row: Row) -> str | None:
+    """Why a recipe would be lost: what holds the layer multiplies by all of its weight, and never calls it."""
+    if row.kind.promise is not Promise.LEARNS:
+        return None
+    for parent in (model.get_submodule(name.rpartition(".")[0]) for name in names):
+        # Other linear layers that subclasses of attention hold are called.
+        attends = isinstance(parent, nn.MultiheadAttention) and isinstance(linear, NonDynamicallyQuantizableLinear)
+        if attends or isinstance(parent, SparseFFN):
+            return (
+                f"the {type(parent).__name__} that holds it reads its weight and never calls it, so that a recipe "
+                "would be passed by: it stays dense"
+            )
+    return None
 
 
 def _inputs_of(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from blockshock import MethodLinear, load_optimizer_state, optimizer_state, replace_linears
+from blockshock import MethodLinear, SparseFFN, load_optimizer_state, optimizer_state, replace_linears
 from blockshock.errors import InputError, UnknownName
 from blockshock.ranks import Ranks
 from blockshock.training import RECIPES, RecipeStorage, recipe_of
@@ -229,6 +229,26 @@ def test_shapes_that_have_no_groups_are_left_with_the_reason() -> None:
         "0": "recipe fst:every=2: it cuts columns into groups of four too: N must be a multiple of 4, got 30",
         "1": "recipe fst:every=2: it cuts rows into groups of four: K must be a multiple of 4, got 30",
     }
+
+
+def test_a_layer_whose_weight_is_read_and_which_is_never_called_is_left_with_the_reason() -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(K, 4, 2 * K, dropout=0.0, batch_first=True)
+    model = nn.Sequential(encoder, SparseFFN(K, 2 * K))
+    found = replace_linears(model, "recipe-ste")
+    assert found.replaced == ("0.linear1", "0.linear2")
+    assert {name: reason.split(" that ")[0] for name, reason in found.left.items()} == {
+        "0.self_attn.out_proj": "the MultiheadAttention",
+        "1.fc1": "the SparseFFN",
+        "1.fc2": "the SparseFFN",
+    }
+    assert "reads its weight and never calls it" in found.left["1.fc1"]
+    # torch's fast path reads weights too, and does not take those of replaced layers.
+    x_SBK = torch.randn(3, 5, K)
+    for module in (encoder, nn.TransformerEncoder(encoder, 1)):
+        with torch.no_grad():
+            right, found_SBK = module.train()(x_SBK), module.eval()(x_SBK)
+        torch.testing.assert_close(found_SBK, right)
 
 
 @every_recipe
