@@ -16,7 +16,7 @@ class SparseFFN(nn.Module):
 
     Its parameters are those of ``fc1`` (d → hidden) and ``fc2`` (hidden → d), plain ``nn.Linear``, and so is its
     ``state_dict()``. Where there are no sparse tensor cores, and under ``torch.compile``, zeros are multiplied: the
-    same numbers. Under ``torch.autocast`` it multiplies in autocast's dtype.
+    same numbers. Under ``torch.autocast`` it multiplies in autocast's dtype, else in its own, that of x.
 
     Args:
         d: features of x and y.
@@ -64,7 +64,15 @@ class SparseFFN(nn.Module):
             raise InputError(f"x must be (…, {self.fc1.in_features}), got {tuple(x.shape)}")
         device = x.device.type
         if not torch.is_autocast_enabled(device):
+            for name, linear in (("fc1", self.fc1), ("fc2", self.fc2)):
+                if x.dtype != linear.weight.dtype:
+                    raise InputError(
+                        f"x is {x.dtype} and the weight of {name} {linear.weight.dtype}: cast one of them, or use "
+                        "torch.autocast"
+                    )
             return self._block(x, x.dtype)
+        if not x.is_floating_point():
+            raise InputError(f"x must be of floating-point numbers, got {x.dtype}")
         dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             return self._block(x, dtype)

@@ -297,3 +297,18 @@ def test_what_is_no_pair_of_linears_or_no_input_is_refused() -> None:
         built("activation")(torch.zeros(3, 31))
     with pytest.raises(UnknownName, match="no recipe is named 'activation', but a block recipe is"):
         replace_linears(nn.Sequential(nn.Linear(4, 4)), "recipe-activation")
+
+
+@pytest.mark.parametrize("recipe", ["activation", "dropout24"])
+def test_an_x_of_another_dtype_is_refused_as_a_linear_refuses_it(recipe: str) -> None:
+    ffn = built(recipe)
+    for dtype in (torch.float64, torch.bfloat16, torch.int64):
+        with pytest.raises(InputError, match=f"x is {dtype} and the weight of fc1 torch.float32: cast one of them"):
+            ffn(torch.ones(4, D, dtype=dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ffn(torch.ones(4, D, dtype=torch.float16)).dtype == torch.bfloat16
+        with pytest.raises(InputError, match=r"must be of floating-point numbers, got torch\.int64"):
+            ffn(torch.ones(4, D, dtype=torch.int64))
+    ffn.fc2.bfloat16()
+    with pytest.raises(InputError, match=r"x is torch\.float32 and the weight of fc2 torch\.bfloat16"):
+        ffn(drawn(4))
