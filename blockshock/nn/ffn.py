@@ -18,6 +18,10 @@ class SparseFFN(nn.Module):
     ``state_dict()``. Where there are no sparse tensor cores, and under ``torch.compile``, zeros are multiplied: the
     same numbers. Under ``torch.autocast`` it multiplies in autocast's dtype, else in its own, that of x.
 
+    **Tokens share masks.** ``activation`` by itself (``masks=tile``) chooses what it keeps for four tokens together, of
+    the rows of x.reshape(-1, d) in turn, in evaluation too: an output depends on the other three, so on what is in the
+    batch, and in a causal model on tokens to come. Take ``activation:masks=rows`` where that must not be.
+
     Args:
         d: features of x and y.
         hidden: of the activations, a multiple of four; None for 4·d.

@@ -111,6 +111,16 @@ def test_the_features_with_most_zeros_are_thinned_along_tokens_and_the_others_ar
     assert dense
 
 
+def test_tiles_make_tokens_depend_on_each_other_and_rows_do_not_as_the_page_says() -> None:
+    for masks, alone in (("tile", False), ("rows", True)):
+        for where in ("pre", "post"):
+            ffn, x = built(f"activation:where={where}:masks={masks}", torch.float64).eval(), drawn(8).double()
+            later = torch.cat([x[:6], drawn(2, seed=2).double()])
+            unchanged = (ffn(x)[:6] == ffn(later)[:6]).all(1)
+            assert unchanged.tolist() == [True] * 4 + [alone] * 2
+            assert torch.allclose(ffn(x[4:5]), ffn(x)[4:5]) == alone
+
+
 @pytest.mark.parametrize("recipe", SOME)
 @pytest.mark.parametrize("tokens", [0, 1, 7, 34])
 def test_any_number_of_tokens_in_any_shape(recipe: str, tokens: int) -> None:

@@ -35,8 +35,9 @@ class Activation(BlockRecipe):
             the same numbers, in dense products. ``ste``: all, straight through.
         act: gelu, relu, or relu2, its square.
         masks: what is kept is the largest, in size but for z before relu or relu2. ``tile``: 2:4 along tokens too, so
-            that ∇W₂ and ∇W₁ have a 2:4 operand. ``rows``: along features alone. In the products over tokens the
-            features with most zeros are then thinned along tokens, at the cost of exactness, and the others are dense.
+            that ∇W₂ and ∇W₁ have a 2:4 operand; a token's mask depends on the other three of its tile. ``rows``: along
+            features alone. In the products over tokens the features with most zeros are then thinned along tokens, at
+            the cost of exactness, and the others are dense.
         dense: share of features that are those others, at most: the rest is rounded up to a multiple of 128.
     """
 
