@@ -208,6 +208,42 @@ def test_a_state_of_another_recipe_or_of_another_size_is_refused() -> None:
         built("sr_ste").load_state_dict({name: held for name, held in state.items() if name != "recipe_counts"})
 
 
+@pytest.mark.parametrize(
+    ("spec", "name", "value", "says"),
+    [
+        ("ste", "recipe_mask", torch.ones(N, K).bool(), "recipe_mask is no mask of ste.*row 0, group 0 keeps 4 of 4"),
+        ("s_ste", "recipe_mask", torch.zeros(N, K).bool(), "recipe_mask is no mask.*keeps 0 of 4, must keep 2"),
+        ("ste", "recipe_mask", torch.ones(N, K), "recipe_mask is no mask.*a mask is a boolean"),
+        ("fst", "recipe_mask", (torch.arange(K) % 4 < 2).repeat(N, 1), "recipe_mask is no mask of fst"),
+        ("fst", "recipe_counts", torch.tensor([-1, 0, 0]), "recipe_counts must be .* got -1, 0, 0"),
+        ("fst", "recipe_counts", torch.tensor([0, 2**53 + 1, 0]), "got 0, 9007199254740993, 0"),
+        ("step", "recipe_counts", torch.tensor([0, 0, 2]), "got 0, 0, 2"),
+        ("dense", "recipe_counts", torch.tensor([0.5, 0, 0]), r"got \(3,\) of torch.float32"),
+        ("dense", "recipe_counts", torch.tensor(3), r"got \(\) of torch.int64"),
+        ("s_ste", "recipe_scale", torch.tensor(0.0).double(), "recipe_scale must be a positive number, got 0.0"),
+        ("s_ste", "recipe_scale", torch.tensor(-2.0).double(), "got -2.0"),
+        ("s_ste", "recipe_scale", torch.tensor(torch.nan).double(), "got nan"),
+        ("s_ste", "recipe_scale", torch.tensor(torch.inf).double(), "got inf"),
+        ("ste", "recipe", torch.tensor([115, 255], dtype=torch.uint8), "recipe must be .* no UTF-8 at byte 1"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(spec: str, name: str, value: torch.Tensor, says: str) -> None:
+    layer = built(spec)
+    state = {key: tensor.clone() for key, tensor in layer.state_dict().items()}
+    damaged = {key: tensor + 1 if key in ("weight", "bias") else tensor for key, tensor in state.items()}
+    with pytest.raises(RuntimeError, match=says):
+        layer.load_state_dict(damaged | {name: value})
+    assert all(torch.equal(tensor, state[key]) for key, tensor in layer.state_dict().items())
+
+
+@every_recipe
+def test_masks_of_weights_that_decide_nothing_load_too(spec: str) -> None:
+    layer = built(spec)
+    if "recipe_scale" not in layer.state_dict():
+        layer.load_state_dict({"weight": torch.zeros(N, K), "bias": torch.zeros(N)})
+    layer.load_state_dict(layer.state_dict())
+
+
 @every_recipe
 def test_its_weights_load_into_a_linear_and_a_linears_begin_anew(spec: str) -> None:
     layer, linear = built(spec), nn.Linear(K, N)

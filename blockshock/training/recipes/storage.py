@@ -20,12 +20,10 @@ from blockshock.training.parameters import Training
 from blockshock.training.recipes.base import Recipe, spec_of
 from blockshock.training.recipes.estimators import sampled_grad_weight, stream
 from blockshock.training.recipes.packing import RecipePacking
+from blockshock.training.recipes.saved_state import COUNTS, MASK, SCALE, SPEC, faults_of_state
 from blockshock.training.sparse import masked_decay_
 from blockshock.training.steps import prepare
 from blockshock.training.storages import Storage
-
-SPEC, COUNTS, MASK, SCALE = STATE = ("recipe", "recipe_counts", "recipe_mask", "recipe_scale")
-"""Names of what a state holds: the spec as bytes, steps, draws and whether the optimizer has switched, and the rest."""
 
 
 class RecipeStorage(Storage):
@@ -170,19 +168,7 @@ class RecipeStorage(Storage):
 
     def faults(self, found: Mapping[str, torch.Tensor]) -> str | None:
         """Why a state cannot be gone on from; None if it can."""
-        own = self.state()
-        for name in (SPEC, COUNTS):
-            if name not in found:
-                return f"it has {', '.join(found)}, and no {name}: load all that is named recipe…, or nothing of it"
-        if (was := bytes(found[SPEC].to(torch.uint8).tolist()).decode()) != (now := spec_of(self.recipe)):
-            return (
-                f"it is of the recipe {was} after {int(found[COUNTS][0])} steps, and this layer's is {now}: go on with "
-                "that, or leave out what is named recipe…, and the schedule begins anew"
-            )
-        for name, tensor in own.items():
-            if name not in found or found[name].shape != tensor.shape:
-                return f"{name} must be {tuple(tensor.shape)}, as {now} has it"
-        return None
+        return faults_of_state(found, self.state(), self.recipe)
 
     @torch.no_grad()
     def resume(self, found: Mapping[str, torch.Tensor]) -> None:
