@@ -154,6 +154,19 @@ def test_both_sides_may_lie_as_they_will(layout: str, fake_cusparselt: Any) -> N
         assert torch.equal(b_BN @ A, b_BN.contiguous().clone() @ same)
 
 
+def test_at_beta_zero_what_is_added_is_ignored_as_torch_ignores_it() -> None:
+    w_NK, x_BK = randn(N, K), randn(B, K)
+    added = torch.tensor([torch.nan, torch.inf]).repeat(N // 2).requires_grad_()
+    A, dense_KN = Sparse24(w_NK), w_NK.where(mask_24(w_NK), 0).T
+    for beta in (0, 0.0):
+        found, right = (torch.addmm(added, x_BK, other, beta=beta, alpha=2) for other in (A.t(), dense_KN))
+        torch.testing.assert_close(found, right)
+        assert not torch.autograd.grad(found.sum(), added)[0].any()
+    assert torch.addmm(added, x_BK, A.t(), beta=1).isnan().any()
+    with pytest.raises(RuntimeError, match="must match"):
+        torch.addmm(added[1:], x_BK, A.t(), beta=0)
+
+
 def test_what_has_no_product_is_refused() -> None:
     x_NK, A = randn(N, K), Sparse24(randn(N, K))
     good = torch.ones(B, K)

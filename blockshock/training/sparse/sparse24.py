@@ -230,6 +230,8 @@ def _linear(x: Any, weight: Any, bias: torch.Tensor | None = None) -> torch.Tens
 
 def _addmm(added: torch.Tensor, one: Any, other: Any, *, beta: float = 1, alpha: float = 1) -> torch.Tensor:
     product = _matmul(one, other)
+    if beta == 0:  # as torch has it, NaN and inf of what is added are ignored then; its gradient is zero
+        added, beta = added.masked_fill(torch.ones((), dtype=torch.bool, device=added.device), 0), 1
     return torch.add(added if beta == 1 else beta * added, product, alpha=alpha)
 
 
