@@ -121,6 +121,17 @@ def test_tiles_make_tokens_depend_on_each_other_and_rows_do_not_as_the_page_says
             assert torch.allclose(ffn(x[4:5]), ffn(x)[4:5]) == alone
 
 
+def test_straight_through_is_no_other_gradient_where_dropped_features_have_no_slope_as_the_page_says() -> None:
+    for where, act in every(("pre", "post"), ACTS):
+        found = []
+        for gradient in ("dense", "ste"):
+            ffn = built(f"activation:where={where}:act={act}:gradient={gradient}", torch.float64)
+            x = drawn(16, dtype=torch.float64).requires_grad_()
+            found.append(gradients(ffn(x), ffn, x))
+        alike = all(map(torch.equal, *found))
+        assert alike == (where == "pre" and act != "gelu"), (where, act)
+
+
 @pytest.mark.parametrize("recipe", SOME)
 @pytest.mark.parametrize("tokens", [0, 1, 7, 34])
 def test_any_number_of_tokens_in_any_shape(recipe: str, tokens: int) -> None:

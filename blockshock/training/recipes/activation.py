@@ -32,7 +32,8 @@ class Activation(BlockRecipe):
     Args:
         where: S before the activation function, act(S(z)), as for relu²; or after it, S(act(z)).
         gradient: what comes back through S. ``sp24``: what the mask keeps, which W₁'s products take as 2:4. ``dense``:
-            the same numbers, in dense products. ``ste``: all, straight through.
+            the same numbers, in dense products. ``ste``: all, straight through; of relu and relu2 with ``where=pre``
+            these are the same numbers again, for what is dropped is zero there, where those have no slope.
         act: gelu, relu, or relu2, its square.
         masks: what is kept is the largest, in size but for z before relu or relu2. ``tile``: 2:4 along tokens too, so
             that ∇W₂ and ∇W₁ have a 2:4 operand; a token's mask depends on the other three of its tile. ``rows``: along
