@@ -167,9 +167,19 @@ def test_at_beta_zero_what_is_added_is_ignored_as_torch_ignores_it() -> None:
         torch.addmm(added[1:], x_BK, A.t(), beta=0)
 
 
+@pytest.mark.parametrize("dtype", BYTES)
+def test_eight_bits_go_along_n_by_what_the_error_says(dtype: torch.dtype) -> None:
+    w_NK, b_BN = randn(N, K), randn(B, N, seed=1)
+    mask = transposable_mask(w_NK)
+    with pytest.raises(InputError, match=r"made of the transposed matrix .* if its mask is transposable"):
+        b_BN @ Sparse24(w_NK, mask, dtype=dtype)
+    kept_KN = represented(w_NK.T.where(mask.T, 0), dtype)
+    close(F.linear(b_BN, Sparse24(w_NK.T, mask.T, dtype=dtype)), represented(b_BN, dtype) @ kept_KN.T)
+
+
 def test_what_has_no_product_is_refused() -> None:
     x_NK, A = randn(N, K), Sparse24(randn(N, K))
-    good = torch.ones(B, K)
+    good, in_bytes = torch.ones(B, K), Sparse24(x_NK, dtype=torch.int8)
     trained = torch.ones(B, K, requires_grad=True)
     for refused, error, says in [
         (lambda: Sparse24(x_NK[0]), InputError, r"made of a matrix \(N, K\), got \(48,\)"),
@@ -179,7 +189,17 @@ def test_what_has_no_product_is_refused() -> None:
         (lambda: Sparse24(x_NK, x_NK > 0), MaskError, "not 2:4: row 0"),
         (lambda: Sparse24(x_NK, mask_24(x_NK)[:4]), MaskError, r"must be that of \(32, 48\) on cpu, got \(4, 48\)"),
         (lambda: Sparse24(x_NK, mask_24(x_NK).float()), MaskError, "a mask is a boolean"),
-        (lambda: Sparse24(x_NK, dtype=torch.int8, both_ways=True), InputError, "torch.int8 goes one way"),
+        (
+            lambda: Sparse24(x_NK, dtype=torch.int8, both_ways=True),
+            InputError,
+            "not for torch.int8: eight bits",
+        ),
+        (
+            lambda: good[:, :N] @ in_bytes,
+            InputError,
+            "is along N: eight bits go one way",
+        ),
+        (lambda: F.linear(trained, in_bytes).sum().backward(), InputError, "go one way, without gradients"),
         (lambda: Sparse24(x_NK, dtype=torch.int8, kernel="streamed"), KernelUnavailable, "needs a cuda device"),
         (lambda: Sparse24(x_NK, kernel="streamed"), KernelUnavailable, "needs a cuda device"),
         (lambda: Sparse24(x_NK, dtype=torch.int8, kernel="gathered"), InputError, "gathered does not multiply int8"),

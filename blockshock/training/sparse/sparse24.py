@@ -19,6 +19,10 @@ from blockshock.training.sparse.masks import mask_24
 from blockshock.training.sparse.mvue import mvue_24
 
 _BYTES = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
+_ONE_WAY = (
+    "eight bits go one way, without gradients, so along N multiply by another Sparse24, made of the transposed matrix "
+    "(2:4 along N too if its mask is transposable); 16 bits and more go both ways"
+)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, *_BYTES)
 
 
@@ -69,7 +73,7 @@ class Sparse24:
         self._packed: Packed
         if self.dtype in _BYTES:
             if both_ways:
-                raise InputError(f"{self.dtype} goes one way: make another Sparse24, of the transposed matrix")
+                raise InputError(f"both_ways=True is not for {self.dtype}: {_ONE_WAY}")
             self._packed = _packed_in_bytes(piece, self.dtype, kernel)
         else:
             built = _built(kernel or _usual(self.device))
@@ -129,7 +133,7 @@ class Sparse24:
         if not self.both_ways:
             raise InputError(
                 f"this {tuple(self._shape)} Sparse24 is packed along K, and this product, or gradient, is along N: "
-                "make it with both_ways=True"
+                + (_ONE_WAY if self.dtype in _BYTES else "make it with both_ways=True")
             )
         return self._packed.grad_input(x_BC.contiguous())
 
