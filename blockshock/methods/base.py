@@ -89,6 +89,11 @@ class Method(Spread):
         return cls.promise
 
     @classmethod
+    def plays(cls, picks: Mapping[str, str | Mask]) -> Role:
+        """What a row of it with such picks is in the comparison."""
+        return cls.role
+
+    @classmethod
     def multiplied(cls, layer: Layer, ranks: int) -> WeightSource:
         """``reference`` as the format has it that was picked: what an output is right for."""
         reference, format = cls.reference(layer, ranks), layer.format

@@ -12,7 +12,7 @@ import torch
 
 from blockshock.kernels import packed_bytes
 from blockshock.machine import Group
-from blockshock.matrices import WeightSource
+from blockshock.matrices import Mask, WeightSource
 from blockshock.measure import Operand
 from blockshock.methods.base import METHODS
 from blockshock.methods.dense_single import DenseSingle
@@ -55,6 +55,11 @@ class WithRecipe(DenseSingle):
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:
         recipe = _recipe(layer)
         return RecipeWeights(layer.source, recipe) if recipe.prunes else layer.source
+
+    @classmethod
+    def plays(cls, picks: Mapping[str, str | Mask]) -> Role:
+        """Dense training through the same code is the control: it shows what the 2:4 products are worth."""
+        return cls.role if recipe_of(str(picks.get("recipe", "dense"))).prunes else Role.ABLATION
 
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:

@@ -41,7 +41,7 @@ def describe_case(phase: int, case: Case, device: str, ranks: int) -> dict[str, 
     return {
         "phase": phase,
         "label": case.label,
-        "role": str(kind.role),
+        "role": str(kind.plays(case.picks)),
         "promise": str(kind.promised(case.picks)),
         "span": str(kind.span),
         **dict.fromkeys(AXES.names()),

@@ -48,14 +48,12 @@ def answer(run: Run, most_loss: float | None = None) -> list[str]:
 
 
 def _uses(run: Run) -> list[list[Against]]:
-    """Points of each method, section and dtype, in the order of the methods and then of the sections."""
+    """Points of each use, section and dtype, in the order of the uses and then of the sections."""
     found: dict[tuple[str, str, str], list[Against]] = defaultdict(list)
     for one in against_best(run):
-        found[one.method, one.section, one.dtype].append(one)
-    methods, sections = list(dict.fromkeys(method for method, *_ in found)), list(PHASES.values())
-    return [
-        found[use] for use in sorted(found, key=lambda use: (methods.index(use[0]), sections.index(use[1]), use[2]))
-    ]
+        found[one.use, one.section, one.dtype].append(one)
+    names, sections = list(dict.fromkeys(name for name, *_ in found)), list(PHASES.values())
+    return [found[use] for use in sorted(found, key=lambda use: (names.index(use[0]), sections.index(use[1]), use[2]))]
 
 
 def _use(points: list[Against], several: bool, tried: str, infos: list[Info]) -> str:

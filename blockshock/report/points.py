@@ -23,6 +23,8 @@ class Against:
 
     Attributes:
         section: ``forward``, ``backward`` or ``training``.
+        use: what the fastest row is looked for among: its method; or the row itself where rows of one method learn, for
+            what one recipe learns another does not.
         rival: label of the best dense alternative there.
         ratio: its time over the rival's: below one is faster. Of the pair of a verdict where there is one, else of the
             medians of the two.
@@ -33,6 +35,7 @@ class Against:
     """
 
     section: str
+    use: str
     method: str
     label: str
     workload: str
@@ -63,17 +66,17 @@ def pays(one: Against) -> bool | None:
 
 
 def against_best(run: Run) -> list[Against]:
-    """Of each method that is asked about, in each section and at each point, its fastest row; in the run's order."""
+    """Of each use that is asked about, in each section and at each point, its fastest row; in the run's order."""
     return [min(rows, key=lambda row: row.ratio) for rows in asked(run).values()]
 
 
 def asked(run: Run) -> dict[tuple[Any, ...], list[Against]]:
-    """All rows that are asked about, by method, section and point; in the run's order."""
+    """All rows that are asked about, by use, section and point; in the run's order."""
     labels = {info["label"] for info in run.infos if info["role"] == "subject"}
     found: dict[tuple[Any, ...], list[Against]] = defaultdict(list)
     for row in every_row(run.infos).values():
         if row.label in labels:
-            found[row.method, *row.place].append(row)
+            found[row.use, *row.place].append(row)
     return found
 
 
@@ -155,7 +158,8 @@ def place_of(section: str, info: Info) -> Place:
 
 
 def _against(section: str, row: Info, best: Info | None, pair: Info | None) -> Against | None:
-    told: Info = {"section": section} | {name: row.get(name) for name in ("method", "label", *PLACE)}
+    use = row["label"] if row["promise"] == "learns" else row["method"]
+    told: Info = {"section": section, "use": use} | {name: row.get(name) for name in ("method", "label", *PLACE)}
     told |= {"scatter": (spread(row) or 0.0) + (spread(best or {}) or 0.0), "eager": _eager(row, best)}
     if pair is not None:
         interval = {"low": pair["ratio_low"], "high": pair["ratio_high"], "verdict": pair["verdict"]}

@@ -11,6 +11,7 @@ from rows import Info, checked, run_of, stepped, timed, verdict
 
 from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
+from blockshock.report.plots.heat import heat
 from blockshock.report.points import Against, against_best, best_names, every_row
 from blockshock.report.run_tables import run_tables
 from blockshock.saved import is_alone, read_run
@@ -165,3 +166,20 @@ def test_what_launching_costs_is_said_beside_what_graphs_take() -> None:
     ran, use = answer(run_of(rows))
     assert ", CUDA graphs, " in ran
     assert ": 0.50. Eager, launch included: 1.00, 0.50–1.50. " in use
+
+
+def test_each_recipe_is_told_by_itself_and_its_control_is_not() -> None:
+    told: Info = {"method": "recipe", "promise": "learns", "span": "one"}
+    times = {"recipe dense": 0.95, "recipe fst": 0.8, "recipe s_ste": 1.3}
+    roles = {"recipe dense": "ablation"}
+    steps = [
+        stepped(label, N, 4, N * ms, **told, role=roles.get(label, "subject"))
+        for label, ms in times.items()
+        for N in (64, 128)
+    ]
+    dense = [stepped("dense_single", N, 4, float(N)) for N in (64, 128)]
+    lines = [line.partition(". ")[0] for line in answer(run_of([*steps, *dense])) if line.startswith("recipe")]
+    assert lines == ["recipe fst, training step: pays at all 2 points", "recipe s_ste, training step: does not pay"]
+    figure = heat(against_best(run_of([*steps, *dense])))
+    assert figure is not None
+    assert len(figure.panels) == 2, "one for each"

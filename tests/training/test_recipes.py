@@ -17,6 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from blockshock import MethodLinear, SparseFFN, load_optimizer_state, optimizer_state, replace_linears
 from blockshock.errors import InputError, UnknownName
+from blockshock.methods import METHODS, Role
+from blockshock.phases import Case
+from blockshock.plugin.records import describe_case
 from blockshock.ranks import Ranks
 from blockshock.training import RECIPES, RecipeStorage, recipe_of
 from blockshock.training.sparse import StepAdamW, mask_24, transposable_mask
@@ -375,3 +378,12 @@ def test_step_is_sparse_from_the_step_at_which_its_optimizer_switches() -> None:
     other = built("step:latest=100")
     other.load_state_dict(layer.state_dict())
     assert storage_of(other).is_sparse, "the layer's state has it, too"
+
+
+def test_the_control_is_no_subject_and_each_recipe_is_one() -> None:
+    kind, picks = METHODS.get("recipe"), [{}, *({"recipe": spec} for spec in SPECS)]
+    roles = {picked.get("recipe"): kind.plays(picked) for picked in picks}
+    assert roles == dict.fromkeys((None, "dense"), Role.ABLATION) | dict.fromkeys(set(SPECS) - {"dense"}, Role.SUBJECT)
+    case = Case("recipe", {"recipe": "dense"}, "gaussian", N, K, 4, "fp32", optimizer="adamw")
+    saved = [describe_case(3, one, "cpu", 1)["role"] for one in (case, case.picking(recipe="fst"))]
+    assert saved == ["ablation", "subject"]

@@ -26,7 +26,7 @@ def heat(found: Iterable[Against]) -> Figure | None:
     """A panel for each use and what it was timed in; None where nothing was."""
     grouped: dict[tuple[str, ...], list[Against]] = defaultdict(list)
     for one in found:
-        grouped[one.section, one.method, one.workload, one.dtype, one.optimizer or ""].append(one)
+        grouped[one.section, one.use, one.workload, one.dtype, one.optimizer or ""].append(one)
     if not grouped:
         return None
     ordered = sorted(grouped, key=lambda key: list(PHASES.values()).index(key[0]))
