@@ -104,6 +104,13 @@ def test_what_is_installed_is_as_large_as_the_readme_says() -> None:
     assert round(size / 1e9) == int(said[1])
 
 
+def test_each_command_of_the_texts_that_lists_formats_has_the_row_that_others_are_compared_with() -> None:
+    texts = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    listed = [found for path in texts for found in re.findall(r"pytest .*--formats[ =](\S+)", path.read_text())]
+    assert listed
+    assert all("plain" in formats.split(",") for formats in listed)
+
+
 def required(requirements: list[str]) -> set[str]:
     """The distributions that are installed for them, and for those."""
     found: set[str] = set()

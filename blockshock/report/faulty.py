@@ -13,6 +13,8 @@ from blockshock.saved import PHASES, faults, is_dense, or_inf, section_of, sever
 
 MOST_ROWS, MOST_POINTS = 4, 3
 """How many wrong rows, and of each how many points, are named."""
+NOTHING_BESIDE = "nothing that is asked about was timed beside a dense alternative"
+ADD_DENSE = "add a dense row in format plain (dense_single in --methods, plain in --formats)"
 
 
 def wrong_lines(infos: list[Info]) -> Iterator[str]:
@@ -77,4 +79,6 @@ def _why_not(timed: list[Info]) -> str:
     ):
         if rows and all(info.get("wrong") for info in rows):
             return f"{what} ({several(len(rows), 'result')}), and all of it is WRONG: {then}"
-    return "nothing that is asked about was timed beside a dense alternative"
+    if not asked:
+        return f"{NOTHING_BESIDE}: add a method that is asked about"
+    return f"{NOTHING_BESIDE}: {'they share no point' if dense else ADD_DENSE}"

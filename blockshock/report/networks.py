@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from blockshock.report.faulty import ADD_DENSE, NOTHING_BESIDE
 from blockshock.report.tables import Column, Info, Table, columns, footnotes, mark, mib, ratio
-from blockshock.saved import LIKENESS, Run, best_dense, or_inf, section_of, sound
+from blockshock.saved import LIKENESS, Run, best_dense, is_dense, or_inf, section_of, sound
 
 PLACE = ("network", "where", "B", "dtype")
 LAYERS = {"blocks": "all linear layers of its blocks", "mlp": "those of its feed-forward parts"}
@@ -84,10 +85,13 @@ def network_tables(infos: list[Info]) -> Iterator[Table]:
 
 
 def network_lines(run: Run) -> Iterator[str]:
-    """One for each method that is asked about, in each network: of its fastest rows the one that is most alike."""
+    """One for each method that is asked about, in each network: of its fastest rows the one that is most alike; and
+    what to add where that stands beside no dense row."""
     for (network, where, B, dtype), rows in places(run.infos).items():
         asked = [(row, beside(row, rows)) for row in rows if row["role"] == "subject" and sound(row)]
         timed = [(row, found) for row, found in asked if found.whole is not None]
+        if any("p50_ms" in row for row, _ in asked) and not any(map(is_dense, rows)):
+            yield f"{_place(network, where, B, dtype)}: {NOTHING_BESIDE}: {ADD_DENSE}"
         for method in dict.fromkeys(row["method"] for row, _ in timed):
             ours = [(row, found) for row, found in timed if row["method"] == method]
             limit = min(found.whole for _, found in ours if found.whole is not None) * (1 + ALIKE)
@@ -95,9 +99,12 @@ def network_lines(run: Run) -> Iterator[str]:
                 ((row, found) for row, found in ours if found.whole is not None and found.whole <= limit),
                 key=lambda one: -or_inf(_unlike(one[0]["likeness"])),
             )
-            place = f"{network}, {LAYERS.get(where, where)} (B = {B}, {dtype})"
-            told = f"{place}: {row['label']}, time ÷ dense {found.whole:.2f}"
+            told = f"{_place(network, where, B, dtype)}: {row['label']}, time ÷ dense {found.whole:.2f}"
             yield "; ".join([told, *_layers(found), *_like(row["likeness"])])
+
+
+def _place(network: str, where: str, B: int, dtype: str) -> str:
+    return f"{network}, {LAYERS.get(where, where)} (B = {B}, {dtype})"
 
 
 def _layers(found: Beside) -> Iterator[str]:

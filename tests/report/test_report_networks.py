@@ -75,6 +75,18 @@ def test_the_answer_names_of_the_fastest_the_one_that_is_most_alike() -> None:
     assert not list(network_lines(run_of([timed("dense_single", 64, 4, 1.0)])))
 
 
+def test_without_the_network_as_it_is_it_says_what_to_add() -> None:
+    dense, *ours = rows()
+    in_few_bits = dense | {"label": "dense_single int8", "promise": "own weights"}
+    for infos in ours, [in_few_bits, *ours]:
+        (line,) = network_lines(run_of(infos))
+        assert line.startswith(
+            "minilm, all linear layers of its blocks (B = 8, bf16): nothing that is asked about was "
+        )
+        assert line.endswith(": add a dense row in format plain (dense_single in --methods, plain in --formats)")
+    assert not list(network_lines(run_of([dense]))), "nothing was asked"
+
+
 @pytest.mark.parametrize(("whole", "layers"), [(10.0, 5.6), (8.0, 8.0), (12.0, 9.0)])
 def test_what_gains_nothing_has_no_share_of_a_gain(whole: float, layers: float) -> None:
     dense, row = networked("dense_single", 10.0, 8.0, **DENSE), networked(ALPS, whole, layers, **OURS)
@@ -95,9 +107,9 @@ def test_each_network_part_batch_and_dtype_stands_by_itself() -> None:
     assert "cosine" not in list(network_lines(run_of(more)))[-1]
 
 
-def test_without_the_dense_network_beside_it_a_row_is_shown_and_nothing_is_said() -> None:
+def test_without_the_dense_network_beside_it_a_row_is_shown_and_compared_with_nothing() -> None:
     alone = [networked(ALPS, 8.0, 5.6, **OURS)]
-    assert not list(network_lines(run_of(alone)))
+    assert not any("time ÷ dense" in line for line in network_lines(run_of(alone)))
     assert tables(alone)["Time and likeness"].texts()[0][6] == "–"
     untimed = networked(ALPS, 8.0, 5.6, like(0.9), **OURS, timing="none")
     for name in ("p50_ms", "p95_ms", "alone"):
