@@ -86,6 +86,7 @@ ALSO_NOT = {
     "report.growth.growth": "called by run_tables() for every run that is fuzzed",
     "methods.axes.all_axes": "takes no arguments",
     "methods.axes.axis_of": "called by every Case that is fuzzed",
+    "methods.kinds.check_kinds": "called for the class of every method; words of all kinds in test_methods.py",
     "methods.permuted.order_bytes": "called for every estimate of a pruned layer",
     "methods.product.product": "every forward pass of test_fuzz_layers.py goes through it",
     "training.clipping.local_gradient": "called by clip_grad_norm_ for every gradient",

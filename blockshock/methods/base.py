@@ -15,7 +15,7 @@ from blockshock.matrices import Mask, WeightSource
 from blockshock.measure import FLOAT32, Operand, Sums, Work, product
 from blockshock.methods.axes import axis_of
 from blockshock.methods.estimate import Shape, WeightEstimate
-from blockshock.methods.kinds import Promise, Role
+from blockshock.methods.kinds import Promise, Role, check_kinds
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
 from blockshock.methods.whole import Spread
@@ -49,7 +49,8 @@ class Method(Spread):
     rounds_weight_gradients: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Raises InputError if it says how to multiply where nobody would ask."""
+        """Raises InputError if it says how to multiply where nobody would ask, or is of no kind that there is."""
+        check_kinds(cls)
         if "partial" in vars(cls) and cls.multiply is not Method.multiply:
             raise InputError(
                 f"{cls.__name__}: ranks agree on its output; define multiply(x_BK, exit), not partial(x_BK)"

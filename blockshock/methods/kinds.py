@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from blockshock.errors import InputError
+
 
 class Promise(StrEnum):
     """What "right" means for a method.
@@ -31,3 +33,21 @@ class Role(StrEnum):
     SUBJECT = "subject"
     RIVAL = "rival"
     ABLATION = "ablation"
+
+
+KINDS: dict[str, type[StrEnum]] = {"promise": Promise, "span": Span, "role": Role}
+"""By the attributes of a method that say them."""
+
+
+def check_kinds(method: type) -> None:
+    """Has the words of a method's class as what they are, ``"subject"`` as Role.SUBJECT.
+
+    Raises InputError for a word that is none of the choices.
+    """
+    for name, kind in KINDS.items():
+        said = getattr(method, name)
+        if said not in list(kind):
+            choices = ", ".join(kind)
+            raise InputError(f"{method.__name__}: there is no {name} {said!r}. Choices: {choices}")
+        if not isinstance(said, kind):
+            setattr(method, name, kind(said))

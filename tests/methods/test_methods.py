@@ -4,6 +4,7 @@ import copy
 import os
 import re
 from dataclasses import replace
+from enum import StrEnum
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from blockshock.errors import InputError, RanksApart
 from blockshock.machine import memory
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.measure.accuracy import Accuracy, ErrorSums, compare
-from blockshock.methods import METHODS, Layer, Shape
+from blockshock.methods import METHODS, Layer, Promise, Role, Shape, Span
 from blockshock.phases import case as case_module
 from blockshock.phases.case import Case, build, estimate_bytes, obstacle
 from blockshock.ranks import Ranks
@@ -260,3 +261,14 @@ def test_ranks_take_their_share_of_the_threads_and_no_more_than_they_are_told(ot
     share = max(1, len(os.sched_getaffinity(0)) // other_ranks.size)
     most = int(os.environ.get("OMP_NUM_THREADS", share))
     assert other_ranks.run(torch.get_num_threads) == [min(share, most)] * other_ranks.size
+
+
+@pytest.mark.parametrize(("name", "choices"), [("role", Role), ("promise", Promise), ("span", Span)])
+def test_what_kind_a_method_is_has_to_be_one_that_there_is(name: str, choices: type[StrEnum]) -> None:
+    base = METHODS.get("dense_single")
+    for word in choices:
+        kind = type("Mine", (base,), {name: str(word)})
+        assert getattr(kind, name) is word, "a word is as good as what it stands for"
+    for word in ("subjekt", "", None):
+        with pytest.raises(InputError, match=rf"Mine: there is no {name} {word!r}\. Choices: {', '.join(choices)}$"):
+            type("Mine", (base,), {name: word})

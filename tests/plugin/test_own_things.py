@@ -186,6 +186,12 @@ BROKEN = {
         "\n\n1 / 0",
         "--extend: raises.py, line 3: ZeroDivisionError: division by zero. Mend it, or leave it out",
     ),
+    "odd_role.py": (
+        "from blockshock import METHODS\n@METHODS.register('mine')\nclass Mine(METHODS.get('dense_single')):\n"
+        "    role = 'subjekt'",
+        "--extend: odd_role.py, line 3: InputError: Mine: there is no role 'subjekt'. Choices: subject, rival, "
+        "ablation. Mend it, or leave it out",
+    ),
     "twice.py": (
         "from blockshock import MODELS\nMODELS.register('vit-l')(None)",
         "--extend: twice.py, line 2: InputError: cannot register the model 'vit-l': the name is taken",
