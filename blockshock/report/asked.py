@@ -16,7 +16,7 @@ MOST_NAMES = 4
 
 
 def verdict_table(run: Run) -> Table | None:
-    """A row for each question and method, all points together, of its rows the fastest at each; None of a run without
+    """A line for each question and method, all points together, of its rows the fastest at each; None of a run without
     verdicts."""
     asked: dict[tuple[str, str, str], list[Info]] = defaultdict(list)
     judged = [info for info in run.infos if "verdict" in info]
@@ -33,9 +33,15 @@ def verdict_table(run: Run) -> Table | None:
         points = f"{len(infos)}" if rows == 1 else f"{len(infos)}, the fastest of {rows} rows"
         rivals = counted(info["rival"] for info in infos)
         losses = [_losses(infos)] if lossy else []
-        table.rows.append((statement, method, _answer(infos), points, _numbers(infos), *losses, rivals))
+        table.rows.append((statement, _of(method, infos), _answer(infos), points, _numbers(infos), *losses, rivals))
     table.notes += _notes(judged)
     return table
+
+
+def _of(method: str, infos: list[Info]) -> str:
+    """What it is about: in networks, which are few points, the row itself where it is one."""
+    labels = {info["label"] for info in infos if info.get("network")}
+    return labels.pop() if len(labels) == 1 else method
 
 
 def _fastest(infos: list[Info]) -> list[Info]:

@@ -142,11 +142,21 @@ def test_a_verdict_on_a_network_names_both_ratios_and_the_loss() -> None:
     assert summary is not None
     assert summary.texts() == [
         [
-            *("it gains half", "pruned", "no at 1, yes at 1", "2"),
+            *("it gains half", ALPS, "no at 1, yes at 1", "2"),
             "÷ half gained: 1.05, 0.90–1.20; whole 0.70, 0.60–0.80; layers 0.50",
             *("0.09 by 1 − cosine", "dense_single"),
         ]
     ]
+
+
+def test_the_summary_names_of_several_rows_the_one_that_is_the_fastest_everywhere() -> None:
+    found = [gained(label, whole, 0.5, **OURS) for label, whole in ((WANDA, 0.9), (ALPS, 0.8))]
+    there = [gained(label, whole, 0.5, **OURS, where="mlp") for label, whole in ((WANDA, 0.8), (ALPS, 0.9))]
+    for infos, named, points in ((found, ALPS, "1"), ([*found, *there], "pruned", "2")):
+        summary = verdict_table(run_of(infos))
+        assert summary is not None
+        ((_, of, _, told, *_),) = summary.texts()
+        assert (of, told) == (named, f"{points}, the fastest of 2 rows")
 
 
 def test_of_a_language_model_a_verdict_names_the_bits_that_it_adds() -> None:
