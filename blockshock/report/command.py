@@ -24,6 +24,7 @@ from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, markdown, print_tables
 from blockshock.report.tables import Table
+from blockshock.report.within import within_lines
 from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, read_run
 
 ALL = "all"
@@ -51,11 +52,13 @@ def report(
         fail_if_slower: the share by which a benchmark of a later run may be slower than that of the first.
         most_loss: that a row loses which the answer names as the fastest at a batch size; None for MOST_LOSS.
     """
-    most_loss = MOST_LOSS if most_loss is None else most_loss
+    loss_asked, most_loss = most_loss is not None, MOST_LOSS if most_loss is None else most_loss
     if tables is not None and tables not in (names := (*SECTIONS, ACROSS, ALL)):
         return _no_tables(f"there are none of {tables!r}", names)
     if not (runs := _read(paths)):
         return 1
+    if loss_asked:
+        _say_without_loss(runs, most_loss)
     console = console_on(sys.stdout)
     if form in ("csv", "json"):
         _print_rows(runs, form)
@@ -73,6 +76,17 @@ def report(
     slower_than_may_be = fail_if_slower is not None and _failed(runs, fail_if_slower)
     status = int(slower_than_may_be or _is_wrong(runs))
     return status if folder is None else max(status, _write(console, folder, runs, most_loss))
+
+
+def _say_without_loss(runs: list[Run], most_loss: float) -> None:
+    """Names the runs of which the answer has no line within a loss."""
+    for run in runs:
+        if next(within_lines(run, most_loss), None) is None:
+            print(
+                f"--most-loss: no row of {run.path} has a loss that counts: those of layers have one that phase 0 "
+                "checked, those of networks where the weights are trained, beside a dense row",
+                file=sys.stderr,
+            )
 
 
 def _no_tables(why: str, names: tuple[str, ...]) -> int:

@@ -159,6 +159,24 @@ def test_the_answer_names_them_where_it_is_asked_and_the_command_asks(
         assert f"losing at most {most:g} of the output" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_run_without_any_loss_says_so_where_a_loss_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_loss, without = tmp_path / "with.json", tmp_path / "without.json"
+    with_loss.write_text(json.dumps(saved(rows())))
+    without.write_text(json.dumps(saved([row for row in rows() if "quality" not in row])))
+    for paths, options, says in (
+        ([without], ["--most-loss", "0.2"], True),
+        ([with_loss, without], ["--most-loss", "0.2"], True),
+        ([with_loss], ["--most-loss", "0.2"], False),
+        ([without], [], False),
+    ):
+        assert main(["report", *map(str, paths), *options]) == 0
+        said = capsys.readouterr().err
+        assert (f"--most-loss: no row of {without} has a loss that counts: " in said) is says
+        assert f"no row of {with_loss}" not in said
+
+
 def test_its_help_says_what_is_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["report", "--help"])
