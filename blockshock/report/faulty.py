@@ -14,7 +14,7 @@ from blockshock.saved import PHASES, faults, is_dense, or_inf, section_of, sever
 MOST_ROWS, MOST_POINTS = 4, 3
 """How many wrong rows, and of each how many points, are named."""
 NOTHING_BESIDE = "nothing that is asked about was timed beside a dense alternative"
-ADD_DENSE = "add a dense row in format plain (dense_single in --methods, plain in --formats)"
+ADD_DENSE = "add a dense row in format plain (a dense one in --methods, plain in --formats)"
 
 
 def wrong_lines(infos: list[Info]) -> Iterator[str]:

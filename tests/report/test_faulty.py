@@ -63,7 +63,7 @@ def test_a_run_whose_rows_are_all_wrong_says_that_they_were_timed() -> None:
     nothing, elsewhere = "nothing that is asked about was timed beside a dense alternative: ", timed(DENSE, 128, 4, 2.0)
     assert answer(run_of([dense]))[1] == f"{nothing}add a method that is asked about"
     assert answer(run_of([ours]))[1] == (
-        f"{nothing}add a dense row in format plain (dense_single in --methods, plain in --formats)"
+        f"{nothing}add a dense row in format plain (a dense one in --methods, plain in --formats)"
     )
     assert answer(run_of([ours, elsewhere]))[1] == f"{nothing}they share no point"
     assert answer(run_of([checked(OURS), wrong(64, DENSE)]))[2].startswith("largest error"), "nothing was timed"

@@ -83,7 +83,7 @@ def test_without_the_network_as_it_is_it_says_what_to_add() -> None:
         assert line.startswith(
             "minilm, all linear layers of its blocks (B = 8, bf16): nothing that is asked about was "
         )
-        assert line.endswith(": add a dense row in format plain (dense_single in --methods, plain in --formats)")
+        assert line.endswith(": add a dense row in format plain (a dense one in --methods, plain in --formats)")
     assert not list(network_lines(run_of([dense]))), "nothing was asked"
 
 
