@@ -17,7 +17,7 @@ import torch
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels.cusparselt_layout import SIDE, check_packable
 from blockshock.kernels.layout import dense_rows
-from blockshock.machine import compiled, torch_internals
+from blockshock.machine import compiled
 from blockshock.machine.cuda_kernel import CudaKernel
 
 ALONG = ("rows", "columns", "tiles")
@@ -132,12 +132,3 @@ def _kernel(making: Making, dtype: torch.dtype, device: torch.device) -> CudaKer
     definitions = {"BF16": int(dtype == torch.bfloat16), "FIRST": int(making.first), "EXACT": int(making.exact)}
     names = {"ALONG": making.along, "CHOICE": making.choice, "ACTIVATION": making.activation}
     return compiled(source, "make24", definitions | {macro: name.upper() for macro, name in names.items()})
-
-
-def product(packed: torch.Tensor, w_CN: torch.Tensor) -> torch.Tensor:
-    """x @ w, (R, N), of a packing of x (R, C) and of a dense matrix, by cuSPARSELt's default algorithm.
-
-    Args:
-        w_CN: of any layout; N a multiple of eight.
-    """
-    return torch_internals.sparse_mm(packed, dense_rows(w_CN.T).T, None, (0, 1, -1)).T

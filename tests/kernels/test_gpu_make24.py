@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels.cusparselt_layout import dense_of, packed_as
-from blockshock.kernels.make24 import ACTIVATIONS, Making, make24, product
+from blockshock.kernels.make24 import ACTIVATIONS, Making, make24
 from blockshock.machine import torch_internals
 from blockshock.matrices.named_masks import best_tiles
+from blockshock.training.recipes.packing import times_packed
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 DTYPES = (torch.bfloat16, torch.float16)
@@ -189,8 +190,8 @@ def test_cusparselt_multiplies_what_was_made(dtype: torch.dtype) -> None:
     assert made.columns is not None
     kept_RC = x_RC.where(both, 0).double()
     for found, exact in (
-        (product(made.rows, w_CN), kept_RC @ w_CN.double()),
-        (product(made.columns, x_RC[:, :64].contiguous()), kept_RC.T @ x_RC[:, :64].double()),
+        (times_packed(made.rows, 256, w_CN, "matmul"), kept_RC @ w_CN.double()),
+        (times_packed(made.columns, 512, x_RC[:, :64].contiguous(), "matmul"), kept_RC.T @ x_RC[:, :64].double()),
     ):
         torch.testing.assert_close(found.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
 

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.kernels import make24
-from blockshock.kernels.cusparselt_layout import SIDE, dense_of
+from blockshock.kernels.cusparselt_layout import dense_of
 from blockshock.matrices import generator
 from blockshock.stages import stage
-from blockshock.training.recipes.packing import in_one_pass, sparse_cores, times_24, times_packed
+from blockshock.training.recipes.packing import filled_up, in_one_pass, sparse_cores, times_24, times_packed
 from blockshock.training.sparse import mvue_24
 
 
@@ -27,7 +27,7 @@ def sampled_grad_weight(
 
     Stages ``estimate``, ``compress`` and ``grad_w``.
     """
-    N, filled_BN = grad_y_BN.shape[1], _filled_up(grad_y_BN)
+    N, filled_BN = grad_y_BN.shape[1], filled_up(grad_y_BN)
     if _packs(filled_BN) and x_BK.shape[1] % 8 == 0:
         with stage("estimate"):
             packed = _packed(filled_BN, draws)
@@ -41,16 +41,10 @@ def sampled_grad_weight(
 
 def drawn(grad_y_BN: torch.Tensor, draws: torch.Generator | None) -> torch.Tensor:
     """MVUE(∇yᵀ), (N, B): what a product that draws from the same state multiplies by."""
-    filled_BN = _filled_up(grad_y_BN)
+    filled_BN = filled_up(grad_y_BN)
     if _packs(filled_BN):
         return dense_of(_packed(filled_BN, draws), len(filled_BN))[:, : len(grad_y_BN)]
     return _sampled(grad_y_BN, draws)
-
-
-def _filled_up(grad_y_BN: torch.Tensor) -> torch.Tensor:
-    """With tokens of zeros, which are never drawn."""
-    missing = -len(grad_y_BN) % SIDE
-    return F.pad(grad_y_BN, (0, 0, 0, missing)) if missing else grad_y_BN
 
 
 def _packs(filled_BN: torch.Tensor) -> bool:

@@ -11,10 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.kernels import make24
-from blockshock.kernels.cusparselt_layout import SIDE
 from blockshock.kernels.cusparselt_thread import claim_thread
 from blockshock.stages import stage
-from blockshock.training.recipes.packing import times_packed
+from blockshock.training.recipes.packing import filled_up, times_packed
 
 ONES = 8
 """Columns of the least dense matrix that cuSPARSELt multiplies by."""
@@ -36,12 +35,6 @@ def fused_block(
     """
     claim_thread(x_BD.device)
     return _Block.apply(x_BD, *first, *second, making, mask, factor)  # type: ignore[no-any-return]
-
-
-def filled_up(rows_BK: torch.Tensor) -> torch.Tensor:
-    """With rows of zeros, to a multiple of 64."""
-    missing = -len(rows_BK) % SIDE
-    return F.pad(rows_BK, (0, 0, 0, missing)) if missing else rows_BK
 
 
 def _through(activation: str, z_BH: torch.Tensor, grad_BH: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,12 @@ def in_one_pass(x_RC: torch.Tensor) -> bool:
     return sizes and x_RC.itemsize == 2 and make24.unavailable(x_RC) is None
 
 
+def filled_up(rows_BK: torch.Tensor) -> torch.Tensor:
+    """With rows of zeros, to a multiple of 64, as our kernel takes it: they are never drawn, and add nothing."""
+    missing = -len(rows_BK) % SIDE
+    return F.pad(rows_BK, (0, 0, 0, missing)) if missing else rows_BK
+
+
 def packed_24(x_RC: torch.Tensor, both_ways: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A matrix that is 2:4 already as cuSPARSELt has it; its transpose too, if it is 2:4 both ways. Stage ``compress``.
 
