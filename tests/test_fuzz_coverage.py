@@ -66,6 +66,7 @@ ALSO_NOT = {
     "report.where.named": "called by where() for points that no range has",
     "matrices.named_masks.two_largest": "called for every mask and pruner by magnitude",
     "matrices.named_masks.best_tiles": "called for every mask and pruner of tiles",
+    "matrices.named_masks.untile": "the same",
     "pruning.alps.Alps": "drawn by its name in test_fuzz_layers.py",
     "pruning.as_mask.check_mask": "called for every spec of a mask",
     "pruning.as_mask.is_pruners": "called for every spec of a mask",

@@ -111,7 +111,8 @@ def _check_rows(N: int) -> None:
         raise MaskError(f"a transposable mask needs N to be a multiple of 4, got N = {N}")
 
 
-def _untile(tiles_RG44: torch.Tensor) -> torch.Tensor:
+def untile(tiles_RG44: torch.Tensor) -> torch.Tensor:
+    """The matrix (4 R, 4 G) that 4 × 4 tiles lie side by side in."""
     return tiles_RG44.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
@@ -135,7 +136,7 @@ def best_tiles(scores_RK: torch.Tensor) -> torch.Tensor:
     rest_TE = rest.flatten(2).flatten(0, 1).nan_to_num_(nan=info.max, posinf=info.max)
     exponent_T1 = torch.frexp(rest_TE.amax(-1, keepdim=True)).exponent
     best_T = _largest_sums(rest_TE, exponent_T1, _columns_of_tiles(rest.device), None, _passes(scores_RK.dtype))
-    return _untile(tiles[best_T.view(in_tiles.shape[:2])])
+    return untile(tiles[best_T.view(in_tiles.shape[:2])])
 
 
 _DIGITS = 48
@@ -212,7 +213,7 @@ def tile_random_mask(source: WeightSource) -> Mask:
     def block(index: int, rows: int) -> torch.Tensor:
         stream = generator(device, source.seed, 2, index)
         draws = torch.randint(90, (rows // 4, groups), device=device, generator=stream)
-        return _untile(transposable_tiles(device)[draws])
+        return untile(transposable_tiles(device)[draws])
 
     return LazyMask(source.N, source.K, lambda start, stop: seeded_rows(start, stop, source.N, block))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.kernels import make24
+from blockshock.matrices import untile
 from blockshock.training.recipes.packing import in_one_pass
 from blockshock.training.sparse import transposable_mask
 
@@ -31,5 +32,4 @@ def bits_of(masks: torch.Tensor) -> torch.Tensor:
 def mask_of_bits(bits: torch.Tensor) -> torch.Tensor:
     """The inverse, of a whole matrix: int16 (R/4, C/4) → bool (R, C)."""
     places = torch.arange(16, device=bits.device, dtype=torch.int32)
-    tiles = (bits.int()[..., None] >> places & 1).bool().unflatten(-1, (4, 4))
-    return tiles.transpose(1, 2).flatten(2).flatten(0, 1)
+    return untile((bits.int()[..., None] >> places & 1).bool().unflatten(-1, (4, 4)))
