@@ -226,4 +226,5 @@ def test_the_committed_weights_are_those_that_their_record_tells_of() -> None:
     assert lm.WEIGHTS.stat().st_size <= 8e6
     one = build_network("lm")
     some = one.judged(one.build(torch.float32, CPU, 0), torch.float32, CPU).mean().item()
-    assert some == pytest.approx(about["held_out_bits_per_byte"], abs=0.25), "of the first tenth of what is held out"
+    glance = float(about["curve"][-1].split()[-1])
+    assert some == pytest.approx(glance, abs=0.1), "both of the beginning of what is held out: a tenth, and 32 windows"
