@@ -1,9 +1,8 @@
-// Which two of four numbers stay, and as what: by size, by a mask, less a threshold, or by chance; and the best of all
-// masks of a 4 × 4 tile.
+// Which two of four numbers stay, and as what: by size, by a mask, less a threshold, or by chance. Tiles: tile24.cu.
 //
 // Set by whoever compiles it: BF16 (else fp16); ALONG (ROWS, COLUMNS, or TILES: both, of one mask); CHOICE (LARGEST,
 // LARGEST_SIZE, GIVEN: a mask of tiles, SOFT: the largest sizes less the third, MVUE); EXACT (sums of tiles in float64);
-// ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the choice.
+// ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the choice, or BACK: of gradients.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -37,20 +36,57 @@ __device__ __forceinline__ u16 rounded(float value) {
     return bits;
 }
 
+__device__ __forceinline__ float two_to_the(float power) {
+    float value;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(power));
+    return value;
+}
+__device__ __forceinline__ float one_over(float x) {
+    float value;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+}
+
+// Of a standard normal number: how often it is beyond |x|, and its density at x times √(2π). To 1e-7 (Abramowitz and
+// Stegun, Handbook of Mathematical Functions, 7.1.26); unlike 1 + erf(x), nothing cancels far below zero.
+__device__ __forceinline__ float beyond(float x, float& density) {
+    const float t = one_over(1 + 0.23164189f * fabsf(x));
+    density = two_to_the(x * (x * -0.72134752f));
+    return density * (t * (0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f)))));
+}
+
 __device__ __forceinline__ u16 activated(u16 bits) {
     const float x = number(bits);
+    float density;
     switch (ACTIVATION) {
         case RELU: return x <= 0 ? 0 : bits;  // NaN stays
         case RELU2: return rounded(x <= 0 ? 0 : x * x);
-        case GELU: return rounded(x * 0.5f * (1 + erff(x * 0.70710678118654752f)));
+        case GELU: return rounded(fmaxf(x, 0) - fabsf(x) * beyond(x, density));
         default: return bits;
     }
 }
 
+// The gradient of z from that of the function of z.
+__device__ __forceinline__ u16 through(u16 gradient, u16 z_bits) {
+    const float z = number(z_bits), grad = number(gradient);
+    float density;
+    switch (ACTIVATION) {
+        case RELU: return z <= 0 ? 0 : gradient;
+        case RELU2: return rounded(z <= 0 ? 0 : 2 * z * grad);
+        case GELU: {
+            const float tail = beyond(z, density), below = z < 0 ? tail : 1 - tail;
+            return rounded(grad * (below + z * density * 0.39894228f));
+        }
+        default: return gradient;
+    }
+}
+
+__device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
+
 // By which numbers are compared.
 __device__ __forceinline__ float key(u16 bits) {
     const float x = number(bits), size = CHOICE == LARGEST ? x : fabsf(x);
-    return x != x ? __int_as_float(0x7f800000) : size;
+    return x != x ? infinite() : size;
 }
 
 // Four bits: the places of the two that stay, the first one's in the lower two.
@@ -78,10 +114,11 @@ struct Pair {
     u32 values, places;
 };
 
-__device__ __forceinline__ Pair pair_of(const u16 (&four)[4], u32 kept) {
-    const u32 places = places_of(kept), bytes = 0x1010 + (places & 3) * 0x22 + (places >> 2) * 0x2200;
+__device__ __forceinline__ Pair picked(const u16 (&four)[4], u32 places) {
+    const u32 bytes = 0x1010 + (places & 3) * 0x22 + (places >> 2) * 0x2200;
     return {__byte_perm(four[0] | (u32)four[1] << 16, four[2] | (u32)four[3] << 16, bytes), places};
 }
+__device__ __forceinline__ Pair pair_of(const u16 (&four)[4], u32 kept) { return picked(four, places_of(kept)); }
 
 __device__ __forceinline__ u16 with_sign(float size, u16 of) { return size == 0 ? 0 : rounded(size) | (of & 0x8000); }
 constexpr u32 TWO_NANS = 0x7fff7fff;
@@ -131,102 +168,27 @@ __device__ __forceinline__ Pair estimate(const u16 (&four)[4], float random) {
     const float largest = fmaxf(high, other_high);
     const float rest = (fminf(sizes[0], sizes[1]) + fminf(sizes[2], sizes[3])) + fminf(high, other_high);
     const bool dominated = largest > rest;
-    const float value = dominated ? rest : 0.5f * rest + 0.5f * largest;
-    u32 sure = 0;
-    float ends[4], end = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const bool is_sure = dominated && sizes[i] == largest;
-        sure |= (u32)is_sure << i;
-        ends[i] = end += is_sure ? 0 : sizes[i];
-    }
+    const float value = dominated ? rest : 0.5f * rest + 0.5f * largest, above = dominated ? rest : infinite();
+    float ends[4], end = 0;  // of what is drawn by chance: the largest is not, where it is above the others' sum
+    u32 one = 0, other = 0, sure = 4;
     const float at = random * value, further = at + value;
-    const u32 one = 1u << ((at >= ends[0]) + (at >= ends[1]) + (at >= ends[2]));
-    const u32 other = 1u << ((further >= ends[0]) + (further >= ends[1]) + (further >= ends[2]));
-    const u32 drawn = dominated ? one : one | other, size = rounded(value);
-    u16 estimates[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const bool counts = drawn >> i & 1 && four[i] & 0x7fff;
-        estimates[i] = sure >> i & 1 ? four[i] : counts ? size | (four[i] & 0x8000) : 0;
+        sure = sizes[i] > above ? i : sure;
+        ends[i] = end += sizes[i] > above ? 0 : sizes[i];
     }
-    u32 kept = drawn | sure;
-    kept |= (kept & (kept - 1)) == 0 ? ~kept & (kept + 1) : 0;  // a zero, where one number is all that there is
-    Pair pair = pair_of(estimates, kept);
-    const float all = (sizes[0] + sizes[1]) + (sizes[2] + sizes[3]);
-    if (all != all) pair.values = TWO_NANS;
+#pragma unroll
+    for (int i = 0; i < 3; i++) one += at >= ends[i], other += further >= ends[i];
+    other = dominated ? sure : other;
+    // Twice the same, by rounding or of zeros: one stays, and a zero beside it.
+    const bool same = one == other;
+    const u32 first = same ? min(one, 2u) : min(one, other), second = same ? first + 1 : max(one, other);
+    Pair pair = picked(four, first | second << 2);
+    const u32 size = rounded(value);
+    u32 low = pair.values & 0xffff, top = pair.values >> 16;
+    low = first == sure ? low : (low & 0x7fff) == 0 || (same && first != one) ? 0 : size | (low & 0x8000);
+    top = second == sure ? top : (top & 0x7fff) == 0 || (same && second != one) ? 0 : size | (top & 0x8000);
+    pair.values = low | top << 16;
+    if (!(ends[3] < infinite())) pair.values = TWO_NANS;
     return pair;
-}
-
-#if EXACT
-typedef double Sum;
-#else
-typedef float Sum;
-#endif
-
-// The pairs of columns that a row of a tile may keep: 01 02 03 12 13 23. That of the others is number 5 − pair.
-__device__ constexpr int pair_number(int one, int two) {
-    return one * two == 0 ? one + two - 1 : one + two;
-}
-
-// The best so far, and the pairs of its first three rows as a number of base six: by that equals are told apart.
-struct Best {
-    Sum sum;
-    int pairs;
-
-    __device__ __forceinline__ void meet(Sum other, int others) {  // that come later in this order
-        pairs = other > sum ? others : pairs;
-        sum = other > sum ? other : sum;
-    }
-};
-
-// Of all 90 masks with two in each row and column the one whose sum is largest, the first among equals, as 16 bits.
-// Rows 0 and 1 keep the same columns (6 masks), or none in common (36), or share one, a, and leave one out, d (48).
-__device__ __forceinline__ u32 best_tile(const u16 (&tile)[4][4]) {
-    Sum sums[4][6];
-#pragma unroll
-    for (int row = 0; row < 4; row++) {
-        Sum keys[4];
-#pragma unroll
-        for (int column = 0; column < 4; column++) keys[column] = fmaxf(-MOST, fminf(key(tile[row][column]), MOST));
-#pragma unroll
-        for (int one = 0; one < 4; one++)
-#pragma unroll
-            for (int two = one + 1; two < 4; two++) sums[row][pair_number(one, two)] = keys[one] + keys[two];
-    }
-    Best upper = {sums[0][0] + sums[1][5], 30}, lower = {sums[2][0] + sums[3][5], 0};
-#pragma unroll
-    for (int pair = 1; pair < 6; pair++) {
-        upper.meet(sums[0][pair] + sums[1][5 - pair], pair * 36 + (5 - pair) * 6);
-        lower.meet(sums[2][pair] + sums[3][5 - pair], pair);
-    }
-    Best best = {upper.sum + lower.sum, upper.pairs + lower.pairs};
-    auto meet = [&](Sum sum, int pairs) {
-        const bool better = (sum > best.sum) | ((sum == best.sum) & (pairs < best.pairs));
-        best.sum = better ? sum : best.sum;
-        best.pairs = better ? pairs : best.pairs;
-    };
-#pragma unroll
-    for (int pair = 0; pair < 6; pair++)
-        meet((sums[0][pair] + sums[1][pair]) + (sums[2][5 - pair] + sums[3][5 - pair]), pair * 42 + 5 - pair);
-#pragma unroll
-    for (int a = 0; a < 4; a++)
-#pragma unroll
-        for (int d = 0; d < 4; d++) {
-            if (a == d) continue;
-            const int b = a != 0 && d != 0 ? 0 : a != 1 && d != 1 ? 1 : 2, c = 6 - a - d - b;
-            const int ab = pair_number(a, b), ac = pair_number(a, c), db = pair_number(d, b), dc = pair_number(d, c);
-            const int first = ab < ac ? ab : ac, second = ab + ac - first;
-            const int third = db < dc ? db : dc, last = db + dc - third;
-            Best above = {sums[0][first] + sums[1][second], first * 36 + second * 6};
-            above.meet(sums[0][second] + sums[1][first], second * 36 + first * 6);
-            Best below = {sums[2][third] + sums[3][last], third};
-            below.meet(sums[2][last] + sums[3][third], last);
-            meet(above.sum + below.sum, above.pairs + below.pairs);
-        }
-    const u32 bits = 0xCA6953, upper_pairs = best.pairs / 6;  // bits of the six pairs
-    const u32 one = bits >> 4 * (upper_pairs / 6) & 15, two = bits >> 4 * (upper_pairs % 6) & 15;
-    const u32 three = bits >> 4 * (best.pairs % 6) & 15;
-    const u32 twice = (one & two) | (one & three) | (two & three);
-    return one | two << 4 | three << 8 | (~twice & 15) << 12;
 }

@@ -6,7 +6,7 @@ value is zero, so new values under the same mask are written in place and nothin
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -73,16 +73,8 @@ class _Searched(Packed):
     def _find(self, most: int, x_BK: torch.Tensor) -> Found:
         bias, dtype = self.bias is not None and not self._to, str(x_BK.dtype).removeprefix("torch.")
         least = most // 2 + TOKENS_MULTIPLE if most > TOKENS_MULTIPLE else most
-        key = f"{library_key(x_BK.device)} N{self.N} K{self.K} B{least}-{most} {dtype} bias={bias}"
-        key += f" to={self._to}" if self._to else ""
-
-        def search() -> dict[str, object]:
-            gpu = identity(x_BK.device)
-            return asdict(_searcher.search(Request(self.N, self.K, most, least, dtype, bias, gpu, self._to)))
-
-        found = Found.read(_algorithms.get(key, search))
-        assert found is not None
-        return found
+        key = f"N{self.N} K{self.K} B{least}-{most} {dtype} bias={bias}" + (f" to={self._to}" if self._to else "")
+        return searched(key, x_BK.device, Request(self.N, self.K, most, least, dtype, bias, to=self._to))
 
 
 class PackedCusparselt(_Searched):
@@ -190,10 +182,20 @@ def _(packed: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, N: int, 
     return x.new_empty(x.shape[0], N)
 
 
+def searched(key: str, device: torch.device, request: Request) -> Found:
+    """What is fastest for a request; searched once on such a GPU for a key that names what the request is of."""
+
+    key = f"{library_key(device)} {key}"
+    stored = _algorithms.get(key, lambda: asdict(_searcher.search(replace(request, gpu=identity(device)))))
+    found = Found.read(stored)
+    assert found is not None
+    return found
+
+
 def library_key(device: torch.device) -> str:
     """The GPU and the library versions that a searched algorithm is good for."""
-    gpu, library = torch.cuda.get_device_name(device), torch.backends.cusparselt.version()
-    return f"{gpu} cuSPARSELt {library} torch {torch.__version__}"
+    library = f"cuSPARSELt {torch.backends.cusparselt.version()} torch {torch.__version__}"
+    return f"{torch.cuda.get_device_name(device)} {library}"
 
 
 @KERNELS.register("cusparselt")
@@ -239,9 +241,9 @@ class Cusparselt(SparseCores):
         return PackedQuantisedCusparselt(piece, bias, format, self.search, self.fused, shared_N)
 
     def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
-        packed = packed_bytes(N, K, format.stored.itemsize)
+        held = packed_bytes(N, K, format.stored.itemsize) + 4 * N
         # The search holds what was quantised, and its numbers in bf16, beside a packing of its own.
-        return packed + 4 * N, 2 * packed + 4 * N + 3 * N * K
+        return held, 2 * held - 4 * N + 3 * N * K
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         # The search holds a dense piece and a packing of its own on the same GPU.

@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 
-from blockshock.kernels.formats import format_of, quantised
+from blockshock.kernels.cusparselt_trial import Trial
 from blockshock.kernels.found import Searched
 from blockshock.kernels.right import is_product
 from blockshock.machine import torch_internals
-from blockshock.matrices import GeneratedWeights, Piece, generator, random_mask
 
 Setting = tuple[int, int, int]
 """Algorithm, split-k and split-k mode."""
@@ -59,6 +58,9 @@ class Request:
         dtype: its name in torch.
         gpu: its identity, which is the same in every process; indices are not.
         to: the dtype of the product in eight bits, by its name; empty where it is that of the factors.
+        tokens_are: of a W that is packed anew at each step, its ``rows`` or its ``columns``: N or K is then the most of
+            them, and ``tokens`` are features. Empty where they are columns of x.
+        x_turned, y_turned: x (K, tokens) and the product (N, tokens) lie as (tokens, K) and (tokens, N).
     """
 
     N: int
@@ -67,8 +69,11 @@ class Request:
     least: int
     dtype: str
     bias: bool
-    gpu: str
+    gpu: str = ""
     to: str = ""
+    tokens_are: str = ""
+    x_turned: bool = True
+    y_turned: bool = True
 
 
 def identity(device: torch.device) -> str:
@@ -136,6 +141,8 @@ def _search(request: Request) -> Found:
     torch.cuda.set_device(device)
     if request.to:
         return _search_bytes(request, device)
+    if request.tokens_are:
+        return _search_anew(request, device)
     trial = Trial(request.N, request.K, request.tokens, getattr(torch, request.dtype), request.bias, device)
     packed = torch_internals.compress(trial.w_NK)
     fastest = Found.parse(torch_internals.search(packed, trial.x_BK.t(), trial.bias))
@@ -144,6 +151,31 @@ def _search(request: Request) -> Found:
         return multiplied(packed, x_BK, trial.bias, setting)
 
     return checked(fastest, trial, request.least, multiply)
+
+
+def _search_anew(request: Request, device: torch.device) -> Found:
+    """The same of a W whose rows or columns are tokens."""
+    trial = Trial(request.N, request.K, request.tokens, getattr(torch, request.dtype), False, device)
+
+    def laid(tokens: int) -> tuple[torch.Tensor, torch.Tensor, Callable[[torch.Tensor], bool]]:
+        """W of so many tokens as cuSPARSELt has it, x as it will lie, and whether a product is theirs."""
+        rows, columns = (tokens, request.K) if request.tokens_are == "rows" else (request.N, tokens)
+        w_NK, x_BK = trial.w_NK[:rows, :columns].contiguous(), trial.x_BK[:, :columns].contiguous()
+        x_KB = x_BK.T if request.x_turned else x_BK.T.contiguous()
+        return torch_internals.compress(w_NK), x_KB, lambda y_BN: is_product(y_BN, x_BK, w_NK, None, trial.eps)
+
+    most = request.N if request.tokens_are == "rows" else request.K
+    ends = [laid(tokens) for tokens in dict.fromkeys((most, request.least))]
+    (packed, x_KB, _), *_ = ends
+    fastest = Found.parse(torch_internals.search(packed, x_KB, None, turned=request.y_turned))
+
+    def multiplied_by(setting: Setting, packed: torch.Tensor, x_KB: torch.Tensor) -> torch.Tensor:
+        y = torch_internals.sparse_mm(packed, x_KB, None, setting, request.y_turned)
+        return y if request.y_turned else y.T
+
+    return settled(
+        fastest, lambda setting: all(fits(multiplied_by(setting, packed, x_KB)) for packed, x_KB, fits in ends)
+    )
 
 
 def sums_of(stored: torch.dtype) -> torch.dtype:
@@ -184,37 +216,17 @@ def multiplied(packed: torch.Tensor, x_BK: torch.Tensor, bias: torch.Tensor | No
 def checked(
     fastest: Setting, trial: Trial, least: int, multiply: Callable[[torch.Tensor, Setting], torch.Tensor]
 ) -> Found:
-    """The fastest setting, or else the default one, if it multiplies right at both ends of its range of tokens."""
-    tried = tuple(dict.fromkeys((fastest, DEFAULT)))
+    """What is settled by products of both ends of a range of tokens."""
     inputs = dict.fromkeys((len(trial.x_BK), least))
-    wrong = tuple(
-        setting
-        for setting in tried
-        if not all(trial.is_right(multiply(trial.x_BK[:tokens], setting)) for tokens in inputs)
+    return settled(
+        fastest,
+        lambda setting: all(trial.is_right(multiply(trial.x_BK[:tokens], setting)) for tokens in inputs),
     )
+
+
+def settled(fastest: Setting, is_right: Callable[[Setting], bool]) -> Found:
+    """The fastest setting, or else the default one, if it multiplies right."""
+    tried = tuple(dict.fromkeys((fastest, DEFAULT)))
+    wrong = tuple(setting for setting in tried if not is_right(setting))
     right = [setting for setting in tried if setting not in wrong]
     return Found(right[0] if right else None, wrong)
-
-
-class Trial:
-    """Random weights under a random mask, and random inputs of mean zero: no error of a product can hide in them."""
-
-    def __init__(self, N: int, K: int, tokens: int, dtype: torch.dtype, bias: bool, device: torch.device) -> None:
-        source = GeneratedWeights(N, K, dtype if dtype.itemsize > 1 else torch.float32, device, seed=5, with_bias=bias)
-        piece, x_BK = Piece(source, slice(0, K), random_mask(source)), _normal(tokens, K, device)
-        self.bias = source.bias
-        if dtype.itemsize > 1:
-            self.w_NK, self.x_BK, self.eps = piece.dense(), x_BK.to(dtype), torch.finfo(dtype).eps
-            return
-        format = format_of(dtype)
-        self.w_NK, _ = quantised(piece.kept_block, N, K, format, device)
-        self.x_BK, _ = format.quantise(x_BK)
-        self.eps = torch.finfo(torch.bfloat16).eps + format.sums(device).error(K)
-
-    def is_right(self, y_BN: torch.Tensor) -> bool:
-        """Whether y is the product of the first rows of x."""
-        return is_product(y_BN, self.x_BK[: len(y_BN)], self.w_NK, self.bias, self.eps)
-
-
-def _normal(tokens: int, K: int, device: torch.device) -> torch.Tensor:
-    return torch.randn(tokens, K, device=device, generator=generator(device, 5, 4))

@@ -8,7 +8,7 @@
 // Of a packing of (R, C): kept values (R, C/2), then 512 bytes of places for each 64 × 64 numbers, row of blocks by row.
 // In these the four bits of row r and group g are number (r3 g2 g0 g1 r0 r1 r2 r4 r5 g3, lowest bit first).
 //
-// It stands behind choose24.cu.
+// It stands behind choose24.cu and tile24.cu.
 
 // Eight places of a block in the order in which they lie in memory.
 __device__ __forceinline__ u32 word_of(const u8 (&places)[SIDE][GROUPS + 4], int index) {
@@ -30,10 +30,11 @@ __device__ __forceinline__ u32 transposed(u32 mask) {
 }
 
 // x: (R, C), dense. rows, columns: packings of x and of xᵀ. mask: (R/4, C/4), 16 bits a tile, row by row; read if it is
-// GIVEN, else written if it is of TILES. seed: two words. scale: bits of a float32. Groups are counted in 32 bits.
+// GIVEN, else written if it is of TILES. seed: two words. scale: bits of a float32. z: BACK, (R, C), dense: x are
+// gradients of its function, and become its own. Groups are counted in 32 bits.
 extern "C" __global__ void __launch_bounds__(THREADS)
 make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ columns, u16* __restrict__ mask,
-       const u32* __restrict__ seed, int R, int C, int scale_bits) {
+       const u32* __restrict__ seed, const uint2* __restrict__ z, int R, int C, int scale_bits) {
     __shared__ u32 turned[SIDE][GROUPS + 1];
     __shared__ u8 row_places[SIDE][GROUPS + 4], column_places[SIDE][GROUPS + 4];
     const u32 t = threadIdx.x / GROUPS, u = threadIdx.x % GROUPS, groups = C / 4, turned_groups = R / 4;
@@ -47,6 +48,14 @@ make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ co
         const uint2 four = x[first + i * groups];
         tile[i][0] = (u16)four.x, tile[i][1] = (u16)(four.x >> 16);
         tile[i][2] = (u16)four.y, tile[i][3] = (u16)(four.y >> 16);
+    }
+    if (BACK) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint2 four = z[first + i * groups];
+            tile[i][0] = through(tile[i][0], (u16)four.x), tile[i][1] = through(tile[i][1], (u16)(four.x >> 16));
+            tile[i][2] = through(tile[i][2], (u16)four.y), tile[i][3] = through(tile[i][3], (u16)(four.y >> 16));
+        }
     }
     auto activate = [&] {
 #pragma unroll
@@ -67,7 +76,7 @@ make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ co
 #pragma unroll
             for (int j = 0; j < 4; j++) keys[i][j] = key(tile[i][j]);
     }
-    if (!FIRST) activate();
+    if (!FIRST && !BACK) activate();
     if (CHOICE == MVUE) uniform(random, place, seed[0], seed[1]);
 
     auto chosen = [&](const u16(&four)[4], const float(&by)[4], u32 bits, int number) -> Pair {

@@ -53,8 +53,9 @@ class Making(NamedTuple):
             2203.10991).
         activation: a function of x: ``relu``, ``relu2`` (its square) or ``gelu``.
         first: the choice is made by what the function gave; otherwise by x, and the function is of what stays.
-        exact: sums of tiles are of float64, which has all bits of fp16, and of bf16 within 2⁴² of each other; otherwise
-            of float32, which is faster, and may take a mask that is worse by its last bit.
+        exact: sums of tiles are of float64, which has all bits of fp16, and of bf16 within 2⁴² of each other, and the
+            first mask among equals is taken; otherwise of float32, which is faster: any of those may be taken, and one
+            that is worse by the last bit.
     """
 
     along: str = "tiles"
@@ -87,6 +88,7 @@ def make24(
     mask: torch.Tensor | None = None,
     scale: float = 1.0,
     seed: torch.Tensor | None = None,
+    z_RC: torch.Tensor | None = None,
 ) -> Made:
     """Make a matrix 2:4. The same input and seed make the same bits.
 
@@ -96,16 +98,19 @@ def make24(
         mask: of ``given``, as ``Made.mask``.
         scale: of ``soft``.
         seed: of ``mvue``: two random int32, on the device, so that a captured graph draws anew.
+        z_RC: like x, which is then the gradient of the making's function of z, and first becomes that of z.
 
     Raises:
-        InputError: of x.
+        InputError: of x or z.
         KernelUnavailable: x is not on such a GPU, or the making is none.
     """
     making.check()
     check_packable(x_RC)
     if reason := unavailable(x_RC):
         raise KernelUnavailable(f"making 2:4 in one pass {reason}")
-    x_RC = dense_rows(x_RC)
+    if z_RC is not None and (z_RC.shape, z_RC.dtype, z_RC.device) != (x_RC.shape, x_RC.dtype, x_RC.device):
+        raise InputError(f"z must be like x, {_like(x_RC)}, got {_like(z_RC)}")
+    x_RC, z_RC = dense_rows(x_RC), None if z_RC is None else dense_rows(z_RC)
     R, C = x_RC.shape
     if R * C >= _MOST:
         raise InputError(f"what is made 2:4 in one pass is of less than {_MOST} numbers, got {R} × {C}: cut it in rows")
@@ -115,20 +120,25 @@ def make24(
     if making.along == "tiles" and making.choice != "given":
         mask = torch.empty(R // 4, C // 4, dtype=torch.int16, device=x_RC.device)
     # What is not asked for is neither read nor written: x stands for it.
-    tensors = [x_RC if tensor is None else tensor for tensor in (x_RC, rows, columns, mask, seed)]
+    tensors = [x_RC if tensor is None else tensor for tensor in (x_RC, rows, columns, mask, seed, z_RC)]
     (bits,) = struct.unpack("i", struct.pack("f", scale))
     with torch.cuda.device(x_RC.device):
-        kernel = _kernel(making, x_RC.dtype, x_RC.device)
+        kernel = _kernel(making, z_RC is not None, x_RC.dtype, x_RC.device)
         kernel((C // SIDE, R // SIDE, 1), (_THREADS, 1, 1), [*tensors, R, C, bits])
     return Made(rows, columns, mask)
 
 
+def _like(x_RC: torch.Tensor) -> str:
+    return f"{tuple(x_RC.shape)} {x_RC.dtype} on {x_RC.device}"
+
+
 @cache
-def _kernel(making: Making, dtype: torch.dtype, device: torch.device) -> CudaKernel:
+def _kernel(making: Making, back: bool, dtype: torch.dtype, device: torch.device) -> CudaKernel:
     """For that GPU, which must be the current one."""
     source = "\n".join(
-        (Path(__file__).parent / f"{name}24.cu").read_text(encoding="utf-8") for name in ("choose", "make")
+        (Path(__file__).parent / f"{name}24.cu").read_text(encoding="utf-8") for name in ("choose", "tile", "make")
     )
-    definitions = {"BF16": int(dtype == torch.bfloat16), "FIRST": int(making.first), "EXACT": int(making.exact)}
+    flags = {"BF16": dtype == torch.bfloat16, "FIRST": making.first, "EXACT": making.exact, "BACK": back}
+    definitions = {name: int(flag) for name, flag in flags.items()}
     names = {"ALONG": making.along, "CHOICE": making.choice, "ACTIVATION": making.activation}
     return compiled(source, "make24", definitions | {macro: name.upper() for macro, name in names.items()})

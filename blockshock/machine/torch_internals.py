@@ -63,10 +63,10 @@ def search(
     bias: torch.Tensor | None,
     scale_N: torch.Tensor | None = None,
     out: torch.dtype | None = None,
+    turned: bool = True,
 ) -> Sequence[int]:
     """The setting of `sparse_mm`, or with ``out`` of `sparse_mm_of_bytes`, that cuSPARSELt finds to be fastest."""
-    found = torch._C._cusparselt.mm_search(packed, x_KB, bias, scale_N, out, True)  # type: ignore[attr-defined]
-    return list(found[:3])
+    return list(torch._C._cusparselt.mm_search(packed, x_KB, bias, scale_N, out, turned)[:3])  # type: ignore[attr-defined]
 
 
 def int_mm(x_BK: torch.Tensor, w_KN: torch.Tensor) -> torch.Tensor:

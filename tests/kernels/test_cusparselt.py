@@ -16,8 +16,9 @@ from blockshock import BlockShockLinear
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels import cusparselt, cusparselt_thread
 from blockshock.kernels.cusparselt import PackedCusparselt, bucket_of
-from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, Trial, checked
+from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, checked
 from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
+from blockshock.kernels.cusparselt_trial import Trial
 from blockshock.machine import cache_folder
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.named_masks import build_mask

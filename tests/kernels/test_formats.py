@@ -24,7 +24,7 @@ from blockshock.kernels import (
     cusparselt,
     formats,
 )
-from blockshock.kernels.cusparselt_search import Trial
+from blockshock.kernels.cusparselt_trial import Trial
 from blockshock.matrices import GeneratedWeights, Piece, TensorWeights, build_mask
 from blockshock.measure import Ceilings, NoCeiling
 from blockshock.stages import recording

@@ -11,11 +11,11 @@ from strategies import LAYOUTS, matrix
 from torch.nn import functional
 
 from blockshock.errors import InputError, KernelUnavailable
+from blockshock.kernels.cusparselt_anew import times_packed
 from blockshock.kernels.cusparselt_layout import dense_of, packed_as
 from blockshock.kernels.make24 import ACTIVATIONS, Making, make24
 from blockshock.machine import torch_internals
 from blockshock.matrices.named_masks import best_tiles
-from blockshock.training.recipes.packing import times_packed
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 DTYPES = (torch.bfloat16, torch.float16)
@@ -89,6 +89,38 @@ def test_a_gradient_takes_the_mask_of_another_matrix(dtype: torch.dtype) -> None
     both = best_tiles(x_RC.abs())
     assert _same(found.rows, grad_RC, both)
     assert _same(found.columns, grad_RC.T, both.T)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_goes_back_through_the_function(dtype: torch.dtype, activation: str) -> None:
+    z_RC, grad_RC = _x(128, 192, dtype), matrix(128, 192, dtype, 3, device="cuda")
+    made = make24(z_RC, Making(activation=activation, exact=True))
+    found = make24(grad_RC, Making(choice="given", activation=activation), made.mask, z_RC=z_RC)
+    z64 = z_RC.double().requires_grad_()
+    APPLIED[activation](z64).backward(grad_RC.double())
+    assert z64.grad is not None
+    both = best_tiles(z_RC.abs())
+    for packed, mask, grad in ((found.rows, both, z64.grad), (found.columns, both.T, z64.grad.T)):
+        if activation == "gelu":  # computed in float32
+            assert packed is not None
+            kept = dense_of(packed, mask.shape[1]).double()
+            bound = 1e-6 + 0.6 * torch.finfo(dtype).eps * grad.abs()
+            assert bool(((kept - grad.where(mask, 0)).abs() <= bound).all())
+        else:
+            assert _same(packed, grad.to(dtype), mask)
+    with pytest.raises(InputError, match=r"z must be like x, \(128, 192\).*got \(64, 192\)"):
+        make24(grad_RC, Making(choice="given"), made.mask, z_RC=z_RC[:64])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gelu_is_that_of_float64(dtype: torch.dtype) -> None:
+    x_RC = torch.linspace(-12, 12, 64 * 1024, device="cuda").view(64, 1024).to(dtype)
+    made = make24(x_RC, Making("rows", activation="gelu"))
+    assert made.rows is not None
+    exact = functional.gelu(x_RC.double()).where(_two_largest(x_RC.abs()), 0)
+    bound = 0.51 * torch.finfo(dtype).eps * exact.abs() + 2e-7
+    assert bool(((dense_of(made.rows, 1024).double() - exact).abs() <= bound).all())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -190,8 +222,11 @@ def test_cusparselt_multiplies_what_was_made(dtype: torch.dtype) -> None:
     assert made.columns is not None
     kept_RC = x_RC.where(both, 0).double()
     for found, exact in (
-        (times_packed(made.rows, 256, w_CN, "matmul"), kept_RC @ w_CN.double()),
-        (times_packed(made.columns, 512, x_RC[:, :64].contiguous(), "matmul"), kept_RC.T @ x_RC[:, :64].double()),
+        (times_packed(made.rows, 256, w_CN, "rows", "matmul"), kept_RC @ w_CN.double()),
+        (
+            times_packed(made.columns, 512, x_RC[:, :64].contiguous(), "columns", "matmul"),
+            kept_RC.T @ x_RC[:, :64].double(),
+        ),
     ):
         torch.testing.assert_close(found.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-2)
 

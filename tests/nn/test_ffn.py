@@ -158,11 +158,18 @@ def test_the_sparse_cores_give_what_zeros_give(recipe: str, monkeypatch: pytest.
     torch.testing.assert_close(found, right, rtol=0.05, atol=0.05)
 
 
-def _in_one_pass(x: torch.Tensor, making: Making, mask: torch.Tensor | None = None) -> Made:
+def _in_one_pass(
+    x: torch.Tensor, making: Making, mask: torch.Tensor | None = None, z_RC: torch.Tensor | None = None
+) -> Made:
     """What our kernel makes, in plain torch; packed as the library over which products are faked has it."""
     assert making.along == "tiles"
     assert not any(size % 64 for size in x.shape)
-    value = x if making.activation == "none" else ACTS[making.activation](x)
+    if z_RC is not None:
+        z_RC = z_RC.detach().requires_grad_()
+        with torch.enable_grad():
+            (value,) = torch.autograd.grad(ACTS[making.activation](z_RC), z_RC, x)
+    else:
+        value = x if making.activation == "none" else ACTS[making.activation](x)
     if making.choice != "given":
         worth = value if making.first else x
         worth = worth.double() - worth.double().min() if making.choice == "largest" else worth.abs()
@@ -192,7 +199,9 @@ def test_in_one_pass_it_gives_what_zeros_give(
     made: list[str] = []
     with faked():
         monkeypatch.setattr(make24, "unavailable", lambda x: None)
-        monkeypatch.setattr(make24, "make24", lambda *given: made.append(given[1].choice) or _in_one_pass(*given))
+        monkeypatch.setattr(
+            make24, "make24", lambda *given, **z: made.append(given[1].choice) or _in_one_pass(*given, **z)
+        )
         torch.manual_seed(5)
         found = gradients(ffn(x), ffn, x)
     assert made == [choice, "given"]

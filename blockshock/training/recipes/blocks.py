@@ -130,7 +130,7 @@ def over_tokens(a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe) -> 
     Otherwise the features of ``a`` with most zeros keep the two largest of each four tokens, and the others are dense.
     """
     if recipe.both_ways:
-        return times_24(a_BH.T.contiguous(), x_BK, x_BK.dtype)
+        return times_24(a_BH.T.contiguous(), x_BK, x_BK.dtype, "columns", "grad_w")
     h = a_BH.shape[1]
     dense = h - min(-(-math.ceil((1 - recipe.dense) * h) // MULTIPLE_OF_THIN) * MULTIPLE_OF_THIN, h)
     order = (a_BH != 0).sum(0).argsort(stable=True)
@@ -138,7 +138,9 @@ def over_tokens(a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe) -> 
     some, others = filled_HB[: h - dense], filled_HB[h - dense :, : len(a_BH)]
     found_HK = x_BK.new_empty(h, x_BK.shape[1])
     thin = some.where(mask_24(some), 0)
-    found_HK[order[: h - dense]] = times_24(thin, F.pad(x_BK, (0, 0, 0, -len(x_BK) % 4)), x_BK.dtype)
+    found_HK[order[: h - dense]] = times_24(
+        thin, F.pad(x_BK, (0, 0, 0, -len(x_BK) % 4)), x_BK.dtype, "columns", "grad_w"
+    )
     found_HK[order[h - dense :]] = product(others, x_BK, x_BK.dtype)
     return found_HK
 
@@ -173,7 +175,7 @@ class _LinearTo24(torch.autograd.Function):
     def backward(ctx: Any, grad_z_BH: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x_BD, w_HD = ctx.saved_tensors
         needs_x, needs_w, needs_bias, _ = ctx.needs_input_grad
-        grad_x = times_24(grad_z_BH, w_HD, x_BD.dtype, "grad_x") if needs_x else None
+        grad_x = times_24(grad_z_BH, w_HD, x_BD.dtype, "rows", "grad_x") if needs_x else None
         grad_w = over_tokens(grad_z_BH, x_BD, ctx.recipe) if needs_w else None
         return grad_x, grad_w, grad_z_BH.sum(0) if needs_bias else None, None
 
@@ -187,7 +189,7 @@ class _LinearOf24(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.recipe = recipe
         ctx.save_for_backward(a_BH, w_NH)
-        y_BN = times_24(a_BH, w_NH.T, a_BH.dtype, "matmul")
+        y_BN = times_24(a_BH, w_NH.T, a_BH.dtype, "rows", "matmul")
         return y_BN if bias is None else y_BN + bias
 
     @staticmethod

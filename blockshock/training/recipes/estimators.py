@@ -6,10 +6,11 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.kernels import make24
+from blockshock.kernels.cusparselt_anew import times_packed
 from blockshock.kernels.cusparselt_layout import dense_of
 from blockshock.matrices import generator
 from blockshock.stages import stage
-from blockshock.training.recipes.packing import filled_up, in_one_pass, sparse_cores, times_24, times_packed
+from blockshock.training.recipes.packing import filled_up, in_one_pass, sparse_cores, times_24
 from blockshock.training.sparse import mvue_24
 
 
@@ -33,10 +34,10 @@ def sampled_grad_weight(
             packed = _packed(filled_BN, draws)
         with stage("layout"):
             x_BK = F.pad(x_BK, (0, 0, 0, len(filled_BN) - len(x_BK)))
-        return times_packed(packed, N, x_BK, "grad_w").to(dtype)
+        return times_packed(packed, N, x_BK, "columns", "grad_w").to(dtype)
     with stage("estimate"):
         sampled_NB = _sampled(grad_y_BN, draws)
-    return times_24(sampled_NB, x_BK, dtype)
+    return times_24(sampled_NB, x_BK, dtype, "columns", "grad_w")
 
 
 def drawn(grad_y_BN: torch.Tensor, draws: torch.Generator | None) -> torch.Tensor:

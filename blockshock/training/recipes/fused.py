@@ -11,9 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.kernels import make24
+from blockshock.kernels.cusparselt_anew import times_packed
 from blockshock.kernels.cusparselt_thread import claim_thread
 from blockshock.stages import stage
-from blockshock.training.recipes.packing import filled_up, times_packed
+from blockshock.training.recipes.packing import filled_up
 
 ONES = 8
 """Columns of the least dense matrix that cuSPARSELt multiplies by."""
@@ -37,15 +38,6 @@ def fused_block(
     return _Block.apply(x_BD, *first, *second, making, mask, factor)  # type: ignore[no-any-return]
 
 
-def _through(activation: str, z_BH: torch.Tensor, grad_BH: torch.Tensor) -> torch.Tensor:
-    """The gradient of z from that of act(z)."""
-    if activation == "gelu":
-        return torch.ops.aten.gelu_backward(grad_BH, z_BH)  # type: ignore[no-any-return]
-    if activation == "relu2":
-        grad_BH = 2 * F.relu(z_BH) * grad_BH
-    return torch.ops.aten.threshold_backward(grad_BH, z_BH, 0) if activation == "relu" else grad_BH
-
-
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -65,7 +57,7 @@ class _Block(torch.autograd.Function):
             z_BH = filled_up(z_BH)
             made = make24.make24(z_BH, making, mask)
         assert made.rows is not None
-        y_BN = times_packed(made.rows, len(z_BH), w_NH.T, "matmul")[: len(x_BD)]
+        y_BN = times_packed(made.rows, len(z_BH), w_NH.T, "rows", "matmul")[: len(x_BD)]
         y_BN = y_BN if factor == 1 else y_BN * factor
         ctx.activation, ctx.factor = making.activation, factor
         ctx.save_for_backward(x_BD, w_HD, w_NH, z_BH, made.columns, mask if made.mask is None else made.mask)
@@ -78,17 +70,16 @@ class _Block(torch.autograd.Function):
         needs_x, needs_w1, needs_b1, needs_w2, needs_b2, *_ = ctx.needs_input_grad
         grad_b2 = grad_y_BN.sum(0) if needs_b2 else None
         grad_y_BN = filled_up(grad_y_BN if factor == 1 else grad_y_BN * factor)
-        grad_w2 = times_packed(columns, H, grad_y_BN, "grad_w").T.contiguous() if needs_w2 else None
+        grad_w2 = times_packed(columns, H, grad_y_BN, "columns", "grad_w", turned=True) if needs_w2 else None
         with stage("grad_x"):
             grad_a_BH = grad_y_BN @ w_NH
         with stage("sparsify"):
-            grad_z_BH = _through(ctx.activation, z_BH, grad_a_BH)
-            made = make24.make24(grad_z_BH, make24.Making("tiles", "given"), mask)
+            made = make24.make24(grad_a_BH, make24.Making("tiles", "given", ctx.activation), mask, z_RC=z_BH)
         assert made.rows is not None
         assert made.columns is not None
-        grad_x = times_packed(made.rows, B, w_HD, "grad_x")[:tokens] if needs_x else None
-        grad_w1 = times_packed(made.columns, H, filled_up(x_BD), "grad_w") if needs_w1 else None
+        grad_x = times_packed(made.rows, B, w_HD, "rows", "grad_x")[:tokens] if needs_x else None
+        grad_w1 = times_packed(made.columns, H, filled_up(x_BD), "columns", "grad_w") if needs_w1 else None
         grad_b1 = None
         if needs_b1:  # a sum over tokens of what is packed alone
-            grad_b1 = times_packed(made.columns, H, x_BD.new_ones(B, ONES), "grad_w")[:, 0].contiguous()
+            grad_b1 = times_packed(made.columns, H, x_BD.new_ones(B, ONES), "columns", "grad_w")[:, 0].contiguous()
         return grad_x, grad_w1, grad_b1, grad_w2, grad_b2, None, None, None

@@ -7,18 +7,15 @@ from torch.nn import functional as F
 
 from blockshock.kernels import KERNELS, Packed, PackedDense, make24
 from blockshock.kernels.cusparselt import PackedCusparselt
+from blockshock.kernels.cusparselt_anew import MULTIPLE, times_packed
 from blockshock.kernels.cusparselt_layout import SIDE
-from blockshock.kernels.cusparselt_search import DEFAULT
 from blockshock.kernels.cusparselt_thread import claim_thread
-from blockshock.kernels.layout import dense_rows, is_dense
+from blockshock.kernels.layout import dense_rows
 from blockshock.machine import torch_internals
 from blockshock.matrices import product
 from blockshock.measure import Operand
 from blockshock.stages import stage
 from blockshock.training.recipes.base import Recipe
-
-MULTIPLE = 16
-"""Of rows and columns that the sparse tensor cores take."""
 
 
 def sparse_cores(N: int, K: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -67,12 +64,6 @@ class PackedAnew(PackedCusparselt):
         """Another one. Copied: a captured graph goes on reading where the old one lies."""
         self.writes += 1
         self.packed.copy_(packed.view_as(self.packed))
-
-    def times(self, x_KB: torch.Tensor) -> torch.Tensor:
-        """W @ x, (N, B), by the default algorithm: of a W that multiplies once, so that nothing is worth a search."""
-        with stage(self.product_stage):
-            x_KB = x_KB if is_dense(x_KB.T) else dense_rows(x_KB)  # either is what it takes
-            return torch_internals.sparse_mm(self.packed, x_KB, None, DEFAULT, turned=False)
 
 
 class RecipePacking(Packed):
@@ -145,13 +136,13 @@ class RecipePacking(Packed):
             self.across.take(across)
 
 
-def times_24(a_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, into: str = "grad_w") -> torch.Tensor:
+def times_24(a_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, tokens_are: str, into: str) -> torch.Tensor:
     """a @ x (N, K) of an ``a`` that is 2:4 along B, in a dtype: on the sparse tensor cores, where they take it.
 
     What they do not take as it is is filled up with zeros; in compiled code zeros are multiplied.
 
     Args:
-        into: the stage that the product counts as.
+        tokens_are, into: as of ``times_packed``.
     """
     N, B = a_NB.shape
     missing_N, missing_B, device = -N % MULTIPLE, -B % MULTIPLE, a_NB.device
@@ -162,11 +153,4 @@ def times_24(a_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, into: s
     with stage("layout"):
         filled = F.pad(a_NB, (0, missing_B, 0, missing_N)) if missing_N or missing_B else a_NB
         x_BK = F.pad(x_BK, (0, 0, 0, missing_B)) if missing_B else x_BK
-    return times_packed(packed_24(filled)[0], len(filled), x_BK, into)[:N].to(dtype)
-
-
-def times_packed(packed: torch.Tensor, N: int, x_BK: torch.Tensor, into: str) -> torch.Tensor:
-    """The same of an ``a`` that is packed already, in the dtype of x."""
-    held = PackedAnew(packed, N, len(x_BK))
-    held.product_stage = into
-    return held.times(x_BK)
+    return times_packed(packed_24(filled)[0], len(filled), x_BK, tokens_are, into)[:N].to(dtype)
