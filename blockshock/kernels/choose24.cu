@@ -2,7 +2,7 @@
 //
 // Set by whoever compiles it: BF16 (else fp16); ALONG (ROWS, COLUMNS, or TILES: both, of one mask); CHOICE (LARGEST,
 // LARGEST_SIZE, GIVEN: a mask of tiles, SOFT: the largest sizes less the third, MVUE); EXACT (sums of tiles in float64);
-// ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the choice, or BACK: of gradients.
+// ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the choice, or BACK: of gradients. SUMS of columns.
 
 typedef unsigned int u32;
 typedef unsigned short u16;

@@ -31,11 +31,14 @@ __device__ __forceinline__ u32 transposed(u32 mask) {
 
 // x: (R, C), dense. rows, columns: packings of x and of xᵀ. mask: (R/4, C/4), 16 bits a tile, row by row; read if it is
 // GIVEN, else written if it is of TILES. seed: two words. scale: bits of a float32. z: BACK, (R, C), dense: x are
-// gradients of its function, and become its own. Groups are counted in 32 bits.
+// gradients of its function, and become its own. sums: SUMS, (R/64, C), of what stays in each column of a block. Groups
+// are counted in 32 bits.
 extern "C" __global__ void __launch_bounds__(THREADS)
 make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ columns, u16* __restrict__ mask,
-       const u32* __restrict__ seed, const uint2* __restrict__ z, int R, int C, int scale_bits) {
+       const u32* __restrict__ seed, const uint2* __restrict__ z, float* __restrict__ sums, int R, int C,
+       int scale_bits) {
     __shared__ u32 turned[SIDE][GROUPS + 1];
+    __shared__ float column_sums[SUMS ? GROUPS : 1][SIDE];
     __shared__ u8 row_places[SIDE][GROUPS + 4], column_places[SIDE][GROUPS + 4];
     const u32 t = threadIdx.x / GROUPS, u = threadIdx.x % GROUPS, groups = C / 4, turned_groups = R / 4;
     const u32 block_row = blockIdx.y, block_column = blockIdx.x;
@@ -100,6 +103,7 @@ make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ co
             const float by[4] = {keys[0][j], keys[1][j], keys[2][j], keys[3][j]};
             const Pair pair = chosen(four, by, turned_kept >> 4 * j & 15, j);
             turned[4 * u + j][t] = pair.values;
+            if (SUMS) column_sums[t][4 * u + j] = number((u16)pair.values) + number((u16)(pair.values >> 16));
             column_places[4 * u + j][t] = (u8)pair.places;
         }
     }
@@ -109,6 +113,12 @@ make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ co
         rows[values + (block_row * (C / SIDE) + block_column) * 128 + half] = word_of(row_places, half);
     if (TO_COLUMNS && threadIdx.x >= 128)
         columns[values + (block_column * (R / SIDE) + block_row) * 128 + half] = word_of(column_places, half);
+    if (SUMS && threadIdx.x < SIDE) {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < GROUPS; i++) sum += column_sums[i][threadIdx.x];
+        sums[block_row * C + block_column * SIDE + threadIdx.x] = sum;
+    }
     if (TO_COLUMNS) {
 #pragma unroll
         for (int i = 0; i < SIDE * GROUPS / THREADS; i++) {

@@ -35,11 +35,13 @@ class Made(NamedTuple):
         rows: x, 2:4 along its rows, packed as cuSPARSELt has it: (R, 9/16 C).
         columns: xᵀ, 2:4 along its own rows, (C, 9/16 R).
         mask: of tiles: 16 bits for each 4 × 4 of them, int16 (R/4, C/4), bit 4i + j that of row i and column j.
+        sums: of what stays in each column of 64 rows, float32 (R/64, C).
     """
 
     rows: torch.Tensor | None
     columns: torch.Tensor | None
     mask: torch.Tensor | None
+    sums: torch.Tensor | None = None
 
 
 class Making(NamedTuple):
@@ -89,6 +91,7 @@ def make24(
     scale: float = 1.0,
     seed: torch.Tensor | None = None,
     z_RC: torch.Tensor | None = None,
+    with_sums: bool = False,
 ) -> Made:
     """Make a matrix 2:4. The same input and seed make the same bits.
 
@@ -99,6 +102,7 @@ def make24(
         scale: of ``soft``.
         seed: of ``mvue``: two random int32, on the device, so that a captured graph draws anew.
         z_RC: like x, which is then the gradient of the making's function of z, and first becomes that of z.
+        with_sums: add up columns too, of ``columns`` or ``tiles``.
 
     Raises:
         InputError: of x or z.
@@ -119,13 +123,14 @@ def make24(
     columns = x_RC.new_empty(held).view(C, -1) if making.along != "rows" else None
     if making.along == "tiles" and making.choice != "given":
         mask = torch.empty(R // 4, C // 4, dtype=torch.int16, device=x_RC.device)
+    sums = torch.empty(R // SIDE, C, device=x_RC.device) if with_sums and columns is not None else None
     # What is not asked for is neither read nor written: x stands for it.
-    tensors = [x_RC if tensor is None else tensor for tensor in (x_RC, rows, columns, mask, seed, z_RC)]
+    tensors = [x_RC if tensor is None else tensor for tensor in (x_RC, rows, columns, mask, seed, z_RC, sums)]
     (bits,) = struct.unpack("i", struct.pack("f", scale))
     with torch.cuda.device(x_RC.device):
-        kernel = _kernel(making, z_RC is not None, x_RC.dtype, x_RC.device)
+        kernel = _kernel(making, z_RC is not None, sums is not None, x_RC.dtype, x_RC.device)
         kernel((C // SIDE, R // SIDE, 1), (_THREADS, 1, 1), [*tensors, R, C, bits])
-    return Made(rows, columns, mask)
+    return Made(rows, columns, mask, sums)
 
 
 def _like(x_RC: torch.Tensor) -> str:
@@ -133,12 +138,13 @@ def _like(x_RC: torch.Tensor) -> str:
 
 
 @cache
-def _kernel(making: Making, back: bool, dtype: torch.dtype, device: torch.device) -> CudaKernel:
+def _kernel(making: Making, back: bool, with_sums: bool, dtype: torch.dtype, device: torch.device) -> CudaKernel:
     """For that GPU, which must be the current one."""
     source = "\n".join(
         (Path(__file__).parent / f"{name}24.cu").read_text(encoding="utf-8") for name in ("choose", "tile", "make")
     )
-    flags = {"BF16": dtype == torch.bfloat16, "FIRST": making.first, "EXACT": making.exact, "BACK": back}
+    flags = {"BF16": dtype == torch.bfloat16, "FIRST": making.first, "EXACT": making.exact}
+    flags |= {"BACK": back, "SUMS": with_sums}
     definitions = {name: int(flag) for name, flag in flags.items()}
     names = {"ALONG": making.along, "CHOICE": making.choice, "ACTIVATION": making.activation}
     return compiled(source, "make24", definitions | {macro: name.upper() for macro, name in names.items()})

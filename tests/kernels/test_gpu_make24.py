@@ -96,7 +96,7 @@ def test_a_gradient_takes_the_mask_of_another_matrix(dtype: torch.dtype) -> None
 def test_a_gradient_goes_back_through_the_function(dtype: torch.dtype, activation: str) -> None:
     z_RC, grad_RC = _x(128, 192, dtype), matrix(128, 192, dtype, 3, device="cuda")
     made = make24(z_RC, Making(activation=activation, exact=True))
-    found = make24(grad_RC, Making(choice="given", activation=activation), made.mask, z_RC=z_RC)
+    found = make24(grad_RC, Making(choice="given", activation=activation), made.mask, z_RC=z_RC, with_sums=True)
     z64 = z_RC.double().requires_grad_()
     APPLIED[activation](z64).backward(grad_RC.double())
     assert z64.grad is not None
@@ -109,6 +109,9 @@ def test_a_gradient_goes_back_through_the_function(dtype: torch.dtype, activatio
             assert bool(((kept - grad.where(mask, 0)).abs() <= bound).all())
         else:
             assert _same(packed, grad.to(dtype), mask)
+    assert found.columns is not None
+    assert found.sums is not None
+    torch.testing.assert_close(found.sums.sum(0), dense_of(found.columns, 128).float().sum(1), rtol=1e-5, atol=1e-4)
     with pytest.raises(InputError, match=r"z must be like x, \(128, 192\).*got \(64, 192\)"):
         make24(grad_RC, Making(choice="given"), made.mask, z_RC=z_RC[:64])
 

@@ -159,7 +159,11 @@ def test_the_sparse_cores_give_what_zeros_give(recipe: str, monkeypatch: pytest.
 
 
 def _in_one_pass(
-    x: torch.Tensor, making: Making, mask: torch.Tensor | None = None, z_RC: torch.Tensor | None = None
+    x: torch.Tensor,
+    making: Making,
+    mask: torch.Tensor | None = None,
+    z_RC: torch.Tensor | None = None,
+    with_sums: bool = False,
 ) -> Made:
     """What our kernel makes, in plain torch; packed as the library over which products are faked has it."""
     assert making.along == "tiles"
@@ -176,7 +180,8 @@ def _in_one_pass(
         mask = bits_of(best_tiles(worth).unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).transpose(1, 2))
     assert mask is not None
     kept = value.where(mask_of_bits(mask), 0)
-    return Made(compress(kept), compress(kept.T.contiguous()), mask)
+    sums = kept.float().unflatten(0, (-1, 64)).sum(1) if with_sums else None
+    return Made(compress(kept), compress(kept.T.contiguous()), mask, sums)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,6 @@ from blockshock.kernels.cusparselt_thread import claim_thread
 from blockshock.stages import stage
 from blockshock.training.recipes.packing import filled_up
 
-ONES = 8
-"""Columns of the least dense matrix that cuSPARSELt multiplies by."""
-
 
 def fused_block(
     x_BD: torch.Tensor,
@@ -74,12 +71,12 @@ class _Block(torch.autograd.Function):
         with stage("grad_x"):
             grad_a_BH = grad_y_BN @ w_NH
         with stage("sparsify"):
-            made = make24.make24(grad_a_BH, make24.Making("tiles", "given", ctx.activation), mask, z_RC=z_BH)
+            made = make24.make24(
+                grad_a_BH, make24.Making("tiles", "given", ctx.activation), mask, z_RC=z_BH, with_sums=needs_b1
+            )
         assert made.rows is not None
         assert made.columns is not None
         grad_x = times_packed(made.rows, B, w_HD, "rows", "grad_x")[:tokens] if needs_x else None
         grad_w1 = times_packed(made.columns, H, filled_up(x_BD), "columns", "grad_w") if needs_w1 else None
-        grad_b1 = None
-        if needs_b1:  # a sum over tokens of what is packed alone
-            grad_b1 = times_packed(made.columns, H, x_BD.new_ones(B, ONES), "columns", "grad_w")[:, 0].contiguous()
+        grad_b1 = None if made.sums is None else made.sums.sum(0).to(x_BD.dtype)
         return grad_x, grad_w1, grad_b1, grad_w2, grad_b2, None, None, None

@@ -18,7 +18,7 @@ def tile_mask(w_NK: torch.Tensor) -> torch.Tensor:
     rounded_NK = w_NK.detach().to(torch.bfloat16) if w_NK.is_cuda else w_NK
     if not in_one_pass(rounded_NK):
         return transposable_mask(w_NK)
-    bits = make24.make24(rounded_NK, make24.Making("tiles")).mask
+    bits = make24.make24(rounded_NK, make24.Making("tiles", exact=True)).mask
     assert bits is not None
     return mask_of_bits(bits)
 

@@ -32,7 +32,7 @@ def soft_threshold_24(w: torch.Tensor, dim: int = -1) -> torch.Tensor:
     low, high = torch.minimum(one, two), torch.maximum(one, two)
     other_low, other_high = torch.minimum(three, four), torch.maximum(three, four)
     second = torch.minimum(torch.maximum(low, other_low), torch.minimum(high, other_high)).unsqueeze(axis)
-    return (fours - fours.clamp(-second, second)).flatten(axis - 1, axis)  # zeros without a sign
+    return (fours - fours.clamp(-second, second) + 0).flatten(axis - 1, axis)  # zeros without a sign
 
 
 def fixed_scale(w: torch.Tensor, dim: int = -1) -> torch.Tensor:
