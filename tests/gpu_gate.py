@@ -10,7 +10,10 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,19 +91,34 @@ def main(more: list[str]) -> int:
     if not gpus:
         print("Nothing was checked: run this on a machine with a CUDA GPU")
         return 1
-    told = [_run(part, more) for part in PARTS if part.gpus <= gpus]
+    alone = [part for part in PARTS if part.gpus == 1]
+    uuids = environment.first_gpus(min(gpus, len(alone)))
+    with ThreadPoolExecutor(len(uuids)) as pool:  # side by side, each on a GPU of its own, where there are several
+        told = list(pool.map(lambda place: _run(alone[place], more, uuids[place % len(uuids)]), range(len(alone))))
+    told += [_run(part, more) for part in PARTS if 1 < part.gpus <= gpus]
     print("\n".join(["", *(line for _, line in told)]))
     return max(code for code, _ in told)
 
 
-def _run(part: Part, more: list[str]) -> tuple[int, str]:
-    """The exit status of a part, and the line that says what came of it."""
-    started = time.monotonic()
+def _run(part: Part, more: list[str], gpu: str | None = None) -> tuple[int, str]:
+    """The exit status of a part, and the line that says what came of it. What it prints is shown at once, or when it is
+    done where it runs beside another.
+
+    Args:
+        gpu: the one that it is to see.
+    """
+    started, is_aside = time.monotonic(), gpu is not None and not part.shared
     command = [sys.executable, "-m", "pytest", "--benchmark-quiet", *part.arguments, *more]
-    print(f"\n$ pytest {' '.join(command[3:])}", flush=True)
-    gpus = environment.first_gpus(part.gpus) if part.shared else []
-    with turns.shared(gpus, print):
-        code = subprocess.run(command, cwd=ROOT).returncode
+    said = f"\n$ pytest {' '.join(command[3:])}"
+    held = turns.shared([gpu], print) if gpu is not None and part.shared else nullcontext()
+    with tempfile.TemporaryFile("w+") as aside, held:
+        if not is_aside:
+            print(said, flush=True)
+        environ = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        code = subprocess.run(command, cwd=ROOT, env=environ, stdout=aside if is_aside else None).returncode
+        if is_aside:
+            aside.seek(0)
+            print(said, aside.read(), sep="\n", flush=True)
     outcome = "passed" if code == 0 else f"FAILED (pytest's status {code})"
     return min(code, 1), f"{part.shows}: {outcome} in {time.monotonic() - started:.0f} s"
 

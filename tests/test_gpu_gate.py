@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,26 @@ def test_it_runs_what_the_machine_has_the_gpus_for(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    started: list[list[str]] = []
-    shared: list[str] = []
+    started: list[tuple[int, str, str, list[str]]] = []
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        started.append(command)
-        shared.append(os.environ.get(turns.SHARED, "").strip(","))
-        return subprocess.CompletedProcess(command, int(failing and len(started) == 1))
+    def run(command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        ranks, together = int(command[command.index("--ranks") + 1]), "-n" in command
+        shared = env.get(turns.SHARED, "").strip(",") if together else "its own"
+        started.append((ranks, shared, env.get("CUDA_VISIBLE_DEVICES", "all"), command))
+        return subprocess.CompletedProcess(command, int(failing and together))
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(environment, "first_gpus", lambda count: [f"GPU-{index}" for index in range(count)])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(subprocess, "run", run)
     assert gpu_gate.main(["--seed", "3"]) == failing, "a part that fails fails the gate, whatever the later ones do"
     said = capsys.readouterr().out
-    assert [int(command[command.index("--ranks") + 1]) for command in started] == ran
-    assert all(command[-2:] == ["--seed", "3"] for command in started)
-    assert shared == ["GPU-0"] + [""] * (len(ran) - 1), "what is timed has its GPU for itself"
+    assert all(command[-2:] == ["--seed", "3"] for *_, command in started)
+    other = "GPU-1" if gpus > 1 else "GPU-0"
+    ours = {(1, "GPU-0", "GPU-0"), (1, "its own", other), *((ranks, "its own", "all") for ranks in ran if ranks > 1)}
+    assert {(*told,) for *told, _ in started} == ours, "what is timed has its GPU for itself"
+    assert len(started) == len(ran)
     for part in gpu_gate.PARTS:
         assert (f"skipped, for it needs {part.gpus} GPUs: {part.shows}" in said) == (part.gpus > gpus)
     assert said.count("passed in") == len(ran) - failing

@@ -1,7 +1,7 @@
 """Products of a W that is packed anew at each step: its rows, or its columns, are tokens.
 
-Which of cuSPARSELt's algorithms is the fastest depends on all sizes and on how x and the product lie; it is searched
-once for an octave of tokens, as a layer's is.
+Which of cuSPARSELt's algorithms is the fastest depends on all sizes and on how x and the product lie; of large products
+it is searched once for an octave of tokens, as a layer's is. The others take the default one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from blockshock.stages import stage
 
 MULTIPLE = 16
 """Of rows and columns of W."""
+WORTH = 1 << 33
+"""Multiplications of a dense product, some 20 µs, from which on a search is worth its seconds."""
 
 
 def times_packed(
@@ -38,7 +40,7 @@ def times_packed(
     x_KC = x_KC if x_turned else dense_rows(x_KC)
     K, C = x_KC.shape
     setting = DEFAULT
-    if packed.is_cuda:
+    if packed.is_cuda and N * K * C >= WORTH:
         most = bucket_of(N if tokens_are == "rows" else K)
         sizes = (most, K) if tokens_are == "rows" else (N, most)
         setting = _setting(*sizes, C, x_KC.dtype, x_KC.device, tokens_are, x_turned, turned)

@@ -48,8 +48,11 @@ def test_products_are_right(tokens_are: str, x_turned: bool, y_turned: bool) -> 
 @pytest.mark.gpu
 @needs_a_gpu
 @pytest.mark.parametrize(("tokens_are", "x_turned", "y_turned"), LIES)
-def test_products_are_right_on_a_gpu(tokens_are: str, x_turned: bool, y_turned: bool) -> None:
-    for T in (16, 64, 80, 128, 320, 512):
+def test_products_are_right_on_a_gpu(
+    tokens_are: str, x_turned: bool, y_turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cusparselt_anew, "WORTH", 0)
+    for T in (16, 80, 128):
         found, right, bound = _product(tokens_are, x_turned, y_turned, T, "cuda")
         assert bool(((found.double() - right).abs() <= bound).all()), T
 
