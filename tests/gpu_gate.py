@@ -93,32 +93,36 @@ def main(more: list[str]) -> int:
         return 1
     alone = [part for part in PARTS if part.gpus == 1]
     uuids = environment.first_gpus(min(gpus, len(alone)))
+
+    def run_on_one(place: int) -> tuple[int, str]:
+        return _run(alone[place], more, uuids[place % len(uuids)], shows_later=0 < place < len(uuids))
+
     with ThreadPoolExecutor(len(uuids)) as pool:  # side by side, each on a GPU of its own, where there are several
-        told = list(pool.map(lambda place: _run(alone[place], more, uuids[place % len(uuids)]), range(len(alone))))
+        told = list(pool.map(run_on_one, range(len(alone))))
     told += [_run(part, more) for part in PARTS if 1 < part.gpus <= gpus]
     print("\n".join(["", *(line for _, line in told)]))
     return max(code for code, _ in told)
 
 
-def _run(part: Part, more: list[str], gpu: str | None = None) -> tuple[int, str]:
-    """The exit status of a part, and the line that says what came of it. What it prints is shown at once, or when it is
-    done where it runs beside another.
+def _run(part: Part, more: list[str], gpu: str | None = None, shows_later: bool = False) -> tuple[int, str]:
+    """The exit status of a part, and the line that says what came of it.
 
     Args:
         gpu: the one that it is to see.
+        shows_later: what it prints is shown when it is done, for it runs beside another.
     """
-    started, is_aside = time.monotonic(), gpu is not None and not part.shared
+    started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "--benchmark-quiet", *part.arguments, *more]
     said = f"\n$ pytest {' '.join(command[3:])}"
     held = turns.shared([gpu], print) if gpu is not None and part.shared else nullcontext()
-    with tempfile.TemporaryFile("w+") as aside, held:
-        if not is_aside:
+    with tempfile.TemporaryFile("w+") as kept, held:
+        if not shows_later:
             print(said, flush=True)
         environ = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-        code = subprocess.run(command, cwd=ROOT, env=environ, stdout=aside if is_aside else None).returncode
-        if is_aside:
-            aside.seek(0)
-            print(said, aside.read(), sep="\n", flush=True)
+        code = subprocess.run(command, cwd=ROOT, env=environ, stdout=kept if shows_later else None).returncode
+        if shows_later:
+            kept.seek(0)
+            print(said, kept.read(), sep="\n", flush=True)
     outcome = "passed" if code == 0 else f"FAILED (pytest's status {code})"
     return min(code, 1), f"{part.shows}: {outcome} in {time.monotonic() - started:.0f} s"
 

@@ -20,7 +20,7 @@ from blockshock.stages import stage
 MULTIPLE = 16
 """Of rows and columns of W."""
 WORTH = 1 << 33
-"""Multiplications of a dense product, some 20 µs, from which on a search is worth its seconds."""
+"""Multiplications of a dense product from which on a search is worth its seconds."""
 
 
 def times_packed(

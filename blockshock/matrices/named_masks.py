@@ -176,7 +176,10 @@ def _largest_sums(
     following = torch.frexp(unit_T1).exponent - 1
     if _in_a_graph(rest_TE):
         return _largest_sums(rest_TE, following, digits_EP, sums_TP, passes - 1)
-    is_open = rest_TE.any(-1) & ((sums_TP > -_BEHIND).sum(-1) > 1)
+    # Counting those that are near would make 90 whole numbers of each tile.
+    sums_TP.scatter_(-1, best_T[:, None], -math.inf)
+    is_open = rest_TE.any(-1) & (sums_TP.amax(-1) > -_BEHIND)
+    sums_TP.scatter_(-1, best_T[:, None], 0.0)
     open_T = is_open.nonzero()[:, 0]
     if len(open_T):
         left = rest_TE[open_T], following[open_T], digits_EP, sums_TP[open_T], passes - 1
