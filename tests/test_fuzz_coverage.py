@@ -86,6 +86,8 @@ ALSO_NOT = {
     "pruning.wanda.TileWanda": "drawn by its name in test_fuzz_layers.py",
     "pruning.wanda.Wanda": "drawn by its name in test_fuzz_layers.py",
     "report.growth.growth": "called by run_tables() for every run that is fuzzed",
+    "report.growth.growth_in_ranks": "called by beside() for every run that is fuzzed",
+    "report.ran.hardware_kind": "called by growth_in_ranks() for every run that is fuzzed",
     "methods.axes.all_axes": "takes no arguments",
     "methods.axes.axis_of": "called by every Case that is fuzzed",
     "methods.kinds.check_kinds": "called for the class of every method; words of all kinds in test_methods.py",

@@ -16,8 +16,9 @@ from pathlib import Path
 from rich.console import Console
 
 from blockshock.report import screen
-from blockshock.report.across import UNITS, across, slower, surely
+from blockshock.report.across import slower, surely
 from blockshock.report.answer import answer, verdict_table
+from blockshock.report.beside import ACROSS, beside
 from blockshock.report.comparison import comparison
 from blockshock.report.flat import COLUMNS, finite, rows
 from blockshock.report.remarks import remarks
@@ -28,7 +29,6 @@ from blockshock.report.within import within_lines
 from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, read_run
 
 ALL = "all"
-ACROSS = "across"
 PASTED = 60_000
 """Bytes of Markdown that go into one comment."""
 
@@ -65,7 +65,8 @@ def report(
     elif form == "md":
         console.out("\n".join(pasted(runs, most_loss=most_loss)))
     elif tables is not None:
-        found = [*(table for run in runs for table in _of(run, tables)), *_beside(runs, tables)]
+        found = [table for run in runs for table in _of(run, tables)]
+        found += beside(runs) if tables in (ALL, ACROSS) else []
         if not found:
             had = [name for name in SECTIONS if any(name in sections(run) for run in runs)]
             named = ", ".join(str(run.path) for run in runs)
@@ -154,14 +155,6 @@ def _of(run: Run, wanted: str, asked: bool = True) -> Iterator[Table]:
     yield from (table for table in every if wanted in (ALL, table.section))
 
 
-def _beside(runs: list[Run], wanted: str = ALL) -> list[Table]:
-    """Each run after the first beside it."""
-    if wanted not in (ALL, ACROSS):
-        return []
-    found = [across([runs[0], run], judged) for run in runs[1:] for judged in UNITS]
-    return [table for table in found if table.rows] or found[:1]
-
-
 def pasted(runs: list[Run], most: int = PASTED, most_loss: float | None = None) -> Iterator[str]:
     """All of it as Markdown, as far as it fits into so many bytes: first the answers, then the tables in the order of
     what they say; says what it leaves out.
@@ -195,7 +188,7 @@ def _parts(runs: list[Run], most_loss: float | None) -> Iterator[str]:
         yield "\n".join([f"## {run.path} ({run.taken[:16]})", "", *lines, ""])
         if (asked := verdict_table(run)) is not None:
             yield markdown(asked)
-    yield from map(markdown, _beside(runs))
+    yield from map(markdown, beside(runs))
     for run in runs:
         yield from map(markdown, _of(run, ALL, asked=False))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from blockshock.report.across import across
 from blockshock.report.comparison import comparison
 from blockshock.report.flat import rows
+from blockshock.report.growth import growth_in_ranks
 from blockshock.report.page import Chapter, merged, page
 from blockshock.report.render import draw
 from blockshock.report.run_tables import run_tables
@@ -37,19 +39,27 @@ def write_folder(folder: Path, runs: list[Run], progress: Console, most_loss: fl
     """
     _clear(folder)
     with progress.status("drawing"):
-        chapters = [replace(chapter(run, run.name if len(runs) > 1 else ""), most_loss=most_loss) for run in runs]
-        beside = across(runs) if len(runs) > 1 else None
-        beside = beside if beside and beside.rows else None
-        files = {PAGE: page(chapters, beside), "tables/results.csv": _results(runs)}
-        for one in chapters:
-            prefix = one.run.name if len(runs) > 1 else ""
+        names = _names(runs)
+        chapters = [replace(chapter(run, name), most_loss=most_loss) for run, name in zip(runs, names, strict=True)]
+        compared = across(runs) if len(runs) > 1 else None
+        beside = {"runs-compared": compared} if compared and compared.rows else {}
+        beside |= {slug(table.title): table for table in growth_in_ranks(runs)}
+        files = {PAGE: page(chapters, list(beside.values())), "tables/results.csv": _results(runs)}
+        for one, name in zip(chapters, names, strict=True):
             files |= {f"plots/{picture.name}.svg": picture.svg() for picture in one.pictures}
             tables = (table for table in one.tables if table.columns)
-            files |= {f"tables/{slug(f'{prefix} {table.title}')}.csv": _csv(table) for table in tables}
-        if beside:
-            files["tables/runs-compared.csv"] = _csv(beside)
+            files |= {f"tables/{slug(f'{name} {table.title}')}.csv": _csv(table) for table in tables}
+        files |= {f"tables/{name}.csv": _csv(table) for name, table in beside.items()}
         _write(folder, files)
     return folder / PAGE
+
+
+def _names(runs: list[Run]) -> list[str]:
+    """What tells the files of several runs apart: their names, numbered where these are alike."""
+    if len(runs) == 1:
+        return [""]
+    alike = Counter(slug(run.name) for run in runs)
+    return [run.name if alike[slug(run.name)] == 1 else f"{place} {run.name}" for place, run in enumerate(runs, 1)]
 
 
 def chapter(run: Run, prefix: str) -> Chapter:

@@ -6,7 +6,7 @@ First what a reader came for, on a screen: the answer, the verdicts, the map. Al
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -30,7 +30,7 @@ MACHINE = {
 WIDEST = 400
 """Pixels of a panel that fits on a phone."""
 METHOD = "method"
-SAID_ONCE = ("workload", "dtype", "optimizer", "loss")
+SAID_ONCE = ("on", "workload", "dtype", "optimizer", "loss")
 """Columns before the first number of a method that are said once, above the table, where all rows are alike in them."""
 
 
@@ -48,14 +48,15 @@ class Chapter:
     most_loss: float | None = None
 
 
-def page(chapters: list[Chapter], across: Table | None) -> str:
+def page(chapters: list[Chapter], beside: Sequence[Table] = ()) -> str:
     """The page's text.
 
     Args:
-        across: the table that compares the runs, if there are several.
+        beside: what the runs say together, if there are several.
     """
     shown = [_shown(f"run{number}", chapter) for number, chapter in enumerate(chapters)]
-    return _template().render(runs=shown, across=across and table_of(across, "across"), plots=Markup(style_sheet()))
+    tables = [table_of(table, f"across{number or ''}") for number, table in enumerate(beside)]
+    return _template().render(runs=shown, beside=tables, plots=Markup(style_sheet()))
 
 
 @cache

@@ -55,15 +55,24 @@ def _weights(infos: list[Info]) -> str:
 def hardware(run: Run) -> str:
     """What it ran on: GPUs by name and number, or the CPU."""
     first, ranks = run.infos[0], max(info["ranks"] for info in run.infos)  # some of them run on one alone
-    gpus = Counter(gpu.partition(",")[0] for gpu in run.machine.get("gpus", []))
-    if first["device"] == "cuda" and gpus:
+    if first["device"] == "cuda" and (gpus := _gpus(run)):
         on = ", ".join(f"{count} × {gpu}" for gpu, count in gpus.items())
         shown = on if gpus.total() == ranks else f"{several(ranks, 'rank')} on {on}"
     else:
-        cpu = (first["device"] == "cpu" and run.machine.get("cpu")) or "unnamed hardware"
-        shown = f"{several(ranks, first['device'].upper() + ' rank')} on {cpu}"
+        shown = f"{several(ranks, first['device'].upper() + ' rank')} on {hardware_kind(run)}"
     machines = run.machine.get("machines") or 1
     return f"{machines} machines, the first with {shown}" if machines > 1 else shown
+
+
+def hardware_kind(run: Run) -> str:
+    """The GPUs by name, each kind once, or the CPU: what runs on several numbers of ranks have in common."""
+    if run.infos[0]["device"] == "cuda":
+        return ", ".join(_gpus(run)) or "unnamed hardware"
+    return str(run.machine.get("cpu") or "unnamed hardware")
+
+
+def _gpus(run: Run) -> Counter[str]:
+    return Counter(gpu.partition(",")[0] for gpu in run.machine.get("gpus", []))
 
 
 def important(infos: list[Info]) -> list[Info]:

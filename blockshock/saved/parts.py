@@ -17,8 +17,8 @@ def joined(folder: Path, parts: list[Run], notes: list[str]) -> Run:
         notes: of what else lies in the folder.
 
     Raises:
-        NotARun: they are several runs: of unlike machines or versions, or some of what one measured was measured again
-            at another commit. Where all of it was, it is replaced.
+        NotARun: they are several runs: of unlike machines or versions, of rows that unlike numbers of ranks share, or
+            some of what one measured was measured again at another commit. Where all of it was, it is replaced.
     """
     parts = sorted(parts, key=lambda part: part.taken)
     last = {record["name"]: (part, record) for part in parts for record in part.records}
@@ -46,6 +46,8 @@ def _unlike(parts: list[Run], owners: dict[str, Path]) -> str:
     """Why they are no parts of one run; empty where they are. Owners: of each test whose result counts."""
     if unlike := [what for what, name in WHERE.items() if len(_found(parts, name)) > 1]:
         return f"they differ in their {', '.join(unlike)}"
+    if len(counts := _ranks(parts)) > 1:
+        return f"they differ in their ranks ({' and '.join(map(str, counts))}), and are reported beside each other"
     commits = {part.path: part.machine.get("git_commit") for part in parts}
     for part in parts:
         found = dict.fromkeys(owners[record["name"]] for record in part.records)
@@ -58,6 +60,11 @@ def _unlike(parts: list[Run], owners: dict[str, Path]) -> str:
 def _found(runs: list[Run], name: str) -> list[str]:
     """What the runs say of their machine, each value once; of those that say it."""
     return list(dict.fromkeys(shown(run.machine[name]) for run in runs if run.machine.get(name) is not None))
+
+
+def _ranks(parts: list[Run]) -> list[int]:
+    """How many ranks shared a row, in any of the parts: what runs on one device runs on one in all of them."""
+    return sorted({info["ranks"] for part in parts for info in part.infos if info.get("span") != "one"})
 
 
 def _names(folder: Path, parts: list[Run]) -> list[str]:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from strategies import names, odd_names
 
 from blockshock.report import across as across_runs
 from blockshock.report import again, answer, command, comparison, limits, remarks, run_tables, screen, show
-from blockshock.report.across import across
 from blockshock.report.answer import verdict_table
+from blockshock.report.beside import beside
 from blockshock.report.flat import finite, flat
 from blockshock.report.flat import rows as flat_rows
 from blockshock.report.folder import write_folder
@@ -55,10 +56,16 @@ def readable(folder: Path, document: Any) -> Run:
     return run
 
 
+def on_more(run: Run) -> Run:
+    """The same, on twice as many ranks."""
+    infos = [record["extra_info"] | {"ranks": 2 * record["extra_info"]["ranks"]} for record in run.records]
+    return replace(run, records=[old | {"extra_info": new} for old, new in zip(run.records, infos, strict=True)])
+
+
 def told(run: Run) -> str:
     """All that is shown of a run; tables as Markdown."""
     out = io.StringIO()
-    tables = [*comparison.comparison(run.records), *run_tables.run_tables(run), across([run, run])]
+    tables = [*comparison.comparison(run.records), *run_tables.run_tables(run), *beside([run, on_more(run)])]
     show.print_tables(show.console_on(out), tables)
     out.write("\n".join(map(show.markdown, tables)))
     lines = [*answer.answer(run, 0.3), *remarks.remarks(run), *limits.limit_lines(run.infos), *again.commands(run)]
@@ -101,7 +108,7 @@ def test_a_page_of_any_run_holds_no_markup_but_its_own(folder: Path, rows: Any, 
         row["extra_info"]["label"] = row["group"] = "<script>alert(1)</script>"
     run = readable(folder, saved(rows, machine))
     tables = [*run_tables.run_tables(run), *comparison.comparison(run.records)]
-    text = page([Chapter(run, list(draw(run, "")), tables)], across([run, run]))
+    text = page([Chapter(run, list(draw(run, "")), tables)], beside([run, on_more(run)]))
     text.encode()
     assert "<script>alert" not in text
 
