@@ -222,7 +222,9 @@ ALSO_NOT = {
     "training.steps.prepare": "called by every storage of a recipe",
     "training.steps.replace": "called by every BlockShockLinear",
     "training.steps.links_of": "called by check_elementwise(); of lists that change by tests/training/test_steps.py",
-    "training.sparse.e5m2.E5m2": "what a Sparse24 is stored in: tests/training/test_sparse24.py",
+    "kernels.formats.base.Stored": "made by every format that is fuzzed",
+    "kernels.formats.fp8.Floats": "the base of formats that are fuzzed",
+    "kernels.formats.fp8_e5m2.E5m2": "what fp8_e5m2 and a Sparse24 store W in: tests/kernels/test_fuzz_formats.py",
     "training.sparse.groups.in_fours": "the check behind every function of the toolkit",
     "training.steps.part_of": "called by check_elementwise() for every part",
 }

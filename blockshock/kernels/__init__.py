@@ -5,6 +5,7 @@ from blockshock.kernels.block_kernels import BLOCK_KERNELS, BlockKernel, BlockLa
 from blockshock.kernels.formats import (
     FORMATS,
     FORWARD_ALONE,
+    E5m2,
     Format,
     PackedDenseQuantised,
     PackedQuantised,

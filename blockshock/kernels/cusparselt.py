@@ -26,7 +26,7 @@ from blockshock.kernels.cusparselt_search import (
     sums_of,
 )
 from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
-from blockshock.kernels.formats import Format, PackedQuantised, quantised
+from blockshock.kernels.formats import Format, PackedQuantised, Stored, quantised
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
 from blockshock.kernels.packed import Packed
@@ -152,9 +152,9 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
         with stage("matmul"):
             return torch_internals.sparse_mm_of_bytes(self.packed, q_BK.T, scale_N, self._out, setting)[:tokens]
 
-    def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        sums_BN = self.product(q_BK)
-        return self.format.descale(sums_BN, scale_B1, None if self._scales else self.scale_N, self.bias, dtype)
+    def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
+        sums_BN = self.product(x.numbers)
+        return self.format.descale(sums_BN, x.scale, None if self._scales else self.scale_N, self.bias, dtype)
 
 
 def bucket_of(tokens: int) -> int:

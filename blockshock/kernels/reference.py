@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.kernels.base import KERNELS, Kernel
-from blockshock.kernels.formats import Format, PackedQuantised, quantised
+from blockshock.kernels.formats import Format, PackedQuantised, Stored, quantised
 from blockshock.kernels.packed import Packed
 from blockshock.matrices import Compressed24, Piece, gather_kept, row_blocks
 from blockshock.stages import stage
@@ -50,15 +50,16 @@ class PackedQuantisedReference(PackedQuantised):
         q_NK, scale_N = quantised(piece.kept_block, piece.N, piece.K, format, piece.device, shared_N=shared_N)
         super().__init__(piece.K, format, scale_N, bias, piece.N * piece.K // 2)
         self.weight = Compressed24.from_tensor(q_NK.view(torch.int8), piece.kept)
+        self._dtype = q_NK.dtype
 
-    def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        x_BK = q_BK.float()
+    def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
+        x_BK = x.numbers.float()
         sums_BN = x_BK.new_empty(len(x_BK), self.N)
         with stage("matmul"):
             for start, stop in row_blocks(self.N, self.K * x_BK.itemsize):
-                w_RK = self.weight.decompress(start, stop).view(self.format.stored).float()
+                w_RK = self.weight.decompress(start, stop).view(self._dtype).float()
                 sums_BN[:, start:stop] = x_BK @ w_RK.T
-        return self.format.descale(sums_BN, scale_B1, self.scale_N, self.bias, dtype)
+        return self.format.descale(sums_BN, x.scale, self.scale_N, self.bias, dtype)
 
 
 @KERNELS.register("reference")
@@ -66,7 +67,7 @@ class Reference(Kernel):
     """Any device, dtype and mask. Stores kept values and 4 bits per group: 9/16 of dense bytes in bf16."""
 
     contender = False
-    formats = ("int8", "fp8")
+    formats = ("int8", "fp8", "fp8_e5m2")
 
     def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         return PackedReference(piece, bias)
@@ -80,5 +81,6 @@ class Reference(Kernel):
         return PackedQuantisedReference(piece, bias, format, shared_N)
 
     def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
-        held = self.weight_bytes(N, K, format.stored.itemsize) + 4 * N
-        return held, held + N * K * format.stored.itemsize
+        size = format.weights.stored.itemsize
+        held = self.weight_bytes(N, K, size) + 4 * N
+        return held, held + N * K * size

@@ -81,8 +81,8 @@ def scaled_mm(
     scale_1N: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The product of two matrices of float8_e4m3fn, each row of x and each column of w times its scale; accumulated
-    as the GPU does it fastest. K and N are multiples of 16, and w is a transposed matrix."""
+    """The product of two matrices of float8_e4m3fn, or one of float8_e5m2, each row of x and each column of w times its
+    scale; accumulated as the GPU does it fastest. K and N are multiples of 16, and w is a transposed matrix."""
     return torch._scaled_mm(x_BK, w_KN, scale_a=scale_B1, scale_b=scale_1N, out_dtype=dtype, use_fast_accum=True)
 
 

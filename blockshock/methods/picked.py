@@ -194,7 +194,7 @@ class FormatAxis(Axis):
     """How the numbers of a product are stored."""
 
     registry = FORMATS
-    about = "Default plain: in the dtype; int8 and fp8 go forward alone"
+    about = "Default plain: in the dtype; the others go forward alone; fp8_e5m2 has W in e5m2"
     unsaid = "plain"
     small = True
 

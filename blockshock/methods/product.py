@@ -80,9 +80,9 @@ def _outputs(weights: Sequence[Weight], x_BK: torch.Tensor) -> list[torch.Tensor
     first = weights[0]
     if len(weights) == 1 or not isinstance(first, PackedQuantised) or not len(x_BK):
         return [weight(x_BK) for weight in weights]
-    q_BK, scale_B1 = first.stored(x_BK)
+    stored = first.stored(x_BK)
     packings = [weight for weight in weights if isinstance(weight, PackedQuantised)]
-    return [packed.multiply(q_BK, scale_B1, x_BK.dtype) for packed in packings]
+    return [packed.multiply(stored, x_BK.dtype) for packed in packings]
 
 
 def _part(weight: Weight, x_BK: torch.Tensor) -> Part:

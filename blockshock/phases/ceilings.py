@@ -146,8 +146,9 @@ def dense_flops_in(mode: str, flush: bool, format: str) -> float | None:
     if chosen is None or chosen.unavailable(fastest.device, torch.bfloat16):
         return None
     for width, tokens in PRODUCTS[fastest.device.type]:
-        x_BK, w_NK = (chosen.quantise(torch.randn(rows, width, device=fastest.device))[0] for rows in (tokens, width))
-        rates.append(2 * tokens * width**2 / fastest(partial(chosen.product, x_BK, w_NK)))
+        x_BK, w_NK = (torch.randn(rows, width, device=fastest.device) for rows in (tokens, width))
+        q_BK, q_NK = chosen.quantise(x_BK).numbers, chosen.weights.quantise(w_NK).numbers
+        rates.append(2 * tokens * width**2 / fastest(partial(chosen.product, q_BK, q_NK)))
     return max(rates)
 
 

@@ -16,6 +16,7 @@ from blockshock.errors import InputError, UnknownName
 from blockshock.kernels import (
     FORMATS,
     KERNELS,
+    E5m2,
     Format,
     PackedDenseQuantised,
     QuantisedWeights,
@@ -31,7 +32,10 @@ from blockshock.stages import recording
 
 __all__ = ["fake_cusparselt"]
 CPU = torch.device("cpu")
-EIGHT_BITS = ("int8", "fp8")
+EIGHT_BITS = ("int8", "fp8", "fp8_e5m2")
+SPARSE_CORES = ("int8", "fp8")
+"""What cuSPARSELt multiplies."""
+NUMBERS = (*SPARSE_CORES, "e5m2")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 TINY = 2.0**-126
 
@@ -45,8 +49,8 @@ def grid(format: str) -> list[float]:
     """The numbers from 0 on that a format has, in order; those of even index are the even ones."""
     if format == "int8":
         return [float(number) for number in range(128)]
-    codes = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn)
-    return codes.double().tolist()
+    last, dtype = (124, torch.float8_e5m2) if format == "e5m2" else (127, torch.float8_e4m3fn)
+    return torch.arange(last, dtype=torch.uint8).view(dtype).double().tolist()
 
 
 def nearest(value: float, numbers: list[float]) -> float:
@@ -67,12 +71,12 @@ def by_the_book(rows: list[list[float]], format: str) -> list[list[float]]:
 
 
 def of(name: str) -> Format:
-    found = build_format(name)
+    found = E5m2() if name == "e5m2" else build_format(name)
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize("name", EIGHT_BITS)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_what_is_stored_is_the_nearest_number_of_the_format(name: str) -> None:
     x_BK = torch.randn(6, 40, generator=torch.Generator().manual_seed(1))
     x_BK[1] *= 1e-30
@@ -100,7 +104,7 @@ def test_a_row_with_what_is_not_finite_gives_what_is_not_and_no_other_row_does(n
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", EIGHT_BITS)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_the_largest_and_the_smallest_numbers_of_a_dtype_are_neither_lost_nor_cut(
     name: str, dtype: torch.dtype
 ) -> None:
@@ -125,7 +129,7 @@ def test_the_dense_product_is_that_of_what_is_stored(name: str, dtype: torch.dty
     w_NK, b_N, x_BK = (torch.randn(*size, generator=stream).to(dtype) for size in ((N, K), (N,), (B, K)))
     w_NK[0] = 0
     source = _Rows(w_NK, b_N)
-    exact_BN = of(name).represented(x_BK) @ of(name).represented(w_NK).T
+    exact_BN = of(name).represented(x_BK) @ of(name).weights.represented(w_NK).T
     packed = PackedDenseQuantised(source, None, of(name))
     _close(packed(x_BK), exact_BN)
     _close(PackedDenseQuantised(source, b_N, of(name))(x_BK), exact_BN + b_N.double())
@@ -177,7 +181,7 @@ def test_the_reference_multiplies_what_is_kept(name: str, mask: str, dtype: torc
     source = GeneratedWeights(64, 96, dtype, CPU, with_bias=True)
     half = Piece(source, mask=build_mask(mask, source))
     kernel, x_BK = build_kernel("reference"), torch.randn(7, 96).to(dtype)
-    exact_BN = of(name).represented(x_BK) @ of(name).represented(half.dense()).T + _double(source.bias)
+    exact_BN = of(name).represented(x_BK) @ of(name).weights.represented(half.dense()).T + _double(source.bias)
     packed = kernel.pack_quantised(half, source.bias, of(name))
     _close(packed(x_BK), exact_BN)
     bias = 64 * dtype.itemsize
@@ -193,7 +197,7 @@ def _double(bias: torch.Tensor | None) -> torch.Tensor:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("layout", ["whole", "transposed", "odd columns", "expanded rows"])
-@pytest.mark.parametrize("name", EIGHT_BITS)
+@pytest.mark.parametrize("name", SPARSE_CORES)
 def test_cusparselt_multiplies_what_is_kept(name: str, layout: str, fused: bool, fake_cusparselt: Any) -> None:
     w_NK = torch.randn(64, 96, generator=torch.Generator().manual_seed(3)).bfloat16()
     w_NK[3, :8], w_NK[4] = 1e-6, 0  # what rounds to zero, some of it to −0.0, and a channel of zeros
@@ -203,7 +207,7 @@ def test_cusparselt_multiplies_what_is_kept(name: str, layout: str, fused: bool,
     kernel = fake_cusparselt(search=False, fused=fused)
     x_BK = matrix(9, 96, torch.bfloat16, 5, layout)
     packed = kernel.pack_quantised(half, source.bias, of(name))
-    exact_BN = of(name).represented(x_BK) @ of(name).represented(half.dense()).T + _double(source.bias)
+    exact_BN = of(name).represented(x_BK) @ of(name).weights.represented(half.dense()).T + _double(source.bias)
     assert packed.roundings == 1 + fused
     _close(packed(x_BK), exact_BN, packed.roundings)
     held = sum(buffer.nbytes for buffer in packed.buffers()) - 2 * 64
@@ -214,6 +218,9 @@ def test_cusparselt_multiplies_what_is_kept(name: str, layout: str, fused: bool,
 def test_what_cusparselt_does_not_take_is_said(fake_cusparselt: Any) -> None:
     kernel = fake_cusparselt()
     assert kernel.unsuitable_format(of("int8"), 64, 96, torch.bfloat16) is None
+    assert "does not multiply fp8_e5m2: pick reference" in kernel.unsuitable_format(
+        of("fp8_e5m2"), 64, 96, torch.bfloat16
+    )
     assert "multiples of 32" in kernel.unsuitable_format(of("int8"), 48, 96, torch.bfloat16)
     assert "--dtype bf16, or cusparselt:fused=no" in kernel.unsuitable_format(of("int8"), 64, 96, torch.float16)
     assert fake_cusparselt(fused=False).unsuitable_format(of("int8"), 64, 96, torch.float16) is None
@@ -276,12 +283,13 @@ def test_nothing_goes_backward(name: str) -> None:
 
 
 def test_formats_are_found_by_name_and_by_what_they_store() -> None:
-    assert FORMATS.names() == ("fp8", "int8", "plain")
+    assert FORMATS.names() == ("fp8", "fp8_e5m2", "int8", "plain")
     assert build_format("plain") is None
-    for name in EIGHT_BITS:
+    for name in SPARSE_CORES:
         assert formats.format_of(of(name).stored).name == name
-    with pytest.raises(InputError, match="no format stores"):
-        formats.format_of(torch.float16)
+    for dtype in (torch.float16, torch.float8_e5m2):
+        with pytest.raises(InputError, match="no format stores"):
+            formats.format_of(dtype)
     with pytest.raises(UnknownName, match="no format is named 'int4'"):
         build_format("int4")
     with pytest.raises(InputError, match="'plain' takes no parameter"):
@@ -296,15 +304,41 @@ def test_a_kernel_that_takes_no_format_names_those_that_do(kernel: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "has", "needs"), [("fp8", (8, 6), "8.9"), ("fp8", (8, 9), None), ("int8", (7, 5), "8.0")]
+    ("name", "has", "needs"),
+    [
+        ("fp8", (8, 6), "8.9"),
+        ("fp8", (8, 9), None),
+        ("int8", (7, 5), "8.0"),
+        ("fp8_e5m2", (8, 9), "9.x"),
+        ("fp8_e5m2", (9, 0), None),
+        ("fp8_e5m2", (10, 0), "9.x"),
+    ],
 )
 def test_a_gpu_that_cannot_is_told_what_it_takes(
     name: str, has: tuple[int, int], needs: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: has)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     found = of(name).unavailable(torch.device("cuda", 0), torch.bfloat16)
     assert (found is None) == (needs is None)
     assert found is None or (f"compute capability {needs}" in found and "{}.{}".format(*has) in found)
+
+
+def test_weights_in_e5m2_take_a_cublas_that_has_scales_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for cuda, able in (("12.8", False), ("12.9", True), ("13.0", True), (None, False)):
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        assert (of("fp8_e5m2").unavailable(torch.device("cuda", 0), torch.bfloat16) is None) == able
+    assert "choose --dtype bf16" in str(of("fp8").unavailable(torch.device("cuda", 0), torch.float16))
+
+
+def test_each_matrix_is_stored_in_numbers_of_its_own() -> None:
+    source = GeneratedWeights(16, 32, torch.float32, CPU)
+    packed = PackedDenseQuantised(source, None, of("fp8_e5m2"))
+    x = packed.stored(torch.randn(3, 32))
+    assert (x.numbers.dtype, packed.q_NK.dtype) == (torch.float8_e4m3fn, torch.float8_e5m2)
+    assert (x.numbers.double().abs().amax(1) == 448).all()
+    assert (packed.q_NK.double().abs().amax(1) == 57344).all()
 
 
 def test_dtypes_that_no_format_is_for() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from blockshock import MethodLinear, replace_linears
 from blockshock.errors import InputError
-from blockshock.kernels import FORMATS, Packed, build_format
+from blockshock.kernels import FORMATS, E5m2, Packed, build_format
 from blockshock.kernels.formats import base, packed
 from blockshock.machine.collectives import Alone
 from blockshock.matrices import GeneratedWeights
@@ -36,9 +36,9 @@ def _one_scale_in_all(patch: pytest.MonkeyPatch) -> None:
     """That of the largest row, for all of them."""
     quantise = base.Format.quantise
 
-    def faulty(self: base.Format, rows_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def faulty(self: base.Format, rows_RK: torch.Tensor) -> base.Stored:
         whole, scale_11 = quantise(self, rows_RK.reshape(1, -1))
-        return whole.view(rows_RK.shape), scale_11.expand(len(rows_RK), 1).contiguous()
+        return base.Stored(whole.view(rows_RK.shape), scale_11.expand(len(rows_RK), 1).contiguous())
 
     patch.setattr(base.Format, "quantise", faulty)
 
@@ -47,10 +47,10 @@ def _the_scale_of_the_wrong_axis(patch: pytest.MonkeyPatch) -> None:
     """Rows have those of columns, as far as there are as many."""
     quantise = base.Format.quantise
 
-    def faulty(self: base.Format, rows_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def faulty(self: base.Format, rows_RK: torch.Tensor) -> base.Stored:
         scale_R1 = quantise(self, rows_RK.T)[1][: len(rows_RK)]
         scaled_RK = (rows_RK.float() / scale_R1).clamp(-self.largest, self.largest)
-        return _stored(self, scaled_RK), scale_R1
+        return base.Stored(_stored(self, scaled_RK), scale_R1)
 
     patch.setattr(base.Format, "quantise", faulty)
 
@@ -58,10 +58,10 @@ def _the_scale_of_the_wrong_axis(patch: pytest.MonkeyPatch) -> None:
 def _cut_not_scaled(patch: pytest.MonkeyPatch) -> None:
     """Each scale is half of what it takes, and what is too large for the format then is cut."""
 
-    def faulty(self: base.Format, rows_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def faulty(self: base.Format, rows_RK: torch.Tensor) -> base.Stored:
         x_RK = rows_RK.float()
         scale_R1 = x_RK.abs().amax(1, keepdim=True) / self.largest / 2
-        return _stored(self, (x_RK / scale_R1).clamp_(-self.largest, self.largest)), scale_R1
+        return base.Stored(_stored(self, (x_RK / scale_R1).clamp_(-self.largest, self.largest)), scale_R1)
 
     patch.setattr(base.Format, "quantise", faulty)
 
@@ -80,6 +80,11 @@ def _a_little_too_small(patch: pytest.MonkeyPatch) -> None:
 def _stored(format: base.Format, scaled_RK: torch.Tensor) -> torch.Tensor:
     whole = format.stored is torch.int8
     return (scaled_RK.round() if whole else scaled_RK).to(format.stored)
+
+
+def _weights_in_the_numbers_of_x(patch: pytest.MonkeyPatch) -> None:
+    """W is stored in e4m3, and said to be in e5m2."""
+    patch.setattr(E5m2, "quantise", lambda self, rows_RK: _format("fp8").quantise(rows_RK))
 
 
 def _a_scale_of_weights_lost(patch: pytest.MonkeyPatch) -> None:
@@ -149,6 +154,21 @@ def test_each_is_right_for_what_it_stores_and_loses_what_its_format_does(cpu_ran
 def test_a_fault_is_caught(fault: Fault, case: Case, name: str, cpu_ranks: Ranks) -> None:
     case = case.picking(format=name)
     assert _failure(cpu_ranks.run(_run, case, fault)) is not None
+
+
+def _with_weights_in_e5m2(case: Case) -> list[CorrectnessResult]:
+    """Rows of whole ones, of those that are kept, and of sums of parts; and the first two with a fault."""
+    rows = [case.of(method, METHODS.get(method).axes) for method in ("dense_single", "pruned", "dense_tp_row")]
+    faulty = [_run(row, _weights_in_the_numbers_of_x) for row in rows[:2]]
+    return [_run(rows[0].picking(format="fp8")), *map(_run, rows), *faulty]
+
+
+def test_weights_in_e5m2_are_right_and_lose_more_and_those_in_e4m3_are_none(cpu_ranks: Ranks) -> None:
+    each = cpu_ranks.run(_with_weights_in_e5m2, PRUNED.picking(format="fp8_e5m2"))
+    found = [list(results) for results in zip(*each, strict=True)]
+    assert [_failure(results) is None for results in found] == [True] * 4 + [False] * 2
+    # In x and in W as much is off; then in W twice as much.
+    assert _loss(found[1]) / _loss(found[0]) == pytest.approx((5 / 2) ** 0.5, rel=0.1)
 
 
 def test_the_loss_is_that_of_both_factors(cpu_ranks: Ranks) -> None:

@@ -12,8 +12,7 @@ from strategies import LAYOUTS, mask_rows, matrix
 from torch.nn import functional as F
 
 from blockshock.errors import InputError, KernelUnavailable, MaskError
-from blockshock.kernels import format_of
-from blockshock.training.sparse.e5m2 import E5m2
+from blockshock.kernels import E5m2, format_of
 
 __all__ = ["fake_cusparselt"]
 PLAIN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

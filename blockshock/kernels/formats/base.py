@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -22,6 +22,13 @@ from blockshock.stages import stage
 
 TINY = torch.finfo(torch.float32).tiny
 """The least scale: below it a scale would have few bits itself, and of a row of zeros there is none."""
+
+
+class Stored(NamedTuple):
+    """What is stored of a matrix (R, K), and the float32 scale of each of its rows: (R, 1) of x, (R,) of W."""
+
+    numbers: torch.Tensor
+    scale: torch.Tensor
 
 
 class Format:
@@ -55,6 +62,11 @@ class Format:
         """By which it is registered."""
         return FORMATS.name_of(type(self))
 
+    @property
+    def weights(self) -> Format:
+        """How W is stored: as x is, unless this is a format of two kinds of numbers."""
+        return self
+
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
         """None, or one sentence that says why layers of that dtype cannot be multiplied so on that device."""
         if dtype not in self.dtypes:
@@ -69,13 +81,13 @@ class Format:
         """How often its dense product rounds an element of y to the dtype there."""
         return 1
 
-    def quantise(self, rows_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of a matrix (R, K) what is stored of it, and the scale of each row, float32 (R, 1).
+    def quantise(self, rows_RK: torch.Tensor) -> Stored:
+        """What is stored of a matrix (R, K), with scales (R, 1).
 
         A row that holds NaN or inf gets a scale that is not finite, and so do all products with it.
         """
         run = compiled(_quantised) if self.compiled else _quantised
-        return run(rows_RK, self.largest, self.stored)
+        return Stored(*run(rows_RK, self.largest, self.stored))
 
     def scales(self, rows_RK: torch.Tensor) -> torch.Tensor:
         """Those of the rows, float32 (R, 1). Of rows that several hold parts of, the largest of what the parts have."""
@@ -114,18 +126,10 @@ class Format:
             run = compiled(descaled) if self.compiled else descaled
             return run(sums_BN, scale_B1, scale_N, bias, dtype)
 
-    def multiply(
-        self,
-        q_BK: torch.Tensor,
-        scale_B1: torch.Tensor,
-        w_NK: torch.Tensor,
-        scale_N: torch.Tensor,
-        bias: torch.Tensor | None,
-        dtype: torch.dtype,
-    ) -> torch.Tensor:
-        """The dense product (B, N) in a dtype of what is stored of x and of W, with the scales.
+    def multiply(self, x: Stored, w: Stored, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+        """The dense product (B, N) in a dtype of what is stored of x and of W.
 
-        Stages ``matmul`` and ``dequantise``. Matrices lie densely and their sizes are those that it takes.
+        Stages ``matmul`` and ``dequantise``. Numbers lie densely, filled up to sizes that it takes; scales are not.
         """
         raise NotImplementedError
 
@@ -188,9 +192,9 @@ def build_format(spec: str) -> Format | None:
 
 
 def format_of(stored: torch.dtype) -> Format:
-    """The format that stores a dtype. Raises InputError where none does."""
+    """The format that stores x and W in a dtype. Raises InputError where none does."""
     kinds = [FORMATS.get(name) for name in FORMATS.names()]
-    for kind in kinds:
-        if not kind.quantises_nothing and kind.stored == stored:
-            return kind()
+    for format in [kind() for kind in kinds if not kind.quantises_nothing]:
+        if format.stored == format.weights.stored == stored:
+            return format
     raise InputError(f"no format stores {stored}: {', '.join(FORMATS.names())} are known")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from blockshock.kernels.formats.base import Format
+from blockshock.kernels.formats.base import Format, Stored
 from blockshock.kernels.formats.packed import PackedQuantised, quantised
 from blockshock.kernels.layout import dense_rows
 from blockshock.matrices import Piece, WeightSource
@@ -41,15 +41,15 @@ class PackedDenseQuantised(PackedQuantised):
         self.roundings = format.roundings(source.device, bias is not None or source.bias is not None)
         self.register_buffer("q_NK", q_NK, persistent=False)
 
-    def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        filled_BK = _filled(q_BK, max(len(q_BK), self.format.least_tokens), self.q_NK.shape[1])
-        return self.format.multiply(filled_BK, scale_B1, self.q_NK, self.scale_N, self.bias, dtype)
+    def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
+        filled_BK = _filled(x.numbers, max(len(x.numbers), self.format.least_tokens), self.q_NK.shape[1])
+        return self.format.multiply(Stored(filled_BK, x.scale), Stored(self.q_NK, self.scale_N), self.bias, dtype)
 
     @staticmethod
     def held_bytes(N: int, K: int, format: Format) -> int:
         """Bytes that it holds of W (N, K), by arithmetic."""
         rows, columns = (-(-size // format.multiple) * format.multiple for size in (N, K))
-        return rows * columns * format.stored.itemsize + 4 * N
+        return rows * columns * format.weights.stored.itemsize + 4 * N
 
 
 def _filled(q_BK: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

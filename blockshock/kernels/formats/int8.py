@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from blockshock.kernels.formats.base import FORMATS, Format
+from blockshock.kernels.formats.base import FORMATS, Format, Stored
 from blockshock.machine import torch_internals
 from blockshock.stages import stage
 
@@ -29,15 +29,7 @@ class Int8(Format):
     def product(self, q_BK: torch.Tensor, w_NK: torch.Tensor) -> torch.Tensor:
         return torch_internals.int_mm(q_BK, w_NK.T)
 
-    def multiply(
-        self,
-        q_BK: torch.Tensor,
-        scale_B1: torch.Tensor,
-        w_NK: torch.Tensor,
-        scale_N: torch.Tensor,
-        bias: torch.Tensor | None,
-        dtype: torch.dtype,
-    ) -> torch.Tensor:
+    def multiply(self, x: Stored, w: Stored, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         with stage("matmul"):
-            sums_BN = self.product(q_BK, w_NK)[: len(scale_B1), : len(scale_N)]
-        return self.descale(sums_BN, scale_B1, scale_N, bias, dtype)
+            sums_BN = self.product(x.numbers, w.numbers)[: len(x.scale), : len(w.scale)]
+        return self.descale(sums_BN, x.scale, w.scale, bias, dtype)

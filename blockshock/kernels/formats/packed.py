@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 
 from blockshock.errors import InputError
-from blockshock.kernels.formats.base import Format
+from blockshock.kernels.formats.base import Format, Stored
 from blockshock.kernels.packed import Packed
 from blockshock.machine import held_bytes
 from blockshock.matrices import row_blocks
@@ -48,14 +48,14 @@ class PackedQuantised(Packed):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if not len(x_BK):
             return x_BK.new_empty(0, self.N)
-        return self.multiply(*self.stored(x_BK), x_BK.dtype)
+        return self.multiply(self.stored(x_BK), x_BK.dtype)
 
-    def stored(self, x_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is stored of x, and each token's scale."""
+    def stored(self, x_BK: torch.Tensor) -> Stored:
+        """What is stored of x, with each token's scale."""
         with stage("quantise"):
             return self.format.quantise(x_BK)
 
-    def multiply(self, q_BK: torch.Tensor, scale_B1: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
         """y (B, N) of what is stored of x. Stages ``layout``, ``matmul`` and ``dequantise``."""
         raise NotImplementedError
 
@@ -68,10 +68,10 @@ Rows = Callable[[int, int], torch.Tensor]
 
 
 def row_scales(block: Rows, N: int, K: int, format: Format, device: torch.device) -> torch.Tensor:
-    """The scales of the rows of a matrix (N, K), float32 (N,)."""
+    """The scales of the rows of a W (N, K), float32 (N,)."""
     scale_N = torch.empty(N, dtype=torch.float32, device=device)
     for start, stop in row_blocks(N, K * 4):
-        scale_N[start:stop] = format.scales(block(start, stop))[:, 0]
+        scale_N[start:stop] = format.weights.scales(block(start, stop))[:, 0]
     return scale_N
 
 
@@ -83,8 +83,8 @@ def quantised(
     device: torch.device,
     multiple: int = 1,
     shared_N: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a matrix (N, K) what is stored, filled up with zeros to a multiple both ways, and the scales, float32 (N,).
+) -> Stored:
+    """What is stored of a W (N, K), filled up with zeros to a multiple both ways.
 
     Args:
         block: gives rows [start, stop) of the matrix.
@@ -94,27 +94,28 @@ def quantised(
         InputError: a row is so large that sums of its products overflow float32.
     """
     rows, columns = (-(-size // multiple) * multiple for size in (N, K))
-    q_NK = torch.zeros(rows, columns, dtype=format.stored, device=device)
+    numbers = format.weights
+    q_NK = torch.zeros(rows, columns, dtype=numbers.stored, device=device)
     scale_N = torch.empty(N, dtype=torch.float32, device=device)
     for start, stop in row_blocks(N, K * 4):
         if shared_N is None:
-            q_RK, scale_R1 = format.quantise(block(start, stop))
+            q_RK, scale_R1 = numbers.quantise(block(start, stop))
         else:
             scale_R1 = shared_N[start:stop, None]
-            q_RK = format.stored_by(block(start, stop), scale_R1)
+            q_RK = numbers.stored_by(block(start, stop), scale_R1)
         # Libraries that look for what is zero read the bits: −0.0 is none to them.
-        q_NK[start:stop, :K] = torch.where(q_RK.float() == 0, 0, q_RK.float()).to(format.stored)
+        q_NK[start:stop, :K] = torch.where(q_RK.float() == 0, 0, q_RK.float()).to(numbers.stored)
         scale_N[start:stop] = scale_R1[:, 0]
     _check_sums(scale_N, K, format)
-    return q_NK, scale_N
+    return Stored(q_NK, scale_N)
 
 
 def _check_sums(scale_N: torch.Tensor, K: int, format: Format) -> None:
     """Each sum of K products, times the scale of its channel, is finite in float32."""
     row = int(scale_N.argmax())
-    scale = float(scale_N[row])
-    if not scale * K * format.largest**2 <= torch.finfo(torch.float32).max or not math.isfinite(scale):
+    scale, largest = float(scale_N[row]), format.weights.largest
+    if not scale * K * format.largest * largest <= torch.finfo(torch.float32).max or not math.isfinite(scale):
         raise InputError(
-            f"format {format.name}: row {row} of W goes up to {scale * format.largest:.3g}, so that sums of its {K} "
+            f"format {format.name}: row {row} of W goes up to {scale * largest:.3g}, so that sums of its {K} "
             "products overflow float32: scale W down, and y up again"
         )

@@ -17,4 +17,4 @@ class QuantisedWeights(WeightSource):
         self._source, self._format, self.mask = source, format, source.mask
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return self._format.represented(self._source.rows(start, stop))
+        return self._format.weights.represented(self._source.rows(start, stop))

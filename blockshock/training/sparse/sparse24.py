@@ -10,10 +10,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from blockshock.errors import InputError, KernelUnavailable, MaskError
-from blockshock.kernels import Format, Kernel, Packed, build_kernel, format_of
+from blockshock.kernels import E5m2, Format, Kernel, Packed, build_kernel, format_of
 from blockshock.matrices import Piece, WeightSource, check_2to4
 from blockshock.matrices.masks import DenseMask
-from blockshock.training.sparse.e5m2 import E5m2
 from blockshock.training.sparse.groups import in_fours
 from blockshock.training.sparse.masks import mask_24
 from blockshock.training.sparse.mvue import mvue_24
