@@ -7,6 +7,7 @@ from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
 from blockshock.kernels.backward import SparseCores
 from blockshock.kernels.base import KERNELS, packed_bytes
+from blockshock.kernels.formats import Format
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
 from blockshock.kernels.packed import Packed
@@ -65,7 +66,8 @@ class Cutlass(SparseCores):
         major, minor = torch.cuda.get_device_capability(device)
         if major != 8:
             return (
-                f"torch has CUTLASS 2:4 for compute capability 8.x only, this GPU has {major}.{minor}: use cusparselt"
+                "torch has CUTLASS 2:4 for compute capability 8.x only (torchao has it in fp8 for 9.0), this GPU has "
+                f"{major}.{minor}: use cusparselt"
             )
         return None
 
@@ -73,6 +75,10 @@ class Cutlass(SparseCores):
         if N % 32 or K % 64:
             return f"needs N to be a multiple of 32 and K of 64, got N = {N}, K = {K}"
         return None
+
+    def unsuitable_format(self, format: Format, N: int, K: int, dtype: torch.dtype) -> str | None:
+        reason = super().unsuitable_format(format, N, K, dtype)
+        return reason and f"{reason}. torch has no CUTLASS 2:4 in 8 bits with scales of rows: torchao has, in fp8"
 
     def pack_forward(self, piece: Piece, bias: torch.Tensor | None) -> Packed:
         return PackedCutlass(piece, bias)

@@ -301,6 +301,7 @@ def test_a_kernel_that_takes_no_format_names_those_that_do(kernel: str) -> None:
     found = build_kernel(kernel).unsuitable_format(of("fp8"), 64, 64, torch.bfloat16)
     assert (found is None) == (kernel == "auto")
     assert found is None or "pick cusparselt or reference" in found
+    assert (kernel == "cutlass") == ("torchao" in str(found))
 
 
 @pytest.mark.parametrize(
@@ -381,3 +382,10 @@ def test_compiled_code_computes_the_same(name: str, monkeypatch: pytest.MonkeyPa
             wanted = make(eager)(x_BK)
             assert torch.equal(make(compiled)(x_BK), wanted)
             assert torch.equal(torch.compile(make(eager), **backend)(x_BK), wanted)
+
+
+def test_torch_has_no_cutlass_product_of_2to4_in_fp8() -> None:
+    """If it has one, kernel cutlass is to have it: theory.md, 1.1."""
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("aten::")]
+    assert "aten::_sparse_semi_structured_mm" in names
+    assert not [name for name in names if "spars" in name and ("f8" in name or "fp8" in name or "rowwise" in name)]
