@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from torch.autograd import forward_ad
 
 from blockshock.errors import InputError
@@ -54,13 +53,12 @@ def sum_of_products(
     return _forward(weights, entry.take(x_BK), exit, joined)
 
 
-def _trained(weights: Sequence[Weight]) -> list[nn.Parameter | None]:
+def _trained(weights: Sequence[Weight]) -> list[torch.Tensor | None]:
     """The parameter and the bias of each weight that is trained, in turn; of a frozen one nothing."""
-    found: list[nn.Parameter | None] = []
+    found: list[torch.Tensor | None] = []
     for weight in weights:
         if isinstance(weight, Storage):
-            held = weight._parameters  # what attributes of modules are looked up in at last
-            found += held["parameter"], held["bias"]
+            found += weight.differentiated(), weight._parameters["bias"]
     return found
 
 
@@ -171,7 +169,7 @@ class _Product(torch.autograd.Function):
         entry: Entry,
         exit: Exit,
         joined: Joined | None,
-        *parameters: nn.Parameter | None,
+        *parameters: torch.Tensor | None,
     ) -> torch.Tensor:
         ctx.weights, ctx.entry, ctx.exit, ctx.joined, ctx.writes = weights, entry, exit, joined, None
         x_BS = entry.take(x_BK)

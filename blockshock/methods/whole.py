@@ -121,6 +121,10 @@ class Spread(nn.Module):
         for storage in self.storages():
             storage.load(self.own(w_NK))
 
+    def trained_beside(self) -> dict[str, nn.Parameter]:
+        """What the optimizer trains beside W and its bias, by the names that ``progress`` has for it."""
+        return {}
+
     def progress(self) -> dict[str, torch.Tensor]:
         """What training needs beside weights to go on from here: of a recipe. Its names begin with ``recipe``."""
         return {}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from blockshock.kernels import packed_bytes
 from blockshock.machine import Group
@@ -20,7 +21,7 @@ from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
-from blockshock.training import Recipe, RecipePacking, RecipeStorage, recipe_of
+from blockshock.training import SCORES, Recipe, RecipePacking, RecipeStorage, recipe_of
 
 
 class RecipeWeights(WeightSource):
@@ -65,13 +66,14 @@ class WithRecipe(DenseSingle):
     def estimate(cls, shape: Shape) -> WeightEstimate:
         recipe, elements = recipe_of(shape.picks.get("recipe", "dense")), shape.N * shape.K
         held = elements * shape.itemsize
-        if recipe.prunes and shape.picks.get("kernel") != "dense":
+        if recipe.prunes and recipe.is_24 and shape.picks.get("kernel") != "dense":
             held += packed_bytes(shape.N, shape.K, shape.itemsize) * (2 if recipe.turns else 1)
         making = elements * (recipe.working_bytes if recipe.prunes else shape.itemsize)
         if shape.training is None:
             return WeightEstimate(held, held + making)
-        held += elements * (shape.training.parameter_bytes(shape.itemsize) + recipe.prunes)
-        return WeightEstimate(held, held + making, elements)
+        trained = elements + recipe.elements_beside(shape.N, shape.K)
+        held += trained * shape.training.parameter_bytes(shape.itemsize) + elements * recipe.prunes
+        return WeightEstimate(held, held + making, trained)
 
     @property
     def resolved(self) -> dict[str, str]:
@@ -81,6 +83,10 @@ class WithRecipe(DenseSingle):
     def algorithm(self) -> str:
         told, recipe = self._packing.algorithm, self.recipe
         return f"{told}, a mask every {recipe.every} steps" if recipe.prunes and recipe.keeps_dropped else told
+
+    def trained_beside(self) -> dict[str, nn.Parameter]:
+        scores = self._storage.scores
+        return {} if scores is None else {SCORES: scores}
 
     def progress(self) -> dict[str, torch.Tensor]:
         return self._storage.state()

@@ -131,6 +131,8 @@ def _parameters(
                 yield f"{dot}weight", parts, _Part((method.N, method.K), method.whole, method.held)
             if bias is not None and id(bias) in ours:
                 yield f"{dot}bias", [bias], _of_bias(method) if method.splits_bias else None
+            beside = method.trained_beside()
+            yield from ((f"{dot}{name}", [held], None) for name, held in beside.items() if id(held) in ours)
             seen |= {id(parameter) for parameter in layer.parameters()}
     for name, parameter in model.named_parameters():
         if id(parameter) in ours and id(parameter) not in seen:

@@ -79,8 +79,8 @@ class MethodLinear(nn.Module):
         self.layer.load(found.weight, found.bias)
         if build_kernel(layer.pick("kernel") or "dense").name == "auto":
             self.layer.join()  # it may take whatever is fastest
-        for storage in self.layer.storages():
-            storage.parameter.requires_grad_(linear.weight.requires_grad)
+        for parameter in [one.parameter for one in self.layer.storages()] + [*self.layer.trained_beside().values()]:
+            parameter.requires_grad_(linear.weight.requires_grad)
         if self.layer.bias is not None:
             self.layer.bias.requires_grad_(linear.bias.requires_grad)
         take_over(linear, self)

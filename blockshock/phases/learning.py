@@ -4,7 +4,8 @@ No dense run is beside it, for a recipe is not equivalent to one; and no other r
 turns a mask that is nearly undecided. Instead each step begins where the layer is. From its parameter, float64 makes
 what multiplies, the output, and the gradient that the optimizer is to meet, decay included; what is drawn, it draws
 from the same seed. An output or a gradient may be twice as far from those as the dense product of the same operands
-is, as in phase 0. A mask must keep as much as its definition can, and stay when none is due. And the loss must fall.
+is, as in phase 0. A mask must keep as much as its definition can, and stay when none is due; one of trained scores must
+be of those, and their gradient the sum that the recipe says. And the loss must fall.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from blockshock.matrices import product, transposable_tiles
+from blockshock.matrices import in_blocks, product, transposable_tiles
 from blockshock.phases.case import Built, Case
 from blockshock.phases.lesson import Lesson
 from blockshock.training import Recipe, RecipeStorage, optimizer_of
@@ -25,6 +26,8 @@ ALLOWED = 2.0
 ROUNDED, ROUNDED_W = 1e-6, 1e-4
 """Of the most that a mask could keep, what roundings of sums may cost; and those of W to bf16, of which a GPU finds the
 tiles."""
+ROUNDED_SUM = 8
+"""Roundings of the largest size that a sum over a block may cost."""
 
 
 @dataclass
@@ -90,6 +93,8 @@ class Definition:
             return None
         if not due:
             return None if torch.equal(held_NK, before_NK) else f"step {step}: the mask changed, and none was due"
+        if storage.scores is not None:
+            return _fault_of_blocks(held_NK, storage.scores.detach(), recipe, step)
         kept, most = (self.w_NK.abs() * held_NK).sum().item(), _most_kept(self.w_NK.abs(), recipe)
         most *= 1 - (ROUNDED_W if recipe.form == "tiles" and held_NK.is_cuda else ROUNDED)
         if not _is_24(held_NK, recipe):
@@ -162,6 +167,8 @@ def run(case: Case, built: Built, lesson: Lesson) -> LearningResult:
         plain_NK = grad_BN.double().T @ x_BK.double()
         found.weight_limit.append(_limit(_distance(dense_NK.to(rounded), plain_NK), rounded))
         found.losses.append(loss.item())
+        if storage.scores is not None and not _is_sum_of_blocks(storage):
+            found.mask_faults.append(f"step {step}: the gradient of the scores is not the sum of ∇W over their blocks")
         if found.mask_every and (step + 1) % found.mask_every == 0:
             found.flip_rate.append(storage.flipped.item())
     return found
@@ -178,6 +185,30 @@ def _distance(found: Any, right: torch.Tensor) -> float:
 
 def _copied(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.clone()
+
+
+def _fault_of_blocks(mask_NK: torch.Tensor, scores_RC: torch.Tensor, recipe: Any, step: int) -> str | None:
+    """Of blocks, all those whose score is at least the quantile of the level."""
+    blocks = in_blocks(mask_NK, recipe.size).flatten(2)
+    kept_RC, n = blocks.any(-1), scores_RC.numel()
+    if not torch.equal(kept_RC, blocks.all(-1)):
+        return f"step {step}: the mask is not of whole blocks"
+    quantile = scores_RC.flatten().sort().values[round(recipe.level * (n - 1))]
+    if torch.equal(kept_RC, scores_RC >= quantile):
+        return None
+    wrong = int((kept_RC ^ (scores_RC >= quantile)).sum())
+    return f"step {step}: the mask is not that of its scores, at {wrong} of {n} blocks"
+
+
+def _is_sum_of_blocks(storage: RecipeStorage) -> bool:
+    """Whether the gradient of the scores is that of W, summed over each block, up to the rounding of a sum."""
+    scores, recipe, grad_NK = storage.scores, storage.recipe, storage.parameter.grad
+    assert scores is not None
+    if scores.grad is None or grad_NK is None:
+        return False
+    blocks = in_blocks(grad_NK.double(), recipe.size)  # type: ignore[attr-defined]
+    passes = ROUNDED_SUM * torch.finfo(scores.dtype).eps * blocks.abs().sum((-2, -1))
+    return bool(((scores.grad - blocks.sum((-2, -1))).abs() <= passes).all())
 
 
 def _is_24(mask_NK: torch.Tensor, recipe: Recipe) -> bool:

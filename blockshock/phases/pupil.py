@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -149,5 +149,6 @@ class Pupil:
 def _of_seed(spec: str, seed: int) -> str:
     """A recipe's spec with the seed of its draws, if it has any and says none."""
     name, said = parse_spec(spec)
-    draws = RECIPES.get(name).samples and "seed" not in said
+    kind: Any = RECIPES.get(name)
+    draws = any(one.name == "seed" for one in fields(kind)) and "seed" not in said
     return f"{spec}:seed={seed}" if draws else spec

@@ -33,8 +33,8 @@ TRAINING_B = {"cpu": "16", "cuda": "1024,4096"}
 DRIFT_B, TRAJECTORY_B = 16, 32
 DEFAULT_NETWORKS = {"cpu": "minilm", "cuda": "minilm,lm,vit_b,vit_l,llama3-8b,llama3-8b-decode"}
 DEFAULT_LEARNING = {
-    "cpu": ("dense", "fst", "s_ste"),
-    "cuda": ("dense", "ste", "sr_ste", "fst", "s_ste", "step"),
+    "cpu": ("dense", "fst", "s_ste", "supermask"),
+    "cuda": ("dense", "ste", "sr_ste", "fst", "s_ste", "step", "supermask"),
 }
 """Recipes of phase 5."""
 DEFAULT_SEEDS = {"cpu": 1, "cuda": 3}

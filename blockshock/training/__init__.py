@@ -7,6 +7,7 @@ from blockshock.training.parameters import Training
 from blockshock.training.recipes import (
     BLOCK_RECIPES,
     RECIPES,
+    SCORES,
     BlockRecipe,
     Recipe,
     RecipePacking,

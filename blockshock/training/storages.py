@@ -142,6 +142,10 @@ class Storage(Shardable):
         """As of the packing."""
         return self.packed.grad_kept(grad_y_BN, kept, out_BJ)
 
+    def differentiated(self) -> torch.Tensor:
+        """What autograd is given for ``grad_weight`` to go to: the parameter, or what hands it on to more than that."""
+        return self._parameters["parameter"]  # type: ignore[return-value]  # where attributes are looked up in at last
+
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         """The gradient of ``parameter``. Stage ``grad_w``."""
         raise NotImplementedError

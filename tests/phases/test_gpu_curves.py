@@ -12,9 +12,10 @@ from blockshock.models import build_task
 from blockshock.phases import curve_case, curves
 from blockshock.phases.pupil import Curve, Pupil
 from blockshock.ranks import Ranks, spawn
+from blockshock.training import recipe_of
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
-RECIPES = ("ste", "sr_ste", "fst", "s_ste", "step", "pruned")
+RECIPES = ("ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_a_recipe_learns_on_the_sparse_tensor_cores(rank: Ranks, recipe: str) ->
     assert rank.run(curves.obstacle, case)[0] is None
     (found,) = rank.run(curves.run, case)
     assert found.failure(case) is None
-    assert "cusparselt" in found.algorithm
+    assert ("cusparselt" in found.algorithm) == recipe_of(recipe).is_24
     assert found.replaced == 8
 
 

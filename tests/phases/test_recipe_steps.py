@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from blockshock.training.recipes import storage as storage_module
 from blockshock.training.recipes.fst import Fst
 from blockshock.training.recipes.s_ste import SSte
 from blockshock.training.recipes.ste import Ste
+from blockshock.training.recipes.supermask import Supermask
 from blockshock.training.sparse import fixed_scale, mask_24
 
+BLOCKS = "supermask:size=8:level=0.5"
 Fault = Callable[[pytest.MonkeyPatch], None]
 CASE = Case("recipe", {"recipe": "fst:every=2"}, "gaussian", 64, 64, 16, "fp32", optimizer="adamw")
 
@@ -76,6 +79,25 @@ def gradients_of_what_is_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RecipeStorage, "grad_weight", lambda self, grad, x: plain(self, grad, x) * self.mask_NK)
 
 
+def scores_by_the_weights_too(patch: pytest.MonkeyPatch) -> None:
+    """The derivative of mask ⊙ W, where the recipe says the sum of the gradient."""
+    plain, kept = Supermask.grad_scores, []
+    differentiated = RecipeStorage.differentiated
+    patch.setattr(
+        RecipeStorage, "differentiated", lambda self: (kept.append(self.parameter.detach()), differentiated(self))[1]
+    )
+    patch.setattr(Supermask, "grad_scores", lambda self, grad_NK: plain(self, grad_NK * kept[-1]))
+
+
+def masks_of_more_blocks(patch: pytest.MonkeyPatch) -> None:
+    plain = Supermask.of_scores
+    patch.setattr(Supermask, "of_scores", lambda self, scores: plain(replace(self, level=self.level - 0.1), scores))
+
+
+def masks_of_single_weights(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Supermask, "of_scores", lambda self, scores: mask_24(scores.new_ones(64, 64)))
+
+
 STEPS: list[tuple[str, Fault, str]] = [
     ("fst:every=2", no_decay, "the gradient of W"),
     ("sr_ste", decay_of_what_is_kept, "the gradient of W"),
@@ -88,6 +110,10 @@ STEPS: list[tuple[str, Fault, str]] = [
     ("ste", masks_that_keep_the_smallest, "could be"),
     ("ste", weights_that_lag, "the output"),
     ("s_ste", a_scale_for_each_step, "the output"),
+    (BLOCKS, scores_by_the_weights_too, "the gradient of the scores"),
+    (BLOCKS, masks_of_more_blocks, "not that of its scores"),
+    (BLOCKS, masks_of_single_weights, "not of whole blocks"),
+    (BLOCKS, gradients_of_what_is_kept, "the gradient of W"),
 ]
 
 
@@ -130,7 +156,7 @@ def zeros_of_another_mask(patch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_passes_are_held_to_its_own_weights(cpu_ranks: Ranks) -> None:
-    for spec in ("ste", "fst", "s_ste"):
+    for spec in ("ste", "fst", "s_ste", BLOCKS):
         for fault in (None, zeros_of_another_mask):
             per_rank = cpu_ranks.run(_one_pass, spec, fault)
             for sums in zip(*per_rank, strict=True):

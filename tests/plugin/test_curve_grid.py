@@ -20,7 +20,7 @@ def labels(settings: object) -> list[str]:
 
 
 def test_dense_training_comes_first_and_is_always_there() -> None:
-    assert labels(TEXT) == ["recipe dense", "recipe fst", "recipe s_ste"]
+    assert labels(TEXT) == ["recipe dense", "recipe fst", "recipe s_ste", "recipe supermask"]
     asked = replace(TEXT, axes=TEXT.axes | {"recipe": ("ste:every=2",)}, steps=7)
     assert labels(asked) == ["recipe dense", "recipe ste:every=2"]
     assert labels(replace(TEXT, methods=("dense_single",))) == [], "of what was not asked for nothing is"
@@ -29,7 +29,7 @@ def test_dense_training_comes_first_and_is_always_there() -> None:
 def test_on_a_gpu_each_recipe_has_three_seeds() -> None:
     grid = curves(replace(GPU_DEFAULTS, tasks=("text",)))
     assert {case.label for case in grid} == {
-        f"recipe {name}" for name in ["dense", "ste", "sr_ste", "fst", "s_ste", "step"]
+        f"recipe {name}" for name in ["dense", "ste", "sr_ste", "fst", "s_ste", "step", "supermask"]
     }
     assert {(case.seeds, case.dtype, case.steps) for case in grid} == {(3, "bf16", 300)}  # type: ignore[attr-defined]
     assert {(case.N, case.K, case.B) for case in grid} == {(2048, 512, 64 * 512)}

@@ -25,7 +25,8 @@ from blockshock.training import RECIPES, RecipeStorage, recipe_of
 from blockshock.training.sparse import StepAdamW, mask_24, transposable_mask
 
 N, K = 32, 64
-SHORT = {"fst": "fst:every=3:dense_from=9", "step": "step:latest=4", "ste": "ste:every=2"}
+BLOCKS = "supermask:size=8:level=0.5"
+SHORT = {"fst": "fst:every=3:dense_from=9", "step": "step:latest=4", "ste": "ste:every=2", "supermask": BLOCKS}
 SPECS = tuple(SHORT.get(name, name) for name in RECIPES.names())
 every_recipe = pytest.mark.parametrize("spec", SPECS)
 
@@ -106,7 +107,7 @@ def test_masks_come_when_they_are_due_and_weights_each_step() -> None:
 
 def test_what_a_scaler_skips_advances_nothing() -> None:
     for fused in (False, True):
-        for spec in ("ste", "fst:every=1", "s_ste", "step:latest=2"):
+        for spec in ("ste", "fst:every=1", "s_ste", "step:latest=2", BLOCKS):
             layer = built(spec)
             optimizer, scaler = adamw(layer, fused=fused), torch.amp.GradScaler("cpu", init_scale=4.0)
             for step in range(4):
@@ -161,7 +162,7 @@ def test_any_number_of_tokens_and_gradients_of_zero(spec: str, tokens: int) -> N
     y_BN = layer(x_BK)
     (y_BN * 0).sum().backward()
     assert y_BN.shape == (tokens, N)
-    for grad in (x_BK.grad, storage_of(layer).parameter.grad):
+    for grad in (x_BK.grad, *(parameter.grad for parameter in layer.parameters())):
         assert grad is not None
         assert not grad.any()
     adamw(layer).step()
@@ -187,6 +188,10 @@ def test_the_bias_by_an_optimizer_of_its_own_makes_no_step_of_w() -> None:
         ("sr_ste:decay=-1", "decay must lie in 0"),
         ("sr_ste:decay=nan", "decay must lie in 0"),
         ("step:latest=-1", "latest must lie in 0"),
+        ("supermask:size=48", "size must be one of .* got size=48: nearest 32 and 64"),
+        ("supermask:level=1", "level=1 drops all blocks"),
+        ("supermask:level=-0.1", "level must lie in 0"),
+        ("supermask:level=nan", "level must lie in 0"),
         ("fst:evry=4", "takes every, decay, dense_from, seed, not 'evry'"),
         ("fst:every=often", "a whole number"),
         ("fts", "Did you mean 'fst'"),
@@ -227,6 +232,9 @@ def test_a_state_of_another_recipe_or_of_another_size_is_refused() -> None:
         ("s_ste", "recipe_scale", torch.tensor(-2.0).double(), "got -2.0"),
         ("s_ste", "recipe_scale", torch.tensor(torch.nan).double(), "got nan"),
         ("s_ste", "recipe_scale", torch.tensor(torch.inf).double(), "got inf"),
+        (BLOCKS, "recipe_scores", torch.full((4, 8), torch.nan), "recipe_scores must be finite numbers"),
+        (BLOCKS, "recipe_scores", torch.zeros(4, 8).long(), "recipe_scores must be finite numbers"),
+        (BLOCKS, "recipe_scores", torch.zeros(4, 4), r"recipe_scores must be \(4, 8\), as supermask:size=8"),
         ("ste", "recipe", torch.tensor([115, 255], dtype=torch.uint8), "recipe must be .* no UTF-8 at byte 1"),
     ],
 )
@@ -270,6 +278,17 @@ def test_shapes_that_have_no_groups_are_left_with_the_reason() -> None:
     }
 
 
+def test_sizes_that_blocks_do_not_divide_are_left_with_the_nearest_that_do() -> None:
+    model = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 60))
+    assert replace_linears(model, "recipe-supermask").left == {
+        "0": "recipe supermask: blocks of 64 do not divide N = 32, K = 64: the nearest size that does is 32",
+        "1": "recipe supermask: blocks of 64 do not divide N = 60, K = 32, nor does any other size: the nearest that "
+        "they divide are N = 64, K = 64",
+    }
+    with pytest.raises(InputError, match="the nearest size that does is 32"):
+        built("supermask")
+
+
 def test_a_layer_whose_weight_is_read_and_which_is_never_called_is_left_with_the_reason() -> None:
     torch.manual_seed(0)
     encoder = nn.TransformerEncoderLayer(K, 4, 2 * K, dropout=0.0, batch_first=True)
@@ -311,7 +330,8 @@ def test_on_the_sparse_cores_it_trains_as_with_zeros() -> None:
         for cores in (faked, None):
             with pytest.MonkeyPatch.context() if cores is None else cores():
                 layer = built(spec, torch.bfloat16)
-                assert storage_of(layer).packed.kernel == ("cusparselt" if cores and spec != "dense" else "dense")
+                takes = spec != "dense" and recipe_of(spec).is_24
+                assert storage_of(layer).packed.kernel == ("cusparselt" if cores and takes else "dense")
                 x_BK = torch.randn(12, K).bfloat16().requires_grad_()
                 grads = []
                 for _ in range(4):
@@ -359,9 +379,10 @@ def test_compiled_it_gives_what_it_gives() -> None:
 
 
 def test_fields_of_a_recipe_are_all_in_what_it_is_called() -> None:
-    for name in RECIPES.names():
-        told = storage_of(built(name)).state()["recipe"]
-        assert bytes(told.tolist()).decode().count(":") == len(fields(RECIPES.get(name)))  # type: ignore[arg-type]
+    for spec in SPECS:
+        told = storage_of(built(spec)).state()["recipe"]
+        kind: Any = RECIPES.resolve(spec)[0]
+        assert bytes(told.tolist()).decode().count(":") == len(fields(kind))
 
 
 def test_step_is_sparse_from_the_step_at_which_its_optimizer_switches() -> None:

@@ -26,9 +26,11 @@ class Recipe:
     Attributes:
         operand: what is 2:4, in words; for the documentation.
         source: where it is from.
-        prunes: W is multiplied 2:4.
+        prunes: S(W) is not all of W.
         form: of S(W), for the checks, which know these: ``rows`` keeps the two largest |w| of each four of a row,
-            ``tiles`` the most that a mask can whose tiles are 2:4 both ways, and ``soft`` is S-STE's.
+            ``tiles`` the most that a mask can whose tiles are 2:4 both ways, ``soft`` is S-STE's, and ``blocks`` keeps
+            blocks by their trained scores.
+        is_24: S(W) is 2:4 along rows, as sparse tensor cores take it.
         own_forward: its S(W) is no other recipe's, so that a forward pass by itself is worth a row.
         turns: masks are 2:4 along columns too, so that ∇y S(W) has a 2:4 operand as well.
         samples: ∇yᵀ is replaced by two of each four tokens, drawn without bias and with least variance (MVUE).
@@ -44,6 +46,7 @@ class Recipe:
     source: ClassVar[str] = ""
     prunes: ClassVar[bool] = False
     form: ClassVar[str] = ""
+    is_24: ClassVar[bool] = True
     own_forward: ClassVar[bool] = True
     turns: ClassVar[bool] = False
     samples: ClassVar[bool] = False
@@ -96,6 +99,22 @@ class Recipe:
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
         """What of W is kept, as a boolean (N, K) with two of each four of a row at the most."""
+        raise NotImplementedError
+
+    def scores(self, w_NK: torch.Tensor) -> torch.Tensor | None:
+        """What is trained beside W and decides its mask, at the first step; None where |w| decides."""
+        return None
+
+    def elements_beside(self, N: int, K: int) -> int:
+        """How many numbers that is."""
+        return 0
+
+    def of_scores(self, scores: torch.Tensor) -> torch.Tensor:
+        """The mask (N, K) that scores decide."""
+        raise NotImplementedError
+
+    def grad_scores(self, grad_NK: torch.Tensor) -> torch.Tensor:
+        """The gradient of the scores from that of S(W)."""
         raise NotImplementedError
 
     def scale(self, w_NK: torch.Tensor) -> torch.Tensor | None:

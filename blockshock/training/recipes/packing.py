@@ -82,7 +82,7 @@ class RecipePacking(Packed):
         self.across: PackedAnew | None = None
         self.register_buffer("bias", self.plain.bias, persistent=False)
         self.kernel, self.algorithm = "dense", "dense, with zeros" if recipe.prunes else "dense"
-        if not recipe.prunes or not sparse_cores(N, K, w_NK.dtype, w_NK.device):
+        if not recipe.prunes or not recipe.is_24 or not sparse_cores(N, K, w_NK.dtype, w_NK.device):
             return
         self.kernel, self.algorithm = "cusparselt", f"cusparselt, backward {'cusparselt' if recipe.turns else 'dense'}"
         along, across = packed_24(w_NK, recipe.turns)

@@ -11,7 +11,7 @@ from blockshock.matrices import check_2to4, check_transposable
 from blockshock.matrices.masks import DenseMask
 from blockshock.training.recipes.base import Recipe, spec_of
 
-SPEC, COUNTS, MASK, SCALE = ("recipe", "recipe_counts", "recipe_mask", "recipe_scale")
+SPEC, COUNTS, MASK, SCALE, SCORES = ("recipe", "recipe_counts", "recipe_mask", "recipe_scale", "recipe_scores")
 """Names of what a state holds: the spec as bytes, steps, draws and whether the optimizer has switched, and the rest."""
 
 MOST_COUNTED = 2**53
@@ -41,7 +41,8 @@ def faults_of_state(found: Mapping[str, torch.Tensor], own: Mapping[str, torch.T
     for name, tensor in own.items():
         if name not in found or found[name].shape != tensor.shape:
             return f"{name} must be {tuple(tensor.shape)}, as {now} has it"
-    return (MASK in own and _not_mask(found[MASK], recipe)) or (SCALE in own and _not_scale(found[SCALE])) or None
+    wrong = {MASK: lambda mask: _not_mask(mask, recipe), SCALE: _not_scale, SCORES: _not_scores}
+    return next((fault for name in wrong if name in own and (fault := wrong[name](found[name]))), None)
 
 
 def _not_counts(counts: torch.Tensor) -> str | None:
@@ -64,3 +65,9 @@ def _not_mask(mask_NK: torch.Tensor, recipe: Recipe) -> str | None:
 def _not_scale(scale: torch.Tensor) -> str | None:
     value = scale.item()
     return None if 0 < value < float("inf") else f"{SCALE} must be a positive number, got {value}"
+
+
+def _not_scores(scores: torch.Tensor) -> str | None:
+    if scores.is_floating_point() and scores.isfinite().all():
+        return None
+    return f"{SCORES} must be finite numbers, of which a mask can be made"

@@ -20,7 +20,8 @@ from blockshock.training.parameters import Training
 from blockshock.training.recipes.base import Recipe, spec_of
 from blockshock.training.recipes.estimators import sampled_grad_weight, stream
 from blockshock.training.recipes.packing import RecipePacking
-from blockshock.training.recipes.saved_state import COUNTS, MASK, SCALE, SPEC, faults_of_state
+from blockshock.training.recipes.saved_state import COUNTS, MASK, SCALE, SCORES, SPEC, faults_of_state
+from blockshock.training.recipes.scored import handing_on
 from blockshock.training.sparse import masked_decay_
 from blockshock.training.steps import prepare
 from blockshock.training.storages import Storage
@@ -33,12 +34,14 @@ class RecipeStorage(Storage):
         recipe: by which.
         every: steps from one mask to the next; 0 for no other one.
         steps, draws: optimizer steps and sampled gradients so far.
+        scores: what is trained beside W, and decides the mask; None where |w| does.
         mask_NK: what S(W) keeps, boolean; None of a recipe that prunes nothing.
         flipped: the share of W's elements that the last new mask keeps and the one before dropped, or the other way
             round (the flip rate of FST), on the device.
     """
 
     packed: RecipePacking
+    scores: nn.Parameter | None
 
     def __init__(
         self,
@@ -50,7 +53,8 @@ class RecipeStorage(Storage):
     ) -> None:
         parameter = nn.Parameter(w_NK.to(training.parameter_dtype(w_NK.dtype)))
         super().__init__(parameter, RecipePacking(w_NK, bias, recipe), trained_bias)
-        self.recipe, self.every = recipe, recipe.every
+        self.recipe, self.every, scores = recipe, recipe.every, recipe.scores(parameter)
+        self.register_parameter("scores", None if scores is None else nn.Parameter(scores))
         self.mask_NK: torch.Tensor | None = None
         self.flipped = torch.zeros((), device=w_NK.device)
         self._by: Optimizer | None = None
@@ -62,10 +66,16 @@ class RecipeStorage(Storage):
         self.steps, self.draws, self.switched, self.scale = 0, 0, False, None
         if self.recipe.prunes:
             with stage("sparsify"):
-                self.mask_NK, self.scale = self.recipe.mask(self.parameter), self.recipe.scale(self.parameter)
+                if self.scores is not None:
+                    self.scores.copy_(self.recipe.scores(self.parameter))  # type: ignore[arg-type]
+                self.mask_NK, self.scale = self._mask_due(), self.recipe.scale(self.parameter)
             if not self.recipe.keeps_dropped:
                 self.parameter.masked_fill_(~self.mask_NK, 0)
         self.refresh()
+
+    def _mask_due(self) -> torch.Tensor:
+        """The mask of W as it is, or of its scores."""
+        return self.recipe.mask(self.parameter) if self.scores is None else self.recipe.of_scores(self.scores)
 
     @property
     def is_sparse(self) -> bool:
@@ -110,20 +120,28 @@ class RecipeStorage(Storage):
     @torch.no_grad()
     def after_step(self) -> None:
         by, self._by = self._by, None
-        if by is not None and not _skips(by):  # of an optimizer of the bias alone it was not told
-            was_sparse = self.is_sparse
-            self.steps += 1
-            self.switched = self.switched or bool(getattr(by, "switched", False))
-            due = bool(self.every) and self.steps % self.every == 0
-            if self.recipe.keeps_dropped and self.is_sparse and (due or not was_sparse):
-                self._take_mask()
-        self.refresh()
+        if by is None or _skips(by):  # of an optimizer of the bias alone it was not told
+            self.refresh()
+            return
+        was_sparse = self.is_sparse
+        self.steps += 1
+        self.switched = self.switched or bool(getattr(by, "switched", False))
+        due = bool(self.every) and self.steps % self.every == 0
+        if self.recipe.keeps_dropped and self.is_sparse and (due or not was_sparse):
+            self._take_mask()
+        super().refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        if self.scores is not None and self.mask_NK is not None:
+            self.mask_NK.copy_(self._mask_due())
+        super().refresh()
 
     def _take_mask(self) -> None:
         held = self.mask_NK
         assert held is not None
         with stage("sparsify"):
-            mask_NK = self.recipe.mask(self.parameter)
+            mask_NK = self._mask_due()
             self.flipped.copy_((mask_NK ^ held).count_nonzero() / held.numel())
             held.copy_(mask_NK)  # a captured graph goes on reading where it lies
 
@@ -149,6 +167,16 @@ class RecipeStorage(Storage):
             grad_NK = product(grad_y_BN.T, x_BK, dtype)
             return grad_NK if self.recipe.keeps_dropped else grad_NK.masked_fill_(~self._kept(), 0)
 
+    def differentiated(self) -> torch.Tensor:
+        if self.scores is None:
+            return self.parameter
+        return handing_on(self.parameter, self.scores, self.recipe)
+
+    def difference(self) -> str | None:
+        if self.scores is not None and not self.is_stale and not torch.equal(self._kept(), self._mask_due()):
+            return "the mask is not that of its scores"
+        return super().difference()
+
     def _kept(self) -> torch.Tensor:
         assert self.mask_NK is not None
         return self.mask_NK
@@ -163,8 +191,8 @@ class RecipeStorage(Storage):
         """All but the weights that a run needs to go on with the same bits; loads with ``weights_only=True``."""
         spec = torch.tensor(list(spec_of(self.recipe).encode()), dtype=torch.uint8)
         state = {SPEC: spec, COUNTS: torch.tensor([self.steps, self.draws, int(self.switched)])}
-        held = {MASK: self.mask_NK, SCALE: self.scale}
-        return state | {name: tensor.clone() for name, tensor in held.items() if tensor is not None}
+        held = {MASK: self.mask_NK if self.scores is None else None, SCALE: self.scale, SCORES: self.scores}
+        return state | {name: tensor.detach().clone() for name, tensor in held.items() if tensor is not None}
 
     def faults(self, found: Mapping[str, torch.Tensor]) -> str | None:
         """Why a state cannot be gone on from; None if it can."""
@@ -175,7 +203,9 @@ class RecipeStorage(Storage):
         """Go on from a state, of W as it is."""
         self.steps, self.draws, switched = map(int, found[COUNTS].tolist())
         self.switched = bool(switched)
-        if self.mask_NK is not None:
+        if self.scores is not None:
+            self.scores.copy_(found[SCORES])  # of which the mask is
+        elif self.mask_NK is not None:
             self.mask_NK.copy_(found[MASK])
         if self.scale is not None:
             self.scale.copy_(found[SCALE])
