@@ -75,15 +75,11 @@ def int_mm(x_BK: torch.Tensor, w_KN: torch.Tensor) -> torch.Tensor:
 
 
 def scaled_mm(
-    x_BK: torch.Tensor,
-    w_KN: torch.Tensor,
-    scale_B1: torch.Tensor,
-    scale_1N: torch.Tensor,
-    dtype: torch.dtype,
+    x_BK: torch.Tensor, w_KN: torch.Tensor, scales: tuple[torch.Tensor, torch.Tensor], dtype: torch.dtype, quick: bool
 ) -> torch.Tensor:
-    """The product of two matrices of float8_e4m3fn, or one of float8_e5m2, each row of x and each column of w times its
-    scale; accumulated as the GPU does it fastest. K and N are multiples of 16, and w is a transposed matrix."""
-    return torch._scaled_mm(x_BK, w_KN, scale_a=scale_B1, scale_b=scale_1N, out_dtype=dtype, use_fast_accum=True)
+    """The product of two matrices of eight bits, one of e5m2 at the most, each row of x and each column of w times its
+    scale, or all times one; added up ``quick``, or in more bits. K and N are multiples of 16, w a transposed matrix."""
+    return torch._scaled_mm(x_BK, w_KN, scale_a=scales[0], scale_b=scales[1], out_dtype=dtype, use_fast_accum=quick)
 
 
 def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -42,7 +42,11 @@ def _try_scaled_mm() -> None:
     w_NK, x_BK, y_BN = _matrices()
     factors = (x_BK.to(torch.float8_e4m3fn), w_NK.to(torch.float8_e4m3fn).T)
     scales = torch.full((16, 1), 0.5, device="cuda"), torch.full((1, 64), 4.0, device="cuda")
-    check(torch.equal(internals.scaled_mm(*factors, *scales, torch.bfloat16), 2 * y_BN))
+    check(torch.equal(internals.scaled_mm(*factors, scales, torch.bfloat16, quick=True), 2 * y_BN))
+    of_a_gradient, scale = x_BK.to(torch.float8_e5m2), torch.full((), 2.0, device="cuda")
+    for dtype in (torch.bfloat16, torch.float32):
+        found_BN = internals.scaled_mm(of_a_gradient, factors[1], (scale, scale), dtype, quick=False)
+        check(torch.equal(found_BN, 4 * y_BN.to(dtype)))
 
 
 def _try_cutlass() -> None:

@@ -101,8 +101,8 @@ class Method(Spread):
         return reference if format is None else QuantisedWeights(reference, format)
 
     @classmethod
-    def met(cls, layer: Layer, x_BK: torch.Tensor, ranks: int = 1) -> torch.Tensor:
-        """What of x those weights are multiplied by: x, or what the format has of it, in float64."""
+    def met(cls, layer: Layer, x_BK: torch.Tensor, ranks: int = 1, back: bool = False) -> torch.Tensor:
+        """What of x, or ``back`` of ∇y, those weights are multiplied by: it, or what a format has of it in float64."""
         return x_BK
 
     @classmethod

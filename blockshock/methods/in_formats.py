@@ -56,7 +56,7 @@ class InFormats(Method):
         return scale_N
 
     @classmethod
-    def met(cls, layer: Layer, x_BK: torch.Tensor, ranks: int = 1) -> torch.Tensor:
+    def met(cls, layer: Layer, x_BK: torch.Tensor, ranks: int = 1, back: bool = False) -> torch.Tensor:
         if layer.format is None:
             return x_BK
         shape, order = Shape.of(layer.source, ranks), layer.permutation

@@ -21,15 +21,28 @@ from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role
 from blockshock.methods.layer import Layer
 from blockshock.methods.product import Weight
-from blockshock.training import SCORES, Recipe, RecipePacking, RecipeStorage, recipe_of
+from blockshock.training import (
+    EIGHT,
+    SCORES,
+    PackedEightBits,
+    Recipe,
+    RecipePacking,
+    RecipeStorage,
+    of_gradients,
+    of_values,
+    recipe_of,
+    represented,
+)
 
 
 class RecipeWeights(WeightSource):
-    """S(W) of a recipe, in the dtype of the products; by rows of a dense tensor that is held."""
+    """S(W) of a recipe in the dtype of the products, or what eight bits have of it, in float64; by rows of what is
+    held."""
 
     def __init__(self, source: WeightSource, recipe: Recipe) -> None:
-        super().__init__(source.N, source.K, source.dtype, source.device, source.seed, source.bias)
-        self._w_NK = _sparse(source.gather(slice(None)), recipe)
+        w_NK = _sparse(source.gather(slice(None)), recipe)
+        self._w_NK = represented(w_NK, of_values()) if recipe.bits == EIGHT else w_NK
+        super().__init__(source.N, source.K, self._w_NK.dtype, source.device, source.seed, source.bias)
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         return self._w_NK[start:stop]
@@ -58,6 +71,10 @@ class WithRecipe(DenseSingle):
         return RecipeWeights(layer.source, recipe) if recipe.prunes else layer.source
 
     @classmethod
+    def met(cls, layer: Layer, x_BK: torch.Tensor, ranks: int = 1, back: bool = False) -> torch.Tensor:
+        return represented(x_BK, of_gradients() if back else of_values()) if _recipe(layer).bits == EIGHT else x_BK
+
+    @classmethod
     def plays(cls, picks: Mapping[str, str | Mask]) -> Role:
         """Dense training through the same code is the control: it shows what the 2:4 products are worth."""
         return cls.role if recipe_of(str(picks.get("recipe", "dense"))).prunes else Role.ABLATION
@@ -66,7 +83,9 @@ class WithRecipe(DenseSingle):
     def estimate(cls, shape: Shape) -> WeightEstimate:
         recipe, elements = recipe_of(shape.picks.get("recipe", "dense")), shape.N * shape.K
         held = elements * shape.itemsize
-        if recipe.prunes and recipe.is_24 and shape.picks.get("kernel") != "dense":
+        if recipe.bits == EIGHT:
+            held += PackedEightBits.held_bytes(shape.N, shape.K) * 2
+        elif recipe.prunes and recipe.is_24 and shape.picks.get("kernel") != "dense":
             held += packed_bytes(shape.N, shape.K, shape.itemsize) * (2 if recipe.turns else 1)
         making = elements * (recipe.working_bytes if recipe.prunes else shape.itemsize)
         if shape.training is None:

@@ -67,16 +67,17 @@ def check(case: Case) -> GradientResult:
     """
     built = build(case, backward=True)
     gradients, first = _all_gradients(built, case.seed)
-    transposed, roundings = TransposedWeights(built.reference()), built.method.grad_roundings
-    errors = {
-        loss: compare(grad_x_BK, grad_y_BN, transposed, roundings, built.group.rank(), built.group.size())
-        for loss, (grad_x_BK, grad_y_BN) in gradients.items()
-    }
+    transposed, method = TransposedWeights(built.reference()), built.method
+    roundings, share = method.grad_roundings, (built.group.rank(), built.group.size())
+    errors = {}
+    for loss, (grad_x_BK, grad_y_BN) in gradients.items():
+        met_BN = method.met(built.layer, grad_y_BN, back=True)
+        errors[loss] = compare(grad_x_BK, met_BN, transposed, roundings, *share, method.sums)
     ours = torch.stack([grad_x_BK for grad_x_BK, _ in gradients.values()])
     rank0 = ours.clone()
     dist.broadcast(rank0, 0, group=built.group)
     algorithm = built.method.algorithm
-    del built, transposed, gradients
+    del built, method, transposed, gradients
     gradients, second = _all_gradients(build(case, backward=True), case.seed)
     again = torch.stack([grad_x_BK for grad_x_BK, _ in gradients.values()])
     return GradientResult(errors, roundings, same_bits(rank0, ours), same_bits(again, ours), [first, second], algorithm)

@@ -6,15 +6,20 @@ from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
 from blockshock.training.parameters import Training
 from blockshock.training.recipes import (
     BLOCK_RECIPES,
+    EIGHT,
     RECIPES,
     SCORES,
     BlockRecipe,
+    PackedEightBits,
     Recipe,
     RecipePacking,
     RecipeStorage,
     block,
     block_recipe_of,
+    of_gradients,
+    of_values,
     recipe_of,
+    represented,
 )
 from blockshock.training.scaling import watch_scalers
 from blockshock.training.seen import first_difference

@@ -41,7 +41,7 @@ def _rows(kernels: tuple[str, ...] = KERNELS) -> list[Case]:
         for name, kernel, pruner in itertools.product(CPU_METHODS, kernels, PRUNERS)
         if name not in ("block_shock", "recipe") and (kernel != "gathered" or pruner == "1100")
     ]
-    recipes = [CASE.picking(recipe=spec).of("recipe", ("recipe",)) for spec in RECIPES.names()]
+    recipes = [CASE.picking(recipe=spec).of("recipe", ("recipe",)) for spec in (*RECIPES.names(), "s_ste:bits=8")]
     return halves + recipes + [case for number, case in enumerate(others) if case not in others[:number]]
 
 

@@ -13,14 +13,16 @@ from blockshock.phases import backward, correctness, trajectory
 from blockshock.phases.case import Case
 from blockshock.ranks import Ranks
 from blockshock.training import RecipePacking, RecipeStorage
+from blockshock.training.recipes import eight_bits, packing
 from blockshock.training.recipes import storage as storage_module
+from blockshock.training.recipes.eight_bits import PackedEightBits
 from blockshock.training.recipes.fst import Fst
 from blockshock.training.recipes.s_ste import SSte
 from blockshock.training.recipes.ste import Ste
 from blockshock.training.recipes.supermask import Supermask
 from blockshock.training.sparse import fixed_scale, mask_24
 
-BLOCKS = "supermask:size=8:level=0.5"
+BLOCKS, EIGHT = "supermask:size=8:level=0.5", "s_ste:bits=8"
 Fault = Callable[[pytest.MonkeyPatch], None]
 CASE = Case("recipe", {"recipe": "fst:every=2"}, "gaussian", 64, 64, 16, "fp32", optimizer="adamw")
 
@@ -36,9 +38,11 @@ def decay_of_what_is_kept(patch: pytest.MonkeyPatch) -> None:
 
 def biased_draws(patch: pytest.MonkeyPatch) -> None:
     """The two largest, as they are."""
-    patch.setattr(
-        storage_module, "sampled_grad_weight", lambda grad, x, draws, dtype: (grad * mask_24(grad, 0)).T.to(dtype) @ x
-    )
+
+    def biased(grad: torch.Tensor, x: torch.Tensor, draws: object, dtype: torch.dtype, bits: int) -> torch.Tensor:
+        return (grad * mask_24(grad, 0)).T.to(dtype) @ x
+
+    patch.setattr(storage_module, "sampled_grad_weight", biased)
 
 
 def masks_that_stay(patch: pytest.MonkeyPatch) -> None:
@@ -98,6 +102,14 @@ def masks_of_single_weights(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Supermask, "of_scores", lambda self, scores: mask_24(scores.new_ones(64, 64)))
 
 
+def activations_of_the_layers_dtype(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PackedEightBits, "forward", lambda self, x: x @ (self.q_NK.to(x.dtype) * self.scale).T)
+
+
+def gradients_as_what_goes_forward(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(eight_bits, "of_gradients", eight_bits.of_values)
+
+
 STEPS: list[tuple[str, Fault, str]] = [
     ("fst:every=2", no_decay, "the gradient of W"),
     ("sr_ste", decay_of_what_is_kept, "the gradient of W"),
@@ -110,6 +122,9 @@ STEPS: list[tuple[str, Fault, str]] = [
     ("ste", masks_that_keep_the_smallest, "could be"),
     ("ste", weights_that_lag, "the output"),
     ("s_ste", a_scale_for_each_step, "the output"),
+    (EIGHT, activations_of_the_layers_dtype, "the output"),
+    (EIGHT, gradients_as_what_goes_forward, "the gradient of W"),
+    (EIGHT, weights_that_lag, "the output"),
     (BLOCKS, scores_by_the_weights_too, "the gradient of the scores"),
     (BLOCKS, masks_of_more_blocks, "not that of its scores"),
     (BLOCKS, masks_of_single_weights, "not of whole blocks"),
@@ -155,10 +170,17 @@ def zeros_of_another_mask(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RecipePacking, "__init__", init)
 
 
+def the_gradient_of_y_as_what_goes_forward(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(packing, "of_gradients", packing.of_values)
+
+
 def test_both_passes_are_held_to_its_own_weights(cpu_ranks: Ranks) -> None:
-    for spec in ("ste", "fst", "s_ste", BLOCKS):
+    for spec in ("ste", "fst", "s_ste", BLOCKS, EIGHT):
         for fault in (None, zeros_of_another_mask):
             per_rank = cpu_ranks.run(_one_pass, spec, fault)
             for sums in zip(*per_rank, strict=True):
                 failure = Accuracy.of(sum(sums, ErrorSums()), 1).failure()
                 assert (failure is None) == (fault is None), (spec, failure)
+    found = cpu_ranks.run(_one_pass, EIGHT, the_gradient_of_y_as_what_goes_forward)
+    failures = [Accuracy.of(sum(sums, ErrorSums()), 1).failure() for sums in zip(*found, strict=True)]
+    assert [failure is None for failure in failures] == [True, False]

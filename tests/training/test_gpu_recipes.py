@@ -17,7 +17,7 @@ from blockshock.training.sparse import mvue_24, transposable_mask
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 N, K = 256, 512
-LAYERS = RECIPES.names()
+LAYERS = (*RECIPES.names(), "s_ste:bits=8")
 BLOCKS = ("activation", "activation:where=post:act=gelu", "activation:masks=rows", "dropout24")
 
 

@@ -25,9 +25,9 @@ from blockshock.training import RECIPES, RecipeStorage, recipe_of
 from blockshock.training.sparse import StepAdamW, mask_24, transposable_mask
 
 N, K = 32, 64
-BLOCKS = "supermask:size=8:level=0.5"
+BLOCKS, EIGHT = "supermask:size=8:level=0.5", "s_ste:bits=8"
 SHORT = {"fst": "fst:every=3:dense_from=9", "step": "step:latest=4", "ste": "ste:every=2", "supermask": BLOCKS}
-SPECS = tuple(SHORT.get(name, name) for name in RECIPES.names())
+SPECS = (*(SHORT.get(name, name) for name in RECIPES.names()), EIGHT)
 every_recipe = pytest.mark.parametrize("spec", SPECS)
 
 
@@ -330,7 +330,7 @@ def test_on_the_sparse_cores_it_trains_as_with_zeros() -> None:
         for cores in (faked, None):
             with pytest.MonkeyPatch.context() if cores is None else cores():
                 layer = built(spec, torch.bfloat16)
-                takes = spec != "dense" and recipe_of(spec).is_24
+                takes = spec not in ("dense", EIGHT, BLOCKS)
                 assert storage_of(layer).packed.kernel == ("cusparselt" if cores and takes else "dense")
                 x_BK = torch.randn(12, K).bfloat16().requires_grad_()
                 grads = []

@@ -104,6 +104,13 @@ def test_as_many_blocks_stay_whatever_the_scores_are() -> None:
         assert kept.min() >= dropped.max()
 
 
+def test_one_block_is_a_mask_too() -> None:
+    layer, storage = built("supermask:size=32", torch.float32)
+    trained(layer, torch.optim.SGD(layer.parameters(), lr=0.1), range(2))
+    assert storage.mask_NK.sum() == 32 * 32  # type: ignore[union-attr]
+    assert Supermask(size=64).of_scores(torch.ones(1, 1)).is_contiguous()
+
+
 def test_scores_begin_uniform_the_same_for_a_seed_and_a_weight_and_others_for_others() -> None:
     torch.manual_seed(0)
     w_NK, other_NK = torch.randn(2, 256, 512)

@@ -64,7 +64,7 @@ class Fp8(Floats):
         if not q_BK.is_cuda:
             return q_BK.float() @ w_NK.float().T
         one_B1, one_1N = (torch.ones(size, device=q_BK.device) for size in ((len(q_BK), 1), (1, len(w_NK))))
-        return torch_internals.scaled_mm(q_BK, w_NK.T, one_B1, one_1N, torch.bfloat16)
+        return torch_internals.scaled_mm(q_BK, w_NK.T, (one_B1, one_1N), torch.bfloat16, quick=True)
 
     def multiply(self, x: Stored, w: Stored, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         features, scale_N = len(w.scale), w.scale
@@ -72,7 +72,8 @@ class Fp8(Floats):
             if missing := len(w.numbers) - features:
                 scale_N = torch.nn.functional.pad(scale_N, (0, missing), value=1.0)
             with stage("matmul"):
-                filled_BN = torch_internals.scaled_mm(x.numbers, w.numbers.T, x.scale, scale_N[None], dtype)
+                scales = x.scale, scale_N[None]
+                filled_BN = torch_internals.scaled_mm(x.numbers, w.numbers.T, scales, dtype, quick=True)
             if bias is None:
                 return filled_BN[:, :features]
             with stage("dequantise"):  # of few tokens and many features cuBLAS has no such product with a bias

@@ -12,9 +12,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from blockshock.errors import InputError
 from blockshock.registry import Registry, check_range
 
 MOST_STEPS = 2**31
+EIGHT, SIXTEEN = 8, 16
+"""Bits of the numbers that are multiplied."""
 
 
 class Recipe:
@@ -40,6 +43,7 @@ class Recipe:
         every: optimizer steps from one mask to the next.
         decay: λ of λ(1 − mask)⊙W, which is added to the gradient before the optimizer's step.
         seed: of what is drawn.
+        bits: that numbers are multiplied in; sixteen stand for those of the layer's dtype.
     """
 
     operand: ClassVar[str] = "none"
@@ -55,12 +59,15 @@ class Recipe:
     every: int = 1
     decay: float = 0.0
     seed: int = 0
+    bits: int = SIXTEEN
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of its range."""
         check_range(1, MOST_STEPS, every=self.every)
         check_range(0, MOST_STEPS, seed=self.seed)
         check_range(0, 1e6, decay=self.decay)
+        if self.bits not in (EIGHT, SIXTEEN):
+            raise InputError(f"bits must be {EIGHT} or {SIXTEEN}, got bits={self.bits}")
 
     def unsuitable(self, N: int, K: int) -> str | None:
         """None, or one sentence that says why it cannot train a (N, K) weight."""

@@ -10,6 +10,8 @@ from blockshock.kernels.cusparselt_anew import times_packed
 from blockshock.kernels.cusparselt_layout import dense_of
 from blockshock.matrices import generator
 from blockshock.stages import stage
+from blockshock.training.recipes.base import EIGHT, SIXTEEN
+from blockshock.training.recipes.eight_bits import grad_weight
 from blockshock.training.recipes.packing import filled_up, in_one_pass, sparse_cores, times_24
 from blockshock.training.sparse import mvue_24
 
@@ -22,12 +24,20 @@ def stream(device: torch.device, seed: int, draws: int) -> torch.Generator | Non
 
 
 def sampled_grad_weight(
-    grad_y_BN: torch.Tensor, x_BK: torch.Tensor, draws: torch.Generator | None, dtype: torch.dtype
+    grad_y_BN: torch.Tensor,
+    x_BK: torch.Tensor,
+    draws: torch.Generator | None,
+    dtype: torch.dtype,
+    bits: int = SIXTEEN,
 ) -> torch.Tensor:
     """MVUE(∇yᵀ) x, (N, K) in a dtype: its mean over draws is ∇yᵀ x (FST, Hu et al., arXiv 2404.01847, §5).
 
-    Stages ``estimate``, ``compress`` and ``grad_w``.
+    Stages ``estimate``, ``compress`` or ``quantise``, and ``grad_w``.
     """
+    if bits == EIGHT:
+        with stage("estimate"):
+            sampled_NB = drawn(grad_y_BN, draws)
+        return grad_weight(sampled_NB, x_BK, dtype)
     N, filled_BN = grad_y_BN.shape[1], filled_up(grad_y_BN)
     if _packs(filled_BN) and x_BK.shape[1] % 8 == 0:
         with stage("estimate"):

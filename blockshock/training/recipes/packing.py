@@ -15,7 +15,8 @@ from blockshock.machine import torch_internals
 from blockshock.matrices import product
 from blockshock.measure import Operand
 from blockshock.stages import stage
-from blockshock.training.recipes.base import Recipe
+from blockshock.training.recipes.base import EIGHT, Recipe
+from blockshock.training.recipes.eight_bits import PackedEightBits, of_gradients, of_values, stored
 
 
 def sparse_cores(N: int, K: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -78,10 +79,17 @@ class RecipePacking(Packed):
         super().__init__()
         N, K = w_NK.shape
         self.plain, self.is_sparse = PackedDense(w_NK.clone(), bias), recipe.prunes
-        self.along: PackedAnew | None = None
-        self.across: PackedAnew | None = None
+        self.along: PackedAnew | PackedEightBits | None = None
+        self.across: PackedAnew | PackedEightBits | None = None
         self.register_buffer("bias", self.plain.bias, persistent=False)
         self.kernel, self.algorithm = "dense", "dense, with zeros" if recipe.prunes else "dense"
+        if recipe.bits == EIGHT:
+            held = stored(w_NK, of_values())
+            self.along = PackedEightBits(held, of_values(), w_NK.dtype, self.bias)
+            self.across = PackedEightBits(held.turned(), of_gradients(), w_NK.dtype)
+            self.across.product_stage, self.sums, self.roundings = "grad_x", self.along.sums, self.along.roundings
+            self.algorithm = "fp8, with zeros" if self.along.multiplies else "fp8 simulated, with zeros"
+            return
         if not recipe.prunes or not recipe.is_24 or not sparse_cores(N, K, w_NK.dtype, w_NK.device):
             return
         self.kernel, self.algorithm = "cusparselt", f"cusparselt, backward {'cusparselt' if recipe.turns else 'dense'}"
@@ -130,9 +138,15 @@ class RecipePacking(Packed):
             self.plain.w_NK.copy_(w_NK)
         if not is_sparse or self.along is None:
             return
+        if isinstance(self.along, PackedEightBits) and isinstance(self.across, PackedEightBits):
+            held = stored(self.plain.w_NK, of_values())
+            self.along.take(held)
+            self.across.take(held.turned())
+            return
+        assert isinstance(self.along, PackedAnew)
         along, across = packed_24(self.plain.w_NK, self.across is not None)
         self.along.take(along)
-        if self.across is not None and across is not None:
+        if isinstance(self.across, PackedAnew) and across is not None:
             self.across.take(across)
 
 

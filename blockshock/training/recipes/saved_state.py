@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import torch
 
-from blockshock.errors import MaskError
+from blockshock.errors import InputError, MaskError, UnknownName
 from blockshock.matrices import check_2to4, check_transposable
 from blockshock.matrices.masks import DenseMask
-from blockshock.training.recipes.base import Recipe, spec_of
+from blockshock.training.recipes.base import Recipe, recipe_of, spec_of
 
 SPEC, COUNTS, MASK, SCALE, SCORES = ("recipe", "recipe_counts", "recipe_mask", "recipe_scale", "recipe_scores")
 """Names of what a state holds: the spec as bytes, steps, draws and whether the optimizer has switched, and the rest."""
@@ -33,16 +33,24 @@ def faults_of_state(found: Mapping[str, torch.Tensor], own: Mapping[str, torch.T
         was = bytes(found[SPEC].flatten().to(torch.uint8).tolist()).decode()
     except UnicodeDecodeError as error:
         return f"{SPEC} must be the bytes of a recipe's name, and is no UTF-8 at byte {error.start}: it is damaged"
-    if was != (now := spec_of(recipe)):
+    if not _is_of(was, now := spec_of(recipe)):
         return (
             f"it is of the recipe {was} after {int(found[COUNTS][0])} steps, and this layer's is {now}: go on with "
             "that, or leave out what is named recipe…, and the schedule begins anew"
         )
     for name, tensor in own.items():
-        if name not in found or found[name].shape != tensor.shape:
+        if name != SPEC and (name not in found or found[name].shape != tensor.shape):
             return f"{name} must be {tuple(tensor.shape)}, as {now} has it"
     wrong = {MASK: lambda mask: _not_mask(mask, recipe), SCALE: _not_scale, SCORES: _not_scores}
     return next((fault for name in wrong if name in own and (fault := wrong[name](found[name]))), None)
+
+
+def _is_of(was: str, now: str) -> bool:
+    """Whether two specs are of one recipe: one that was saved before a parameter came has what is usual of it."""
+    try:
+        return spec_of(recipe_of(was)) == now
+    except (InputError, UnknownName):
+        return False
 
 
 def _not_counts(counts: torch.Tensor) -> str | None:

@@ -162,7 +162,7 @@ class RecipeStorage(Storage):
             draws = stream(x_BK.device, self.recipe.seed, self.draws)
             if draws is not None:
                 self.draws += 1
-            return sampled_grad_weight(grad_y_BN, x_BK, draws, dtype)
+            return sampled_grad_weight(grad_y_BN, x_BK, draws, dtype, self.recipe.bits)
         with stage("grad_w"):
             grad_NK = product(grad_y_BN.T, x_BK, dtype)
             return grad_NK if self.recipe.keeps_dropped else grad_NK.masked_fill_(~self._kept(), 0)

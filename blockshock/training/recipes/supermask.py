@@ -61,7 +61,7 @@ class Supermask(Recipe):
         kept_RC = torch.zeros_like(order, dtype=torch.bool).scatter_(0, order[:count], True).view(scores.shape)
         rows, columns = scores.shape
         spread = kept_RC[:, None, :, None].expand(rows, self.size, columns, self.size)
-        return spread.reshape(rows * self.size, columns * self.size)
+        return spread.reshape(rows * self.size, columns * self.size).contiguous()  # of one block that is a view
 
     def grad_scores(self, grad_NK: torch.Tensor) -> torch.Tensor:
         return in_blocks(grad_NK, self.size).sum((-2, -1))

@@ -1,0 +1,139 @@
+"""Products of eight bits: operands are stored with one scale a matrix, and multiplied by a GPU's own product of these.
+
+What goes forward is stored as e4m3, and gradients as e5m2, which reach further (Micikevicius et al., FP8 Formats for
+Deep Learning, arXiv 2209.05433). A scale is the largest |number| by that of the format. Where there is no such product,
+the same numbers are multiplied in 16 bits, which hold them exactly, or in more, and added up in float32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from blockshock.kernels import E5m2, Format, Packed, build_format
+from blockshock.machine import torch_internals
+from blockshock.matrices import product
+from blockshock.measure import FLOAT32, Operand
+from blockshock.stages import stage
+
+MULTIPLE = 16
+"""Of both sizes of what the GPU's product multiplies by."""
+
+
+def of_values() -> Format:
+    """Of what goes forward."""
+    found = build_format("fp8")
+    assert found is not None
+    return found
+
+
+def of_gradients() -> Format:
+    """Of gradients."""
+    return E5m2()
+
+
+class Stored(NamedTuple):
+    """A matrix in eight bits, times its scale, float32 ()."""
+
+    values: torch.Tensor
+    scale: torch.Tensor
+
+    def turned(self) -> Stored:
+        """The transpose, which lies densely too."""
+        return Stored(self.values.T.contiguous(), self.scale)
+
+
+def stored(x_RC: torch.Tensor, format: Format) -> Stored:
+    """What is stored of a matrix, densely. Stage ``quantise``."""
+    with stage("quantise"):
+        if not x_RC.numel():
+            return Stored(x_RC.to(format.stored), torch.ones((), device=x_RC.device))
+        row = x_RC.reshape(1, -1)  # of one row there is one scale
+        values, scale = format.quantise(row.float() if row.dtype == torch.float64 else row)
+        return Stored(values.view(x_RC.shape), scale.view(()))
+
+
+def represented(x_RC: torch.Tensor, format: Format) -> torch.Tensor:
+    """What that stands for, in float64, by the definition."""
+    return format.represented(x_RC.reshape(1, -1)).view(x_RC.shape) if x_RC.numel() else x_RC.double()
+
+
+def multiplies(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is such a product on a device, with results in a dtype."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) and dtype != torch.float64
+
+
+def times(a_MC: Stored, b_NC: Stored, dtype: torch.dtype, quick: bool) -> torch.Tensor:
+    """a @ bᵀ (M, N) in a dtype. At most one of them is e5m2: of two no library has the product.
+
+    Args:
+        quick: add up as the GPU does it fastest, in some fourteen bits; otherwise in more.
+    """
+    (M, C), N = a_MC.values.shape, len(b_NC.values)
+    if multiplies(a_MC.values.device, dtype) and M and C and not (N % MULTIPLE or C % MULTIPLE):
+        return torch_internals.scaled_mm(a_MC.values, b_NC.values.T, (a_MC.scale, b_NC.scale), dtype, quick)
+    wide = torch.promote_types(dtype, torch.float32)
+    sums_MN = product(a_MC.values.bfloat16(), b_NC.values.T.bfloat16(), wide)
+    return (sums_MN * a_MC.scale * b_NC.scale).to(dtype)
+
+
+def grad_weight(grad_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """∇yᵀ x (N, K) in a dtype, of a ∇yᵀ that lies by features. Stages ``quantise`` and ``grad_w``."""
+    missing = -len(x_BK) % MULTIPLE
+    a_NB, b_KB = stored(F.pad(grad_NB, (0, missing)), of_gradients()), stored(F.pad(x_BK.T, (0, missing)), of_values())
+    with stage("grad_w"):
+        return times(a_NB, b_KB, dtype, quick=False)
+
+
+class PackedEightBits(Packed):
+    """W (N, K) in eight bits, in whose place another may come.
+
+    Args:
+        w_NK: as it is stored.
+        met: the format of what it is multiplied by.
+        dtype: of the results.
+    """
+
+    q_NK: torch.Tensor
+    scale: torch.Tensor
+    roundings = 2  # of the product, and of its sum with the bias
+
+    def __init__(self, w_NK: Stored, met: Format, dtype: torch.dtype, bias: torch.Tensor | None = None) -> None:
+        super().__init__()
+        device = w_NK.values.device
+        self._met, self.multiplies = met, multiplies(device, dtype)
+        self.sums = of_values().sums(device) if self.multiplies else FLOAT32
+        for name, held in (("q_NK", w_NK.values), ("scale", w_NK.scale), ("bias", bias)):
+            self.register_buffer(name, held, persistent=False)
+
+    @property
+    def values(self) -> torch.Tensor:
+        return self.q_NK
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        N, K = self.q_NK.shape
+        return N, K
+
+    @property
+    def operand(self) -> Operand:
+        return Operand(self.q_NK.numel(), self.q_NK.nbytes, "fp8" if self.multiplies else "dense")
+
+    @staticmethod
+    def held_bytes(N: int, K: int) -> int:
+        """Bytes that it holds of W, by arithmetic."""
+        return N * K + 4
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        q_BK = stored(x_BK, self._met)
+        with stage(self.product_stage):
+            y_BN = times(q_BK, Stored(self.q_NK, self.scale), x_BK.dtype, quick=self.product_stage == "matmul")
+            return y_BN if self.bias is None else y_BN.add_(self.bias)
+
+    def take(self, w_NK: Stored) -> None:
+        """Another one. Copied: a captured graph goes on reading where the old one lies."""
+        vars(self)["writes"] += 1
+        self.q_NK.copy_(w_NK.values)
+        self.scale.copy_(w_NK.scale)
