@@ -36,12 +36,14 @@ class Definition:
         """What is wrong with the mask in force; from now on that is the one that must stay."""
         storage, recipe, held_NK = self.storage, self.recipe, self.storage.mask_NK
         is_sparse = recipe.is_sparse(step, False)
-        due = is_sparse and (step % recipe.every == 0 or not self._was_sparse) and (step == 0 or recipe.keeps_dropped)
+        due = is_sparse and (not self._was_sparse or (step % recipe.every == 0 and recipe.keeps_dropped))
         before_NK, self._mask_NK, self._was_sparse = self._mask_NK, _copied(held_NK), is_sparse
         if is_sparse != storage.is_sparse:
             return f"step {step}: it should be {'sparse' if is_sparse else 'dense'}, and is not"
         if held_NK is None or before_NK is None or not is_sparse:
             return None
+        if not recipe.keeps_dropped and (dropped := self.w_NK[~held_NK]).any():
+            return f"step {step}: W holds {dropped[dropped != 0][0].item():.3g} where its mask drops"
         if not due:
             return None if torch.equal(held_NK, before_NK) else f"step {step}: the mask changed, and none was due"
         if storage.scores is not None:

@@ -13,7 +13,7 @@ from blockshock.plugin.settings import Settings
 def curves(settings: Settings) -> list[Case]:
     """Each recipe in each task, dense training first: in bf16 on a GPU, for three seeds; in float32 on a CPU, for one.
 
-    Of recipes those that were asked for. ``pruned`` is none otherwise: it begins with a dense checkpoint.
+    Of recipes those that were asked for, or what is usual.
     """
     if settings.methods and "recipe" not in settings.methods:
         return []

@@ -34,7 +34,7 @@ DRIFT_B, TRAJECTORY_B = 16, 32
 DEFAULT_NETWORKS = {"cpu": "minilm", "cuda": "minilm,lm,vit_b,vit_l,llama3-8b,llama3-8b-decode"}
 DEFAULT_LEARNING = {
     "cpu": ("dense", "fst", "s_ste", "supermask"),
-    "cuda": ("dense", "ste", "sr_ste", "fst", "s_ste", "step", "supermask"),
+    "cuda": ("dense", "ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask"),
 }
 """Recipes of phase 5."""
 DEFAULT_SEEDS = {"cpu": 1, "cuda": 3}

@@ -68,6 +68,18 @@ def test_a_recipe_trains_the_feed_forward_parts_and_goes_by_its_schedule() -> No
     assert found.seconds == sorted(found.seconds)
 
 
+def test_pruned_begins_with_what_dense_training_came_to() -> None:
+    pruned, dense = taught(case("pruned", 6).recipe, steps=6), taught("dense", steps=6)
+    for one in (pruned, dense):
+        one.learn([3])
+    for name, held in pruned.model.state_dict().items():
+        if not name.rpartition(".")[2].startswith("recipe"):
+            right = dense.model.state_dict()[name]
+            kept = pruned.model.state_dict().get(f"{name.removesuffix('weight')}recipe_mask", torch.tensor(True))
+            torch.testing.assert_close(held, right.where(kept, 0), rtol=1e-4, atol=1e-5)
+    assert all(storage.is_sparse for storage in pruned.storages)
+
+
 def test_step_switches_by_its_own_optimizer() -> None:
     one = taught("step:latest=2", steps=4)
     assert not any(storage.is_sparse for storage in one.storages)

@@ -17,6 +17,7 @@ from blockshock.training.recipes import eight_bits, packing
 from blockshock.training.recipes import storage as storage_module
 from blockshock.training.recipes.eight_bits import PackedEightBits
 from blockshock.training.recipes.fst import Fst
+from blockshock.training.recipes.pruned import Pruned
 from blockshock.training.recipes.s_ste import SSte
 from blockshock.training.recipes.ste import Ste
 from blockshock.training.recipes.supermask import Supermask
@@ -66,6 +67,11 @@ def masks_of_rows(patch: pytest.MonkeyPatch) -> None:
 
 def masks_that_keep_the_smallest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ste, "mask", lambda self, w_NK: ~mask_24(w_NK))
+
+
+def zeros_that_come_back(patch: pytest.MonkeyPatch) -> None:
+    """What an optimizer remembers of dense steps moves what was dropped."""
+    patch.setattr(Pruned, "first_sparse", lambda self: 0)
 
 
 def weights_that_lag(patch: pytest.MonkeyPatch) -> None:
@@ -119,6 +125,7 @@ STEPS: list[tuple[str, Fault, str]] = [
     ("step:latest=3", masks_that_stay, "could be"),
     ("fst:every=2", masks_too_often, "none was due"),
     ("fst:every=2", masks_of_rows, "not 2:4"),
+    ("pruned:dense_until=3", zeros_that_come_back, "where its mask drops"),
     ("ste", masks_that_keep_the_smallest, "could be"),
     ("ste", weights_that_lag, "the output"),
     ("s_ste", a_scale_for_each_step, "the output"),

@@ -29,7 +29,7 @@ def test_dense_training_comes_first_and_is_always_there() -> None:
 def test_on_a_gpu_each_recipe_has_three_seeds() -> None:
     grid = curves(replace(GPU_DEFAULTS, tasks=("text",)))
     assert {case.label for case in grid} == {
-        f"recipe {name}" for name in ["dense", "ste", "sr_ste", "fst", "s_ste", "step", "supermask"]
+        f"recipe {name}" for name in ["dense", "ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask"]
     }
     assert {(case.seeds, case.dtype, case.steps) for case in grid} == {(3, "bf16", 300)}  # type: ignore[attr-defined]
     assert {(case.N, case.K, case.B) for case in grid} == {(2048, 512, 64 * 512)}
@@ -53,6 +53,8 @@ def test_a_case_says_where_it_is() -> None:
         ("fst:every=20:dense_from=0", 300, "fst:every=20:dense_from=0"),
         ("step", 300, "step:latest=150"),
         ("step:latest=7", 300, "step:latest=7"),
+        ("pruned", 300, "pruned:dense_until=150"),
+        ("pruned:dense_until=0", 300, "pruned:dense_until=0"),
         ("sr_ste", 300, "sr_ste"),
         ("fst", 1, "fst:every=1:dense_from=1"),
     ],

@@ -26,8 +26,13 @@ from blockshock.training.sparse import StepAdamW, mask_24, transposable_mask
 
 N, K = 32, 64
 BLOCKS, EIGHT = "supermask:size=8:level=0.5", "s_ste:bits=8"
-SHORT = {"fst": "fst:every=3:dense_from=9", "step": "step:latest=4", "ste": "ste:every=2", "supermask": BLOCKS}
-SPECS = (*(SHORT.get(name, name) for name in RECIPES.names()), EIGHT)
+SHORT = {
+    "fst": "fst:every=3:dense_from=9",
+    "step": "step:latest=4",
+    "ste": "ste:every=2",
+    "supermask": BLOCKS,
+}
+SPECS = (*(SHORT.get(name, name) for name in RECIPES.names()), EIGHT, "pruned:dense_until=4")
 every_recipe = pytest.mark.parametrize("spec", SPECS)
 
 
@@ -103,6 +108,29 @@ def test_masks_come_when_they_are_due_and_weights_each_step() -> None:
         sparse = w_NK.where(storage.mask_NK, 0) if step < 5 else w_NK
         assert torch.equal(storage.packed.values, sparse)
         assert (storage.flipped.item() > 0) == (step >= 2)
+
+
+def test_masks_of_the_weights_before_dense_training_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecipeStorage, "_take_mask", lambda self: None)
+    with pytest.raises(AssertionError):
+        test_what_is_pruned_is_what_dense_training_came_to()
+
+
+def test_what_is_pruned_is_what_dense_training_came_to() -> None:
+    for until in (0, 3):
+        pruned, dense = built(f"pruned:dense_until={until}"), built("dense")
+        optimizers = [adamw(layer, weight_decay=0.1) for layer in (pruned, dense)]
+        for layer, optimizer in zip((pruned, dense), optimizers, strict=True):
+            train(layer, optimizer, range(until))
+        held, w_NK = storage_of(pruned), storage_of(dense).parameter.detach()
+        assert held.is_sparse
+        mask_NK = transposable_mask(w_NK)
+        assert torch.equal(held.mask_NK, mask_NK)
+        assert torch.equal(held.parameter, w_NK.where(mask_NK, 0))
+        train(pruned, optimizers[0], range(until, until + 4))
+        assert torch.equal(held.mask_NK, mask_NK), "for good"
+        assert not held.parameter[~mask_NK].any(), "whatever the optimizer remembers"
+        assert held.parameter[mask_NK].all()
 
 
 def test_what_a_scaler_skips_advances_nothing() -> None:
@@ -188,6 +216,7 @@ def test_the_bias_by_an_optimizer_of_its_own_makes_no_step_of_w() -> None:
         ("sr_ste:decay=-1", "decay must lie in 0"),
         ("sr_ste:decay=nan", "decay must lie in 0"),
         ("step:latest=-1", "latest must lie in 0"),
+        ("pruned:dense_until=-1", "dense_until must lie in 0"),
         ("supermask:size=48", "size must be one of .* got size=48: nearest 32 and 64"),
         ("supermask:level=1", "level=1 drops all blocks"),
         ("supermask:level=-0.1", "level must lie in 0"),

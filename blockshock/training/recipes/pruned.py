@@ -6,20 +6,42 @@ from dataclasses import dataclass
 
 import torch
 
-from blockshock.training.recipes.base import RECIPES, Recipe
+from blockshock.registry import check_range
+from blockshock.training.recipes.base import MOST_STEPS, RECIPES, Recipe
 from blockshock.training.recipes.tiles import tile_mask
 
 
 @RECIPES.register("pruned")
 @dataclass
 class Pruned(Recipe):
-    """The transposable mask of the W that it begins with stays; what it drops is zero, and gets no gradient."""
+    """The transposable mask of a dense W stays; what it drops is zero, and gets no gradient.
+
+    Args:
+        dense_until: steps after which it is the mask of W; until then W multiplies. 0 for the W that it begins with.
+    """
 
     operand = "W, along rows and columns"
     source = "Mishra et al., arXiv 2104.08378; transposable: Hubara et al., arXiv 2102.08124"
     prunes = turns = True
     form = "tiles"
     keeps_dropped = own_forward = False
+
+    dense_until: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(0, MOST_STEPS, dense_until=self.dense_until)
+
+    def is_sparse(self, steps: int, switched: bool) -> bool:
+        return steps >= self.dense_until
+
+    def first_sparse(self) -> int:
+        return self.dense_until
+
+    @classmethod
+    def scaled(cls, steps: int) -> dict[str, int]:
+        """Its dense checkpoint is what the first half of the steps comes to."""
+        return {"dense_until": steps // 2}
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
         return tile_mask(w_NK)

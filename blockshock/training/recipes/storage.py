@@ -69,7 +69,7 @@ class RecipeStorage(Storage):
                 if self.scores is not None:
                     self.scores.copy_(self.recipe.scores(self.parameter))  # type: ignore[arg-type]
                 self.mask_NK, self.scale = self._mask_due(), self.recipe.scale(self.parameter)
-            if not self.recipe.keeps_dropped:
+            if not self.recipe.keeps_dropped and self.is_sparse:
                 self.parameter.masked_fill_(~self.mask_NK, 0)
         self.refresh()
 
@@ -127,8 +127,11 @@ class RecipeStorage(Storage):
         self.steps += 1
         self.switched = self.switched or bool(getattr(by, "switched", False))
         due = bool(self.every) and self.steps % self.every == 0
-        if self.recipe.keeps_dropped and self.is_sparse and (due or not was_sparse):
+        if self.is_sparse and (not was_sparse or (due and self.recipe.keeps_dropped)):
             self._take_mask()
+        if self.is_sparse and not self.recipe.keeps_dropped and self.recipe.first_sparse():
+            with stage("sparsify"):  # an optimizer goes on moving by what it remembers of dense steps
+                self.parameter.masked_fill_(~self._kept(), 0)
         super().refresh()
 
     @torch.no_grad()
@@ -165,7 +168,8 @@ class RecipeStorage(Storage):
             return sampled_grad_weight(grad_y_BN, x_BK, draws, dtype, self.recipe.bits)
         with stage("grad_w"):
             grad_NK = product(grad_y_BN.T, x_BK, dtype)
-            return grad_NK if self.recipe.keeps_dropped else grad_NK.masked_fill_(~self._kept(), 0)
+            keeps = self.recipe.keeps_dropped or not self.is_sparse
+            return grad_NK if keeps else grad_NK.masked_fill_(~self._kept(), 0)
 
     def differentiated(self) -> torch.Tensor:
         if self.scores is None:
