@@ -28,6 +28,7 @@ from blockshock.training import (
     Recipe,
     RecipePacking,
     RecipeStorage,
+    block_bytes,
     of_gradients,
     of_values,
     recipe_of,
@@ -40,7 +41,7 @@ class RecipeWeights(WeightSource):
     held."""
 
     def __init__(self, source: WeightSource, recipe: Recipe) -> None:
-        w_NK = _sparse(source.gather(slice(None)), recipe)
+        w_NK, _ = _sparse(source.gather(slice(None)), recipe)
         self._w_NK = represented(w_NK, of_values()) if recipe.bits == EIGHT else w_NK
         super().__init__(source.N, source.K, self._w_NK.dtype, source.device, source.seed, source.bias)
 
@@ -63,7 +64,8 @@ class WithRecipe(DenseSingle):
         w_NK, recipe = layer.source.gather(self.columns, rows=self.rows), _recipe(layer)
         if layer.training is not None:
             return RecipeStorage(w_NK, bias, recipe, layer.training, layer.trained_bias(bias))
-        return RecipePacking(_sparse(w_NK, recipe), bias, recipe)
+        w_NK, mask_NK = _sparse(w_NK, recipe)
+        return RecipePacking(w_NK, bias, recipe, mask_NK)
 
     @classmethod
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:
@@ -87,6 +89,8 @@ class WithRecipe(DenseSingle):
             held += PackedEightBits.held_bytes(shape.N, shape.K) * 2
         elif recipe.prunes and recipe.is_24 and shape.picks.get("kernel") != "dense":
             held += packed_bytes(shape.N, shape.K, shape.itemsize) * (2 if recipe.turns else 1)
+        elif recipe.size and shape.picks.get("kernel") != "dense":
+            held += block_bytes(shape.N, shape.K, recipe, shape.itemsize)
         making = elements * (recipe.working_bytes if recipe.prunes else shape.itemsize)
         if shape.training is None:
             return WeightEstimate(held, held + making)
@@ -137,9 +141,10 @@ def _recipe(layer: Layer) -> Recipe:
     return recipe_of(layer.pick("recipe") or "dense")
 
 
-def _sparse(w_NK: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """S(W) of a W (N, K) that training would begin with, of its dtype; W of a recipe that prunes nothing."""
+def _sparse(w_NK: torch.Tensor, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """S(W) of a W (N, K) that training would begin with, of its dtype, and its mask; W of one that prunes nothing."""
     if not recipe.prunes:
-        return w_NK
+        return w_NK, None
     wide_NK = w_NK.to(torch.promote_types(w_NK.dtype, torch.float32))
-    return recipe.weights(wide_NK, recipe.mask(wide_NK), recipe.scale(wide_NK)).to(w_NK.dtype)
+    mask_NK = recipe.mask(wide_NK)
+    return recipe.weights(wide_NK, mask_NK, recipe.scale(wide_NK)).to(w_NK.dtype), mask_NK

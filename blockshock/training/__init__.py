@@ -15,6 +15,7 @@ from blockshock.training.recipes import (
     RecipePacking,
     RecipeStorage,
     block,
+    block_bytes,
     block_recipe_of,
     of_gradients,
     of_values,

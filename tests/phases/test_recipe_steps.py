@@ -76,7 +76,7 @@ def zeros_that_come_back(patch: pytest.MonkeyPatch) -> None:
 
 def weights_that_lag(patch: pytest.MonkeyPatch) -> None:
     """The packing is that of the step before."""
-    patch.setattr(RecipePacking, "put", lambda self, w_NK, is_sparse: None)
+    patch.setattr(RecipePacking, "put", lambda self, w_NK, is_sparse, mask_NK: None)
 
 
 def a_scale_for_each_step(patch: pytest.MonkeyPatch) -> None:

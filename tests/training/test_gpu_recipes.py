@@ -9,7 +9,7 @@ from torch import nn
 
 from blockshock import MethodLinear, SparseFFN
 from blockshock.training import RECIPES, RecipeStorage
-from blockshock.training.recipes import blocks, packing
+from blockshock.training.recipes import blocks, eight_bits, packing
 from blockshock.training.recipes.estimators import drawn, stream
 from blockshock.training.recipes.packing import times_24
 from blockshock.training.recipes.tiles import tile_mask
@@ -50,10 +50,12 @@ def _trained(spec: str, tokens: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("tokens", [1, 24, 100, 4096])
-@pytest.mark.parametrize("spec", [*LAYERS, "fst:every=2"])
+@pytest.mark.parametrize("spec", [*LAYERS, "fst:every=2", "supermask:size=16:level=0.5"])
 def test_the_sparse_cores_give_what_zeros_give(spec: str, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = _trained(spec, tokens)
-    monkeypatch.setattr(packing, "sparse_cores", lambda *_: False)
+    for takes in ("sparse_cores", "bsr_takes"):
+        monkeypatch.setattr(packing, takes, lambda *_: False)
+    monkeypatch.setattr(eight_bits, "multiplies", lambda *_: False)
     for one, other in zip(found, _trained(spec, tokens), strict=True):
         error = ((one.double() - other.double()).norm() / other.double().norm()).item()
         assert error < 0.01, (spec, tokens, error)

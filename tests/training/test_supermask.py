@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from fake_bsr import faked
 from torch import nn
 
 from blockshock import MethodLinear, load_optimizer_state, optimizer_state
-from blockshock.training import RecipeStorage
+from blockshock.methods import Shape
+from blockshock.training import RecipeStorage, Training
+from blockshock.training.recipes.packed_blocks import BlocksAnew
 from blockshock.training.recipes.supermask import Supermask
 
 N, K, SIZE = 32, 64, 8
@@ -180,3 +185,73 @@ def test_what_is_frozen_trains_no_scores() -> None:
     linear.weight.requires_grad_(False)
     layer = MethodLinear(linear, f"recipe-{SPEC}")
     assert [name for name, held in layer.named_parameters() if held.requires_grad] == ["layer.weight.bias"]
+
+
+def steps_in_bf16(size: int) -> tuple[str, list[torch.Tensor]]:
+    """What multiplies, and outputs and gradients of steps whose gradients are given, so that all ways take the same."""
+    torch.manual_seed(0)
+    layer, found = MethodLinear(nn.Linear(128, 96), f"recipe-supermask:size={size}:level=0.6", dtype=torch.bfloat16), []
+    (storage,) = layer.layer.storages()
+    for step in range(4):
+        x_BK = torch.randn(20, 128, generator=torch.Generator().manual_seed(step)).requires_grad_()
+        y_BN = layer(x_BK)
+        parameters = [x_BK, storage.parameter, storage.scores]
+        found += [y_BN, *torch.autograd.grad(y_BN.float().square().sum(), parameters)]
+        storage.parameter.grad, storage.scores.grad = found[-2].sign(), found[-1].sign()  # type: ignore[union-attr]
+        torch.optim.SGD(layer.parameters(), lr=0.1).step()
+        assert layer.check() is None
+    again = copy.deepcopy(layer)
+    found += [again(x_BK), layer(torch.zeros(0, 128))]
+    return storage.packed.kernel, found  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_the_kernel_of_blocks_gives_what_zeros_give(size: int) -> None:
+    (kernel, found), (plain, right) = (_in(context, size) for context in (faked, nullcontext))
+    assert (kernel, plain) == ("dense" if size < 16 else "bsr", "dense")
+    torch.testing.assert_close(found, right, rtol=0.02, atol=0.05)
+
+
+def _in(context: Callable[[], Any], size: int) -> tuple[str, list[torch.Tensor]]:
+    with context():
+        return steps_in_bf16(size)
+
+
+def blocks_that_stay(patch: pytest.MonkeyPatch) -> None:
+    plain = BlocksAnew.take
+
+    def take(self: BlocksAnew, w_NK: torch.Tensor, mask_NK: torch.Tensor) -> None:
+        columns = self.columns.clone()
+        plain(self, w_NK, mask_NK)
+        self.columns.copy_(columns)
+
+    patch.setattr(BlocksAnew, "take", take)
+
+
+def blocks_of_w_not_turned(patch: pytest.MonkeyPatch) -> None:
+    plain = BlocksAnew.take
+
+    def take(self: BlocksAnew, w_NK: torch.Tensor, mask_NK: torch.Tensor) -> None:
+        plain(self, w_NK, mask_NK)
+        self.blocks.copy_(self.blocks.mT.clone())
+
+    patch.setattr(BlocksAnew, "take", take)
+
+
+@pytest.mark.parametrize("fault", [blocks_that_stay, blocks_of_w_not_turned])
+def test_blocks_that_are_wrong_are_found(fault: Callable[[pytest.MonkeyPatch], None]) -> None:
+    _, right = steps_in_bf16(16)
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        _, found = _in(faked, 16)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(found, right, rtol=0.02, atol=0.05)
+
+
+def test_what_blocks_hold_is_what_is_estimated() -> None:
+    spec, training = "supermask:size=16:level=0.6", Training(torch.float32)
+    with faked():
+        layer = MethodLinear(nn.Linear(256, 128, bias=False), f"recipe-{spec}", dtype=torch.bfloat16).layer
+    shape = Shape(128, 256, 2, 1, True, training, picks={"recipe": spec, **layer.resolved})
+    assert type(layer).estimate(shape).steady == layer.weight_bytes()
+    assert type(layer).estimate(shape).trained == sum(held.numel() for held in layer.parameters())

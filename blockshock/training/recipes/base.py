@@ -34,6 +34,7 @@ class Recipe:
             ``tiles`` the most that a mask can whose tiles are 2:4 both ways, ``soft`` is S-STE's, and ``blocks`` keeps
             blocks by their trained scores.
         is_24: S(W) is 2:4 along rows, as sparse tensor cores take it.
+        size: of the blocks that S(W) is of; 0 for none.
         own_forward: its S(W) is no other recipe's, so that a forward pass by itself is worth a row.
         turns: masks are 2:4 along columns too, so that ∇y S(W) has a 2:4 operand as well.
         samples: ∇yᵀ is replaced by two of each four tokens, drawn without bias and with least variance (MVUE).
@@ -60,6 +61,7 @@ class Recipe:
     decay: float = 0.0
     seed: int = 0
     bits: int = SIXTEEN
+    size: int = 0
 
     def __post_init__(self) -> None:
         """Raises InputError for a value out of its range."""
@@ -115,6 +117,10 @@ class Recipe:
     def elements_beside(self, N: int, K: int) -> int:
         """How many numbers that is."""
         return 0
+
+    def kept(self, blocks: int) -> int:
+        """How many of so many blocks S(W) keeps."""
+        raise NotImplementedError
 
     def of_scores(self, scores: torch.Tensor) -> torch.Tensor:
         """The mask (N, K) that scores decide."""

@@ -17,6 +17,7 @@ from blockshock.measure import Operand
 from blockshock.stages import stage
 from blockshock.training.recipes.base import EIGHT, Recipe
 from blockshock.training.recipes.eight_bits import PackedEightBits, of_gradients, of_values, stored
+from blockshock.training.recipes.packed_blocks import BlocksAnew, bsr_takes
 
 
 def sparse_cores(N: int, K: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -69,18 +70,21 @@ class PackedAnew(PackedCusparselt):
 
 class RecipePacking(Packed):
     """S(W) (N, K) with its zeros; where ``kernel`` is cusparselt packed for x S(W)ᵀ too, and of a recipe whose masks
-    are 2:4 both ways for ∇y S(W).
+    are 2:4 both ways for ∇y S(W); where it is bsr, in blocks for both.
 
     Args:
         w_NK: S(W), of the dtype of the products.
+        mask_NK: what it keeps, of a recipe of blocks.
     """
 
-    def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None, recipe: Recipe) -> None:
+    def __init__(
+        self, w_NK: torch.Tensor, bias: torch.Tensor | None, recipe: Recipe, mask_NK: torch.Tensor | None
+    ) -> None:
         super().__init__()
         N, K = w_NK.shape
         self.plain, self.is_sparse = PackedDense(w_NK.clone(), bias), recipe.prunes
-        self.along: PackedAnew | PackedEightBits | None = None
-        self.across: PackedAnew | PackedEightBits | None = None
+        self.along: PackedAnew | PackedEightBits | BlocksAnew | None = None
+        self.across: PackedAnew | PackedEightBits | BlocksAnew | None = None
         self.register_buffer("bias", self.plain.bias, persistent=False)
         self.kernel, self.algorithm = "dense", "dense, with zeros" if recipe.prunes else "dense"
         if recipe.bits == EIGHT:
@@ -90,6 +94,10 @@ class RecipePacking(Packed):
             self.across.product_stage, self.sums, self.roundings = "grad_x", self.along.sums, self.along.roundings
             self.algorithm = "fp8, with zeros" if self.along.multiplies else "fp8 simulated, with zeros"
             return
+        if recipe.size and mask_NK is not None and bsr_takes(N, K, recipe, w_NK.dtype, w_NK.device):
+            self.along = BlocksAnew(w_NK, mask_NK, recipe.size, self.bias, tuned=w_NK.is_cuda)
+            self.across = BlocksAnew(w_NK.T, mask_NK.T, recipe.size, None, tuned=w_NK.is_cuda)
+            self.across.product_stage, self.kernel, self.algorithm = "grad_x", "bsr", "bsr, backward bsr"
         if not recipe.prunes or not recipe.is_24 or not sparse_cores(N, K, w_NK.dtype, w_NK.device):
             return
         self.kernel, self.algorithm = "cusparselt", f"cusparselt, backward {'cusparselt' if recipe.turns else 'dense'}"
@@ -130,7 +138,7 @@ class RecipePacking(Packed):
             return self.across(grad_y_BN)  # type: ignore[no-any-return]
         return self.plain.grad_input(grad_y_BN)
 
-    def put(self, w_NK: torch.Tensor, is_sparse: bool) -> None:
+    def put(self, w_NK: torch.Tensor, is_sparse: bool, mask_NK: torch.Tensor | None) -> None:
         """Take over an S(W) of another mask, or all of W. Stages ``refresh`` and ``compress``."""
         vars(self)["writes"] += 1
         self.is_sparse = is_sparse
@@ -142,6 +150,12 @@ class RecipePacking(Packed):
             held = stored(self.plain.w_NK, of_values())
             self.along.take(held)
             self.across.take(held.turned())
+            return
+        if isinstance(self.along, BlocksAnew) and isinstance(self.across, BlocksAnew):
+            assert mask_NK is not None
+            with stage("compress"):
+                self.along.take(self.plain.w_NK, mask_NK)
+                self.across.take(self.plain.w_NK.T, mask_NK.T)
             return
         assert isinstance(self.along, PackedAnew)
         along, across = packed_24(self.plain.w_NK, self.across is not None)

@@ -52,7 +52,8 @@ class RecipeStorage(Storage):
         trained_bias: nn.Parameter | None,
     ) -> None:
         parameter = nn.Parameter(w_NK.to(training.parameter_dtype(w_NK.dtype)))
-        super().__init__(parameter, RecipePacking(w_NK, bias, recipe), trained_bias)
+        mask_NK = recipe.mask(w_NK) if recipe.size else None
+        super().__init__(parameter, RecipePacking(w_NK, bias, recipe, mask_NK), trained_bias)
         self.recipe, self.every, scores = recipe, recipe.every, recipe.scores(parameter)
         self.register_parameter("scores", None if scores is None else nn.Parameter(scores))
         self.mask_NK: torch.Tensor | None = None
@@ -157,7 +158,7 @@ class RecipeStorage(Storage):
             assert self.mask_NK is not None
             with stage("sparsify"):
                 w_NK = self.recipe.weights(w_NK, self.mask_NK, self.scale)
-        packed.put(w_NK, is_sparse)
+        packed.put(w_NK, is_sparse, self.mask_NK)
 
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         dtype = self.parameter.dtype

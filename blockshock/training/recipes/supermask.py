@@ -45,6 +45,9 @@ class Supermask(Recipe):
     def elements_beside(self, N: int, K: int) -> int:
         return N // self.size * (K // self.size)
 
+    def kept(self, blocks: int) -> int:
+        return blocks - round(self.level * (blocks - 1))
+
     def scores(self, w_NK: torch.Tensor) -> torch.Tensor:
         if reason := self.unsuitable(*w_NK.shape):
             raise InputError(reason)
@@ -56,7 +59,7 @@ class Supermask(Recipe):
         return (drawn_RC / columns**0.5).to(w_NK)
 
     def of_scores(self, scores: torch.Tensor) -> torch.Tensor:
-        count = scores.numel() - round(self.level * (scores.numel() - 1))
+        count = self.kept(scores.numel())
         order = scores.detach().flatten().argsort(descending=True, stable=True)
         kept_RC = torch.zeros_like(order, dtype=torch.bool).scatter_(0, order[:count], True).view(scores.shape)
         rows, columns = scores.shape
