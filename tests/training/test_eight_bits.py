@@ -153,7 +153,7 @@ def test_a_gpus_own_product_is_within_its_bound_and_so_is_the_simulation(
         for real in (True, False):
             if not real:
                 monkeypatch.setattr(eight_bits, "multiplies", lambda *_: False)
-            sums = of_values().sums(a_MC.device) if eight_bits.multiplies(a_MC.device, dtype) else FLOAT32
+            sums = of_values().sums(a_MC.device) if eight_bits.multiplies(columns, C, dtype, a_MC.device) else FLOAT32
             # Of a rounding to the dtype, one of each scale's product, and what adding up loses of Σ|a||b|.
             passes = torch.finfo(dtype).eps / 2 + 2.0**-22 + sums.bound(C)
             off_MN = (times(a, b, dtype, quick).double() - right_MN).abs()

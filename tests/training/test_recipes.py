@@ -395,16 +395,17 @@ def test_replicas_have_the_same_bits(cpu_ranks: Ranks) -> None:
 
 
 def test_compiled_it_gives_what_it_gives() -> None:
-    torch._dynamo.reset()
-    layer = built("fst")
-    x_BK = torch.randn(12, K).requires_grad_()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    for _ in range(2):
-        expected, found = (torch.autograd.grad(one(x_BK).square().sum(), x_BK)[0] for one in (layer, compiled))
-        torch.testing.assert_close(found, expected)
-        layer.zero_grad()
-        compiled(x_BK).square().sum().backward()
-        adamw(layer).step()
+    for spec in ("fst", BLOCKS):
+        torch._dynamo.reset()
+        layer = built(spec)
+        x_BK = torch.randn(12, K).requires_grad_()
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        for _ in range(2):
+            expected, found = (torch.autograd.grad(one(x_BK).square().sum(), x_BK)[0] for one in (layer, compiled))
+            torch.testing.assert_close(found, expected)
+            layer.zero_grad()
+            compiled(x_BK).square().sum().backward()
+            adamw(layer).step()
 
 
 def test_fields_of_a_recipe_are_all_in_what_it_is_called() -> None:

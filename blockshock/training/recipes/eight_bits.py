@@ -60,9 +60,11 @@ def represented(x_RC: torch.Tensor, format: Format) -> torch.Tensor:
     return format.represented(x_RC.reshape(1, -1)).view(x_RC.shape) if x_RC.numel() else x_RC.double()
 
 
-def multiplies(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there is such a product on a device, with results in a dtype."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) and dtype != torch.float64
+def multiplies(N: int, C: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a device has such a product by an (N, C) matrix, with results in a dtype."""
+    if device.type != "cuda" or dtype == torch.float64 or N % MULTIPLE or C % MULTIPLE:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def times(a_MC: Stored, b_NC: Stored, dtype: torch.dtype, quick: bool) -> torch.Tensor:
@@ -72,7 +74,7 @@ def times(a_MC: Stored, b_NC: Stored, dtype: torch.dtype, quick: bool) -> torch.
         quick: add up as the GPU does it fastest, in some fourteen bits; otherwise in more.
     """
     (M, C), N = a_MC.values.shape, len(b_NC.values)
-    if multiplies(a_MC.values.device, dtype) and M and C and not (N % MULTIPLE or C % MULTIPLE):
+    if M and C and multiplies(N, C, dtype, a_MC.values.device):
         return torch_internals.scaled_mm(a_MC.values, b_NC.values.T, (a_MC.scale, b_NC.scale), dtype, quick)
     wide = torch.promote_types(dtype, torch.float32)
     sums_MN = product(a_MC.values.bfloat16(), b_NC.values.T.bfloat16(), wide)
@@ -102,8 +104,8 @@ class PackedEightBits(Packed):
 
     def __init__(self, w_NK: Stored, met: Format, dtype: torch.dtype, bias: torch.Tensor | None = None) -> None:
         super().__init__()
-        device = w_NK.values.device
-        self._met, self.multiplies = met, multiplies(device, dtype)
+        (N, K), device = w_NK.values.shape, w_NK.values.device
+        self._met, self.multiplies = met, multiplies(N, K, dtype, device)
         self.sums = of_values().sums(device) if self.multiplies else FLOAT32
         for name, held in (("q_NK", w_NK.values), ("scale", w_NK.scale), ("bias", bias)):
             self.register_buffer(name, held, persistent=False)
