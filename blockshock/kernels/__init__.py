@@ -10,6 +10,7 @@ from blockshock.kernels.formats import (
     PackedDenseQuantised,
     PackedQuantised,
     QuantisedWeights,
+    Stored,
     build_format,
     format_of,
     row_scales,

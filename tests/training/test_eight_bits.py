@@ -10,6 +10,7 @@ from gpus import needs_a_gpu
 from torch import nn
 
 from blockshock import MethodLinear
+from blockshock.kernels import Stored
 from blockshock.measure import FLOAT32
 from blockshock.training import RecipeStorage
 from blockshock.training.recipes import eight_bits, storage
@@ -31,9 +32,9 @@ def test_what_is_stored_is_the_nearest_with_one_scale_a_matrix() -> None:
         x_RC = (torch.randn(N, K) * torch.logspace(-6, 3, N)[:, None]).to(dtype)
         for format, kind, largest in FORMATS:
             held = stored(x_RC.T, format)
-            assert (held.values.dtype, held.scale.shape) == (kind, ())
-            assert held.values.is_contiguous()
-            found = held.values.double() * held.scale.double()
+            assert (held.numbers.dtype, held.scale.shape) == (kind, ())
+            assert held.numbers.is_contiguous()
+            found = held.numbers.double() * held.scale.double()
             assert torch.equal(found, rounded(x_RC.T, kind, largest))
             assert torch.equal(found, represented(x_RC.T, format))
             assert found.abs().max().item() == pytest.approx(x_RC.abs().max().item(), rel=1e-6)
@@ -41,10 +42,10 @@ def test_what_is_stored_is_the_nearest_with_one_scale_a_matrix() -> None:
 
 def test_nothing_zeros_and_what_is_no_number() -> None:
     for format, _, _ in FORMATS:
-        assert stored(torch.zeros(0, K), format).values.shape == (0, K)
+        assert stored(torch.zeros(0, K), format).numbers.shape == (0, K)
         assert not represented(torch.zeros(0, K), format).numel()
         none = stored(torch.zeros(N, K), format)
-        assert not none.values.float().any()
+        assert not none.numbers.float().any()
         assert not times(none, stored(torch.randn(N, K), of_values()), torch.float32, quick=True).any()
         for wrong in (torch.nan, torch.inf):
             x_NK = torch.randn(N, K)
@@ -62,7 +63,7 @@ def worst(spec: str = "s_ste:bits=8") -> float:
     optimizer, found, drawn = torch.optim.AdamW(layer.parameters(), lr=0.01), [], []
     plain = eight_bits.stored
 
-    def seen(x_RC: torch.Tensor, format: object) -> eight_bits.Stored:
+    def seen(x_RC: torch.Tensor, format: object) -> Stored:
         drawn.append(x_RC)
         return plain(x_RC, format)  # type: ignore[arg-type]
 
@@ -97,9 +98,9 @@ def rows_of_their_own(patch: pytest.MonkeyPatch) -> None:
     """A scale a row, in its mean: no product of one scale is that."""
     plain = eight_bits.stored
 
-    def stored_by_rows(x_RC: torch.Tensor, format: object) -> eight_bits.Stored:
+    def stored_by_rows(x_RC: torch.Tensor, format: object) -> Stored:
         one = plain(x_RC, format)  # type: ignore[arg-type]
-        return eight_bits.Stored(one.values, one.scale * 1.01)
+        return Stored(one.numbers, one.scale * 1.01)
 
     patch.setattr(eight_bits, "stored", stored_by_rows)
 
@@ -148,7 +149,7 @@ def test_a_gpus_own_product_is_within_its_bound_and_so_is_the_simulation(
     for format, dtype in ((of_values(), bf16), (of_gradients(), bf16), (of_gradients(), fp32)):
         a_MC, b_NC = (torch.randn(size, C, device="cuda", dtype=bf16) for size in (M, columns))
         a, b = stored(a_MC, format), stored(b_NC, of_values())
-        exact_a, exact_b = (one.values.double() * one.scale.double() for one in (a, b))
+        exact_a, exact_b = (one.numbers.double() * one.scale.double() for one in (a, b))
         right_MN, sizes_MN = exact_a @ exact_b.T, exact_a.abs() @ exact_b.abs().T
         for real in (True, False):
             if not real:

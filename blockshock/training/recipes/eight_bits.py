@@ -7,12 +7,10 @@ the same numbers are multiplied in 16 bits, which hold them exactly, or in more,
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels import E5m2, Format, Packed, build_format
+from blockshock.kernels import E5m2, Format, Packed, Stored, build_format
 from blockshock.machine import torch_internals
 from blockshock.matrices import product
 from blockshock.measure import FLOAT32, Operand
@@ -34,25 +32,19 @@ def of_gradients() -> Format:
     return E5m2()
 
 
-class Stored(NamedTuple):
-    """A matrix in eight bits, times its scale, float32 ()."""
-
-    values: torch.Tensor
-    scale: torch.Tensor
-
-    def turned(self) -> Stored:
-        """The transpose, which lies densely too."""
-        return Stored(self.values.T.contiguous(), self.scale)
-
-
 def stored(x_RC: torch.Tensor, format: Format) -> Stored:
-    """What is stored of a matrix, densely. Stage ``quantise``."""
+    """What is stored of a matrix, densely, with one scale, float32 (). Stage ``quantise``."""
     with stage("quantise"):
         if not x_RC.numel():
             return Stored(x_RC.to(format.stored), torch.ones((), device=x_RC.device))
         row = x_RC.reshape(1, -1)  # of one row there is one scale
-        values, scale = format.quantise(row.float() if row.dtype == torch.float64 else row)
-        return Stored(values.view(x_RC.shape), scale.view(()))
+        numbers, scale = format.quantise(row.float() if row.dtype == torch.float64 else row)
+        return Stored(numbers.view(x_RC.shape), scale.view(()))
+
+
+def turned(held: Stored) -> Stored:
+    """The transpose, which lies densely too."""
+    return Stored(held.numbers.T.contiguous(), held.scale)
 
 
 def represented(x_RC: torch.Tensor, format: Format) -> torch.Tensor:
@@ -73,11 +65,11 @@ def times(a_MC: Stored, b_NC: Stored, dtype: torch.dtype, quick: bool) -> torch.
     Args:
         quick: add up as the GPU does it fastest, in some fourteen bits; otherwise in more.
     """
-    (M, C), N = a_MC.values.shape, len(b_NC.values)
-    if M and C and multiplies(N, C, dtype, a_MC.values.device):
-        return torch_internals.scaled_mm(a_MC.values, b_NC.values.T, (a_MC.scale, b_NC.scale), dtype, quick)
+    (M, C), N = a_MC.numbers.shape, len(b_NC.numbers)
+    if M and C and multiplies(N, C, dtype, a_MC.numbers.device):
+        return torch_internals.scaled_mm(a_MC.numbers, b_NC.numbers.T, (a_MC.scale, b_NC.scale), dtype, quick)
     wide = torch.promote_types(dtype, torch.float32)
-    sums_MN = product(a_MC.values.bfloat16(), b_NC.values.T.bfloat16(), wide)
+    sums_MN = product(a_MC.numbers.bfloat16(), b_NC.numbers.T.bfloat16(), wide)
     return (sums_MN * a_MC.scale * b_NC.scale).to(dtype)
 
 
@@ -104,10 +96,10 @@ class PackedEightBits(Packed):
 
     def __init__(self, w_NK: Stored, met: Format, dtype: torch.dtype, bias: torch.Tensor | None = None) -> None:
         super().__init__()
-        (N, K), device = w_NK.values.shape, w_NK.values.device
+        (N, K), device = w_NK.numbers.shape, w_NK.numbers.device
         self._met, self.multiplies = met, multiplies(N, K, dtype, device)
         self.sums = of_values().sums(device) if self.multiplies else FLOAT32
-        for name, held in (("q_NK", w_NK.values), ("scale", w_NK.scale), ("bias", bias)):
+        for name, held in (("q_NK", w_NK.numbers), ("scale", w_NK.scale), ("bias", bias)):
             self.register_buffer(name, held, persistent=False)
 
     @property
@@ -137,5 +129,5 @@ class PackedEightBits(Packed):
     def take(self, w_NK: Stored) -> None:
         """Another one. Copied: a captured graph goes on reading where the old one lies."""
         vars(self)["writes"] += 1
-        self.q_NK.copy_(w_NK.values)
+        self.q_NK.copy_(w_NK.numbers)
         self.scale.copy_(w_NK.scale)

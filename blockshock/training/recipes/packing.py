@@ -16,7 +16,7 @@ from blockshock.matrices import product
 from blockshock.measure import Operand
 from blockshock.stages import stage
 from blockshock.training.recipes.base import EIGHT, Recipe
-from blockshock.training.recipes.eight_bits import PackedEightBits, of_gradients, of_values, stored
+from blockshock.training.recipes.eight_bits import PackedEightBits, of_gradients, of_values, stored, turned
 from blockshock.training.recipes.packed_blocks import BlocksAnew, bsr_takes
 
 
@@ -90,7 +90,7 @@ class RecipePacking(Packed):
         if recipe.bits == EIGHT:
             held = stored(w_NK, of_values())
             self.along = PackedEightBits(held, of_values(), w_NK.dtype, self.bias)
-            self.across = PackedEightBits(held.turned(), of_gradients(), w_NK.dtype)
+            self.across = PackedEightBits(turned(held), of_gradients(), w_NK.dtype)
             self.across.product_stage, self.sums, self.roundings = "grad_x", self.along.sums, self.along.roundings
             self.algorithm = "fp8, with zeros" if self.along.multiplies else "fp8 simulated, with zeros"
             return
@@ -149,7 +149,7 @@ class RecipePacking(Packed):
         if isinstance(self.along, PackedEightBits) and isinstance(self.across, PackedEightBits):
             held = stored(self.plain.w_NK, of_values())
             self.along.take(held)
-            self.across.take(held.turned())
+            self.across.take(turned(held))
             return
         if isinstance(self.along, BlocksAnew) and isinstance(self.across, BlocksAnew):
             assert mask_NK is not None
