@@ -22,6 +22,7 @@ from blockshock.phases import Case
 from blockshock.plugin.records import describe_case
 from blockshock.ranks import Ranks
 from blockshock.training import RECIPES, RecipeStorage, recipe_of
+from blockshock.training.recipes import storage as storage_module
 from blockshock.training.sparse import StepAdamW, mask_24, transposable_mask
 
 N, K = 32, 64
@@ -135,7 +136,7 @@ def test_what_is_pruned_is_what_dense_training_came_to() -> None:
 
 def test_what_a_scaler_skips_advances_nothing() -> None:
     for fused in (False, True):
-        for spec in ("ste", "fst:every=1", "s_ste", "step:latest=2", BLOCKS):
+        for spec in ("ste", "fst:every=1", "s_ste", "step:latest=2", BLOCKS, EIGHT, "pruned:dense_until=2"):
             layer = built(spec)
             optimizer, scaler = adamw(layer, fused=fused), torch.amp.GradScaler("cpu", init_scale=4.0)
             for step in range(4):
@@ -148,6 +149,12 @@ def test_what_a_scaler_skips_advances_nothing() -> None:
                     changed = {name for name, held in layer.state_dict().items() if not torch.equal(held, before[name])}
                     assert changed <= {"recipe_counts"}, (spec, fused)  # what was drawn was drawn
                 assert storage_of(layer).steps == (step + 1 if step < 1 else step)
+
+
+def test_a_schedule_that_goes_on_where_a_scaler_skips_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_module, "_skips", lambda optimizer: False)
+    with pytest.raises(AssertionError):
+        test_what_a_scaler_skips_advances_nothing()
 
 
 def test_a_scaler_does_not_divide_the_decay() -> None:
