@@ -7,6 +7,7 @@ import math
 import torch
 
 from blockshock.errors import InputError
+from blockshock.kernels import fours
 from blockshock.matrices import best_tiles, row_blocks, two_largest
 from blockshock.training.sparse.groups import in_fours
 
@@ -31,6 +32,8 @@ def mask_24(x: torch.Tensor, dim: int = -1, signed: bool = False) -> torch.Tenso
         InputError: ``x`` has no dimension ``dim``, its size is not a multiple of four, or the dtype is another.
     """
     in_fours(x, dim)
+    if dim in (-1, x.ndim - 1) and fours.takes(x):
+        return fours.two_largest(x.detach(), signed)
     scores = (x if signed else x.abs()).detach()
     return two_largest(scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf), dim)
 

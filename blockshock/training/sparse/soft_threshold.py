@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.errors import InputError
+from blockshock.kernels import fours
 from blockshock.training.sparse.groups import in_fours
 
 
@@ -27,12 +28,14 @@ def soft_threshold_24(w: torch.Tensor, dim: int = -1) -> torch.Tensor:
     Raises:
         InputError: ``w`` has no dimension ``dim``, its size is not a multiple of four, or the dtype is another.
     """
-    fours, axis = in_fours(w, dim, "w")
-    one, two, three, four = fours.abs().unbind(axis)
+    grouped, axis = in_fours(w, dim, "w")
+    if axis == w.ndim and fours.takes(w) and not (w.requires_grad and torch.is_grad_enabled()):
+        return fours.above_threshold(w.detach())
+    one, two, three, four = grouped.abs().unbind(axis)
     low, high = torch.minimum(one, two), torch.maximum(one, two)
     other_low, other_high = torch.minimum(three, four), torch.maximum(three, four)
     second = torch.minimum(torch.maximum(low, other_low), torch.minimum(high, other_high)).unsqueeze(axis)
-    return (fours - fours.clamp(-second, second) + 0).flatten(axis - 1, axis)  # zeros without a sign
+    return (grouped - grouped.clamp(-second, second) + 0).flatten(axis - 1, axis)  # zeros without a sign
 
 
 def fixed_scale(w: torch.Tensor, dim: int = -1) -> torch.Tensor:

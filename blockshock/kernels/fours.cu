@@ -1,0 +1,87 @@
+// Of each four of a row: which two stay, or what is left of them above a threshold; in one pass over the memory.
+//
+// Set by whoever compiles it: FP32, BF16 (neither: fp16), SOFT (else a mask), SIGNED (by x, else by its size).
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+
+#if FP32
+typedef float4 Four;
+
+__device__ __forceinline__ void widen(const Four& four, float (&x)[4]) {
+    x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+}
+__device__ __forceinline__ Four narrowed(const float (&x)[4]) { return make_float4(x[0], x[1], x[2], x[3]); }
+#else
+typedef uint2 Four;
+
+__device__ __forceinline__ float number(u32 bits) {
+#if BF16
+    return __uint_as_float(bits << 16);
+#else
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"((u16)bits));
+    return value;
+#endif
+}
+__device__ __forceinline__ u32 rounded(float value) {
+    u16 bits;
+#if BF16
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#endif
+    return bits;
+}
+__device__ __forceinline__ void widen(const Four& four, float (&x)[4]) {
+    x[0] = number(four.x & 0xffff), x[1] = number(four.x >> 16);
+    x[2] = number(four.y & 0xffff), x[3] = number(four.y >> 16);
+}
+__device__ __forceinline__ Four narrowed(const float (&x)[4]) {
+    return make_uint2(rounded(x[0]) | rounded(x[1]) << 16, rounded(x[2]) | rounded(x[3]) << 16);
+}
+#endif
+
+// The two largest, the first ones among equals; NaN counts as infinity. A byte each, 1 for what stays.
+__device__ __forceinline__ u32 two_largest(const float (&x)[4]) {
+    float keys[4];
+    u32 kept = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) keys[i] = x[i] != x[i] ? __int_as_float(0x7f800000) : SIGNED ? x[i] : fabsf(x[i]);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int before = 0;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (j != i) before += j < i ? keys[j] >= keys[i] : keys[j] > keys[i];
+        kept |= (u32)(before < 2) << 8 * i;
+    }
+    return kept;
+}
+
+// Each less the second smallest size, toward zero, which has no sign; NaN where one of the four is.
+__device__ __forceinline__ void soften(float (&x)[4]) {
+    float sizes[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) sizes[i] = fabsf(x[i]);
+    const float low = fminf(sizes[0], sizes[1]), high = fmaxf(sizes[0], sizes[1]);
+    const float other_low = fminf(sizes[2], sizes[3]), other_high = fmaxf(sizes[2], sizes[3]);
+    const float second = fminf(fmaxf(low, other_low), fminf(high, other_high));
+    const bool is_nan = (x[0] != x[0]) | (x[1] != x[1]) | (x[2] != x[2]) | (x[3] != x[3]);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        x[i] = is_nan ? __int_as_float(0x7fffffff) : x[i] - copysignf(fminf(sizes[i], second), x[i]) + 0.0f;
+}
+
+extern "C" __global__ void fours(const Four* __restrict__ x, void* __restrict__ found, int groups) {
+    const int group = blockIdx.x * blockDim.x + threadIdx.x;
+    if (group >= groups) return;
+    float four[4];
+    widen(x[group], four);
+#if SOFT
+    soften(four);
+    ((Four*)found)[group] = narrowed(four);
+#else
+    ((u32*)found)[group] = two_largest(four);
+#endif
+}

@@ -1,0 +1,55 @@
+"""Which two of each four of a row stay, or what S-STE's threshold leaves of them, in one pass over a GPU's memory.
+
+In plain torch each is a dozen passes or more, at every step of a recipe whose masks change.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from blockshock.machine import compiled
+from blockshock.machine.cuda_kernel import CudaKernel
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_THREADS = 256
+_MOST_GROUPS = 1 << 31
+
+
+def takes(x: torch.Tensor) -> bool:
+    """Whether the groups of four of its last dimension are read here: on a GPU, as they lie, and by no compiler."""
+    if not x.is_cuda or x.dtype not in DTYPES or torch.compiler.is_compiling():
+        return False
+    lies = x.is_contiguous() and x.data_ptr() % (4 * x.itemsize) == 0
+    return lies and 0 < x.numel() < 4 * _MOST_GROUPS and x.shape[-1] % 4 == 0
+
+
+def two_largest(x: torch.Tensor, signed: bool = False) -> torch.Tensor:
+    """The mask of the two of each four with the largest \\|x\\|, or x; among equals the first, NaN counts as inf."""
+    found = torch.empty_like(x, dtype=torch.bool)
+    _launch(x, found, SOFT=False, SIGNED=signed)
+    return found
+
+
+def above_threshold(x: torch.Tensor) -> torch.Tensor:
+    """sign(x)·max(\\|x\\| − t, 0), with t the second smallest \\|x\\| of each four; zeros have no sign."""
+    found = torch.empty_like(x)
+    _launch(x, found, SOFT=True, SIGNED=False)
+    return found
+
+
+def _launch(x: torch.Tensor, found: torch.Tensor, **flags: bool) -> None:
+    groups = x.numel() // 4
+    with torch.cuda.device(x.device):
+        kernel = _kernel(x.dtype, x.device, *flags.items())
+        kernel((-(-groups // _THREADS), 1, 1), (_THREADS, 1, 1), [x, found, groups])
+
+
+@cache
+def _kernel(dtype: torch.dtype, device: torch.device, *flags: tuple[str, bool]) -> CudaKernel:
+    """For that GPU, which must be the current one."""
+    source = (Path(__file__).parent / "fours.cu").read_text(encoding="utf-8")
+    definitions = {"FP32": dtype == torch.float32, "BF16": dtype == torch.bfloat16, **dict(flags)}
+    return compiled(source, "fours", {name: int(flag) for name, flag in definitions.items()})
