@@ -24,7 +24,7 @@ from blockshock.machine import environment, turns
 ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
 TIMED = (
-    *(f"tests/test_{name}.py" for name in (*PHASES, "models", "learning", "same_against_itself")),
+    *(f"tests/test_{name}.py" for name in (*PHASES, "models", "learning", "blocks", "same_against_itself")),
     "tests/measure/test_timing.py",
 )
 """What is to have a GPU for itself."""
@@ -34,7 +34,7 @@ many make each slow."""
 SMALL = shlex.split(
     "--N 2048x1024 --B 250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 "
     "--cover grid --networks minilm,llama3-8b-decode:blocks=2 --batches 16 --recipes dense,fst,s_ste --tasks text "
-    "--steps 30"
+    "--steps 30 --d 256"
 )
 """Of phases: layers small enough to be quick, and a B that no kernel takes without padding; the fuzz covers more."""
 

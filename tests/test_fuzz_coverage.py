@@ -213,6 +213,7 @@ ALSO_NOT = {
     "report.points.best_names": "called by every_row()",
     "report.points.pairs": "called by every_row()",
     "report.points.place_of": "called by every_row() for every row",
+    "report.points.use_of": "called by every_row() for every row",
     "report.where.where": "of any points by tests/report/test_where.py; called by answer()",
     "report.run_tables.short_name": "called for every row that was profiled",
     "report.ending.print_ending": "print_tables on comparison, both fuzzed, and what report() prints",

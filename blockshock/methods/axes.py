@@ -62,6 +62,10 @@ class Axis:
         """Raises UnknownName or InputError unless this is a spec of an entry."""
         self.registry.resolve(spec)
 
+    def check_listed(self, spec: str) -> None:
+        """The same of what its option lists, some of which may be for more than a layer."""
+        self.check(spec)
+
     def known(self) -> tuple[str, ...]:
         """Names that a spec may begin with."""
         return self.registry.names()

@@ -29,6 +29,7 @@ from blockshock.training import (
     RecipePacking,
     RecipeStorage,
     block_bytes,
+    is_of_blocks,
     of_gradients,
     of_values,
     recipe_of,
@@ -79,7 +80,8 @@ class WithRecipe(DenseSingle):
     @classmethod
     def plays(cls, picks: Mapping[str, str | Mask]) -> Role:
         """Dense training through the same code is the control: it shows what the 2:4 products are worth."""
-        return cls.role if recipe_of(str(picks.get("recipe", "dense"))).prunes else Role.ABLATION
+        spec = str(picks.get("recipe", "dense"))
+        return cls.role if is_of_blocks(spec) or recipe_of(spec).prunes else Role.ABLATION
 
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:

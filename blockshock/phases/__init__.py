@@ -1,11 +1,24 @@
 """What every rank runs, phase by phase, and the hypotheses that are judged by it."""
 
-from blockshock.phases import ceilings, compare, correctness, curves, network, network_pairs, profile
+from blockshock.phases import (
+    ceilings,
+    compare,
+    correctness,
+    curves,
+    ffn,
+    ffn_check,
+    ffn_step,
+    network,
+    network_pairs,
+    profile,
+)
 from blockshock.phases.builds import BLOCK_SHARE, BLOCKS, BUILDS
 from blockshock.phases.case import DTYPES, Case, obstacle
-from blockshock.phases.claims import Claim, claims, compresses_every_time, network_claims
+from blockshock.phases.claims import Claim, claims, compresses_every_time, ffn_claims, network_claims
 from blockshock.phases.curves import CurveCase, CurvesResult, curve_case
 from blockshock.phases.drift import DriftResult
+from blockshock.phases.ffn import FFNCase, act_of, ffn_case
+from blockshock.phases.ffn_check import FFNCheck
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.hypotheses import alternatives
 from blockshock.phases.learning import LearningResult

@@ -60,10 +60,10 @@ def protocol_of_ranks(mode: str, rounds: int, warmup: int, flush: bool) -> timin
 
 
 def over_builds(
-    make: Callable[[], Built],
+    make: Callable[[], Made],
     protocol: timing.Protocol,
-    describe: Callable[[Built], Result],
-    take: Callable[[Built, timing.Protocol], list[float]],
+    describe: Callable[[Made], Result],
+    take: Callable[[Made, timing.Protocol], list[float]],
 ) -> Result:
     """What ``describe`` finds of the first build, and in its ``builds`` what ``take`` measures of each.
 

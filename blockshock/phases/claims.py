@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockshock.methods import Role, axis_of, method_of
 from blockshock.phases.case import Case
-from blockshock.phases.hypotheses import HYPOTHESES, NETWORK, Hypothesis
+from blockshock.phases.ffn import FFNCase
+from blockshock.phases.hypotheses import BLOCKS, HYPOTHESES, LAYERS, NETWORK, NETWORKS, Hypothesis
 from blockshock.training import storage_of
 
 
@@ -44,7 +45,7 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
     only every k-th step: no single step, captured, is the mean one, and between two compressions the weights are not
     those of dense training.
     """
-    for name, hypothesis in _registered(of_networks=False):
+    for name, hypothesis in _registered(LAYERS):
         chosen = hypothesis.rivals
         rivals = [
             rival
@@ -60,15 +61,27 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
 
 def network_claims(cases: list[Case]) -> Iterator[Claim]:
     """Every hypothesis about whole networks, about every row in one that it is about, beside the network as it is."""
-    for name, hypothesis in _registered(of_networks=True):
+    for name, hypothesis in _registered(NETWORKS):
         for case in cases:
             if hypothesis.concerns(case.method):
                 yield Claim(name, hypothesis, case, (case.of(NETWORK),))
 
 
-def _registered(of_networks: bool) -> Iterator[tuple[str, type[Hypothesis]]]:
+def ffn_claims(cases: list[FFNCase]) -> Iterator[Claim]:
+    """Every hypothesis about feed-forward blocks, about every row in one that it is about and that makes anything 2:4,
+    beside the dense blocks of the cases."""
+    for name, hypothesis in _registered(BLOCKS):
+        for case in cases:
+            dense = replace(case, method=NETWORK, picks={})
+            rivals = tuple(one for one in (dense, replace(dense, compiled=True)) if one in cases)
+            sparse = method_of(case.method)[0].plays(case.picks) is Role.SUBJECT
+            if rivals and sparse and hypothesis.concerns(case.method):
+                yield Claim(name, hypothesis, case, rivals)
+
+
+def _registered(about: str) -> Iterator[tuple[str, type[Hypothesis]]]:
     every = ((name, HYPOTHESES.get(name)) for name in HYPOTHESES.names())
-    return ((name, found) for name, found in every if found.of_networks() == of_networks)
+    return ((name, found) for name, found in every if found.about() == about)
 
 
 def _share(hypothesis: type[Hypothesis], case: Case, rival: Case) -> bool:

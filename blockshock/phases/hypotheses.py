@@ -49,7 +49,9 @@ def alternatives(method: str) -> tuple[str, ...]:
 
 
 NETWORK = "dense_single"
-"""The label of the row that is a network as it is; in a format it is another."""
+"""The label of the row that is a network, or a block, as it is; in a format it is another."""
+LAYERS, NETWORKS, BLOCKS = "layers", "networks", "blocks"
+"""What hypotheses are about."""
 
 
 class Hypothesis:
@@ -62,7 +64,8 @@ class Hypothesis:
         rivals: a method's name, or ``best_of`` several.
         passes: what pairs are timed of, ``forward`` or ``training``. With both, the ratio is that of the forward ratio
             over the training one. Of ``network`` it is a pass's time over that of one which gained half of what its
-            layers alone gain over the network as it is (``saved.pairs.half_gained``).
+            layers alone gain over the network as it is (``saved.pairs.half_gained``). ``ffn`` is forward and backward
+            of a feed-forward block, with what keeps it 2:4.
         sharing: axes of which its rows have a pick, and its rivals the same one.
         statement: what its docstring says, as the middle of a sentence.
     """
@@ -83,13 +86,15 @@ class Hypothesis:
                 raise InputError(f"{cls.__name__} has no {name}: name a method, or say which ones")
         if not isinstance(cls.rivals, str | BestOf):
             raise InputError(f"{cls.__name__}: rivals are a method's name or best_of(…), got {cls.rivals!r}")
-        if cls.passes not in (("forward",), ("training",), ("forward", "training"), ("network",)):
+        if cls.passes not in (("forward",), ("training",), ("forward", "training"), ("network",), ("ffn",)):
             raise InputError(
-                f"{cls.__name__}: passes are ('forward',), ('training',) or both, or ('network',), got {cls.passes!r}"
+                f"{cls.__name__}: passes are ('forward',), ('training',) or both, or ('network',), or ('ffn',), got "
+                f"{cls.passes!r}"
             )
-        if cls.of_networks() and cls.rivals != NETWORK:
+        if cls.about() != LAYERS and cls.rivals != NETWORK:
             raise InputError(
-                f"{cls.__name__}: of ('network',) the rival is {NETWORK!r}, the network as it is, got {cls.rivals!r}"
+                f"{cls.__name__}: of {cls.passes} the rival is {NETWORK!r}, the network or block as it is, got "
+                f"{cls.rivals!r}"
             )
         cls.statement = said[0].lower() + said[1:]
 
@@ -107,9 +112,11 @@ class Hypothesis:
         return "training" in cls.passes
 
     @classmethod
-    def of_networks(cls) -> bool:
-        """Whether it is about rows in whole networks."""
-        return cls.passes == ("network",)
+    def about(cls) -> str:
+        """Of what its rows are: of layers, of whole networks, or of feed-forward blocks."""
+        if cls.passes == ("network",):
+            return NETWORKS
+        return BLOCKS if cls.passes == ("ffn",) else LAYERS
 
 
 def asked_about(kind: type[Method]) -> bool:
@@ -188,3 +195,13 @@ class NetworkGains(Hypothesis):
     """
 
     subject, rivals, passes = asked_about, NETWORK, ("network",)
+
+
+@HYPOTHESES.register("H10")
+class BlockPays(Hypothesis):
+    """Forward and backward, a feed-forward block with a recipe is faster than the best dense one.
+
+    With all that keeps it 2:4. Best: eager, or compiled.
+    """
+
+    subject, rivals, passes = "recipe", NETWORK, ("ffn",)

@@ -9,21 +9,29 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.profiler import ProfilerActivity
 
 from blockshock.measure import timing
+from blockshock.phases import ffn, ffn_step
 from blockshock.phases.backward import both_passes
-from blockshock.phases.case import Built, Case, build
+from blockshock.phases.case import Case, build, this_device
 from blockshock.phases.forward import forward_pass
 from blockshock.phases.train import Step
 
 CALLS = 5
 SAVED = 20
 """Kernels that a benchmark names: those that take longest. The trace has all."""
-PASSES: dict[int, Callable[[Case, Built], timing.Call]] = {1: forward_pass, 2: both_passes, 3: Step}
-"""What each phase times."""
+PASSES: dict[int, Callable[[Any], timing.Call]] = {
+    1: lambda case: forward_pass(case, build(case)),
+    2: lambda case: both_passes(case, build(case, backward=True)),
+    3: lambda case: Step(case, build(case)),
+    6: lambda case: ffn_step.Step(ffn.build(case)),
+}
+"""What each phase times of a case."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,7 @@ def run(case: Case, phase: int, mode: str, trace: Path) -> list[KernelTime]:
         trace: a Chrome trace, which Perfetto opens too, gzipped if the name ends so; ``{rank}`` stands for the rank.
     """
     with torch.inference_mode(phase == 1):
-        built = build(case, backward=phase == 2)
-        device = built.x_BK.device
-        call = PASSES[phase](case, built)
+        device, call = this_device(), PASSES[phase](case)
         launch = timing.capture(call).replay if mode == "cuda_graph" else call
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         with torch.profiler.profile(activities=activities) as profiler:
@@ -62,7 +68,7 @@ def run(case: Case, phase: int, mode: str, trace: Path) -> list[KernelTime]:
             if device.type == "cuda":
                 torch.cuda.synchronize()
     trace.parent.mkdir(parents=True, exist_ok=True)
-    profiler.export_chrome_trace(str(trace).replace("{rank}", str(built.group.rank())))
+    profiler.export_chrome_trace(str(trace).replace("{rank}", str(dist.get_rank())))
     return kernel_times(profiler, device)
 
 

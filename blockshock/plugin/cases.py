@@ -12,9 +12,9 @@ from blockshock.models import NETWORKS
 from blockshock.phases import Case, Claim, claims, compresses_every_time, network_case, network_claims
 from blockshock.phases.lesson import BATCHES
 from blockshock.plugin.cover import Cover
-from blockshock.plugin.options import DRIFT_B, TRAJECTORY_B
 from blockshock.plugin.points import Points
 from blockshock.plugin.settings import Settings
+from blockshock.plugin.usual_sizes import DRIFT_B, TRAJECTORY_B
 from blockshock.pruning import PRUNERS
 from blockshock.training import OPTIMIZERS
 

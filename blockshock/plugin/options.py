@@ -21,16 +21,12 @@ from blockshock.phases import BLOCK_SHARE, BLOCKS, BUILDS, DTYPES
 from blockshock.phases.ceilings import CACHE
 from blockshock.plugin import rootdir, sweep
 from blockshock.plugin.blame import refused
+from blockshock.plugin.usual_sizes import ABOUT_B, ABOUT_D, ABOUT_N
 from blockshock.registry import extend, split
 from blockshock.registry.installed import GROUP
 from blockshock.saved import MEASURES, MOST_LOSS
 from blockshock.training import OPTIMIZERS
 
-DEFAULT_N = {"cpu": "256,512", "cuda": "4096,8192,16384,40960"}
-DEFAULT_B = {"cpu": "4,16", "cuda": "16,64,256,1024"}
-TRAINING_N = {"cpu": "256", "cuda": "4096,8192,16384"}
-TRAINING_B = {"cpu": "16", "cuda": "1024,4096"}
-DRIFT_B, TRAJECTORY_B = 16, 32
 DEFAULT_NETWORKS = {"cpu": "minilm", "cuda": "minilm,lm,vit_b,vit_l,llama3-8b,llama3-8b-decode"}
 DEFAULT_LEARNING = {
     "cpu": ("dense", "fst", "s_ste", "supermask"),
@@ -134,18 +130,9 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
         group.addoption(own, dest=_dest(name), help=about, **extra, **kwargs)  # type: ignore[arg-type]
 
     cpu, cuda = "cpu", "cuda"
-    option(
-        "--N",
-        f"sizes, N or N×K: 4096,8192x14336. Default on a CPU {DEFAULT_N[cpu]}, on GPUs {DEFAULT_N[cuda]}; in phase 3 "
-        f"{TRAINING_N[cpu]} and {TRAINING_N[cuda]}",
-        "N,NxK",
-    )
-    option(
-        "--B",
-        f"rows of X. Default on a CPU {DEFAULT_B[cpu]}, on GPUs {DEFAULT_B[cuda]}; in phase 3 {TRAINING_B[cpu]} and "
-        f"{TRAINING_B[cuda]}; of drift {DRIFT_B}, of trajectories {TRAJECTORY_B}",
-        "B,B",
-    )
+    option("--N", ABOUT_N, "N,NxK")
+    option("--B", ABOUT_B, "B,B")
+    option("--d", ABOUT_D, "D,DxH")
     option(
         "--layers",
         "the linear layers of these models in place of --N, summed up by their counts: of "

@@ -8,6 +8,7 @@ import pytest
 
 from blockshock.methods import Span
 from blockshock.phases import Case, Claim
+from blockshock.plugin.blocks import block_hypotheses
 from blockshock.plugin.cases import cover, hypotheses, network_hypotheses
 from blockshock.plugin.clock import clock
 from blockshock.plugin.phases import PHASES
@@ -15,7 +16,7 @@ from blockshock.plugin.records import cover_group, group_name
 from blockshock.plugin.settings import Settings
 from blockshock.ranks import Place
 
-CLAIMS = {"claim": hypotheses, "network_claim": network_hypotheses}
+CLAIMS = {"claim": hypotheses, "network_claim": network_hypotheses, "block_claim": block_hypotheses}
 """Those that are made of the settings, by the fixture that their test takes."""
 FIXTURES = {*PHASES, *CLAIMS}
 """That tests take a case by, or a claim."""

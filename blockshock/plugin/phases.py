@@ -7,8 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blockshock.measure import Accuracy, ErrorSums, timing
-from blockshock.phases import Case, backward, correctness, curves, drift, forward, network, obstacle, train, trajectory
-from blockshock.plugin import cases, learned
+from blockshock.phases import (
+    Case,
+    backward,
+    correctness,
+    curves,
+    drift,
+    ffn,
+    ffn_check,
+    ffn_step,
+    forward,
+    network,
+    obstacle,
+    train,
+    trajectory,
+)
+from blockshock.plugin import blocks, cases, learned
 from blockshock.plugin.records import (
     describe_accuracy,
     describe_drift,
@@ -51,8 +65,8 @@ class Phase:
         timed: it times its cases, so that they have a limit and can be profiled. Others are judged.
         covered: every pair of choices on small layers is run too.
         backward: cases are differentiated.
-        whole: cases are whole networks: what a layer's time stands beside (a limit, a profile, the quality of its W′)
-            there is none of.
+        of: what a case is, a ``layer``, a ``block`` or a ``network``. A time of either of the first two stands beside a
+            limit and a profile, that of a layer also beside the quality of its W′ and the models that have it.
         obstacle: what a rank says of a case that it cannot run.
     """
 
@@ -66,7 +80,7 @@ class Phase:
     timed: bool = False
     covered: bool = False
     backward: bool = False
-    whole: bool = False
+    of: str = "layer"
     obstacle: Callable[..., str | None] = obstacle
 
 
@@ -129,6 +143,14 @@ def _network(case: Case, settings: Settings, per_rank: list[network.NetworkResul
     return Found(_rounds(per_rank), describe_network(case, settings, per_rank))
 
 
+def _block(case: Case, settings: Settings, per_rank: list[forward.TimingResult]) -> Found:
+    return Found(_rounds(per_rank), describe_timing(case, settings, per_rank, products=6))
+
+
+def _block_check(case: Case, settings: Settings, per_rank: list[ffn_check.FFNCheck]) -> Found:
+    return Found([], describe_trajectory(per_rank[0]), [per_rank[0].failure()])
+
+
 def _curves(case: Case, settings: Settings, per_rank: list[curves.CurvesResult]) -> Found:
     assert isinstance(case, curves.CurveCase)
     result = per_rank[0]
@@ -163,13 +185,24 @@ DRIFT = Phase("drift_case", 0, "drift", "drift", cases.drifts, drift.run, _drift
 NETWORK = Phase(
     *("network_case", 4, "network", "phase 4", cases.networks, network.run, _network),
     timed=True,
-    whole=True,
+    of="network",
     obstacle=network.obstacle,
 )
 CURVES = Phase(
     *("curve_case", 5, "learning", "phase 5", learned.curves, curves.run, _curves),
     obstacle=curves.obstacle,
 )
-_ALL = (CORRECTNESS, FORWARD, GRADIENT, BACKWARD, TRAJECTORY, TRAINING, DRIFT, NETWORK, CURVES)
+BLOCK = Phase(
+    *("block_case", 6, "ffn", "phase 6", blocks.blocks, ffn_step.run, _block),
+    timed=True,
+    of="block",
+    obstacle=ffn.obstacle,
+)
+BLOCK_CHECK = Phase(
+    *("checked_block", 6, "trajectory", "phase 6 beside its definition", blocks.checked, ffn_check.run, _block_check),
+    of="block",
+    obstacle=ffn.obstacle,
+)
+_ALL = (CORRECTNESS, FORWARD, GRADIENT, BACKWARD, TRAJECTORY, TRAINING, DRIFT, NETWORK, CURVES, BLOCK, BLOCK_CHECK)
 PHASES = {phase.fixture: phase for phase in _ALL}
 """By the fixture that their tests take."""

@@ -12,7 +12,7 @@ from typing import Any
 from blockshock.errors import BlockShockError, InputError
 from blockshock.matrices import MODELS, MOST_FEATURES, check_shape
 from blockshock.plugin import sweep
-from blockshock.plugin.options import DEFAULT_B, DEFAULT_N, TRAINING_B, TRAINING_N
+from blockshock.plugin.usual_sizes import DEFAULT_B, DEFAULT_N, TRAINING_B, TRAINING_N
 from blockshock.registry import split, whole
 
 COLUMNS = ("N", "K", "B", "count")

@@ -13,6 +13,7 @@ from blockshock.phases import (
     Case,
     Claim,
     DriftResult,
+    FFNCheck,
     KernelTime,
     LearningResult,
     NetworkCase,
@@ -92,7 +93,7 @@ def describe_gradient(
     return {**describe_accuracy(worst, same_on_ranks, same_again, algorithm), "losses": losses}
 
 
-def describe_trajectory(result: TrajectoryResult | LearningResult) -> dict[str, Any]:
+def describe_trajectory(result: TrajectoryResult | LearningResult | FFNCheck) -> dict[str, Any]:
     """Phase 3: how far a run was from the dense one, or from its recipe, at each step and beside what passes."""
     worst = max(map(_share, result.weight_distance, result.weight_limit))
     info = {**asdict(result), "worst_weight_share": worst, "steps": len(result.losses)}

@@ -46,8 +46,9 @@ class Row:
         )
         found = phase.find(case, self._settings, per_rank)
         info = {"kind": phase.kind, **found.info}
-        if phase.timed and not phase.whole:
+        if phase.timed and phase.of != "network":
             info |= self.limits(case, per_rank, found.samples, info) | self._profile(phase.number, case)
+        if phase.timed and phase.of == "layer":
             info |= self.quality(case) | describe_layers(case, self._settings)
         wrong = [failure for failure in found.failures if failure is not None]
         if found.failures:

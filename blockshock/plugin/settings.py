@@ -18,7 +18,7 @@ from blockshock.phases import DTYPES
 from blockshock.plugin import options, points
 from blockshock.plugin.options import DEFAULT_NETWORKS, DEFAULT_RANKS, DEFAULT_ROUNDS, DEFAULT_TIMING, DEFAULT_WARMUP
 from blockshock.plugin.points import Points, Use
-from blockshock.plugin.values import batches_of, check_dtype, check_where, choices_of, corpus_of, whole_of
+from blockshock.plugin.values import batches_of, check_dtype, check_where, choices_of, corpus_of, whole_of, widths_of
 from blockshock.ranks import Place
 from blockshock.registry import split
 from blockshock.training import OPTIMIZERS, optimizer_of
@@ -44,6 +44,7 @@ class Settings:
             or images of a pass, none for those that each network names.
         tasks, steps, corpus: of phase 5: specs of what recipes learn, for how many steps, None for those that each
             names, and the file of the text.
+        widths: of phase 6: of feed-forward blocks, each with its hidden features; none for what is usual.
         ceilings: whether to measure what the machine reaches at most.
         extend: files of the user's that register something.
         layers: what the sizes stand for, where they were asked for by a model's name or by a file.
@@ -77,6 +78,7 @@ class Settings:
     tasks: tuple[str, ...] = field(default_factory=TASKS.names)
     steps: int | None = None
     corpus: str | None = None
+    widths: tuple[tuple[int, int], ...] = ()
 
     def described(self) -> dict[str, Any]:
         """All of them by name, as they are saved: each axis under the name of its option."""
@@ -172,6 +174,7 @@ def _resolve(config: pytest.Config) -> Settings:
         tasks=choices_of("--tasks", given("--tasks", "all"), build_task, TASKS.names()),
         steps=None if get("--steps") is None else whole_of("--steps", get("--steps"), most=MOST_STEPS),
         corpus=corpus_of(get("--corpus")),
+        widths=widths_of(get("--d")),
         extend=tuple(split("--extend", get("--extend"), "files")) if get("--extend") else (),
     )
 
@@ -219,5 +222,5 @@ def _check_tokens(workloads: tuple[str, ...], tokens: tuple[int, ...]) -> None:
 def _asked(axis: Axis, device: str, get: Callable[[str], Any]) -> tuple[str, ...] | None:
     """What the options of an axis ask for."""
     text = get(axis.option)
-    specs = None if text is None else choices_of(axis.option, text, axis.check, axis.names(device))
+    specs = None if text is None else choices_of(axis.option, text, axis.check_listed, axis.names(device))
     return axis.asked(specs, device, {beside.name: get(beside.name) for beside in axis.beside})

@@ -32,6 +32,21 @@ def batches_of(asked: str | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(whole_of("--batches", one, most=1 << 16) for one in found))
 
 
+def widths_of(asked: str | None) -> tuple[tuple[int, int], ...]:
+    """Widths of feed-forward blocks, each with its hidden features; none where none are asked for."""
+    found = () if asked is None else split("--d", asked)
+    return tuple(dict.fromkeys(map(_width, found)))
+
+
+def _width(text: str) -> tuple[int, int]:
+    d, times, hidden = text.replace("×", "x").partition("x")
+    sizes = [whole_of("--d", size) for size in ([d, hidden] if times else [d])]
+    width, features = sizes if times else (sizes[0], 4 * sizes[0])
+    if features % 4:
+        raise InputError(f"--d {text}: hidden features are cut into groups of four: take a multiple of 4")
+    return width, features
+
+
 def corpus_of(path: str | None) -> str | None:
     """The path of the text that recipes learn, as ranks find it. Raises InputError if it is another text."""
     if path is None:

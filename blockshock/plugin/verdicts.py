@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from blockshock.measure import timing
-from blockshock.phases import Claim, compare, network, network_pairs
+from blockshock.phases import Claim, compare, ffn, ffn_step, network, network_pairs
 from blockshock.phases.builds import PairBlocks
 from blockshock.plugin.records import describe_verdict
 from blockshock.plugin.rivals import Rivals
@@ -34,6 +34,19 @@ def judge(claim: Claim, row: Row, rivals: Rivals, settings: Settings) -> None:
     info = {"kind": "verdict", **describe_verdict(claim, rival, tried, blocks, results[0].algorithm, settings)}
     info |= row.limits(claim.case, results, samples, info) | row.quality(claim.case)
     row.save(1, claim.case, samples, info)
+
+
+def judge_block(claim: Claim, row: Row, rivals: Rivals, settings: Settings) -> None:
+    """The same of a row in a feed-forward block, whose rival is the faster of the dense block eager and compiled."""
+    _needs_times(settings)
+    rival, tried = rivals.fastest(claim.rivals, claim.case, ffn_step.one_build, ffn.obstacle)
+    per_rank: list[compare.PairResult] = row.run(
+        ffn_step.pair, claim.case, rival, *settings.protocol, builds=3, obstacle=ffn.obstacle
+    )
+    blocks = {"ffn": _both([result.blocks for result in per_rank])}
+    samples = list(chain.from_iterable(blocks["ffn"]["first"]))
+    info = {"kind": "verdict", **describe_verdict(claim, rival, tried, blocks, per_rank[0].algorithm, settings)}
+    row.save(6, claim.case, samples, info | row.limits(claim.case, per_rank, samples, info))
 
 
 def judge_network(claim: Claim, row: Row, settings: Settings) -> None:

@@ -14,6 +14,8 @@ NETWORK = {"batches": "B", "dtype": "dtype", "networks": "network", "where": "wh
 """The same of whole networks: a verdict on one is measured beside what else there is of them."""
 LEARNING = {"tasks": "workload", "steps": "steps"}
 """The same of what recipes learn."""
+FFN = {"B": "B", "dtype": "dtype"}
+"""The same of feed-forward blocks, beside their widths."""
 UNSIZED = {"networks": NETWORK, "learning": LEARNING}
 OTHERS = {"optimizers": "optimizer", "seed": "seed"}
 
@@ -34,6 +36,9 @@ def commands(run: Run) -> Iterator[str]:
         ]
         for some in _at_once(rows, section):
             sizes, point = ("", UNSIZED[section]) if section in UNSIZED else (_sizes(some), POINT)
+            if section == "ffn":
+                some = [row for row in some if section_of(row) != "accuracy"] or some
+                sizes, point = _widths(some), FFN
             yield f"{command} {sizes}{' '.join(_options(some, point))}"
 
 
@@ -46,13 +51,19 @@ def _at_once(rows: list[Info], section: str) -> list[list[Info]]:
 
 
 def _measured_with(info: Info) -> str | None:
-    return "networks" if info.get("network") else section_of(info)
+    return "networks" if info.get("network") else "ffn" if info["phase"] == 6 else section_of(info)
 
 
 def _sizes(rows: list[Info]) -> str:
     sizes = dict.fromkeys((row["N"], row["K"]) for row in rows if row["workload"] != "recorded")
     names = [str(N) if N == K else f"{N}x{K}" for N, K in sorted(sizes)]
     return f"--N {','.join(names)} " if names else ""
+
+
+def _widths(rows: list[Info]) -> str:
+    sizes = sorted({(row["K"], row["N"]) for row in rows})
+    names = [str(d) if hidden == 4 * d else f"{d}x{hidden}" for d, hidden in sizes]
+    return f"--d {','.join(names)} " if names else ""
 
 
 def _options(rows: list[Info], point: dict[str, str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from blockshock.report.points import place_of
+from blockshock.report.points import place_of, use_of
 from blockshock.report.tables import Column, Info, Table
 from blockshock.report.verdicts import explained, in_words, over, ratio_of, wide
 from blockshock.saved import Run, loss_of, or_inf
@@ -16,32 +16,32 @@ MOST_NAMES = 4
 
 
 def verdict_table(run: Run) -> Table | None:
-    """A line for each question and method, all points together, of its rows the fastest at each; None of a run without
+    """A line for each question and use, all points together, of its rows the fastest at each; None of a run without
     verdicts."""
     asked: dict[tuple[str, str, str], list[Info]] = defaultdict(list)
     judged = [info for info in run.infos if "verdict" in info]
     for info in judged:
         if not info.get("wrong"):
-            asked[info["hypothesis"], info["statement"], info["method"]].append(info)
+            asked[info["hypothesis"], info["statement"], use_of(info)].append(info)
     if not judged:
         return None
     lossy = ["loses"] if any(map(_losses, asked.values())) else []
     names = ("asked", "of", "answer", "points", "time ÷ rival: median, range", *lossy, "rivals")
     table = Table("What was asked, and the answer", "verdicts", tuple(map(Column, names)))
-    for (_, statement, method), infos in asked.items():
+    for (_, statement, use), infos in asked.items():
         rows, infos = len({info["label"] for info in infos}), _fastest(infos)
         points = f"{len(infos)}" if rows == 1 else f"{len(infos)}, the fastest of {rows} rows"
         rivals = counted(info["rival"] for info in infos)
         losses = [_losses(infos)] if lossy else []
-        table.rows.append((statement, _of(method, infos), _answer(infos), points, _numbers(infos), *losses, rivals))
+        table.rows.append((statement, _of(use, infos), _answer(infos), points, _numbers(infos), *losses, rivals))
     table.notes += _notes(judged)
     return table
 
 
-def _of(method: str, infos: list[Info]) -> str:
+def _of(use: str, infos: list[Info]) -> str:
     """What it is about: in networks, which are few points, the row itself where it is one."""
     labels = {info["label"] for info in infos if info.get("network")}
-    return labels.pop() if len(labels) == 1 else method
+    return labels.pop() if len(labels) == 1 else use
 
 
 def _fastest(infos: list[Info]) -> list[Info]:

@@ -54,7 +54,7 @@ def _tables(name: str, rows: list[Info], ratios: Ratios) -> Iterator[Table]:
     trained = [row for row in of_kind["accuracy"] if "worst_weight_share" in row]
     if len(of_kind[None]) == len(rows):
         yield Table(f"{name}: {len(rows)} ran untimed", PHASES.get(rows[0]["phase"], "accuracy"))
-    for section in ("forward", "backward", "training"):
+    for section in PHASES.values():
         if timed := of_kind[section]:
             yield (_steps if section == "training" else _times)(name, section, timed, ratios)
     for learns, beside in ((False, "the dense run"), (True, "what its recipe says")):

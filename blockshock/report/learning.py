@@ -1,6 +1,6 @@
 """What recipes learn, beside dense training of the same seeds on the same tokens: step by step, and second by second.
 
-Two claims about each: H10, its step is faster; H11, after the same tokens it has lost no more than a margin. Intervals
+Two claims about each: its step is faster; and H11, after the same tokens it has lost no more than a margin. Intervals
 are Student's over the seeds, each a model of its own, of differences and ratios seed by seed; one seed has none.
 """
 
@@ -45,7 +45,7 @@ class Beside:
 
     @property
     def faster(self) -> str:
-        """H10, in a word."""
+        """Whether its step is, in a word."""
         return UNKNOWN if self.ratio is None else ANSWERS.get(self.ratio.verdict(), "undecided")
 
     @property
@@ -156,7 +156,7 @@ def _notes(places: Iterable[list[Info]]) -> Iterator[str]:
         "difference over seeds; at equal time: the difference when the quicker of the two is done, whatever rate the "
         "schedule of the other has then; flip rate: of the last new masks before each look, the mean"
     )
-    yield "faster (H10): a step of its takes less time than the dense one's, eager as it is, the whole schedule through"
+    yield "faster: a step of its takes less time than the dense one's, eager as it is, the whole schedule through"
     told = dict.fromkeys(
         (row["workload"], row["bits_margin"], row["unit"], row["data"]) for rows in places for row in rows
     )

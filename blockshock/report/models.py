@@ -12,7 +12,12 @@ from blockshock.saved import Run, is_alone, section_of, sound
 Info = dict[str, Any]
 Names = dict[tuple[Place, bool], str]
 """Of the best dense alternatives."""
-PASSES = {"forward": "forward", "backward": "forward and backward", "training": "training step"}
+PASSES = {
+    "forward": "forward",
+    "backward": "forward and backward",
+    "training": "training step",
+    "ffn": "both passes of a feed-forward block",
+}
 
 
 class _Where(NamedTuple):

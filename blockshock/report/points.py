@@ -157,9 +157,15 @@ def place_of(section: str, info: Info) -> Place:
     return (section, *(info.get(name) for name in PLACE))
 
 
+def use_of(row: Info) -> str:
+    """What the fastest row is looked for among, as of ``Against``."""
+    return str(row["label"] if row["promise"] == "learns" else row["method"])
+
+
 def _against(section: str, row: Info, best: Info | None, pair: Info | None) -> Against | None:
-    use = row["label"] if row["promise"] == "learns" else row["method"]
-    told: Info = {"section": section, "use": use} | {name: row.get(name) for name in ("method", "label", *PLACE)}
+    told: Info = {"section": section, "use": use_of(row)} | {
+        name: row.get(name) for name in ("method", "label", *PLACE)
+    }
     told |= {"scatter": (spread(row) or 0.0) + (spread(best or {}) or 0.0), "eager": _eager(row, best)}
     if pair is not None:
         interval = {"low": pair["ratio_low"], "high": pair["ratio_high"], "verdict": pair["verdict"]}

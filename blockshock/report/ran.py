@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from blockshock.report.tables import Info
 from blockshock.saved import Run, faults, several, was_checked
 
-DRAWN = ("gaussian", "uniform", "activation_like", "transformer_mlp", "attention_like", "vision_conv")
+DRAWN = ("gaussian", "uniform", "activation_like", "transformer_mlp", "attention_like", "vision_conv", "ffn")
 """Workloads whose weights are random numbers: no training made them."""
 
 

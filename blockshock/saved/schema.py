@@ -172,7 +172,7 @@ def unfit(info: dict[str, Any]) -> str | None:
     return None
 
 
-CHECKS = {1: "p50_ms", 2: "error_ratio", 3: "worst_weight_share"}
+CHECKS = {1: "p50_ms", 2: "error_ratio", 3: "worst_weight_share", 6: "worst_weight_share"}
 """What a row of each phase has that was not timed."""
 
 

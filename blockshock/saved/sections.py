@@ -8,6 +8,7 @@ SECTIONS = {
     "forward": "Forward (phase 1)",
     "backward": "Forward and backward (phase 2)",
     "training": "Training step (phase 3)",
+    "ffn": "Feed-forward block, forward and backward (phase 6)",
     "networks": "Whole networks (phase 4)",
     "learning": "What recipes learn (phase 5)",
     "verdicts": "Verdicts",
@@ -15,7 +16,7 @@ SECTIONS = {
     "drift": "Drift",
     "machine": "The machine's ceilings",
 }
-PHASES = {1: "forward", 2: "backward", 3: "training"}
+PHASES = {1: "forward", 2: "backward", 3: "training", 6: "ffn"}
 COMMANDS = {
     "forward": "pytest tests/test_phase1_forward.py -m bench",
     "backward": "pytest tests/test_phase2_backward.py -m bench",
@@ -25,6 +26,7 @@ COMMANDS = {
     "drift": "pytest tests/test_drift.py",
     "networks": "pytest tests/test_models.py -m bench",
     "learning": "pytest tests/test_learning.py -m bench",
+    "ffn": "pytest tests/test_blocks.py",
 }
 """What measures each part, less ``--benchmark-autosave``."""
 STAGES = {

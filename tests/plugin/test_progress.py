@@ -18,12 +18,13 @@ from inner_pytest import LIGHT_OPTIONS, environment, light_suite
 from resolving import GPU_DEFAULTS
 
 from blockshock.phases.case import Case
+from blockshock.plugin.blocks import block_hypotheses
 from blockshock.plugin.cases import hypotheses, network_hypotheses
 from blockshock.plugin.pace import USUAL, Pace, Usual
 from blockshock.plugin.phases import PHASES
 from blockshock.plugin.progress import EVERY_SECONDS, Progress
 
-KINDS = [*PHASES, "forward claim", "training claim", "network claim"]
+KINDS = [*PHASES, "forward claim", "training claim", "network claim", "ffn claim"]
 
 
 def test_every_phase_has_a_usual_time_on_every_device() -> None:
@@ -35,6 +36,8 @@ def test_every_phase_has_a_usual_time_on_every_device() -> None:
     assert claims == {"forward claim", "training claim"}
     (claim, *_) = network_hypotheses(GPU_DEFAULTS)
     assert Usual.of({"network_claim": claim}, "cuda").kind == "network claim"
+    (claim, *_) = block_hypotheses(GPU_DEFAULTS)
+    assert Usual.of({"block_claim": claim}, "cuda").kind == "ffn claim"
     assert Usual.of({"number": 3, "forward_case": None}, "cpu").kind == "other"
 
 

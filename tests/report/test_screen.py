@@ -15,6 +15,7 @@ from rows import Info, checked, run_of, stepped, tables, timed, verdict
 from blockshock.__main__ import main
 from blockshock.matrices import WORKLOADS
 from blockshock.matrices.workloads import Workload
+from blockshock.phases.ffn import WORKLOAD
 from blockshock.report import screen
 from blockshock.report.answer import answer
 from blockshock.report.asked import verdict_table
@@ -124,7 +125,7 @@ def test_tables_by_their_section_and_all(capsys: pytest.CaptureFixture[str]) -> 
     assert verdicts.strip() not in ("", every.strip())
     assert main(["report", str(path), "--tables", "speeds"]) == 2
     assert capsys.readouterr().err == (
-        "--tables: there are none of 'speeds'; choose forward, backward, training, networks, learning, verdicts, "
+        "--tables: there are none of 'speeds'; choose forward, backward, training, ffn, networks, learning, verdicts, "
         "accuracy, drift, machine, across, all. Runs go before --tables\n"
     )
 
@@ -254,7 +255,7 @@ def test_a_use_says_what_was_tried_and_a_run_which_weights() -> None:
 
 def test_the_workloads_that_are_said_to_be_random_are_so() -> None:
     drawn = [name for name in WORKLOADS.names() if WORKLOADS.get(name).weights is Workload.weights]
-    assert list(DRAWN) == drawn
+    assert list(DRAWN) == [*drawn, WORKLOAD], "and those of feed-forward blocks"
 
 
 def test_a_dense_product_of_a_W_with_zeros_is_remarked_on_whatever_it_is_called() -> None:

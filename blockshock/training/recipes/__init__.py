@@ -3,6 +3,7 @@
 from blockshock.training.recipes.base import EIGHT, RECIPES, Recipe, recipe_of
 from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, block, block_recipe_of
 from blockshock.training.recipes.eight_bits import PackedEightBits, of_gradients, of_values, represented
+from blockshock.training.recipes.either import any_recipe_of, is_of_blocks
 from blockshock.training.recipes.packed_blocks import block_bytes
 from blockshock.training.recipes.packing import RecipePacking
 from blockshock.training.recipes.saved_state import SCORES
