@@ -16,6 +16,8 @@ from blockshock.errors import InputError
 from blockshock.models.base import STD, check_width
 from blockshock.models.rotary import turned, turns
 from blockshock.registry import check_range
+from blockshock.training.recipes.activation import ACTS
+from blockshock.training.recipes.blocks import check_choice
 
 BYTES, THETA = 256, 10000.0
 
@@ -23,9 +25,9 @@ BYTES, THETA = 256, 10000.0
 class Block(nn.Module):
     """Attention to the bytes before, and a feed-forward part of four times the width."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, act: str) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.act = heads, ACTS[act]
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
@@ -38,7 +40,7 @@ class Block(nn.Module):
         q_BHTd, k_BHTd = turned(q_BHTd, turns_2Td), turned(k_BHTd, turns_2Td)
         mixed_BHTd = F.scaled_dot_product_attention(q_BHTd, k_BHTd, v_BHTd, is_causal=True)
         x_BTD = x_BTD + self.out(mixed_BHTd.transpose(1, 2).flatten(2))
-        return x_BTD + self.down(F.gelu(self.up(self.norm2(x_BTD))))
+        return x_BTD + self.down(self.act(self.up(self.norm2(x_BTD))))
 
 
 class ByteGPT(nn.Module):
@@ -48,20 +50,25 @@ class ByteGPT(nn.Module):
         width, layers, heads: without arguments 3.3 million parameters, those of the network ``lm``; with a width of 512
             and 8 layers 25 million.
         context: bytes of the sequences that it is trained and judged on; it takes any.
+        act: of the feed-forward parts: gelu, relu, or relu2, its square.
 
     Raises:
-        InputError: the width is no multiple of 64, or heads do not divide it into pairs of channels.
+        InputError: there is no such activation function; the width is no multiple of 64, or heads do not divide it into
+            pairs of channels.
     """
 
-    def __init__(self, width: int = 256, layers: int = 4, heads: int = 4, context: int = 512) -> None:
+    def __init__(
+        self, width: int = 256, layers: int = 4, heads: int = 4, context: int = 512, act: str = "gelu"
+    ) -> None:
         super().__init__()
+        check_choice("act", act, tuple(ACTS))
         check_width(width, 64, layers=layers, heads=heads)
         check_range(1, 1 << 16, context=context)
         if width % (2 * heads):
             raise InputError(f"heads must divide half of the width, {width // 2}, got heads={heads}")
         self.width, self.heads, self.context = width, heads, context
         self.bytes = nn.Embedding(BYTES, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, act) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, BYTES, bias=False)
 
     def forward(self, bytes_BT: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from blockshock.models.base import STD
 from blockshock.models.tasks import TASKS, Batch, Task
 from blockshock.models.text import DATA
+from blockshock.training.recipes.activation import ACTS
 
 SIDE, CLASSES, PIXEL = 8, 10, 17
 TRAINED_ON = 1347
@@ -34,22 +35,22 @@ def moved(images_IHW: torch.Tensor) -> torch.Tensor:
 class Block(nn.Module):
     """A feed-forward part of four times the width, beside which the input goes on."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, act: str) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm, self.act = nn.LayerNorm(width), ACTS[act]
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
-        return x_BD + self.down(F.gelu(self.up(self.norm(x_BD))))
+        return x_BD + self.down(self.act(self.up(self.norm(x_BD))))
 
 
 class DigitNet(nn.Module):
     """Pixels (B, 64) → logits (B, 10)."""
 
-    def __init__(self, width: int, layers: int) -> None:
+    def __init__(self, width: int, layers: int, act: str = "gelu") -> None:
         super().__init__()
         self.pixels = nn.Linear(SIDE * SIDE, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, act) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
 
     def forward(self, x_BD: torch.Tensor) -> torch.Tensor:
@@ -76,7 +77,7 @@ class Digits(Task):
         return int(self.batches[device_type])
 
     def skeleton(self, device_type: str) -> nn.Module:
-        return DigitNet(**self.sizes[device_type])
+        return DigitNet(**self.sizes[device_type], act=self.act)
 
     @torch.no_grad()
     def draw(self, model: nn.Module, seed: int) -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors import safe_open
@@ -82,7 +82,7 @@ def _windows(name: str, device: torch.device, size: int | None) -> torch.Tensor:
     return text.windows(text.committed_text(name)[:size], ByteGPT(**_sizes()).context).to(device)
 
 
-def _sizes() -> dict[str, int]:
+def _sizes() -> dict[str, Any]:
     """Arguments of a ByteGPT with such weights; none, for the usual ones, where they are not there."""
     if not WEIGHTS.is_file():
         return {}

@@ -13,6 +13,8 @@ from torch import nn
 from blockshock.models import text
 from blockshock.models.byte_gpt import ByteGPT
 from blockshock.registry import Registry
+from blockshock.training.recipes.activation import ACTS
+from blockshock.training.recipes.blocks import check_choice
 
 Batch = tuple[torch.Tensor, ...]
 
@@ -27,6 +29,10 @@ class Task:
         margin: bits a prediction that a recipe may lose to dense training and still be said to learn as well.
         learnt: bits by which the loss on what is held out must fall, else nothing was learned.
         gib: of memory that training takes at most.
+        mlp: names of the two layers of a feed-forward part, which a module holds with ``act``, what is between them.
+
+    Args:
+        act: the activation function of the feed-forward parts: gelu, relu, or relu2, its square.
     """
 
     unit: ClassVar[str]
@@ -36,6 +42,10 @@ class Task:
     learnt: ClassVar[float]
     gib: ClassVar[dict[str, float]]
     mlp: ClassVar[tuple[str, ...]] = ("up", "down")
+
+    def __init__(self, act: str = "gelu") -> None:
+        check_choice("act", act, tuple(ACTS))
+        self.act = act
 
     def tokens(self, device_type: str) -> int:
         """Predictions of a step: rows of x that a layer meets in it."""
@@ -107,7 +117,7 @@ class Text(Task):
         return int(self.batches[device_type] * self.sizes[device_type]["context"])
 
     def skeleton(self, device_type: str) -> nn.Module:
-        return ByteGPT(**self.sizes[device_type])
+        return ByteGPT(**self.sizes[device_type], act=self.act)
 
     def draw(self, model: nn.Module, seed: int) -> None:
         assert isinstance(model, ByteGPT)

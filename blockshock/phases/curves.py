@@ -17,7 +17,7 @@ from blockshock.models import Task, build_task
 from blockshock.phases.case import Case, this_device, unavailable
 from blockshock.phases.pupil import DENSE, Curve, Pupil, linears_meant
 from blockshock.registry import parse_spec
-from blockshock.training import RECIPES, recipe_of
+from blockshock.training import BLOCK_RECIPES, RECIPES, Recipe, any_recipe_of, is_of_blocks
 
 LOOKS = 10
 """How often what is held out is looked at."""
@@ -52,7 +52,13 @@ class CurveCase(Case):
     @property
     def recipe(self) -> str:
         """With what its paper has by the length of training, unless its spec says it."""
-        return scaled(self.picks["recipe"], self.steps)
+        return self.recipe_for(self.steps)
+
+    def recipe_for(self, steps: int) -> str:
+        """The same for so many steps; of blocks with the activation function of the task, unless its spec says one."""
+        spec = scaled(self.picks["recipe"], steps)
+        says = "act" in parse_spec(spec)[1] or not is_of_blocks(spec)
+        return spec if says else f"{spec}:act={build_task(self.workload).act}"
 
 
 def curve_case(
@@ -71,7 +77,8 @@ def curve_case(
 def scaled(spec: str, steps: int) -> str:
     """The spec of a recipe for so many steps."""
     name, said = parse_spec(spec)
-    more = {key: value for key, value in RECIPES.get(name).scaled(steps).items() if key not in said}
+    kind: type[Recipe] = (BLOCK_RECIPES if is_of_blocks(spec) else RECIPES).get(name)
+    more = {key: value for key, value in kind.scaled(steps).items() if key not in said}
     return ":".join([spec.strip(), *(f"{key}={value}" for key, value in more.items())])
 
 
@@ -124,10 +131,19 @@ class CurvesResult:
 def obstacle(case: CurveCase, backward: bool = False, builds: int = 1) -> str | None:
     """None if this rank can run the case, else one sentence that says why not. Allocates nothing of size."""
     device = this_device()
-    if reason := unavailable(case, device, True) or recipe_of(case.recipe).unsuitable(case.N, case.K):
+    if reason := unavailable(case, device, True) or _unsuitable(case):
         return reason
     needed, free = int(build_task(case.workload).gib[device.type] * 2**30), memory.free_bytes(device)
     return f"needs about {memory.gib(needed)} on {device}, {memory.gib(free)} are free" if needed > free else None
+
+
+def _unsuitable(case: CurveCase) -> str | None:
+    recipe = any_recipe_of(case.recipe)
+    act, has = getattr(recipe, "act", None), build_task(case.workload).act
+    if act not in (None, has):
+        task = parse_spec(case.workload)[0]
+        return f"its activation function is {act}, that of the model {has}: take --tasks {task}:act={act}"
+    return recipe.unsuitable(case.N, case.K)
 
 
 def run(case: CurveCase) -> CurvesResult:
@@ -135,7 +151,7 @@ def run(case: CurveCase) -> CurvesResult:
     device, task = this_device(), build_task(case.workload)
     data = task.load(device, case.corpus)
     at = list(dict.fromkeys(max(1, case.steps * (look + 1) // LOOKS) for look in range(LOOKS)))
-    pupil = Pupil(task, device, scaled(case.picks["recipe"], WARMUP_STEPS), WARMUP_STEPS, case.seed)
+    pupil = Pupil(task, device, case.recipe_for(WARMUP_STEPS), WARMUP_STEPS, case.seed)
     begin_bits = pupil.bits()
     pupil.learn([WARMUP_STEPS])
     curves = []
@@ -155,7 +171,7 @@ def run(case: CurveCase) -> CurvesResult:
         data=data,
         recipe=case.recipe,
         parameters=sum(held.numel() for held in pupil.model.parameters()),
-        replaced=len(pupil.storages),
+        replaced=pupil.replaced,
         algorithm=pupil.algorithm,
         compiled=compiled,
         not_compiled=why,

@@ -12,10 +12,12 @@ from torch import nn
 
 from blockshock.errors import InputError
 from blockshock.models import Task
+from blockshock.nn.ffn import SparseFFN
 from blockshock.nn.method_linear import MethodLinear
 from blockshock.nn.replacing import replace_linears
 from blockshock.registry import parse_spec
-from blockshock.training import RECIPES, RecipeStorage, recipe_of
+from blockshock.training import RECIPES, RecipeStorage, any_recipe_of, is_of_blocks
+from blockshock.training.recipes.packing import sparse_cores
 
 DENSE = "dense"
 PRODUCTS = {"cpu": torch.float32, "cuda": torch.bfloat16}
@@ -51,7 +53,9 @@ class Pupil:
     In bf16 under autocast on a GPU, its parameters in float32; in float32 on a CPU.
 
     Attributes:
-        storages: of the layers that the recipe trains; none of ``dense``, which leaves the model as it is.
+        storages: of the layers whose weights the recipe multiplies 2:4; none of ``dense``, which leaves the model as it
+            is, and of recipes of blocks.
+        replaced: how many layers are the recipe's.
 
     Raises:
         InputError: the recipe takes not all of the layers.
@@ -63,9 +67,13 @@ class Pupil:
             self.model = task.skeleton(device.type)
         task.draw(self.model, seed)
         self.storages: list[RecipeStorage] = []
+        self.replaced = 0
         self.algorithm = "dense"
         self._called: nn.Module = self.model
-        if parse_spec(recipe)[0] != DENSE:
+        if is_of_blocks(recipe):
+            self._replace_blocks(recipe)
+            torch.manual_seed(seed)  # they draw from torch's own generator
+        elif parse_spec(recipe)[0] != DENSE:
             self._replace(f"recipe-{_of_seed(recipe, seed)}")
         self._stream = torch.Generator().manual_seed(seed)
         masked = {storage.parameter for storage in self.storages}
@@ -75,7 +83,7 @@ class Pupil:
         groups = [
             {"params": held, "weight_decay": decay, "masked": is_masked} for held, decay, is_masked in rates if held
         ]
-        self._optimizer = recipe_of(recipe).optimizer(groups, steps, lr=task.lr[device.type], betas=BETAS)
+        self._optimizer = any_recipe_of(recipe).optimizer(groups, steps, lr=task.lr[device.type], betas=BETAS)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
 
     def _replace(self, row: str) -> None:
@@ -89,6 +97,21 @@ class Pupil:
         layers = [layer.layer for layer in self.model.modules() if isinstance(layer, MethodLinear)]
         self.storages = [one for layer in layers for one in layer.storages() if isinstance(one, RecipeStorage)]
         self.algorithm = " | ".join(dict.fromkeys(layer.algorithm for layer in layers))
+        self.replaced = len(layers)
+
+    def _replace_blocks(self, recipe: str) -> None:
+        """A SparseFFN in the place of each pair of layers and of what is between them."""
+        first, second = self.task.mlp
+        for block in [module for module in self.model.modules() if hasattr(module, first) and hasattr(module, second)]:
+            fc1, fc2 = getattr(block, first), getattr(block, second)
+            setattr(block, first, SparseFFN.of(fc1, fc2, recipe))
+            setattr(block, second, nn.Identity())
+            block.act = nn.Identity()
+            self.replaced += 2
+            sparse = sparse_cores(fc1.out_features, fc1.in_features, PRODUCTS[self.device.type], self.device)
+            self.algorithm = "cusparselt" if sparse else "dense, with zeros"
+        if not self.replaced:
+            raise InputError(f"{recipe} finds no feed-forward part to train: no module has a {first} and a {second}")
 
     def compile(self) -> None:
         """Train its compiled form from now on."""

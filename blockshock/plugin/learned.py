@@ -8,6 +8,7 @@ from blockshock.models import build_task, text
 from blockshock.phases import Case, CurveCase, CurvesResult, curve_case
 from blockshock.plugin.options import DEFAULT_LEARNING, DEFAULT_SEEDS
 from blockshock.plugin.settings import Settings
+from blockshock.training import is_of_blocks
 
 
 def curves(settings: Settings) -> list[Case]:
@@ -52,6 +53,6 @@ def describe_curves(case: CurveCase, result: CurvesResult) -> dict[str, Any]:
         info["compiled_step_ms"] = result.compiled * 1e3
     if result.not_compiled is not None:
         info["not_compiled"] = result.not_compiled
-    if result.replaced:
+    if result.replaced and not is_of_blocks(case.picks["recipe"]):  # whose weights have no masks
         info["mean_flip_rate"] = sum(flip_rates) / len(flip_rates)
     return info if result.same_again is None else info | {"same_again": result.same_again}

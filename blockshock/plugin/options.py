@@ -30,7 +30,10 @@ from blockshock.training import OPTIMIZERS
 DEFAULT_NETWORKS = {"cpu": "minilm", "cuda": "minilm,lm,vit_b,vit_l,llama3-8b,llama3-8b-decode"}
 DEFAULT_LEARNING = {
     "cpu": ("dense", "fst", "s_ste", "supermask"),
-    "cuda": ("dense", "ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask"),
+    "cuda": (
+        *("dense", "ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask"),
+        *("activation:where=post:masks=rows", "dropout24"),
+    ),
 }
 """Recipes of phase 5."""
 DEFAULT_SEEDS = {"cpu": 1, "cuda": 3}

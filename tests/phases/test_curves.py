@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from blockshock.errors import InputError
 from blockshock.models.tasks import TASKS, Task, Text
+from blockshock.nn.ffn import SparseFFN
 from blockshock.phases import CurveCase, curve_case, curves, pupil
 from blockshock.phases.curves import CurvesResult
 from blockshock.phases.pupil import Curve, Pupil
@@ -88,6 +90,45 @@ def test_step_switches_by_its_own_optimizer() -> None:
     assert type(one._optimizer).__name__ == "StepAdamW"
 
 
+BLOCK = "activation:where=post:masks=rows:act=gelu"
+
+
+@pytest.mark.parametrize("recipe", [BLOCK, "dropout24"])
+@pytest.mark.parametrize("name", TASKS.names())
+def test_a_recipe_of_blocks_trains_the_same_parts_by_sparse_activations(name: str, recipe: str) -> None:
+    task = TASKS.get(name)()
+    task.load(CPU, None)
+    dense, sparse = (Pupil(task, CPU, one, 2, 0) for one in ("dense", recipe))
+    kinds = [type(module) for module in sparse.model.modules()]
+    assert (sparse.replaced, kinds.count(SparseFFN), sparse.storages) == (4, 2, [])
+    held = [list(one.model.parameters()) for one in (dense, sparse)]
+    assert all(map(torch.equal, *held)), "the same weights, in the same order"
+    before = [one.bits() for one in (dense, sparse)]
+    assert (before[0] == before[1]) is (recipe == "dropout24"), "dense in evaluation"
+    sparse.learn([2])
+    assert not any(map(torch.equal, *held))
+
+
+def test_a_causal_model_with_masks_of_rows_sees_nothing_of_what_is_to_come() -> None:
+    bytes_BT = torch.randint(256, (1, 16), generator=torch.Generator().manual_seed(0))
+    later_BT = torch.cat([bytes_BT[:, :13], bytes_BT[:, 13:].flip(1)], 1)
+    for recipe, sees in ((BLOCK, False), ("activation:where=post:act=gelu", True)):
+        model = taught(recipe).model.eval()
+        with torch.no_grad():
+            assert torch.allclose(model(bytes_BT)[:, :13], model(later_BT)[:, :13], atol=1e-6) is not sees
+
+
+def test_the_activation_function_is_the_task_s() -> None:
+    assert case("dropout24").recipe == "dropout24:act=gelu"
+    assert case("activation:masks=rows", task="text:act=relu2").recipe == "activation:masks=rows:act=relu2"
+    assert case("fst", 4).recipe == "fst:every=1:dense_from=3"
+    task = Text("relu2")
+    z = torch.tensor([-1.0, 3.0])
+    assert task.skeleton("cpu").blocks[0].act(z).tolist() == [0.0, 9.0]  # type: ignore[union-attr, operator, index]
+    with pytest.raises(InputError, match="act is one of gelu, relu, relu2, got act=tanh"):
+        Text("tanh")
+
+
 def _run_with(planted: str, found: CurveCase) -> CurvesResult:
     with pytest.MonkeyPatch.context() as patch:
         FAULTS[planted](patch)
@@ -99,6 +140,10 @@ def forgets_its_seed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pupil, "_of_seed", lambda spec, seed: plain(spec, next(drawn)))
 
 
+def draws_of_the_moment(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch, "manual_seed", lambda seed: None)
+
+
 def gradients_of_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
 
@@ -106,18 +151,25 @@ def gradients_of_nothing(patch: pytest.MonkeyPatch) -> None:
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "none": lambda patch: None,
     "forgets its seed": forgets_its_seed,
+    "draws of the moment": draws_of_the_moment,
     "gradients of nothing": gradients_of_nothing,
 }
 
 
 @pytest.mark.parametrize(
-    ("planted", "same", "learns"),
-    [("none", True, True), ("forgets its seed", False, True), ("gradients of nothing", True, False)],
+    ("planted", "recipe", "same", "learns"),
+    [
+        ("none", "fst:every=4", True, True),
+        ("none", "dropout24", True, True),
+        ("forgets its seed", "fst:every=4", False, True),
+        ("draws of the moment", "dropout24", False, True),
+        ("gradients of nothing", "fst:every=4", True, False),
+    ],
 )
 def test_what_does_not_learn_or_is_not_the_same_again_is_found(
-    cpu_ranks: Ranks, planted: str, same: bool, learns: bool
+    cpu_ranks: Ranks, planted: str, recipe: str, same: bool, learns: bool
 ) -> None:
-    found, *_ = cpu_ranks.run(_run_with, planted, replace(case("fst", 12), picks={"recipe": "fst:every=4"}))
+    found, *_ = cpu_ranks.run(_run_with, planted, case(recipe, 12))
     assert found.same_again is same
     said = found.failure(case("fst", 12))
     assert (said is None) is learns, said
@@ -142,6 +194,7 @@ def test_what_is_saved_names_no_path() -> None:
     assert "somebody" not in str(told)
     assert told["corpus"] == "lm_corpus.txt"
     assert describe_curves(case("fst"), result([5.0, 4.0]))["corpus"] is None
+    assert "mean_flip_rate" not in describe_curves(case("dropout24"), result([5.0, 4.0])), "its weights have no masks"
     assert (told["step_ms"], told["last_bits"], told["mean_flip_rate"]) == ([250.0], 4.0, 0.1)
     assert result([5.0, 4.0]).step_seconds() == [0.25, 0.25]
 
@@ -161,5 +214,8 @@ def test_a_compiled_model_is_timed_or_says_why_not(monkeypatch: pytest.MonkeyPat
 
 def test_what_cannot_run_is_said_before_it_is_built(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(curves.obstacle, case("fst"))[0] is None
+    assert cpu_ranks.run(curves.obstacle, case("dropout24"))[0] is None
+    other = cpu_ranks.run(curves.obstacle, case("activation:act=relu2"))[0]
+    assert other == "its activation function is relu2, that of the model gelu: take --tasks text:act=relu2"
     odd = replace(case("fst"), N=66)
     assert "N must be a multiple of 4, got 66" in (cpu_ranks.run(curves.obstacle, odd)[0] or "")

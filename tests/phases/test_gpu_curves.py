@@ -15,7 +15,10 @@ from blockshock.ranks import Ranks, spawn
 from blockshock.training import recipe_of
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
-RECIPES = ("ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask")
+RECIPES = (
+    *("ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask"),
+    *("activation:where=post:masks=rows", "dropout24"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,9 @@ def test_dense_training_comes_first_and_is_always_there() -> None:
 
 def test_on_a_gpu_each_recipe_has_three_seeds() -> None:
     grid = curves(replace(GPU_DEFAULTS, tasks=("text",)))
-    assert {case.label for case in grid} == {
-        f"recipe {name}" for name in ["dense", "ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask"]
-    }
+    names = ("dense", "ste", "sr_ste", "fst", "s_ste", "step", "pruned", "supermask")
+    of_blocks = ("activation:where=post:masks=rows", "dropout24")
+    assert {case.label for case in grid} == {f"recipe {name}" for name in (*names, *of_blocks)}
     assert {(case.seeds, case.dtype, case.steps) for case in grid} == {(3, "bf16", 300)}  # type: ignore[attr-defined]
     assert {(case.N, case.K, case.B) for case in grid} == {(2048, 512, 64 * 512)}
 
