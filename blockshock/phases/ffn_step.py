@@ -17,7 +17,7 @@ import torch
 
 from blockshock.machine import memory
 from blockshock.measure import Work, timing
-from blockshock.methods import Shape
+from blockshock.methods import Method, Shape
 from blockshock.methods.with_recipe import WithRecipe
 from blockshock.nn.method_linear import MethodLinear
 from blockshock.phases.builds import BLOCK_SHARE, PairBlocks, over_builds, pairs_in_blocks, protocol_of_ranks
@@ -26,7 +26,7 @@ from blockshock.phases.compare import FEWEST_ROUNDS, PairResult
 from blockshock.phases.ffn import Block, FFNCase, build
 from blockshock.phases.forward import TimingResult
 from blockshock.phases.stage_times import StageTimes, time_stages
-from blockshock.training import BlockRecipe, Recipe, Training, any_recipe_of, is_of_blocks
+from blockshock.training import Training, block_recipe_of, is_of_blocks
 from blockshock.training.recipes.packing import sparse_cores
 
 STAGED = "dense_single"
@@ -101,14 +101,14 @@ def one_build(case: FFNCase, mode: str, rounds: int, warmup: int, flush: bool) -
 def pair(first: FFNCase, second: FFNCase, mode: str, rounds: int, warmup: int, flush: bool) -> PairResult:
     """Time the two in pairs, block by block built anew; the second is a dense block."""
     shares: list[float] = []
-    told: list[str] = []
+    told: list[tuple[str, dict[str, Work]]] = []
 
     def calls(index: int, block: Block) -> list[timing.Call]:
         step = Step(block)
         if index:
             return [step] * len(shares)  # which those of the first, made before, have set
         shares[:], parts = zip(*step.parts(), strict=True)
-        told[:] = [_algorithm(first, block)]
+        told[:] = [(_algorithm(first, block), _work(first, block))]
         return list(parts)
 
     stream = random.Random(f"{first.id} {second.id} {first.seed}")
@@ -120,7 +120,7 @@ def pair(first: FFNCase, second: FFNCase, mode: str, rounds: int, warmup: int, f
         [mean_rounds(shares, parts) for parts in zip(*(getattr(one, side) for one in found), strict=True)]
         for side in ("first", "second")
     )
-    return PairResult(PairBlocks(ours, theirs, found[0].pilot, found[0].repeated), told[0], _work(first))
+    return PairResult(PairBlocks(ours, theirs, found[0].pilot, found[0].repeated), *told[0])
 
 
 def _described(case: FFNCase, block: Block, protocol: timing.Protocol) -> TimingResult:
@@ -141,7 +141,7 @@ def _described(case: FFNCase, block: Block, protocol: timing.Protocol) -> Timing
         building_bytes=block.building_bytes,
         steady_bytes=weight_bytes + steady[0],
         algorithm=_algorithm(case, block),
-        work=_work(case),
+        work=_work(case, block),
     )
     if protocol.mode == "cuda_graph":
         result.eager_samples = _timed(step, replace(protocol, mode="cuda_events"))
@@ -189,18 +189,30 @@ def _estimate(case: FFNCase) -> int:
     return sum(WithRecipe.estimate(shape).steady for shape in shapes)
 
 
-def _work(case: FFNCase) -> dict[str, Work]:
+def _work(case: FFNCase, block: Block) -> dict[str, Work]:
     """Of the six products: what lies between them need not reach the memory."""
-    each, itemsize = 2 * case.B * case.N * case.K, case.torch_dtype.itemsize
-    sparse = _sparse_products(any_recipe_of(case.recipe)) if case.recipe and _multiplies_24(case) else 0.0
-    flops = Counter({"dense": round((6 - sparse) * each), "2:4": round(sparse * each / 2)})
-    weights, tokens = 2 * case.N * case.K * itemsize, case.B * case.K * itemsize
-    return {"products": Work(+flops, weights + 2 * tokens, weights + tokens, weights + 2 * tokens)}
+    layers = [one.layer for one in block.model.modules() if isinstance(one, MethodLinear)]
+    flops = sum((_of_layer(layer, case.B) for layer in layers), Counter[str]()) or _of_block(case)
+    weights, tokens = (size * case.K * case.torch_dtype.itemsize for size in (2 * case.N, case.B))
+    return {"products": Work(flops, weights + 2 * tokens, weights + tokens, weights + 2 * tokens)}
 
 
-def _sparse_products(recipe: Recipe) -> float:
-    """How many of the six have a 2:4 operand; of one over features that are thinned in part that part."""
-    if isinstance(recipe, BlockRecipe):
-        over_tokens = 1.0 if recipe.both_ways else 1 - recipe.dense
-        return (1 + over_tokens) * (2 if recipe.gradient == "sp24" else 1)
-    return 2.0 * (recipe.prunes + (recipe.prunes and recipe.turns) + recipe.samples)
+def _of_layer(layer: Method, tokens: int) -> Counter[str]:
+    """Operations of the three products of a layer with a recipe, by unit; that of ∇W is in a format where y's is."""
+    (forward,), other = layer.operands()
+    flops = Counter[str]()
+    for operand in (forward, (other or [forward])[0]):
+        flops[operand.unit] += 2 * tokens * operand.values
+    sampled = isinstance(layer, WithRecipe) and layer.recipe.samples and forward.unit.endswith("2:4")
+    unit = "dense" if forward.unit == "2:4" and not sampled else forward.unit
+    flops[unit] += (1 if sampled else 2) * tokens * layer.N * layer.K
+    return flops
+
+
+def _of_block(case: FFNCase) -> Counter[str]:
+    """The same of all six, with dense weights. Of one over features that are thinned in part, that part is 2:4."""
+    each, sparse = 2 * case.B * case.N * case.K, 0.0
+    if case.recipe is not None and _multiplies_24(case):
+        recipe = block_recipe_of(case.recipe)
+        sparse = (2 if recipe.both_ways else 2 - recipe.dense) * (2 if recipe.gradient == "sp24" else 1)
+    return +Counter({"dense": round((6 - sparse) * each), "2:4": round(sparse * each / 2)})

@@ -230,3 +230,22 @@ def test_all_rows_of_a_point_have_the_same_weights_and_inputs(monkeypatch: pytes
             assert torch.equal(one, beside)
         assert torch.equal(dense.x_BD, other.x_BD)
         assert torch.equal(dense.grad_y_BD, other.grad_y_BD)
+
+
+def _operations(recipe: str | None) -> dict[str, int]:
+    """Of all products where sparse tensor cores multiply what they can, as a share of one dense product of a layer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ffn_step, "_multiplies_24", lambda case: True)
+        found = ffn_step._work(case(recipe), ffn.build(case(recipe)))["products"].flops
+    return {unit: count / (2 * 60 * 32 * 256) for unit, count in found.items()}
+
+
+def test_the_limit_is_that_of_products_of_which_some_are_2_4(cpu_ranks: Ranks) -> None:
+    for recipe, flops in (
+        (None, {"dense": 6.0}),
+        ("activation", {"dense": 2.0, "2:4": 2.0}),
+        ("activation:gradient=dense", {"dense": 4.0, "2:4": 1.0}),
+        (ROWS, {"dense": 3.0, "2:4": 1.5}),
+        ("fst", {"dense": 6.0}),  # by whose layers: on a CPU zeros are multiplied
+    ):
+        assert cpu_ranks.run(_operations, recipe)[0] == flops, recipe
