@@ -249,3 +249,13 @@ def test_the_limit_is_that_of_products_of_which_some_are_2_4(cpu_ranks: Ranks) -
         ("fst", {"dense": 6.0}),  # by whose layers: on a CPU zeros are multiplied
     ):
         assert cpu_ranks.run(_operations, recipe)[0] == flops, recipe
+
+
+def test_what_is_next_to_nothing_tells_nothing_of_a_mask() -> None:
+    recipe = Activation(act="gelu", masks="rows")
+    z_BH = torch.tensor([[-6.0, 1.0, 0.5, 0.2]])
+    kept = lambda *which: F.gelu(z_BH) * torch.tensor([which])  # noqa: E731
+    assert ffn_check._fault_of_mask(recipe, kept(1, 1, 0, 0), z_BH) is None
+    assert ffn_check._fault_of_mask(recipe, kept(0, 1, 0, 0), z_BH) is None, "gelu of −6 may be zero"
+    assert ffn_check._fault_of_mask(recipe, kept(0, 1, 1, 0), z_BH) == "it keeps less than could be kept"
+    assert "not 2:4" in (ffn_check._fault_of_mask(recipe, kept(1, 1, 1, 1), z_BH) or "")
