@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import functools
+import gc
 import importlib
 import os
 import signal
@@ -27,6 +28,7 @@ JOINING = "blockshock.ranks.join"  # which imports torch
 def main(rank: int, join: Callable[[], None], pipe: Connection[Any, Any], stacks: Path, tied: bool) -> None:
     """Be a rank: join the process group, then answer calls until told to stop or until the parent is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.disable()  # all that importing torch makes stays: to look for garbage in it takes a fifth of the import
     if tied:  # needs no Python thread, so it works even where native code hangs while it holds the interpreter lock
         end_with_parent_thread(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -35,13 +37,17 @@ def main(rank: int, join: Callable[[], None], pipe: Connection[Any, Any], stacks
     faulthandler.enable(descriptor)
     faulthandler.register(signal.SIGUSR1, descriptor)
     try:
-        pipe.send_bytes(answers.answer(rank, join))
+        joined = answers.answer(rank, join)
+        gc.freeze()
+        gc.enable()
+        pipe.send_bytes(joined)
         while message := pipe.recv_bytes():
             pipe.send_bytes(answers.answer(rank, functools.partial(answers.call, message)))
     except (EOFError, OSError):  # the parent is gone
         os._exit(1)
     if (joining := sys.modules.get(JOINING)) is not None:
         joining.leave()
+    gc.freeze()  # it ends with all that it holds, which needs no looking through
 
 
 def join_spawned(
