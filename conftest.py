@@ -1,5 +1,6 @@
 """Loads the suite's pytest plugin. Your own workloads, masks and methods come by --extend: the README shows how."""
 
+import gc
 import sys
 from contextlib import nullcontext
 
@@ -9,6 +10,7 @@ from blockshock.doctor.extras import need
 
 need("the suite", "suite")
 pytest_plugins = ["blockshock.plugin"]
+gc.disable()  # until that is imported: all that torch makes stays, and to look for garbage in it takes its time
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -17,3 +19,8 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     with capture.global_and_fixture_disabled() if capture else nullcontext():
         if sys.stderr.isatty():
             print("blockshock: loading torch ...", end="\r", file=sys.stderr, flush=True)
+
+
+def pytest_configure() -> None:
+    gc.freeze()  # nor is it looked through later, or at the end
+    gc.enable()
