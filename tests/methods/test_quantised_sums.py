@@ -27,9 +27,8 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 SIZE = ("gaussian", 64, 96, 7)
 ROW = Case("dense_tp_row", {"format": "int8"}, *SIZE, "bf16")
 HALVES = Case("block_shock", {"kernel": "reference", "mask": "magnitude", "format": "int8"}, *SIZE, "bf16")
-PRUNED = Case(
-    "pruned_tp_row", {"kernel": "reference", "pruner": "magnitude:permute=yes", "format": "int8"}, *SIZE, "bf16"
-)
+PRUNED = replace(ROW, method="pruned_tp_row", K=32).picking(kernel="reference", pruner="magnitude:permute=yes")
+"""Of few columns: every rank searches for their order, which takes its time by their number."""
 DTYPES = {"int8": "bf16", "fp8": "fp32"}
 CASES = [ROW, HALVES, PRUNED]
 EACH = pytest.mark.parametrize("case", CASES, ids=lambda case: case.method)
@@ -137,7 +136,7 @@ def test_two_halves_lose_what_the_format_does_and_the_first_what_its_mask_does(c
 def test_times_and_memory_are_told(case: Case, cpu_ranks: Ranks) -> None:
     for found in cpu_ranks.run(forward.run, case, "sync", 2, 1, False):
         assert {"quantise", "matmul", "dequantise", "reduce"} <= set(found.stages)
-        assert found.weight_bytes <= found.estimated_weight_bytes < 64 * 96 * 2
+        assert found.weight_bytes <= found.estimated_weight_bytes < case.N * case.K * 2
         assert {unit.split()[0] for unit in found.work["products"].flops} == {"int8"}
 
 
