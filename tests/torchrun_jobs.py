@@ -26,6 +26,14 @@ SMALL = [
     f"--methods={METHODS}",
 ]
 
+TORCHRUN = """
+import atexit, gc
+gc.disable(), atexit.register(gc.freeze)  # as conftest.py does: nothing of torch is garbage
+from torch.distributed.run import main
+main()
+"""
+"""torchrun itself, soon started."""
+
 
 def fill(folder: Path) -> Path:
     """Put phase 0, and tests that go wrong on one rank, into a folder."""
@@ -43,7 +51,7 @@ def job(
     run: Sequence[str] = ("-m", "pytest", "-p", "no:hypothesispytest"),
 ) -> Iterator[subprocess.Popen[str]]:
     """pytest, started by torchrun with these options, by the command ``inside`` if there is one; nothing is left."""
-    torchrun = [*inside, sys.executable, "-m", "torch.distributed.run", *launch]
+    torchrun = [*inside, sys.executable, "-c", TORCHRUN, *launch]
     with subprocess.Popen(
         [*torchrun, *run, *SMALL, *arguments],
         cwd=folder,
