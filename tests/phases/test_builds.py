@@ -99,7 +99,7 @@ def _in_places(stream: type[random.Random], tries: int) -> list[compare.PairBloc
         patch.setattr(builds, "BLOCKS", {"cpu": 10})
         patch.setattr(builds, "MOST_BLOCKS", {"cpu": 60})
         patch.setattr(builds.timing, "time_calls", timed)
-        protocol, found = Protocol("sync", 5, 0), []
+        protocol, found = Protocol("sync", 5, 0, flush=False), []
         for seed in range(tries):
             case = replace(CASE, seed=seed)
             found.append(builds.in_blocks((case, case), (lambda _, built: built.place,) * 2, protocol)[0])
