@@ -33,7 +33,7 @@ WORKERS = str(min(4, max((os.cpu_count() or 1) // 2, 1)))
 many make each slow."""
 SMALL = shlex.split(
     "--N 2048x1024 --B 250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 "
-    "--cover grid --networks minilm,llama3-8b-decode:blocks=2 --batches 16 --recipes dense,fst,s_ste --tasks text "
+    "--cover grid --networks minilm,llama3-8b-decode:blocks=2 --batches 16 --recipes dense,fst,activation --tasks text "
     "--steps 30 --d 256"
 )
 """Of phases: layers small enough to be quick, and a B that no kernel takes without padding; the fuzz covers more."""
