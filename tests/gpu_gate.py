@@ -10,7 +10,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -23,18 +22,16 @@ from blockshock.machine import environment, turns
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
-TIMED = (
-    *(f"tests/test_{name}.py" for name in (*PHASES, "models", "learning", "blocks", "same_against_itself")),
-    "tests/measure/test_timing.py",
-)
+TIMED = (*(f"tests/test_{name}.py" for name in (*PHASES, "same_against_itself")), "tests/measure/test_timing.py")
 """What is to have a GPU for itself."""
+LATER = tuple(f"tests/test_{name}.py" for name in ("models", "learning", "blocks"))
+"""What takes half a minute a row: the gate tries its parts, in tests/phases and tests/models."""
 WORKERS = str(min(4, max((os.cpu_count() or 1) // 2, 1)))
 """Processes that share a GPU where nothing is timed: tests wait for compilers and hosts. They take turns on it, so that
 many make each slow."""
 SMALL = shlex.split(
     "--N 2048x1024 --B 250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 "
-    "--cover grid --networks minilm,llama3-8b-decode:blocks=2 --batches 16 --recipes dense,fst,activation --tasks text "
-    "--steps 30 --d 256"
+    "--cover grid --recipes dense,fst,s_ste"
 )
 """Of phases: layers small enough to be quick, and a B that no kernel takes without padding; the fuzz covers more."""
 
@@ -60,18 +57,21 @@ PARTS = (
     Part(
         1,
         "kernels, layers and pruners on one GPU",
-        ("tests", *(f"--ignore={path}" for path in TIMED), "-m", "gpu", "--ranks", "1", "-n", WORKERS),
+        ("tests", *(f"--ignore={path}" for path in (*TIMED, *LATER)), "-m", "gpu", "--ranks", "1", "-n", WORKERS),
         shared=True,
     ),
     Part(
         1,
         "timing and the phases on one GPU",
-        (*TIMED, "-m", "gpu", "--ranks", "1", *SMALL),
+        (*TIMED, "-m", "gpu", "--ranks", "1", "-k", "not sgd and not momentum", *SMALL),
     ),
     Part(
         2,
         "layers and the phases on two ranks, but for rows of one device",
-        ("-m", "gpu2 and not gpu and not reliability", "--ranks", "2", *SMALL),
+        (
+            *(f"--ignore={path}" for path in LATER),
+            *("-m", "gpu2 and not gpu and not reliability", "-k", "not sgd and not momentum", "--ranks", "2", *SMALL),
+        ),
     ),
     Part(
         4,
@@ -89,6 +89,9 @@ def main(more: list[str]) -> int:
         what = "runs" if part.gpus <= gpus else f"is skipped, for it needs {part.gpus} GPUs:"
         print(f"  {what} {part.shows}")
     print('  is left to `pytest -m "reliability and gpu2"`: faults and kills, which take minutes of waiting')
+    print(
+        f"  is left to `pytest -m gpu {' '.join(LATER)}`: whole networks, blocks, learning curves; half a minute each"
+    )
     if not gpus:
         print("Nothing was checked: run this on a machine with a CUDA GPU")
         return 1
@@ -96,7 +99,7 @@ def main(more: list[str]) -> int:
     uuids = environment.first_gpus(min(gpus, len(alone)))
 
     def run_on_one(place: int) -> tuple[int, str]:
-        return _run(alone[place], more, uuids[place % len(uuids)], shows_later=0 < place < len(uuids))
+        return _run(alone[place], more, uuids[place % len(uuids)], beside=0 < place < len(uuids))
 
     with ThreadPoolExecutor(len(uuids)) as pool:  # side by side, each on a GPU of its own, where there are several
         told = list(pool.map(run_on_one, range(len(alone))))
@@ -105,27 +108,32 @@ def main(more: list[str]) -> int:
     return max(code for code, _ in told)
 
 
-def _run(part: Part, more: list[str], gpu: str | None = None, shows_later: bool = False) -> tuple[int, str]:
+def _run(part: Part, more: list[str], gpu: str | None = None, beside: bool = False) -> tuple[int, str]:
     """The exit status of a part, and the line that says what came of it.
 
     Args:
         gpu: the one that it is to see.
-        shows_later: what it prints is shown when it is done, for it runs beside another.
+        beside: it runs beside another part, from whose lines a mark tells its own.
     """
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "--benchmark-quiet", *part.arguments, *more]
-    said = f"\n$ pytest {' '.join(command[3:])}"
-    held = turns.shared([gpu], print) if gpu is not None and part.shared else nullcontext()
-    with tempfile.TemporaryFile("w+") as kept, held:
-        if not shows_later:
-            print(said, flush=True)
+    print(f"\n$ pytest {' '.join(command[3:])}", flush=True)
+    with turns.shared([gpu], print) if gpu is not None and part.shared else nullcontext():
         environ = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-        code = subprocess.run(command, cwd=ROOT, env=environ, stdout=kept if shows_later else None).returncode
-        if shows_later:
-            kept.seek(0)
-            print(said, kept.read(), sep="\n", flush=True)
+        code = _marked(command, environ) if beside else subprocess.run(command, cwd=ROOT, env=environ).returncode
     outcome = "passed" if code == 0 else f"FAILED (pytest's status {code})"
     return min(code, 1), f"{part.shows}: {outcome} in {time.monotonic() - started:.0f} s"
+
+
+def _marked(command: list[str], environ: dict[str, str]) -> int:
+    """The exit status of a command, whose lines are printed as they come."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+    ) as ran:
+        assert ran.stdout is not None
+        for line in ran.stdout:
+            print(f"  | {line}", end="", flush=True)
+    return ran.returncode
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ def test_it_runs_what_the_machine_has_the_gpus_for(
     monkeypatch.setattr(environment, "first_gpus", lambda count: [f"GPU-{index}" for index in range(count)])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(gpu_gate, "_marked", lambda command, environ: run(command, environ).returncode)
     assert gpu_gate.main(["--seed", "3"]) == failing, "a part that fails fails the gate, whatever the later ones do"
     said = capsys.readouterr().out
     assert all(command[-2:] == ["--seed", "3"] for *_, command in started)
@@ -50,10 +53,16 @@ def test_it_runs_what_the_machine_has_the_gpus_for(
 
 
 def test_what_is_timed_is_there_and_left_out_of_what_shares_a_gpu() -> None:
-    for path in gpu_gate.TIMED:
+    for path in (*gpu_gate.TIMED, *gpu_gate.LATER):
         assert (gpu_gate.ROOT / path).is_file(), path
     (together,) = (part.arguments for part in gpu_gate.PARTS if part.shared)
-    assert {f"--ignore={path}" for path in gpu_gate.TIMED} <= set(together)
+    assert {f"--ignore={path}" for path in (*gpu_gate.TIMED, *gpu_gate.LATER)} <= set(together)
+
+
+def test_lines_of_what_runs_beside_are_marked_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    program = "import sys; print('one', flush=True); sys.exit(print('two µ') or 3)"
+    assert gpu_gate._marked([sys.executable, "-c", program], os.environ | {"PYTHONUTF8": "1"}) == 3
+    assert capsys.readouterr().out == "  | one\n  | two µ\n"
 
 
 def test_without_a_gpu_it_does_not_pass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

