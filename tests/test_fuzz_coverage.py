@@ -26,6 +26,7 @@ NOT_FUZZED = {
     "blockshock.kernels.cusparselt_search": "needs a GPU: tests/kernels/test_gpu_cusparselt.py, test_cusparselt.py",
     "blockshock.kernels.cusparselt_layout": "bits of the library's own: tests/kernels/test_cusparselt_layout.py",
     "blockshock.kernels.cusparselt_thread": "takes a device alone: tests/kernels/test_cusparselt.py",
+    "blockshock.kernels.formats.one_pass": "needs a GPU: tests/kernels/test_gpu_formats.py",
     "blockshock.kernels.fours": "needs a GPU: tests/training/test_gpu_sparse.py",
     "blockshock.kernels.make24": "needs a GPU: tests/kernels/test_gpu_make24.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",

@@ -29,18 +29,18 @@ def takes(x: torch.Tensor) -> bool:
 def two_largest(x: torch.Tensor, signed: bool = False) -> torch.Tensor:
     """The mask of the two of each four with the largest \\|x\\|, or x; among equals the first, NaN counts as inf."""
     found = torch.empty_like(x, dtype=torch.bool)
-    _launch(x, found, SOFT=False, SIGNED=signed)
+    _launch(x, found, SOFT=0, SIGNED=int(signed))
     return found
 
 
 def above_threshold(x: torch.Tensor) -> torch.Tensor:
     """sign(x)·max(\\|x\\| − t, 0), with t the second smallest \\|x\\| of each four; zeros have no sign."""
     found = torch.empty_like(x)
-    _launch(x, found, SOFT=True, SIGNED=False)
+    _launch(x, found, SOFT=1, SIGNED=0)
     return found
 
 
-def _launch(x: torch.Tensor, found: torch.Tensor, **flags: bool) -> None:
+def _launch(x: torch.Tensor, found: torch.Tensor, **flags: int) -> None:
     groups = x.numel() // 4
     with torch.cuda.device(x.device):
         kernel = _kernel(x.dtype, x.device, *flags.items())
@@ -48,8 +48,16 @@ def _launch(x: torch.Tensor, found: torch.Tensor, **flags: bool) -> None:
 
 
 @cache
-def _kernel(dtype: torch.dtype, device: torch.device, *flags: tuple[str, bool]) -> CudaKernel:
+def _kernel(dtype: torch.dtype, device: torch.device, *flags: tuple[str, int]) -> CudaKernel:
     """For that GPU, which must be the current one."""
-    source = (Path(__file__).parent / "fours.cu").read_text(encoding="utf-8")
-    definitions = {"FP32": dtype == torch.float32, "BF16": dtype == torch.bfloat16, **dict(flags)}
-    return compiled(source, "fours", {name: int(flag) for name, flag in definitions.items()})
+    return compiled(source_behind_wide("fours"), "fours", of_dtype(dtype) | dict(flags))
+
+
+def source_behind_wide(name: str) -> str:
+    """The source of a kernel that takes four numbers of any dtype at once."""
+    return "\n".join((Path(__file__).parent / f"{file}.cu").read_text(encoding="utf-8") for file in ("wide", name))
+
+
+def of_dtype(dtype: torch.dtype) -> dict[str, object]:
+    """What is set for that source."""
+    return {"FP32": int(dtype == torch.float32), "BF16": int(dtype == torch.bfloat16)}

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from blockshock.errors import InputError
+from blockshock.kernels.formats import one_pass
 from blockshock.measure import FLOAT32, Sums
 from blockshock.registry import Registry
 from blockshock.stages import stage
@@ -43,8 +44,9 @@ class Format:
         quantises_nothing: of the one that stands for a layer's own dtype.
 
     Args:
-        compiled: x is quantised, and sums are scaled, by what ``torch.compile`` makes of that: one kernel each. It
-            divides less exactly, so that a number near a tie may be stored as its other neighbour.
+        compiled: x is quantised, and sums are scaled, by what ``torch.compile`` makes of that. It divides less
+            exactly, so that a number near a tie may be stored as its other neighbour. Otherwise, on a GPU, by kernels
+            of our own (``one_pass.py``).
     """
 
     stored: ClassVar[torch.dtype]
@@ -87,6 +89,8 @@ class Format:
         A row that holds NaN or inf gets a scale that is not finite, and so do all products with it.
         """
         run = compiled(_quantised) if self.compiled else _quantised
+        if not self.compiled and one_pass.quantises(rows_RK, self.stored):
+            run = one_pass.quantised
         return Stored(*run(rows_RK, self.largest, self.stored))
 
     def scales(self, rows_RK: torch.Tensor) -> torch.Tensor:
@@ -124,6 +128,8 @@ class Format:
         """``descaled``, as the stage ``dequantise``."""
         with stage("dequantise"):
             run = compiled(descaled) if self.compiled else descaled
+            if not self.compiled and one_pass.scales(sums_BN, scale_N, bias, dtype):
+                run = one_pass.descaled
             return run(sums_BN, scale_B1, scale_N, bias, dtype)
 
     def multiply(self, x: Stored, w: Stored, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:

@@ -1,0 +1,49 @@
+// Sums of products of what is stored in eight bits, times both scales, plus the bias: in float32, rounded once.
+//
+// It stands behind wide.cu, whose numbers y and the bias are of. Set by whoever compiles it: FROM (INT32, FLOAT32,
+// BFLOAT16: of the sums), CHANNELS (each column has a scale), BIASED.
+
+#define INT32 0
+#define FLOAT32 1
+#define BFLOAT16 2
+#if FROM == BFLOAT16
+typedef uint2 Sums;
+#else
+typedef uint4 Sums;
+#endif
+
+__device__ __forceinline__ void summed(const Sums& sums, float (&x)[4]) {
+#if FROM == BFLOAT16
+    x[0] = __uint_as_float(sums.x << 16), x[1] = __uint_as_float(sums.x & 0xffff0000);
+    x[2] = __uint_as_float(sums.y << 16), x[3] = __uint_as_float(sums.y & 0xffff0000);
+#elif FROM == FLOAT32
+    x[0] = __uint_as_float(sums.x), x[1] = __uint_as_float(sums.y);
+    x[2] = __uint_as_float(sums.z), x[3] = __uint_as_float(sums.w);
+#else
+    x[0] = __int2float_rn((int)sums.x), x[1] = __int2float_rn((int)sums.y);
+    x[2] = __int2float_rn((int)sums.z), x[3] = __int2float_rn((int)sums.w);
+#endif
+}
+
+// sums: (B, N), N a multiple of four, rows so many fours apart. A thread takes four columns of a row.
+extern "C" __global__ void descale(const Sums* __restrict__ sums, const float* __restrict__ of_rows,
+                                   const float4* __restrict__ of_columns, const Four* __restrict__ bias,
+                                   Four* __restrict__ y, int B, int N, int row_fours) {
+    const int fours = N / 4;
+    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (at >= (long long)B * fours) return;
+    const int row = at / fours, column = at % fours;
+    float x[4], added[4];
+    summed(sums[(long long)row * row_fours + column], x);
+    const float scale = of_rows[row];
+#if CHANNELS
+    const float4 scales = of_columns[column];
+    x[0] *= scales.x, x[1] *= scales.y, x[2] *= scales.z, x[3] *= scales.w;
+#endif
+#if BIASED
+    widen(bias[column], added);
+#endif
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = BIASED ? fmaf(x[i], scale, added[i]) : x[i] * scale;
+    y[at] = narrowed(x);
+}

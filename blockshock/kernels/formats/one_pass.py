@@ -1,0 +1,92 @@
+"""What formats of eight bits add to a product, in one launch each on a GPU: x is quantised, and sums are scaled.
+
+In plain torch that is five passes over x and up to three over y, more than most products take.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+
+import torch
+
+from blockshock.kernels.fours import DTYPES, of_dtype, source_behind_wide
+from blockshock.machine import compiled
+from blockshock.machine.cuda_kernel import CudaKernel
+
+STORED = {torch.int8: (0, (8, 0)), torch.float8_e4m3fn: (1, (8, 9))}
+"""What is stored: its number, and the compute capability that has the instructions."""
+SUMS = {torch.int32: 0, torch.float32: 1, torch.bfloat16: 2}
+_QUANTISING, _SCALING = 512, 256
+"""Threads of a block."""
+_MOST_ROWS, _MOST_ROW = 1 << 31, 1 << 31
+
+
+def quantises(rows_RK: torch.Tensor, stored: torch.dtype) -> bool:
+    """Whether a matrix is quantised here: on a GPU, as its rows lie, and by no compiler."""
+    if torch.compiler.is_compiling() or not rows_RK.is_cuda:
+        return False
+    fits = rows_RK.dtype in DTYPES and stored in STORED and len(rows_RK) < _MOST_ROWS and _in_fours(rows_RK)
+    return fits and torch.cuda.get_device_capability(rows_RK.device) >= STORED[stored][1]
+
+
+def _in_fours(matrix: torch.Tensor) -> bool:
+    """Whether each row of a matrix on a GPU can be read four numbers at a time."""
+    if matrix.requires_grad or not matrix.numel():
+        return False
+    bytes_of_four, apart = 4 * matrix.itemsize, matrix.stride(0) if len(matrix) > 1 else matrix.shape[1]
+    lies = matrix.stride(1) == 1 and matrix.shape[1] % 4 == 0 and apart % 4 == 0 and 0 < apart < _MOST_ROW
+    return lies and matrix.data_ptr() % bytes_of_four == 0
+
+
+def _fours_apart(matrix: torch.Tensor) -> int:
+    return (matrix.stride(0) if len(matrix) > 1 else matrix.shape[1]) // 4
+
+
+def quantised(rows_RK: torch.Tensor, largest: float, stored: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is stored of a matrix (R, K) that is read here, and its scales, float32 (R, 1)."""
+    R, K = rows_RK.shape
+    q_RK = torch.empty(R, K, dtype=stored, device=rows_RK.device)
+    scale_R1 = torch.empty(R, 1, device=rows_RK.device)
+    (reciprocal,) = struct.unpack("i", struct.pack("f", 1 / largest))
+    with torch.cuda.device(rows_RK.device):
+        kernel = _kernel("quantise", rows_RK.dtype, rows_RK.device, ("FP8", STORED[stored][0]))
+        arguments = [rows_RK, q_RK, scale_R1, K, _fours_apart(rows_RK), reciprocal]
+        kernel((R, 1, 1), (_QUANTISING, 1, 1), arguments)
+    return q_RK, scale_R1
+
+
+def scales(sums_BN: torch.Tensor, scale_N: torch.Tensor | None, bias: torch.Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether sums are scaled here."""
+    if torch.compiler.is_compiling() or not sums_BN.is_cuda:
+        return False
+    fits = sums_BN.dtype in SUMS and dtype in DTYPES and sums_BN.numel() < 4 * _SCALING * _MOST_ROWS
+    with_bias = bias is None or (bias.dtype == dtype and bias.is_contiguous() and bias.data_ptr() % 16 == 0)
+    with_scales = scale_N is None or (scale_N.is_contiguous() and scale_N.data_ptr() % 16 == 0)
+    return fits and with_bias and with_scales and _in_fours(sums_BN)
+
+
+def descaled(
+    sums_BN: torch.Tensor,
+    scale_B1: torch.Tensor,
+    scale_N: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Sums that are scaled here, as ``formats.descaled`` says."""
+    B, N = sums_BN.shape
+    y_BN = torch.empty(B, N, dtype=dtype, device=sums_BN.device)
+    flags = ("FROM", SUMS[sums_BN.dtype]), ("CHANNELS", int(scale_N is not None)), ("BIASED", int(bias is not None))
+    # What is not there is not read: y stands for it.
+    tensors = [sums_BN, scale_B1.contiguous(), *(y_BN if one is None else one for one in (scale_N, bias)), y_BN]
+    with torch.cuda.device(sums_BN.device):
+        kernel = _kernel("descale", dtype, sums_BN.device, *flags)
+        grid = (-(-B * N // 4 // _SCALING), 1, 1)
+        kernel(grid, (_SCALING, 1, 1), [*tensors, B, N, _fours_apart(sums_BN)])
+    return y_BN
+
+
+@cache
+def _kernel(name: str, dtype: torch.dtype, device: torch.device, *flags: tuple[str, int]) -> CudaKernel:
+    """For that GPU, which must be the current one."""
+    return compiled(source_behind_wide(name), name, of_dtype(dtype) | dict(flags))
