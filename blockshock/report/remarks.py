@@ -14,6 +14,10 @@ from blockshock.saved import Run, bare, is_timed, several
 
 DENSE = "dense"
 """The algorithm of rows that multiply all of what they store, one by one."""
+WITH_ZEROS = "with zeros"
+"""In the algorithm of rows that say themselves that they do."""
+LEAVE_NO_ZEROS = (*KEEPS_W, "combine", "format", "recipe")
+"""What is picked for a row, and zeroes nothing of a W by itself."""
 COLLECTIVES = ("all_reduce", "all_gather")
 SHORT_MS = 0.2
 """Of a longer time what writing the cache back takes is no part to speak of."""
@@ -64,8 +68,10 @@ def zeros(run: Run) -> Iterator[str]:
 
 def multiplies_zeros(info: Info) -> bool:
     """Whether a dense product ran over a W in which something that was picked left zeros."""
-    algorithm = re.match(r"\w*", str(info.get("algorithm")))
-    return algorithm is not None and algorithm[0] == DENSE and any(axis not in KEEPS_W for axis in info["picks"])
+    algorithm = str(info.get("algorithm"))
+    if re.match(r"\w*", algorithm)[0] != DENSE:  # type: ignore[index]
+        return False
+    return WITH_ZEROS in algorithm or any(axis not in LEAVE_NO_ZEROS for axis in info["picks"])
 
 
 def unmeasured(run: Run) -> Iterator[str]:

@@ -276,6 +276,22 @@ def test_a_dense_product_of_a_W_with_zeros_is_remarked_on_whatever_it_is_called(
         assert list(remarks(run_of([of_zeros | other, dense]))) == []
 
 
+@pytest.mark.parametrize(
+    ("picks", "algorithm", "told"),
+    [
+        ({"format": "fp8"}, "dense", False),
+        ({"recipe": "dense"}, "dense", False),
+        ({"recipe": "ste"}, "dense, with zeros", True),
+        ({"kernel": "dense", "combine": "nccl"}, "dense", False),
+        ({"kernel": "cusparselt", "pruner": "magnitude"}, "cusparselt default algorithm", False),
+        ({"block_mask": "blocks"}, "dense", True),
+    ],
+)
+def test_it_is_remarked_on_only_where_there_are_zeros(picks: dict[str, str], algorithm: str, told: bool) -> None:
+    row = timed("mine", 64, 4, 1.0, algorithm=algorithm, picks=picks, role="ablation")
+    assert ("zeros of W" in " ".join(remarks(run_of([row, timed(DENSE, 64, 4, 2.0, algorithm="dense")])))) == told
+
+
 def test_what_a_verdict_on_two_passes_is_a_ratio_of_is_said_in_words() -> None:
     both = {"forward": PAIR, "training": PAIR}
     found = verdict(
