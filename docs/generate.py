@@ -5,7 +5,7 @@
   `<!-- sample: RUN -->`: how a session that made it would begin to say so on a screen.
 - There, in docs and in benchmark_results/README.md, from `<!-- said: NAME -->` to `<!-- end -->`: a number of saved
   runs (`docs/said.py`).
-- docs/results.md: `python -m blockshock report --format md` on the official runs.
+- docs/results.md: `python -m blockshock report --format md` on the official runs, and how time grows with ranks.
 - docs/options.md: the options of pytest and of `python -m blockshock`, as their `--help` says them.
 - docs/report: the page and the pictures (`docs/report_page.py`).
 
@@ -33,11 +33,20 @@ from blockshock.plugin import options
 from blockshock.report import screen
 from blockshock.report.answer import answer
 from blockshock.report.command import pasted
+from blockshock.report.growth import growth_in_ranks
 from blockshock.report.models import PASSES
 from blockshock.report.remarks import remarks, zeros
+from blockshock.report.show import markdown
 from blockshock.saved import Run, read_run
 
-RESULTS = (*RUNS, "0014_2xH100-combine", "0012_2xH200-pruned-tp", "0010_4xH100")
+RESULTS = (
+    *RUNS,
+    "0016_1xH200-recipes",
+    "0015_1xH200-formats",
+    "0014_2xH100-combine",
+    "0012_2xH200-pruned-tp",
+    "0010_4xH100",
+)
 MADE = ("results.md", "options.md")
 """Those that are made whole."""
 BLOCK = re.compile(r"(<!-- (?:(answer|sample): (\S+) -->\n|said: ([^>]+) -->)).*?(<!-- end -->)", re.DOTALL)
@@ -111,8 +120,10 @@ def _results() -> Iterator[str]:
     yield "# Results\n"
     yield "Made by `python docs/generate.py` of the official runs. [`measuring.md`](measuring.md) says how to read it,"
     yield "[its README](../benchmark_results/README.md) which commands made each.\n"
-    for name in RESULTS:
-        yield from pasted([_official(name)])
+    runs = [_official(name) for name in RESULTS]
+    for run in runs:
+        yield from pasted([run])
+    yield from map(markdown, growth_in_ranks(runs))
 
 
 class Collected:

@@ -1,10 +1,12 @@
-"""Which two of each four of a row stay, or what S-STE's threshold leaves of them, in one pass over a GPU's memory.
+"""Which two of each four of a row stay, what S-STE's threshold leaves of them, and decay of what a mask drops: each in
+one pass over a GPU's memory.
 
-In plain torch each is a dozen passes or more, at every step of a recipe whose masks change.
+In plain torch the first two are a dozen passes or more, at every step of a recipe whose masks change.
 """
 
 from __future__ import annotations
 
+import struct
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +25,7 @@ def takes(x: torch.Tensor) -> bool:
     if not x.is_cuda or x.dtype not in DTYPES or torch.compiler.is_compiling():
         return False
     lies = x.is_contiguous() and x.data_ptr() % (4 * x.itemsize) == 0
-    return lies and 0 < x.numel() < 4 * _MOST_GROUPS and x.shape[-1] % 4 == 0
+    return lies and 0 < x.numel() < 4 * _MOST_GROUPS and x.ndim > 0 and x.shape[-1] % 4 == 0
 
 
 def two_largest(x: torch.Tensor, signed: bool = False) -> torch.Tensor:
@@ -40,24 +42,29 @@ def above_threshold(x: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def decay_dropped_(grad: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, decay: float) -> torch.Tensor:
+    """grad += decay·(1 − mask)⊙w, in place, of tensors of one shape; the first two are of one dtype, and taken here."""
+    (bits,) = struct.unpack("i", struct.pack("f", decay))
+    groups = grad.numel() // 4
+    with torch.cuda.device(grad.device):
+        kernel = kernel_of_fours("decay", grad.dtype, grad.device)
+        kernel((-(-groups // _THREADS), 1, 1), (_THREADS, 1, 1), [grad, w, mask, groups, bits])
+    if not grad.is_inference():  # which has no version
+        torch.autograd.graph.increment_version(grad)
+    return grad
+
+
 def _launch(x: torch.Tensor, found: torch.Tensor, **flags: int) -> None:
     groups = x.numel() // 4
     with torch.cuda.device(x.device):
-        kernel = _kernel(x.dtype, x.device, *flags.items())
+        kernel = kernel_of_fours("fours", x.dtype, x.device, *flags.items())
         kernel((-(-groups // _THREADS), 1, 1), (_THREADS, 1, 1), [x, found, groups])
 
 
 @cache
-def _kernel(dtype: torch.dtype, device: torch.device, *flags: tuple[str, int]) -> CudaKernel:
-    """For that GPU, which must be the current one."""
-    return compiled(source_behind_wide("fours"), "fours", of_dtype(dtype) | dict(flags))
-
-
-def source_behind_wide(name: str) -> str:
-    """The source of a kernel that takes four numbers of any dtype at once."""
-    return "\n".join((Path(__file__).parent / f"{file}.cu").read_text(encoding="utf-8") for file in ("wide", name))
-
-
-def of_dtype(dtype: torch.dtype) -> dict[str, object]:
-    """What is set for that source."""
-    return {"FP32": int(dtype == torch.float32), "BF16": int(dtype == torch.bfloat16)}
+def kernel_of_fours(name: str, dtype: torch.dtype, device: torch.device, *flags: tuple[str, int]) -> CudaKernel:
+    """One that takes four numbers of a dtype at once, for that GPU, which must be the current one."""
+    files = (Path(__file__).parent / f"{file}.cu" for file in ("wide", name))
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    of_dtype = {"FP32": int(dtype == torch.float32), "BF16": int(dtype == torch.bfloat16)}
+    return compiled(source, name, of_dtype | dict(flags))

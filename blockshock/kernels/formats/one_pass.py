@@ -6,13 +6,10 @@ In plain torch that is five passes over x and up to three over y, more than most
 from __future__ import annotations
 
 import struct
-from functools import cache
 
 import torch
 
-from blockshock.kernels.fours import DTYPES, of_dtype, source_behind_wide
-from blockshock.machine import compiled
-from blockshock.machine.cuda_kernel import CudaKernel
+from blockshock.kernels.fours import DTYPES, kernel_of_fours
 
 STORED = {torch.int8: (0, (8, 0)), torch.float8_e4m3fn: (1, (8, 9))}
 """What is stored: its number, and the compute capability that has the instructions."""
@@ -50,7 +47,7 @@ def quantised(rows_RK: torch.Tensor, largest: float, stored: torch.dtype) -> tup
     scale_R1 = torch.empty(R, 1, device=rows_RK.device)
     (reciprocal,) = struct.unpack("i", struct.pack("f", 1 / largest))
     with torch.cuda.device(rows_RK.device):
-        kernel = _kernel("quantise", rows_RK.dtype, rows_RK.device, ("FP8", STORED[stored][0]))
+        kernel = kernel_of_fours("quantise", rows_RK.dtype, rows_RK.device, ("FP8", STORED[stored][0]))
         arguments = [rows_RK, q_RK, scale_R1, K, _fours_apart(rows_RK), reciprocal]
         kernel((R, 1, 1), (_QUANTISING, 1, 1), arguments)
     return q_RK, scale_R1
@@ -80,13 +77,7 @@ def descaled(
     # What is not there is not read: y stands for it.
     tensors = [sums_BN, scale_B1.contiguous(), *(y_BN if one is None else one for one in (scale_N, bias)), y_BN]
     with torch.cuda.device(sums_BN.device):
-        kernel = _kernel("descale", dtype, sums_BN.device, *flags)
+        kernel = kernel_of_fours("descale", dtype, sums_BN.device, *flags)
         grid = (-(-B * N // 4 // _SCALING), 1, 1)
         kernel(grid, (_SCALING, 1, 1), [*tensors, B, N, _fours_apart(sums_BN)])
     return y_BN
-
-
-@cache
-def _kernel(name: str, dtype: torch.dtype, device: torch.device, *flags: tuple[str, int]) -> CudaKernel:
-    """For that GPU, which must be the current one."""
-    return compiled(source_behind_wide(name), name, of_dtype(dtype) | dict(flags))
