@@ -138,6 +138,7 @@ def main(names: list[str]) -> None:
         found = measure(torch.device("cuda", torch.cuda.current_device()))
         (HERE / "making" / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (HERE / "making.md").write_text(page(), encoding="utf-8")
+    print(f"wrote {HERE / 'making.md'}")
 
 
 if __name__ == "__main__":

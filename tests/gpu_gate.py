@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from blockshock.machine import environment, turns
+from blockshock.saved import several
 
 ROOT = Path(__file__).parent.parent
 PHASES = ("phase0_correctness", "phase1_forward", "phase2_backward", "phase3_train", "drift", "hypotheses")
@@ -86,7 +87,7 @@ def main(more: list[str]) -> int:
     gpus = torch.cuda.device_count()
     print(f"{gpus} GPUs of {', '.join(environment.gpus()) or 'none that nvidia-smi shows'}")
     for part in PARTS:
-        what = "runs" if part.gpus <= gpus else f"is skipped, for it needs {part.gpus} GPUs:"
+        what = "runs" if part.gpus <= gpus else f"is skipped, for it needs {several(part.gpus, 'GPU', 'GPUs')}:"
         print(f"  {what} {part.shows}")
     print('  is left to `pytest -m "reliability and gpu2"`: faults and kills, which take minutes of waiting')
     print(

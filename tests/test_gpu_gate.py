@@ -47,7 +47,7 @@ def test_it_runs_what_the_machine_has_the_gpus_for(
     assert {(*told,) for *told, _ in started} == ours, "what is timed has its GPU for itself"
     assert len(started) == len(ran)
     for part in gpu_gate.PARTS:
-        assert (f"skipped, for it needs {part.gpus} GPUs: {part.shows}" in said) == (part.gpus > gpus)
+        assert (f"GPU{'s' * (part.gpus > 1)}: {part.shows}" in said) == (part.gpus > gpus)
     assert said.count("passed in") == len(ran) - failing
     assert said.count("FAILED") == failing
 

@@ -55,7 +55,7 @@ def report(
     loss_asked, most_loss = most_loss is not None, MOST_LOSS if most_loss is None else most_loss
     if tables is not None and tables not in (names := (*SECTIONS, ACROSS, ALL)):
         return _no_tables(f"there are none of {tables!r}", names)
-    if not (runs := _read(paths)):
+    if not (runs := _read(paths, all_of_them=fail_if_slower is not None)):
         return 1
     if loss_asked:
         _say_without_loss(runs, most_loss)
@@ -100,8 +100,12 @@ def _is_wrong(runs: list[Run]) -> bool:
     return any(faults(info) for run in runs[1:] or runs for info in run.infos)
 
 
-def _read(paths: list[Path]) -> list[Run]:
-    """Those runs that can be read; says of the others why not."""
+def _read(paths: list[Path], all_of_them: bool) -> list[Run]:
+    """Those runs that can be read; says of the others why not.
+
+    Args:
+        all_of_them: there are none where one cannot be read: what is asked of several must not be said of a few.
+    """
     runs = []
     try:
         chosen = paths or [latest_run()]
@@ -112,6 +116,9 @@ def _read(paths: list[Path]) -> list[Run]:
         try:
             runs.append(read_run(path))
         except NotARun as error:
+            if all_of_them:
+                print(f"not compared, for a run cannot be read: {error}", file=sys.stderr)
+                return []
             print(f"skipped {error}", file=sys.stderr)
     return runs
 

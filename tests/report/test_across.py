@@ -198,3 +198,17 @@ def test_three_runs_are_each_set_beside_the_first(tmp_path: Path, capsys: pytest
     out = capsys.readouterr().out
     changes: list[Any] = [line.split()[3] for line in out.splitlines() if line.startswith("test[0]")]
     assert changes == ["+100.0%", "+200.0%"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_nothing_passes_where_a_run_cannot_be_read(
+    place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [timed("dense_single", 64, 4, 1.0), timed(OURS, 64, 4, 1.0)]
+    paths = [write(tmp_path, f"{number}.json", rows) for number in range(2)]
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text("{")
+    paths.insert(place, str(damaged))
+    assert main(["report", *paths, "--fail-if-slower", "3%"]) == 1
+    assert f"not compared, for a run cannot be read: {damaged}" in capsys.readouterr().err
+    assert main(["report", *paths]) == 0
