@@ -245,6 +245,9 @@ def test_in_one_launch_the_same_is_stored(name: str, dtype: torch.dtype, layout:
         assert torch.equal(numbers.view(torch.uint8), wanted.contiguous().view(torch.uint8))
     assert one_pass.quantises(torch.ones(4, 64, dtype=dtype, device="cuda"), format.stored)
     assert not one_pass.quantises(torch.ones(4, 66, dtype=dtype, device="cuda"), format.stored)
+    assert not one_pass.quantises(torch.ones(1, 1 << 20, dtype=dtype, device="cuda"), format.stored), (
+        "a matrix in a row"
+    )
 
 
 def test_rows_that_are_zero_tiny_or_not_finite_are_stored_alike_in_one_launch() -> None:

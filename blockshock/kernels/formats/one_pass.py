@@ -17,13 +17,16 @@ SUMS = {torch.int32: 0, torch.float32: 1, torch.bfloat16: 2}
 _QUANTISING, _SCALING = 512, 256
 """Threads of a block."""
 _MOST_ROWS, _MOST_ROW = 1 << 31, 1 << 31
+_LONGEST = 1 << 16
+"""Numbers of a row that one block reads by itself: of a matrix that is one row, as for one scale, a GPU would idle."""
 
 
 def quantises(rows_RK: torch.Tensor, stored: torch.dtype) -> bool:
     """Whether a matrix is quantised here: on a GPU, as its rows lie, and by no compiler."""
     if torch.compiler.is_compiling() or not rows_RK.is_cuda:
         return False
-    fits = rows_RK.dtype in DTYPES and stored in STORED and len(rows_RK) < _MOST_ROWS and _in_fours(rows_RK)
+    R, K = rows_RK.shape
+    fits = rows_RK.dtype in DTYPES and stored in STORED and R < _MOST_ROWS and K <= _LONGEST and _in_fours(rows_RK)
     return fits and torch.cuda.get_device_capability(rows_RK.device) >= STORED[stored][1]
 
 
