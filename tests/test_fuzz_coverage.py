@@ -63,6 +63,7 @@ ALSO_NOT = {
     "kernels.base.not_among": "asked of every kernel of both kinds",
     "kernels.backward.too_old": "takes a device alone",
     "kernels.cusparselt_anew.times_packed": "every recipe's sparse product goes through it; test_cusparselt_anew.py",
+    "kernels.source.source_of": "takes names of this package's own files",
     "kernels.found.Searched": "all that it reads is damaged by tests/kernels/test_bsr.py and test_cusparselt.py",
     "kernels.dense.multiplied": "every way to combine goes through it: tests/machine/test_combines.py",
     "kernels.layout.aligned_rows": "every x of the kernel streamed goes through it: tests/kernels/test_gpu_kernels.py",

@@ -1,11 +1,9 @@
 // Which two of four numbers stay, and as what: by size, by a mask, less a threshold, or by chance. Tiles: tile24.cu.
 //
-// Set by whoever compiles it: BF16 (else fp16); ALONG (ROWS, COLUMNS, or TILES: both, of one mask); CHOICE (LARGEST,
+// It stands behind wide.cu. Set by whoever compiles it: ALONG (ROWS, COLUMNS, or TILES: both, of one mask); CHOICE (LARGEST,
 // LARGEST_SIZE, GIVEN: a mask of tiles, SOFT: the largest sizes less the third, MVUE); EXACT (sums of tiles in float64);
 // ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the choice, or BACK: of gradients. SUMS of columns.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
 typedef unsigned char u8;
 typedef unsigned long long u64;
 
@@ -16,25 +14,6 @@ enum { NONE, RELU, RELU2, GELU };
 constexpr float MOST = BF16 ? 3.3895313892515355e38f : 65504.f;  // of the dtype
 constexpr int SIDE = 64, GROUPS = 16, THREADS = 256;
 constexpr bool TO_ROWS = ALONG != COLUMNS, TO_COLUMNS = ALONG != ROWS;
-
-__device__ __forceinline__ float number(u16 bits) {
-#if BF16
-    return __uint_as_float((u32)bits << 16);
-#else
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-#endif
-}
-__device__ __forceinline__ u16 rounded(float value) {
-    u16 bits;
-#if BF16
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-#else
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-#endif
-    return bits;
-}
 
 __device__ __forceinline__ float two_to_the(float power) {
     float value;
@@ -81,32 +60,13 @@ __device__ __forceinline__ u16 through(u16 gradient, u16 z_bits) {
     }
 }
 
-__device__ __forceinline__ float infinite() { return __int_as_float(0x7f800000); }
-
 // By which numbers are compared.
-__device__ __forceinline__ float key(u16 bits) {
-    const float x = number(bits), size = CHOICE == LARGEST ? x : fabsf(x);
-    return x != x ? infinite() : size;
-}
+__device__ __forceinline__ float key(u16 bits) { return key_of(number(bits), CHOICE == LARGEST); }
 
 // Four bits: the places of the two that stay, the first one's in the lower two.
 __device__ __forceinline__ u32 places_of(u32 kept) {
     const u32 first = kept & 1 ? 0 : kept & 2 ? 1 : 2, second = kept & 8 ? 3 : kept & 4 ? 2 : 1;
     return first | second << 2;
-}
-
-// The two largest, the first ones among equals, as four bits.
-__device__ __forceinline__ u32 two_largest(const float (&keys)[4]) {
-    u32 kept = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int before = 0;
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            if (j != i) before += j < i ? keys[j] >= keys[i] : keys[j] > keys[i];
-        kept |= (before < 2) << i;
-    }
-    return kept;
 }
 
 // The two that stay of a row or a column, and their places.

@@ -184,7 +184,6 @@ def _(packed: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, N: int, 
 
 def searched(key: str, device: torch.device, request: Request) -> Found:
     """What is fastest for a request; searched once on such a GPU for a key that names what the request is of."""
-
     key = f"{library_key(device)} {key}"
     stored = _algorithms.get(key, lambda: asdict(_searcher.search(replace(request, gpu=identity(device)))))
     found = Found.read(stored)

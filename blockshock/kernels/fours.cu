@@ -2,23 +2,6 @@
 //
 // It stands behind wide.cu. Set by whoever compiles it: SOFT (else a mask), SIGNED (by x, else by its size).
 
-// The two largest, the first ones among equals; NaN counts as infinity. A byte each, 1 for what stays.
-__device__ __forceinline__ u32 two_largest(const float (&x)[4]) {
-    float keys[4];
-    u32 kept = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) keys[i] = x[i] != x[i] ? __int_as_float(0x7f800000) : SIGNED ? x[i] : fabsf(x[i]);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        int before = 0;
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            if (j != i) before += j < i ? keys[j] >= keys[i] : keys[j] > keys[i];
-        kept |= (u32)(before < 2) << 8 * i;
-    }
-    return kept;
-}
-
 // Each less the second smallest size, toward zero, which has no sign; NaN where one of the four is.
 __device__ __forceinline__ void soften(float (&x)[4]) {
     float sizes[4];
@@ -42,6 +25,9 @@ extern "C" __global__ void fours(const Four* __restrict__ x, void* __restrict__ 
     soften(four);
     ((Four*)found)[group] = narrowed(four);
 #else
-    ((u32*)found)[group] = two_largest(four);
+    float keys[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) keys[i] = key_of(four[i], SIGNED);
+    ((u32*)found)[group] = two_largest(keys) * 0x204081 & 0x1010101;  // a byte each
 #endif
 }

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 from functools import cache
-from pathlib import Path
 
 import torch
 
+from blockshock.kernels.source import source_of
 from blockshock.machine import compiled
 from blockshock.machine.cuda_kernel import CudaKernel
 
@@ -64,7 +64,5 @@ def _launch(x: torch.Tensor, found: torch.Tensor, **flags: int) -> None:
 @cache
 def kernel_of_fours(name: str, dtype: torch.dtype, device: torch.device, *flags: tuple[str, int]) -> CudaKernel:
     """One that takes four numbers of a dtype at once, for that GPU, which must be the current one."""
-    files = (Path(__file__).parent / f"{file}.cu" for file in ("wide", name))
-    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
     of_dtype = {"FP32": int(dtype == torch.float32), "BF16": int(dtype == torch.bfloat16)}
-    return compiled(source, name, of_dtype | dict(flags))
+    return compiled(source_of("wide", name), name, of_dtype | dict(flags))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ import torch
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels.cusparselt_layout import SIDE, check_packable
 from blockshock.kernels.layout import dense_rows
+from blockshock.kernels.source import source_of
 from blockshock.machine import compiled
 from blockshock.machine.cuda_kernel import CudaKernel
 
@@ -140,9 +140,7 @@ def _like(x_RC: torch.Tensor) -> str:
 @cache
 def _kernel(making: Making, back: bool, with_sums: bool, dtype: torch.dtype, device: torch.device) -> CudaKernel:
     """For that GPU, which must be the current one."""
-    source = "\n".join(
-        (Path(__file__).parent / f"{name}24.cu").read_text(encoding="utf-8") for name in ("choose", "tile", "make")
-    )
+    source = source_of("wide", "choose24", "tile24", "make24")
     flags = {"BF16": dtype == torch.bfloat16, "FIRST": making.first, "EXACT": making.exact}
     flags |= {"BACK": back, "SUMS": with_sums}
     definitions = {name: int(flag) for name, flag in flags.items()}

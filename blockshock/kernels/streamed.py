@@ -9,7 +9,6 @@ matrices"), m16n8k32.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS
 from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.packed import Packed
+from blockshock.kernels.source import source_of
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, WARPS, Plan, plan_for
 from blockshock.machine import CudaKernel, Peers, compiled
 from blockshock.matrices import Mask, Piece, gather_kept, mask_positions, row_blocks
@@ -173,8 +173,7 @@ def _kernel(name: str, dtype: torch.dtype, plan: Plan, device: torch.device, ran
 
 def source(fused: bool = False) -> str:
     """In CUDA C++; ``fused``: with the sum over ranks."""
-    names = ("ptx", "fused_sum", "streamed") if fused else ("ptx", "streamed")
-    return "\n".join((Path(__file__).parent / f"{name}.cu").read_text(encoding="utf-8") for name in names)
+    return source_of(*("ptx", "fused_sum", "streamed") if fused else ("ptx", "streamed"))
 
 
 @torch.library.custom_op(
