@@ -6,6 +6,7 @@ by a tile of tokens; what is dropped costs nothing, and rows of blocks of which 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,8 @@ from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.block_kernels import BLOCK_KERNELS, BlockKernel, BlockLayout, PackedBlocks
 from blockshock.kernels.bsr_search import Found, Setting, default_for, search
-from blockshock.kernels.cusparselt import bucket_of
 from blockshock.kernels.layout import dense_rows
+from blockshock.kernels.octaves import bucket_of
 from blockshock.kernels.right import is_product
 from blockshock.machine import torch_internals
 from blockshock.matrices import Piece, generator, in_blocks
@@ -94,11 +95,7 @@ class PackedBsr(PackedBlocks):
         layout = f"N{self.N} K{self.K} blocks {len(self.columns)} of {self.size}"
         key = f"{_library_key(x_BK.device)} {layout} B{most} {x_BK.dtype} bias={self.bias is not None}"
 
-        def tune() -> dict[str, object]:
-            found = tuned(self._blocks, self.K, self.bias, most)
-            return {"setting": found.setting, "turned_away": found.turned_away}
-
-        found = Found.read(_settings.get(key, tune))
+        found = Found.read(_settings.get(key, lambda: asdict(tuned(self._blocks, self.K, self.bias, most))))
         assert found is not None
         return found
 

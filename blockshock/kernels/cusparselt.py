@@ -14,11 +14,11 @@ from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS, packed_bytes
+from blockshock.kernels.cusparselt_helper import Searcher
 from blockshock.kernels.cusparselt_search import (
     DEFAULT,
     Found,
     Request,
-    Searcher,
     Setting,
     identity,
     multiplied,
@@ -29,6 +29,7 @@ from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
 from blockshock.kernels.formats import Format, PackedQuantised, Stored, quantised
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
+from blockshock.kernels.octaves import octave_of
 from blockshock.kernels.packed import Packed
 from blockshock.machine import torch_internals
 from blockshock.matrices import Mask, Piece
@@ -38,7 +39,6 @@ TOKENS_MULTIPLE = 8
 """Rows of X that the product takes; others are padded with zeros."""
 BYTES_MULTIPLE, BYTES_TOKENS_MULTIPLE = 32, 16
 """The same of N and K, and of the rows of X, in eight bits."""
-_BUCKETS = tuple(TOKENS_MULTIPLE << octave for octave in range(24))
 
 _searcher = Searcher()
 _algorithms = AlgorithmCache("cusparselt-checked", fits=lambda stored: Found.read(stored) is not None)
@@ -53,15 +53,15 @@ class _Searched(Packed):
     K: int
     _search: bool
     _chosen: dict[int, Setting]
-    _to = ""
+    _to, _multiple = "", TOKENS_MULTIPLE
 
     def _setting(self, x_BK: torch.Tensor) -> Setting:
-        most = bucket_of(len(x_BK))
+        least, most = octave_of(len(x_BK), self._multiple)
         if torch.compiler.is_compiling():
             return self._chosen.get(most, DEFAULT)  # no search can be traced: run the layer once, then compile it
         claim_thread(x_BK.device)
         if most not in self._chosen:
-            found = self._find(most, x_BK) if self._search else Found(DEFAULT)
+            found = self._find(least, most, x_BK) if self._search else Found(DEFAULT)
             if found.setting is None:
                 raise KernelUnavailable(
                     f"kernel cusparselt: of what was tried for ({self.N}, {self.K}), {x_BK.dtype} and up to {most} "
@@ -70,9 +70,8 @@ class _Searched(Packed):
             self._chosen[most], self.algorithm = found.setting, found.name
         return self._chosen[most]
 
-    def _find(self, most: int, x_BK: torch.Tensor) -> Found:
+    def _find(self, least: int, most: int, x_BK: torch.Tensor) -> Found:
         bias, dtype = self.bias is not None and not self._to, str(x_BK.dtype).removeprefix("torch.")
-        least = most // 2 + TOKENS_MULTIPLE if most > TOKENS_MULTIPLE else most
         key = f"N{self.N} K{self.K} B{least}-{most} {dtype} bias={bias}" + (f" to={self._to}" if self._to else "")
         return searched(key, x_BK.device, Request(self.N, self.K, most, least, dtype, bias, to=self._to))
 
@@ -126,6 +125,8 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
             once more; otherwise it gives plain sums.
     """
 
+    _multiple = BYTES_TOKENS_MULTIPLE
+
     def __init__(
         self,
         piece: Piece,
@@ -155,14 +156,6 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
     def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
         sums_BN = self.product(x.numbers)
         return self.format.descale(sums_BN, x.scale, None if self._scales else self.scale_N, self.bias, dtype)
-
-
-def bucket_of(tokens: int) -> int:
-    """The most tokens that share a search with so many: of one octave, so that not every length is searched."""
-    for most in _BUCKETS:
-        if tokens <= most:
-            return most
-    return tokens
 
 
 @torch.library.custom_op(

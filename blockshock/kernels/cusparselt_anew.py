@@ -11,9 +11,10 @@ from functools import cache
 import torch
 
 from blockshock.errors import KernelUnavailable
-from blockshock.kernels.cusparselt import bucket_of, searched
+from blockshock.kernels.cusparselt import searched
 from blockshock.kernels.cusparselt_search import DEFAULT, Request, Setting
 from blockshock.kernels.layout import dense_rows, is_dense
+from blockshock.kernels.octaves import octave_of
 from blockshock.machine import torch_internals
 from blockshock.stages import stage
 
@@ -41,25 +42,26 @@ def times_packed(
     K, C = x_KC.shape
     setting = DEFAULT
     if packed.is_cuda and N * K * C >= WORTH:
-        most = bucket_of(N if tokens_are == "rows" else K)
-        sizes = (most, K) if tokens_are == "rows" else (N, most)
-        setting = _setting(*sizes, C, x_KC.dtype, x_KC.device, tokens_are, x_turned, turned)
+        setting = _setting(_request(N, K, C, x_KC.dtype, tokens_are, x_turned, turned), x_KC.device)
     with stage(into):
         return torch_internals.sparse_mm(packed, x_KC, None, setting, turned=turned)
 
 
+def _request(N: int, K: int, C: int, dtype: torch.dtype, tokens_are: str, x_turned: bool, y_turned: bool) -> Request:
+    least, most = octave_of(N if tokens_are == "rows" else K, MULTIPLE)
+    sizes = (most, K) if tokens_are == "rows" else (N, most)
+    name = str(dtype).removeprefix("torch.")
+    return Request(*sizes, C, least, name, False, tokens_are=tokens_are, x_turned=x_turned, y_turned=y_turned)
+
+
 @cache
-def _setting(
-    N: int, K: int, C: int, dtype: torch.dtype, device: torch.device, tokens_are: str, x_turned: bool, y_turned: bool
-) -> Setting:
-    most, name = N if tokens_are == "rows" else K, str(dtype).removeprefix("torch.")
-    least = most // 2 + MULTIPLE if most > MULTIPLE else most
-    key = f"N{N} K{K} C{C} {name} of {least} {tokens_are}, x turned={x_turned}, y turned={y_turned}"
-    request = Request(N, K, C, least, name, False, "", "", tokens_are, x_turned, y_turned)
-    found = searched(key, device, request)
+def _setting(request: Request, device: torch.device) -> Setting:
+    N, K, C, name, of = request.N, request.K, request.tokens, request.dtype, request.tokens_are
+    lies = f"x turned={request.x_turned}, y turned={request.y_turned}"
+    found = searched(f"N{N} K{K} C{C} {name} of {request.least} {of}, {lies}", device, request)
     if found.setting is None:
         raise KernelUnavailable(
-            f"cusparselt: of what was tried for a 2:4 ({N}, {K}) whose {tokens_are} are tokens, times ({K}, {C}) of "
-            f"{name}, nothing multiplies right on this GPU: {found.name}; turn sparsity off for this layer"
+            f"cusparselt: of what was tried for a 2:4 ({N}, {K}) whose {of} are tokens, times ({K}, {C}) of {name}, "
+            f"nothing multiplies right on this GPU: {found.name}; turn sparsity off for this layer"
         )
     return found.setting

@@ -2,16 +2,15 @@
 
 The search runs every algorithm the library has, and some of those crash: with cuSPARSELt 0.8 on Hopper every search in
 fp16 ends in an illegal instruction, after which the process can use its GPU no more. Here that process is a helper,
-which is replaced; the answer is then torch's default algorithm, and that dtype is not searched again.
+which is replaced; the answer is then torch's default algorithm, and that dtype is not searched again. What a search
+failed of goes with its answer into every row, for the default algorithm may be three times as slow.
 
 Others are reported to multiply wrongly (pytorch issue 155333). So what is found is used only after it multiplied right.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -81,61 +80,22 @@ def identity(device: torch.device) -> str:
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
-class Searcher:
-    """Searches in a helper process, which ends when this process does, however it ends."""
-
-    def __init__(self) -> None:
-        self._helper: subprocess.Popen[str] | None = None
-        self._crashed: set[str] = set()
-
-    def search(self, request: Request) -> Found:
-        """What the helper found; the default algorithm after a crash."""
-        if request.dtype in self._crashed:
-            return Found(DEFAULT)
-        answer = self._ask(json.dumps(asdict(request)))
-        if not answer:
-            self._discard()
-            self._crashed.add(request.dtype)
-            return Found(DEFAULT)
-        found = Found.read(json.loads(answer))
-        assert found is not None
-        return found
-
-    def _ask(self, request: str) -> str:
-        """The helper's answer, or an empty string if it ended without one."""
-        if self._helper is None:
-            start = [sys.executable, "-c", "from blockshock.kernels import cusparselt_search as s; s.serve()"]
-            atexit.register(self._discard)
-            self._helper = subprocess.Popen(
-                start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
-        helper = self._helper
-        assert helper.stdin is not None
-        assert helper.stdout is not None
-        try:
-            print(request, file=helper.stdin, flush=True)
-        except BrokenPipeError:
-            return ""
-        return helper.stdout.readline()
-
-    def _discard(self) -> None:
-        atexit.unregister(self._discard)
-        if self._helper is not None:
-            self._helper.kill()
-            self._helper.communicate()
-            self._helper = None
-
-
 def serve() -> None:
     """Answer requests, one a line, until standard input ends. This is the helper's program."""
     for line in sys.stdin:
         request = Request(**json.loads(line))
         try:
             found = _search(request)
-        except torch.OutOfMemoryError:
-            found = Found(DEFAULT)  # no fault of the dtype's: it goes on being searched
+        except Exception as error:
+            torch.cuda.synchronize()  # where the GPU is lost, the process ends here; else others can be searched
+            found = Found(DEFAULT, failed=shortened(f"{type(error).__name__}: {error}"))
         torch.cuda.empty_cache()
         print(json.dumps(asdict(found)), flush=True)
+
+
+def shortened(error: str) -> str:
+    """What says why, for a row: a library's errors go on with a whole call, or with advice."""
+    return error.partition("\n")[0].partition(" when calling")[0][:160]
 
 
 def _search(request: Request) -> Found:

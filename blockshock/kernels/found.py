@@ -15,11 +15,13 @@ class Searched(Generic[S]):
     Attributes:
         setting: what to multiply with; None where nothing that was tried multiplies right.
         turned_away: what was tried and multiplies wrongly.
+        failed: what the search ended in, where it came to no end of its own: the setting is then the one to begin with.
         nothing: what is said where there is no setting.
     """
 
     setting: S | None
     turned_away: tuple[S, ...] = ()
+    failed: str = ""
     nothing: ClassVar[str] = "no setting"
 
     @staticmethod
@@ -37,7 +39,7 @@ class Searched(Generic[S]):
         """The inverse of ``asdict`` after a way through JSON; None of anything else."""
         try:
             setting, turned_away = stored["setting"], tuple(map(cls.parse, stored["turned_away"]))
-            return cls(None if setting is None else cls.parse(setting), turned_away)
+            return cls(None if setting is None else cls.parse(setting), turned_away, str(stored["failed"]))
         except (TypeError, KeyError, ValueError):
             return None
 
@@ -45,4 +47,7 @@ class Searched(Generic[S]):
     def name(self) -> str:
         """For the record."""
         used = self.nothing if self.setting is None else self.told(self.setting)
-        return f"{used} (turned away: {'; '.join(map(self.told, self.turned_away))})" if self.turned_away else used
+        away = f"turned away: {'; '.join(map(self.told, self.turned_away))}" if self.turned_away else ""
+        failed = f"the search failed: {self.failed}" if self.failed else ""
+        remarks = "; ".join(filter(None, (away, failed)))
+        return f"{used} ({remarks})" if remarks else used

@@ -106,17 +106,13 @@ def test_where_nothing_is_right_it_says_what_was_tried() -> None:
             check(*found, 9)
 
 
-@pytest.mark.parametrize(
-    "damaged",
-    [None, 3, {}, {"setting": [16, 1, 1], "turned_away": []}, {"setting": [24, 1, 1, 4], "turned_away": []},
-     {"setting": [16, 1, 99, 4], "turned_away": []}, {"setting": [16, 1, 1, 4.0], "turned_away": []},
-     {"setting": [16, 1, 1, 4], "turned_away": 3}],
-)  # fmt: skip
-def test_what_is_damaged_on_disk_is_no_answer(damaged: object) -> None:
-    assert Found.read(damaged) is None
-    assert Found.read({"setting": [16, 1, 1, 4], "turned_away": [[32, 1, 2, 4]]}) == Found(
-        Setting(16, 1, 1, 4), (Setting(32, 1, 2, 4),)
-    )
+@pytest.mark.parametrize("setting", [[16, 1, 1], [24, 1, 1, 4], [16, 1, 99, 4], [16, 1, 1, 4.0]])
+def test_what_is_damaged_on_disk_is_no_answer(setting: list[float]) -> None:
+    whole = {"setting": [16, 1, 1, 4], "turned_away": [[32, 1, 2, 4]], "failed": ""}
+    assert Found.read(whole) == Found(Setting(16, 1, 1, 4), (Setting(32, 1, 2, 4),))
+    damaged = [None, 3, {}, whole | {"setting": setting}, whole | {"turned_away": 3}]
+    assert [Found.read(found) for found in damaged] == [None] * 5
+    assert all(Found.read({key: whole[key] for key in whole if key != lost}) is None for lost in whole)
 
 
 def _search(cost: Callable[[Setting], float], tokens: int = 4096, size: int = 16) -> Found:

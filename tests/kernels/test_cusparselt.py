@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from torch import nn
 
 from blockshock import BlockShockLinear
 from blockshock.errors import KernelUnavailable
-from blockshock.kernels import cusparselt, cusparselt_thread
-from blockshock.kernels.cusparselt import PackedCusparselt, bucket_of
-from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Searcher, Setting, checked
+from blockshock.kernels import cusparselt, cusparselt_helper, cusparselt_search, cusparselt_thread
+from blockshock.kernels.cusparselt import PackedCusparselt
+from blockshock.kernels.cusparselt_helper import Searcher
+from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Setting, checked
 from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
 from blockshock.kernels.cusparselt_trial import Trial
+from blockshock.kernels.octaves import bucket_of
 from blockshock.machine import cache_folder
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.named_masks import build_mask
@@ -146,7 +150,7 @@ def test_what_was_turned_away_is_remembered_and_named(searcher: FakeSearcher, mo
         _forget(monkeypatch)
     assert len(searcher.asked) == 1
     (stored,) = json.loads((cache_folder() / "cusparselt-checked.json").read_text()).values()
-    assert stored == {"setting": [7, 2, 0], "turned_away": [[20, 1, -1]]}
+    assert stored == {"setting": [7, 2, 0], "turned_away": [[20, 1, -1]], "failed": ""}
 
 
 def test_both_directions_name_what_they_run(searcher: FakeSearcher) -> None:
@@ -157,7 +161,16 @@ def test_both_directions_name_what_they_run(searcher: FakeSearcher) -> None:
     assert forward == backward == f"cusparselt {searcher.answer.name}"
 
 
-@pytest.mark.parametrize("old", [[20, 1, -1], {"setting": [20, 1]}, {"setting": [20, 1, "1"], "turned_away": []}, None])
+@pytest.mark.parametrize(
+    "old",
+    [
+        [20, 1, -1],
+        {"setting": [20, 1]},
+        {"setting": [20, 1, "1"], "turned_away": []},
+        {"setting": [0, 1, -1], "turned_away": []},
+        None,
+    ],
+)
 def test_what_was_remembered_without_a_check_is_searched_again(
     old: Any, searcher: FakeSearcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,12 +208,48 @@ def test_a_searchers_crash_costs_the_search_of_that_dtype_alone(monkeypatch: pyt
 
     def ask(request: str) -> str:
         asked.append(json.loads(request)["dtype"])
-        return "" if "float16" in asked[-1] else '{"setting": [7, 2, 0], "turned_away": []}'
+        return "" if "float16" in asked[-1] else '{"setting": [7, 2, 0], "turned_away": [], "failed": ""}'
 
     monkeypatch.setattr(searcher, "_ask", ask)
     found = [searcher.search(Request(8, 8, 8, 8, dtype, False, "")) for dtype in ("float16", "float16", "half")]
-    assert found == [Found(DEFAULT), Found(DEFAULT), Found(SEVEN)]
+    assert found == [Found(DEFAULT, failed="its process ended")] * 2 + [Found(SEVEN)]
     assert asked == ["float16", "half"]
+
+
+HELPERS = {
+    "raise RuntimeError('CUDA error: internal error when calling `cusparseLtMatmulSearch(`\\nCUDA kernel')": (
+        "RuntimeError: CUDA error: internal error"
+    ),
+    "import os; os.kill(os.getpid(), 9)": "its process ended with status -9",
+}
+
+
+@pytest.mark.parametrize("program", HELPERS)
+def test_what_a_searchers_helper_died_of_is_told(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = subprocess.Popen
+
+    def start(command: list[str], **how: Any) -> Any:
+        return started([*command[:2], f"import sys; sys.stdin.readline(); {program}"], **how)
+
+    monkeypatch.setattr(cusparselt_helper.subprocess, "Popen", start)
+    found = Searcher().search(Request(8, 8, 8, 8, "float16", False, ""))
+    assert found == Found(DEFAULT, failed=HELPERS[program])
+    assert found.name == f"default algorithm (the search failed: {HELPERS[program]})"
+
+
+def test_a_search_that_raises_is_told_and_the_helper_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def search(request: Request) -> Found:
+        if request.least % 16:
+            raise RuntimeError(f"{request.least} tokens are no multiple of 16\nsee there")
+        return Found(SEVEN)
+
+    monkeypatch.setattr(cusparselt_search, "_search", search)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    asked = [Request(32, 32, 1024, least, "int8", False, to="bfloat16") for least in (520, 528)]
+    monkeypatch.setattr("sys.stdin", [json.dumps(asdict(request)) for request in asked])
+    cusparselt_search.serve()
+    found = [Found.read(json.loads(line)) for line in capsys.readouterr().out.splitlines()]
+    assert found == [Found(DEFAULT, failed="RuntimeError: 520 tokens are no multiple of 16"), Found(SEVEN)]
 
 
 def test_a_thread_that_began_with_one_gpu_is_refused_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,7 @@ def test_a_search_is_of_the_dtype_and_of_what_it_gives(fake_cusparselt: Any, mon
 
     def get(key: str, search: Any) -> dict[str, Any]:
         asked.append(key)
-        return {"setting": [7, 1, -1], "turned_away": []}
+        return {"setting": [7, 1, -1], "turned_away": [], "failed": ""}
 
     monkeypatch.setattr(cusparselt, "library_key", lambda device: "GPU")
     monkeypatch.setattr(cusparselt._algorithms, "get", get)
@@ -250,9 +250,9 @@ def test_a_search_is_of_the_dtype_and_of_what_it_gives(fake_cusparselt: Any, mon
     fake_cusparselt(fused=False).pack_quantised(half, source.bias, of("fp8"))(x_BK)
     fake_cusparselt().pack(half, source.bias)(x_BK)
     assert asked == [
-        "GPU N32 K64 B24-32 int8 bias=False to=bfloat16",
-        "GPU N32 K64 B24-32 int8 bias=False to=int32",
-        "GPU N32 K64 B24-32 float8_e4m3fn bias=False to=float32",
+        "GPU N32 K64 B32-32 int8 bias=False to=bfloat16",
+        "GPU N32 K64 B32-32 int8 bias=False to=int32",
+        "GPU N32 K64 B32-32 float8_e4m3fn bias=False to=float32",
         "GPU N32 K64 B24-32 bfloat16 bias=True",
     ]
 

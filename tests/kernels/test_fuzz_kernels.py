@@ -14,8 +14,8 @@ from strategies import ANY, FLOATS, LAYOUTS, equal, mask_rows, matrices, matrix,
 from blockshock.kernels import KERNELS, build_kernel
 from blockshock.kernels.backward import backward_of
 from blockshock.kernels.base import packed_bytes
-from blockshock.kernels.cusparselt import bucket_of
 from blockshock.kernels.layout import dense_rows, is_dense
+from blockshock.kernels.octaves import bucket_of, octave_of
 from blockshock.kernels.transpose import TileOrder
 from blockshock.machine.memory import held_bytes
 from blockshock.matrices.masks import DenseMask, Mask, TiledMask
@@ -120,8 +120,14 @@ def test_rows_lie_densely_with_the_same_bits(x: torch.Tensor, multiple: int) -> 
 
 
 @examples(120)
-@given(st.integers(0, 2**30))
-def test_lengths_of_an_octave_share_a_search(tokens: int) -> None:
+@given(st.integers(1, 2**30), st.sampled_from((8, 16)))
+def test_lengths_of_an_octave_share_a_search(tokens: int, multiple: int) -> None:
     most = bucket_of(tokens)
     assert tokens <= most == bucket_of(most)
     assert most == 8 or most < 2 * tokens
+    least, most = octave_of(tokens, multiple)
+    padded = -(-tokens // multiple) * multiple
+    assert least <= padded <= most
+    assert least % multiple == most % multiple == 0
+    assert octave_of(least, multiple) == octave_of(most, multiple) == (least, most)
+    assert octave_of(least - multiple, multiple) != (least, most) or least == multiple

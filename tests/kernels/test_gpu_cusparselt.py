@@ -18,8 +18,9 @@ from torch import nn
 from blockshock import BlockShockLinear
 from blockshock.errors import InputError
 from blockshock.kernels import build_kernel, cusparselt
-from blockshock.kernels.cusparselt import bucket_of
-from blockshock.kernels.cusparselt_search import Request, Searcher, identity
+from blockshock.kernels.cusparselt_helper import Searcher
+from blockshock.kernels.cusparselt_search import Request, identity
+from blockshock.kernels.octaves import bucket_of, octave_of
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.pieces import Piece
@@ -41,7 +42,22 @@ def test_the_helpers_search_checks_what_it_finds(searcher: Searcher) -> None:
     found = searcher.search(Request(1024, 2048, 256, 136, "bfloat16", True, gpu))
     print(found.name)
     assert found.setting is not None
+    assert not found.failed
     assert (0, 1, -1) not in found.turned_away
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+def test_in_eight_bits_every_octave_can_be_searched(searcher: Searcher) -> None:
+    """A search that fails leaves the default algorithm, which is right, and up to three times as slow."""
+    gpu = identity(torch.device("cuda"))
+    for dtype, to in (("int8", "bfloat16"), ("int8", "int32"), ("float8_e4m3fn", "bfloat16")):
+        if dtype.startswith("float8") and torch.cuda.get_device_capability() < (8, 9):
+            continue
+        for tokens in (1, 9, 20, 100, 1000):
+            least, most = octave_of(tokens, cusparselt.BYTES_TOKENS_MULTIPLE)
+            found = searcher.search(Request(1024, 2048, most, least, dtype, False, gpu, to))
+            assert not found.failed, f"{dtype} to {to}, {tokens} tokens: {found.name}"
 
 
 @pytest.mark.gpu

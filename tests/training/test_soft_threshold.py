@@ -79,6 +79,9 @@ def test_what_is_dropped_decays(dtype: torch.dtype) -> None:
     assert equal(grad[mask], before[mask])
     torch.testing.assert_close(grad.double(), wanted, rtol=2 * torch.finfo(dtype).eps, atol=0)
     assert equal(sparse.masked_decay_(before.clone(), w, mask, 0), before)
+    kept = torch.full_like(w, float("nan")).masked_fill(~mask, 0)
+    zeros = torch.zeros_like(before).copysign(before)
+    assert equal(sparse.masked_decay_(zeros.clone(), kept, mask, 0.25)[mask], zeros[mask]), "what is kept stays"
 
 
 def test_decay_is_added_in_place_whatever_the_layout_and_the_dtype_of_w() -> None:
