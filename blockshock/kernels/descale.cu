@@ -1,7 +1,7 @@
 // Sums of products of what is stored in eight bits, times both scales, plus the bias: in float32, rounded once.
 //
 // It stands behind wide.cu, whose numbers y and the bias are of. Set by whoever compiles it: FROM (INT32, FLOAT32,
-// BFLOAT16: of the sums), CHANNELS (each column has a scale), BIASED.
+// BFLOAT16: of the sums), CHANNELS (each column has a scale), BIASED, ROWS (of a thread).
 
 #define INT32 0
 #define FLOAT32 1
@@ -25,25 +25,41 @@ __device__ __forceinline__ void summed(const Sums& sums, float (&x)[4]) {
 #endif
 }
 
-// sums: (B, N), N a multiple of four, rows so many fours apart. A thread takes four columns of a row.
+// sums: (B, N), N a multiple of four, rows so many fours apart. A thread takes four columns of ROWS rows, all of which are
+// on their way at once.
 extern "C" __global__ void descale(const Sums* __restrict__ sums, const float* __restrict__ of_rows,
                                    const float4* __restrict__ of_columns, const Four* __restrict__ bias,
                                    Four* __restrict__ y, int B, int N, int row_fours) {
-    const int fours = N / 4;
-    const long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (at >= (long long)B * fours) return;
-    const int row = at / fours, column = at % fours;
-    float x[4], added[4];
-    summed(sums[(long long)row * row_fours + column], x);
-    const float scale = of_rows[row];
+    const int fours = N / 4, column = blockIdx.y * blockDim.x + threadIdx.x, first = blockIdx.x * ROWS;
+    if (column >= fours) return;
+    Sums taken[ROWS];
+    float scales[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        const int row = min(first + r, B - 1);
+        taken[r] = sums[(long long)row * row_fours + column], scales[r] = of_rows[row];
+    }
 #if CHANNELS
-    const float4 scales = of_columns[column];
-    x[0] *= scales.x, x[1] *= scales.y, x[2] *= scales.z, x[3] *= scales.w;
+    const float4 of_column = of_columns[column];
 #endif
 #if BIASED
+    float added[4];
     widen(bias[column], added);
 #endif
 #pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = BIASED ? fmaf(x[i], scale, added[i]) : x[i] * scale;
-    y[at] = narrowed(x);
+    for (int r = 0; r < ROWS; r++) {
+        float x[4];
+        summed(taken[r], x);
+#if CHANNELS
+        x[0] *= of_column.x, x[1] *= of_column.y, x[2] *= of_column.z, x[3] *= of_column.w;
+#endif
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#if BIASED
+            x[i] = fmaf(x[i], scales[r], added[i]);
+#else
+            x[i] *= scales[r];
+#endif
+        if (first + r < B) y[(long long)(first + r) * fours + column] = narrowed(x);
+    }
 }

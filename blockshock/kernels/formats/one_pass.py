@@ -16,6 +16,8 @@ STORED = {torch.int8: (0, (8, 0)), torch.float8_e4m3fn: (1, (8, 9))}
 SUMS = {torch.int32: 0, torch.float32: 1, torch.bfloat16: 2}
 _QUANTISING, _SCALING = 512, 256
 """Threads of a block."""
+_MANY, _ROWS = 1 << 20, 8
+"""So many sums from on, a thread scales those of several rows; of fewer, a GPU would idle."""
 _MOST_ROWS, _MOST_ROW = 1 << 31, 1 << 31
 _LONGEST = 1 << 16
 """Numbers of a row that one block reads by itself: of a matrix that is one row, as for one scale, a GPU would idle."""
@@ -72,15 +74,17 @@ def descaled(
     scale_N: torch.Tensor | None,
     bias: torch.Tensor | None,
     dtype: torch.dtype,
+    out_BN: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sums that are scaled here, as ``formats.descaled`` says."""
     B, N = sums_BN.shape
-    y_BN = torch.empty(B, N, dtype=dtype, device=sums_BN.device)
+    y_BN = torch.empty(B, N, dtype=dtype, device=sums_BN.device) if out_BN is None else out_BN
+    rows = _ROWS if B * N >= _MANY else 1
     flags = ("FROM", SUMS[sums_BN.dtype]), ("CHANNELS", int(scale_N is not None)), ("BIASED", int(bias is not None))
     # What is not there is not read: y stands for it.
     tensors = [sums_BN, scale_B1.contiguous(), *(y_BN if one is None else one for one in (scale_N, bias)), y_BN]
     with torch.cuda.device(sums_BN.device):
-        kernel = kernel_of_fours("descale", dtype, sums_BN.device, *flags)
-        grid = (-(-B * N // 4 // _SCALING), 1, 1)
+        kernel = kernel_of_fours("descale", dtype, sums_BN.device, *flags, ("ROWS", rows))
+        grid = (-(-B // rows), -(-N // (4 * _SCALING)), 1)
         kernel(grid, (_SCALING, 1, 1), [*tensors, B, N, _fours_apart(sums_BN)])
     return y_BN

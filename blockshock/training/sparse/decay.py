@@ -39,4 +39,4 @@ def masked_decay_(grad: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, decay
     if alike and fours.takes(grad) and fours.takes(w):
         return fours.decay_dropped_(grad, w, mask, decay)
     # Of what is kept −0 is added, so that neither its gradient changes, nor a weight that is not finite reaches it.
-    return grad.add_(w.masked_fill(mask, -0.0), alpha=decay)
+    return grad.addcmul_(w.masked_fill(mask, -0.0), ~mask, value=decay)
