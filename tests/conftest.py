@@ -66,6 +66,16 @@ def gpu_ranks(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Ra
 
 
 @pytest.fixture(scope="session")
+def gpu_rank(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Ranks]:
+    """One rank by itself, on a GPU; the session's own, if it is that."""
+    if (settings.device, settings.ranks) == ("cuda", 1):
+        yield request.getfixturevalue("ranks")
+    else:
+        with spawn(1, device="cuda") as group:
+            yield group
+
+
+@pytest.fixture(scope="session")
 def groups_of_other_sizes() -> Iterator[Callable[[int], Ranks]]:
     """Groups on CPUs, of each size one, that live as long as the session: to start four ranks takes seconds."""
     with ExitStack() as ends:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from gpus import needs_a_gpu
@@ -11,7 +9,7 @@ from gpus import needs_a_gpu
 from blockshock.models import build_task
 from blockshock.phases import curve_case, curves
 from blockshock.phases.pupil import Curve, Pupil
-from blockshock.ranks import Ranks, spawn
+from blockshock.ranks import Ranks
 from blockshock.training import any_recipe_of
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
@@ -21,18 +19,11 @@ RECIPES = (
 )
 
 
-@pytest.fixture(scope="module")
-def rank() -> Iterator[Ranks]:
-    """One by itself, on a GPU."""
-    with spawn(1, device="cuda") as ranks:
-        yield ranks
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_learns_on_the_sparse_tensor_cores(rank: Ranks, recipe: str) -> None:
+def test_a_recipe_learns_on_the_sparse_tensor_cores(gpu_rank: Ranks, recipe: str) -> None:
     case = curve_case(recipe, "digits", "cuda", "bf16", 0, 60, 1, None)
-    assert rank.run(curves.obstacle, case)[0] is None
-    (found,) = rank.run(curves.run, case)
+    assert gpu_rank.run(curves.obstacle, case)[0] is None
+    (found,) = gpu_rank.run(curves.run, case)
     assert found.failure(case) is None
     assert ("cusparselt" if any_recipe_of(recipe).is_24 else "bsr") in found.algorithm
     assert found.replaced == 8
@@ -46,8 +37,8 @@ def _learned() -> tuple[set[torch.dtype], set[torch.dtype], Curve]:
     return multiplied, {held.dtype for held in found.model.parameters()}, found.learn([2, 4])
 
 
-def test_products_are_in_bf16_and_parameters_in_float32(rank: Ranks) -> None:
-    ((multiplied, held, curve),) = rank.run(_learned)
+def test_products_are_in_bf16_and_parameters_in_float32(gpu_rank: Ranks) -> None:
+    ((multiplied, held, curve),) = gpu_rank.run(_learned)
     assert (multiplied, held) == ({torch.bfloat16}, {torch.float32})
     assert curve.bits[1] < curve.bits[0] < 8
     assert [flips > 0 for flips in curve.flip_rate] == [True, False]
