@@ -18,7 +18,7 @@ from blockshock.kernels.bsr_search import Found, Setting, default_for, search
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.octaves import bucket_of
 from blockshock.kernels.right import is_product
-from blockshock.machine import torch_internals
+from blockshock.machine import is_capturing, torch_internals
 from blockshock.matrices import Piece, generator, in_blocks
 from blockshock.measure import timing
 from blockshock.stages import stage
@@ -90,7 +90,7 @@ class PackedBsr(PackedBlocks):
         return self._chosen[most]
 
     def _find(self, most: int, x_BK: torch.Tensor) -> Found:
-        if x_BK.is_cuda and torch.cuda.is_current_stream_capturing():
+        if is_capturing(x_BK.device):
             raise KernelUnavailable("block kernel bsr: run the layer once before it is captured, so that it is tuned")
         layout = f"N{self.N} K{self.K} blocks {len(self.columns)} of {self.size}"
         key = f"{_library_key(x_BK.device)} {layout} B{most} {x_BK.dtype} bias={self.bias is not None}"

@@ -3,6 +3,7 @@
 from blockshock.machine import environment, memory, torch_internals
 from blockshock.machine.borrowed import Borrowed
 from blockshock.machine.cache_folder import cache_folder
+from blockshock.machine.capturing import is_capturing
 from blockshock.machine.collectives import (
     Alone,
     Group,

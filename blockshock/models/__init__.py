@@ -3,7 +3,7 @@
 from blockshock.models.base import NETWORKS, WHERE, Call, Network, build_network
 from blockshock.models.compress import compress
 from blockshock.models.likeness import likeness
-from blockshock.models.tasks import TASKS, Task, build_task
+from blockshock.models.tasks import TASKS, Batch, Task, build_task
 
 NETWORKS.load_package(__name__)
 TASKS.load_package(__name__)

@@ -68,7 +68,7 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} has no load(device, corpus)")
 
     def batch(self, stream: torch.Generator) -> Batch:
-        """What a step is made of; ``stream`` is on the CPU."""
+        """What a step is made of, of the same shapes at each; ``stream`` is on the CPU."""
         raise NotImplementedError(f"{type(self).__name__} has no batch(stream)")
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

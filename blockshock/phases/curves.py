@@ -2,7 +2,8 @@
 
 Every recipe of a task sees the same tokens in the same order, from the same weights: those of a seed. It trains the
 feed-forward parts, as its papers do, with the hyper-parameters of its paper; what its paper has by the length of
-training is scaled to that of this one. ``dense`` is the model as it is. All steps are eager.
+training is scaled to that of this one. ``dense`` is the model as it is. On a GPU steps are CUDA graphs, for all alike:
+what is compared is what a GPU does, not what Python does. What eager steps take is said beside it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from blockshock.training import BLOCK_RECIPES, RECIPES, Recipe, any_recipe_of, i
 
 LOOKS = 10
 """How often what is held out is looked at."""
-WARMUP_STEPS, COMPILED_STEPS = 6, 20
+WARMUP_STEPS, TIMED_STEPS = 6, 20
 """Of a model that is thrown away, by a schedule of its own: kernels are compiled and searched for before the clock.
-And how many are timed of a compiled model."""
+And how many are timed on a GPU, of eager steps and of a compiled model."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class CurvesResult:
         data: what it learned from, in words.
         recipe: its spec with all of its schedule.
         parameters: of the model; ``replaced`` layers are the recipe's.
+        eager: seconds of an eager step, by a short schedule of its own, where those of the curves are captured.
         compiled: seconds of a step of the compiled model, of dense training on a GPU; or why there are none.
     """
 
@@ -106,6 +108,7 @@ class CurvesResult:
     parameters: int
     replaced: int
     algorithm: str
+    eager: float | None = None
     compiled: float | None = None
     not_compiled: str | None = None
 
@@ -151,14 +154,14 @@ def run(case: CurveCase) -> CurvesResult:
     device, task = this_device(), build_task(case.workload)
     data = task.load(device, case.corpus)
     at = list(dict.fromkeys(max(1, case.steps * (look + 1) // LOOKS) for look in range(LOOKS)))
-    pupil = Pupil(task, device, case.recipe_for(WARMUP_STEPS), WARMUP_STEPS, case.seed)
-    begin_bits = pupil.bits()
-    pupil.learn([WARMUP_STEPS])
+    begin_bits, eager = _warm_up(case, task)
     curves = []
     for number in range(case.seeds):
-        del pupil
+        pupil = None  # what it holds is free before the next one is made
         pupil = Pupil(task, device, case.recipe, case.steps, case.seed + number)
+        pupil.capture()
         curves.append(pupil.learn(at))
+    assert pupil is not None
     again = None
     if device.type == "cpu":
         again = Pupil(task, device, case.recipe, case.steps, case.seed).learn(at).bits == curves[0].bits
@@ -173,9 +176,20 @@ def run(case: CurveCase) -> CurvesResult:
         parameters=sum(held.numel() for held in pupil.model.parameters()),
         replaced=pupil.replaced,
         algorithm=pupil.algorithm,
+        eager=eager,
         compiled=compiled,
         not_compiled=why,
     )
+
+
+def _warm_up(case: CurveCase, task: Task) -> tuple[float, float | None]:
+    """Bits before the first step; seconds of an eager step, where others are captured."""
+    device = this_device()
+    timed = TIMED_STEPS if device.type == "cuda" else 0
+    pupil = Pupil(task, device, case.recipe_for(WARMUP_STEPS + timed), WARMUP_STEPS + timed, case.seed)
+    begin_bits = pupil.bits()
+    pupil.learn([WARMUP_STEPS])
+    return begin_bits, pupil.learn([WARMUP_STEPS + timed]).seconds[-1] / timed if timed else None
 
 
 def _compiled(case: CurveCase, task: Task) -> tuple[float | None, str | None]:
@@ -184,7 +198,8 @@ def _compiled(case: CurveCase, task: Task) -> tuple[float | None, str | None]:
         pupil = Pupil(task, this_device(), case.recipe, case.steps, case.seed)
         pupil.compile()
         pupil.learn([WARMUP_STEPS])
-        return pupil.learn([COMPILED_STEPS]).seconds[-1] / COMPILED_STEPS, None
+        pupil.capture()
+        return pupil.learn([WARMUP_STEPS + TIMED_STEPS]).seconds[-1] / TIMED_STEPS, None
     except Exception as error:  # whatever a compiler raises
         return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
     finally:

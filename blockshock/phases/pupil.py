@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,18 +10,21 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.models import Task
+from blockshock.measure import Stopwatch
+from blockshock.models import Batch, Task
 from blockshock.nn.ffn import SparseFFN
 from blockshock.nn.method_linear import MethodLinear
 from blockshock.nn.replacing import replace_linears
 from blockshock.registry import parse_spec
-from blockshock.training import RECIPES, RecipeStorage, any_recipe_of, is_of_blocks
+from blockshock.training import RECIPES, RecipeStorage, StepGraphs, any_recipe_of, is_of_blocks
 from blockshock.training.recipes.packing import sparse_cores
 
 DENSE = "dense"
 PRODUCTS = {"cpu": torch.float32, "cuda": torch.bfloat16}
 """What layers multiply in, by device type; parameters are float32."""
 MAX_NORM, BETAS, DECAY = 1.0, (0.9, 0.95), 0.1
+AHEAD = 32
+"""Batches that are made before the steps that take them, so that no step waits for its batch."""
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Curve:
 
     Attributes:
         bits: a prediction of what is held out, at each look.
-        seconds: of training so far; looks are left out.
+        seconds: of training so far, by the device's clock on a GPU; batches, captures and looks are left out.
         flip_rate: share of the recipe's weights whose place in the mask the last new masks changed, at each look; 0
             where all weights multiply.
     """
@@ -50,7 +52,8 @@ def linears_meant(model: nn.Module, task: Task) -> dict[str, nn.Linear]:
 class Pupil:
     """The model of a task with a recipe in it; a seed fixes weights, batches and draws.
 
-    In bf16 under autocast on a GPU, its parameters in float32; in float32 on a CPU.
+    In bf16 under autocast on a GPU, its parameters in float32; in float32 on a CPU. Its steps are eager until
+    ``capture()``.
 
     Attributes:
         storages: of the layers whose weights the recipe multiplies 2:4; none of ``dense``, which leaves the model as it
@@ -72,9 +75,9 @@ class Pupil:
         self._called: nn.Module = self.model
         if is_of_blocks(recipe):
             self._replace_blocks(recipe)
-            torch.manual_seed(seed)  # they draw from torch's own generator
         elif parse_spec(recipe)[0] != DENSE:
             self._replace(f"recipe-{_of_seed(recipe, seed)}")
+        torch.manual_seed(seed)  # of torch's own generator, which recipes of blocks draw from, and graphs
         self._stream = torch.Generator().manual_seed(seed)
         masked = {storage.parameter for storage in self.storages}
         matrices = [held for held in self.model.parameters() if held.ndim > 1 and held not in masked]
@@ -83,8 +86,11 @@ class Pupil:
         groups = [
             {"params": held, "weight_decay": decay, "masked": is_masked} for held, decay, is_masked in rates if held
         ]
-        self._optimizer = any_recipe_of(recipe).optimizer(groups, steps, lr=task.lr[device.type], betas=BETAS)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, self._rate)
+        self._lr = torch.zeros((), device=device)  # of all groups
+        self._optimizer = any_recipe_of(recipe).optimizer(groups, steps, lr=self._lr, betas=BETAS)
+        self._batch: Batch = ()
+        self._graphs: StepGraphs | None = None
+        self._done = 0
 
     def _replace(self, row: str) -> None:
         meant = linears_meant(self.model, self.task)
@@ -118,6 +124,14 @@ class Pupil:
         compiled: Any = torch.compile(self.model, dynamic=False)
         self._called = compiled
 
+    def capture(self) -> None:
+        """Replay CUDA graphs of its steps from now on; on a CPU they stay eager.
+
+        Once kernels are compiled and searched for, which cannot be done while anything is captured.
+        """
+        if self.device.type == "cuda":
+            self._graphs = StepGraphs(self.storages, self._optimizer, self.device)
+
     def _rate(self, step: int) -> float:
         """Factor of the learning rate."""
         warm = max(self.steps // 20, 1)
@@ -133,27 +147,39 @@ class Pupil:
         return found
 
     def learn(self, at: list[int]) -> Curve:
-        """Train to the last of these steps, and look at each."""
-        curve, done, seconds = Curve(), 0, 0.0
+        """Train on to the last of these steps, and look at each."""
+        curve, watch = Curve(), Stopwatch(self.device)
         for stop in at:
-            begun = self._now()
-            for _ in range(done, stop):
-                self._step()
-            seconds, done = seconds + self._now() - begun, stop
+            while self._done < stop:
+                count = min(AHEAD, stop - self._done)
+                for batch in [self.task.batch(self._stream) for _ in range(count)]:
+                    self._prepare(batch)
+                    watch(self._step if self._graphs is None else self._graphs.ready(self._passes, self._step))
+                    self._done += 1
+            curve.seconds.append(watch.seconds())
             curve.bits.append(self.bits())
-            curve.seconds.append(seconds)
             curve.flip_rate.append(self._flip_rate())
         return curve
 
-    def _step(self) -> None:
-        batch = self.task.batch(self._stream)
+    def _prepare(self, batch: Batch) -> None:
+        """Put the batch and the rate of the step that comes where graphs read them."""
+        self._lr.fill_(self.task.lr[self.device.type] * self._rate(self._done))
+        self._batch = self._batch or tuple(map(torch.empty_like, batch))
+        for held, new in zip(self._batch, batch, strict=True):
+            held.copy_(new)
+
+    def _passes(self) -> None:
         with self._autocast():
-            loss = self.task.loss(self._called, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+            loss = self.task.loss(self._called, self._batch)
+        held = list(self.model.parameters())
+        for parameter, grad in zip(held, torch.autograd.grad(loss, held, allow_unused=True), strict=True):
+            parameter.grad = grad
+
+    def _step(self) -> None:
+        self._passes()
         nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._schedule.step()
 
     def _flip_rate(self) -> float:
         found = [(one.flipped.item() * one.is_sparse, one.parameter.numel()) for one in self.storages]
@@ -162,11 +188,6 @@ class Pupil:
     def _autocast(self) -> torch.autocast:
         dtype = PRODUCTS[self.device.type]
         return torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 def _of_seed(spec: str, seed: int) -> str:

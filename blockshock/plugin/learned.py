@@ -41,7 +41,7 @@ def describe_curves(case: CurveCase, result: CurvesResult) -> dict[str, Any]:
         "step_ms": [curve.seconds[-1] / case.steps * 1e3 for curve in curves],
         "unit": task.unit,
         "bits_margin": task.margin,
-        "timing": "eager",
+        "timing": "eager" if result.eager is None else "cuda_graph",
         "data": result.data,
         "corpus": None if case.corpus is None else text.CORPUS,  # where it lies is nobody's business
         "schedule": result.recipe,
@@ -49,6 +49,8 @@ def describe_curves(case: CurveCase, result: CurvesResult) -> dict[str, Any]:
         "replaced": result.replaced,
         "algorithm": result.algorithm,
     }
+    if result.eager is not None:
+        info["eager_step_ms"] = result.eager * 1e3
     if result.compiled is not None:
         info["compiled_step_ms"] = result.compiled * 1e3
     if result.not_compiled is not None:

@@ -135,7 +135,7 @@ OTHERWISE: dict[str, Fits] = {
     "likeness": _likeness,
     "curve_flip_rate": items(_SERIES),
     **dict.fromkeys(("schedule", "corpus"), text),
-    "compiled_step_ms": positive,
+    **dict.fromkeys(("compiled_step_ms", "eager_step_ms"), positive),
     "l2_flushed": flag,
     "builds_p50_ms": series_of(positive),
     "blocks": _blocks,

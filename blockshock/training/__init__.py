@@ -1,6 +1,7 @@
 """Weights that are trained: how they are stored, and what an optimizer's steps do to them."""
 
 from blockshock.training import sparse
+from blockshock.training.captured import StepGraphs
 from blockshock.training.clipping import clip_grad_norm_
 from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
 from blockshock.training.parameters import Training

@@ -149,6 +149,22 @@ def test_a_recipe_that_beats_eager_training_alone_does_not_pay() -> None:
     assert "sparse training pays: fst makes faster steps" in said
 
 
+def test_steps_of_graphs_are_said_to_be_that_with_eager_ones_beside_them() -> None:
+    graphs: Info = {"timing": "cuda_graph", "eager_step_ms": 15.0}
+    dense = DENSE | graphs | {"compiled_step_ms": 7.07}
+    assert unfit(dense) is None
+    assert unfit(dense | {"eager_step_ms": -1.0}) == "eager_step_ms"
+    (said,) = learning_lines(run_of([dense, recipe(step=0.8, **graphs | {"eager_step_ms": 24.0})]))
+    assert "fst beats dense training as it is, and not compiled. fst: step ÷ dense" in said
+    assert said.endswith("Compiled, a dense step takes 0.700 of its time as it is, both as CUDA graphs")
+    notes = tables([dense, recipe(**graphs)])["Loss and time"].notes
+    assert any(
+        "less time than the dense one's, as CUDA graphs, by the device's clock, the whole" in one for one in notes
+    )
+    assert "ms of an eager step, by a short schedule of its own: text dense 15.00, text fst 15.00" in notes
+    assert any("dense one's, eager as it is, the" in one for one in tables([DENSE, recipe()])["Loss and time"].notes)
+
+
 def test_of_several_tasks_it_says_whether_they_rank_recipes_alike() -> None:
     rows = [DENSE, recipe("fst", lost=0.1), recipe("ste", lost=0.2)]
     images = [row | {"workload": "digits", "unit": "image"} for row in rows]

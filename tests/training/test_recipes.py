@@ -152,7 +152,7 @@ def test_what_a_scaler_skips_advances_nothing() -> None:
 
 
 def test_a_schedule_that_goes_on_where_a_scaler_skips_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "_skips", lambda optimizer: False)
+    monkeypatch.setattr(storage_module, "skips", lambda optimizer: False)
     with pytest.raises(AssertionError):
         test_what_a_scaler_skips_advances_nothing()
 

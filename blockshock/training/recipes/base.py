@@ -97,14 +97,16 @@ class Recipe:
         return {}
 
     def optimizer(self, groups: Iterable[dict[str, Any]], steps: int, **rates: Any) -> torch.optim.Optimizer:
-        """AdamW, as the recipe has it.
+        """AdamW, as the recipe has it; on a GPU its steps can be captured in a CUDA graph.
 
         Args:
             groups: of parameters, each with ``masked``: whether they are the recipe's.
             steps: of the training.
             rates: as of AdamW.
         """
-        return torch.optim.AdamW(groups, fused=True, **rates)
+        held = list(groups)
+        on_gpu = all(parameter.is_cuda for group in held for parameter in group["params"])
+        return torch.optim.AdamW(held, fused=True, capturable=on_gpu, **rates)
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
         """What of W is kept, as a boolean (N, K) with two of each four of a row at the most."""

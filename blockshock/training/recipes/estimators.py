@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from blockshock.kernels import make24
 from blockshock.kernels.cusparselt_anew import times_packed
 from blockshock.kernels.cusparselt_layout import dense_of
+from blockshock.machine import is_capturing
 from blockshock.matrices import generator
 from blockshock.stages import stage
 from blockshock.training.recipes.base import EIGHT, SIXTEEN
@@ -18,7 +19,7 @@ from blockshock.training.sparse import mvue_24
 
 def stream(device: torch.device, seed: int, draws: int) -> torch.Generator | None:
     """Of the draws after so many; None, torch's own, where code is compiled or captured, which can hold no other."""
-    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if torch.compiler.is_compiling() or is_capturing(device):
         return None
     return generator(device, seed, 9, draws)
 

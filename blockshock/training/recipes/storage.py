@@ -1,7 +1,8 @@
 """A weight that is trained by a recipe: all of W is the parameter, S(W) multiplies, and masks come and go.
 
 What changes with time is here, and all of it is in ``state()``: how many steps were made, the mask in force, the scale,
-and how many draws. A step that a GradScaler skips changes nothing of it, of a fused optimizer too.
+and how many draws. A step that a GradScaler skips changes nothing of it, of a fused optimizer too. One that is
+captured in a CUDA graph is none yet: ``advance`` counts each that is replayed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from blockshock.errors import InputError
+from blockshock.machine import is_capturing
 from blockshock.matrices import product
 from blockshock.stages import stage
 from blockshock.training.parameters import Training
@@ -21,6 +23,7 @@ from blockshock.training.recipes.base import Recipe, spec_of
 from blockshock.training.recipes.estimators import sampled_grad_weight, stream
 from blockshock.training.recipes.packing import RecipePacking
 from blockshock.training.recipes.saved_state import COUNTS, MASK, SCALE, SCORES, SPEC, faults_of_state
+from blockshock.training.recipes.schedule import Kind, has_switched, kind_of, skips
 from blockshock.training.recipes.scored import handing_on
 from blockshock.training.sparse import masked_decay_
 from blockshock.training.steps import prepare
@@ -109,7 +112,7 @@ class RecipeStorage(Storage):
                 f"the recipe {spec_of(self.recipe)} adds to gradients right before a step, and a closure makes them "
                 "within it: call backward() first, and step() without a closure"
             )
-        if grad is None or _skips(optimizer):
+        if grad is None or skips(optimizer):
             return
         # What a fused optimizer is given by a scaler is still multiplied by its scale.
         scale = getattr(optimizer, "grad_scale", None)
@@ -121,16 +124,35 @@ class RecipeStorage(Storage):
     @torch.no_grad()
     def after_step(self) -> None:
         by, self._by = self._by, None
-        if by is None or _skips(by):  # of an optimizer of the bias alone it was not told
+        if by is None or skips(by):  # of an optimizer of the bias alone it was not told
             self.refresh()
             return
-        was_sparse = self.is_sparse
-        self.steps += 1
-        self.switched = self.switched or bool(getattr(by, "switched", False))
-        due = bool(self.every) and self.steps % self.every == 0
-        if self.is_sparse and (not was_sparse or (due and self.recipe.keeps_dropped)):
+        counted = self.steps, self.switched
+        self._end_step(by, self.kind(by))
+        if is_capturing(self.parameter.device):
+            self.steps, self.switched = counted
+
+    def kind(self, by: Optimizer | None = None) -> Kind:
+        """Of the step that comes, as far as that is known; or of one that an optimizer has made."""
+        return kind_of(self.recipe, self.every, self.steps, self.switched, self.switched or has_switched(by))
+
+    @torch.no_grad()
+    def advance(self, by: Optimizer) -> None:
+        """Count a step that a CUDA graph has replayed; if what was seen in it makes it another kind, end it as that."""
+        if (kind := self.kind(by)) != self.kind():
+            self._end_step(by, kind)
+            return
+        self._count(by)
+        self.packed.is_sparse = kind.after
+
+    def _count(self, by: Optimizer) -> None:
+        self.steps, self.switched = self.steps + 1, self.switched or has_switched(by)
+
+    def _end_step(self, by: Optimizer, kind: Kind) -> None:
+        self._count(by)
+        if kind.takes_mask:
             self._take_mask()
-        if self.is_sparse and not self.recipe.keeps_dropped and self.recipe.first_sparse():
+        if kind.after and not self.recipe.keeps_dropped and self.recipe.first_sparse():
             with stage("sparsify"):  # an optimizer goes on moving by what it remembers of dense steps
                 self.parameter.masked_fill_(~self._kept(), 0)
         super().refresh()
@@ -224,9 +246,3 @@ class RecipeStorage(Storage):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_by": None}
-
-
-def _skips(optimizer: Optimizer) -> bool:
-    """Whether a scaler has found inf, and this optimizer leaves the step out by itself, as fused ones do."""
-    found_inf = getattr(optimizer, "found_inf", None)
-    return found_inf is not None and bool(found_inf)

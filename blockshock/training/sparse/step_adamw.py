@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from blockshock.errors import InputError
+from blockshock.machine import is_capturing
 
 
 class StepAdamW(torch.optim.AdamW):
@@ -34,7 +35,8 @@ class StepAdamW(torch.optim.AdamW):
     - An element that does not change counts for nothing in the geometric mean; there one such makes it zero.
     - A β₂ of 0.95 looks back 20 steps, not 19 for a rounding; and no copy of v is held.
 
-    A step after ``least`` waits for the device; one that is captured in a CUDA graph does not, and decides nothing.
+    A step after ``least`` waits for the device. One that is captured in a CUDA graph does not, and decides nothing:
+    call ``advance()`` after each replay, which does. Steps of one ``kind()`` are the same graph.
     With a GradScaler, a step that is skipped counts for nothing here. Ranks that hold equal gradients switch at once;
     for a part of a matrix it is refused, as what it decides by is the whole.
 
@@ -51,7 +53,7 @@ class StepAdamW(torch.optim.AdamW):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
+        lr: float | torch.Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
@@ -82,6 +84,7 @@ class StepAdamW(torch.optim.AdamW):
         first.setdefault("switched", False)
         first.setdefault("steps", 0)
         first.setdefault("changes", torch.zeros(window, dtype=torch.float64))
+        self._change_seen = torch.zeros((), dtype=torch.float64, device=first["params"][0].device)
 
     @property
     def switched(self) -> bool:
@@ -96,35 +99,48 @@ class StepAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         held = [group for group in self.param_groups if group["masked"]] if self.switched else []
-        change = self._change() if self._looks() else None
+        looks = self._looks()
+        if looks:
+            self._change_seen.copy_(self._change())
         self._as_adamw([group for group in self.param_groups if not (self.switched and group["masked"])])
         for group in held:
             self._by_held(group)
-        self._count(change)
+        if not is_capturing(self._change_seen.device):
+            self._count(looks)
         return loss
+
+    def kind(self) -> tuple[bool, bool]:
+        """Of the step that comes: whether v is held, and whether its change is looked at."""
+        return self.switched, self._looks()
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Count a step that a CUDA graph has replayed, and switch where what it saw says so."""
+        self._count(self._looks())
 
     def _looks(self) -> bool:
         """Whether the change of this step may decide something."""
         first = self.param_groups[0]
-        in_reach = first["steps"] + 1 > first["least"] - len(first["changes"])
-        return in_reach and not self.switched and not _is_captured(first["params"][0])
+        return bool(first["steps"] + 1 > first["least"] - len(first["changes"])) and not self.switched
 
-    def _change(self) -> float:
-        """Z of the step that comes: of v_t − v_{t−1} = (1 − β₂)·(g² − v_{t−1}), which is not held twice for it."""
-        geometric, sums, counts = self.param_groups[0]["geometric"], [], []
+    def _change(self) -> torch.Tensor:
+        """Z of the step that comes: of v_t − v_{t−1} = (1 − β₂)·(g² − v_{t−1}), which is not held twice for it.
+
+        0 where nothing changes. Float64 (), and nothing waits for it here.
+        """
+        geometric = self.param_groups[0]["geometric"]
+        total, count = torch.zeros_like(self._change_seen), torch.zeros_like(self._change_seen)
         for group in self.param_groups:
             for parameter in group["params"] if group["masked"] else ():
                 if parameter.grad is None:
                     continue
                 before = self.state[parameter].get("exp_avg_sq", 0)
                 change = (parameter.grad.square() - before).abs_().double() * (1 - group["betas"][1])
-                counted = change[change > 0].log_() if geometric else change
-                sums.append(counted.sum().cpu())
-                counts.append(counted.numel())
-        if not sum(counts):
-            return 0.0
-        mean = float(sum(sums)) / sum(counts)
-        return float(torch.tensor(mean, dtype=torch.float64).exp()) if geometric else mean
+                counted = change.log().where(change > 0, 0) if geometric else change
+                total += counted.sum().to(total.device)
+                count += (change > 0).sum().to(count.device) if geometric else change.numel()
+        mean = total / count
+        return (mean.exp() if geometric else mean).where(count > 0, 0)
 
     def _as_adamw(self, groups: list[dict[str, Any]]) -> None:
         every = self.param_groups
@@ -150,13 +166,14 @@ class StepAdamW(torch.optim.AdamW):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(divisor.reciprocal_().mul_(state["exp_avg"]).mul_(group["lr"]))
 
-    def _count(self, change: float | None) -> None:
+    def _count(self, looked: bool) -> None:
+        """One step more, before the switch; waits for its change, if that was looked at."""
         first = self.param_groups[0]
-        if self.switched or _is_captured(first["params"][0]):
+        if self.switched:
             return
         changes = first["changes"]
-        if change is not None:
-            changes[first["steps"] % len(changes)] = change
+        if looked:
+            changes[first["steps"] % len(changes)] = self._change_seen.item()
         first["steps"] += 1
         seen = first["steps"] - max(first["least"] - len(changes), 0)
         if first["steps"] > first["most"] or (first["steps"] > first["least"] and self._has_settled(seen)):
@@ -172,7 +189,3 @@ class StepAdamW(torch.optim.AdamW):
                 if state := self.state[parameter]:
                     state["exp_avg_sq"] /= 1 - group["betas"][1] ** state["step"].double()
         self.param_groups[0]["switched"] = True
-
-
-def _is_captured(tensor: torch.Tensor) -> bool:
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
