@@ -197,6 +197,9 @@ def test_what_is_saved_names_no_path() -> None:
     assert "mean_flip_rate" not in describe_curves(case("dropout24"), result([5.0, 4.0])), "its weights have no masks"
     assert (told["step_ms"], told["last_bits"], told["mean_flip_rate"]) == ([250.0], 4.0, 0.1)
     assert result([5.0, 4.0]).step_seconds() == [0.25, 0.25]
+    assert (told["timing"], "eager_step_ms" in told) == ("eager", False)
+    beside_graphs = describe_curves(case("fst"), replace(result([5.0, 4.0]), eager=0.5))
+    assert (beside_graphs["timing"], beside_graphs["eager_step_ms"]) == ("cuda_graph", 500.0)
 
 
 def test_a_compiled_model_is_timed_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
