@@ -41,8 +41,9 @@ from blockshock.saved import Run, read_run
 
 RESULTS = (
     *RUNS,
+    "0017_1xH100-formats",
     "0016_1xH200-recipes",
-    "0015_1xH200-formats",
+    "0015_1xH200-formats/2_blocks.json.gz",  # whose first part 0017 made anew
     "0014_2xH100-combine",
     "0012_2xH200-pruned-tp",
     "0010_4xH100",

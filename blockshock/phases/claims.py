@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from blockshock.methods import Role, axis_of, method_of
+from blockshock.methods import Promise, Role, axis_of, method_of
 from blockshock.phases.case import Case
 from blockshock.phases.ffn import FFNCase
 from blockshock.phases.hypotheses import BLOCKS, HYPOTHESES, LAYERS, NETWORK, NETWORKS, Hypothesis
@@ -45,6 +45,7 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
     only every k-th step: no single step, captured, is the mean one, and between two compressions the weights are not
     those of dense training.
     """
+    formats = dict.fromkeys(filter(None, (case.pick("format") for case in cases)))
     for name, hypothesis in _registered(LAYERS):
         chosen = hypothesis.rivals
         rivals = [
@@ -54,7 +55,8 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
         ]
         for case in trained if hypothesis.training() else cases:
             if rivals and hypothesis.concerns(case.method) and compresses_every_time(case):
-                found = [one for rival in rivals for one in _rivals(case, rival) if _share(hypothesis, case, one)]
+                every = (one for rival in rivals for one in _rivals(case, rival, formats))
+                found = [one for one in every if _share(hypothesis, case, one)]
                 if found:
                     yield Claim(name, hypothesis, case, tuple(dict.fromkeys(found)))
 
@@ -93,11 +95,15 @@ def _share(hypothesis: type[Hypothesis], case: Case, rival: Case) -> bool:
     return all(case.pick(axis) is not None and case.pick(axis) == rival.pick(axis) for axis in hypothesis.sharing)
 
 
-def _rivals(case: Case, method: str) -> Iterator[Case]:
-    """The rival with the same picks; and as everybody has it, where a pick would make another of it."""
+def _rivals(case: Case, method: str, formats: Iterable[str]) -> Iterator[Case]:
+    """The rival with the same picks; as everybody has it, where a pick would make another of it; and in every format
+    that is asked for, where a row in one has weights of its own: what it loses by these is more than any format does.
+    """
     rival = case.of(method, method_of(method)[0].axes)
     yield rival
     yield rival.picking(**{axis: None for axis in rival.picks if axis_of(axis).unsaid is not None})
+    if rival.pick("format") and method_of(case.method)[0].promise is Promise.OWN_WEIGHTS:
+        yield from (rival.picking(format=format) for format in formats)
 
 
 def compresses_every_time(case: Case) -> bool:

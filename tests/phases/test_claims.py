@@ -83,6 +83,20 @@ def test_a_row_in_a_format_is_set_beside_the_dense_one_in_that_format() -> None:
     assert [claim.name for claim in claims([row.picking(format=None)], [], ranks=1)] == ["H6"]
 
 
+def test_a_pruned_row_in_a_format_must_beat_the_dense_one_in_any() -> None:
+    """int8 that is dense may be slow: who can do with what pruning loses can do with fp8."""
+    rows = [case_of("pruned").picking(kernel="reference", pruner="magnitude", format=name) for name in ("int8", "fp8")]
+    by_row = {(claim.name, claim.case.pick("format")): claim.rivals for claim in claims(rows, [], ranks=1)}
+    labels = {claim: {rival.label for rival in rivals} for claim, rivals in by_row.items()}
+    every = {"dense_single", "dense_single int8", "dense_single fp8"}
+    assert labels["H6", "int8"] == labels["H6", "fp8"] == every
+    assert labels["H7", "int8"] == {"dense_single int8"}
+    dense = claims([CASE.picking(format=name) for name in ("int8", "fp8")], [], ranks=2)
+    of_int8 = {rival.label for claim in dense if claim.case.pick("format") == "int8" for rival in claim.rivals}
+    assert "dense_single int8" in of_int8
+    assert "dense_single fp8" not in of_int8, "two halves lose nothing but what their format does"
+
+
 def test_an_ablation_without_a_format_is_no_rival_of_a_row_in_one() -> None:
     names = {claim.name for claim in claims([CASE.picking(format="int8")], [], ranks=2)}
     assert names == {"H1", "H4"} == {claim.name for claim in claims([CASE], [], ranks=2)} - {"H3"}
