@@ -31,6 +31,8 @@ NOT_FUZZED = {
     "blockshock.kernels.make24": "needs a GPU: tests/kernels/test_gpu_make24.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",
     "blockshock.kernels.streamed": "needs a GPU: tests/kernels/test_gpu_streamed.py and test_gpu_kernels.py",
+    "blockshock.kernels.streamed_launch": "as well; what it launches: tests/kernels/test_streamed.py",
+    "blockshock.kernels.streamed_layout": "lane by lane, for masks that are random: tests/kernels/test_streamed.py",
     "blockshock.machine.compiled": "needs a GPU; what it keeps on disk is damaged by tests/kernels/test_streamed.py",
     "blockshock.machine.combines": "over several ranks: tests/machine/test_combines.py, test_gpu_combines.py",
     "blockshock.machine.meeting": "ranks wait for each other: tests/machine/test_meeting.py",

@@ -1,12 +1,17 @@
 // What CUDA C++ has no words for: copies that run beside, products of the sparse tensor cores, and bf16 without a header.
 //
 // Set by whoever compiles it: BF16 (else fp16), ORDERED (whether the compiler knows ordered metadata, which Hopper needs
-// to be fast), CLUSTERS.
+// to be fast), CLUSTERS, EIGHT_BITS (of numbers) and then FP8 (else int8).
 
 #if BF16
 #define TYPE "bf16"
 #else
 #define TYPE "f16"
+#endif
+#if FP8
+#define FACTOR "f16"
+#else
+#define FACTOR TYPE
 #endif
 #if ORDERED
 #define MMA "mma.sp::ordered_metadata"
@@ -17,6 +22,17 @@
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned char u8;
+#if EIGHT_BITS && !FP8
+#define SUM_TYPE "s32"
+#define SUM_REGISTER "r"
+typedef int Sum;
+typedef int4 Sums;
+#else
+#define SUM_TYPE "f32"
+#define SUM_REGISTER "f"
+typedef float Sum;
+typedef float4 Sums;
+#endif
 
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
@@ -33,8 +49,8 @@ __device__ __forceinline__ void load_matrices(u32 (&out)[4], u32 from) {
 }
 // Of a quad's four threads, those of the pair SELECTOR hold the metadata of this product.
 template <int SELECTOR>
-__device__ __forceinline__ void multiply(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[4], u32 metadata) {
-    asm volatile(MMA ".sync.aligned.m16n8k32.row.col.f32." TYPE "." TYPE ".f32 "
+__device__ __forceinline__ void multiply(float (&sums)[4], const u32* a, const u32* b, u32 metadata) {
+    asm volatile(MMA ".sync.aligned.m16n8k32.row.col.f32." FACTOR "." FACTOR ".f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;\n"
                  : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),
@@ -55,7 +71,7 @@ __device__ __forceinline__ u32 rounded(float low, float high) {
     asm("cvt.rn." TYPE ".f32 %0, %1;" : "=h"(b) : "f"(high));
     return a | ((u32)b << 16);
 }
-__device__ __forceinline__ void add(float4& sum, const float4& part) {
+__device__ __forceinline__ void add(Sums& sum, const Sums& part) {
     sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;
 }
 // Four neighbouring rows of one token: with their bias, and to y.
@@ -74,12 +90,13 @@ __device__ __forceinline__ void write_rows(float4 sum, u16* to) {
 __device__ __forceinline__ void cluster_barrier() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::: "memory");
 }
-__device__ __forceinline__ float4 load_of_split(u32 address, int split) {
+__device__ __forceinline__ Sums load_of_split(u32 address, int split) {
     u32 there;
-    float4 value;
+    Sums value;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(split));
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w) : "r"(there));
+    asm volatile("ld.shared::cluster.v4." SUM_TYPE " {%0, %1, %2, %3}, [%4];"
+                 : "=" SUM_REGISTER(value.x), "=" SUM_REGISTER(value.y), "=" SUM_REGISTER(value.z),
+                   "=" SUM_REGISTER(value.w) : "r"(there));
     return value;
 }
 #endif

@@ -2,12 +2,15 @@
 //
 // A block of eight warps multiplies 128 · ROW_TILES rows of W. 128 columns at a time, a stage of shared memory takes 64
 // kept values of each row (as they lie, 128 bytes), their metadata in the order of the tensor core's fragments, and the
-// same columns of x; STAGES of them are under way. SPLITS blocks share the columns of the same rows. They are a cluster,
-// and each adds up its part of the rows out of the shared memory of all, in the order of the splits, so that the bits
-// are the same each time. Without clusters (compute capability 8.x) partial sums go through memory to add_splits.
+// same columns of x; STAGES of them are under way. Of eight bits these are 256 columns in as many bytes: what is called a
+// column here are then two of them, and metadata are twice as many. SPLITS blocks share the columns of the same rows. They
+// are a cluster, and each adds up its part of the rows out of the shared memory of all, in the order of the splits, so
+// that the bits are the same each time. Without clusters (compute capability 8.x) partial sums go through memory to
+// add_splits.
 //
-// It stands behind ptx.cu, and where y is to be the sum over RANKS GPUs behind fused_sum.cu. Set by whoever compiles it,
-// beside what these take: TOKEN_TILES (of 8), ROW_TILES (of 16, for each warp), STAGES, SPLITS, BLOCKS (of an SM).
+// It stands behind ptx.cu and halves.cu or bytes.cu, and where y is to be the sum over RANKS GPUs behind fused_sum.cu. Set
+// by whoever compiles it, beside what these take: TOKEN_TILES (of 8), ROW_TILES (of 16, for each warp), STAGES, SPLITS,
+// BLOCKS (of an SM).
 
 #ifndef RANKS
 #define RANKS 0
@@ -15,20 +18,21 @@
 #endif
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS, TOKENS = 8 * TOKEN_TILES, ROWS = 16 * WARPS * ROW_TILES;
-constexpr int VALUES_BYTES = ROWS * 128, METADATA_BYTES = ROWS * 16, X_BYTES = TOKENS * 256;
+constexpr int PLACES_BYTES = 32 * sizeof(Places);  // of 16 rows
+constexpr int VALUES_BYTES = ROWS * 128, METADATA_BYTES = ROWS / 16 * PLACES_BYTES, X_BYTES = TOKENS * 256;
 constexpr int STAGE_BYTES = VALUES_BYTES + METADATA_BYTES + X_BYTES;
 constexpr int SUM_ROWS = ROWS + 4;  // padded, so that the fragments of a warp fall into 32 banks
 
-// values: kept values (N, K/2). metadata: two words a lane for each 16 rows and 128 columns. x: (tokens, K), rows x_row
-// elements apart. y: (tokens, N). partials: (SPLITS, tokens, N) float32, without clusters.
+// values: kept values (N, K/2). metadata: for each 16 rows and 128 columns those of each lane. x: (tokens, K), rows x_row
+// columns apart. y: (tokens, N). partials: (SPLITS, tokens, N) sums, without clusters.
 extern "C" __global__ void
 #if CLUSTERS && SPLITS > 1
 __cluster_dims__(1, SPLITS, 1)
 #endif
 __launch_bounds__(THREADS, BLOCKS)
-streamed_product(const u16* __restrict__ values, const uint2* __restrict__ metadata, const u16* __restrict__ x,
-                 const u16* __restrict__ bias, u16* __restrict__ y, float* __restrict__ partials,
-                 int N, int K, int tokens, int x_row, int has_bias PEERS) {
+streamed_product(const u16* __restrict__ values, const Places* __restrict__ metadata, const u16* __restrict__ x,
+                 const u16* __restrict__ bias, u16* __restrict__ y, Sum* __restrict__ partials,
+                 int N, int K, int tokens, int x_row, int has_bias SCALES PEERS) {
     extern __shared__ __align__(128) u8 memory[];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, split = blockIdx.y;
     const int steps = (K + 127) / 128, first = (long long)steps * split / SPLITS;
@@ -37,7 +41,7 @@ streamed_product(const u16* __restrict__ values, const uint2* __restrict__ metad
 
     // What this thread copies of each step: a piece of a row in every fourth of its warp's rows, and of every 16th token.
     const u8* values_from[ROW_TILES];
-    const uint2* metadata_from[ROW_TILES];
+    const Places* metadata_from[ROW_TILES];
     const long long row_bytes = K;
 #pragma unroll
     for (int i = 0; i < ROW_TILES; i++) {
@@ -60,7 +64,8 @@ streamed_product(const u16* __restrict__ values, const uint2* __restrict__ metad
                     copy16(stage + ((warp * ROW_TILES + i) * 16 + row) * 128 + (((lane & 7) ^ (row & 7)) << 4),
                            values_from[i] + 4 * j * row_bytes + step * 128ll, (lane & 7) * 16 < columns);
                 }
-                copy8(stage + VALUES_BYTES + (warp * ROW_TILES + i) * 256 + lane * 8, metadata_from[i] + step * 32ll);
+                copy_places(stage + VALUES_BYTES + (warp * ROW_TILES + i) * PLACES_BYTES + lane * (int)sizeof(Places),
+                            metadata_from[i] + step * 32ll);
             }
 #pragma unroll
             for (int j = 0; j < (TOKENS + 15) / 16; j++) {
@@ -73,7 +78,7 @@ streamed_product(const u16* __restrict__ values, const uint2* __restrict__ metad
         asm volatile("cp.async.commit_group;\n");
     };
 
-    float sums[ROW_TILES][TOKEN_TILES][4] = {};
+    Sum sums[ROW_TILES][TOKEN_TILES][4] = {};
 #pragma unroll
     for (int step = 0; step < STAGES - 1; step++) load(step);
     for (int step = 0; step < count; step++) {
@@ -82,27 +87,23 @@ streamed_product(const u16* __restrict__ values, const uint2* __restrict__ metad
         load(step + STAGES - 1);
         const u8* stage = memory + step % STAGES * STAGE_BYTES;
         const u32 values_at = shared_address(stage), x_at = values_at + VALUES_BYTES + METADATA_BYTES;
-        uint2 places[ROW_TILES];
+        Places places[ROW_TILES];
 #pragma unroll
         for (int i = 0; i < ROW_TILES; i++)
-            places[i] = *(const uint2*)(stage + VALUES_BYTES + (warp * ROW_TILES + i) * 256 + lane * 8);
+            places[i] = ((const Places*)(stage + VALUES_BYTES + (warp * ROW_TILES + i) * PLACES_BYTES))[lane];
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            u32 a[ROW_TILES][4];
+            Fragment a[ROW_TILES];
 #pragma unroll
             for (int i = 0; i < ROW_TILES; i++)
-                load_matrices(a[i], values_at + ((warp * ROW_TILES + i) * 16 + (lane & 15)) * 128 +
-                                        (((2 * j + (lane >> 4)) ^ (lane & 7)) << 4));
+                load_kept(a[i], values_at + ((warp * ROW_TILES + i) * 16 + (lane & 15)) * 128 +
+                                    (((2 * j + (lane >> 4)) ^ (lane & 7)) << 4));
 #pragma unroll
             for (int n = 0; n < TOKEN_TILES; n++) {
-                u32 b[4];
-                load_matrices(b, x_at + (n * 8 + (lane & 7)) * 256 + (((4 * j + (lane >> 3)) ^ (lane & 7)) << 4));
+                Fragment b;
+                load_x(b, x_at + (n * 8 + (lane & 7)) * 256 + (((4 * j + (lane >> 3)) ^ (lane & 7)) << 4));
 #pragma unroll
-                for (int i = 0; i < ROW_TILES; i++) {
-                    const u32 word = j < 2 ? places[i].x : places[i].y;
-                    if (j & 1) multiply<1>(sums[i][n], a[i], b, word);
-                    else multiply<0>(sums[i][n], a[i], b, word);
-                }
+                for (int i = 0; i < ROW_TILES; i++) multiply_quarter(sums[i][n], a[i], b, places[i], j);
             }
         }
     }
@@ -110,7 +111,7 @@ streamed_product(const u16* __restrict__ values, const uint2* __restrict__ metad
     __syncthreads();
 
     // The sums of this block, (token, row), where its stages were.
-    float* mine = (float*)memory;
+    Sum* mine = (Sum*)memory;
 #pragma unroll
     for (int i = 0; i < ROW_TILES; i++)
 #pragma unroll
@@ -135,23 +136,23 @@ streamed_product(const u16* __restrict__ values, const uint2* __restrict__ metad
     for (int item = item0; item < QUADS * tokens; item += THREADS * SHARES) {
         const int token = item / QUADS, row = item % QUADS * 4;
         if (row0 + row >= N) continue;
-        const float* place = mine + token * SUM_ROWS + row;
+        const Sum* place = mine + token * SUM_ROWS + row;
         const long long at = (long long)token * N + row0 + row;
 #if CLUSTERS && SPLITS > 1
-        float4 parts[SPLITS];
+        Sums parts[SPLITS];
 #pragma unroll
         for (int s = 0; s < SPLITS; s++) parts[s] = load_of_split(shared_address(place), s);
-        float4 sum = parts[0];
+        Sums sum = parts[0];
 #pragma unroll
         for (int s = 1; s < SPLITS; s++) add(sum, parts[s]);
 #else
-        const float4 sum = *(const float4*)place;
+        const Sums sum = *(const Sums*)place;
 #endif
 #if RANKS
-        peers.send(with_bias(sum, added, row0 + row), at, size);
+        peers.send(FINISHED(sum, token, row0 + row), at, size);
 #else
-        if (CLUSTERS || SPLITS == 1) write_rows(with_bias(sum, added, row0 + row), y + at);
-        else *(float4*)(partials + (long long)split * tokens * N + at) = sum;
+        if (CLUSTERS || SPLITS == 1) write_rows(FINISHED(sum, token, row0 + row), y + at);
+        else *(Sums*)(partials + (long long)split * tokens * N + at) = sum;
 #endif
     }
 #if CLUSTERS && SPLITS > 1
@@ -169,11 +170,12 @@ streamed_product(const u16* __restrict__ values, const uint2* __restrict__ metad
 }
 
 // Without clusters: y out of the splits' partial sums, four rows a thread.
-extern "C" __global__ void add_splits(const float* __restrict__ partials, const u16* __restrict__ bias,
-                                      u16* __restrict__ y, int N, int tokens, int has_bias) {
+extern "C" __global__ void add_splits(const Sum* __restrict__ partials, const u16* __restrict__ bias,
+                                      u16* __restrict__ y, int N, int tokens, int has_bias SCALES) {
     const long long size = (long long)tokens * N, at = 4 * (blockIdx.x * (long long)blockDim.x + threadIdx.x);
     if (at >= size) return;
-    float4 sum = *(const float4*)(partials + at);
-    for (int s = 1; s < SPLITS; s++) add(sum, *(const float4*)(partials + s * size + at));
-    write_rows(with_bias(sum, has_bias ? bias : nullptr, at % N), y + at);
+    const u16* added = has_bias ? bias : nullptr;
+    Sums sum = *(const Sums*)(partials + at);
+    for (int s = 1; s < SPLITS; s++) add(sum, *(const Sums*)(partials + s * size + at));
+    write_rows(FINISHED(sum, at / N, at % N), y + at);
 }

@@ -10,7 +10,7 @@ import torch
 MOST_TOKENS = 128
 """Of one launch."""
 WARPS, STEP = 8, 128
-"""Of a block; columns of a step."""
+"""Of a block; columns of a step, of 16 bits."""
 _OWN_BYTES = 1 << 10
 """Of shared memory that each block takes for the system."""
 
@@ -26,6 +26,7 @@ class Plan:
         blocks: of a multiprocessor.
         splits: blocks that share the columns of the same rows.
         clusters: whether these add up in each other's shared memory; otherwise through the GPU's memory.
+        eight_bits: numbers have them, so that a step has twice the columns.
     """
 
     token_tiles: int
@@ -34,6 +35,7 @@ class Plan:
     blocks: int
     splits: int = 1
     clusters: bool = True
+    eight_bits: bool = False
 
     @cached_property
     def tokens(self) -> int:
@@ -45,9 +47,14 @@ class Plan:
         return 16 * WARPS * self.row_tiles
 
     @cached_property
+    def columns(self) -> int:
+        """Of a step."""
+        return STEP << self.eight_bits
+
+    @cached_property
     def shared_bytes(self) -> int:
         """Of a block: kept values, metadata and x of each stage, or, once they are multiplied, the sums."""
-        stage = self.rows * STEP * 9 // 8 + self.tokens * STEP * 2
+        stage = self.rows * (STEP + self.columns // 8) + self.tokens * STEP * 2
         return max(self.stages * stage, 4 * self.tokens * (self.rows + 4))
 
     def definitions(self) -> dict[str, int]:
@@ -74,7 +81,7 @@ class _Shape:
 # 4096 x 4096 to 40960 x 40960; behind, what fits GPUs of 100 KiB.
 _SHAPES: dict[int, tuple[_Shape, ...]] = {
     1: (_Shape(1, 5, 2), _Shape(1, 2, 2)),
-    2: (_Shape(1, 5, 2), _Shape(1, 3, 1)),
+    2: (_Shape(1, 5, 2), _Shape(1, 4, 2), _Shape(1, 3, 1)),
     4: (_Shape(1, 4, 2), _Shape(1, 3, 1)),
     8: (_Shape(2, 2, 2, splits=(1, 2, 4, 6, 8), spread=2), _Shape(1, 2, 1)),
     16: (_Shape(2, 2, 1), _Shape(1, 2, 1)),
@@ -84,7 +91,7 @@ _ONE_WAVE = _Shape(2, 4, 1)
 
 
 @cache
-def plan_for(N: int, K: int, tokens: int, device: torch.device) -> Plan:
+def plan_for(N: int, K: int, tokens: int, device: torch.device, eight_bits: bool = False) -> Plan:
     """The plan for at most MOST_TOKENS tokens on that GPU."""
     properties = torch.cuda.get_device_properties(device)
     token_tiles = next(tiles for tiles in _SHAPES if 8 * tiles >= tokens)
@@ -93,10 +100,10 @@ def plan_for(N: int, K: int, tokens: int, device: torch.device) -> Plan:
         shapes = (_ONE_WAVE, *shapes)
     room = properties.shared_memory_per_multiprocessor
     for shape in shapes:
-        plan = Plan(token_tiles, shape.row_tiles, shape.stages, shape.blocks, clusters=properties.major >= 9)
+        plan = Plan(token_tiles, shape.row_tiles, shape.stages, shape.blocks, 1, properties.major >= 9, eight_bits)
         if plan.blocks * (plan.shared_bytes + _OWN_BYTES) <= room:
-            return replace(plan, splits=_splits(shape, -(-N // plan.rows), -(-K // STEP), processors))
-    return plan_for(N, K, tokens // 2, device)  # the sums of so many tokens need more than there is
+            return replace(plan, splits=_splits(shape, -(-N // plan.rows), -(-K // plan.columns), processors))
+    return plan_for(N, K, tokens // 2, device, eight_bits)  # the sums of so many tokens need more than there is
 
 
 def _splits(shape: _Shape, row_blocks: int, steps: int, processors: int) -> int:

@@ -182,10 +182,12 @@ class CombineAxis(Axis):
         return COMBINES.resolve(spec, skip=4)[0].unavailable(device, dtype)
 
     def unsuitable(self, spec: str, layer: Layer) -> str | None:
-        kernel = layer.pick("kernel")
-        if COMBINES.resolve(spec, skip=4)[0].is_fused and not (kernel and build_kernel(kernel).fuses):
+        kernel, is_fused = layer.pick("kernel"), COMBINES.resolve(spec, skip=4)[0].is_fused
+        if is_fused and not (kernel and build_kernel(kernel).fuses):
             able = [name for name in KERNELS.names() if KERNELS.get(name).fuses]
             return f"the sum is the kernel's, and kernel {kernel or 'dense'} has none: pick {' or '.join(able)}"
+        if is_fused and layer.format is not None:
+            return f"the sum is the kernel's, and in {layer.format.name} it has none: pick two_shot, or format plain"
         return combines.unsuitable(spec, layer.ranks, layer.tokens)
 
 

@@ -163,6 +163,8 @@ def sparse_flops_in(mode: str, flush: bool, format: str) -> float | None:
     if chosen is None or chosen.unavailable(device, dtype):
         return None
     for name, (width, tokens) in itertools.product(able, PRODUCTS[device.type]):
+        if not build_kernel(name).takes(tokens):
+            continue
         source = GeneratedWeights(width, width, dtype, device)
         packed: Any = build_kernel(name).pack_quantised(Piece(source, mask=build_mask("1100", source)), None, chosen)
         x_BK, _ = chosen.quantise(torch.randn(tokens, width, device=device))

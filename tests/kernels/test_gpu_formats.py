@@ -19,7 +19,7 @@ from blockshock.measure import Accuracy, compare
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 FORMATS = ("int8", "fp8")
 DENSE = (*FORMATS, "fp8_e5m2")
-KINDS = [*((name, kind) for kind in ("dense", "2:4") for name in FORMATS), ("fp8_e5m2", "dense")]
+KINDS = [*((name, kind) for kind in ("dense", "2:4", "streamed") for name in FORMATS), ("fp8_e5m2", "dense")]
 SIZES = ((512, 1024), (4096, 4096), (1024, 16384))
 TOKENS = (1, 7, 16, 17, 64, 1000)
 INT8_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -75,8 +75,9 @@ def test_int8_is_right_in_every_dtype(dtype: torch.dtype) -> None:
 def test_int8_2to4_is_right_in_float16() -> None:
     source = GeneratedWeights(512, 768, torch.float16, "cuda", with_bias=True)
     half = Piece(source, mask=build_mask("random", source))
-    packed = _sparse("cusparselt:search=no:fused=no").pack_quantised(half, source.bias, _format("int8"))
-    assert _failure(packed, _x(33, 768, torch.float16), _Kept(half)) is None
+    for spec in ("cusparselt:search=no:fused=no", "streamed"):
+        packed = _sparse(spec).pack_quantised(half, source.bias, _format("int8"))
+        assert _failure(packed, _x(33, 768, torch.float16), _Kept(half)) is None
 
 
 @pytest.mark.parametrize(("N", "K", "B"), [(20, 12, 3), (36, 44, 16), (100, 500, 31)])
@@ -107,7 +108,7 @@ def _packed(
     if kind == "dense":
         return PackedDenseQuantised(source, source.bias, format), source
     half = Piece(source, mask=build_mask("random", source))
-    packed: Any = _sparse(spec).pack_quantised(half, source.bias, format)
+    packed: Any = _sparse("streamed" if kind == "streamed" else spec).pack_quantised(half, source.bias, format)
     own = _Kept(half)
     return packed, own
 
@@ -125,7 +126,7 @@ class _Kept(WeightSource):
 
 @pytest.mark.parametrize("B", TOKENS)
 @pytest.mark.parametrize(("N", "K"), SIZES)
-@pytest.mark.parametrize("spec", ["cusparselt:search=no", "cusparselt:search=no:fused=no"])
+@pytest.mark.parametrize("spec", ["cusparselt:search=no", "cusparselt:search=no:fused=no", "streamed"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_sparse_is_right_for_what_is_stored(name: str, spec: str, N: int, K: int, B: int) -> None:
     packed, own = _packed(name, "2:4", N, K, spec)
@@ -177,7 +178,7 @@ def test_what_is_stored_is_what_a_cpu_stores(name: str) -> None:
     assert torch.equal(there[1].cpu(), here[1])
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, "2:4") for name in FORMATS] + [("fp8_e5m2", "dense")])
+@pytest.mark.parametrize(("name", "kind"), [case for case in KINDS if case[1] != "dense" or case[0] == "fp8_e5m2"])
 def test_a_scale_of_the_wrong_channel_is_caught(name: str, kind: str) -> None:
     packed, own = _packed(name, kind, 512, 1024)
     packed.scale_N.copy_(packed.scale_N.roll(1))
@@ -214,8 +215,9 @@ def test_the_bare_products_are_there_to_be_timed(name: str) -> None:
     assert (format.product(x_BK, w_NK).double() - exact_BN).norm() <= 0.01 * exact_BN.norm()
     if name not in FORMATS:
         return
-    packed: Any = _packed(name, "2:4", 128, 512)[0]
-    assert packed.product(x_BK).shape == (64, 128)
+    for kind in ("2:4", "streamed"):
+        packed: Any = _packed(name, kind, 128, 512)[0]
+        assert packed.product(x_BK).shape == (64, 128)
 
 
 def test_weights_in_e5m2_multiply_just_where_they_are_said_to() -> None:

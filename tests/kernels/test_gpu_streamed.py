@@ -10,7 +10,7 @@ import torch
 from gpus import needs_a_gpu, needs_two_gpus
 from strategies import matrix
 
-from blockshock.kernels import Packed, build_kernel, streamed
+from blockshock.kernels import Packed, build_kernel, streamed, streamed_launch
 from blockshock.kernels.streamed_plan import plan_for
 from blockshock.machine import cache_folder
 from blockshock.matrices.named_masks import build_mask
@@ -79,7 +79,7 @@ def test_every_number_of_splits_with_clusters_and_without(tokens: int) -> None:
     usual = plan_for(400, 1184, tokens, x_BK.device)
     for splits in (1, 2, 3, 8):
         plans = [replace(usual, splits=splits, clusters=way) for way in (usual.clusters, usual.clusters, False)]
-        found = [streamed.multiplied(packed.kept_NJ, packed.metadata, x_BK, bias, plan) for plan in plans]
+        found = [streamed_launch.multiplied(packed.kept_NJ, packed.metadata, x_BK, bias, plan) for plan in plans]
         _check(found[0], x_BK, w_NK.T, bias)
         assert torch.equal(found[0], found[1])
         assert torch.equal(found[0], found[2])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from counting import calls_of, run_in
 from strategies import mask_rows
 
-from blockshock.kernels import streamed, streamed_plan
+from blockshock.kernels import streamed, streamed_launch, streamed_layout, streamed_plan
 from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, Plan, plan_for
 from blockshock.machine import CudaKernel, cache_folder, compiled, torch_internals
@@ -53,10 +55,10 @@ def _kept_by(metadata: torch.Tensor, K: int) -> torch.Tensor:
 def test_the_tensor_cores_see_the_mask(N: int, K: int) -> None:
     mask_NK = mask_rows(N, K, 0)
     positions = mask_positions(DenseMask(mask_NK))
-    metadata = streamed._in_fragments(positions)
+    metadata = streamed_layout.in_fragments(positions)
     assert torch.equal(_kept_by(metadata, K), mask_NK)
-    assert torch.equal(streamed._in_rows(metadata, K), positions)
-    assert metadata.nbytes == streamed._metadata_bytes(N, K)
+    assert torch.equal(streamed_layout.in_rows(metadata, K), positions)
+    assert metadata.nbytes == streamed_layout.metadata_bytes(N, K)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +84,13 @@ def test_every_plan_fits_its_gpu(gpu: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     plans: Any = plan_for.__wrapped__
     for N, K in ((16, 32), (4096, 4096), (8192, 8192), (16384, 16384), (28672, 8192), (40960, 40960)):
-        for tokens in (1, 8, 9, 16, 17, 32, 33, 64, 65, MOST_TOKENS):
+        for tokens, eight_bits in itertools.product((1, 8, 9, 16, 17, 32, 33, 64, 65, MOST_TOKENS), (False, True)):
             monkeypatch.setattr(streamed_plan, "plan_for", plans)
-            plan = plans(N, K, tokens, torch.device("cuda", 0))
+            plan = plans(N, K, tokens, torch.device("cuda", 0), eight_bits)
             assert plan.blocks * (plan.shared_bytes + 1024) <= found.shared_memory_per_multiprocessor
             assert plan.shared_bytes <= found.shared_memory_per_multiprocessor - 1024
-            assert 1 <= plan.splits <= min(8, -(-K // STEP))
+            assert 1 <= plan.splits <= min(8, -(-K // plan.columns))
+            assert (plan.columns, plan.eight_bits) == (STEP * (1 + eight_bits), eight_bits)
             assert plan.stages >= 2
             assert plan.tokens >= tokens or gpu != "H100"
             assert plan.clusters == (found.major >= 9)
@@ -96,9 +99,11 @@ def test_every_plan_fits_its_gpu(gpu: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_plan_is_what_its_source_is_compiled_with() -> None:
     plan = Plan(2, 1, 5, 2, 3)
     macros = {*plan.definitions(), "BF16", "ORDERED"}
-    source = streamed.source()
+    source = streamed_launch.source()
     assert all(macro in source for macro in macros)
     assert (plan.tokens, plan.rows, plan.shared_bytes) == (16, 128, 5 * (128 * 128 + 128 * 16 + 16 * 256))
+    assert replace(plan, eight_bits=True).shared_bytes == plan.shared_bytes + 5 * 128 * 16, "twice the metadata"
+    assert all(macro in streamed_launch.source(eight_bits=True) for macro in (*macros, "FP8"))
 
 
 def test_a_block_has_room_for_the_sums_of_its_tokens_where_they_are_more_than_what_is_under_way() -> None:
@@ -123,14 +128,18 @@ def test_a_compiler_is_told_what_it_knows_and_a_launch_has_the_memory_that_it_ne
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(
-        streamed, "compiled", lambda source, name, definitions, shared_bytes: (definitions, shared_bytes)
+        streamed_launch, "compiled", lambda source, name, definitions, shared_bytes: (definitions, shared_bytes)
     )
     plan = Plan(2, 1, 5, 2, 3)
     for dtype, is_bf16 in ((torch.bfloat16, 1), (torch.float16, 0)):
         for name, shared_bytes in (("streamed_product", plan.shared_bytes), ("add_splits", 0)):
-            definitions, given = streamed._kernel.__wrapped__(name, dtype, plan, torch.device("cuda", 0))
+            definitions, given = streamed_launch._kernel.__wrapped__(name, dtype, plan, torch.device("cuda", 0))
             assert definitions == plan.definitions() | {"BF16": is_bf16, "ORDERED": ordered}
             assert given == shared_bytes
+            definitions, _ = streamed_launch._kernel.__wrapped__(
+                name, dtype, replace(plan, eight_bits=True), torch.device("cuda", 0), 0, True
+            )
+            assert (definitions["EIGHT_BITS"], definitions["FP8"]) == (1, 1)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 17, 50])
@@ -146,9 +155,9 @@ def test_each_token_is_in_one_launch_and_each_sum_of_splits_has_a_thread(
         assert len(launches) < 10, "no token is reached"
         return lambda **given: launches.append((name, given))
 
-    monkeypatch.setattr(streamed, "_kernel", kernel)
+    monkeypatch.setattr(streamed_launch, "_kernel", kernel)
     values_NJ, x_BK = torch.zeros(N, K // 2, dtype=torch.bfloat16), torch.zeros(tokens, K, dtype=torch.bfloat16)
-    y_BN = streamed.multiplied(values_NJ, torch.zeros(0), x_BK, None, plan)
+    y_BN = streamed_launch.multiplied(values_NJ, torch.zeros(0), x_BK, None, plan)
     products = [given for name, given in launches if name == "streamed_product"]
     assert y_BN.shape == (tokens, N)
     assert [given["args"][2].data_ptr() for given in products] == [x_BK[i].data_ptr() for i in range(0, tokens, 16)]
@@ -167,10 +176,10 @@ def test_nothing_is_sliced_where_one_launch_takes_all(
 ) -> None:
     plan = Plan(2, 1, 5, 2)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(streamed, "_kernel", lambda *_: lambda **given: None)
+    monkeypatch.setattr(streamed_launch, "_kernel", lambda *_: lambda **given: None)
     values_NJ, x_BK = torch.zeros(400, 32, dtype=torch.bfloat16), torch.zeros(tokens, 64, dtype=torch.bfloat16)
     metadata = torch.zeros(0)
-    ran = run_in(lambda: streamed.multiplied(values_NJ, metadata, x_BK, None, plan))
+    ran = run_in(lambda: streamed_launch.multiplied(values_NJ, metadata, x_BK, None, plan))
     assert ran == ["new_empty", *["slice"] * slices]
 
 
@@ -235,8 +244,8 @@ def test_a_product_of_few_tokens_takes_few_steps_of_python(monkeypatch: pytest.M
     _Driver(monkeypatch)
     kernel = CudaKernel(SimpleNamespace(func="function"), lambda *_: 0, lambda status: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(streamed, "plan_for", lambda *_: Plan(2, 1, 5, 2))
-    monkeypatch.setattr(streamed, "_kernel", lambda *_: kernel)
+    monkeypatch.setattr(streamed_launch, "plan_for", lambda *_: Plan(2, 1, 5, 2))
+    monkeypatch.setattr(streamed_launch, "_kernel", lambda *_: kernel)
     source = GeneratedWeights(32, 64, torch.bfloat16, torch.device("cpu"))
     packed = streamed.PackedStreamed(Piece(source, mask=DenseMask(mask_rows(32, 64, 0))), None)
     x_BK = torch.zeros(4, 64, dtype=torch.bfloat16)

@@ -240,6 +240,8 @@ def test_only_some_kernels_sum_by_themselves() -> None:
         found = axis.unsuitable("fused", Layer(source, {"kernel": kernel}, 16))
         assert found is None if reason is None else reason in str(found)
     assert "kernel dense has none" in str(axis.unsuitable("fused", Layer(source, {}, 16)))
+    eight_bits = Layer(source, {"kernel": "streamed", "format": "int8"}, 16)
+    assert "in int8 it has none: pick two_shot, or format plain" in str(axis.unsuitable("fused", eight_bits))
     assert "up to 64 tokens, there are 65" in str(axis.unsuitable("fused", Layer(source, {"kernel": "streamed"}, 65)))
     assert "2 or 4 ranks, not 8" in str(combines.unsuitable("fused", 8, 16))
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from gpus import needs_two_gpus
 
-from blockshock.kernels import build_kernel, streamed
+from blockshock.kernels import build_kernel, streamed_launch
 from blockshock.machine import build_combine
 from blockshock.matrices.masks import Mask
 from blockshock.matrices.named_masks import build_mask
@@ -152,7 +152,7 @@ def test_a_planted_fault_is_seen(gpu_ranks: Ranks) -> None:
 
 
 def _dies_on_rank_1(how: str) -> None:
-    streamed.WAIT_SECONDS = 5
+    streamed_launch.WAIT_SECONDS = 5
     layer, x_BK = _layer(4096, 1024, 16), _x(16, 1024)
     layer(x_BK)
     torch.cuda.synchronize()

@@ -1,0 +1,86 @@
+// What the kernel streamed multiplies: numbers of eight bits, in pairs, each where one of 16 bits would be; and how its
+// sums are scaled.
+//
+// In int8 64 columns are one product, added up in whole numbers. In e4m3 they are two of fp16, which holds each number
+// exactly: from registers Hopper multiplies e4m3 in no other way. Of the eight groups of four columns of such a product
+// the even ones come first: of W a word of a lane holds an even group and the odd one behind it, and becomes two. Of x it
+// holds a group's four columns; two of them the neighbouring lane needs, and gives two of its own.
+//
+// It stands behind ptx.cu. Set by whoever compiles it: FP8 (e4m3, else int8).
+
+typedef uint4 Places;  // of a lane, of 256 columns
+
+__device__ __forceinline__ void copy_places(u32 to, const Places* from) { copy16(to, from, true); }
+
+__device__ __forceinline__ u32 word_of(const Places& places, int quarter) {
+    return quarter == 0 ? places.x : quarter == 1 ? places.y : quarter == 2 ? places.z : places.w;
+}
+
+#if FP8
+typedef u32 Fragment[8];  // of two products
+
+// The two numbers of a word's lower half, or upper, in fp16.
+__device__ __forceinline__ u32 lower(u32 word) {
+    u32 wide;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(wide) : "h"((u16)word));
+    return wide;
+}
+__device__ __forceinline__ u32 upper(u32 word) { return lower(word >> 16); }
+
+__device__ __forceinline__ void load_kept(Fragment& a, u32 from) {
+    u32 words[4];
+    load_matrices(words, from);
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+        a[4 * p] = lower(words[2 * p]), a[4 * p + 1] = lower(words[2 * p + 1]);
+        a[4 * p + 2] = upper(words[2 * p]), a[4 * p + 3] = upper(words[2 * p + 1]);
+    }
+}
+__device__ __forceinline__ void load_x(Fragment& b, u32 from) {
+    u32 words[4];
+    load_matrices(words, from);
+    const bool is_odd = threadIdx.x & 1;
+#pragma unroll
+    for (int p = 0; p < 2; p++) {
+        const u32 own = __byte_perm(words[2 * p], words[2 * p + 1], is_odd ? 0x7632 : 0x5410);
+        const u32 sent = __byte_perm(words[2 * p], words[2 * p + 1], is_odd ? 0x5410 : 0x7632);
+        const u32 got = __shfl_xor_sync(0xffffffff, sent, 1);
+        const u32 even = is_odd ? got : own, odd = is_odd ? own : got;
+        b[4 * p] = lower(even), b[4 * p + 1] = upper(even);
+        b[4 * p + 2] = lower(odd), b[4 * p + 3] = upper(odd);
+    }
+}
+__device__ __forceinline__ void multiply_quarter(float (&sums)[4], const Fragment& a, const Fragment& b,
+                                                 const Places& places, int quarter) {
+    multiply<0>(sums, a, b, word_of(places, quarter));
+    multiply<1>(sums, a + 4, b + 4, word_of(places, quarter));
+}
+#else
+typedef u32 Fragment[4];
+
+__device__ __forceinline__ void load_kept(Fragment& a, u32 from) { load_matrices(a, from); }
+__device__ __forceinline__ void load_x(Fragment& b, u32 from) { load_matrices(b, from); }
+
+// All four threads of a quad hold metadata.
+__device__ __forceinline__ void multiply_quarter(int (&sums)[4], const Fragment& a, const Fragment& b,
+                                                 const Places& places, int quarter) {
+    asm volatile(MMA ".sync.aligned.m16n8k64.row.col.s32.s8.s8.s32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, 0x0;\n"
+                 : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),
+                   "r"(word_of(places, quarter)));
+}
+#endif
+
+// The scale of a row of W comes first: no sum times it overflows.
+__device__ __forceinline__ float4 scaled(const Sums& sum, float of_token, const float4& of_rows, const u16* bias,
+                                         int row) {
+    const float4 added = with_bias(make_float4(0, 0, 0, 0), bias, row);
+    return make_float4(fmaf((float)sum.x * of_rows.x, of_token, added.x),
+                       fmaf((float)sum.y * of_rows.y, of_token, added.y),
+                       fmaf((float)sum.z * of_rows.z, of_token, added.z),
+                       fmaf((float)sum.w * of_rows.w, of_token, added.w));
+}
+
+#define SCALES , const float* __restrict__ of_tokens, const float* __restrict__ of_rows
+#define FINISHED(sum, token, row) scaled(sum, of_tokens[token], *(const float4*)(of_rows + (row)), added, row)
