@@ -7,14 +7,16 @@ seconds of all of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels.algorithm_cache import AlgorithmCache, are_seconds, measured_on
 from blockshock.kernels.base import KERNELS, Agree, Kernel, build_kernel
-from blockshock.kernels.formats import Format
+from blockshock.kernels.formats import Format, QuantisedWeights
 from blockshock.kernels.packed import Packed
 from blockshock.matrices import Mask, Piece, PieceWeights, TransposedWeights, WeightSource, generator
 from blockshock.measure import Accuracy, compare, timing
@@ -68,17 +70,26 @@ class Auto(Kernel):
         contenders = [spec for spec in fit if kernels[spec].contender]
         return contenders or fit[:1]
 
-    def resolve_format(self, piece: Piece, tokens: int, format: Format) -> Kernel:
-        """The first that takes it, of those that are made to be fast: no device has two."""
+    def resolve_format(self, piece: Piece, tokens: int, format: Format, agree: Agree) -> Kernel:
         size = piece.N, piece.K, piece.dtype
-        for spec in self._specs(piece.device, piece.dtype):
-            kernel = build_kernel(spec)
-            obstacle = kernel.unsuitable(*size, piece.mask) or kernel.unsuitable_format(format, *size)
-            if obstacle is None and kernel.takes(tokens):
-                return kernel
-        raise KernelUnavailable(
-            f"no sparse kernel takes N = {piece.N}, K = {piece.K}, {piece.dtype} as {format.name} on {piece.device}"
-        )
+        kernels = {spec: build_kernel(spec) for spec in self._specs(piece.device, piece.dtype)}
+        fit = [
+            spec
+            for spec, kernel in kernels.items()
+            if not (kernel.unsuitable(*size, piece.mask) or kernel.unsuitable_format(format, *size))
+            and kernel.takes(tokens)
+        ]
+        if not fit:
+            raise KernelUnavailable(
+                f"no sparse kernel takes N = {piece.N}, K = {piece.K}, {piece.dtype} as {format.name} on {piece.device}"
+            )
+        candidates = [spec for spec in fit if kernels[spec].contender] or fit[:1]
+
+        def measure() -> list[float]:
+            own = QuantisedWeights(PieceWeights(piece), format)
+            return [_seconds_in(format, build_kernel(spec), piece, own, tokens) for spec in candidates]
+
+        return self._fastest(candidates, f"{_shape(piece, tokens)} {format.name}", piece, measure, agree)
 
     def unsuitable_format(self, format: Format, N: int, K: int, dtype: torch.dtype) -> str | None:
         return None if _of_format(format) else super().unsuitable_format(format, N, K, dtype)
@@ -89,17 +100,21 @@ class Auto(Kernel):
 
     def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:
         candidates = self._candidates(piece, tokens)
-        if len(candidates) == 1:
-            return build_kernel(candidates[0])
-        tile = None if piece.kept.tile is None else str(piece.kept.tile.tolist())
-        shape = f"N{piece.N} K{piece.K} B{tokens} {piece.dtype} tile={tile} backward={backward}"
 
         def measure() -> list[float]:
             right = PieceWeights(piece)
             return [_seconds(build_kernel(spec), piece, right, tokens, backward) for spec in candidates]
 
+        return self._fastest(candidates, f"{_shape(piece, tokens)} backward={backward}", piece, measure, agree)
+
+    def _fastest(
+        self, candidates: list[str], what: str, piece: Piece, measure: Callable[[], list[float]], agree: Agree
+    ) -> Kernel:
+        """Of kernels that take what is asked for, which ``what`` names, that which ranks agree on."""
+        if len(candidates) == 1:
+            return build_kernel(candidates[0])
         where = measured_on(piece.device, Path(__file__).parent)
-        seconds = agree(_measured.get(f"{where} {shape} of {' '.join(candidates)}", measure))
+        seconds = agree(_measured.get(f"{where} {what} of {' '.join(candidates)}", measure))
         if math.isinf(min(seconds)):
             raise KernelUnavailable(f"kernel auto: none of {', '.join(candidates)} multiplies right on this device")
         return build_kernel(candidates[seconds.index(min(seconds))])
@@ -124,18 +139,35 @@ def _contenders() -> list[Kernel]:
     return [kind() for kind in kinds if kind.sparse and kind.contender and kind is not Auto]
 
 
+def _shape(piece: Piece, tokens: int) -> str:
+    tile = None if piece.kept.tile is None else str(piece.kept.tile.tolist())
+    return f"N{piece.N} K{piece.K} B{tokens} {piece.dtype} tile={tile}"
+
+
+def _seconds_in(format: Format, kernel: Kernel, piece: Piece, own: WeightSource, tokens: int) -> float:
+    """Of a forward call in a format, x quantised too; infinitely many if it is not the product of what is stored."""
+    (x_BK,) = _drawn(piece, tokens, piece.K)
+    packed: Any = kernel.pack_quantised(piece, None, format)
+    with torch.inference_mode():
+        y_BN, exact_RK = packed(x_BK)[:MOST_ROWS], format.represented(x_BK[:MOST_ROWS])
+        sums = compare(y_BN, exact_RK, own, packed.roundings, 0, 1, packed.sums)
+        wrong = Accuracy.of(sums, packed.roundings).failure() if math.isfinite(sums.dense_squared) else None
+        return math.inf if wrong else _median_seconds(kernel, packed, x_BK, None)
+
+
 def _seconds(kernel: Kernel, piece: Piece, right: WeightSource, tokens: int, backward: bool) -> float:
     """Of one call, forward or both ways; infinitely many of a kernel whose product is not that of the piece."""
-    stream = generator(piece.device, piece.source.seed, 4)
-    x_BK, grad_y_BN = (
-        torch.randn(tokens, width, device=piece.device, generator=stream).to(piece.dtype)
-        for width in (piece.K, piece.N)
-    )
+    x_BK, grad_y_BN = _drawn(piece, tokens, piece.K, piece.N)
     packed = kernel.pack(piece, backward=backward)
     wrong = _fault(packed(x_BK), x_BK, right)
     if backward:
         wrong = wrong or _fault(packed.grad_input(grad_y_BN), grad_y_BN, TransposedWeights(right))
     return math.inf if wrong else _median_seconds(kernel, packed, x_BK, grad_y_BN if backward else None)
+
+
+def _drawn(piece: Piece, tokens: int, *widths: int) -> list[torch.Tensor]:
+    stream = generator(piece.device, piece.source.seed, 4)
+    return [torch.randn(tokens, width, device=piece.device, generator=stream).to(piece.dtype) for width in widths]
 
 
 def _fault(y_BN: torch.Tensor, x_BK: torch.Tensor, right: WeightSource) -> str | None:

@@ -124,7 +124,7 @@ class Kernel:
         """The kernel that will run, forward or both ways; itself, for all but ``auto``."""
         return self
 
-    def resolve_format(self, piece: Piece, tokens: int, format: Format) -> Kernel:
+    def resolve_format(self, piece: Piece, tokens: int, format: Format, agree: Agree) -> Kernel:
         """The same in a format."""
         return self
 

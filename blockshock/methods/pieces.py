@@ -46,7 +46,7 @@ class PieceMethod(InFormats):
         if layer.format is None:
             kernel = picked.resolve(pieces[0], layer.tokens, layer.both_ways, self._slowest)
         else:
-            kernel = picked.resolve_format(pieces[0], layer.tokens, layer.format)
+            kernel = picked.resolve_format(pieces[0], layer.tokens, layer.format, self._slowest)
         for piece in pieces:
             kernel.check(piece)
             if layer.format and (reason := kernel.unsuitable_format(layer.format, piece.N, piece.K, piece.dtype)):

@@ -20,11 +20,13 @@ from blockshock.kernels import (
     Format,
     PackedDenseQuantised,
     QuantisedWeights,
+    auto,
     build_format,
     build_kernel,
     cusparselt,
     formats,
 )
+from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.cusparselt_trial import Trial
 from blockshock.matrices import GeneratedWeights, Piece, TensorWeights, build_mask
 from blockshock.measure import Ceilings, NoCeiling
@@ -186,8 +188,41 @@ def test_the_reference_multiplies_what_is_kept(name: str, mask: str, dtype: torc
     _close(packed(x_BK), exact_BN)
     bias = 64 * dtype.itemsize
     assert sum(buffer.nbytes for buffer in packed.buffers()) - bias == kernel.quantised_bytes(64, 96, of(name))[0]
-    assert kernel.resolve_format(half, 7, of(name)) is kernel
-    assert build_kernel("auto").resolve_format(half, 7, of(name)).name == "reference"
+    assert kernel.resolve_format(half, 7, of(name), list) is kernel
+    assert build_kernel("auto").resolve_format(half, 7, of(name), list).name == "reference"
+
+
+class _Planted(KERNELS.get("reference")):  # type: ignore[misc]
+    """Made to be fast, for up to 16 tokens; and wrong where it is told to be."""
+
+    contender, most_tokens, wrong = True, 16, False
+
+    def pack_quantised(self, *given: Any) -> Any:
+        packed = super().pack_quantised(*given)
+        if self.wrong:
+            packed.scale_N[3] *= 2
+        return packed
+
+
+def test_auto_measures_in_a_format_what_multiplies_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Ranks decide by the seconds of all of them, for each number of tokens."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(KERNELS.get("reference"), "contender", True)
+    monkeypatch.setattr(KERNELS, "_entries", {**KERNELS._entries, "planted": _Planted})
+    monkeypatch.setattr(auto, "_median_seconds", lambda kernel, *_: {"planted": 1.0, "reference": 2.0}[kernel.name])
+    source = GeneratedWeights(64, 96, torch.bfloat16, CPU)
+    half, seen = Piece(source, mask=build_mask("random", source)), []
+
+    def resolved(tokens: int, agree: Any = list) -> str:
+        monkeypatch.setattr(auto, "_measured", AlgorithmCache(f"auto{len(seen)}", auto.are_seconds))
+        seen.append(tokens)
+        return str(build_kernel("auto").resolve_format(half, tokens, of("int8"), agree).name)
+
+    assert resolved(16) == "planted"
+    assert resolved(16, lambda found: [3 - second for second in found]) == "reference"
+    assert resolved(17) == "reference", "for more tokens than it takes"
+    monkeypatch.setattr(_Planted, "wrong", True)
+    assert resolved(16) == "reference"
 
 
 def _double(bias: torch.Tensor | None) -> torch.Tensor:
