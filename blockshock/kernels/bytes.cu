@@ -3,8 +3,8 @@
 //
 // In int8 64 columns are one product, added up in whole numbers. In e4m3 they are two of fp16, which holds each number
 // exactly: from registers Hopper multiplies e4m3 in no other way. Of the eight groups of four columns of such a product
-// the even ones come first: of W a word of a lane holds an even group and the odd one behind it, and becomes two. Of x it
-// holds a group's four columns; two of them the neighbouring lane needs, and gives two of its own.
+// the even ones come first: a lane's word holds an even group of W and the odd one behind it, and becomes two words. So
+// does one of x, of whose columns the third and the fourth of each eight have changed places with the fifth and sixth.
 //
 // It stands behind ptx.cu. Set by whoever compiles it: FP8 (e4m3, else int8).
 
@@ -19,36 +19,16 @@ __device__ __forceinline__ u32 word_of(const Places& places, int quarter) {
 #if FP8
 typedef u32 Fragment[8];  // of two products
 
-// The two numbers of a word's lower half, or upper, in fp16.
-__device__ __forceinline__ u32 lower(u32 word) {
-    u32 wide;
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(wide) : "h"((u16)word));
-    return wide;
+// The numbers of a word's lower half and of its upper one, in fp16.
+__device__ __forceinline__ void widen(u32 word, u32& lower, u32& upper) {
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, low;\ncvt.rn.f16x2.e4m3x2 %1, high;\n}" : "=r"(lower), "=r"(upper) : "r"(word));
 }
-__device__ __forceinline__ u32 upper(u32 word) { return lower(word >> 16); }
-
-__device__ __forceinline__ void load_kept(Fragment& a, u32 from) {
+__device__ __forceinline__ void load_fragment(Fragment& to, u32 from) {
     u32 words[4];
     load_matrices(words, from);
 #pragma unroll
-    for (int p = 0; p < 2; p++) {
-        a[4 * p] = lower(words[2 * p]), a[4 * p + 1] = lower(words[2 * p + 1]);
-        a[4 * p + 2] = upper(words[2 * p]), a[4 * p + 3] = upper(words[2 * p + 1]);
-    }
-}
-__device__ __forceinline__ void load_x(Fragment& b, u32 from) {
-    u32 words[4];
-    load_matrices(words, from);
-    const bool is_odd = threadIdx.x & 1;
-#pragma unroll
-    for (int p = 0; p < 2; p++) {
-        const u32 own = __byte_perm(words[2 * p], words[2 * p + 1], is_odd ? 0x7632 : 0x5410);
-        const u32 sent = __byte_perm(words[2 * p], words[2 * p + 1], is_odd ? 0x5410 : 0x7632);
-        const u32 got = __shfl_xor_sync(0xffffffff, sent, 1);
-        const u32 even = is_odd ? got : own, odd = is_odd ? own : got;
-        b[4 * p] = lower(even), b[4 * p + 1] = upper(even);
-        b[4 * p + 2] = lower(odd), b[4 * p + 3] = upper(odd);
-    }
+    for (int i = 0; i < 4; i++) widen(words[i], to[i / 2 * 4 + i % 2], to[i / 2 * 4 + 2 + i % 2]);
 }
 __device__ __forceinline__ void multiply_quarter(float (&sums)[4], const Fragment& a, const Fragment& b,
                                                  const Places& places, int quarter) {
@@ -58,8 +38,7 @@ __device__ __forceinline__ void multiply_quarter(float (&sums)[4], const Fragmen
 #else
 typedef u32 Fragment[4];
 
-__device__ __forceinline__ void load_kept(Fragment& a, u32 from) { load_matrices(a, from); }
-__device__ __forceinline__ void load_x(Fragment& b, u32 from) { load_matrices(b, from); }
+__device__ __forceinline__ void load_fragment(Fragment& to, u32 from) { load_matrices(to, from); }
 
 // All four threads of a quad hold metadata.
 __device__ __forceinline__ void multiply_quarter(int (&sums)[4], const Fragment& a, const Fragment& b,

@@ -7,8 +7,7 @@ typedef u32 Fragment[4];
 
 __device__ __forceinline__ void copy_places(u32 to, const Places* from) { copy8(to, from); }
 
-__device__ __forceinline__ void load_kept(Fragment& a, u32 from) { load_matrices(a, from); }
-__device__ __forceinline__ void load_x(Fragment& b, u32 from) { load_matrices(b, from); }
+__device__ __forceinline__ void load_fragment(Fragment& to, u32 from) { load_matrices(to, from); }
 
 // Of a step's four quarters the one of that number.
 __device__ __forceinline__ void multiply_quarter(float (&sums)[4], const Fragment& a, const Fragment& b,

@@ -1,7 +1,8 @@
 // A matrix in eight bits with a scale a row, in one launch: a block finds the largest size of its row, and stores the
 // row's numbers over the scale that this gives.
 //
-// It stands behind wide.cu. Set by whoever compiles it: FP32, BF16 (neither: fp16) for x; FP8 (e4m3, else int8).
+// It stands behind wide.cu. Set by whoever compiles it: FP32, BF16 (neither: fp16) for x; FP8 (e4m3, else int8); CROSSED (of each
+// eight numbers the third and the fourth change places with the fifth and the sixth, as the kernel streamed reads x).
 
 constexpr int THREADS = 512;
 constexpr float TINY = 1.17549435e-38f;  // the least scale
@@ -51,10 +52,20 @@ quantise(const Four* __restrict__ x, u32* __restrict__ q, float* __restrict__ sc
     scale = scale < TINY ? TINY : scale;  // NaN stays
     if (threadIdx.x == 0) scales[blockIdx.x] = scale;
     u32* to = q + (long long)blockIdx.x * fours;
+#if CROSSED
+#pragma unroll 2
+    for (int i = 2 * threadIdx.x; i < fours; i += 2 * THREADS) {
+        float four[4], next[4];
+        widen(row[i], four), widen(row[i + 1], next);
+        const u32 one = stored(four, scale), two = stored(next, scale);
+        *(uint2*)(to + i) = make_uint2(__byte_perm(one, two, 0x5410), __byte_perm(one, two, 0x7632));
+    }
+#else
 #pragma unroll 4
     for (int i = threadIdx.x; i < fours; i += THREADS) {
         float four[4];
         widen(row[i], four);
         to[i] = stored(four, scale);
     }
+#endif
 }

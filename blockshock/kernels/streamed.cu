@@ -96,12 +96,12 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
             Fragment a[ROW_TILES];
 #pragma unroll
             for (int i = 0; i < ROW_TILES; i++)
-                load_kept(a[i], values_at + ((warp * ROW_TILES + i) * 16 + (lane & 15)) * 128 +
-                                    (((2 * j + (lane >> 4)) ^ (lane & 7)) << 4));
+                load_fragment(a[i], values_at + ((warp * ROW_TILES + i) * 16 + (lane & 15)) * 128 +
+                                        (((2 * j + (lane >> 4)) ^ (lane & 7)) << 4));
 #pragma unroll
             for (int n = 0; n < TOKEN_TILES; n++) {
                 Fragment b;
-                load_x(b, x_at + (n * 8 + (lane & 7)) * 256 + (((4 * j + (lane >> 3)) ^ (lane & 7)) << 4));
+                load_fragment(b, x_at + (n * 8 + (lane & 7)) * 256 + (((4 * j + (lane >> 3)) ^ (lane & 7)) << 4));
 #pragma unroll
                 for (int i = 0; i < ROW_TILES; i++) multiply_quarter(sums[i][n], a[i], b, places[i], j);
             }

@@ -10,6 +10,7 @@ from gpus import needs_a_gpu, needs_two_gpus
 from strategies import LAYOUTS, matrix
 
 from blockshock.kernels import Format, build_format, build_kernel, streamed_launch
+from blockshock.kernels.formats import one_pass
 from blockshock.kernels.streamed_bytes import PackedStreamedBytes
 from blockshock.kernels.streamed_launch import Scales
 from blockshock.kernels.streamed_plan import plan_for
@@ -119,6 +120,18 @@ def test_every_layout_of_x(layout: str, name: str) -> None:
     for B in (1, 2, 33):
         x_BK = matrix(B, 352, torch.bfloat16, B, layout, "cuda")
         assert torch.equal(packed(x_BK), packed(x_BK.clone(memory_format=torch.contiguous_format)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_x_is_stored_in_one_launch_as_the_product_reads_it(name: str, layout: str) -> None:
+    packed = _packed(_piece(96, 352), name)
+    for B in (1, 7, 130):
+        x_BK = matrix(B, 352, torch.bfloat16, B, layout, "cuda")
+        found, (plain, scale_B1) = packed.stored(x_BK), packed.format.quantise(x_BK)
+        wanted = one_pass.crossed(plain) if name == "fp8" else plain
+        assert torch.equal(found.scale, scale_B1)
+        assert torch.equal(found.numbers.view(torch.uint8), wanted.contiguous().view(torch.uint8))
 
 
 @pytest.mark.parametrize("name", FORMATS)
