@@ -158,7 +158,7 @@ class CombineAxis(Axis):
     """How ranks make one output of their parts."""
 
     registry = COMBINES
-    about = "Default nccl, and on GPUs auto with the kernel auto"
+    about = "Default nccl, and on GPUs auto with the kernel auto; dense alternatives have nccl too"
     unsaid, of_ranks = "nccl", True
 
     def check(self, spec: str) -> None:
@@ -196,7 +196,10 @@ class FormatAxis(Axis):
     """How the numbers of a product are stored."""
 
     registry = FORMATS
-    about = "Default plain: in the dtype; the others go forward alone; fp8_e5m2 has W in e5m2"
+    about = (
+        "Default plain: in the dtype; the others go forward alone; fp8_e5m2 has W in e5m2; dense alternatives are "
+        "plain too"
+    )
     unsaid = "plain"
     small = True
 

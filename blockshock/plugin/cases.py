@@ -108,7 +108,7 @@ def networks(settings: Settings) -> list[Case]:
         for spec, where in itertools.product(settings.networks, settings.where)
         for B in settings.batches or NETWORKS.resolve(spec)[0].batches[settings.device]
         for dtype in (settings.dtypes if settings.device == "cuda" else ("fp32",))
-        for method, picks in _rows(_in_networks(settings), _usual_in(settings, spec))
+        for method, picks in _timed_rows(_in_networks(settings), _usual_in(settings, spec))
     ]
 
 
@@ -175,7 +175,7 @@ def _grid(settings: Settings, points: Points, both_ways: bool) -> list[Case]:
         for (N, K), B in itertools.product(workload.shapes or points.sizes, tokens):
             if workload.shapes is None and not settings.listed(N, K, B):
                 continue
-            for row in _rows(settings.methods, choose):
+            for row in _timed_rows(settings.methods, choose):
                 cases.append(Case(*row, spec, N, K, B, dtype, settings.seed, settings.keep_full_weight))
     return cases
 
@@ -213,6 +213,17 @@ def _rows(methods: tuple[str, ...], choose: Choose) -> Iterator[tuple[str, dict[
     for method in methods:
         axes = [axis for axis in _axes(method) if not axis.trained_only]
         yield from ((method, picks) for picks in _picks(axes, choose, {}))
+
+
+def _timed_rows(methods: tuple[str, ...], choose: Choose) -> Iterator[tuple[str, dict[str, str]]]:
+    """The same, each dense alternative also as everybody has it: without those nobody knows the best dense one."""
+    for method in methods:
+        kind, rows = method_of(method)[0], list(_rows((method,), choose))
+        if kind.role == Role.RIVAL and kind.promise == Promise.DENSE:
+            for _, picks in reversed(tuple(rows)):
+                usual = {name: spec for name, spec in picks.items() if axis_of(name).unsaid is None}
+                rows[:0] = [] if (method, usual) in rows else [(method, usual)]
+        yield from rows
 
 
 def _trained(case: Case, optimizers: tuple[str, ...], choose: Choose) -> Iterator[Case]:

@@ -175,6 +175,7 @@ def describe_verdict(
         "rival_method": rival.method,
         "rival_role": str(method_of(rival.method)[0].role),
         "rival_span": str(method_of(rival.method)[0].span),
+        "rival_promise": str(method_of(rival.method)[0].promised(rival.picks)),
         "rivals": rivals,
         "ratio": ratio.value,
         "ratio_low": ratio.low,

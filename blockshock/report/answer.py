@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 
 from blockshock.report.asked import counted, median, spanned, verdict_table
-from blockshock.report.faulty import untimed, wrong_lines
+from blockshock.report.faulty import unpaired, untimed, wrong_lines
 from blockshock.report.learning import learning_lines
 from blockshock.report.losing import lost
 from blockshock.report.models import PASSES, model_lines
@@ -44,7 +44,8 @@ def answer(run: Run, most_loss: float | None = None) -> list[str]:
     lines += [_use(points, several, "" if alike else at, infos) for points, at in zip(uses, tried, strict=True)]
     lines += [*model_lines(run), *network_lines(run), *learning_lines(run)]
     lines += [*(() if most_loss is None else within_lines(run, most_loss))]
-    return [*lines, *_not_here(infos), *(() if uses else untimed(infos))]
+    compared = {(one.method, one.section) for points in uses for one in points}
+    return [*lines, *_not_here(infos), *(unpaired(infos, compared) if uses else untimed(infos))]
 
 
 def _uses(run: Run) -> list[list[Against]]:

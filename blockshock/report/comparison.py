@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from blockshock.report.faulty import add_dense
 from blockshock.report.points import Ratios
 from blockshock.report.tables import (
     Cell,
@@ -128,6 +129,10 @@ def _timed(name: str, section: str, rows: list[Info], ratios: Ratios, numbers: d
     ordered = sorted(rows, key=is_alone)
     if found := dict.fromkeys(best for row in ordered if (best := ratios.name(section, row))):
         table.notes.append(f"best dense: {', on one device '.join(found)}")
+    without = [row for row in ordered if row["role"] == "subject" and ratios.name(section, row) is None]
+    for why in dict.fromkeys(add_dense(row, rows) for row in without):
+        labels = dict.fromkeys(row["label"] for row in without if add_dense(row, rows) == why)
+        table.notes.append(f"no best dense for {', '.join(labels)}: {why}")
     return table
 
 

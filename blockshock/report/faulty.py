@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from blockshock.report.losing import lost
+from blockshock.report.points import place_of
 from blockshock.report.tables import Info
 from blockshock.saved import PASSES as LIMIT
-from blockshock.saved import PHASES, faults, is_dense, or_inf, section_of, several, was_checked
+from blockshock.saved import (
+    PHASES,
+    dense_beside,
+    faults,
+    in_formats_alone,
+    is_dense,
+    or_inf,
+    section_of,
+    several,
+    sound,
+    was_checked,
+)
 
 MOST_ROWS, MOST_POINTS = 4, 3
 """How many wrong rows, and of each how many points, are named."""
@@ -42,6 +54,45 @@ def at(info: Info) -> str:
             (info["workload"], f"{info['N']}×{info['K']} B={info['B']}", info["dtype"], info.get("optimizer")),
         )
     )
+
+
+def add_dense(row: Info, beside: Iterable[Info]) -> str:
+    """What to add where none of the rows beside this one is the dense alternative that it is to be compared with."""
+    beside = list(beside)
+    if methods := dict.fromkeys(info["method"] for info in in_formats_alone(beside, row)):
+        return f"{', '.join(methods)} did not run in format plain: add plain to --formats"
+    if dense := dense_beside(beside, row):
+        return "all of those are WRONG" if all(info.get("wrong") for info in dense) else "they share no point"
+    names = row.get("rivals") or {}  # which files of before did not say
+    return f"add a dense row to --methods ({', '.join(names)})" if names else ADD_DENSE
+
+
+def unpaired(infos: list[Info], compared: Collection[tuple[str, str]]) -> Iterator[str]:
+    """Methods that were timed and stand beside no dense alternative at any point, and what to add for it; none of a
+    run of which `untimed` says that.
+
+    Args:
+        compared: methods and sections that do.
+    """
+    for why, uses in _lacking(infos, compared).items():
+        yield f"{', '.join(uses)}: timed beside no dense alternative: {why}"
+
+
+def _lacking(infos: list[Info], compared: Collection[tuple[str, str]] = ()) -> dict[str, list[str]]:
+    """Methods by what to add, of which nothing stands beside a dense alternative."""
+    timed: dict[Any, list[Info]] = defaultdict(list)
+    asked: dict[tuple[str, str], list[Info]] = defaultdict(list)
+    for info in infos:
+        if (section := section_of(info)) is not None and section in PHASES.values():
+            timed[place_of(section, info)].append(info)
+            if info["role"] == "subject" and sound(info) and (info["method"], section) not in compared:
+                asked[info["method"], section].append(info)
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for (method, section), rows in asked.items():
+        there = [info for row in rows for info in timed[place_of(section, row)]]
+        others = [info for (of, *_), some in timed.items() if of == section for info in some]
+        found[add_dense(rows[0], there if in_formats_alone(there, rows[0]) else others)][method] = None
+    return {why: list(methods) for why, methods in found.items()}
 
 
 def untimed(infos: list[Info]) -> Iterator[str]:
@@ -81,4 +132,6 @@ def _why_not(timed: list[Info]) -> str:
             return f"{what} ({several(len(rows), 'result')}), and all of it is WRONG: {then}"
     if not asked:
         return f"{NOTHING_BESIDE}: add a method that is asked about"
-    return f"{NOTHING_BESIDE}: {'they share no point' if dense else ADD_DENSE}"
+    lacking = _lacking(timed)
+    told = (why if len(lacking) == 1 else f"{', '.join(methods)}: {why}" for why, methods in lacking.items())
+    return f"{NOTHING_BESIDE}: {'; '.join(told)}"

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from blockshock.report.faulty import ADD_DENSE, NOTHING_BESIDE
+from blockshock.report.faulty import NOTHING_BESIDE, add_dense
 from blockshock.report.tables import Column, Info, Table, columns, footnotes, mark, mib, ratio
 from blockshock.saved import LIKENESS, Run, best_dense, is_dense, or_inf, section_of, sound
 
@@ -91,7 +91,7 @@ def network_lines(run: Run) -> Iterator[str]:
         asked = [(row, beside(row, rows)) for row in rows if row["role"] == "subject" and sound(row)]
         timed = [(row, found) for row, found in asked if found.whole is not None]
         if any("p50_ms" in row for row, _ in asked) and not any(map(is_dense, rows)):
-            yield f"{_place(network, where, B, dtype)}: {NOTHING_BESIDE}: {ADD_DENSE}"
+            yield f"{_place(network, where, B, dtype)}: {NOTHING_BESIDE}: {add_dense(asked[0][0], rows)}"
         for method in dict.fromkeys(row["method"] for row, _ in timed):
             ours = [(row, found) for row, found in timed if row["method"] == method]
             limit = min(found.whole for _, found in ours if found.whole is not None) * (1 + ALIKE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockshock.report.tables import Info, ratio, spread
-from blockshock.saved import PHASES, Run, best_dense, is_alone, is_dense, judges, section_of, sound
+from blockshock.saved import PHASES, Run, best_dense, in_formats_alone, is_alone, is_dense, judges, section_of, sound
 
 PLACE = ("workload", "N", "K", "B", "dtype", "optimizer")
 Place = tuple[Any, ...]
@@ -113,7 +113,7 @@ def _placed(infos: list[Info]) -> tuple[dict[Place, dict[str, Info]], dict[Place
             timed[place_of(section, info)][info["label"]] = info
     kinds = {info["label"]: is_dense(info) for info in infos if "verdict" not in info}
     for (*at, label, rival), pair in pairs(infos).items():
-        if kinds.get(rival, pair["rival_role"] == "rival"):
+        if kinds.get(rival, pair["rival_role"] == "rival" and pair["rival_promise"] == "dense"):
             judged[tuple(at)][label].append(pair)
     return timed, judged
 
@@ -129,7 +129,7 @@ def _best(rows: dict[str, Info], verdicts: dict[str, list[Info]], alone: bool) -
     )
     if looked:
         return max(looked, key=lambda name: (looked[name], name == fastest))
-    if fastest is not None or not there:
+    if fastest is not None or not there or in_formats_alone(rows.values(), beside):
         return fastest
     paired = Counter(str(pair["rival"]) for pair in there)
     hardest = {name: max(float(pair["ratio"]) for pair in there if pair["rival"] == name) for name in paired}

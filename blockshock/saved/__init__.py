@@ -20,6 +20,7 @@ from blockshock.saved.judged import (
     best_dense,
     dense_beside,
     faults,
+    in_formats_alone,
     is_alone,
     is_dense,
     sound,

@@ -20,4 +20,7 @@ def completed(info: Info) -> Info:
     if "verdict" in info:
         rival = info["rival"].partition(" ")[0]
         told |= {"rival_role": ROLES.get(rival, "subject"), "rival_span": SPANS.get(rival, "group")}
+        # Only a rival in the row's own format was compared with in one.
+        shared = (info.get("picks") or {}).get("format") in info["rival"].split()
+        told["rival_promise"] = "own weights" if shared else "dense"
     return info | {name: value for name, value in told.items() if info.get(name) is None}

@@ -198,7 +198,19 @@ def dense_beside(rows: Iterable[Info], beside: Info | None = None) -> list[Info]
     return [row for row in rows if is_dense(row) and (row["span"] == "one" or not alone)]
 
 
+def in_formats_alone(rows: Iterable[Info], beside: Info | None = None) -> list[Info]:
+    """Of the dense alternatives in a format those that are not there in the layer's own dtype too: whether they would
+    be the fastest nobody knows."""
+    rows = list(rows)
+    alone, plain = beside is not None and is_alone(beside), {row["method"] for row in dense_beside(rows, beside)}
+    others = [row for row in rows if row["role"] == "rival" and not is_dense(row) and row["picks"].get("format")]
+    return [row for row in others if row["method"] not in plain and (row["span"] == "one" or not alone)]
+
+
 def best_dense(rows: Iterable[Info], beside: Info | None = None) -> Info | None:
-    """The fastest of these among the timed rows of one point; None where none was timed."""
+    """The fastest of these among the timed rows of one point; None where none was timed, or one in a format alone."""
+    rows = list(rows)
+    if in_formats_alone(rows, beside):
+        return None
     dense = [row for row in dense_beside(rows, beside) if "p50_ms" in row and sound(row)]
     return min(dense, key=lambda row: row["p50_ms"], default=None)

@@ -119,7 +119,7 @@ OTHERWISE: dict[str, Fits] = {
     **dict.fromkeys(("kernel", "mask", "optimizer", "storage", "bound_by", "clock", "flush"), text),
     **dict.fromkeys(("kind", "point", "network", "where", "not_compiled"), text),
     "status": lambda value: value in STATUSES,
-    **dict.fromkeys(("role", "span", "promise", "rival_role", "rival_span"), text),
+    **dict.fromkeys(("role", "span", "promise", "rival_role", "rival_span", "rival_promise"), text),
     "picks": each(text),
     **dict.fromkeys(
         ("quality", "quality_of_half"),

@@ -109,6 +109,22 @@ def test_the_grid_is_every_choice_that_a_method_picks() -> None:
     assert (set(found), len(found)) == (wanted, 7 * 2 * 2 * 2 * 2)
 
 
+def test_dense_alternatives_are_timed_as_everybody_has_them_too() -> None:
+    asked = SETTINGS.axes | {"kernel": ("auto",), "mask": ("1100",), "format": ("int8", "fp8"), "combine": ("auto",)}
+    methods = ("dense_single", "dense_tp_row", "block_shock")
+    settings = replace(SETTINGS, device="cuda", methods=methods, axes=asked, asked=("format",), dtypes=("bf16",))
+    halves = ("block_shock auto 1100 auto int8", "block_shock auto 1100 auto fp8")
+    dense = ("dense_single", "dense_single int8", "dense_single fp8")
+    for grid in cases.forward_grid(settings), cases.backward_grid(settings):
+        labels = list(dict.fromkeys(case.label for case in grid))
+        assert labels == [*dense, "dense_tp_row", "dense_tp_row auto int8", "dense_tp_row auto fp8", *halves]
+        assert len(set(ids(grid))) == len(grid)
+    plain = replace(settings, axes=asked | {"format": ("int8", "plain"), "combine": None})
+    found = [case.label for case in cases.forward_grid(plain) if case.method == "dense_single"]
+    assert list(dict.fromkeys(found)) == ["dense_single int8", "dense_single"], "in the order that was asked for"
+    assert {case.label for case in cases.networks(settings)} >= set(dense)
+
+
 def test_the_grid_of_the_training_phases_differs_in_its_masks_alone() -> None:
     unasked = replace(SETTINGS, axes=SETTINGS.axes | {"mask": None})
     assert {case.label for case in cases.backward_grid(unasked)} == {

@@ -94,8 +94,9 @@ def test_times_come_fastest_first_with_their_ratios() -> None:
 
 
 def test_ratios_to_a_method_that_did_not_run_are_left_out() -> None:
-    *_, row = lines([timed("block_shock auto 1100", 1.5)])
+    *_, row, note = lines([timed("block_shock auto 1100", 1.5)])
     assert row[3:5] == ["–", "3.14"]
+    assert note[0].startswith("no best dense for block_shock auto 1100: add a dense row")
 
 
 def test_each_group_is_a_table_with_ratios_of_its_own() -> None:

@@ -11,7 +11,9 @@ from rows import Info, checked, run_of, saved, stepped, timed
 from blockshock.__main__ import main
 from blockshock.report import screen
 from blockshock.report.answer import answer
+from blockshock.report.comparison import comparison
 from blockshock.report.faulty import MOST_POINTS, MOST_ROWS, wrong_lines
+from blockshock.report.tables import Column
 
 OURS, DENSE = "block_shock gathered 1100", "dense_single"
 WHY = "its error is 1e+09 × the dense product's"
@@ -67,6 +69,24 @@ def test_a_run_whose_rows_are_all_wrong_says_that_they_were_timed() -> None:
     )
     assert answer(run_of([ours, elsewhere]))[1] == f"{nothing}they share no point"
     assert answer(run_of([checked(OURS), wrong(64, DENSE)]))[2].startswith("largest error"), "nothing was timed"
+
+
+def test_what_stands_beside_no_dense_row_says_what_is_missing_and_how_to_get_it() -> None:
+    named: Info = {"rivals": {"dense_single": None}}
+    ours, pruned = timed(OURS, 64, 4, 1.0), timed("pruned auto", 64, 4, 1.0, span="one", promise="own weights", **named)
+    tp, few = timed("dense_tp_row", 64, 4, 2.0), timed("dense_single int8", 64, 4, 0.5, promise="own weights")
+    run = run_of([ours, pruned, tp])
+    assert answer(run)[-1] == "pruned: timed beside no dense alternative: add a dense row to --methods (dense_single)"
+    (table,) = (table for table in comparison(run.records) if table.section == "forward")
+    assert table.notes[1] == "no best dense for pruned auto: add a dense row to --methods (dense_single)"
+    told = "dense_single did not run in format plain: add plain to --formats"
+    run = run_of([ours, pruned, tp, few | {"picks": {"format": "int8"}}])
+    assert answer(run)[1] == f"nothing that is asked about was timed beside a dense alternative: {told}"
+    (table,) = (table for table in comparison(run.records) if table.section == "forward")
+    assert table.notes == [f"no best dense for {OURS}, pruned auto: {told}"]
+    assert {row[table.columns.index(Column("÷ best dense", ".2f"))] for row in table.rows} == {None}
+    wrong_dense = [pruned, timed(DENSE, 64, 4, 2.0), wrong(64, DENSE), tp, ours]
+    assert "pruned: timed beside no dense alternative: all of those are WRONG" in answer(run_of(wrong_dense))
 
 
 @pytest.mark.parametrize("options", [(), ("--tables",), ("--format", "md"), ("--format", "csv"), ("--format", "json")])

@@ -127,6 +127,31 @@ def test_a_point_has_one_best_dense_alternative_for_all_its_rows() -> None:
     assert each.notes[0] == "best dense: dense_tp_row, on one device dense_single"
 
 
+def in_few_bits(label: str, ms: float) -> Info:
+    """A dense alternative in a format."""
+    return timed(label, 64, 4, ms, picks={"format": "int8"}, promise="own weights")
+
+
+def test_without_a_dense_alternative_in_its_own_dtype_none_is_the_best() -> None:
+    ours, others = timed(OURS, 64, 4, 0.9), [timed("dtensor_row", 64, 4, 5.0), in_few_bits("dense_tp_col int8", 0.8)]
+    assert against_best(run_of([ours, *others])) == []
+    assert only([ours, *others, timed("dense_tp_col", 64, 4, 1.0)]).rival == "dense_tp_col"
+    alone: Info = {"span": "one", "promise": "own weights"}
+    single, pruned = timed("dense_single", 64, 4, 4.0), timed("pruned auto", 64, 4, 1.0, **alone)
+    assert only([pruned, single, *others]).rival == "dense_single", "of a group that one is no rival"
+    looked = verdict(OURS, 64, ratio=1.1, rival="dense_tp_row", verdict="slower", **RIVALS)
+    assert only([ours, *others, looked]).rival == "dense_tp_row", "pairs look for it among all"
+    assert against_best(run_of([ours, *others, looked | {"rivals": {}}])) == []
+
+
+def test_a_pair_with_a_dense_alternative_in_a_format_says_nothing_of_the_best() -> None:
+    few: Info = {"span": "one", "promise": "own weights", "picks": {"kernel": "auto", "format": "int8"}}
+    pair = verdict("pruned auto int8", 64, hypothesis="H7", rival="dense_single int8", rival_role="rival", **few)
+    for more in {}, {"rival_promise": "own weights"}:
+        assert against_best(run_of([pair | more])) == []
+    assert only([pair | {"rival": "dense_single"}]).rival == "dense_single"
+
+
 def test_of_several_that_pairs_found_the_one_of_the_most_counts() -> None:
     pairs = [
         verdict(f"block_shock auto mask{number}", 64, ratio=0.9, rival=rival, **RIVALS)
