@@ -34,12 +34,14 @@ class Change:
         before, after: p50 in ms, or the ratio of a verdict.
         ratio: after over before, with its 95 % interval; None where nothing gives one.
         few: whether the interval is of so few builds that its ends say nothing.
+        alike: whether both ran on as many ranks; else it is not the same thing that changed.
     """
 
     before: float
     after: float
     ratio: Ratio | None
     few: bool = False
+    alike: bool = True
 
     @property
     def value(self) -> float:
@@ -69,10 +71,26 @@ def changes(before: Run, after: Run, judged: bool = False) -> dict[str, Change]:
     """Of each benchmark that both timed, or of each verdict that both came to."""
     old, new = _measured(before, judged), _measured(after, judged)
     key = "ratio" if judged else "p50_ms"
-    return {
-        name: Change(old[name][key], new[name][key], _interval(old[name], new[name], key), _few(old[name], new[name]))
-        for name in _common([old, new])
-    }
+    found = {}
+    for name in _common([old, new]):
+        one, other = old[name], new[name]
+        interval, alike = _interval(one, other, key), one["ranks"] == other["ranks"]
+        found[name] = Change(one[key], other[key], interval, _few(one, other), alike)
+    return found
+
+
+def unlike(runs: list[Run]) -> str | None:
+    """How many benchmarks are in all runs and ran on other numbers of ranks in some; None where none did."""
+    found = [changes(runs[0], run, judged) for run in runs[1:] for judged in UNITS]
+    names = {name for other in found for name, change in other.items() if not change.alike}
+    if not names:
+        return None
+    told = ", ".join(f"{_ranks(run)} in {run.name}" for run in runs)
+    return f"ranks: {told}: {several(len(names), 'benchmark')} ran on unlike numbers, and changed by that too"
+
+
+def _ranks(run: Run) -> int:
+    return max((info["ranks"] for info in run.infos), default=0)
 
 
 def _interval(before: Info, after: Info, key: str) -> Ratio | None:
@@ -158,7 +176,7 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
             if one.keys() - other.keys()
         ]:
             yield ", ".join(alone)
-    ranks = [str(max((info["ranks"] for info in run.infos), default=0)) for run in runs]
+    ranks = [str(_ranks(run)) for run in runs]
     different = [*differences(runs), *([f"ranks {' and '.join(ranks)}"] if len(set(ranks)) > 1 else [])]
     if not judged and different:
         yield f"different: {'; '.join(different)}"
@@ -166,20 +184,20 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
 
 def slower(runs: list[Run], share: float) -> list[str]:
     """The benchmarks and verdicts of the runs after the first that are slower by more than that share beyond doubt:
-    all of their interval is."""
+    all of their interval is, on as many ranks."""
     found = []
     for run in runs[1:]:
         for judged in UNITS:
             for name, change in changes(runs[0], run, judged).items():
-                if change.ratio is not None and change.ratio.low > 1 + share:
+                if change.alike and change.ratio is not None and change.ratio.low > 1 + share:
                     found.append(f"{name} {change.value - 1:+.1%} in {run.name}")
     return found
 
 
 def surely(runs: list[Run]) -> int:
-    """How many changes have an interval."""
+    """How many changes have an interval, on as many ranks."""
     return sum(
-        change.ratio is not None
+        change.alike and change.ratio is not None
         for run in runs[1:]
         for judged in UNITS
         for change in changes(runs[0], run, judged).values()

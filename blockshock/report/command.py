@@ -16,14 +16,14 @@ from pathlib import Path
 from rich.console import Console
 
 from blockshock.report import screen
-from blockshock.report.across import slower, surely
 from blockshock.report.answer import answer, verdict_table
 from blockshock.report.beside import ACROSS, beside
 from blockshock.report.comparison import comparison
 from blockshock.report.flat import COLUMNS, finite, rows
-from blockshock.report.remarks import remarks
+from blockshock.report.remarks import left_out, remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, markdown, print_tables
+from blockshock.report.slower import failed, unsure
 from blockshock.report.tables import Table
 from blockshock.report.within import within_lines
 from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, read_run
@@ -59,6 +59,7 @@ def report(
         return 1
     if loss_asked:
         _say_without_loss(runs, most_loss)
+    cannot_say = fail_if_slower is not None and unsure(runs)
     console = console_on(sys.stdout)
     if form in ("csv", "json"):
         _print_rows(runs, form)
@@ -74,8 +75,8 @@ def report(
         print_tables(console, found)
     else:
         console.out("\n".join(_screen(runs, most_loss)))
-    slower_than_may_be = fail_if_slower is not None and _failed(runs, fail_if_slower)
-    status = int(slower_than_may_be or _is_wrong(runs))
+    slower_than_may_be = fail_if_slower is not None and failed(runs, fail_if_slower)
+    status = int(cannot_say or slower_than_may_be or _is_wrong(runs))
     return status if folder is None else max(status, _write(console, folder, runs, most_loss))
 
 
@@ -202,7 +203,10 @@ def _parts(runs: list[Run], most_loss: float | None) -> Iterator[str]:
 
 def _print_rows(runs: list[Run], form: str) -> None:
     """Every result of every run as a row, for a program to read: in UTF-8, whatever a terminal here would take, and
-    with a path's bytes as they are."""
+    with a path's bytes as they are. Says beside them what cannot be shown."""
+    for run in runs:
+        for why in left_out(run):
+            print(f"{run.path}: {why}", file=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     found = rows(runs)
@@ -213,28 +217,6 @@ def _print_rows(runs: list[Run], form: str) -> None:
     table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(found)
-
-
-def _failed(runs: list[Run], share: float) -> bool:
-    """Whether something became slower than that or wrong, or nothing says whether it did; says so."""
-    wrong = [
-        f"{run.name}: {record['name']}"
-        for run in runs[1:]
-        for record in run.records
-        if record["extra_info"].get("wrong") or faults(record["extra_info"])
-    ]
-    if wrong:
-        print(f"WRONG, and compared with nothing: {len(wrong)}", *wrong, sep="\n  ", file=sys.stderr)
-    if len(runs) < 2 or not surely(runs):
-        why = "one run was read" if len(runs) < 2 else "no benchmark is in both with an interval"
-        print(f"--fail-if-slower compares two runs or more, and {why}", file=sys.stderr)
-        return True
-    found = slower(runs, share)
-    if found:
-        print(
-            f"slower by more than {share:.1%}, beyond the interval: {len(found)}", *found, sep="\n  ", file=sys.stderr
-        )
-    return bool(found or wrong)
 
 
 def _write(console: Console, folder: Path, runs: list[Run], most_loss: float) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from blockshock.report.limits import limited
@@ -18,6 +20,8 @@ WITH_ZEROS = "with zeros"
 """In the algorithm of rows that say themselves that they do."""
 LEAVE_NO_ZEROS = (*KEEPS_W, "combine", "format", "recipe")
 """What is picked for a row, and zeroes nothing of a W by itself."""
+MOST_ODD = 3
+"""Values that are named, of those that cannot be."""
 COLLECTIVES = ("all_reduce", "all_gather")
 SHORT_MS = 0.2
 """Of a longer time what writing the cache back takes is no part to speak of."""
@@ -27,9 +31,7 @@ def remarks(run: Run) -> Iterator[str]:
     """What is not in the report, and what a reader must know of how the run was put together."""
     if not run.records:
         yield "nothing in it can be shown"
-    for name, count in run.left_out.items():
-        what = several(count, "result that does", "results that do")
-        yield f"left out: {what} not say {'its' if count == 1 else 'their'} {name}, of another version it seems"
+    yield from left_out(run)
     if disturbed := sum("clock" in info for info in run.infos):
         what = several(disturbed, "result was", "results were")
         yield f"{what} measured while the machine was suspended or its clock was set: † marks them"
@@ -49,6 +51,22 @@ def remarks(run: Run) -> Iterator[str]:
     yield from unmeasured(run)
     yield from flushes([run])
     yield from run.notes
+
+
+def left_out(run: Run) -> Iterator[str]:
+    """How many results cannot be shown, and why: what they do not say, or what they say that cannot be."""
+    there = Counter(odd.name for odd in run.odd)
+    for name, count in run.left_out.items():
+        if lacking := count - there[name]:
+            what = several(lacking, "result that does", "results that do")
+            yield f"left out: {what} not say {'its' if lacking == 1 else 'their'} {name}, of another version it seems"
+    of_one = lambda odd: (odd.name, odd.must)  # noqa: E731
+    for (name, must), odds in groupby(sorted(run.odd, key=of_one), of_one):
+        every = [odd.said for odd in odds]
+        said = list(dict.fromkeys(every))
+        more = [f"{len(said) - MOST_ODD} other values"] if len(said) > MOST_ODD else []
+        told = f"{several(len(every), 'result')} whose {name} is {' or '.join([*said[:MOST_ODD], *more])}"
+        yield f"left out: {told}, {f'and must be {must}' if must else 'which cannot be shown'}"
 
 
 def zeros(run: Run) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from blockshock.report.across import SAME, across, spreads
+from blockshock.report.across import SAME, across, spreads, unlike
 from blockshock.report.answer import answer, hardware, verdict_table
 from blockshock.report.apart import told_apart
 from blockshock.report.faulty import wrong_lines
@@ -77,6 +77,7 @@ def of_runs(runs: list[Run], more: str, width: int = WIDTH, lines: int = LINES) 
     titles = [f"{run.name}: {line}" for run in runs for line in wrong_lines(run.infos)]
     dated = [(run, f" ({run.taken[:16]})" if run.taken else "") for run in runs if run.records]
     titles += [f"{run.name}{date}: {hardware(run)}" for run, date in dated]
+    titles += filter(None, [unlike(runs)])
     shown, end = _wrapped(titles, width), ["", *_wrapped(filter(None, [more]), width)]
     uses = _wrapped(spreads(runs), width)
     shown = _cut([*shown, *([""] if uses else []), *uses], lines // 3)

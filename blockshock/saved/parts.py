@@ -39,6 +39,7 @@ def joined(folder: Path, parts: list[Run], notes: list[str]) -> Run:
         dict(sum((Counter(part.left_out) for part in parts), Counter[str]())),
         notes,
         parts[-1].taken,
+        [odd for part in parts for odd in part.odd],
     )
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from blockshock.saved.doubted import doubts
 from blockshock.saved.fits import items, positive
+from blockshock.saved.odd import Odd, odd
 from blockshock.saved.parts import joined
 from blockshock.saved.run import NotARun, Run
 from blockshock.saved.schema import machine_facts, unfit
-from blockshock.saved.settle import settled
+from blockshock.saved.settle import is_timed, settled
 from blockshock.saved.words import several
 
 STORAGE = Path("benchmark_results")
@@ -126,23 +127,29 @@ def _settled(run: Run) -> Run:
 
 def _of_document(path: Path, saved: Any) -> Run:
     try:
-        found = [_record(bench) for bench in saved["benchmarks"]]
+        benches = saved["benchmarks"]
+        found = [_record(bench) for bench in benches]
         machine = machine_facts(saved.get("machine_info", {}).get("blockshock"))
     except (KeyError, TypeError, AttributeError):
         raise NotARun(f"{path}: JSON, but no run that pytest-benchmark saved") from None
     if not any("phase" in record["extra_info"] for record in found):
         raise NotARun(f"{path}: a run of pytest-benchmark, but none of Block-Shock's tests is in it")
-    records, left_out = [], Counter[str]()
+    records, left_out, odds = [], Counter[str](), list[Odd]()
     for record in found:
         if name := unfit(record["extra_info"]):
             left_out[name] += 1
+            odds += filter(None, [odd(record["extra_info"], name)])
         else:
             records.append(record)
     last = {record["name"]: record for record in records}
     twice = len(records) - len(last)
     many = several(twice, "result is", "results are")
     notes = [f"{many} in {path.name} more than once: shown is the last"] if twice else []
-    return Run(path, str(saved.get("datetime") or ""), machine, list(last.values()), dict(left_out), notes)
+    timed = [bench for bench, record in zip(benches, found, strict=True) if is_timed(record) and not record["samples"]]
+    if spoilt := sum(bool(_samples(bench)) for bench in timed):
+        what = several(spoilt, "result has", "results have")
+        notes.append(f"{what} samples that are not all numbers above 0: they count as not saved")
+    return Run(path, str(saved.get("datetime") or ""), machine, list(last.values()), dict(left_out), notes, odd=odds)
 
 
 def read_json(raw: bytes | str) -> Any:
@@ -161,7 +168,11 @@ def read_json(raw: bytes | str) -> Any:
 
 
 def _record(bench: dict[str, Any]) -> dict[str, Any]:
-    samples = bench.get("stats", {}).get("data", [])
+    samples = _samples(bench)
     named = {key: str(bench[key]) for key in ("name", "group")}
     info = bench["extra_info"] if isinstance(bench["extra_info"], dict) else {}
     return named | {"extra_info": info, "samples": samples if items(positive)(samples) else []}
+
+
+def _samples(bench: dict[str, Any]) -> Any:
+    return bench.get("stats", {}).get("data", [])

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blockshock.saved.odd import Odd
+
 WHERE = {"GPUs": "gpus", "CPU": "cpu", "torch": "torch"}
 """What all parts of a run share, by what it is called: they were measured on one machine, by one version."""
 
@@ -26,9 +28,10 @@ class Run:
             the commits of all, separated by commas.
         records: ``{"name", "group", "extra_info", "samples"}`` of each benchmark that the report can show, as
             ``settle.settled`` gives them; samples in seconds, none in runs that were saved without.
-        left_out: how many it cannot show, by what is missing.
+        left_out: how many it cannot show, by what is missing or odd.
         notes: what a reader must know of how its parts go together, a line each.
         until: when the last of its parts was made; empty of a single one.
+        odd: of those that it cannot show, values that are there and cannot be.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class Run:
     left_out: dict[str, int]
     notes: list[str] = field(default_factory=list)
     until: str = ""
+    odd: list[Odd] = field(default_factory=list)
 
     @property
     def infos(self) -> list[dict[str, Any]]:

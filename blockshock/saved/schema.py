@@ -154,22 +154,27 @@ OTHERWISE: dict[str, Fits] = {
 
 def unfit(info: dict[str, Any]) -> str | None:
     """The first value that the report would look for in vain, or could not show: of another version, say."""
-    kinds = ["verdict"] if "verdict" in info else [kind for kind in KINDS if kind in info]
-    if "p50_ms" in kinds and info.get("phase") == 3:  # shown as a training step, whatever it lacks of one
-        kinds.append("update_p50_ms")
-    if "network" in kinds and info.get("timing") != "none":
-        kinds.append("p50_ms")
-    needed = POINT | {name: fits for kind in kinds for name, fits in KINDS[kind].items()}
-    for name, fits in needed.items():
+    must = needed(info)
+    for name, fits in must.items():
         if not fits(info.get(name)):
             return name
     # What was judged wrong when it ran is not to go unseen for want of a number.
     if section_of(info) is None and info.get("timing") != "none" and info.get("status") != "wrong":
         return _lost(info)
     for name, fits in OTHERWISE.items():
-        if name not in needed and info.get(name) is not None and not fits(info[name]):
+        if name not in must and info.get(name) is not None and not fits(info[name]):
             return name
     return None
+
+
+def needed(info: dict[str, Any]) -> dict[str, Fits]:
+    """What must be there, of a row of its kinds, by name."""
+    kinds = ["verdict"] if "verdict" in info else [kind for kind in KINDS if kind in info]
+    if "p50_ms" in kinds and info.get("phase") == 3:  # shown as a training step, whatever it lacks of one
+        kinds.append("update_p50_ms")
+    if "network" in kinds and info.get("timing") != "none":
+        kinds.append("p50_ms")
+    return POINT | {name: fits for kind in kinds for name, fits in KINDS[kind].items()}
 
 
 CHECKS = {1: "p50_ms", 2: "error_ratio", 3: "worst_weight_share", 6: "worst_weight_share"}

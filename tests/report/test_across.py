@@ -136,10 +136,33 @@ def test_what_became_wrong_fails_too(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["report", before, str(shutil.copy(before, tmp_path / "same.json")), "--fail-if-slower", "3%"]) == 0
 
 
-def test_another_number_of_ranks_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    two, four = (write(tmp_path, f"{n}.json", [timed(OURS, 64, 4, 1.0) | {"ranks": n}]) for n in (2, 4))
+def test_another_number_of_ranks_is_said_first_and_no_check_of_speed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sure: Info = {"p95_ms": 1.0, "builds_p50_ms": [1.0, 1.001, 0.999]}
+    rows = [timed(OURS, 64, 4, 1.0, **sure), timed("dense_single", 64, 4, 1.0, **sure) | {"ranks": 1}]
+    slow = [rows[0] | {"builds_p50_ms": [9.0, 9.001, 8.999], "p50_ms": 9.0, "ranks": 4}, rows[1]]
+    two, four = (write(tmp_path, f"{n}.json", infos) for n, infos in ((2, rows), (4, slow)))
     assert main(["report", two, four]) == 0
-    assert "different: ranks 2 and 4" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    told = "ranks: 2 in 2.json, 4 in 4.json: 1 benchmark ran on unlike numbers, and changed by that too"
+    assert 0 < out.index(told) < out.index("p50 in ms")
+    assert "different: ranks 2 and 4" in out
+    assert main(["report", two, four, "--fail-if-slower", "3%"]) == 1
+    err = capsys.readouterr().err
+    assert err == f"--fail-if-slower fails, whatever else it finds: {told}\n", "slower it is not called"
+    same = [rows[0], slow[1] | {"ranks": 1}]
+    assert main(["report", two, write(tmp_path, "same.json", same), "--fail-if-slower", "3%"]) == 0
+
+
+def test_what_says_a_time_that_cannot_be_passes_no_check_of_speed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [timed(OURS, N, 4, 1.0, p95_ms=1.0, builds_p50_ms=[1.0, 1.001, 0.999]) for N in (64, 128)]
+    before = write(tmp_path, "before.json", rows)
+    after = write(tmp_path, "after.json", [rows[0], rows[1] | {"p50_ms": -1.0}])
+    assert main(["report", before, after, "--fail-if-slower", "3%"]) == 1
+    assert "after.json: left out: 1 result whose p50_ms is -1.0, and must be" in capsys.readouterr().err
 
 
 def test_who_reads_a_part_of_it_is_no_error() -> None:

@@ -60,6 +60,34 @@ def test_a_result_without_the_number_that_makes_it_one_is_counted_by_that(
     assert f"left out: 1 result that does not say its {lost}, of another version it seems" in list(remarks(run))
 
 
+def test_a_value_that_cannot_be_is_told_as_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd: list[Info] = [{"p50_ms": ms} for ms in (None, 0.0, -1.5, -1.5, math.nan, "fast\n", 1e300)]
+    odd += [{"phase": 7}, {"stages": [1] * 99}]
+    document = saved([timed(OURS, 64, 4, 1.0)] * (1 + len(odd)))
+    for bench, values in zip(document["benchmarks"][1:], odd, strict=True):
+        bench["extra_info"] = bench["extra_info"] | values
+    run = read(tmp_path, document)
+    told = [
+        "left out: 1 result that does not say its p50_ms, of another version it seems",
+        "left out: 6 results whose p50_ms is 0.0 or -1.5 or NaN or 2 other values, and must be a number above 0",
+        "left out: 1 result whose phase is 7, which cannot be shown",
+        "left out: 1 result whose stages is [1, 1, 1, 1, 1, 1, 1, 1, 1, 1,…, which cannot be shown",
+    ]
+    assert list(remarks(run))[: len(told)] == told
+    (tmp_path / "other.json").write_text(json.dumps(saved([checked(OURS)])))
+    assert list(remarks(read_run(tmp_path)))[: len(told)] == told, "of a folder's parts too"
+    assert main(["report", str(run.path), "--format", "csv"]) == 0
+    assert f"run.json: {told[1]}" in capsys.readouterr().err, "a program's rows have no place for it"
+
+
+def test_samples_that_cannot_be_are_told(tmp_path: Path) -> None:
+    document = saved([timed(OURS, 64, 4, 1.0), timed("dense_single", 64, 4, 1.0)])
+    document["benchmarks"][0]["stats"] = {"data": [0.001, -1]}
+    document["benchmarks"][1]["stats"] = {"data": []}
+    told = "1 result has samples that are not all numbers above 0: they count as not saved"
+    assert told in list(remarks(read(tmp_path, document)))
+
+
 @pytest.mark.parametrize("emptied", [{}, None, [], ["phase"], 3])
 def test_a_result_that_says_nothing_is_counted_too(emptied: Any, tmp_path: Path) -> None:
     document = saved([checked("dense_single"), checked(OURS)])
@@ -167,10 +195,14 @@ def test_times_without_samples_are_marked_where_others_have_some(gone: list[Any]
     assert [row[:2] for row in table.rows] == [(f"{OURS} §", 0.1), ("dense_single", 2.0)]
     assert f"§ no samples saved: the file is believed: {OURS} N=64 K=64 B=4" in table.notes
     told = "saved without samples: the file is believed"
-    assert list(remarks(run)) == [f"1 timed result was {told}, § marks them"]
+    spoilt = ["1 result has samples that are not all numbers above 0: they count as not saved"] if gone else []
+    assert list(remarks(run)) == [f"1 timed result was {told}, § marks them", *spoilt]
     document = of_rounds(gone)
     document["benchmarks"][1]["stats"] = {}
-    assert list(remarks(read(tmp_path, document))) == [f"2 timed results were {told}, as it is of older versions"]
+    assert list(remarks(read(tmp_path, document))) == [
+        f"2 timed results were {told}, as it is of older versions",
+        *spoilt,
+    ]
 
 
 def test_what_a_verdict_says_of_errors_is_not_read(tmp_path: Path) -> None:
