@@ -94,9 +94,9 @@ def _add_report(commands: Any) -> None:
     shown.add_argument(
         "--tables",
         metavar="NAME",
-        nargs="?",
-        const="all",
-        help="print tables in place of the answer: those of a part (forward, training, verdicts, accuracy, …), or all",
+        nargs="*",
+        help="print tables in place of the answer: those of a part (forward, training, verdicts, accuracy, …), or all. "
+        "Runs may follow",
     )
     shown.add_argument(
         "--format",
@@ -171,9 +171,11 @@ def _report(chosen: argparse.Namespace) -> int:
         "report", "report", *(["rich"] if chosen.to is None else [])
     )
     command = importlib.import_module("blockshock.report.command")
-    status: int = command.report(
-        chosen.runs, chosen.format, chosen.tables, chosen.to, chosen.fail_if_slower, chosen.most_loss
-    )
+    runs, tables = chosen.runs, None
+    if chosen.tables is not None:
+        tables, behind = command.tables_of(chosen.tables)
+        runs = [*runs, *behind]
+    status: int = command.report(runs, chosen.format, tables, chosen.to, chosen.fail_if_slower, chosen.most_loss)
     return status
 
 

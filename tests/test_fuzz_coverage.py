@@ -190,6 +190,7 @@ ALSO_NOT = {
     "report.asked.counted": "called by answer() and verdict_table()",
     "report.asked.median": "called by answer() and verdict_table()",
     "report.asked.spanned": "called by answer() and verdict_table()",
+    "report.command.tables_of": "each kind of word that it takes: tests/report/test_screen.py",
     "report.command.report": "all that it calls is fuzzed; itself by tests/report/test_report.py",
     "report.comparison.by_loss": "called for every row that was checked",
     "report.verdicts.explained": "called by verdict_table()",

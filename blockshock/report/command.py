@@ -29,6 +29,9 @@ from blockshock.report.within import within_lines
 from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, read_run
 
 ALL = "all"
+NAMES = (*SECTIONS, ACROSS, ALL)
+"""What tables are asked for by."""
+ENDS = (".json", ".json.gz")
 PASTED = 60_000
 """Bytes of Markdown that go into one comment."""
 
@@ -53,8 +56,8 @@ def report(
         most_loss: that a row loses which the answer names as the fastest at a batch size; None for MOST_LOSS.
     """
     loss_asked, most_loss = most_loss is not None, MOST_LOSS if most_loss is None else most_loss
-    if tables is not None and tables not in (names := (*SECTIONS, ACROSS, ALL)):
-        return _no_tables(f"there are none of {tables!r}", names)
+    if tables is not None and tables not in NAMES:
+        return _no_tables(f"there are none of {tables!r}", NAMES)
     if not (runs := _read(paths, all_of_them=fail_if_slower is not None)):
         return 1
     if loss_asked:
@@ -80,6 +83,16 @@ def report(
     return status if folder is None else max(status, _write(console, folder, runs, most_loss))
 
 
+def tables_of(words: list[str]) -> tuple[str, list[Path]]:
+    """What stands behind ``--tables``: a section, of which there is one at most, else all; and runs, which are what is
+    no section and is a path: there, or with a slash or the end of a file's name."""
+    named = [word for word in words if word in NAMES]
+    others = [word for word in words if word not in NAMES]
+    paths = [Path(word) for word in others if os.sep in word or word.endswith(ENDS) or Path(word).exists()]
+    unknown = [word for word in others if Path(word) not in paths]
+    return " ".join([*named, *unknown]) or ALL, paths
+
+
 def _say_without_loss(runs: list[Run], most_loss: float) -> None:
     """Names the runs of which the answer has no line within a loss."""
     for run in runs:
@@ -92,7 +105,7 @@ def _say_without_loss(runs: list[Run], most_loss: float) -> None:
 
 
 def _no_tables(why: str, names: tuple[str, ...]) -> int:
-    print(f"--tables: {why}; choose {', '.join(names)}. Runs go before --tables", file=sys.stderr)
+    print(f"--tables: {why}; choose one of {', '.join(names)}", file=sys.stderr)
     return 2
 
 

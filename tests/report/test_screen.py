@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from inner_pytest import ROOT
-from rows import Info, checked, run_of, stepped, tables, timed, verdict
+from rows import Info, checked, run_of, saved, stepped, tables, timed, verdict
 
 from blockshock.__main__ import main
 from blockshock.matrices import WORKLOADS
@@ -84,10 +84,10 @@ def test_the_end_of_a_session_is_the_answer_below_the_tables_that_no_file_keeps(
     monkeypatch.setenv("COLUMNS", "80")
     run = run_of([timed(OURS, 64, 4, 1.0), timed(DENSE, 64, 4, 2.0)])
     shown = {}
-    for saved in (None, Path("benchmark_results/x/0001.json"), Path("elsewhere/my runs/0001.json")):
+    for written in (None, Path("benchmark_results/x/0001.json"), Path("elsewhere/my runs/0001.json")):
         out = io.StringIO()
-        print_ending(run, [], saved, out)
-        shown[str(saved)] = out.getvalue()
+        print_ending(run, [], written, out)
+        shown[str(written)] = out.getvalue()
     assert "÷ best dense" in shown["None"].partition("forward: pays")[0]
     assert shown["None"].splitlines()[-1] == "--benchmark-autosave saves a run"
     assert shown["benchmark_results/x/0001.json"].splitlines()[-2:] == [
@@ -125,9 +125,37 @@ def test_tables_by_their_section_and_all(capsys: pytest.CaptureFixture[str]) -> 
     assert verdicts.strip() not in ("", every.strip())
     assert main(["report", str(path), "--tables", "speeds"]) == 2
     assert capsys.readouterr().err == (
-        "--tables: there are none of 'speeds'; choose forward, backward, training, ffn, networks, learning, verdicts, "
-        "accuracy, drift, machine, across, all. Runs go before --tables\n"
+        "--tables: there are none of 'speeds'; choose one of forward, backward, training, ffn, networks, learning, "
+        "verdicts, accuracy, drift, machine, across, all\n"
     )
+
+
+def test_runs_may_follow_what_asks_for_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, other, folder = Path("one.json"), Path("other.json"), Path("parts")
+    one.write_text(json.dumps(saved([timed(OURS, 64, 4, 1.0)])))
+    other.write_text(json.dumps(saved([timed(OURS, 128, 4, 1.0)])))
+    folder.mkdir()
+    (folder / "part.json").write_text(json.dumps(saved([timed(OURS, 256, 4, 1.0)])))
+    Path("machine").mkdir()  # what is a section is no path
+    for words, Ns in (
+        (["--tables", "one.json"], ("N=64",)),
+        (["--tables", "forward", "one.json", "parts"], ("N=64", "N=256")),
+        (["one.json", "--tables", "other.json", "forward"], ("N=64", "N=128")),
+    ):
+        assert main(["report", *words]) == 0
+        out = capsys.readouterr().out
+        assert [N for N in ("N=64", "N=128", "N=256") if f"{N} B=4" in out] == sorted(Ns, key=lambda N: int(N[2:]))
+    for words, status, told in (
+        (["--tables", "gone.json"], 1, "skipped gone.json: No such file"),
+        (["--tables", "part"], 2, "there are none of 'part'; choose one of forward, "),
+        (["--tables", "forward", "drift", "one.json"], 2, "there are none of 'forward drift'; choose one of"),
+        (["--tables", "machine"], 1, "no saved run of your own"),
+    ):
+        assert main(["report", *words]) == status
+        assert told in capsys.readouterr().err
 
 
 def test_all_rows_for_a_program(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,7 +258,7 @@ def test_tables_that_a_run_has_none_of_are_no_empty_success(capsys: pytest.Captu
     names = "forward, backward, training, verdicts, accuracy, machine"
     for wanted in ("drift", "across"):
         assert main(["report", str(path), "--tables", wanted]) == 2
-        told = f"--tables: {path} has none of {wanted!r}; choose {names}, all. Runs go before --tables\n"
+        told = f"--tables: {path} has none of {wanted!r}; choose one of {names}, all\n"
         assert capsys.readouterr() == ("", told)
     other = next(path for path in OFFICIAL if path.name.startswith("0009"))
     assert main(["report", str(path), str(other), "--tables", "drift"]) == 0, "one of them has some"
