@@ -155,6 +155,7 @@ ALSO_NOT = {
     "nn.replacing.linears_of": "called by replace_linears() for every model",
     "nn.suitable.needs_inputs": "called by replace_linears() for every layer",
     "nn.suitable.ranks_for": "called by replace_linears()",
+    "nn.arguments.check_widths": "called by SparseFFN on each wrong width of tests/nn/test_ffn.py",
     "nn.suitable.why_not": "called by replace_linears() for every layer",
     "nn.suitable.mask_axis": "called for every layer of own weights that is built",
     "nn.suitable.Settled": "made by settle()",

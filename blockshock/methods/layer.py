@@ -64,7 +64,10 @@ class Layer:
         """
         format = build_format(self.pick("format") or "plain")
         if format is not None and self.both_ways:
-            raise InputError(f"format {format.name}: {FORWARD_ALONE}: take format plain for what is trained")
+            raise InputError(
+                f"format {format.name}: {FORWARD_ALONE}: take format plain for what is trained, or a FrozenLinear "
+                "(replace_linears(…, frozen=True)), which is not"
+            )
         return format
 
     @cached_property

@@ -39,6 +39,14 @@ def check_options(dtype: Any, tokens: Any) -> None:
     check_range(1, MOST_FEATURES, tokens=tokens)
 
 
+def check_widths(**widths: Any) -> None:
+    """The same of the features of a block."""
+    for name, value in widths.items():
+        if type(value) is not int:
+            raise InputError(f"{name}= takes a whole number of features, got {value!r}")
+        check_range(1, MOST_FEATURES, **{name: value})
+
+
 def check_x(x: Any, in_features: int) -> None:
     """Raises InputError unless x is a dense tensor (…, in_features) of floating-point numbers."""
     if not isinstance(x, torch.Tensor):

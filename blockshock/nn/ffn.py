@@ -8,15 +8,28 @@ import torch
 from torch import nn
 
 from blockshock.errors import InputError
-from blockshock.training import block, block_recipe_of
+from blockshock.nn.arguments import check_options, check_widths
+from blockshock.training import BlockRecipe, block, block_recipe_of
+
+ACT = "act"
+"""What the metadata of a state have."""
+
+
+def _check(hidden: Any, recipe: str) -> BlockRecipe:
+    """The recipe of a block of so many hidden features. Raises UnknownName or InputError where one is none."""
+    check_widths(hidden=hidden)
+    if hidden % 4:
+        raise InputError(f"hidden is cut into groups of four: it must be a multiple of 4, got {hidden}")
+    return block_recipe_of(recipe)
 
 
 class SparseFFN(nn.Module):
     """y = act(x W₁ᵀ + b₁) W₂ᵀ + b₂, (…, d) → (…, d), with 2:4 activations by a recipe: ``activation`` or ``dropout24``.
 
     Its parameters are those of ``fc1`` (d → hidden) and ``fc2`` (hidden → d), plain ``nn.Linear``, and so is its
-    ``state_dict()``. Where there are no sparse tensor cores, and under ``torch.compile``, zeros are multiplied: the
-    same numbers. Under ``torch.autocast`` it multiplies in autocast's dtype, else in its own, that of x.
+    ``state_dict()``; its metadata, which safetensors drops, say the activation function, and a block with another one
+    does not load it. Without sparse tensor cores, and under ``torch.compile``, zeros are multiplied: the same numbers.
+    Under ``torch.autocast`` it multiplies in autocast's dtype, else in its own, that of x.
 
     **Tokens share masks.** ``activation`` by itself (``masks=tile``) chooses what it keeps for four tokens together, of
     the rows of x.reshape(-1, d) in turn, in evaluation too: an output depends on the other three, so on what is in the
@@ -29,13 +42,25 @@ class SparseFFN(nn.Module):
         bias, device, dtype: as of ``nn.Linear``.
 
     Raises:
-        UnknownName, InputError: there is no such recipe of blocks, or ``hidden`` is no multiple of four.
+        UnknownName, InputError: there is no such recipe of blocks, or a width is no whole number above 0, or
+            ``hidden`` no multiple of four; or ``dtype`` is none of floating point.
     """
 
     def __init__(
-        self, d: int, hidden: int | None = None, recipe: str = "activation", *, bias: bool = True, **factory: Any
+        self,
+        d: int,
+        hidden: int | None = None,
+        recipe: str = "activation",
+        *,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
+        check_widths(d=d)
         hidden = 4 * d if hidden is None else hidden
+        _check(hidden, recipe)
+        check_options(dtype, tokens=1)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self._hold(nn.Linear(d, hidden, bias, **factory), nn.Linear(hidden, d, bias, **factory), recipe)
 
     @classmethod
@@ -52,18 +77,18 @@ class SparseFFN(nn.Module):
 
     def _hold(self, fc1: nn.Linear, fc2: nn.Linear, recipe: str) -> None:
         super().__init__()
-        found = block_recipe_of(recipe)
         for name, linear in (("fc1", fc1), ("fc2", fc2)):
             if type(linear) is not nn.Linear:
                 raise InputError(f"{name} must be an nn.Linear, got {type(linear).__name__}")
         if fc1.out_features != fc2.in_features:
             raise InputError(f"fc1 has {fc1.out_features} outputs and fc2 {fc2.in_features} inputs: they must be equal")
-        if fc1.out_features % 4:
-            raise InputError(f"hidden is cut into groups of four: it must be a multiple of 4, got {fc1.out_features}")
-        self.fc1, self.fc2, self.recipe = fc1, fc2, found
+        check_widths(d=fc1.in_features)
+        self.fc1, self.fc2, self.recipe = fc1, fc2, _check(fc1.out_features, recipe)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (…, d) → y (…, d)."""
+        if not isinstance(x, torch.Tensor):
+            raise InputError(f"x must be a tensor, got {type(x).__name__}")
         if x.shape[-1:] != (self.fc1.in_features,):
             raise InputError(f"x must be (…, {self.fc1.in_features}), got {tuple(x.shape)}")
         device = x.device.type
@@ -89,6 +114,25 @@ class SparseFFN(nn.Module):
         flat = x.reshape(-1, x.shape[-1]).to(dtype)
         y = block(flat, first, second, self.recipe, self.training)
         return y.view(*x.shape[:-1], self.fc2.out_features)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]] |= {ACT: self._act}
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: dict[str, Any], *others: Any) -> None:
+        super()._load_from_state_dict(state, prefix, metadata, *others)
+        if (saved := metadata.get(ACT, self._act)) != self._act:
+            *_, errors = others
+            errors.append(
+                f"{prefix}fc1 and fc2 are of a SparseFFN with act={saved}, and here it is act={self._act}: build it "
+                f"with act={saved} in its recipe, or load dict(state), which does not say, if that is meant"
+            )
+
+    @property
+    def _act(self) -> str | None:
+        """The activation function; None where a recipe does not say."""
+        return getattr(self.recipe, "act", None)
 
     def extra_repr(self) -> str:
         return f"recipe={self.recipe}"

@@ -45,6 +45,7 @@ class Replaced:
     def __repr__(self) -> str:
         total = len(self.replaced) + len(self.left)
         names = f": {', '.join(self.replaced)}" if self.replaced else ""
+        names = names if total else ": the model holds none"
         lines = [f"{self.row} in the place of {len(self.replaced)} of {total} linear layers{names}"]
         for reason in dict.fromkeys(self.left.values()):
             names = ", ".join(name or "(the model)" for name, found in self.left.items() if found == reason)
@@ -81,7 +82,8 @@ def replace_linears(
             usual is then what it is in forward passes.
 
     Returns:
-        The names of what was replaced, and of what was left with the reason; it prints as a few lines.
+        The names of what was replaced, and of what was left with the reason, layers that were replaced before among
+        them; it prints as a few lines.
 
     Raises:
         UnknownName, InputError: there is no such row, which part of its name is wrong is said; it runs on no such
@@ -95,11 +97,13 @@ def replace_linears(
     inputs = {} if inputs is None else inputs
     _check(model, where, inputs)
     chosen: list[tuple[nn.Linear, list[str]]] = []
-    left: dict[str, str] = {}
+    left = _there_already(model)
     kind = FrozenLinear if frozen else MethodLinear
     for linear, names in linears_of(model):
         reason = _not_meant(linear, names, where) or _passed_by(model, linear, names, picked)
-        reason = reason or why_not(linear, picked, ranks, dtype, kind.__name__, frozen)
+        if not reason and (reason := why_not(linear, picked, ranks, dtype, kind.__name__, frozen)):
+            fits = not frozen and why_not(linear, picked, ranks, dtype, FrozenLinear.__name__, frozen=True) is None
+            reason += "; with frozen=True, which only goes forward, it can be replaced" if fits else ""
         if reason:
             left |= dict.fromkeys(names, reason)
         else:
@@ -123,6 +127,9 @@ def _check(model: Any, where: Any, inputs: Any) -> None:
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs= takes some x of each layer by its name, got {type(inputs).__name__}")
     known = [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Linear)]
+    there = _there_already(model)
+    if taken := [name for name in inputs if name in there]:
+        raise InputError(f"inputs= has {taken[0]!r}: {there[taken[0]]}")
     if unknown := [name for name in inputs if name not in known]:
         raise InputError(f"inputs= has {unknown[0]!r}, and no nn.Linear of that name is there: {', '.join(known)}")
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
@@ -130,6 +137,17 @@ def _check(model: Any, where: Any, inputs: Any) -> None:
             "the model is wrapped in DistributedDataParallel, which holds the parameters that it has now: call "
             "replace_linears first"
         )
+
+
+def _there_already(model: nn.Module) -> dict[str, str]:
+    """Layers that took a linear's place before, and what to do about each."""
+    found = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, MethodLinear):
+            found[name] = f"a layer of {module.row.method} is there already: put its to_linear() back first"
+        elif isinstance(module, FrozenLinear):
+            found[name] = f"a frozen layer of {module.row.method} is there already: begin with the model that it was"
+    return found
 
 
 def linears_of(model: nn.Module) -> Iterator[tuple[nn.Linear, list[str]]]:

@@ -172,8 +172,10 @@ class Registry(Generic[Entry]):
 
         Raises:
             UnknownName: no such entry.
-            InputError: the entry takes no parameter of that name, or not of that type.
+            InputError: it is no text, or the entry takes no parameter of that name, or not of that type.
         """
+        if not isinstance(spec, str):
+            raise InputError(f"a {self.kind} is picked by its name, got {spec!r}. Choices: {', '.join(self.names())}")
         name, parameters = parse_spec(spec)
         entry = self.get(name)
         if not parameters:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from itertools import product as every
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -225,6 +227,25 @@ def test_its_state_is_that_of_two_linears() -> None:
     ffn.load_state_dict(plain.state_dict())
 
 
+def test_its_state_says_its_activation_function_and_no_other_block_loads_it(tmp_path: Path) -> None:
+    model, state = nn.Sequential(nn.Linear(4, D), built("activation:act=relu")), tmp_path / "state.pt"
+    torch.save(model.state_dict(), state)
+    loaded = torch.load(state, weights_only=True)
+    assert loaded.keys() == {f"{name}.{of}" for name in ("0", "1.fc1", "1.fc2") for of in ("weight", "bias")}
+    others = [nn.Sequential(nn.Linear(4, D), built(f"{name}:act=gelu")) for name in ("activation", "dropout24")]
+    for other in others:
+        for strict in True, False:
+            with pytest.raises(
+                RuntimeError, match=r"1\.fc1 and fc2 are of a SparseFFN with act=relu, and here it is act=gelu"
+            ):
+                other.load_state_dict(loaded, strict=strict)
+        other.load_state_dict(dict(loaded))
+        assert torch.equal(other[1].fc2.weight, model[1].fc2.weight)
+    same = nn.Sequential(nn.Linear(4, D), built("dropout24:act=relu"))
+    same.load_state_dict(loaded)
+    same.load_state_dict(copy.deepcopy(same).state_dict())
+
+
 def test_dropout_is_on_average_what_is_evaluated_and_a_seed_makes_its_bits() -> None:
     ffn, x = built("dropout24:act=relu"), drawn(8)
     with torch.no_grad():
@@ -323,6 +344,25 @@ def test_what_it_cannot_be_is_said(recipe: str, hidden: int, says: str) -> None:
         SparseFFN(D, hidden, recipe)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"d": 0}, "d must lie in 1 … .*, got d=0"),
+        ({"d": 8.0}, r"d= takes a whole number of features, got 8\.0"),
+        ({"d": None}, "d= takes a whole number of features, got None"),
+        ({"hidden": 0}, "hidden must lie in 1 … .*, got hidden=0"),
+        ({"hidden": -8}, "hidden must lie in 1"),
+        ({"hidden": "8"}, "hidden= takes a whole number of features, got '8'"),
+        ({"recipe": None}, "a block recipe is picked by its name, got None. Choices: activation, dropout24"),
+        ({"dtype": "bf16"}, "dtype= takes a floating-point dtype"),
+        ({"dtype": torch.int8}, "dtype= takes a floating-point dtype"),
+    ],
+)
+def test_what_is_no_size_name_or_dtype_is_refused_before_anything_is_made(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        SparseFFN(**{"d": 8, "hidden": 8} | wrong)
+
+
 def test_what_is_no_pair_of_linears_or_no_input_is_refused() -> None:
     with pytest.raises(InputError, match="fc1 has 8 outputs and fc2 12 inputs"):
         SparseFFN.of(nn.Linear(4, 8), nn.Linear(12, 4))
@@ -330,6 +370,12 @@ def test_what_is_no_pair_of_linears_or_no_input_is_refused() -> None:
         SparseFFN.of(nn.Linear(4, 8), nn.Identity())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"x must be \(…, 32\), got \(3, 31\)"):
         built("activation")(torch.zeros(3, 31))
+    with pytest.raises(InputError, match="x must be a tensor, got list"):
+        built("activation")([0.0])  # type: ignore[arg-type]
+    none = nn.Linear(4, 8)
+    none.in_features = 0
+    with pytest.raises(InputError, match="got d=0"):
+        SparseFFN.of(none, nn.Linear(8, 4))
     with pytest.raises(UnknownName, match="no recipe is named 'activation', but a block recipe is"):
         replace_linears(nn.Sequential(nn.Linear(4, 4)), "recipe-activation")
 

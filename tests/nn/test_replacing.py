@@ -84,7 +84,9 @@ def test_where_says_which_and_what_it_returns_prints_well() -> None:
     assert isinstance(model.mlp[2], MethodLinear)
     nothing = replace_linears(nn.Linear(64, 64), "dense_single")
     assert str(nothing).startswith("dense_single in the place of 0 of 1 linear layers\nleft (the model): it is the")
-    assert str(replace_linears(nn.ReLU(), "dense_single")) == "dense_single in the place of 0 of 0 linear layers"
+    assert str(replace_linears(nn.ReLU(), "dense_single")) == (
+        "dense_single in the place of 0 of 0 linear layers: the model holds none"
+    )
 
 
 def test_a_row_may_be_named_as_the_tables_print_it() -> None:
@@ -139,6 +141,32 @@ def test_what_cannot_run_here_is_left() -> None:
     assert (found.replaced, "holds nan at row 1" in found.left["mlp.0"]) == (("mlp.2",), True)
     meta = replace_linears(nn.Sequential(nn.Linear(64, 64, device="meta")), "dense_single")
     assert "lies on the meta device" in meta.left["0"]
+
+
+def test_what_only_goes_forward_is_left_and_told_how_it_can_be_taken() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(6, 6))
+    found = replace_linears(model, "pruned-auto-magnitude-int8")
+    assert found.left["0"].endswith("; with frozen=True, which only goes forward, it can be replaced")
+    assert "frozen" not in found.left["1"], "that it cannot be either way"
+    with pytest.raises(InputError, match="take format plain for what is trained, or a FrozenLinear"):
+        MethodLinear(nn.Linear(64, 64), "dense_single-int8")
+    assert replace_linears(model, "pruned-auto-magnitude-int8", frozen=True).replaced == ("0",)
+
+
+def test_what_is_replaced_already_is_told_and_stays() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
+    replace_linears(model, "pruned", where=lambda name, _: name == "0")
+    replace_linears(model, "dense_single", where=lambda name, _: name == "1", frozen=True)
+    before = [*model]
+    found = replace_linears(model, "dense_single", where=lambda name, _: name == "2")
+    assert repr(found) == (
+        "dense_single in the place of 1 of 3 linear layers: 2\n"
+        "left 0: a layer of pruned is there already: put its to_linear() back first\n"
+        "left 1: a frozen layer of dense_single is there already: begin with the model that it was"
+    )
+    assert [*model][:2] == before[:2]
+    with pytest.raises(InputError, match="inputs= has '0': a layer of pruned is there already"):
+        replace_linears(model, "pruned-auto-wanda", inputs={"0": torch.ones(4, 64)})
 
 
 def test_a_dense_row_takes_any_shape() -> None:
