@@ -7,12 +7,9 @@ from itertools import product
 
 from blockshock.phases import Case, Claim, FFNCase, act_of, ffn_case, ffn_claims
 from blockshock.plugin.settings import Settings
-from blockshock.plugin.usual_sizes import DEFAULT_D, DEFAULT_FFN, DEFAULT_TOKENS
+from blockshock.plugin.usual_sizes import CHECKED, DEFAULT_D, DEFAULT_FFN, DEFAULT_TOKENS
 from blockshock.plugin.values import widths_of
 from blockshock.training import is_of_blocks
-
-CHECKED = {"cpu": (32, 256, 60, "fp32"), "cuda": (256, 1024, 500, "bf16")}
-"""Width, hidden features, tokens and dtype of what is held to its definition; no kernel takes so many tokens."""
 
 
 def blocks(settings: Settings) -> list[Case]:
@@ -39,7 +36,8 @@ def block_hypotheses(settings: Settings) -> list[Claim]:
 
 
 def checked(settings: Settings) -> list[Case]:
-    """A small block for each recipe whose activations are 2:4."""
+    """A small block for each recipe whose activations are 2:4, whatever widths and tokens are to be timed: it is
+    trained beside float64, and must learn."""
     d, hidden, B, dtype = CHECKED[settings.device]
     recipes = [recipe for recipe in _recipes(settings) if is_of_blocks(recipe)]
     return [ffn_case(recipe, act_of(recipe), d, hidden, B, dtype, settings.seed) for recipe in recipes]

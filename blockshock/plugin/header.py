@@ -12,6 +12,7 @@ from blockshock.matrices import build_workload
 from blockshock.methods import METHODS, Axis, all_axes, method_of
 from blockshock.plugin import cases, options
 from blockshock.plugin.settings import Settings
+from blockshock.plugin.usual_sizes import CHECKED
 from blockshock.registry import brought, parse_spec
 
 OPTION_OF = {"method": "--methods", "workload": "--workloads", "optimizer": "--optimizers", "model": "--layers"}
@@ -28,6 +29,7 @@ def lines(config: pytest.Config, settings: Settings) -> list[str]:
         *_extended(settings),
         *filter(None, [_unused(config, settings, axis) for axis in all_axes()]),
         *_points(config, settings),
+        *_blocks(settings),
         *(
             f"{name} is another plugin's: ours is --blockshock-{name[2:]}"
             for name in config.stash.get(options.GAVE_WAY, [])
@@ -95,3 +97,11 @@ def _points(config: pytest.Config, settings: Settings) -> Iterator[str]:
         beyond = [str(B) for B in settings.points.tokens if (workload.most_tokens or B) < B]
         if tokens and beyond:
             yield f"{spec} has {workload.most_tokens} tokens: it is not measured at B {', '.join(beyond)}"
+
+
+def _blocks(settings: Settings) -> Iterator[str]:
+    """Of widths that were asked for: what is checked has others."""
+    if settings.widths:
+        d, hidden, tokens, _ = CHECKED[settings.device]
+        small = f"{d}x{hidden} with {tokens} tokens"
+        yield f"--d and --B change no block that is checked, of {small}: they size what is timed"

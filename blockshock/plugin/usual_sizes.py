@@ -15,6 +15,8 @@ DEFAULT_FFN = {
 """Recipes of phase 6."""
 DEFAULT_D = {"cpu": "64", "cuda": "1024,4096,8192"}
 DEFAULT_TOKENS = {"cpu": (64,), "cuda": (4096, 16384)}
+CHECKED = {"cpu": (32, 256, 60, "fp32"), "cuda": (256, 1024, 500, "bf16")}
+"""Width, hidden features, tokens and dtype of a block that is held to its definition; no kernel takes such tokens."""
 
 ABOUT_N = "sizes, N or N×K: 4096,8192x14336. Default on a CPU {cpu}, on GPUs {cuda}; in phase 3 ".format(
     **DEFAULT_N
@@ -28,5 +30,7 @@ ABOUT_B = (
 ABOUT_D = (
     "widths of feed-forward blocks, d or d×hidden, where hidden is else 4·d: 4096,4096x14336. Default on a CPU "
     + "{cpu}, on GPUs {cuda}".format(**DEFAULT_D)
+    + ". Of what is timed: checked is a small one, "
+    + " and ".join(f"{d}x{hidden} with {tokens} tokens" for d, hidden, tokens, _ in CHECKED.values())
 )
 """Of the options, for their help."""

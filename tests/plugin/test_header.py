@@ -24,6 +24,10 @@ __all__ = ["no_gpus"]
         ("--workloads=recorded --B=4", None),
         ("--B=4,1024", "recorded has 512 tokens: it is not measured at B 1024"),
         ("--workloads=gaussian --B=1024", None),
+        (
+            "--d=64 --B=4",
+            "--d and --B change no block that is checked, of 32x256 with 60 tokens: they size what is timed",
+        ),
         ("--points=mine.csv", "--points lists N 64, K 128, B 4 2 times: measured once, with the counts added up (5)"),
     ],
 )
