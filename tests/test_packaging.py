@@ -131,6 +131,8 @@ def test_the_wheel_holds_all_that_git_does_and_asks_for_four_packages(tmp_path: 
         metadata = Parser().parsestr(wheel.read(next(name for name in there if name.endswith("METADATA"))).decode())
     files = {path.relative_to(project).as_posix() for path in (project / "blockshock").rglob("*") if path.is_file()}
     assert files <= there
-    assert sum("LICENSE" in name and "dist-info" in name for name in there) == 3
+    licences = {Path(name).name for name in there if "LICENSE" in name and "dist-info" in name}
+    assert licences == {"LICENSE", *(path.name for path in (ROOT / "blockshock").rglob("LICENSE*"))}
+    assert metadata["License-Expression"] == "MIT AND Apache-2.0 AND BSD-3-Clause AND CC-BY-4.0"
     asked = [requirement for requirement in metadata.get_all("Requires-Dist", []) if "extra ==" not in requirement]
     assert sorted(names(tuple(asked))) == ["filelock", "numpy", "safetensors", "torch"]

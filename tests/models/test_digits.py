@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from inner_pytest import ROOT
 
 from blockshock.models.digits import TRAINED_ON, Digits, digits, moved
 from blockshock.models.text import DATA
@@ -25,7 +26,9 @@ def test_the_committed_images_are_those_of_its_authors() -> None:
     assert (images_IHW.min().item(), images_IHW.max().item()) == (0.0, 1.0)
     found = hashlib.sha256((DATA / "digits.txt").read_bytes()).hexdigest()
     assert found == "129eef24fe845dfb9ee752501689a6be3cb8afde16fdb4118c6ad9635b5545be"
-    assert "CC BY 4.0" in (DATA / "LICENSE-digits.txt").read_text()
+    page = (ROOT / "docs" / "sparse-training.md").read_text(encoding="utf-8")
+    for told in (DATA / "LICENSE-digits.txt").read_text(), page:
+        assert all(one in told for one in ("CC BY 4.0", "Alpaydin, E. and Kaynak, C.", "10.24432/C50P49"))
 
 
 def test_a_row_of_the_source_becomes_a_line() -> None:
