@@ -245,6 +245,8 @@ ALSO_NOT = {
     "kernels.formats.base.Stored": "made by every format that is fuzzed",
     "kernels.formats.fp8.Floats": "the base of formats that are fuzzed",
     "kernels.formats.fp8_e5m2.E5m2": "what fp8_e5m2 and a Sparse24 store W in: tests/kernels/test_fuzz_formats.py",
+    "training.sparse.groups.check_dense": "on what is none, by each function: tests/training/test_sparse_masks.py",
+    "training.sparse.groups.check_matrix": "the check of Sparse24",
     "training.sparse.groups.in_fours": "the check behind every function of the toolkit",
     "training.steps.part_of": "called by check_elementwise() for every part",
 }

@@ -38,8 +38,10 @@ def _literal(text: str) -> Any:
 
 
 def check_range(least: float, most: float, **parameters: float) -> None:
-    """For entries that take numbers: raises InputError, naming the first that lies outside."""
+    """For entries that take numbers: raises InputError, naming the first that lies outside, or is none."""
     for name, value in parameters.items():
+        if isinstance(value, str | bytes) or value is None:
+            raise InputError(f"{name} takes a number from {least:g} to {most:g}, got {value!r}")
         if not least <= value <= most:
             raise InputError(f"{name} must lie in {least:g} … {most:g}, got {name}={value}")
 

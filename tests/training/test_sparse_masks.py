@@ -134,6 +134,43 @@ def test_what_has_no_groups_of_four_is_refused() -> None:
             refused()
 
 
+OF_ONE = {
+    "mask_24": sparse.mask_24,
+    "transposable_mask": sparse.transposable_mask,
+    "mvue_24": sparse.mvue_24,
+    "soft_threshold_24": sparse.soft_threshold_24,
+    "fixed_scale": sparse.fixed_scale,
+    "Sparse24": sparse.Sparse24,
+    "by_mvue": sparse.Sparse24.by_mvue,
+    "mask": lambda mask: sparse.Sparse24(torch.ones(4, 4), mask),
+    "grad": lambda grad: sparse.masked_decay_(grad, torch.ones(4, 4), torch.ones(4, 4, dtype=torch.bool), 0.1),
+    "decayed": lambda w: sparse.masked_decay_(torch.ones(4, 4), w, torch.ones(4, 4, dtype=torch.bool), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_what_is_no_dense_tensor_is_refused_by_each_part_of_the_toolkit(name: str) -> None:
+    for wrong, says in (
+        ([[1.0] * 4] * 4, "must be a tensor, got list"),
+        (torch.ones(4, 4).to_sparse(), r"must be a dense tensor, this one is torch\.sparse_coo: pass its to_dense\(\)"),
+    ):
+        with pytest.raises(InputError, match=says):
+            OF_ONE[name](wrong)
+
+
+def test_what_is_no_dimension_generator_bias_or_number_is_refused() -> None:
+    w, mask = torch.ones(4, 4), torch.tensor([[True, True, False, False]] * 4)
+    for call, says in (
+        (lambda: sparse.mask_24(torch.tensor(1.0)), "x is a single number, which has no groups of four"),
+        (lambda: sparse.soft_threshold_24(w, "rows"), "dim takes the number of a dimension of w, got 'rows'"),
+        (lambda: sparse.mvue_24(w, 1, 3), r"generator= takes a torch\.Generator"),
+        (lambda: sparse.masked_decay_(w, w, mask, "much"), "decay takes a number from 0 to"),
+        (lambda: torch.nn.functional.linear(w, sparse.Sparse24(w), w[:1]), r"the bias must be \(4,\), got \(1, 4\)"),
+    ):
+        with pytest.raises(InputError, match=says):
+            call()  # type: ignore[no-untyped-call]
+
+
 def test_of_nothing_there_is_nothing() -> None:
     assert sparse.mask_24(torch.ones(0, 8)).shape == (0, 8)
     assert sparse.transposable_mask(torch.ones(0, 8)).shape == (0, 8)

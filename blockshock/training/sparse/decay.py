@@ -7,6 +7,7 @@ import torch
 from blockshock.errors import InputError
 from blockshock.kernels import fours
 from blockshock.registry import check_range
+from blockshock.training.sparse.groups import check_dense
 
 
 @torch.no_grad()
@@ -26,6 +27,7 @@ def masked_decay_(grad: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, decay
         InputError: shapes or devices differ, dtypes are others, or ``decay`` is out of range.
     """
     check_range(0, torch.finfo(torch.float32).max, decay=decay)
+    check_dense(grad=grad, w=w, mask=mask)
     if not (grad.is_floating_point() and w.is_floating_point()):
         raise InputError(f"gradients and weights are of a floating-point dtype, got {grad.dtype} and {w.dtype}")
     if mask.dtype != torch.bool:

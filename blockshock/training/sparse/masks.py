@@ -9,7 +9,7 @@ import torch
 from blockshock.errors import InputError
 from blockshock.kernels import fours
 from blockshock.matrices import best_tiles, row_blocks, two_largest
-from blockshock.training.sparse.groups import in_fours
+from blockshock.training.sparse.groups import check_dense, in_fours
 
 _WORKING_BYTES = 88
 """Of an element, while its tile is looked for."""
@@ -54,6 +54,7 @@ def transposable_mask(w_RC: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: ``w_RC`` is no matrix, R or C is not a multiple of four, or the dtype is another.
     """
+    check_dense(w=w_RC)
     if w_RC.ndim != 2:
         raise InputError(f"tiles are of a matrix (R, C), got {tuple(w_RC.shape)}: flatten all but its last dimension")
     in_fours(w_RC, 0, "w")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from blockshock.errors import InputError
 from blockshock.training.sparse.groups import in_fours
 
 _LARGEST_POWER = 126
@@ -46,9 +47,13 @@ def mvue_24(
         unbiased.
 
     Raises:
-        InputError: ``x`` has no dimension ``dim``, its size is not a multiple of four, or the dtype is another.
+        InputError: ``x`` has no dimension ``dim``, its size is not a multiple of four, or the dtype is another; or
+            ``generator`` is none.
     """
-    fours, axis = in_fours(x.detach(), dim)
+    fours, axis = in_fours(x, dim)
+    if not (generator is None or isinstance(generator, torch.Generator)):
+        raise InputError(f"generator= takes a torch.Generator on the device of x, or None, got {generator!r}")
+    fours = fours.detach()
     draw = _exact if exact else _approximate
     return torch.stack(draw(fours.unbind(axis), generator), axis).flatten(axis - 1, axis)
 

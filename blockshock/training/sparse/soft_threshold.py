@@ -53,8 +53,8 @@ def fixed_scale(w: torch.Tensor, dim: int = -1) -> torch.Tensor:
     Raises:
         InputError: as of ``soft_threshold_24``; or nothing of S(W) is left, or W is not finite, so that there is no β.
     """
-    soft = soft_threshold_24(w.detach(), dim).double()
-    dense = w.detach().double()
+    with torch.no_grad():
+        soft, dense = soft_threshold_24(w, dim).double(), w.detach().double()
     scale = (dense * soft).sum() / soft.square().sum()
     if not scale.isfinite():
         raise InputError(

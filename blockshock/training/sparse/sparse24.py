@@ -13,7 +13,7 @@ from blockshock.errors import InputError, KernelUnavailable, MaskError
 from blockshock.kernels import E5m2, Format, Kernel, Packed, build_kernel, format_of
 from blockshock.matrices import Piece, WeightSource, check_2to4
 from blockshock.matrices.masks import DenseMask
-from blockshock.training.sparse.groups import in_fours
+from blockshock.training.sparse.groups import check_dense, check_matrix, in_fours
 from blockshock.training.sparse.masks import mask_24
 from blockshock.training.sparse.mvue import mvue_24
 
@@ -60,8 +60,7 @@ class Sparse24:
         both_ways: bool = False,
         kernel: str | None = None,
     ) -> None:
-        if x_NK.ndim != 2:
-            raise InputError(f"a 2:4 matrix is made of a matrix (N, K), got {tuple(x_NK.shape)}")
+        check_matrix(x_NK)
         in_fours(x_NK, 1)
         self.dtype, self.device, self.both_ways = dtype or x_NK.dtype, x_NK.device, both_ways
         if self.dtype not in _DTYPES:
@@ -91,8 +90,7 @@ class Sparse24:
         kernel: str | None = None,
     ) -> Sparse24:
         """What ``mvue_24`` draws of each four along K, packed; arguments as there and above."""
-        if x_NK.ndim != 2:
-            raise InputError(f"a 2:4 matrix is made of a matrix (N, K), got {tuple(x_NK.shape)}")
+        check_matrix(x_NK)
         drawn_NK = mvue_24(x_NK, 1, generator, exact)
         return cls(drawn_NK, mask_24(drawn_NK), dtype=dtype, both_ways=both_ways, kernel=kernel)
 
@@ -151,6 +149,7 @@ class _AsGiven(WeightSource):
 def _checked(x_NK: torch.Tensor, mask: torch.Tensor | None) -> DenseMask:
     if mask is None:
         return DenseMask(mask_24(x_NK))
+    check_dense(mask=mask)
     if mask.shape != x_NK.shape or mask.device != x_NK.device:
         wanted, found = (f"{tuple(one.shape)} on {one.device}" for one in (x_NK, mask))
         raise MaskError(f"the mask must be that of {wanted}, got {found}")
@@ -228,6 +227,8 @@ def _check_factor(x: torch.Tensor, matrix: Sparse24) -> None:
 
 def _linear(x: Any, weight: Any, bias: torch.Tensor | None = None) -> torch.Tensor:
     y = _matmul(x, weight.t())
+    if bias is not None and bias.shape != y.shape[-1:]:
+        raise InputError(f"the bias must be ({y.shape[-1]},), got {tuple(bias.shape)}")
     return y if bias is None else (y + bias).to(y.dtype)
 
 
