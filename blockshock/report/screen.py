@@ -45,7 +45,8 @@ def of_run(
         most_loss: as of ``answer``.
     """
     first, *uses = answer(run, most_loss) or ["nothing in it can be shown"]
-    head, end = [*_wrapped(filter(None, [title, first]), width), ""], ["", *_wrapped([more], width)]
+    head = [*_wrapped(filter(None, [title]), width, whole=True), *_wrapped([first], width), ""]
+    end = ["", *_wrapped([more], width, whole=True)]
     legend = [LEGEND] if any(OVER in line for line in uses) else []
     said, room = _wrapped([*uses, *legend], width), lines - len(head) - len(end)
     table, notes = verdict_table(run), _wrapped(remarks(run), width)
@@ -78,7 +79,7 @@ def of_runs(runs: list[Run], more: str, width: int = WIDTH, lines: int = LINES) 
     dated = [(run, f" ({run.taken[:16]})" if run.taken else "") for run in runs if run.records]
     titles += [f"{run.name}{date}: {hardware(run)}" for run, date in dated]
     titles += filter(None, [unlike(runs)])
-    shown, end = _wrapped(titles, width), ["", *_wrapped(filter(None, [more]), width)]
+    shown, end = _wrapped(titles, width), ["", *_wrapped(filter(None, [more]), width, whole=True)]
     uses = _wrapped(spreads(runs), width)
     shown = _cut([*shown, *([""] if uses else []), *uses], lines // 3)
     tables = [across([runs[0], run], judged) for run in runs[1:] for judged in (False, True)]
@@ -145,9 +146,16 @@ def _rows(texts: list[list[str]], width: int) -> list[list[str]]:
     return found
 
 
-def _wrapped(lines: Iterable[str], width: int) -> list[str]:
-    """The lines, none longer than the width, those that go on indented."""
-    return [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ") or [""]]
+def _wrapped(lines: Iterable[str], width: int, whole: bool = False) -> list[str]:
+    """The lines, none longer than the width, those that go on indented.
+
+    Args:
+        whole: words stay so, however long and whatever they hold: a path is to be pasted.
+    """
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent="  ", break_long_words=not whole, break_on_hyphens=not whole
+    )
+    return [part for line in lines for part in wrapper.wrap(line) or [""]]
 
 
 def _cut(lines: list[str], room: int) -> list[str]:
