@@ -156,6 +156,8 @@ ALSO_NOT = {
     "nn.suitable.needs_inputs": "called by replace_linears() for every layer",
     "nn.suitable.ranks_for": "called by replace_linears()",
     "nn.arguments.check_widths": "called by SparseFFN on each wrong width of tests/nn/test_ffn.py",
+    "nn.replacing.check_where": "called by replace_linears() and compress()",
+    "nn.replacing.there_already": "called by replace_linears() and compress()",
     "nn.suitable.why_not": "called by replace_linears() for every layer",
     "nn.suitable.mask_axis": "called for every layer of own weights that is built",
     "nn.suitable.Settled": "made by settle()",

@@ -18,7 +18,7 @@ from blockshock.errors import InputError
 from blockshock.matrices import check_finite
 from blockshock.methods import parse_row
 from blockshock.models.recording import Batch, Survey, arguments, record
-from blockshock.nn.replacing import Replaced, Where, linears_of, replace_linears
+from blockshock.nn.replacing import Replaced, Where, check_where, linears_of, replace_linears, there_already
 from blockshock.nn.suitable import needs_inputs
 
 Block = dict[nn.Linear, list[str]]
@@ -52,7 +52,7 @@ def compress(
         group, dtype, tokens, frozen: as of ``replace_linears``.
 
     Returns:
-        What was replaced, and what was left with the reason.
+        What was replaced, and what was left with the reason, layers that were replaced before among them.
 
     Raises:
         UnknownName, InputError: there is no such row, or it cannot run on such a group.
@@ -60,6 +60,7 @@ def compress(
             or they, or what they become on their way, are not finite: the message says where.
     """
     picked = parse_row(row)
+    check_where(where)
     batches = _checked(model, calibration)
     blocks = blocks_of(model)
     before = {name: linear for block in blocks for linear, names in block.items() for name in names}
@@ -72,7 +73,7 @@ def compress(
         survey = Survey(model, batches[0])
         blocks.sort(key=lambda block: min(map(survey.turn, block)))
     replaced: list[str] = []
-    left: dict[str, str] = {}
+    left = there_already(model)
     try:
         for block in blocks:
             names = {name for places in block.values() for name in places}
@@ -109,8 +110,10 @@ def _checked(model: Any, calibration: Any) -> list[Batch]:
     if not isinstance(model, nn.Module):
         raise InputError(f"compress takes a torch.nn.Module, got {type(model).__name__}")
     if not any(isinstance(module, nn.Linear) for module in model.modules()):
-        raise InputError(f"this {type(model).__name__} has no nn.Linear: there is nothing that a row could replace")
-    if isinstance(calibration, torch.Tensor | Mapping) or not isinstance(calibration, Iterable):
+        why = next((f"{name}: {reason}" for name, reason in there_already(model).items()), "")
+        why = why or "there is nothing that a row could replace"
+        raise InputError(f"this {type(model).__name__} has no nn.Linear: {why}")
+    if isinstance(calibration, torch.Tensor | Mapping | str) or not isinstance(calibration, Iterable):
         raise InputError(
             f"calibration= takes a list of what the model is called with, got {type(calibration).__name__}: put it "
             "into a list, as in [x]"

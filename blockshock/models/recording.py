@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from blockshock.errors import InputError
 from blockshock.machine import torch_internals
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
@@ -38,7 +39,7 @@ class Survey:
     def __init__(self, model: nn.Module, batch: Batch) -> None:
         met: list[nn.Module] = []
         linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        with _evaluating(model), _hooked(linears, lambda linear, x: met.append(linear)):
+        with _evaluating(model), _hooked(linears, lambda linear, x: met.append(linear)), _told(0, batch):
             model(*batch[0], **batch[1])
         self.calls = Counter(met)
         self._turns = {linear: turn for turn, linear in enumerate(dict.fromkeys(met))}
@@ -67,9 +68,9 @@ def record(
             raise _Enough
 
     with _evaluating(model), _hooked(seen, keep):
-        for positional, named in batches if seen else ():
+        for number, (positional, named) in enumerate(batches if seen else ()):
             to_come.update({linear: survey.calls[linear] - to_come[linear] for linear in seen})
-            with suppress(_Enough):
+            with suppress(_Enough), _told(number, (positional, named)):
                 model(*positional, **named)
     joined: dict[tuple[int, ...], torch.Tensor] = {}
     for parts in filter(None, seen.values()):
@@ -97,6 +98,25 @@ class _Copies:
 
 
 @contextmanager
+def _told(number: int, batch: Batch) -> Iterator[None]:
+    """What a model raises says what it was called with."""
+    try:
+        yield
+    except _Enough:
+        raise
+    except Exception as error:
+        given = [*map(_kind, batch[0]), *(f"{name}={_kind(value)}" for name, value in batch[1].items())]
+        error.add_note(f"while the model was called with calibration, call {number}: {', '.join(given)}")
+        if any(type(value) is list for value in batch[0]):
+            error.add_note("a list is one argument: of a DataLoader's [x, label] give (x for x, _ in loader)")
+        raise
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+@contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, each module of it, and nothing tracked."""
     modes = {module: module.training for module in model.modules()}
@@ -114,7 +134,11 @@ def _hooked(linears: Any, keep: Any) -> Iterator[None]:
     """While it lasts, ``keep`` is called with each of the layers and its x, before the layer is."""
 
     def hook(linear: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        keep(linear, positional[0] if positional else named["input"])
+        x = positional[0] if positional else named["input"]
+        # Some calls end before the layer itself can say so.
+        if not isinstance(x, torch.Tensor) or x.ndim == 0 or x.shape[-1] != linear.in_features:
+            raise InputError(f"a layer takes (…, {linear.in_features}), and is called with {_kind(x)}")
+        keep(linear, x)
 
     with ExitStack() as stack:
         for linear in linears:

@@ -97,7 +97,7 @@ def replace_linears(
     inputs = {} if inputs is None else inputs
     _check(model, where, inputs)
     chosen: list[tuple[nn.Linear, list[str]]] = []
-    left = _there_already(model)
+    left = there_already(model)
     kind = FrozenLinear if frozen else MethodLinear
     for linear, names in linears_of(model):
         reason = _not_meant(linear, names, where) or _passed_by(model, linear, names, picked)
@@ -122,12 +122,11 @@ def replace_linears(
 def _check(model: Any, where: Any, inputs: Any) -> None:
     if not isinstance(model, nn.Module):
         raise InputError(f"replace_linears takes a torch.nn.Module, got {type(model).__name__}")
-    if not (where is None or callable(where)):
-        raise InputError(f"where= takes a function (name, linear) -> bool, or None for all layers, got {where!r}")
+    check_where(where)
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs= takes some x of each layer by its name, got {type(inputs).__name__}")
     known = [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Linear)]
-    there = _there_already(model)
+    there = there_already(model)
     if taken := [name for name in inputs if name in there]:
         raise InputError(f"inputs= has {taken[0]!r}: {there[taken[0]]}")
     if unknown := [name for name in inputs if name not in known]:
@@ -139,7 +138,13 @@ def _check(model: Any, where: Any, inputs: Any) -> None:
         )
 
 
-def _there_already(model: nn.Module) -> dict[str, str]:
+def check_where(where: Any) -> None:
+    """Raises InputError unless it is a function, or None for all layers."""
+    if not (where is None or callable(where)):
+        raise InputError(f"where= takes a function (name, linear) -> bool, or None for all layers, got {where!r}")
+
+
+def there_already(model: nn.Module) -> dict[str, str]:
     """Layers that took a linear's place before, and what to do about each."""
     found = {}
     for name, module in model.named_modules(remove_duplicate=False):

@@ -223,6 +223,32 @@ def test_a_layer_that_no_calibration_meets_is_named(model: Toy, calls: list[Any]
     compress(model, "pruned-auto-wanda", calls, where=lambda name, linear: name != "unused")
 
 
+def test_what_a_model_raises_says_what_it_was_called_with(model: Toy, calls: list[Any]) -> None:
+    before = dict(model.named_modules())
+    for number, wrong in enumerate(([torch.ones(4, 8), 1], torch.ones(4, 7), {"x": torch.ones(4, 8), "y": 1})):
+        batches = [calls[0]] * number + [wrong]
+        with pytest.raises((TypeError, InputError)) as error:
+            compress(model, "pruned-auto-wanda", batches)
+        notes = " | ".join(error.value.__notes__)
+        given = ("list", r"torch.float32 (4, 7)", "x=torch.float32 (4, 8), y=int")[number]
+        assert f"while the model was called with calibration, call {number}: {given}" in notes
+        assert ("(x for x, _ in loader)" in notes) == (number == 0)
+    assert dict(model.named_modules()) == before
+    with pytest.raises(InputError, match="calibration= takes a list of what the model is called with, got str"):
+        compress(model, "pruned-auto-wanda", "calibration.pt")
+    with pytest.raises(InputError, match="where= takes a function"):
+        compress(model, "pruned-auto-wanda", calls, where=3)  # type: ignore[arg-type]
+
+
+def test_a_model_that_was_compressed_before_is_told(model: Toy, calls: list[Any]) -> None:
+    first = compress(model, "pruned-auto-wanda", calls, where=lambda name, linear: name == "first")
+    again = compress(model, "pruned-auto-wanda", calls)
+    assert first.replaced == ("first",)
+    assert again.left == {"first": "a layer of pruned is there already: put its to_linear() back first"}
+    with pytest.raises(InputError, match=r"this Toy has no nn\.Linear: last: a layer of pruned is there already"):
+        compress(model, "pruned-auto-wanda", calls)
+
+
 def test_no_module_is_refused() -> None:
     with pytest.raises(InputError, match=r"takes a torch\.nn\.Module, got str"):
         compress("model", "pruned")  # type: ignore[arg-type]
