@@ -22,5 +22,9 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure() -> None:
+    if not __debug__:
+        raise pytest.UsageError(
+            "python -O and PYTHONOPTIMIZE drop the assertions that the tests are made of: run without them"
+        )
     gc.freeze()  # nor is it looked through later, or at the end
     gc.enable()

@@ -155,6 +155,26 @@ def test_a_folder_that_is_read_only_from_the_start_is_refused_before_anything_is
         assert run_light(pytester).ret == pytest.ExitCode.OK, "nothing is to be saved"
 
 
+def test_in_a_folder_that_is_read_only_a_session_that_saves_nothing_ends_with_its_answer(
+    pytester: pytest.Pytester,
+) -> None:
+    light_suite(pytester.path)
+    with_cache = [option for option in LIGHT_OPTIONS if option != "no:cacheprovider"]
+    with_cache.remove("-p")
+    with read_only(pytester.path):
+        result = pytester.runpytest_inprocess(*with_cache)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*PytestCacheWarning: could not *", "*= Block-Shock =*"])
+
+
+def test_without_assertions_nothing_is_tested(tmp_path: Path) -> None:
+    program = "import conftest, pytest\ntry: conftest.pytest_configure()\nexcept pytest.UsageError as e: print(e)"
+    command = [sys.executable, "-O", "-c", program]
+    env = {**os.environ, "PYTHONPATH": python_path(ROOT)}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "drop the assertions that the tests are made of" in done.stdout, done.stderr
+
+
 def test_a_disk_that_was_full_for_a_while_costs_the_journal_nothing(
     pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
 ) -> None:
