@@ -141,23 +141,27 @@ def ranks(groups: Groups) -> Ranks:
 
 
 @pytest.fixture(scope="session")
-def ceilings(pytestconfig: pytest.Config, settings: Settings) -> Callable[[Ranks], Ceilings | None]:
-    """What this machine reaches at most with a group of ranks, measured once; None where nothing is timed, or with
-    ``--no-ceilings``. That of all ranks is saved with the run, or if they are not asked for that of the one."""
+def ceilings(pytestconfig: pytest.Config, settings: Settings) -> Callable[[Ranks, str], Ceilings | None]:
+    """What this machine reaches at most with a group of ranks, measured once, also in the dtype of a case, which may
+    be none of the session's; None where nothing is timed, or with ``--no-ceilings``. That of all ranks is saved with
+    the run, or if they are not asked for that of the one."""
 
     @functools.cache
-    def reached(ranks: Ranks) -> Ceilings | None:
-        if settings.timing == "none" or not settings.ceilings:
-            return None
+    def measured(ranks: Ranks, dtypes: tuple[str, ...]) -> Ceilings:
         stash = pytestconfig.stash
         measuring = Measuring(ranks, settings.timing, settings.flush, stage(pytestconfig))
-        found = measuring.ceilings(settings.dtypes, settings.formats)
+        found = measuring.ceilings(dtypes, settings.formats)
         stash.setdefault(MISSING, {}).update(measuring.missing)
         if ranks.size == settings.ranks or CEILINGS not in stash:
             stash[CEILINGS] = found
             if JOURNAL in stash:
                 stash[JOURNAL].ceilings(found)
         return found
+
+    def reached(ranks: Ranks, dtype: str) -> Ceilings | None:
+        if settings.timing == "none" or not settings.ceilings:
+            return None
+        return measured(ranks, tuple(dict.fromkeys((*settings.dtypes, dtype))))
 
     return reached
 

@@ -86,7 +86,8 @@ class Row:
 
     def limits(self, case: Case, per_rank: Sequence[Any], samples: list[float], info: dict[str, Any]) -> dict[str, Any]:
         """The time that no implementation can beat, and how much of the measured time that is."""
-        ceilings: Ceilings | None = self._request.getfixturevalue("ceilings")(self._groups.of(*self._cases))
+        ranks = self._groups.of(*self._cases)
+        ceilings: Ceilings | None = self._request.getfixturevalue("ceilings")(ranks, case.dtype)
         if ceilings is None:
             return {}
         # Ranks may have different work: the round waits for the slowest.

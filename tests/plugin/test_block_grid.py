@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from inner_pytest import LIGHT_OPTIONS, light_suite
 from resolving import CPU_DEFAULTS, GPU_DEFAULTS, Resolve, no_gpus, resolve
 
 from blockshock.methods.picked_recipe import RecipeAxis
@@ -112,3 +113,37 @@ def test_recipes_of_blocks_can_be_asked_for_and_are_no_layers(resolve: Resolve) 
     assert reason is not None
     assert "a layer alone has none: SparseFFN" in reason
     assert all(name in RecipeAxis.about for name in BLOCK_RECIPES.names())
+
+
+CEILINGS = """
+import blockshock.plugin as plugin
+from blockshock.measure import Ceilings
+from blockshock.plugin.stash import CEILINGS
+
+asked = []
+
+class Ranks:
+    size = 1
+
+class Measuring:
+    def __init__(self, *given):
+        self.missing = {}
+    def ceilings(self, dtypes, formats):
+        asked.append(dtypes)
+        return Ceilings(1e9, 0, dict.fromkeys(dtypes, 1e9), {}, None, None, 1e-6)
+
+def test_ceilings(ceilings, pytestconfig, monkeypatch):
+    monkeypatch.setattr(plugin, "Measuring", Measuring)
+    ranks = Ranks()
+    assert ceilings(ranks, "bf16").dense_flops_per_s.keys() == {"bf16"}
+    for _ in range(2):
+        assert ceilings(ranks, "fp32").dense_flops_per_s.keys() == {"bf16", "fp32"}
+    assert asked == [("bf16",), ("bf16", "fp32")]
+    assert "fp32" in pytestconfig.stash[CEILINGS].dense_flops_per_s
+"""
+
+
+def test_a_block_in_another_dtype_than_the_sessions_has_a_ceiling_too(pytester: pytest.Pytester) -> None:
+    light_suite(pytester.path)
+    (pytester.path / "test_light.py").write_text(CEILINGS)
+    assert pytester.runpytest_inprocess(*LIGHT_OPTIONS).ret == pytest.ExitCode.OK

@@ -119,6 +119,14 @@ def test_a_ceiling_that_is_missing_is_a_dash_and_one_warning(lacking: Info, name
     assert "could not be measured" in (tmp_path / "to" / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_row_that_has_a_limit_misses_no_ceiling_of_its_dtype() -> None:
+    """Blocks and networks on a CPU are in another dtype than the session's, and measured beside it."""
+    fp32 = timed(OURS, 64, 4, 1.0, **limited(0.5)) | {"dtype": "fp32"}
+    assert list(remarks(run_of([fp32], ceilings=CEILINGS))) == []
+    (told,) = remarks(run_of([fp32, fp32 | {"limits": {}, "B": 8, "of_limit": None}], ceilings=CEILINGS))
+    assert told.startswith("ceilings that could not be measured: dense fp32; 1 result has no limit")
+
+
 def test_one_rank_has_no_collectives_to_miss() -> None:
     alone = CEILINGS | {"all_reduce": None, "all_gather": None}
     assert list(remarks(run_of([timed(OURS, 64, 4, 1.0, ranks=1, **limited(0.5))], ceilings=alone))) == []
