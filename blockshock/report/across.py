@@ -14,7 +14,7 @@ from blockshock.report.models import PASSES
 from blockshock.report.points import Against, asked
 from blockshock.report.remarks import flushes
 from blockshock.report.tables import Cell, Column, Info, Table
-from blockshock.saved import Run, differences, judges, several
+from blockshock.saved import Run, differences, judges, section_of, several
 from blockshock.saved.pairs import Ratio, change_of_blocks
 
 SAME = "~"
@@ -180,6 +180,8 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
     different = [*differences(runs), *([f"ranks {' and '.join(ranks)}"] if len(set(ranks)) > 1 else [])]
     if not judged and different:
         yield f"different: {'; '.join(different)}"
+    if not judged and all(any(section_of(info) == "learning" for info in run.infos) for run in runs):
+        yield "what was learned is not set beside each other: --tables learning has it, of each run"
 
 
 def slower(runs: list[Run], share: float) -> list[str]:

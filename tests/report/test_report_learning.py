@@ -8,6 +8,7 @@ import re
 import pytest
 from rows import Info, learned, run_of, tables, timed
 
+from blockshock.report.across import across
 from blockshock.report.again import commands
 from blockshock.report.answer import answer
 from blockshock.report.learning import beside, learning_lines
@@ -173,6 +174,13 @@ def test_of_several_tasks_it_says_whether_they_rank_recipes_alike() -> None:
     *_, last = learning_lines(run_of([*rows, images[0], images[1], recipe("ste", 0.05, workload="digits")]))
     assert last == "What loses least, first (not the same order in all tasks): text: fst, ste; digits: ste, fst"
     assert len(list(learning_lines(run_of(rows)))) == 1
+
+
+def test_runs_beside_each_other_say_that_what_was_learned_is_not() -> None:
+    said = "what was learned is not set beside each other: --tables learning has it, of each run"
+    learning, timing = run_of([DENSE, recipe()]), run_of([timed("dense_single", 64, 4, 1.0)])
+    assert said in across([learning, learning]).notes
+    assert said not in across([learning, timing]).notes
 
 
 def test_commands_that_measure_it_again_ask_for_tasks_and_steps() -> None:
