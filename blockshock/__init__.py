@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from blockshock.models import NETWORKS, Network, compress
     from blockshock.nn.checkpoint import load_optimizer_state, optimizer_state
     from blockshock.nn.ffn import SparseFFN
+    from blockshock.nn.frozen_linear import FrozenLinear
     from blockshock.nn.linear import BlockShockLinear
     from blockshock.nn.method_linear import MethodLinear
     from blockshock.nn.parallel_style import BlockShockParallel
@@ -35,6 +36,7 @@ _PUBLIC = {
     "BLOCK_SCORES": "blockshock.pruning",
     "FORMATS": "blockshock.kernels",
     "Format": "blockshock.kernels",
+    "FrozenLinear": "blockshock.nn.frozen_linear",
     "HYPOTHESES": "blockshock.phases.hypotheses",
     "Hypothesis": "blockshock.phases.hypotheses",
     "KERNELS": "blockshock.kernels",
@@ -76,3 +78,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'blockshock' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from inner_pytest import ROOT, environment, start
 
+import blockshock
 from blockshock.__main__ import main
 from blockshock.doctor.extras import EXTRAS, LAYERS, need
 from blockshock.errors import ExtraMissing
@@ -82,6 +83,12 @@ def test_a_plain_install_gives_the_layers_and_the_recorded_layer(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["(8, 64) True", "torch.Size([4, 384])"]
+
+
+def test_all_that_is_public_is_listed_and_there() -> None:
+    """A shell that completes names asks for them before anything is imported."""
+    assert set(blockshock.__all__) <= set(dir(blockshock))
+    assert all(getattr(blockshock, name) is not None for name in blockshock.__all__)
 
 
 @pytest.mark.usefixtures("plain")
