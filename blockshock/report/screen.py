@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -24,6 +25,8 @@ WIDE = 100
 """Characters from which on a table of verdicts is read more easily than sentences."""
 NOTHING = "–"
 """A cell of a table that has nothing to say."""
+QUOTED = re.compile(r"'[^']*'")
+"""A path with blanks, as a shell takes it."""
 FEW = 6
 """Lines that remarks have in any case."""
 ASKED = 0.4
@@ -150,12 +153,14 @@ def _wrapped(lines: Iterable[str], width: int, whole: bool = False) -> list[str]
     """The lines, none longer than the width, those that go on indented.
 
     Args:
-        whole: words stay so, however long and whatever they hold: a path is to be pasted.
+        whole: words stay so, however long and whatever they hold, and so does what is quoted: a path is to be pasted.
     """
     wrapper = textwrap.TextWrapper(
         width, subsequent_indent="  ", break_long_words=not whole, break_on_hyphens=not whole
     )
-    return [part for line in lines for part in wrapper.wrap(line) or [""]]
+    if whole:
+        lines = (QUOTED.sub(lambda quoted: quoted[0].replace(" ", "\0"), line) for line in lines)
+    return [part.replace("\0", " ") for line in lines for part in wrapper.wrap(line) or [""]]
 
 
 def _cut(lines: list[str], room: int) -> list[str]:

@@ -112,7 +112,7 @@ def test_two_sessions_are_compared_at_the_end_of_the_second() -> None:
 
 
 def test_what_is_to_be_pasted_is_whole_however_narrow_the_terminal() -> None:
-    path = f"benchmark_results/Linux-CPython-3.11-64bit/0001_{'1aca902f' * 5}_20261127_114754.json"
+    path = f"'my runs/a b/Linux-CPython-3.11-64bit/0001_{'1aca902f' * 5}_20261127_114754.json'"
     more, run = f"tables: python -m blockshock report {path} --tables", run_of([timed(OURS, 64, 4, 1.0)])
     for lines in screen.of_run(run, path, more, 60), screen.of_runs([run, run], more, 60):
         assert sum(path in line for line in lines) == (2 if path in lines[0] else 1)
