@@ -1,19 +1,20 @@
 // Which two of four numbers stay, and as what: by size, by a mask, less a threshold, or by chance. Tiles: tile24.cu.
 //
-// It stands behind wide.cu. Set by whoever compiles it: ALONG (ROWS, COLUMNS, or TILES: both, of one mask); CHOICE (LARGEST,
-// LARGEST_SIZE, GIVEN: a mask of tiles, SOFT: the largest sizes less the third, MVUE); EXACT (sums of tiles in float64);
-// ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the choice, or BACK: of gradients. SUMS of columns.
+// It stands behind wide.cu and pairs24.cu. Set by whoever compiles it: ALONG (ROWS, COLUMNS, TILES: both, of one mask, or ROWS_FIRST: both,
+// columns of what stays of rows); CHOICE (LARGEST, LARGEST_SIZE, GIVEN: a mask, SOFT: the largest sizes less the third,
+// MVUE); EXACT (sums of tiles in float64); ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the
+// choice, or BACK: of gradients. Of columns: SUMS, COUNTS of what is not zero, and which OTHERS are wanted dense.
 
 typedef unsigned char u8;
 typedef unsigned long long u64;
 
-enum { ROWS, COLUMNS, TILES };
+enum { ROWS, COLUMNS, TILES, ROWS_FIRST };
 enum { LARGEST, LARGEST_SIZE, GIVEN, SOFT, MVUE };
 enum { NONE, RELU, RELU2, GELU };
 
 constexpr float MOST = BF16 ? 3.3895313892515355e38f : 65504.f;  // of the dtype
 constexpr int SIDE = 64, GROUPS = 16, THREADS = 256;
-constexpr bool TO_ROWS = ALONG != COLUMNS, TO_COLUMNS = ALONG != ROWS;
+constexpr bool TO_ROWS = ALONG != COLUMNS, TO_COLUMNS = ALONG != ROWS, MASKED = ALONG == TILES || ALONG == ROWS_FIRST;
 
 __device__ __forceinline__ float two_to_the(float power) {
     float value;
@@ -34,72 +35,71 @@ __device__ __forceinline__ float beyond(float x, float& density) {
     return density * (t * (0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f)))));
 }
 
-__device__ __forceinline__ u16 activated(u16 bits) {
-    const float x = number(bits);
+__device__ __forceinline__ float gelu(float x) {
     float density;
+    return fmaxf(x, 0) - fabsf(x) * beyond(x, density);
+}
+__device__ __forceinline__ float gelu_slope(float x) {
+    float density;
+    const float tail = beyond(x, density), below = x < 0 ? tail : 1 - tail;
+    return below + x * density * 0.39894228f;
+}
+__device__ __forceinline__ float low(u32 x) { return number(x & 0xffff); }
+__device__ __forceinline__ float high(u32 x) { return number(x >> 16); }
+__device__ __forceinline__ u32 both(float low, float high) { return rounded(low) | (u32)rounded(high) << 16; }
+
+// The activation function of two numbers.
+__device__ __forceinline__ u32 activated(u32 x) {
     switch (ACTIVATION) {
-        case RELU: return x <= 0 ? 0 : bits;  // NaN stays
-        case RELU2: return rounded(x <= 0 ? 0 : x * x);
-        case GELU: return rounded(fmaxf(x, 0) - fabsf(x) * beyond(x, density));
-        default: return bits;
+        case RELU: return above_zero(x);
+        case RELU2: return times(above_zero(x), above_zero(x));
+        case GELU: return both(gelu(low(x)), gelu(high(x)));
+        default: return x;
     }
 }
 
 // The gradient of z from that of the function of z.
-__device__ __forceinline__ u16 through(u16 gradient, u16 z_bits) {
-    const float z = number(z_bits), grad = number(gradient);
-    float density;
+__device__ __forceinline__ u32 through(u32 gradient, u32 z) {
+    const u32 above = above_zero(z);
     switch (ACTIVATION) {
-        case RELU: return z <= 0 ? 0 : gradient;
-        case RELU2: return rounded(z <= 0 ? 0 : 2 * z * grad);
-        case GELU: {
-            const float tail = beyond(z, density), below = z < 0 ? tail : 1 - tail;
-            return rounded(grad * (below + z * density * 0.39894228f));
-        }
+        case RELU: return gradient & where_above(above);
+        case RELU2: return times(fused(above, ONES, above), gradient) & where_above(above);
+        case GELU: return both(low(gradient) * gelu_slope(low(z)), high(gradient) * gelu_slope(high(z)));
         default: return gradient;
     }
 }
 
-// By which numbers are compared.
-__device__ __forceinline__ float key(u16 bits) { return key_of(number(bits), CHOICE == LARGEST); }
-
-// Four bits: the places of the two that stay, the first one's in the lower two.
-__device__ __forceinline__ u32 places_of(u32 kept) {
-    const u32 first = kept & 1 ? 0 : kept & 2 ? 1 : 2, second = kept & 8 ? 3 : kept & 4 ? 2 : 1;
-    return first | second << 2;
-}
-
-// The two that stay of a row or a column, and their places.
+// The two that stay of a row or a column, and their places, four bits: the first one's in the lower two.
 struct Pair {
     u32 values, places;
 };
 
-__device__ __forceinline__ Pair picked(const u16 (&four)[4], u32 places) {
+// Two numbers beside each other, of four.
+__device__ __forceinline__ Pair picked(uint2 four, u32 places) {
     const u32 bytes = 0x1010 + (places & 3) * 0x22 + (places >> 2) * 0x2200;
-    return {__byte_perm(four[0] | (u32)four[1] << 16, four[2] | (u32)four[3] << 16, bytes), places};
+    return {__byte_perm(four.x, four.y, bytes), places};
 }
-__device__ __forceinline__ Pair pair_of(const u16 (&four)[4], u32 kept) { return picked(four, places_of(kept)); }
 
-__device__ __forceinline__ u16 with_sign(float size, u16 of) { return size == 0 ? 0 : rounded(size) | (of & 0x8000); }
+__device__ __forceinline__ u32 with_sign(float size, u32 of) { return size == 0 ? 0 : rounded(size) | (of & 0x8000); }
 constexpr u32 TWO_NANS = 0x7fff7fff;
 
 // S-STE: sizes less the third largest, times a scale.
-__device__ __forceinline__ Pair soft(const u16 (&four)[4], float scale) {
-    float keys[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) keys[i] = key(four[i]);
-    const float low = fminf(keys[0], keys[1]), high = fmaxf(keys[0], keys[1]);
-    const float other_low = fminf(keys[2], keys[3]), other_high = fmaxf(keys[2], keys[3]);
-    const float third = fminf(fmaxf(low, other_low), fminf(high, other_high));
-    u16 less[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) less[i] = with_sign(number(rounded(keys[i] - fminf(third, keys[i]))) * scale, four[i]);
-    Pair pair = pair_of(less, two_largest(keys));
+__device__ __forceinline__ uint2 softened(uint2 four, float scale) {
+    const float x[4] = {low(four.x), high(four.x), low(four.y), high(four.y)};
+    const float lower = fminf(fabsf(x[0]), fabsf(x[1])), upper = fmaxf(fabsf(x[0]), fabsf(x[1]));
+    const float other_lower = fminf(fabsf(x[2]), fabsf(x[3])), other_upper = fmaxf(fabsf(x[2]), fabsf(x[3]));
+    const float third = fminf(fmaxf(lower, other_lower), fminf(upper, other_upper));
+    u32 less[4];
     float all = 0;
 #pragma unroll
-    for (int i = 0; i < 4; i++) all += fabsf(number(four[i]));
-    if (all != all) pair.values = TWO_NANS;
-    return pair;
+    for (int i = 0; i < 4; i++) {
+        const float size = fabsf(x[i]);
+        const u32 bits = (i < 2 ? four.x : four.y) >> 16 * (i % 2);
+        less[i] = with_sign(number(rounded(size - fminf(third, size))) * scale, bits);
+        all += size;
+    }
+    if (all != all) return make_uint2(TWO_NANS, TWO_NANS);
+    return make_uint2(less[0] | less[1] << 16, less[2] | less[3] << 16);
 }
 
 // Four uniform numbers from 0 to 1, without 1, for the groups of a tile: Philox of ten rounds (Salmon et al., SC 2011).
@@ -120,13 +120,11 @@ __device__ __forceinline__ void uniform(float (&random)[4], u64 tile, u32 seed, 
 // The unbiased estimator of the least variance (Chmiel et al., arXiv 2203.10991). Where no size is above the sum of the
 // others, two stay as half the sum each: where a random number falls in the sum, and half the sum further on.
 // Otherwise the largest stays as it is, and one of the others as the sum of these.
-__device__ __forceinline__ Pair estimate(const u16 (&four)[4], float random) {
-    float sizes[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) sizes[i] = fabsf(number(four[i]));
-    const float high = fmaxf(sizes[0], sizes[1]), other_high = fmaxf(sizes[2], sizes[3]);
-    const float largest = fmaxf(high, other_high);
-    const float rest = (fminf(sizes[0], sizes[1]) + fminf(sizes[2], sizes[3])) + fminf(high, other_high);
+__device__ __forceinline__ Pair estimate(uint2 four, float random) {
+    const float sizes[4] = {fabsf(low(four.x)), fabsf(high(four.x)), fabsf(low(four.y)), fabsf(high(four.y))};
+    const float one_high = fmaxf(sizes[0], sizes[1]), other_high = fmaxf(sizes[2], sizes[3]);
+    const float largest = fmaxf(one_high, other_high);
+    const float rest = (fminf(sizes[0], sizes[1]) + fminf(sizes[2], sizes[3])) + fminf(one_high, other_high);
     const bool dominated = largest > rest;
     const float value = dominated ? rest : 0.5f * rest + 0.5f * largest, above = dominated ? rest : infinite();
     float ends[4], end = 0;  // of what is drawn by chance: the largest is not, where it is above the others' sum
@@ -145,10 +143,10 @@ __device__ __forceinline__ Pair estimate(const u16 (&four)[4], float random) {
     const u32 first = same ? min(one, 2u) : min(one, other), second = same ? first + 1 : max(one, other);
     Pair pair = picked(four, first | second << 2);
     const u32 size = rounded(value);
-    u32 low = pair.values & 0xffff, top = pair.values >> 16;
-    low = first == sure ? low : (low & 0x7fff) == 0 || (same && first != one) ? 0 : size | (low & 0x8000);
+    u32 bottom = pair.values & 0xffff, top = pair.values >> 16;
+    bottom = first == sure ? bottom : (bottom & 0x7fff) == 0 || (same && first != one) ? 0 : size | (bottom & 0x8000);
     top = second == sure ? top : (top & 0x7fff) == 0 || (same && second != one) ? 0 : size | (top & 0x8000);
-    pair.values = low | top << 16;
+    pair.values = bottom | top << 16;
     if (!(ends[3] < infinite())) pair.values = TWO_NANS;
     return pair;
 }

@@ -2,8 +2,9 @@
 //
 // It stands between choose24.cu and make24.cu.
 
-__device__ __forceinline__ float finite_key(u16 bits) {  // NaN is the most
-    const float x = number(bits);
+__device__ __forceinline__ float finite_key(uint2 four, int place) {  // NaN is the most
+    const u32 word = place < 2 ? four.x : four.y;
+    const float x = place % 2 ? high(word) : low(word);
     return CHOICE == LARGEST ? fmaxf(-MOST, fminf(x, MOST)) : fminf(fabsf(x), MOST);
 }
 
@@ -26,13 +27,13 @@ struct Best {
 };
 
 // The first among equals, of sums in float64. Rows 0 and 1 keep the same columns (6 masks), or none in common (36), or share one, a, and leave one out, d (48).
-__device__ __forceinline__ u32 best_tile(const u16 (&tile)[4][4]) {
+__device__ __forceinline__ u32 best_tile(const uint2 (&tile)[4]) {
     double sums[4][6];
 #pragma unroll
     for (int row = 0; row < 4; row++) {
         double keys[4];
 #pragma unroll
-        for (int column = 0; column < 4; column++) keys[column] = finite_key(tile[row][column]);
+        for (int column = 0; column < 4; column++) keys[column] = finite_key(tile[row], column);
 #pragma unroll
         for (int one = 0; one < 4; one++)
 #pragma unroll
@@ -94,12 +95,12 @@ struct Half {
     float twice[4];
     Best apart[6], all;
 
-    __device__ __forceinline__ Half(const u16 (&one)[4], const u16 (&two)[4], int shift) {
+    __device__ __forceinline__ Half(uint2 one, uint2 two, int shift) {
         float sums[4][4];  // of column i of the first row and column j of the second
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) sums[i][j] = finite_key(one[i]) + finite_key(two[j]);
+            for (int j = 0; j < 4; j++) sums[i][j] = finite_key(one, i) + finite_key(two, j);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             twice[i] = sums[i][i];
@@ -119,7 +120,7 @@ struct Half {
 };
 
 // In float32. In a column the upper two rows keep both and the lower two none, or the other way round, or one each.
-__device__ __forceinline__ u32 best_tile(const u16 (&tile)[4][4]) {
+__device__ __forceinline__ u32 best_tile(const uint2 (&tile)[4]) {
     const Half upper(tile[0], tile[1], 0), lower(tile[2], tile[3], 8);
     Best best = {upper.all.sum + lower.all.sum, upper.all.mask | lower.all.mask};
     float sums[4][4];  // of column i both of the upper half, of column j both of the lower

@@ -203,21 +203,25 @@ def _passes(recipe: BlockRecipe, operands: Passes, a_BH: torch.Tensor, chosen: l
     grad_x_BD, grad_w1, grad_w2, grad_z_BH = torch.autograd.grad(y_BD, wanted, grad_y_BD)
     if not recipe.both_ways:
         if not chosen:
-            chosen.append(_kept_over_tokens(a_BH, recipe))
-            chosen.append(_kept_over_tokens(grad_z_BH, recipe))
+            features = _thin_features(a_BH, recipe.dense)
+            chosen += [_kept_over_tokens(values_BH, features) for values_BH in (a_BH, grad_z_BH)]
         grad_w2 = grad_y_BD.T @ thinned_BH.where(chosen[0], 0)
         if recipe.gradient == "sp24":
             grad_w1 = grad_z_BH.where(chosen[1], 0).T @ x_BD
     return y_BD, grad_x_BD, grad_w1, grad_w2
 
 
-def _kept_over_tokens(a_BH: torch.Tensor, recipe: BlockRecipe) -> torch.Tensor:
-    """What a product over tokens takes of an ``a``: of the features with most zeros the two largest of each four
-    tokens, and all of the others, of which there are as many as the recipe says, less what fills the first up."""
+def _thin_features(a_BH: torch.Tensor, dense: float) -> torch.Tensor:
+    """Those that products over tokens thin: with most zeros, as many as the recipe says, and what fills them up."""
     hidden = a_BH.shape[1]
-    thin = min(-(-math.ceil((1 - recipe.dense) * hidden) // MULTIPLE_OF_THIN) * MULTIPLE_OF_THIN, hidden)
-    order = (a_BH != 0).sum(0).argsort(stable=True)[:thin]
+    many = min(-(-math.ceil((1 - dense) * hidden) // MULTIPLE_OF_THIN) * MULTIPLE_OF_THIN, hidden)
+    return (a_BH != 0).sum(0).argsort(stable=True)[:many]
+
+
+def _kept_over_tokens(a_BH: torch.Tensor, thin: torch.Tensor) -> torch.Tensor:
+    """What a product over tokens takes of an ``a``: of features that are thinned the two largest of each four tokens,
+    and all of the others."""
     kept_BH = torch.ones_like(a_BH, dtype=torch.bool)
-    filled_BH = F.pad(a_BH[:, order], (0, 0, 0, -len(a_BH) % 4))
-    kept_BH[:, order] = mask_24(filled_BH, 0)[: len(a_BH)]
+    filled_BH = F.pad(a_BH[:, thin], (0, 0, 0, -len(a_BH) % 4))
+    kept_BH[:, thin] = mask_24(filled_BH, 0)[: len(a_BH)]
     return kept_BH

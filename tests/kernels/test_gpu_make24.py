@@ -116,6 +116,60 @@ def test_a_gradient_goes_back_through_the_function(dtype: torch.dtype, activatio
         make24(grad_RC, Making(choice="given"), made.mask, z_RC=z_RC[:64])
 
 
+def _over_tokens(kept_RC: torch.Tensor) -> torch.Tensor:
+    return _two_largest(kept_RC.T.abs())
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("activation", ["none", "relu", "relu2"])
+@pytest.mark.parametrize("choice", ["largest", "largest_size"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_first_thins_along_columns_what_stays(
+    dtype: torch.dtype, choice: str, activation: str, first: bool
+) -> None:
+    for R, C in SIZES:
+        x_RC = _x(R, C, dtype)
+        value = APPLIED[activation](x_RC)
+        keys = value if first else x_RC
+        mask = _two_largest(keys.abs() if choice == "largest_size" else keys)
+        kept = value.where(mask, 0)
+        made = make24(x_RC, Making("rows_first", choice, activation, first), with_counts=True)
+        assert _same(made.rows, value, mask)
+        assert _same(made.columns, kept.T, _over_tokens(kept))
+        assert made.mask is not None
+        assert made.counts is not None
+        assert torch.equal(made.mask, _words(mask))
+        assert torch.equal(made.counts, (kept != 0).float().unflatten(0, (-1, 64)).sum(1))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_of_rows_first_brings_columns_that_are_wanted_dense(dtype: torch.dtype, activation: str) -> None:
+    z_RC, grad_RC = _x(128, 192, dtype), matrix(128, 192, dtype, 3, device="cuda")
+    making = Making("rows_first", activation=activation)
+    made, others = make24(z_RC, making), torch.randperm(192, device="cuda")[:50]
+    back = making._replace(choice="given")
+    found = make24(grad_RC, back, made.mask, z_RC=z_RC, with_sums=True, others=others)
+    z64, mask = z_RC.double().requires_grad_(), _two_largest(z_RC.abs())
+    value = APPLIED[activation](z64)
+    value.backward(grad_RC.double())
+    assert z64.grad is not None
+    assert found.others is not None
+    assert found.sums is not None
+    grad, value = (one.detach().where(mask, 0)[:, others].T for one in (z64.grad, value))
+    exact = torch.stack([grad, value])
+    if activation == "gelu":  # computed in float32
+        bound = 1e-6 + 0.6 * torch.finfo(dtype).eps * exact.abs()
+        assert bool(((found.others.double() - exact).abs() <= bound).all())
+    else:
+        assert torch.equal(found.others, exact.to(dtype))
+    rows = dense_of(found.rows, 192)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.sums.sum(0), rows.float().sum(0), rtol=1e-5, atol=1e-4)
+    assert _same(found.columns, rows.T, _over_tokens(rows))
+    without = make24(grad_RC, back, made.mask, z_RC=z_RC)
+    assert all(map(torch.equal, (found.rows, found.columns), (without.rows, without.columns)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gelu_is_that_of_float64(dtype: torch.dtype) -> None:
     x_RC = torch.linspace(-12, 12, 64 * 1024, device="cuda").view(64, 1024).to(dtype)
@@ -200,7 +254,8 @@ def test_nothing_that_is_not_finite_is_lost() -> None:
     x_RC = _x(64, 64, torch.bfloat16)
     x_RC[0, 0], x_RC[4, 4], x_RC[8, 8] = math.nan, math.inf, -math.inf
     seed = torch.tensor([1, 2], dtype=torch.int32, device="cuda")
-    for making in (Making(), Making("rows"), Making("columns"), Making("rows", "mvue"), Making("rows", "soft")):
+    along = (Making(), Making("rows"), Making("columns"), Making("rows_first"))
+    for making in (*along, Making("rows", "mvue"), Making("rows", "soft")):
         made = make24(x_RC, making, seed=seed)
         packed = made.rows if made.rows is not None else made.columns
         assert packed is not None
@@ -243,7 +298,7 @@ def test_the_library_compresses_to_the_same() -> None:
 
 def test_what_cannot_be_made_is_refused_in_words() -> None:
     x_RC = _x(64, 64, torch.bfloat16)
-    with pytest.raises(KernelUnavailable, match="choose from rows, columns, tiles"):
+    with pytest.raises(KernelUnavailable, match="choose from rows, columns, tiles, rows_first"):
         make24(x_RC, Making("diagonals"))
     with pytest.raises(KernelUnavailable, match="'mvue' is not one along tiles"):
         make24(x_RC, Making("tiles", "mvue"))
@@ -251,3 +306,7 @@ def test_what_cannot_be_made_is_refused_in_words() -> None:
         make24(x_RC.cpu(), Making())
     with pytest.raises(InputError, match="multiples of 64"):
         make24(x_RC[:32], Making())
+    with pytest.raises(KernelUnavailable, match="of rows_first, not along tiles"):
+        make24(x_RC, Making(), with_counts=True)
+    with pytest.raises(InputError, match="give z too"):
+        make24(x_RC, Making("rows_first"), others=torch.arange(3, device="cuda"))

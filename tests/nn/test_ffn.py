@@ -23,6 +23,7 @@ from blockshock.kernels.make24 import Made, Making
 from blockshock.matrices import best_tiles, transposable_tiles
 from blockshock.ranks import Ranks
 from blockshock.training.recipes.tiles import bits_of, mask_of_bits
+from blockshock.training.sparse import mask_24
 
 D, H = 32, 256
 ACTS = {"gelu": F.gelu, "relu": F.relu, "relu2": lambda z: F.relu(z).square()}
@@ -166,24 +167,34 @@ def _in_one_pass(
     mask: torch.Tensor | None = None,
     z_RC: torch.Tensor | None = None,
     with_sums: bool = False,
+    with_counts: bool = False,
+    others: torch.Tensor | None = None,
 ) -> Made:
     """What our kernel makes, in plain torch; packed as the library over which products are faked has it."""
-    assert making.along == "tiles"
     assert not any(size % 64 for size in x.shape)
+    given, act, dense = x, ACTS.get(making.activation, torch.clone), None
     if z_RC is not None:
         z_RC = z_RC.detach().requires_grad_()
         with torch.enable_grad():
-            (value,) = torch.autograd.grad(ACTS[making.activation](z_RC), z_RC, x)
+            (value,) = torch.autograd.grad(act(z_RC), z_RC, x)
+        given = z_RC.detach()
     else:
-        value = x if making.activation == "none" else ACTS[making.activation](x)
+        value = act(x)
     if making.choice != "given":
         worth = value if making.first else x
         worth = worth.double() - worth.double().min() if making.choice == "largest" else worth.abs()
-        mask = bits_of(best_tiles(worth).unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).transpose(1, 2))
+        best = best_tiles(worth) if making.along == "tiles" else mask_24(worth, signed=True)
+        mask = bits_of(best.unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).transpose(1, 2))
     assert mask is not None
     kept = value.where(mask_of_bits(mask), 0)
-    sums = kept.float().unflatten(0, (-1, 64)).sum(1) if with_sums else None
-    return Made(compress(kept), compress(kept.T.contiguous()), mask, sums)
+    over_tokens = kept if making.along == "tiles" else kept.where(mask_24(kept, 0), 0)
+    sums, counts = (
+        values.float().unflatten(0, (-1, 64)).sum(1) if asked else None
+        for values, asked in ((kept, with_sums), (kept != 0, with_counts))
+    )
+    if others is not None:
+        dense = torch.stack([kept[:, others].T, act(given).where(mask_of_bits(mask), 0)[:, others].T])
+    return Made(compress(kept), compress(over_tokens.T.contiguous()), mask, sums, counts, dense)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +204,10 @@ def _in_one_pass(
         ("activation:act=relu:where=post", 40, "largest_size"),
         ("activation:act=gelu", 128, "largest_size"),
         ("activation:act=gelu:where=post", 64, "largest_size"),
+        ("activation:masks=rows", 40, "largest"),
+        ("activation:masks=rows:dense=0.5", 64, "largest"),
+        ("activation:masks=rows:dense=0.5:act=gelu:where=post", 128, "largest_size"),
+        ("activation:masks=rows:dense=1.0:act=relu", 40, "largest"),
         ("dropout24", 64, "given"),
         ("dropout24:act=relu2", 128, "given"),
     ],

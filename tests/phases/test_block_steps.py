@@ -68,19 +68,21 @@ def straight_through(patch: pytest.MonkeyPatch) -> None:
 
 def gradients_of_the_first_weight_halved(patch: pytest.MonkeyPatch) -> None:
     plain = blocks_module.over_tokens
-    patch.setattr(blocks_module, "over_tokens", lambda a, x, recipe: plain(a, x, recipe) / 2)
+    patch.setattr(blocks_module, "over_tokens", lambda *given: plain(*given) / 2)
 
 
 def thins_the_wrong_features(patch: pytest.MonkeyPatch) -> None:
     """Those with fewest zeros."""
     plain = blocks_module.over_tokens
 
-    def over_tokens(a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe) -> torch.Tensor:
-        order = (a_BH != 0).sum(0).argsort(descending=True)
+    def over_tokens(
+        a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe, counts_H: torch.Tensor
+    ) -> torch.Tensor:
+        order = counts_H.argsort(descending=True)
         thin = F.pad(a_BH.T, (0, -len(a_BH) % 4))[order[:128]]
         kept_BH = a_BH.T.clone()
         kept_BH[order[:128]] = thin.where(mask_24(thin), 0)[:, : len(a_BH)]
-        return kept_BH @ x_BK if not recipe.both_ways else plain(a_BH, x_BK, recipe)
+        return kept_BH @ x_BK if not recipe.both_ways else plain(a_BH, x_BK, recipe, counts_H)
 
     patch.setattr(blocks_module, "over_tokens", over_tokens)
 

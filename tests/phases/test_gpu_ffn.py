@@ -13,6 +13,8 @@ from blockshock.ranks import Ranks
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 BLOCKS = (
     *("activation", "activation:gradient=dense", "activation:masks=rows", "activation:where=post:act=gelu"),
+    *("activation:masks=rows:dense=0.3", "activation:masks=rows:dense=0.5:where=post:act=relu"),
+    *("activation:masks=rows:dense=1.0", "activation:masks=rows:gradient=dense"),
     *("activation:where=post:gradient=ste", "activation:act=relu", "dropout24", "dropout24:act=relu2"),
 )
 

@@ -126,7 +126,11 @@ def test_a_step_is_captured_and_replayed(spec: str) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 100, 4096])
 @pytest.mark.parametrize(
-    "recipe", ["activation", "activation:where=post:act=gelu", "activation:masks=rows", "dropout24"]
+    "recipe",
+    [
+        *("activation", "activation:where=post:act=gelu", "activation:masks=rows", "activation:masks=rows:dense=0.3"),
+        *("activation:masks=rows:dense=0.5:where=post:act=gelu", "activation:masks=rows:dense=1.0", "dropout24"),
+    ],
 )
 def test_a_block_on_the_sparse_cores_gives_what_zeros_give(
     recipe: str, tokens: int, monkeypatch: pytest.MonkeyPatch

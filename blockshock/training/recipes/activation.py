@@ -37,9 +37,10 @@ class Activation(BlockRecipe):
         act: gelu, relu, or relu2, its square.
         masks: what is kept is the largest, in size but for z before relu or relu2. ``tile``: 2:4 along tokens too, so
             that ∇W₂ and ∇W₁ have a 2:4 operand; a token's mask depends on the other three of its tile. ``rows``: along
-            features alone. In the products over tokens the features with most zeros are then thinned along tokens, at
-            the cost of exactness, and the others are dense.
-        dense: share of features that are those others, at most: the rest is rounded up to a multiple of 128.
+            features alone. In the products over tokens the features of ``a`` with most zeros are then thinned along
+            tokens too, at the cost of exactness, and the others are dense.
+        dense: share of features that are those others, at most: the rest is rounded up to a multiple of 128. With 1
+            both products over tokens are exact, and dense.
     """
 
     source = "Haziza et al., arXiv 2503.16672 (pre, relu2, rows, dense = 0.05); xFormers' sparsify24 (tile)"
@@ -69,9 +70,10 @@ class Activation(BlockRecipe):
         return self.where == "pre" and self.act != "gelu"
 
     def making(self) -> Making | None:
-        if self.masks != "tile" or self.gradient != "sp24":
+        if self.gradient != "sp24":
             return None
-        return Making("tiles", "largest" if self._signed else "largest_size", self.act, self.where == "post")
+        along = "tiles" if self.both_ways else "rows_first"
+        return Making(along, "largest" if self._signed else "largest_size", self.act, self.where == "post")
 
     def _kept(self, x_BH: torch.Tensor) -> torch.Tensor:
         search = _traced_search if torch.compiler.is_compiling() else _search

@@ -110,10 +110,12 @@ def block(
         return F.linear(recipe.thinned(F.linear(x_BD, *first), is_training), *second)
     making = recipe.making()
     if making is not None and _fuses(x_BD, first[0], second[0]):
-        return fused_block(x_BD, first, second, making, recipe.given(x_BD, len(first[0])), recipe.factor)
+        h = len(first[0])
+        mask, others = recipe.given(x_BD, h), 0 if recipe.both_ways else h - thin_features(h, recipe.dense)
+        return fused_block(x_BD, first, second, making, mask, recipe.factor, others)
     sparse_back = recipe.gradient == "sp24"
-    z_BH = _LinearTo24.apply(x_BD, *first, recipe) if sparse_back else F.linear(x_BD, *first)
-    return _LinearOf24.apply(recipe.thinned(z_BH, is_training), *second, recipe)  # type: ignore[no-any-return]
+    z_BH, told_H = _LinearTo24.apply(x_BD, *first, recipe) if sparse_back else (F.linear(x_BD, *first), None)
+    return _LinearOf24.apply(recipe.thinned(z_BH, is_training), told_H, *second, recipe)  # type: ignore[no-any-return]
 
 
 def _fuses(x_BD: torch.Tensor, w_HD: torch.Tensor, w_NH: torch.Tensor) -> bool:
@@ -124,24 +126,29 @@ def _fuses(x_BD: torch.Tensor, w_HD: torch.Tensor, w_NH: torch.Tensor) -> bool:
     return make24.unavailable(x_BD) is None and sparse_cores(SIDE, H, x_BD.dtype, x_BD.device)
 
 
-def over_tokens(a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe) -> torch.Tensor:
+def thin_features(h: int, dense: float) -> int:
+    """Of h features those that products over tokens thin, where a share ``dense`` at most is not."""
+    return min(-(-math.ceil((1 - dense) * h) // MULTIPLE_OF_THIN) * MULTIPLE_OF_THIN, h)
+
+
+def over_tokens(a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe, counts_H: torch.Tensor) -> torch.Tensor:
     """aᵀ x (h, K) of an ``a`` that is 2:4 along features: exact where masks are 2:4 along tokens too.
 
-    Otherwise the features of ``a`` with most zeros keep the two largest of each four tokens, and the others are dense.
+    Otherwise the features with most zeros keep the two largest of each four tokens, and the others are dense.
+
+    Args:
+        counts_H: how many activations of each feature are not zero; of ∇z the same.
     """
     if recipe.both_ways:
         return times_24(a_BH.T.contiguous(), x_BK, x_BK.dtype, "columns", "grad_w")
-    h = a_BH.shape[1]
-    dense = h - min(-(-math.ceil((1 - recipe.dense) * h) // MULTIPLE_OF_THIN) * MULTIPLE_OF_THIN, h)
-    order = (a_BH != 0).sum(0).argsort(stable=True)
-    filled_HB = F.pad(a_BH.T, (0, -len(a_BH) % 4))[order]
-    some, others = filled_HB[: h - dense], filled_HB[h - dense :, : len(a_BH)]
+    h, missing = a_BH.shape[1], -len(a_BH) % 4
+    thin, order = thin_features(h, recipe.dense), counts_H.argsort(stable=True)
+    a_HB = a_BH.T[order]
+    some = F.pad(a_HB[:thin], (0, missing)) if missing else a_HB[:thin]
+    x_filled = F.pad(x_BK, (0, 0, 0, missing)) if missing else x_BK
     found_HK = x_BK.new_empty(h, x_BK.shape[1])
-    thin = some.where(mask_24(some), 0)
-    found_HK[order[: h - dense]] = times_24(
-        thin, F.pad(x_BK, (0, 0, 0, -len(x_BK) % 4)), x_BK.dtype, "columns", "grad_w"
-    )
-    found_HK[order[h - dense :]] = product(others, x_BK, x_BK.dtype)
+    found_HK[order[:thin]] = times_24(some.where(mask_24(some), 0), x_filled, x_BK.dtype, "columns", "grad_w")
+    found_HK[order[thin:]] = product(a_HB[thin:], x_BK, x_BK.dtype)
     return found_HK
 
 
@@ -160,32 +167,38 @@ class _Thin(torch.autograd.Function):
 
 
 class _LinearTo24(torch.autograd.Function):
-    """x Wᵀ + b, a dense product, whose gradient comes back 2:4."""
+    """x Wᵀ + b, a dense product, whose gradient comes back 2:4; and beside it zeros (h,), as whose gradient it is told
+    how many activations of each feature are not zero."""
 
     @staticmethod
     def forward(
         ctx: Any, x_BD: torch.Tensor, w_HD: torch.Tensor, bias: torch.Tensor | None, recipe: BlockRecipe
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.recipe = recipe
         ctx.save_for_backward(x_BD, w_HD)
         with stage("matmul"):
-            return F.linear(x_BD, w_HD, bias)
+            return F.linear(x_BD, w_HD, bias), x_BD.new_zeros(len(w_HD), dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: Any, grad_z_BH: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_z_BH: torch.Tensor, counts_H: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x_BD, w_HD = ctx.saved_tensors
         needs_x, needs_w, needs_bias, _ = ctx.needs_input_grad
         grad_x = times_24(grad_z_BH, w_HD, x_BD.dtype, "rows", "grad_x") if needs_x else None
-        grad_w = over_tokens(grad_z_BH, x_BD, ctx.recipe) if needs_w else None
+        grad_w = over_tokens(grad_z_BH, x_BD, ctx.recipe, counts_H) if needs_w else None
         return grad_x, grad_w, grad_z_BH.sum(0) if needs_bias else None, None
 
 
 class _LinearOf24(torch.autograd.Function):
-    """a Wᵀ + b of an ``a`` that is 2:4; its gradient is dense."""
+    """a Wᵀ + b of an ``a`` that is 2:4; its gradient is dense. Who made it is told how much of it is not zero."""
 
     @staticmethod
     def forward(
-        ctx: Any, a_BH: torch.Tensor, w_NH: torch.Tensor, bias: torch.Tensor | None, recipe: BlockRecipe
+        ctx: Any,
+        a_BH: torch.Tensor,
+        told_H: torch.Tensor | None,
+        w_NH: torch.Tensor,
+        bias: torch.Tensor | None,
+        recipe: BlockRecipe,
     ) -> torch.Tensor:
         ctx.recipe = recipe
         ctx.save_for_backward(a_BH, w_NH)
@@ -195,8 +208,10 @@ class _LinearOf24(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         a_BH, w_NH = ctx.saved_tensors
-        needs_a, needs_w, needs_bias, _ = ctx.needs_input_grad
+        needs_a, tells, needs_w, needs_bias, _ = ctx.needs_input_grad
+        counts_H = (a_BH != 0).sum(0, dtype=torch.float32)
         with stage("grad_x"):
             grad_a = grad_y_BN @ w_NH if needs_a else None
-        grad_w = over_tokens(a_BH, grad_y_BN, ctx.recipe).T.contiguous() if needs_w else None
-        return grad_a, grad_w, grad_y_BN.sum(0) if needs_bias else None, None
+        grad_w = over_tokens(a_BH, grad_y_BN, ctx.recipe, counts_H).T.contiguous() if needs_w else None
+        grad_b = grad_y_BN.sum(0) if needs_bias else None
+        return grad_a, counts_H if tells else None, grad_w, grad_b, None
