@@ -29,6 +29,7 @@ NOT_FUZZED = {
     "blockshock.kernels.formats.one_pass": "needs a GPU: tests/kernels/test_gpu_formats.py",
     "blockshock.kernels.fours": "needs a GPU: tests/training/test_gpu_sparse.py",
     "blockshock.kernels.make24": "needs a GPU: tests/kernels/test_gpu_make24.py",
+    "blockshock.kernels.soft24": "needs a GPU: tests/training/test_soft24.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",
     "blockshock.kernels.streamed": "needs a GPU: tests/kernels/test_gpu_streamed.py and test_gpu_kernels.py",
     "blockshock.kernels.streamed_launch": "as well; what it launches: tests/kernels/test_streamed.py",

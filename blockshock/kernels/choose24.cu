@@ -5,7 +5,6 @@
 // MVUE); EXACT (sums of tiles in float64); ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the
 // choice, or BACK: of gradients. Of columns: SUMS, COUNTS of what is not zero, and which OTHERS are wanted dense.
 
-typedef unsigned char u8;
 typedef unsigned long long u64;
 
 enum { ROWS, COLUMNS, TILES, ROWS_FIRST };
@@ -13,7 +12,6 @@ enum { LARGEST, LARGEST_SIZE, GIVEN, SOFT, MVUE };
 enum { NONE, RELU, RELU2, GELU };
 
 constexpr float MOST = BF16 ? 3.3895313892515355e38f : 65504.f;  // of the dtype
-constexpr int SIDE = 64, GROUPS = 16, THREADS = 256;
 constexpr bool TO_ROWS = ALONG != COLUMNS, TO_COLUMNS = ALONG != ROWS, MASKED = ALONG == TILES || ALONG == ROWS_FIRST;
 
 __device__ __forceinline__ float two_to_the(float power) {
@@ -44,9 +42,6 @@ __device__ __forceinline__ float gelu_slope(float x) {
     const float tail = beyond(x, density), below = x < 0 ? tail : 1 - tail;
     return below + x * density * 0.39894228f;
 }
-__device__ __forceinline__ float low(u32 x) { return number(x & 0xffff); }
-__device__ __forceinline__ float high(u32 x) { return number(x >> 16); }
-__device__ __forceinline__ u32 both(float low, float high) { return rounded(low) | (u32)rounded(high) << 16; }
 
 // The activation function of two numbers.
 __device__ __forceinline__ u32 activated(u32 x) {
@@ -80,27 +75,7 @@ __device__ __forceinline__ Pair picked(uint2 four, u32 places) {
     return {__byte_perm(four.x, four.y, bytes), places};
 }
 
-__device__ __forceinline__ u32 with_sign(float size, u32 of) { return size == 0 ? 0 : rounded(size) | (of & 0x8000); }
 constexpr u32 TWO_NANS = 0x7fff7fff;
-
-// S-STE: sizes less the third largest, times a scale.
-__device__ __forceinline__ uint2 softened(uint2 four, float scale) {
-    const float x[4] = {low(four.x), high(four.x), low(four.y), high(four.y)};
-    const float lower = fminf(fabsf(x[0]), fabsf(x[1])), upper = fmaxf(fabsf(x[0]), fabsf(x[1]));
-    const float other_lower = fminf(fabsf(x[2]), fabsf(x[3])), other_upper = fmaxf(fabsf(x[2]), fabsf(x[3]));
-    const float third = fminf(fmaxf(lower, other_lower), fminf(upper, other_upper));
-    u32 less[4];
-    float all = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float size = fabsf(x[i]);
-        const u32 bits = (i < 2 ? four.x : four.y) >> 16 * (i % 2);
-        less[i] = with_sign(number(rounded(size - fminf(third, size))) * scale, bits);
-        all += size;
-    }
-    if (all != all) return make_uint2(TWO_NANS, TWO_NANS);
-    return make_uint2(less[0] | less[1] << 16, less[2] | less[3] << 16);
-}
 
 // Four uniform numbers from 0 to 1, without 1, for the groups of a tile: Philox of ten rounds (Salmon et al., SC 2011).
 __device__ __forceinline__ void uniform(float (&random)[4], u64 tile, u32 seed, u32 offset) {

@@ -10,19 +10,6 @@
 //
 // It stands behind pairs24.cu, choose24.cu and tile24.cu.
 
-// Eight places of a block in the order in which they lie in memory.
-__device__ __forceinline__ u32 word_of(const u8 (&places)[SIDE][GROUPS + 4], int index) {
-    const int word = index >> 1, high = index & 1;
-    u32 found = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const int row = (word & 7) | (i & 1) << 3 | (word >> 3 & 3) << 4;
-        const int group = (i >> 2 & 1) | high << 1 | (i >> 1 & 1) << 2 | (word >> 5) << 3;
-        found |= (u32)places[row][group] << 4 * i;
-    }
-    return found;
-}
-
 // The same mask of the transposed tile.
 __device__ __forceinline__ u32 transposed(u32 mask) {
     const u32 swapped = (mask & 0xA5A5) | (mask & 0x0A0A) << 3 | (mask >> 3 & 0x0A0A);

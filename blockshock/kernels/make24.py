@@ -182,7 +182,7 @@ class _Flags(NamedTuple):
 def _kernel(making: Making, asked: _Flags, dtype: torch.dtype, device: torch.device) -> CudaKernel:
     """For that GPU, which must be the current one."""
     source = source_of("wide", "pairs24", "choose24", "tile24", "make24")
-    flags = {"BF16": dtype == torch.bfloat16, "FIRST": making.first, "EXACT": making.exact}
+    flags = {"FP32": False, "BF16": dtype == torch.bfloat16, "FIRST": making.first, "EXACT": making.exact}
     flags |= {name.upper(): flag for name, flag in asked._asdict().items()}
     definitions = {name: int(flag) for name, flag in flags.items()}
     names = {"ALONG": making.along, "CHOICE": making.choice, "ACTIVATION": making.activation}

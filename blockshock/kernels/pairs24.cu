@@ -3,7 +3,14 @@
 // It stands behind wide.cu. A row of a 4 × 4 tile is two words, and so is a column: a group of four in one direction lies
 // across four words of the other, two groups beside each other in their halves.
 
+typedef unsigned char u8;
+
+constexpr int SIDE = 64, GROUPS = 16, THREADS = 256;
 constexpr u32 SIGNS = 0x80008000;
+
+__device__ __forceinline__ float low(u32 x) { return number(x & 0xffff); }
+__device__ __forceinline__ float high(u32 x) { return number(x >> 16); }
+__device__ __forceinline__ u32 both(float low, float high) { return rounded(low) | (u32)rounded(high) << 16; }
 
 __device__ __forceinline__ u32 fused(u32 a, u32 b, u32 c) {  // a · b + c, rounded once
     u32 found;
@@ -108,4 +115,27 @@ __device__ __forceinline__ void turn(const uint2 (&rows)[4], uint2 (&columns)[4]
         columns[j].x = j < 2 ? __byte_perm(rows[0].x, rows[1].x, halves) : __byte_perm(rows[0].y, rows[1].y, halves);
         columns[j].y = j < 2 ? __byte_perm(rows[2].x, rows[3].x, halves) : __byte_perm(rows[2].y, rows[3].y, halves);
     }
+}
+
+// S-STE: sizes less the third largest, times a scale.
+__device__ __forceinline__ uint2 softened(const Four& four, float scale) {
+    float x[4];
+    widen(four, x);
+    soften(x);
+#pragma unroll
+    for (int i = 0; i < 4; i++) x[i] = (FP32 ? x[i] : number(rounded(x[i]))) * scale;
+    return make_uint2(both(x[0], x[1]), both(x[2], x[3]));
+}
+
+// Eight places of a block in the order in which they lie in memory.
+__device__ __forceinline__ u32 word_of(const u8 (&places)[SIDE][GROUPS + 4], int index) {
+    const int word = index >> 1, high = index & 1;
+    u32 found = 0;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int row = (word & 7) | (i & 1) << 3 | (word >> 3 & 3) << 4;
+        const int group = (i >> 2 & 1) | high << 1 | (i >> 1 & 1) << 2 | (word >> 5) << 3;
+        found |= (u32)places[row][group] << 4 * i;
+    }
+    return found;
 }

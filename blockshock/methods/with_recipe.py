@@ -97,7 +97,7 @@ class WithRecipe(DenseSingle):
         if shape.training is None:
             return WeightEstimate(held, held + making)
         trained = elements + recipe.elements_beside(shape.N, shape.K)
-        held += trained * shape.training.parameter_bytes(shape.itemsize) + elements * recipe.prunes
+        held += trained * shape.training.parameter_bytes(shape.itemsize) + _mask_bytes(shape, recipe)
         return WeightEstimate(held, held + making, trained)
 
     @property
@@ -141,6 +141,13 @@ class WithRecipe(DenseSingle):
 
 def _recipe(layer: Layer) -> Recipe:
     return recipe_of(layer.pick("recipe") or "dense")
+
+
+def _mask_bytes(shape: Shape, recipe: Recipe) -> int:
+    """Of the mask in force: a byte for each element, or each block; S-STE's, made in one pass on a GPU, has a bit."""
+    if recipe.size:
+        return recipe.elements_beside(shape.N, shape.K)
+    return shape.N * shape.K * recipe.prunes
 
 
 def _sparse(w_NK: torch.Tensor, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor | None]:

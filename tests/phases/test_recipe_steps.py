@@ -76,7 +76,7 @@ def zeros_that_come_back(patch: pytest.MonkeyPatch) -> None:
 
 def weights_that_lag(patch: pytest.MonkeyPatch) -> None:
     """The packing is that of the step before."""
-    patch.setattr(RecipePacking, "put", lambda self, w_NK, is_sparse, mask_NK: None)
+    patch.setattr(RecipePacking, "put", lambda self, *given: None)
 
 
 def a_scale_for_each_step(patch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,9 @@ def masks_of_more_blocks(patch: pytest.MonkeyPatch) -> None:
 
 
 def masks_of_single_weights(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Supermask, "of_scores", lambda self, scores: mask_24(scores.new_ones(64, 64)))
+    spread, put, single = Supermask.spread, RecipePacking.put, mask_24(torch.ones(64, 64))
+    patch.setattr(Supermask, "spread", lambda self, kept: spread(self, kept) & single)
+    patch.setattr(RecipePacking, "put", lambda self, w_NK, *given: put(self, w_NK.where(single, 0), *given))
 
 
 def activations_of_the_layers_dtype(patch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_what_is_something_else_is_found(fault: Callable[[pytest.MonkeyPatch], N
 def test_as_many_blocks_stay_whatever_the_scores_are() -> None:
     recipe = Supermask(size=SIZE, level=0.75)
     for scores_RC in (torch.zeros(4, 8), torch.arange(32.0).view(4, 8) // 5, torch.randn(4, 8)):
-        mask_NK = recipe.of_scores(scores_RC)
+        mask_NK = recipe.spread(recipe.of_scores(scores_RC))
         assert mask_NK.shape == (N, K)
         assert mask_NK.sum() == (32 - round(0.75 * 31)) * SIZE**2
         kept, dropped = (scores_RC[mask_NK[::SIZE, ::SIZE] == which] for which in (True, False))
@@ -113,7 +113,7 @@ def test_one_block_is_a_mask_too() -> None:
     layer, storage = built("supermask:size=32", torch.float32)
     trained(layer, torch.optim.SGD(layer.parameters(), lr=0.1), range(2))
     assert storage.mask_NK.sum() == 32 * 32  # type: ignore[union-attr]
-    assert Supermask(size=64).of_scores(torch.ones(1, 1)).is_contiguous()
+    assert Supermask(size=64).spread(torch.ones(1, 1, dtype=torch.bool)).is_contiguous()
 
 
 def test_scores_begin_uniform_the_same_for_a_seed_and_a_weight_and_others_for_others() -> None:
@@ -171,7 +171,7 @@ def test_the_mask_is_that_of_the_scores_whoever_changes_them() -> None:
     before_NK = storage.mask_NK.clone()  # type: ignore[union-attr]
     trained(layer, alone, range(3))
     assert not torch.equal(storage.mask_NK, before_NK)  # type: ignore[arg-type]
-    assert torch.equal(storage.mask_NK, storage.recipe.of_scores(storage.scores))  # type: ignore[arg-type]
+    assert torch.equal(storage.mask_NK, storage.recipe.spread(storage.recipe.of_scores(storage.scores)))  # type: ignore[arg-type]
     assert (storage.steps, layer.check()) == (0, None)
     storage.scores.data.neg_()
     with pytest.raises(RuntimeError, match="the mask is not that of its scores"):

@@ -125,7 +125,11 @@ class Recipe:
         raise NotImplementedError
 
     def of_scores(self, scores: torch.Tensor) -> torch.Tensor:
-        """The mask (N, K) that scores decide."""
+        """Which blocks scores decide to keep, boolean (N/size, K/size)."""
+        raise NotImplementedError
+
+    def spread(self, kept_RC: torch.Tensor) -> torch.Tensor:
+        """The mask (N, K) of blocks that are kept."""
         raise NotImplementedError
 
     def grad_scores(self, grad_NK: torch.Tensor) -> torch.Tensor:

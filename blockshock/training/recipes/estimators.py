@@ -44,7 +44,7 @@ def sampled_grad_weight(
         with stage("estimate"):
             packed = _packed(filled_BN, draws)
         with stage("layout"):
-            x_BK = F.pad(x_BK, (0, 0, 0, len(filled_BN) - len(x_BK)))
+            x_BK = filled_up(x_BK)
         return times_packed(packed, N, x_BK, "columns", "grad_w").to(dtype)
     with stage("estimate"):
         sampled_NB = _sampled(grad_y_BN, draws)

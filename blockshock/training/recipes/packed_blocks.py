@@ -26,18 +26,18 @@ def block_bytes(N: int, K: int, recipe: Recipe, itemsize: int) -> int:
 
 
 class BlocksAnew(PackedBsr):
-    """Blocks (size × size) of a W (N, K) that a mask of whole blocks keeps, in whose place others may come.
+    """Blocks (size × size) of a W (N, K) that are kept, in whose place others may come.
 
     Args:
+        kept_RC: which, boolean (N/size, K/size).
         tuned: search for the fastest setting, as ``bsr`` does.
     """
 
     def __init__(
-        self, w_NK: torch.Tensor, mask_NK: torch.Tensor, size: int, bias: torch.Tensor | None, tuned: bool
+        self, w_NK: torch.Tensor, kept_RC: torch.Tensor, size: int, bias: torch.Tensor | None, tuned: bool
     ) -> None:
         Packed.__init__(self)  # there is no piece to pack
         (self.N, self.K), self.size, self._tuned, self._chosen = w_NK.shape, size, tuned, {}
-        kept_RC = mask_NK[::size, ::size]
         self._count = int(kept_RC.count_nonzero())
         for name, held in zip(("blocks", "columns", "starts"), self._found(w_NK, kept_RC), strict=True):
             self.register_buffer(name, held, persistent=False)
@@ -45,15 +45,19 @@ class BlocksAnew(PackedBsr):
 
     def _found(self, w_NK: torch.Tensor, kept_RC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What is held, of as many blocks as ever: nothing waits for the device to count them."""
-        columns = kept_RC.shape[1]
-        where = kept_RC.flatten().int().argsort(descending=True, stable=True)[: self._count]
+        columns, kept = kept_RC.shape[1], kept_RC.flatten()
+        # Each kept block's number goes to its place among them, and those of all others to one behind them.
+        places = (kept.cumsum(0) - 1).where(kept, self._count)
+        numbers = torch.arange(len(kept), device=kept.device)
+        where = torch.zeros(self._count + 1, dtype=torch.int64, device=kept.device).scatter_(0, places, numbers)
+        where = where[: self._count]
         counts = kept_RC.sum(1)
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return in_blocks(w_NK, self.size)[where // columns, where % columns], where % columns, starts
 
-    def take(self, w_NK: torch.Tensor, mask_NK: torch.Tensor) -> None:
+    def take(self, w_NK: torch.Tensor, kept_RC: torch.Tensor) -> None:
         """Another one. Copied: a captured graph goes on reading where the old one lies."""
         vars(self)["writes"] += 1
         held = self.blocks, self.columns, self.starts
-        for one, found in zip(held, self._found(w_NK, mask_NK[:: self.size, :: self.size]), strict=True):
+        for one, found in zip(held, self._found(w_NK, kept_RC), strict=True):
             one.copy_(found)

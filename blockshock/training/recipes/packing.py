@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels import KERNELS, Packed, PackedDense, make24
+from blockshock.kernels import KERNELS, Packed, PackedDense, make24, soft24
 from blockshock.kernels.cusparselt import PackedCusparselt
 from blockshock.kernels.cusparselt_anew import MULTIPLE, times_packed
 from blockshock.kernels.cusparselt_layout import SIDE
 from blockshock.kernels.cusparselt_thread import claim_thread
 from blockshock.kernels.layout import dense_rows
 from blockshock.machine import torch_internals
-from blockshock.matrices import product
+from blockshock.matrices import in_blocks, product
 from blockshock.measure import Operand
 from blockshock.stages import stage
 from blockshock.training.recipes.base import EIGHT, Recipe
@@ -75,13 +75,18 @@ class RecipePacking(Packed):
     Args:
         w_NK: S(W), of the dtype of the products.
         mask_NK: what it keeps, of a recipe of blocks.
+
+    Attributes:
+        soft: where one pass over W writes all that multiplies, and the mask, of ``s_ste`` on a GPU; else None.
     """
+
+    soft: soft24.Soft | None = None
 
     def __init__(
         self, w_NK: torch.Tensor, bias: torch.Tensor | None, recipe: Recipe, mask_NK: torch.Tensor | None
     ) -> None:
         super().__init__()
-        N, K = w_NK.shape
+        (N, K), self._recipe = w_NK.shape, recipe
         self.plain, self.is_sparse = PackedDense(w_NK.clone(), bias), recipe.prunes
         self.along: PackedAnew | PackedEightBits | BlocksAnew | None = None
         self.across: PackedAnew | PackedEightBits | BlocksAnew | None = None
@@ -95,8 +100,9 @@ class RecipePacking(Packed):
             self.algorithm = "fp8, with zeros" if self.along.multiplies else "fp8 simulated, with zeros"
             return
         if recipe.size and mask_NK is not None and bsr_takes(N, K, recipe, w_NK.dtype, w_NK.device):
-            self.along = BlocksAnew(w_NK, mask_NK, recipe.size, self.bias, tuned=w_NK.is_cuda)
-            self.across = BlocksAnew(w_NK.T, mask_NK.T, recipe.size, None, tuned=w_NK.is_cuda)
+            kept_RC = mask_NK[:: recipe.size, :: recipe.size]
+            self.along = BlocksAnew(w_NK, kept_RC, recipe.size, self.bias, tuned=w_NK.is_cuda)
+            self.across = BlocksAnew(w_NK.T, kept_RC.T, recipe.size, None, tuned=w_NK.is_cuda)
             self.across.product_stage, self.kernel, self.algorithm = "grad_x", "bsr", "bsr, backward bsr"
         if not recipe.prunes or not recipe.is_24 or not sparse_cores(N, K, w_NK.dtype, w_NK.device):
             return
@@ -107,6 +113,19 @@ class RecipePacking(Packed):
         if across is not None:
             self.across = PackedAnew(across, K, N)
             self.across.product_stage = "grad_x"
+
+    def soften_of(self, w_NK: torch.Tensor) -> None:
+        """From now on S(W) of S-STE is made in one pass, of a W like this one, where a GPU can."""
+        if (
+            self._recipe.form == "soft"
+            and isinstance(self.along, PackedAnew)
+            and soft24.takes(w_NK, self.plain.w_NK.dtype)
+        ):
+            N, K = w_NK.shape
+            mask = torch.zeros(N // 4, K // 4, dtype=torch.int16, device=w_NK.device)
+            flips = torch.zeros((), dtype=torch.int32, device=w_NK.device)
+            self.register_buffer("mask", mask, persistent=False)
+            self.soft = soft24.Soft(self.plain.w_NK, self.along.packed, mask, flips)
 
     @property
     def values(self) -> torch.Tensor:
@@ -138,30 +157,55 @@ class RecipePacking(Packed):
             return self.across(grad_y_BN)  # type: ignore[no-any-return]
         return self.plain.grad_input(grad_y_BN)
 
-    def put(self, w_NK: torch.Tensor, is_sparse: bool, mask_NK: torch.Tensor | None) -> None:
-        """Take over an S(W) of another mask, or all of W. Stages ``refresh`` and ``compress``."""
+    def put(
+        self, w_NK: torch.Tensor, is_sparse: bool, held: torch.Tensor | None = None, scale: torch.Tensor | None = None
+    ) -> None:
+        """Take over S(W) of a W, by another mask, or all of W. Stages ``sparsify``, ``refresh`` and ``compress``.
+
+        Args:
+            held: the mask, or of a recipe of blocks which are kept.
+            scale: of S(W), if it has one.
+        """
         vars(self)["writes"] += 1
         self.is_sparse = is_sparse
+        if is_sparse and self.soft is not None:
+            self._soften(w_NK, scale)
+            return
+        if is_sparse and not self._recipe.size:
+            assert held is not None
+            with stage("sparsify"):
+                w_NK = self._recipe.weights(w_NK, held, scale)
         with stage("refresh"):
             self.plain.w_NK.copy_(w_NK)
-        if not is_sparse or self.along is None:
-            return
-        if isinstance(self.along, PackedEightBits) and isinstance(self.across, PackedEightBits):
-            held = stored(self.plain.w_NK, of_values())
-            self.along.take(held)
-            self.across.take(turned(held))
-            return
-        if isinstance(self.along, BlocksAnew) and isinstance(self.across, BlocksAnew):
-            assert mask_NK is not None
-            with stage("compress"):
-                self.along.take(self.plain.w_NK, mask_NK)
-                self.across.take(self.plain.w_NK.T, mask_NK.T)
-            return
+            if is_sparse and self._recipe.size:
+                assert held is not None
+                in_blocks(self.plain.w_NK, self._recipe.size).masked_fill_(~held[..., None, None], 0)
+        if is_sparse:
+            self._pack(held)
+
+    def _soften(self, w_NK: torch.Tensor, scale: torch.Tensor | None) -> None:
+        assert self.soft is not None
+        assert scale is not None
         assert isinstance(self.along, PackedAnew)
-        along, across = packed_24(self.plain.w_NK, self.across is not None)
-        self.along.take(along)
-        if isinstance(self.across, PackedAnew) and across is not None:
-            self.across.take(across)
+        self.along.writes += 1
+        with stage("sparsify"):
+            soft24.soften24(w_NK, scale, self.soft)
+
+    def _pack(self, held: torch.Tensor | None) -> None:
+        if isinstance(self.along, PackedEightBits) and isinstance(self.across, PackedEightBits):
+            stored_NK = stored(self.plain.w_NK, of_values())
+            self.along.take(stored_NK)
+            self.across.take(turned(stored_NK))
+        elif isinstance(self.along, BlocksAnew) and isinstance(self.across, BlocksAnew):
+            assert held is not None
+            with stage("compress"):
+                self.along.take(self.plain.w_NK, held)
+                self.across.take(self.plain.w_NK.T, held.T)
+        elif isinstance(self.along, PackedAnew):
+            along, across = packed_24(self.plain.w_NK, self.across is not None)
+            self.along.take(along)
+            if isinstance(self.across, PackedAnew) and across is not None:
+                self.across.take(across)
 
 
 def times_24(a_NB: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype, tokens_are: str, into: str) -> torch.Tensor:

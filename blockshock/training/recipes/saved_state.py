@@ -17,6 +17,15 @@ SPEC, COUNTS, MASK, SCALE, SCORES = ("recipe", "recipe_counts", "recipe_mask", "
 MOST_COUNTED = 2**53
 
 
+def state_of(
+    recipe: Recipe, counts: tuple[int, int, int], held: Mapping[str, torch.Tensor | None]
+) -> dict[str, torch.Tensor]:
+    """The state: copies of what is held, as far as it is."""
+    spec = torch.tensor(list(spec_of(recipe).encode()), dtype=torch.uint8)
+    kept = {name: tensor.detach().clone() for name, tensor in held.items() if tensor is not None}
+    return {SPEC: spec, COUNTS: torch.tensor(counts)} | kept
+
+
 def faults_of_state(found: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], recipe: Recipe) -> str | None:
     """Why a state cannot be gone on from, with the name and the value that is wrong; None if it can.
 

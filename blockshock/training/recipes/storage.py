@@ -21,8 +21,9 @@ from blockshock.stages import stage
 from blockshock.training.parameters import Training
 from blockshock.training.recipes.base import Recipe, spec_of
 from blockshock.training.recipes.estimators import sampled_grad_weight, stream
+from blockshock.training.recipes.in_force import InForce, OfRecipe, OfSoft, in_force
 from blockshock.training.recipes.packing import RecipePacking
-from blockshock.training.recipes.saved_state import COUNTS, MASK, SCALE, SCORES, SPEC, faults_of_state
+from blockshock.training.recipes.saved_state import COUNTS, MASK, SCALE, SCORES, faults_of_state, state_of
 from blockshock.training.recipes.schedule import Kind, has_switched, kind_of, skips
 from blockshock.training.recipes.scored import handing_on
 from blockshock.training.sparse import masked_decay_
@@ -38,9 +39,6 @@ class RecipeStorage(Storage):
         every: steps from one mask to the next; 0 for no other one.
         steps, draws: optimizer steps and sampled gradients so far.
         scores: what is trained beside W, and decides the mask; None where |w| does.
-        mask_NK: what S(W) keeps, boolean; None of a recipe that prunes nothing.
-        flipped: the share of W's elements that the last new mask keeps and the one before dropped, or the other way
-            round (the flip rate of FST), on the device.
     """
 
     packed: RecipePacking
@@ -59,8 +57,8 @@ class RecipeStorage(Storage):
         super().__init__(parameter, RecipePacking(w_NK, bias, recipe, mask_NK), trained_bias)
         self.recipe, self.every, scores = recipe, recipe.every, recipe.scores(parameter)
         self.register_parameter("scores", None if scores is None else nn.Parameter(scores))
-        self.mask_NK: torch.Tensor | None = None
-        self.flipped = torch.zeros((), device=w_NK.device)
+        self.packed.soften_of(parameter)
+        self._in_force: InForce | None = None
         self._by: Optimizer | None = None
         self.begin()
 
@@ -72,13 +70,24 @@ class RecipeStorage(Storage):
             with stage("sparsify"):
                 if self.scores is not None:
                     self.scores.copy_(self.recipe.scores(self.parameter))  # type: ignore[arg-type]
-                self.mask_NK, self.scale = self._mask_due(), self.recipe.scale(self.parameter)
+                self._in_force = in_force(self.packed.soft, self._mask_due, self.recipe)
+                self.scale = self.recipe.scale(self.parameter)
             if not self.recipe.keeps_dropped and self.is_sparse:
-                self.parameter.masked_fill_(~self.mask_NK, 0)
+                self.parameter.masked_fill_(~self._kept(), 0)
         self.refresh()
 
+    @property
+    def mask_NK(self) -> torch.Tensor | None:
+        """What S(W) keeps, boolean; None of a recipe that prunes nothing."""
+        return None if self._in_force is None else self._in_force.mask_NK
+
+    @property
+    def flipped(self) -> torch.Tensor:
+        """As of ``InForce``."""
+        return torch.zeros((), device=self.parameter.device) if self._in_force is None else self._in_force.flipped
+
     def _mask_due(self) -> torch.Tensor:
-        """The mask of W as it is, or of its scores."""
+        """The mask of W as it is, or the blocks that its scores keep."""
         return self.recipe.mask(self.parameter) if self.scores is None else self.recipe.of_scores(self.scores)
 
     @property
@@ -92,7 +101,7 @@ class RecipeStorage(Storage):
         self.refresh()
 
     def tensors(self) -> list[torch.Tensor]:
-        return [*super().tensors(), *([] if self.mask_NK is None else [self.mask_NK])]
+        return [*super().tensors(), *([] if self._in_force is None else [self._in_force.held])]
 
     def _follow(self) -> None:
         super()._follow()
@@ -117,9 +126,8 @@ class RecipeStorage(Storage):
         # What a fused optimizer is given by a scaler is still multiplied by its scale.
         scale = getattr(optimizer, "grad_scale", None)
         decay = self.recipe.decay * (1.0 if scale is None else float(scale))
-        assert self.mask_NK is not None
         with stage("decay"):
-            masked_decay_(grad, self.parameter, self.mask_NK, decay)
+            masked_decay_(grad, self.parameter, self._kept(), decay)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -159,28 +167,23 @@ class RecipeStorage(Storage):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        if self.scores is not None and self.mask_NK is not None:
-            self.mask_NK.copy_(self._mask_due())
+        if self.scores is not None and self._in_force is not None:
+            self._in_force.held.copy_(self._mask_due())
         super().refresh()
+        if isinstance(self._in_force, OfSoft):
+            self._in_force.no_flips()
 
     def _take_mask(self) -> None:
-        held = self.mask_NK
-        assert held is not None
-        with stage("sparsify"):
-            mask_NK = self._mask_due()
-            self.flipped.copy_((mask_NK ^ held).count_nonzero() / held.numel())
-            held.copy_(mask_NK)  # a captured graph goes on reading where it lies
+        if isinstance(self._in_force, OfRecipe):  # others come with the weights
+            with stage("sparsify"):
+                self._in_force.take(self._mask_due())
 
     def pack(self) -> None:
         self._write(self.packed)
 
     def _write(self, packed: Any) -> None:
-        w_NK, is_sparse = self.parameter.detach(), self.is_sparse
-        if is_sparse:
-            assert self.mask_NK is not None
-            with stage("sparsify"):
-                w_NK = self.recipe.weights(w_NK, self.mask_NK, self.scale)
-        packed.put(w_NK, is_sparse, self.mask_NK)
+        held = None if self._in_force is None else self._in_force.held
+        packed.put(self.parameter.detach(), self.is_sparse, held, self.scale)
 
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         dtype = self.parameter.dtype
@@ -200,13 +203,13 @@ class RecipeStorage(Storage):
         return handing_on(self.parameter, self.scores, self.recipe)
 
     def difference(self) -> str | None:
-        if self.scores is not None and not self.is_stale and not torch.equal(self._kept(), self._mask_due()):
+        scored = self.scores is not None and not self.is_stale
+        if scored and self._in_force is not None and not torch.equal(self._in_force.held, self._mask_due()):
             return "the mask is not that of its scores"
         return super().difference()
 
     def _kept(self) -> torch.Tensor:
-        assert self.mask_NK is not None
-        return self.mask_NK
+        return self.mask_NK  # type: ignore[return-value]  # where there is one
 
     @torch.no_grad()
     def load(self, w_NK: torch.Tensor) -> None:
@@ -216,10 +219,8 @@ class RecipeStorage(Storage):
 
     def state(self) -> dict[str, torch.Tensor]:
         """All but the weights that a run needs to go on with the same bits; loads with ``weights_only=True``."""
-        spec = torch.tensor(list(spec_of(self.recipe).encode()), dtype=torch.uint8)
-        state = {SPEC: spec, COUNTS: torch.tensor([self.steps, self.draws, int(self.switched)])}
         held = {MASK: self.mask_NK if self.scores is None else None, SCALE: self.scale, SCORES: self.scores}
-        return state | {name: tensor.detach().clone() for name, tensor in held.items() if tensor is not None}
+        return state_of(self.recipe, (self.steps, self.draws, int(self.switched)), held)
 
     def faults(self, found: Mapping[str, torch.Tensor]) -> str | None:
         """Why a state cannot be gone on from; None if it can."""
@@ -232,8 +233,8 @@ class RecipeStorage(Storage):
         self.switched = bool(switched)
         if self.scores is not None:
             self.scores.copy_(found[SCORES])  # of which the mask is
-        elif self.mask_NK is not None:
-            self.mask_NK.copy_(found[MASK])
+        elif isinstance(self._in_force, OfRecipe):
+            self._in_force.held.copy_(found[MASK])
         if self.scale is not None:
             self.scale.copy_(found[SCALE])
         self.refresh()

@@ -61,8 +61,10 @@ class Supermask(Recipe):
     def of_scores(self, scores: torch.Tensor) -> torch.Tensor:
         count = self.kept(scores.numel())
         order = scores.detach().flatten().argsort(descending=True, stable=True)
-        kept_RC = torch.zeros_like(order, dtype=torch.bool).scatter_(0, order[:count], True).view(scores.shape)
-        rows, columns = scores.shape
+        return torch.zeros_like(order, dtype=torch.bool).scatter_(0, order[:count], True).view(scores.shape)
+
+    def spread(self, kept_RC: torch.Tensor) -> torch.Tensor:
+        rows, columns = kept_RC.shape
         spread = kept_RC[:, None, :, None].expand(rows, self.size, columns, self.size)
         return spread.reshape(rows * self.size, columns * self.size).contiguous()  # of one block that is a view
 
@@ -70,4 +72,4 @@ class Supermask(Recipe):
         return in_blocks(grad_NK, self.size).sum((-2, -1))
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
-        return self.of_scores(self.scores(w_NK))
+        return self.spread(self.of_scores(self.scores(w_NK)))

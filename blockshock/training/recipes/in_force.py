@@ -1,0 +1,72 @@
+"""The mask that a recipe's weight is multiplied with, in whose place another comes, and what that has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from blockshock.kernels.soft24 import Soft
+from blockshock.training.recipes.base import Recipe
+from blockshock.training.recipes.tiles import mask_of_bits
+
+
+class InForce(Protocol):
+    """A mask in force.
+
+    Attributes:
+        held: as it is held.
+        mask_NK: what S(W) keeps, boolean.
+        flipped: the share of W's elements that this mask keeps and the one before dropped, or the other way round (the
+            flip rate of FST), on the device.
+    """
+
+    held: torch.Tensor
+
+    @property
+    def mask_NK(self) -> torch.Tensor: ...
+
+    @property
+    def flipped(self) -> torch.Tensor: ...
+
+
+class OfRecipe:
+    """One that a recipe finds: of elements, or of blocks one for each."""
+
+    def __init__(self, held: torch.Tensor, recipe: Recipe) -> None:
+        self.held, self._recipe = held, recipe
+        self.flipped = torch.zeros((), device=held.device)
+
+    @property
+    def mask_NK(self) -> torch.Tensor:
+        return self._recipe.spread(self.held) if self._recipe.size else self.held
+
+    def take(self, due: torch.Tensor) -> None:
+        """Another one. Copied: a captured graph goes on reading where the old one lies."""
+        self.flipped.copy_((due ^ self.held).count_nonzero() / self.held.numel())
+        self.held.copy_(due)
+
+
+class OfSoft:
+    """One that is made with the weights."""
+
+    def __init__(self, soft: Soft) -> None:
+        self._soft, self.held = soft, soft.mask
+
+    @property
+    def mask_NK(self) -> torch.Tensor:
+        return mask_of_bits(self.held)
+
+    @property
+    def flipped(self) -> torch.Tensor:
+        return self._soft.flips / self._soft.values.numel()
+
+    def no_flips(self) -> None:
+        """What has changed was no step's doing."""
+        self._soft.flips.zero_()
+
+
+def in_force(soft: Soft | None, due: Callable[[], torch.Tensor], recipe: Recipe) -> InForce:
+    """The first mask of a weight; what finds it is asked where it is not made with the weights."""
+    return OfRecipe(due(), recipe) if soft is None else OfSoft(soft)
