@@ -36,7 +36,7 @@ make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ co
        const int* __restrict__ places, uint2* __restrict__ others, int many, int R, int C, int scale_bits) {
     __shared__ u32 turned[SIDE][GROUPS + 1];
     __shared__ float column_sums[SUMS || COUNTS ? GROUPS : 1][SIDE];
-    __shared__ u8 row_places[SIDE][GROUPS + 4], column_places[SIDE][GROUPS + 4];
+    __shared__ __align__(4) Places row_places, column_places;
     const u32 t = threadIdx.x / GROUPS, u = threadIdx.x % GROUPS, groups = C / 4, turned_groups = R / 4;
     const u32 block_row = blockIdx.y, block_column = blockIdx.x;
     const u32 first = (block_row * SIDE + 4 * t) * groups + block_column * GROUPS + u;  // group of this thread
@@ -79,7 +79,7 @@ make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ co
         for (int i = 0; i < 4; i++) {
             const Pair pair = chosen(tile[i], picks, i);
             rows[first + i * groups] = pair.values;
-            row_places[4 * t + i][u] = (u8)pair.places;
+            row_places[4 * t + i][place_of(u)] = (u8)pair.places;
         }
     }
     // Of a column that is wanted dense: what stays of a gradient, and of the function of z.
@@ -110,7 +110,7 @@ make24(const uint2* __restrict__ x, u32* __restrict__ rows, u32* __restrict__ co
         for (int j = 0; j < 4; j++) {
             const Pair pair = chosen(columns_of[j], picks, j);
             turned[4 * u + j][t] = pair.values;
-            column_places[4 * u + j][t] = (u8)pair.places;
+            column_places[4 * u + j][place_of(t)] = (u8)pair.places;
             if (SUMS || COUNTS)
                 column_sums[t][4 * u + j] =
                     ALONG == ROWS_FIRST ? of_column(columns_of[j]) : low(pair.values) + high(pair.values);

@@ -127,15 +127,14 @@ __device__ __forceinline__ uint2 softened(const Four& four, float scale) {
     return make_uint2(both(x[0], x[1]), both(x[2], x[3]));
 }
 
-// Eight places of a block in the order in which they lie in memory.
-__device__ __forceinline__ u32 word_of(const u8 (&places)[SIDE][GROUPS + 4], int index) {
-    const int word = index >> 1, high = index & 1;
-    u32 found = 0;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const int row = (word & 7) | (i & 1) << 3 | (word >> 3 & 3) << 4;
-        const int group = (i >> 2 & 1) | high << 1 | (i >> 1 & 1) << 2 | (word >> 5) << 3;
-        found |= (u32)places[row][group] << 4 * i;
-    }
-    return found;
+// Places of a block, a byte for each group of each row. Of eight groups of a row those that lie in one word of the memory,
+// g, g + 4, g + 1 and g + 5, are side by side here; beside them there lie those of the eighth row further on.
+typedef u8 Places[SIDE][GROUPS + 4];
+
+__device__ __forceinline__ u32 place_of(u32 group) {
+    return (group & 8) | (group & 2) << 1 | (group & 1) << 1 | (group >> 2 & 1);
+}
+__device__ __forceinline__ u32 word_of(const Places& places, int index) {  // that is so many words from the block's first
+    const int word = index >> 1, row = (word & 7) | (word >> 3 & 3) << 4, column = (index & 1) << 2 | (word >> 5) << 3;
+    return *(const u32*)&places[row][column] | *(const u32*)&places[row + 8][column] << 4;
 }

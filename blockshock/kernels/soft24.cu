@@ -9,7 +9,7 @@
 extern "C" __global__ void __launch_bounds__(THREADS)
 soft24(const Four* __restrict__ w, const double* __restrict__ scale, uint2* __restrict__ values, u32* __restrict__ rows,
        u16* __restrict__ mask, int* __restrict__ flips, int R, int C) {
-    __shared__ u8 places[SIDE][GROUPS + 4];
+    __shared__ __align__(4) Places places;
     __shared__ int changed;
     const u32 t = threadIdx.x / GROUPS, u = threadIdx.x % GROUPS, groups = C / 4;
     const u32 first = (blockIdx.y * SIDE + 4 * t) * groups + blockIdx.x * GROUPS + u;
@@ -34,7 +34,7 @@ soft24(const Four* __restrict__ w, const double* __restrict__ scale, uint2* __re
     for (int i = 0; i < 4; i++) {
         values[first + i * groups] = soft[i];
         rows[first + i * groups] = picks.values(i, soft[i]);
-        places[4 * t + i][u] = (u8)picks.place(i);
+        places[4 * t + i][place_of(u)] = (u8)picks.place(i);
     }
     const int differ = __popc(mask[tile] ^ kept);
     mask[tile] = (u16)kept;
