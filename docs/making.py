@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from blockshock.kernels.make24 import Making, make24
+from blockshock.kernels.soft24 import Soft, soften24
 from blockshock.machine import environment
 from blockshock.measure.timing import median_seconds
 from blockshock.training.sparse import mask_24, masked_decay_
@@ -35,7 +36,10 @@ ASKED = {
     "a given mask": 1.6,
     "the same, back through relu²": None,
     "the same, back through gelu": None,
+    "rows, of what stays columns too, relu² after": 1.6,
+    "the same, of a gradient, back through relu²": None,
     "soft threshold": 1.5,
+    "soft threshold, dense too, with its mask": None,
     "MVUE along rows": 1.5,
     "MVUE along columns": 1.5,
     "masked decay": 1.5,
@@ -50,6 +54,13 @@ def calls(x_RC: torch.Tensor) -> dict[str, Callable[[], Any]]:
     """What is measured, of a matrix of bf16 on a GPU."""
     seed, given = torch.tensor([1, 2], dtype=torch.int32, device=x_RC.device), make24(x_RC, Making())
     back = {name: Making("tiles", "given", name) for name in ("relu2", "gelu")}
+    rows = Making("rows_first", "largest", "relu2")
+    kept, back_rows = make24(x_RC, rows), rows._replace(choice="given")
+    others = torch.arange(0, x_RC.shape[1], 20, device=x_RC.device)
+    assert kept.rows is not None
+    assert kept.mask is not None
+    one = torch.ones((), dtype=torch.float64, device=x_RC.device)
+    soft = Soft(torch.empty_like(x_RC), kept.rows.clone(), kept.mask.clone(), torch.zeros_like(seed[0]))
     dropped, grad_RC = mask_24(x_RC), x_RC.clone()
     thin_RC = x_RC.where(dropped, 0)
     tiled = torch._sparse_semi_structured_tile(x_RC, "largest_abs_values_greedy", False)
@@ -64,7 +75,10 @@ def calls(x_RC: torch.Tensor) -> dict[str, Callable[[], Any]]:
         lambda: make24(x_RC, Making(choice="given"), given.mask),
         lambda: make24(x_RC, back["relu2"], given.mask, z_RC=x_RC, with_sums=True),
         lambda: make24(x_RC, back["gelu"], given.mask, z_RC=x_RC, with_sums=True),
+        lambda: make24(x_RC, rows, with_counts=True),
+        lambda: make24(x_RC, back_rows, kept.mask, z_RC=x_RC, with_sums=True, others=others),
         lambda: make24(x_RC, Making("rows", "soft")),
+        lambda: (soft, soften24(x_RC, one, soft)),
         lambda: make24(x_RC, Making("rows", "mvue"), seed=seed),
         lambda: make24(x_RC, Making("columns", "mvue"), seed=seed),
         lambda: masked_decay_(grad_RC, x_RC, dropped, 1e-4),

@@ -114,6 +114,20 @@ def test_the_features_with_most_zeros_are_thinned_along_tokens_and_the_others_ar
     assert dense
 
 
+def test_both_products_over_tokens_thin_the_same_features() -> None:
+    """Also where most tokens have no gradient, so that most of ∇z is zero."""
+    ffn, x = built("activation:masks=rows:dense=0.5", torch.float64), drawn(32, dtype=torch.float64)
+    z = F.linear(x, ffn.fc1.weight, ffn.fc1.bias)
+    a = ffn.recipe.thinned(z, True)
+    grad = torch.randn(32, D, dtype=torch.float64)
+    grad[4:] = 0
+    (found,) = torch.autograd.grad(ffn(x), ffn.fc1.weight, grad)
+    exact = (grad @ ffn.fc2.weight * (a != 0) * 2 * z.relu()).T @ x
+    order = (a != 0).sum(0).argsort(stable=True)
+    torch.testing.assert_close(found[order[H // 2 :]], exact[order[H // 2 :]])
+    assert not torch.allclose(found[order[: H // 2]], exact[order[: H // 2]])
+
+
 def test_tiles_make_tokens_depend_on_each_other_and_rows_do_not_as_the_page_says() -> None:
     for masks, alone in (("tile", False), ("rows", True)):
         for where in ("pre", "post"):
@@ -226,7 +240,10 @@ def test_in_one_pass_it_gives_what_zeros_give(
         )
         torch.manual_seed(5)
         found = gradients(ffn(x), ffn, x)
-    assert made == [choice, "given"]
+        torch.manual_seed(5)
+        with torch.no_grad():
+            torch.testing.assert_close(ffn(x), found[0], rtol=0, atol=0)
+    assert made == [choice, "given", choice]
     torch.testing.assert_close(found, right, rtol=0.05, atol=0.05)
 
 

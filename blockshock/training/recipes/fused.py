@@ -36,6 +36,8 @@ def fused_block(
         others: of rows first: so many features, those with fewest zeros, are dense in products over tokens.
     """
     claim_thread(x_BD.device)
+    if making.along == "rows_first" and not torch.is_grad_enabled():
+        making, others = making._replace(along="rows"), 0
     return _Block.apply(x_BD, *first, *second, making, mask, factor, others)  # type: ignore[no-any-return]
 
 
