@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -290,6 +291,35 @@ def test_auto_measures_once_and_all_ranks_take_the_same(cpu_ranks: Ranks) -> Non
     assert one == other
     assert len(set(one[0])) == 1
     assert one[1] <= 1, "what was found is remembered"
+
+
+def _chosen_of(slow: dict[str, list[list[float]]]) -> tuple[str, list[int]]:
+    """What auto takes where ways take so many seconds on each rank, by round; and of how many calls a round is."""
+    together: list[int] = []
+
+    def planted(calls: list[Any], device: Any, protocol: Any, *_: Any) -> list[list[float]]:
+        together.append(len(calls))
+        for call in calls:
+            call()
+        return [slow[spec][dist.get_rank()] for spec in slow]
+
+    with faked(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Auto, "device_types", ("cpu", "cuda"))
+        patch.setattr(combined.combines, "candidates", lambda *_: list(slow))
+        patch.setattr(combined.timing, "time_calls", planted)
+        patch.setattr(combined, "_measured", SimpleNamespace(known=lambda _: None, keep=lambda *_: None))
+        layer = Layer(GeneratedWeights(64, 96, torch.float32, "cpu"), {"combine": "auto"}, 128)
+        return METHODS.get("dense_tp_row")(layer, dist.group.WORLD)._combine, together
+
+
+def test_auto_asks_what_the_slower_rank_takes_in_each_round(cpu_ranks: Ranks) -> None:
+    """Each rank is fast in three rounds of five, both in one: by its own median it would be far ahead."""
+    in_turns = [[1.0, 1.0, 1.0, 9.0, 9.0], [9.0, 9.0, 1.0, 1.0, 1.0]]
+    steady = [[3.0] * 5] * 2
+    for spec, together in cpu_ranks.run(_chosen_of, {"nccl": steady, "overlap": in_turns}):
+        assert (spec, together) == ("nccl", [2]), "and a round goes through all ways"
+    for spec, _ in cpu_ranks.run(_chosen_of, {"nccl": steady, "two_shot": [[2.0] * 5] * 2}):
+        assert spec == "two_shot"
 
 
 def test_auto_does_without_what_these_machines_cannot_do(cpu_ranks: Ranks) -> None:
