@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels import KERNELS, Packed, PackedDense, make24, soft24
+from blockshock.kernels import KERNELS, Packed, PackedDense, make24, masked24, soft24
 from blockshock.kernels.cusparselt import PackedCusparselt
 from blockshock.kernels.cusparselt_anew import MULTIPLE, times_packed
 from blockshock.kernels.cusparselt_layout import SIDE
@@ -171,6 +171,10 @@ class RecipePacking(Packed):
         if is_sparse and self.soft is not None:
             self._soften(w_NK, scale)
             return
+        if is_sparse and self._keeps_alone(w_NK):
+            assert held is not None
+            self._mask(w_NK, held)
+            return
         if is_sparse and not self._recipe.size:
             assert held is not None
             with stage("sparsify"):
@@ -190,6 +194,18 @@ class RecipePacking(Packed):
         self.along.writes += 1
         with stage("sparsify"):
             soft24.soften24(w_NK, scale, self.soft)
+
+    def _keeps_alone(self, w_NK: torch.Tensor) -> bool:
+        """Whether S(W) is what a mask keeps, and is made and packed in one pass."""
+        by_mask = self._recipe.form in ("rows", "tiles") and isinstance(self.along, PackedAnew)
+        return by_mask and soft24.takes(w_NK, self.plain.w_NK.dtype)
+
+    def _mask(self, w_NK: torch.Tensor, mask_NK: torch.Tensor) -> None:
+        packings = [one for one in (self.along, self.across) if isinstance(one, PackedAnew)]
+        for one in packings:
+            one.writes += 1
+        with stage("compress"):
+            masked24.masked24(w_NK, mask_NK, masked24.Masked(self.plain.w_NK, *(one.packed for one in packings)))
 
     def _pack(self, held: torch.Tensor | None) -> None:
         if isinstance(self.along, PackedEightBits) and isinstance(self.across, PackedEightBits):

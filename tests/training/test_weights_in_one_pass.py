@@ -1,4 +1,4 @@
-"""S-STE's weights where one pass makes them, their mask and what it changed: the same as in many passes."""
+"""Weights where one pass makes them, S-STE's with their mask and what it changed: the same as in many passes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from torch import nn
 
 from blockshock import MethodLinear
 from blockshock.errors import InputError, KernelUnavailable, StalePacking
-from blockshock.kernels import soft24
-from blockshock.kernels.cusparselt_layout import packed_as
+from blockshock.kernels import masked24, soft24
+from blockshock.kernels.cusparselt_layout import dense_of, packed_as
+from blockshock.kernels.masked24 import Masked
 from blockshock.kernels.soft24 import Soft, soften24
 from blockshock.training import RecipeStorage
 from blockshock.training.recipes.tiles import bits_of, mask_of_bits
-from blockshock.training.sparse import mask_24, soft_threshold_24
+from blockshock.training.sparse import mask_24, soft_threshold_24, transposable_mask
 
 N, K = 64, 128
+BY_MASK = ("ste", "sr_ste:every=2", "fst:every=2", "pruned")
 
 
 def words(mask_NK: torch.Tensor) -> torch.Tensor:
@@ -36,16 +38,24 @@ def in_one_pass(w_NK: torch.Tensor, scale: torch.Tensor, into: Soft) -> None:
     into.mask.copy_(words(mask_NK))
 
 
+def by_mask(w_NK: torch.Tensor, mask_NK: torch.Tensor, into: Masked) -> None:
+    """Likewise."""
+    into.values.copy_(w_NK.where(mask_NK, 0))
+    into.rows.copy_(compress(into.values).view_as(into.rows))
+    if into.columns is not None:
+        into.columns.copy_(compress(into.values.T.contiguous()).view_as(into.columns))
+
+
 def storage_of(layer: MethodLinear) -> RecipeStorage:
     (storage,) = layer.layer.storages()
     assert isinstance(storage, RecipeStorage)
     return storage
 
 
-def trained(device: str = "cpu") -> tuple[MethodLinear, list[torch.Tensor], list[torch.Tensor]]:
+def trained(spec: str = "s_ste", device: str = "cpu") -> tuple[MethodLinear, list[torch.Tensor], list[torch.Tensor]]:
     """A layer after three steps whose gradients are given; outputs, and masks and flip rates."""
     torch.manual_seed(0)
-    layer = MethodLinear(nn.Linear(K, N), "recipe-s_ste", dtype=torch.bfloat16).to(device)
+    layer = MethodLinear(nn.Linear(K, N, device=device), f"recipe-{spec}", dtype=torch.bfloat16)
     storage, outputs, masks = storage_of(layer), [], []
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
     for step in range(3):
@@ -53,9 +63,11 @@ def trained(device: str = "cpu") -> tuple[MethodLinear, list[torch.Tensor], list
         outputs.append(layer(torch.randn(16, K, generator=stream).to(device)).detach())
         for parameter in layer.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=stream).to(device)
+        assert storage.mask_NK is not None
+        if not storage.recipe.keeps_dropped:
+            storage.parameter.grad *= storage.mask_NK  # type: ignore[operator]
         optimizer.step()
         assert layer.check() is None
-        assert storage.mask_NK is not None
         masks += [storage.mask_NK.float(), storage.flipped.clone()]
     return layer, outputs, masks
 
@@ -64,19 +76,21 @@ def trained(device: str = "cpu") -> tuple[MethodLinear, list[torch.Tensor], list
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soft24, "takes", lambda w, dtype: True)
     monkeypatch.setattr(soft24, "soften24", in_one_pass)
+    monkeypatch.setattr(masked24, "masked24", by_mask)
 
 
-def test_a_step_is_that_of_many_passes(request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("spec", ["s_ste", *BY_MASK])
+def test_a_step_is_that_of_many_passes(spec: str, request: pytest.FixtureRequest) -> None:
     with faked():
-        _, right, right_masks = trained()
+        _, right, right_masks = trained(spec)
         request.getfixturevalue("one_pass")
-        layer, found, masks = trained()
-        assert storage_of(layer).packed.soft is not None
+        layer, found, masks = trained(spec)
+        assert (storage_of(layer).packed.soft is None) == (spec != "s_ste")
         torch.testing.assert_close(found, right, rtol=0.02, atol=0.02)
         torch.testing.assert_close(masks, right_masks)
-        assert masks[-1] > 0
+        assert (max(masks[1::2]) > 0) == (spec != "pruned")
         storage, state = storage_of(layer), layer.state_dict()
-        again, other = copy.deepcopy(layer), trained()[0]
+        again, other = copy.deepcopy(layer), trained(spec)[0]
         with torch.no_grad():
             storage_of(other).parameter.neg_()
         other.load_state_dict(state)
@@ -98,13 +112,18 @@ def masks_that_lag(w_NK: torch.Tensor, scale: torch.Tensor, into: Soft) -> None:
     in_one_pass(w_NK, scale, into._replace(mask=into.mask.clone()))
 
 
-@pytest.mark.parametrize("fault", [values_that_lag, packed_that_lag, masks_that_lag])
+def columns_that_lag(w_NK: torch.Tensor, mask_NK: torch.Tensor, into: Masked) -> None:
+    by_mask(w_NK, mask_NK, into._replace(columns=None))
+
+
+@pytest.mark.parametrize("fault", [values_that_lag, packed_that_lag, masks_that_lag, columns_that_lag])
 @pytest.mark.usefixtures("one_pass")
 def test_what_is_not_written_is_found(fault: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     with faked():
-        layer, *_ = trained()
+        layer, *_ = trained("fst" if fault is columns_that_lag else "s_ste")
         with monkeypatch.context() as patch:
             patch.setattr(soft24, "soften24", fault)
+            patch.setattr(masked24, "masked24", fault)
             torch.optim.SGD(layer.parameters(), lr=0.05).step()
         with pytest.raises(StalePacking, match="its packing's"):
             layer.check()
@@ -141,11 +160,34 @@ def test_one_pass_on_a_gpu_gives_the_bits_of_the_formula(dtype: torch.dtype, wid
 
 @pytest.mark.gpu
 @needs_a_gpu
-def test_a_step_on_a_gpu_is_that_of_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, found, masks = trained("cuda")
-    assert storage_of(layer).packed.soft is not None
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_a_mask_keeps_is_packed_on_a_gpu(dtype: torch.dtype, wide: bool) -> None:
+    for rows, columns in ((64, 64), (128, 192), (512, 1024)):
+        w_NK = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).cuda()
+        w_NK[0], w_NK[1, :8] = 0, 1
+        w_NK = w_NK if wide else w_NK.to(dtype)
+        along, both = mask_24(w_NK), transposable_mask(w_NK)
+        for mask_NK, turns in ((along, False), (both, True), (both & (w_NK > 0), True)):
+            values = torch.empty(rows, columns, dtype=dtype, device="cuda")
+            packings = [values.new_zeros(sizes) for sizes in ((rows, columns * 9 // 16), (columns, rows * 9 // 16))]
+            masked24.masked24(w_NK, mask_NK, Masked(values, packings[0], packings[1] if turns else None))
+            right_NK = w_NK.where(mask_NK, 0).to(dtype)
+            assert torch.equal(values, right_NK)
+            assert torch.equal(dense_of(packings[0], columns), right_NK)
+            assert torch.equal(dense_of(packings[1], rows), right_NK.T if turns else torch.zeros_like(right_NK.T))
+    with pytest.raises(InputError, match=r"and a mask \(512, 1024\) torch.int16"):
+        masked24.masked24(w_NK, mask_NK.short(), Masked(values, packings[0]))
+
+
+@pytest.mark.gpu
+@needs_a_gpu
+@pytest.mark.parametrize("spec", ["s_ste", *BY_MASK])
+def test_a_step_on_a_gpu_is_that_of_many_passes(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, found, masks = trained(spec, "cuda")
+    assert (storage_of(layer).packed.soft is None) == (spec != "s_ste")
     monkeypatch.setattr(soft24, "takes", lambda w, dtype: False)
-    other, right, right_masks = trained("cuda")
+    other, right, right_masks = trained(spec, "cuda")
     assert storage_of(other).packed.soft is None
     torch.testing.assert_close(found, right, rtol=0.02, atol=0.02)
     torch.testing.assert_close(masks, right_masks)
@@ -176,3 +218,5 @@ def test_a_weight_on_a_cpu_is_refused() -> None:
     into = Soft(w_NK.bfloat16(), w_NK, w_NK, w_NK)
     with pytest.raises(KernelUnavailable, match="x is on cpu"):
         soften24(w_NK, torch.ones((), dtype=torch.float64), into)
+    with pytest.raises(KernelUnavailable, match="x is on cpu"):
+        masked24.masked24(w_NK, w_NK.bool(), Masked(w_NK.bfloat16(), w_NK))
