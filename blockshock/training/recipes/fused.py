@@ -75,9 +75,12 @@ class _Block(torch.autograd.Function):
         tokens, factor = len(x_BD), ctx.factor
         needs_x, needs_w1, needs_b1, needs_w2, needs_b2, *_ = ctx.needs_input_grad
         grad_b2 = grad_y_BN.sum(0) if needs_b2 else None
-        grad_y_BN = filled_up(grad_y_BN if factor == 1 else grad_y_BN * factor)
+        grad_y_BN = grad_y_BN if factor == 1 else grad_y_BN * factor
+        filled_BN = filled_up(grad_y_BN)
         with stage("grad_x"):
-            grad_a_BH = grad_y_BN @ w_NH
+            # Which tokens' ∇z stay goes by its last bit: it is that of a product of no more tokens than there are.
+            chooses = ctx.making.along == "rows_first"
+            grad_a_BH = filled_up(grad_y_BN @ w_NH) if chooses else filled_BN @ w_NH
         with stage("sparsify"):
             made = make24.make24(grad_a_BH, ctx.making, mask, z_RC=z_BH, with_sums=needs_b1, others=dense)
         assert made.rows is not None
@@ -85,7 +88,7 @@ class _Block(torch.autograd.Function):
         gradients, values = (None, None) if made.others is None else made.others
         grad_x = times_packed(made.rows, len(z_BH), w_HD, "rows", "grad_x")[:tokens] if needs_x else None
         grad_w1 = _over_tokens(made.columns, filled_up(x_BD), dense, gradients, turned=False) if needs_w1 else None
-        grad_w2 = _over_tokens(columns, grad_y_BN, dense, values, turned=True) if needs_w2 else None
+        grad_w2 = _over_tokens(columns, filled_BN, dense, values, turned=True) if needs_w2 else None
         grad_b1 = None if made.sums is None else made.sums.sum(0).to(x_BD.dtype)
         return grad_x, grad_w1, grad_b1, grad_w2, grad_b2, None, None, None, None
 
