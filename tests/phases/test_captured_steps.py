@@ -102,7 +102,7 @@ def test_step_switches_by_what_a_graph_has_seen(one_stream: pytest.MonkeyPatch) 
     other, again, captures = learned("step:latest=10", one_stream, True)
     assert again == found
     changes = [pupil._optimizer.param_groups[0]["changes"] for pupil in (eager, other)]
-    assert torch.equal(*changes)
+    torch.testing.assert_close(*changes, rtol=1e-12, atol=0)  # sums, in an order of their own
     assert changes[0].count_nonzero() == 3
     assert all(one.switched and one.steps == STEPS for one in other.storages)
     assert captures == 2, "until the switch, and after it"
