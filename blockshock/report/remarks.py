@@ -64,7 +64,7 @@ def left_out(run: Run) -> Iterator[str]:
     for (name, must), odds in groupby(sorted(run.odd, key=of_one), of_one):
         every = [odd.said for odd in odds]
         said = list(dict.fromkeys(every))
-        more = [f"{len(said) - MOST_ODD} other values"] if len(said) > MOST_ODD else []
+        more = [several(len(said) - MOST_ODD, "other value")] if len(said) > MOST_ODD else []
         told = f"{several(len(every), 'result')} whose {name} is {' or '.join([*said[:MOST_ODD], *more])}"
         yield f"left out: {told}, {f'and must be {must}' if must else 'which cannot be shown'}"
 
