@@ -85,7 +85,7 @@ def _add_report(commands: Any) -> None:
     parser.add_argument(
         "runs",
         metavar="RUN",
-        type=Path,
+        type=_path,
         nargs="*",
         help="saved runs, .json or .json.gz, or folders with the parts of one, measured on one machine; the latest run "
         "if none is named; two or more are compared with the first",
@@ -105,7 +105,7 @@ def _add_report(commands: Any) -> None:
         help="md: to paste into a comment; csv, json: every result as a row, for a program",
     )
     written = "also write FOLDER/report.html, every table as CSV, and every plot as SVG"
-    parser.add_argument("--to", metavar="FOLDER", type=Path, help=written)
+    parser.add_argument("--to", metavar="FOLDER", type=_path, help=written)
     parser.add_argument(
         "--fail-if-slower",
         metavar="PERCENT",
@@ -122,6 +122,13 @@ def _add_report(commands: Any) -> None:
         "the bits per byte that it adds. Default 0.1",
     )
     parser.set_defaults(run=_report)
+
+
+def _path(text: str) -> Path:
+    """An empty one, from an unset variable of a script say, is not this folder."""
+    if text:
+        return Path(text)
+    raise argparse.ArgumentTypeError("takes a path, got an empty one: this folder is .")
 
 
 def _share(text: str) -> float:
@@ -144,7 +151,7 @@ def _add_recover(commands: Any) -> None:
     parser.add_argument(
         "journal",
         metavar="JOURNAL",
-        type=Path,
+        type=_path,
         nargs="?",
         help="its folder; the last unfinished one below benchmark_results if none is named",
     )

@@ -88,9 +88,9 @@ def tables_of(words: list[str]) -> tuple[str, list[Path]]:
     no section and is a path: there, or with a slash or the end of a file's name."""
     named = [word for word in words if word in NAMES]
     others = [word for word in words if word not in NAMES]
-    paths = [Path(word) for word in others if os.sep in word or word.endswith(ENDS) or Path(word).exists()]
+    paths = [Path(word) for word in others if word and (os.sep in word or word.endswith(ENDS) or Path(word).exists())]
     unknown = [word for word in others if Path(word) not in paths]
-    return " ".join([*named, *unknown]) or ALL, paths
+    return " ".join([*named, *unknown]) if named or unknown else ALL, paths
 
 
 def _say_without_loss(runs: list[Run], most_loss: float) -> None:

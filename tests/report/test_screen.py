@@ -161,9 +161,18 @@ def test_runs_may_follow_what_asks_for_tables(
         (["--tables", "part"], 2, "there are none of 'part'; choose one of forward, "),
         (["--tables", "forward", "drift", "one.json"], 2, "there are none of 'forward drift'; choose one of"),
         (["--tables", "machine"], 1, "no saved run of your own"),
+        (["--tables", ""], 2, "there are none of ''; choose one of forward, "),
     ):
         assert main(["report", *words]) == status
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["report", ""], ["report", "a.json", "--to", ""], ["recover", ""]])
+def test_an_empty_path_is_not_this_folder(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert "takes a path, got an empty one: this folder is ." in capsys.readouterr().err
 
 
 def test_all_rows_for_a_program(capsys: pytest.CaptureFixture[str]) -> None:
