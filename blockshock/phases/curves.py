@@ -8,6 +8,7 @@ what is compared is what a GPU does, not what Python does. What eager steps take
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -121,12 +122,17 @@ class CurvesResult:
             for (before, after), count in zip(pairwise([0.0, *curve.seconds]), counts, strict=True)
         ]
 
-    def failure(self, case: CurveCase) -> str | None:
-        """None if each seed learned, else a sentence that says which did not."""
-        least = build_task(case.workload).learnt
+    def failure(self, case: CurveCase, usual: int = 0) -> str | None:
+        """None if each seed learned, else a sentence that says which did not.
+
+        Args:
+            usual: steps from which on it must have; of fewer the loss must be a number still.
+        """
+        least = build_task(case.workload).learnt if case.steps >= usual else -sys.float_info.max
         for number, curve in enumerate(self.curves):
             if not self.begin_bits - curve.bits[-1] >= least:  # so that NaN fails
-                told = f"from {self.begin_bits:.3g} to {curve.bits[-1]:.3g} bits, and must fall by {least:g}"
+                must = f", and must fall by {least:g}" if least > 0 else ""
+                told = f"from {self.begin_bits:.3g} to {curve.bits[-1]:.3g} bits{must}"
                 return f"seed {case.seed + number}: nothing was learned: the loss went {told}"
         return None
 

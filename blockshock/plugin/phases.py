@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blockshock.measure import Accuracy, ErrorSums, timing
+from blockshock.models import build_task
 from blockshock.phases import (
     Case,
     backward,
@@ -155,7 +156,8 @@ def _curves(case: Case, settings: Settings, per_rank: list[curves.CurvesResult])
     assert isinstance(case, curves.CurveCase)
     result = per_rank[0]
     again = "two runs with one seed differ in their bits" if result.same_again is False else None
-    return Found(result.step_seconds(), learned.describe_curves(case, result), [result.failure(case), again])
+    failure = result.failure(case, build_task(case.workload).steps.get(settings.device, 0))
+    return Found(result.step_seconds(), learned.describe_curves(case, result), [failure, again])
 
 
 def _rounds(per_rank: list[Any]) -> list[float]:

@@ -52,7 +52,7 @@ class Row:
             info |= self.quality(case) | describe_layers(case, self._settings)
         wrong = [failure for failure in found.failures if failure is not None]
         if found.failures:
-            info["status"] = "wrong" if wrong else "right"
+            info |= {"status": "wrong", "failure": "; ".join(wrong)} if wrong else {"status": "right"}
         self.save(phase.number, case, found.samples, info)
         assert not wrong, "; ".join(wrong)
 

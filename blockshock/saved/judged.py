@@ -41,7 +41,7 @@ def faults(info: Info) -> list[str]:
     for loss, numbers in _losses(info).items():
         found += [f"{fault} ({loss})" for fault in _of_numbers(numbers, largest)]
     if info.get("status") == "wrong" and not found:
-        found.append("it was judged wrong when it ran")
+        found.append(info.get("failure") or "it was judged wrong when it ran")
     return list(dict.fromkeys(found))
 
 

@@ -117,7 +117,7 @@ STATUSES = ("measured", "right", "wrong")
 """Another word would say what nobody here knows: a row that has it is not counted as right."""
 OTHERWISE: dict[str, Fits] = {
     **dict.fromkeys(("kernel", "mask", "optimizer", "storage", "bound_by", "clock", "flush"), text),
-    **dict.fromkeys(("kind", "point", "network", "where", "not_compiled"), text),
+    **dict.fromkeys(("kind", "point", "network", "where", "not_compiled", "failure"), text),
     "status": lambda value: value in STATUSES,
     **dict.fromkeys(("role", "span", "promise", "rival_role", "rival_span", "rival_promise"), text),
     "picks": each(text),

@@ -189,6 +189,15 @@ def test_a_loss_that_is_no_number_is_nothing_learned() -> None:
     assert "must fall by 1.5" in (result([5.0, 6.6]).failure(case("fst")) or "")
 
 
+def test_of_fewer_steps_than_usual_it_is_no_failure_to_have_learned_little() -> None:
+    short = case("fst", 4)
+    assert result([7.5, 7.4]).failure(short, usual=5) is None
+    assert "must fall by 1.5" in (result([7.5, 7.4]).failure(short, usual=4) or "")
+    for bits in math.nan, math.inf:
+        told = result([5.0, bits]).failure(short, usual=5)
+        assert told == f"seed 0: nothing was learned: the loss went from 8 to {bits:g} bits"
+
+
 def test_what_is_saved_names_no_path() -> None:
     told = describe_curves(replace(case("fst"), corpus="/home/somebody/lm_corpus.txt"), result([5.0, 4.0]))
     assert "somebody" not in str(told)

@@ -188,7 +188,8 @@ def test_saved_rows_describe_themselves(story: Story) -> None:
         assert row["group"] == " ".join(filter(None, [phase, point, row["extra_info"]["optimizer"]]))
         no_limit = {"limit_ms", "of_limit", "bound_by"} if name.startswith("test_forward[masked_split") else set()
         halves = {"quality_of_half"} if name.startswith("test_forward_is_right[masked_split") else set()
-        assert set(row["extra_info"]) == (DESCRIBED | measured | halves) - no_limit
+        why = {"failure"} if row["extra_info"]["status"] == "wrong" else set()
+        assert set(row["extra_info"]) == (DESCRIBED | measured | halves | why) - no_limit
     assert set(story.saved["machine_info"]["blockshock"]) == MACHINE
 
 

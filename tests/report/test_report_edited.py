@@ -109,6 +109,8 @@ def test_what_was_judged_wrong_is_named_without_its_number_too(tmp_path: Path) -
     why = "it was judged wrong when it ran"
     assert first == f"WRONG: {OURS} in 1 of 1 check, at gaussian 64×64 B=4 bf16: {why}"
     assert second.endswith("2 results, 2 checked: 1 WRONG")
+    told = read(tmp_path, saved([wrong | {"failure": "seed 0: nothing was learned"}]))
+    assert answer(told)[0].endswith("bf16: seed 0: nothing was learned"), "newer versions say why"
 
 
 def test_a_phase_that_there_is_not_is_named(tmp_path: Path) -> None:
