@@ -22,7 +22,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from blockshock.errors import InputError
 from blockshock.machine import Borrowed, Group, torch_internals
@@ -108,26 +108,26 @@ class Links:
     Attributes:
         held: all that it held then, group by group.
         linked: how many links there were then.
-        parts: those that are a part of a matrix.
+        parts: those that are a part of a matrix, and the ranks that hold the others.
         followers, preparers: of any of them, each once.
         replaced: with what took their place, in a layer of which kind, and whether the optimizer holds that too.
     """
 
     held: list[list[torch.Tensor]]
     linked: int
-    parts: list[torch.Tensor]
+    parts: dict[torch.Tensor, Borrowed]
     followers: list[weakref.ref[Follower]]
     preparers: list[weakref.WeakMethod[Callable[..., None]]]
     replaced: list[tuple[torch.Tensor, TensorWeakRef, str, bool]]
 
 
-_known: MutableMapping[Optimizer, Links] = WeakIdKeyDictionary()
+_known: dict[int, Links] = {}  # by the id of an optimizer that lives: to look for what is equal to it takes longer
 
 
 def links_of(optimizer: Optimizer) -> Links:
     """What is linked of that which the optimizer holds now."""
     lists = [group["params"] for group in optimizer.param_groups]
-    known = _known.get(optimizer) if isinstance(optimizer, Optimizer) else None  # scalers take what is like one
+    known = _known.get(id(optimizer))
     if known is not None and known.linked == _linked:
         with _ByIdentity():
             if lists == known.held:
@@ -138,12 +138,14 @@ def links_of(optimizer: Optimizer) -> Links:
     for parameter in every:
         if successor := _successors.get(parameter):
             replaced.append((parameter, *successor, id(successor[0]()) in identities))
-    parts = [parameter for parameter in every if parameter in _split]
+    parts = {parameter: _split[parameter] for parameter in every if parameter in _split}
     followers = {id(reference): reference for parameter in every if (reference := _followers.get(parameter))}
     preparers = [_preparers[parameter] for parameter in every if parameter in _preparers]
-    links = Links(held, _linked, parts, list(followers.values()), preparers, replaced)
-    if isinstance(optimizer, Optimizer):
-        _known[optimizer] = links
+    links = Links(held, _linked, parts, [*followers.values()], preparers, replaced)
+    if isinstance(optimizer, Optimizer):  # scalers take what is like one
+        if id(optimizer) not in _known:
+            weakref.finalize(optimizer, _known.pop, id(optimizer))
+        _known[id(optimizer)] = links
     return links
 
 
@@ -182,12 +184,11 @@ def check_elementwise(optimizer: Optimizer) -> None:
 
 
 def _check_elementwise(optimizer: Optimizer, links: Links) -> None:
-    part = next((parameter for parameter in links.parts if part_of(parameter) is not None), None)
     kind: Any = type(optimizer)
-    if part is None or _is_elementwise(kind, kind.step, len(_ELEMENTWISE)):
+    part, name = next(iter(links.parts), None), kind.__name__
+    if part is None or (links.parts[part].group and _is_elementwise(kind, kind.step, len(_ELEMENTWISE))):
         return
-    name = type(optimizer).__name__
-    known = any(parent.__name__ in _WHOLE for parent in type(optimizer).__mro__)
+    known = any(parent.__name__ in _WHOLE for parent in kind.__mro__)
     otherwise = f" If it acts elementwise, say so once: blockshock.elementwise({name})"
     raise InputError(
         f"{name} {'looks at' if known else 'may look at'} whole matrices, and this parameter {tuple(part.shape)} of a "
@@ -208,8 +209,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     links = links_of(optimizer)
     _check_elementwise(optimizer, links)
     for parameter, reference, kind, holds_both in links.replaced:
-        successor = reference()
-        if successor is None or successor.grad is None:
+        if (successor := reference()) is None or successor.grad is None:
             continue
         if parameter.grad is None:
             raise InputError(

@@ -14,7 +14,7 @@ from torch import nn
 from blockshock import BlockShockLinear, elementwise
 from blockshock.errors import InputError
 from blockshock.machine.collectives import Alone
-from blockshock.training.steps import Links, follow, links_of, mark_split
+from blockshock.training.steps import Links, _known, follow, links_of, mark_split
 
 
 @elementwise
@@ -146,3 +146,15 @@ def test_who_steps_twice_is_told_twice_and_once_for_all_of_its_parameters() -> N
     assert isinstance(known, Links)
     assert links_of(optimizer) is known
     assert links_of(copy.deepcopy(optimizer)) is not known
+
+
+def test_an_optimizer_that_is_gone_is_forgotten_and_another_in_its_place_is_looked_at() -> None:
+    told, ours = Told(), nn.Parameter(torch.zeros(1))
+    follow(ours, told)
+    for count in range(10):  # some lie where one lay before
+        optimizer = Still(scalars(1) if count % 2 else [ours])
+        optimizer.step(), optimizer.step()
+        assert told.steps == 2 * (count // 2 + 1)
+        key = id(optimizer)
+        del optimizer
+        assert key not in _known
