@@ -71,6 +71,14 @@ def stage(name: str) -> AbstractContextManager[None]:
     return _NOTHING if _recorder is None else _recorder.span(name)
 
 
+def in_stage(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives, as a stage: where nobody records, in fewer steps than a ``with`` takes."""
+    if _recorder is None:
+        return function(*arguments)
+    with _recorder.span(name):
+        return function(*arguments)
+
+
 def copied(tensor: torch.Tensor) -> torch.Tensor:
     """Say that this tensor is a copy made only for its layout; returns it."""
     if _recorder is not None:

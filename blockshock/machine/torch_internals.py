@@ -171,16 +171,6 @@ def memory_of(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def state_of(tensor: torch.Tensor) -> tuple[int, int, int]:
-    """How often a tensor was written to, as far as that is counted, from where on it lies, and in which memory."""
-    local = getattr(tensor, "_local_tensor", tensor)
-    try:
-        writes = tensor._version + local._version  # a write through a DTensor moves its own version alone
-    except RuntimeError:
-        writes = version(tensor) + version(local)
-    return writes, local.data_ptr(), local.untyped_storage()._cdata
-
-
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
     """Of a DTensor this rank's part itself, unlike ``to_local()`` without a view of it."""
     return getattr(tensor, "_local_tensor", tensor)
@@ -195,6 +185,13 @@ def is_transformed(tensor: torch.Tensor) -> bool:
     """Whether a functional transform is at work, or this is a batch of gradients."""
     functorch = torch._C._functorch
     return functorch.peek_interpreter_stack() is not None or functorch.is_legacy_batchedtensor(tensor)
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether nothing but ``backward()`` differentiates: what those before and after this ask, at once."""
+    functorch = torch._C._functorch
+    inside = functorch.peek_interpreter_stack() is not None or functorch.is_legacy_batchedtensor(tensor)
+    return forward_ad._current_level < 0 and not inside
 
 
 def in_forward_mode() -> bool:

@@ -20,12 +20,12 @@ _BLOCK_BYTES = 256 << 20
 
 def product(a_MB: torch.Tensor, b_BK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """a @ b, accumulated in float32 at least, in the given dtype; zeros for an empty batch."""
+    if a_MB.dtype == b_BK.dtype == dtype:
+        return a_MB @ b_BK
     if not a_MB.shape[1]:
         return a_MB.new_zeros(len(a_MB), b_BK.shape[1], dtype=dtype)
     if a_MB.is_cuda and a_MB.itemsize == 2 and dtype == torch.float32:
         return torch.mm(a_MB, b_BK, out_dtype=dtype)
-    if a_MB.dtype == b_BK.dtype == dtype:
-        return a_MB @ b_BK
     wide = torch.promote_types(a_MB.dtype, dtype)
     return (a_MB.to(wide) @ b_BK.to(wide)).to(dtype)
 

@@ -36,6 +36,11 @@ class Mask:
         self.N, self.K, self.tile = N, K, tile
         self._given, self._version = given, torch_internals.version(given)
 
+    @property
+    def watched(self) -> torch.Tensor | None:
+        """The tensor that ``check_unchanged`` looks at."""
+        return self._given
+
     def check_unchanged(self) -> None:
         """Raises MaskError if the tensor that the mask was made from was written to since."""
         if torch_internals.version(self._given) != self._version:
@@ -160,6 +165,10 @@ class _View(Mask):
     def __init__(self, mask: Mask, N: int, K: int) -> None:
         super().__init__(N, K)
         self._mask = mask
+
+    @property
+    def watched(self) -> torch.Tensor | None:
+        return self._mask.watched
 
     def check_unchanged(self) -> None:
         self._mask.check_unchanged()

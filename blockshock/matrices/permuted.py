@@ -50,6 +50,10 @@ class PermutedMask(Mask):
     def ordered(self) -> Mask:
         return self._ordered
 
+    @property
+    def watched(self) -> torch.Tensor | None:
+        return self._ordered.watched
+
     def check_unchanged(self) -> None:
         self._ordered.check_unchanged()
 

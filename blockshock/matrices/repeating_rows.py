@@ -40,11 +40,21 @@ class Every:
         if x_BK.numel() <= _FEW and len(self.positions) == 2 and not torch.compiler.is_compiling():
             self._pairs(x_BK).copy_(part_BJ.unflatten(1, (-1, 2)))
             return
-        if self._moves_as_words(x_BK) and part_BJ.is_contiguous() and _starts_at_word(part_BJ):
-            self._words(x_BK).copy_(part_BJ.view(_WORDS[part_BJ.itemsize]))
+        if (words := self.words(part_BJ, x_BK)) is not None:
+            words[1].copy_(words[0])
             return
         for x_BG, part_BG in self._columns(x_BK, part_BJ):
             x_BG.copy_(part_BG)
+
+    def columns(self, K: int) -> list[int]:
+        """Which of K columns these are."""
+        return [start + position for start in range(0, K, self.width) for position in self.positions]
+
+    def words(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Views of both, between which a copy is ``put``, in fewer and larger words; None where there are none."""
+        if self._moves_as_words(x_BK) and part_BJ.is_contiguous() and _starts_at_word(part_BJ):
+            return part_BJ.view(_WORDS[part_BJ.itemsize]), self._words(x_BK)
+        return None
 
     def add(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
         """Add to those columns of x: the transpose of ``take``."""

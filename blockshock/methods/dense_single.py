@@ -33,4 +33,4 @@ class DenseSingle(InFormats):
         self._mark_split()
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return sum_of_products(x_BK, (self.weight,), self.entry, _EXIT, self.joined)
+        return sum_of_products(x_BK, (self.weight,), self.entry, _EXIT)

@@ -7,85 +7,186 @@ do. They are trained all the same, each by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from blockshock.kernels import Packed
+from blockshock.machine import torch_internals
 from blockshock.matrices import product
-from blockshock.stages import stage
-from blockshock.training import CompressedStorage, first_difference
+from blockshock.methods.product import check_once, check_untransformed, contiguous, without_checks
+from blockshock.stages import in_stage
+from blockshock.training import CompressedStorage, Together, first_difference
 
 MOST_JOINED = 1 << 16
 """Elements of W: it, and where each kept value lies in it, are held beside these."""
 
 
-class Joined:
-    """The matrix (N, K) and the bias (N,), made again when a part was written.
+Take = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
+"""Gathers the kept values of a matrix, given 1 and their places."""
+
+
+class Joined(Together):
+    """What two halves come to, or one W′: made again when a part was written.
+
+    Args:
+        order: of W's columns, int64 (K,), in which the parts have them; None for their own.
 
     Attributes:
-        parts: which make it up: two halves, or one W′; the bias is with the first.
+        w_NK, bias: the matrix, and the bias or None.
+        dtype: of the parameters.
     """
 
-    def __init__(self, parts: Sequence[CompressedStorage]) -> None:
-        self.parts, self._written = parts, [-1]
-        self._places = [_places(part) for part in parts]
-        self._w_NK, self._bias = self._made()
+    def __init__(self, parts: Sequence[CompressedStorage], order: torch.Tensor | None = None) -> None:
+        self._places = [_places(part, order) for part in parts]
+        self._takes = [(_take_by(part, places), places) for part, places in zip(parts, self._places, strict=True)]
+        super().__init__(parts)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_written": [-1], "_w_NK": None, "_bias": None}
-
-    def _made(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        packed = self.parts[0].packed
+    def renew(self) -> None:
+        first, packed = self.parts[0], self.parts[0].packed
         N, J = packed.values.shape
-        w_NK = packed.values.new_zeros(N, 2 * J)  # another one each time: not all modes of torch may write to all
-        for part, places in zip(self.parts, self._places, strict=True):
-            w_NK.view(-1).scatter_(0, places, part.packed.values.view(-1))
-        return w_NK, None if packed.bias is None else packed.disarrange(packed.bias)
+        self.dtype = first.parameter.dtype
+        self.w_NK = packed.values.new_zeros(N, 2 * J)  # another one: not all modes of torch may write to all
+        pairs = zip(self.parts, self._places, strict=True)
+        self._moves: list[Callable[[], Any]] = [_move(part, places, self.w_NK) for part, places in pairs]
+        held = packed.bias
+        self.bias = None if held is None else packed.disarrange(held)
+        if self.bias is not None and self.bias is not held:
+            self._moves.append(partial(_disarrange, packed, self.bias))
+        self._whole = self.w_NK
+        self._needed: list[int] = []
+        self._trained: Sequence[torch.Tensor | None] = []
+        self.make()
 
-    def _now(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        written = [part.packed.writes for part in self.parts]
-        if written != self._written:
-            (self._w_NK, self._bias), self._written = self._made(), written
-        return self._w_NK, self._bias
+    def make(self) -> None:
+        for move in self._moves:
+            move()
 
     def tensors(self) -> list[torch.Tensor]:
         """What it holds beside the parts."""
-        return [*self._places, *(tensor for tensor in self._now() if tensor is not None)]
+        return [*self._places, *(held for held in (self.w_NK, self.bias) if held is not None)]
 
     def __call__(self, x_BK: torch.Tensor) -> torch.Tensor:
-        """x @ Wᵀ + bias. Raises StalePacking as each part does."""
-        for part in self.parts:
-            part.check()
-        w_NK, bias = self._now()
-        with stage("matmul"):
-            return F.linear(x_BK, w_NK, bias)
-
-    def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
-        """grad_y @ W."""
-        with stage("grad_x"):
-            return grad_y_BN @ self._now()[0]
+        """x @ Wᵀ + bias, differentiable as ``product`` is. Raises StalePacking as each part does."""
+        if not torch_internals.is_plain(x_BK):
+            check_untransformed(x_BK)
+        writes = self.check()
+        if not torch.is_grad_enabled():
+            return in_stage("matmul", F.linear, x_BK, self.w_NK, self.bias)  # type: ignore[no-any-return]
+        parameters = [one for held in self.held for one in held]
+        if x_BK.requires_grad or not self.is_own:
+            return _apply(x_BK, self, writes, *parameters)  # type: ignore[no-any-return]
+        needed = [id(one) if one is not None and one.requires_grad else 0 for one in parameters]
+        if needed != self._needed:
+            self._whole = _Whole.apply(self.w_NK, self._takes, *parameters[::2])
+            self._needed, self._trained = needed, parameters  # no others get their ids meanwhile
+        return in_stage("matmul", F.linear, x_BK, self._whole, parameters[1])  # type: ignore[no-any-return]
 
     def grad_weights(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> list[torch.Tensor]:
         """The gradient of each part's parameter."""
-        with stage("grad_w"):
-            grad_NK = product(grad_y_BN.T, x_BK, self.parts[0].parameter.dtype)
-            N, K = grad_NK.shape
-            return [grad_NK.view(-1).index_select(0, places).view(N, K // 2) for places in self._places]
+        grad_NK = product(grad_y_BN.t(), x_BK, self.dtype)
+        return [take(grad_NK, 1, places) for take, places in self._takes]
 
     def difference(self) -> str | None:
-        """Where what multiplies differs from the kept values, or the bias, bit for bit; None if nowhere."""
-        for name, found, should in zip(("weight", "bias"), self._now(), self._made(), strict=True):
-            if found is not None and should is not None and (what := first_difference(found, should)):
-                return f"the {name} that multiplies holds {what} as the packing"
-        return None
+        """Where what multiplies differs from the kept values, bit for bit; None if nowhere."""
+        self.check()
+        should_NK = torch.zeros_like(self.w_NK)
+        for part, places in zip(self.parts, self._places, strict=True):
+            _move(part, places, should_NK)()
+        what = first_difference(self.w_NK, should_NK)
+        return f"the weight that multiplies holds {what} as the packing" if what else None
 
 
-def _places(part: CompressedStorage) -> torch.Tensor:
-    """Where in W, row by row, each of a part's kept values lies, in the order that the packing has them."""
-    values = part.packed.values
-    numbers = torch.arange(1, values.numel() + 1, device=values.device)
-    numbered = part.dense(numbers.view(values.shape)).flatten()
+class _Whole(torch.autograd.Function):
+    """W, of which autograd knows what it was made of, however often that is written."""
+
+    @staticmethod
+    def forward(ctx: Any, w_NK: torch.Tensor, takes: Any, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.takes = takes
+        return w_NK.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad_NK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        if torch.is_grad_enabled() or not torch_internals.is_plain(grad_NK):
+            check_once()
+            check_untransformed(grad_NK)
+        return None, None, *[take(grad_NK, 1, places) for take, places in ctx.takes]
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_BK: torch.Tensor, joined: Joined, writes: int, *parameters: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.joined, ctx.writes = joined, writes
+        ctx.save_for_backward(x_BK)
+        return in_stage("matmul", F.linear, x_BK, joined.w_NK, joined.bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        if torch.is_grad_enabled() or not torch_internals.is_plain(grad_y_BN):
+            check_once()
+            check_untransformed(grad_y_BN)
+        joined, needed = ctx.joined, ctx.needs_input_grad  # from 3 on of each part's parameter, and bias
+        grads: list[torch.Tensor | None] = [None] * len(needed)
+        if not grad_y_BN.is_contiguous():
+            grad_y_BN = contiguous(grad_y_BN)
+        if needed[0]:
+            joined.check_since(ctx.writes)
+            grads[0] = in_stage("grad_x", torch.mm, grad_y_BN, joined.w_NK)
+        if any(needed[3::2]):
+            grads[3::2] = in_stage("grad_w", joined.grad_weights, grad_y_BN, ctx.saved_tensors[0])
+        if needed[4]:
+            grads[4] = grad_y_BN.sum(0, dtype=joined.dtype)
+        return tuple(grads)
+
+
+_apply = without_checks(_Product)
+
+
+def _places(part: CompressedStorage, order: torch.Tensor | None) -> torch.Tensor:
+    """Where in W the kept values lie, in the order of the packing: in which columns, (J,) where these are the same of
+    each row, else (N, J); or, where the packing has rows in another order, row by row (N·J,)."""
+    (N, J), device = part.packed.values.shape, part.packed.values.device
+    numbers = torch.arange(1, N * J + 1, device=device)
+    numbered = part.dense(numbers.view(N, J)).flatten()
     places = numbered.nonzero().flatten()
-    return places[numbered[places].argsort()]
+    places_NJ = places[numbered[places].argsort()].view(N, J)
+    rows_NJ, columns_NJ = places_NJ // (2 * J), places_NJ % (2 * J)
+    columns_NJ = columns_NJ if order is None else order[columns_NJ]
+    if not (rows_NJ == torch.arange(N, device=device)[:, None]).all():
+        return (2 * J * rows_NJ + columns_NJ).flatten()
+    return columns_NJ[0].clone() if (columns_NJ == columns_NJ[0]).all() else columns_NJ
+
+
+def _move(part: CompressedStorage, places: torch.Tensor, w_NK: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """What writes the kept values, as they are when it is called, to their places in W."""
+    values_NJ, patterns = part.packed.values, part.kept.patterns
+    if places.ndim == 2:
+        return partial(w_NK.scatter_, 1, places, values_NJ)
+    if len(places) > values_NJ.shape[1]:
+        return partial(w_NK.view(-1).scatter_, 0, places, values_NJ.view(-1))
+    if patterns is not None and len(patterns) == 1:
+        kept = patterns.patterns[0].kept
+        if places.tolist() == kept.columns(w_NK.shape[1]) and (words := kept.words(values_NJ, w_NK)) is not None:
+            return partial(words[1].copy_, words[0])
+    return partial(w_NK.scatter_, 1, places.expand(values_NJ.shape), values_NJ)
+
+
+def _take_by(part: CompressedStorage, places: torch.Tensor) -> Take:
+    if places.ndim == 2:
+        return torch.gather
+    return torch.index_select if len(places) == part.packed.values.shape[1] else _take_row_by_row
+
+
+def _take_row_by_row(w_NK: torch.Tensor, dim: int, places: torch.Tensor) -> torch.Tensor:
+    return w_NK.view(-1).index_select(0, places).view(len(w_NK), -1)
+
+
+def _disarrange(packed: Packed, bias: torch.Tensor) -> None:
+    """Write a packing's bias, as it is when this is called, in the order of W's rows."""
+    assert packed.bias is not None
+    bias.copy_(packed.disarrange(packed.bias))

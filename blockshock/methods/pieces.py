@@ -57,7 +57,22 @@ class PieceMethod(InFormats):
     def join(self) -> None:
         parts = [part for part in self.weights() if isinstance(part, CompressedStorage)]
         if self.joins and self.ranks == 1 and len(parts) == len(self.weights()) and self.device.type == "cpu":
-            self.joined = Joined(parts) if self.N * self.K <= MOST_JOINED else None
+            self.joined = Joined(parts, self.permutation) if self.N * self.K <= MOST_JOINED else None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state | {"joined": None})
+        if state.get("joined") is not None:
+            self.join()
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        joined = self.joined
+        if joined is None or x_BK.ndim != 2 or torch.compiler.is_compiling():
+            return super().forward(x_BK)
+        try:
+            return joined(x_BK)
+        except RuntimeError:
+            self._check_input(x_BK)  # which says in words what torch does not take
+            raise
 
     def tensors(self) -> list[torch.Tensor]:
         return [*super().tensors(), *(self.joined.tensors() if self.joined else [])]

@@ -16,7 +16,6 @@ from torch.autograd import forward_ad
 from blockshock.errors import InputError
 from blockshock.kernels import Packed, PackedQuantised
 from blockshock.machine import Entry, Exit, KeptColumns, Part, Peers, torch_internals
-from blockshock.methods.joined import Joined
 from blockshock.stages import copied, stage
 from blockshock.training import Storage
 
@@ -33,24 +32,18 @@ def product(x_BK: torch.Tensor, weight: Weight, entry: Entry, exit: Exit) -> tor
     return sum_of_products(x_BK, (weight,), entry, exit)
 
 
-def sum_of_products(
-    x_BK: torch.Tensor, weights: Sequence[Weight], entry: Entry, exit: Exit, joined: Joined | None = None
-) -> torch.Tensor:
-    """The same of a W that is the sum of several: one step to autograd, however many they are.
-
-    Args:
-        joined: multiplies in their place, where nothing is traced; it is of one rank.
-    """
+def sum_of_products(x_BK: torch.Tensor, weights: Sequence[Weight], entry: Entry, exit: Exit) -> torch.Tensor:
+    """The same of a W that is the sum of several: one step to autograd, however many they are."""
     apply: Any = _apply
     if torch.compiler.is_compiling():
-        apply, joined = _Product.apply, None
+        apply = _Product.apply
     else:
-        _check_untransformed(x_BK)
+        check_untransformed(x_BK)
     if torch.is_grad_enabled():
         parameters = _trained(weights)
         if x_BK.requires_grad or parameters:
-            return apply(x_BK, weights, entry, exit, joined, *parameters)  # type: ignore[no-any-return]
-    return _forward(weights, entry.take(x_BK), exit, joined)
+            return apply(x_BK, weights, entry, exit, *parameters)  # type: ignore[no-any-return]
+    return _forward(weights, entry.take(x_BK), exit)
 
 
 def _trained(weights: Sequence[Weight]) -> list[torch.Tensor | None]:
@@ -62,15 +55,15 @@ def _trained(weights: Sequence[Weight]) -> list[torch.Tensor | None]:
     return found
 
 
-def _forward(weights: Sequence[Weight], x_BK: torch.Tensor, exit: Exit, joined: Joined | None) -> torch.Tensor:
+def _forward(weights: Sequence[Weight], x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
     """exit(x Wᵀ + bias)."""
     if type(exit) is not Exit and len(weights) == 1:
         return exit.join(_part(weights[0], x_BK))
-    first, *others = _outputs(weights, x_BK) if joined is None else [joined(x_BK)]
+    first, *others = _outputs(weights, x_BK)
     y_BN = first
     for other_BN in others:
         y_BN = y_BN + other_BN
-    return _contiguous(y_BN) if type(exit) is Exit else exit.join(Part.of(y_BN))
+    return contiguous(y_BN) if type(exit) is Exit else exit.join(Part.of(y_BN))
 
 
 def _outputs(weights: Sequence[Weight], x_BK: torch.Tensor) -> list[torch.Tensor]:
@@ -98,14 +91,12 @@ def _part(weight: Weight, x_BK: torch.Tensor) -> Part:
     return Part(make, *size, fused if packed.fuses else None)
 
 
-def _backward(
-    weights: Sequence[Weight], grad_y_BN: torch.Tensor, entry: Entry, joined: Joined | None
-) -> Callable[[], torch.Tensor]:
+def _backward(weights: Sequence[Weight], grad_y_BN: torch.Tensor, entry: Entry) -> Callable[[], torch.Tensor]:
     """Of grad_y W what the entry gives back, once it is waited for."""
     if type(entry) is not Entry and len(weights) == 1:
         return entry.give_back(_grad_part(weights[0], grad_y_BN, entry))
-    grad_BK = weights[0].grad_input(grad_y_BN) if joined is None else joined.grad_input(grad_y_BN)
-    for weight in weights[1:] if joined is None else ():
+    grad_BK = weights[0].grad_input(grad_y_BN)
+    for weight in weights[1:]:
         grad_BK = grad_BK + weight.grad_input(grad_y_BN)
     return entry.give_back(Part.of(grad_BK))
 
@@ -133,7 +124,7 @@ def _packed(weight: Weight) -> Packed:
 _INSTEAD = "leave this layer an nn.Linear (to_linear() makes it one) for that"
 
 
-def _check_untransformed(tensor: torch.Tensor) -> None:
+def check_untransformed(tensor: torch.Tensor) -> None:
     """No transform of torch's would see what ranks sum, nor what is packed."""
     if torch_internals.is_transformed(tensor):
         raise InputError(
@@ -153,11 +144,16 @@ def check_once() -> None:
         )
 
 
-def _contiguous(grad: torch.Tensor) -> torch.Tensor:
+def contiguous(grad: torch.Tensor) -> torch.Tensor:
     if grad.is_contiguous():
         return grad
     with stage("layout"):
         return copied(grad.contiguous())
+
+
+def without_checks(function: type[torch.autograd.Function]) -> Any:
+    """What its ``apply`` comes to once that has seen that no functional transform is at work, as was seen before."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 class _Product(torch.autograd.Function):
@@ -168,10 +164,9 @@ class _Product(torch.autograd.Function):
         weights: Sequence[Weight],
         entry: Entry,
         exit: Exit,
-        joined: Joined | None,
         *parameters: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.weights, ctx.entry, ctx.exit, ctx.joined, ctx.writes = weights, entry, exit, joined, None
+        ctx.weights, ctx.entry, ctx.exit, ctx.writes = weights, entry, exit, None
         x_BS = entry.take(x_BK)
         saved = [x_BS] if parameters else []
         if torch.compiler.is_compiling():
@@ -181,31 +176,27 @@ class _Product(torch.autograd.Function):
         else:
             ctx.writes = [weight.writes for weight in weights]
         ctx.save_for_backward(*saved)
-        return _forward(weights, x_BS, exit, joined)
+        return _forward(weights, x_BS, exit)
 
     @staticmethod
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         check_once()
         if not torch.compiler.is_compiling():
-            _check_untransformed(grad_y_BN)
-        weights, (needs_x, _, _, _, _, *needed) = ctx.weights, ctx.needs_input_grad
+            check_untransformed(grad_y_BN)
+        weights, (needs_x, _, _, _, *needed) = ctx.weights, ctx.needs_input_grad
         # Where a graph breaks, forward may have been compiled and backward not: autograd looks when it hands over.
         looks = any(needed[::2]) or ctx.writes is None
         saved: tuple[torch.Tensor, ...] = ctx.saved_tensors if looks else ()
         if needs_x and ctx.writes is not None and not torch.compiler.is_compiling():
             for weight, writes in zip(weights, ctx.writes, strict=True):
                 weight.check_since(writes)
-        grad_y_BN = _contiguous(ctx.exit.take_back(grad_y_BN))
-        agree = _backward(weights, grad_y_BN, ctx.entry, ctx.joined) if needs_x else None
+        grad_y_BN = contiguous(ctx.exit.take_back(grad_y_BN))
+        agree = _backward(weights, grad_y_BN, ctx.entry) if needs_x else None
         grads: list[torch.Tensor | None] = []
-        joined = ctx.joined.grad_weights(grad_y_BN, saved[0]) if ctx.joined is not None and any(needed[::2]) else ()
         for index, (needs_weight, needs_bias) in enumerate(zip(needed[::2], needed[1::2], strict=True)):
-            grad_w = None
-            if needs_weight:
-                grad_w = joined[index] if joined else weights[index].grad_weight(grad_y_BN, saved[0])
+            grad_w = weights[index].grad_weight(grad_y_BN, saved[0]) if needs_weight else None
             grads += [grad_w, weights[index].grad_bias(grad_y_BN) if needs_bias else None]
-        return (None if agree is None else agree()), None, None, None, None, *grads
+        return (None if agree is None else agree()), None, None, None, *grads
 
 
-_apply: Any = super(torch.autograd.Function, _Product).apply
-"""What ``_Product.apply`` comes to once it has seen that no functional transform is at work, as was seen before."""
+_apply = without_checks(_Product)

@@ -136,8 +136,7 @@ class BlockShock(Combined, PieceMethod):
         return list(self.halves.values())  # type: ignore[arg-type]
 
     def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
-        joined = self.joined
-        return sum_of_products(x_BK, joined.parts if joined else self.weights(), self.entry, exit, joined)
+        return sum_of_products(x_BK, self.weights(), self.entry, exit)
 
 
 def _place(kept: tuple[Every, Every], shards: list[torch.Tensor], whole_BK: torch.Tensor) -> None:

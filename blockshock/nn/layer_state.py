@@ -117,4 +117,6 @@ def _put_under(layer: MethodLinear, mask: Mask, w_NK: torch.Tensor) -> None:
         before.parameter.data = storage.parameter.data
         storage.parameter, storage.bias = before.parameter, before.bias
     new.repack()
+    if old.joined is not None:
+        new.join()
     layer.row, layer.mask, layer.layer = row, row.picks[axis], new  # type: ignore[assignment]

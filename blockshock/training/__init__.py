@@ -31,3 +31,4 @@ from blockshock.training.sharded import check_replicas, gathered, is_shard, resh
 from blockshock.training.sparse_storages import STORAGES, CompressedStorage, MaskedStorage, SparseStorage, storage_of
 from blockshock.training.steps import check_elementwise, mark_split, part_of, replace
 from blockshock.training.storages import DenseStorage, Storage
+from blockshock.training.together import Together

@@ -7,7 +7,7 @@ from weakref import ref
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from blockshock.machine import torch_internals
+from blockshock.machine import state_of, torch_internals
 from blockshock.matrices import bits
 
 
@@ -28,7 +28,7 @@ class Seen:
 
     def see(self, tensor: torch.Tensor) -> None:
         """From now on how it is now counts."""
-        before, self.state = self.state, torch_internals.state_of(tensor)
+        before, self.state = self.state, state_of(tensor)
         if before is None or before[2] != self.state[2]:
             # The weak reference keeps the identity from being given to other memory, and no memory from being freed.
             self._memory = StorageWeakRef(torch_internals.local_of(tensor).untyped_storage())
@@ -38,7 +38,7 @@ class Seen:
         return self._tensor() is tensor
 
     def is_still(self, tensor: torch.Tensor) -> bool:
-        return torch_internals.state_of(tensor) == self.state
+        return state_of(tensor) == self.state
 
 
 def first_difference(found: torch.Tensor, should: torch.Tensor) -> str | None:

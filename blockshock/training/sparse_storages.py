@@ -91,6 +91,20 @@ class CompressedStorage(SparseStorage):
             values.copy_(self.parameter)
             self.parameter.data = values
 
+    def shares_memory(self) -> bool:
+        """Whether the parameters are the packing's own memory, for both directions: the bias is made that here."""
+        values, parameter, bias = self.packed.values, self.parameter, self.bias
+        if self._shards or self.packed.backward is not None or values.is_inference():
+            return False
+        if (values.dtype, values.data_ptr()) != (parameter.dtype, parameter.data_ptr()):
+            return False
+        if bias is not None:
+            own, held = bias.detach(), self.packed.bias
+            if held is None or held.dtype != own.dtype or self.packed.arrange(own).data_ptr() != own.data_ptr():
+                return False
+            self.packed._buffers["bias"] = own
+        return True
+
     @staticmethod
     def _initial(piece: Piece, packed: Packed) -> torch.Tensor:
         if packed.values.numel() * 2 != piece.N * piece.K:

@@ -5,15 +5,17 @@ After an optimizer's step the packing is made equal to the parameter again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
 
 from blockshock.errors import StalePacking
 from blockshock.kernels import Packed
-from blockshock.machine import Peers, torch_internals
+from blockshock.machine import Peers, states_of, torch_internals
 from blockshock.matrices import Every, Mask, product
 from blockshock.stages import stage
 from blockshock.training.parameters import Training
@@ -32,9 +34,11 @@ class Storage(Shardable):
         bias: the layer's trained bias (N,), replicated, where this weight's product is the one that adds it.
         packed: what multiplies.
         mask: of what is kept of it; None where all is.
+        states: of its parameters, as far as torch counts, when they were packed.
     """
 
     mask: Mask | None = None
+    _leader: Callable[[], Any] = staticmethod(lambda: None)
     bias: nn.Parameter | None
     packed: Packed
 
@@ -44,7 +48,7 @@ class Storage(Shardable):
         vars(self)["packed"] = packed  # an attribute that nn.Module does not see
         self.register_parameter("bias", bias)
         self._seen: list[Seen] = []
-        self._states: list[Any] = []
+        self.states: list[Any] = []
         self._see()
 
     def tensors(self) -> list[torch.Tensor]:
@@ -57,24 +61,30 @@ class Storage(Shardable):
             _see_when_run(self)
             return
         trained, seen = self.trained_parameters(), self._seen
-        if len(seen) == len(trained) and all(map(Seen.is_of, seen, trained)):
-            for one, parameter in zip(seen, trained, strict=True):
-                one.see(parameter)
-        else:
+        states = states_of((trained,))
+        if len(seen) != len(trained) or not all(map(Seen.is_of, seen, trained)):
             seen[:] = map(Seen, trained)
             self._follow()
-        self._states[:] = [one.state for one in seen]
+        elif states[2::3] != self.states[2::3]:  # of other memory, which it keeps from being taken for this one
+            for one, parameter in zip(seen, trained, strict=True):
+                one.see(parameter)
+        self.states[:] = states
 
     def _follow(self) -> None:
         for followed in self.trained_parameters():
-            follow(followed, self)
+            follow(followed, self._leader() or self)
+
+    def lead(self, leader: Any) -> None:
+        """From now on another's ``after_step`` is called in the place of its own, and ``forget`` when it was packed."""
+        vars(self)["_leader"] = ref(leader)
+        self._follow()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_seen", "_states")}
+        return {name: value for name, value in vars(self).items() if name not in ("_seen", "states", "_leader")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Of a copy: its parameters are new ones, which nobody follows, and no longer the packing's memory.
-        super().__setstate__(state | {"_seen": [], "_states": []})
+        super().__setstate__(state | {"_seen": [], "states": []})
         self._share_memory()
         self.refresh()
 
@@ -93,7 +103,7 @@ class Storage(Shardable):
     def is_stale(self) -> bool:
         """Whether a parameter changed, or is another one, since the packing was written."""
         held = self.trained_parameters() if self._shards else self._parameters.values()
-        return [torch_internals.state_of(parameter) for parameter in held if parameter is not None] != self._states
+        return states_of((held,)) != self.states
 
     @property
     def writes(self) -> int:
@@ -170,6 +180,8 @@ class Storage(Shardable):
         if bias is not None and held is not None:
             held.copy_(self.packed.arrange(bias))
         self._see()
+        if (leader := self._leader()) is not None:
+            leader.forget()
 
     def after_step(self) -> None:
         """What an optimizer's ``step`` ends with."""

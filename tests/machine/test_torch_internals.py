@@ -31,7 +31,9 @@ NAMED = re.compile(
     r"|\"_local_tensor\"",
     re.MULTILINE,
 )
-OWN = {f"blockshock/machine/{name}.py" for name in ("torch_internals", "tried_internals", "tried_on_gpus")}
+OWN = {
+    f"blockshock/machine/{name}.py" for name in ("torch_internals", "tensor_states", "tried_internals", "tried_on_gpus")
+}
 """The room; ranks know nothing of it, and name what a result may hold once torch has imported it."""
 RANKS = {"blockshock/ranks/answers.py": {"torch.distributed._functional_collectives"}}
 

@@ -23,9 +23,12 @@ KINDS: list[dict[str, Any]] = [
     {"kernel": "gathered", "mask": "tile", "storage": "masked"},
     {"kernel": "reference", "mask": "random"},
     {"kernel": "reference", "mask": "random", "dtype": torch.bfloat16},
+    {"dtype": torch.bfloat16},  # joined
 ]
 """Ways to hold a layer whose parameters are the packing's memory, and whose are not."""
 kinds = pytest.mark.parametrize("kind", KINDS, ids=str)
+with_joined = pytest.mark.parametrize("kind", [*KINDS, {}], ids=str)
+"""The same, and one whose bias is that memory too."""
 
 
 def make_linear(seed: int = 0) -> nn.Linear:
@@ -60,7 +63,7 @@ def _backward_after_a_step(layer: nn.Module) -> None:
     assert x.grad is not None
 
 
-@kinds
+@with_joined
 def test_a_backward_pass_after_a_step_is_refused_as_a_linears_is(kind: dict[str, Any]) -> None:
     _backward_after_a_step(make_linear())
     _backward_after_a_step(BlockShockLinear(make_linear(), **kind))
@@ -74,7 +77,7 @@ def _backward_after_a_step_of_a_layer() -> None:
     _backward_after_a_step(BlockShockLinear(make_linear(), kernel="gathered"))
 
 
-@kinds
+@with_joined
 def test_a_second_backward_pass_after_a_change_by_hand_is_refused(kind: dict[str, Any]) -> None:
     layer, x = BlockShockLinear(make_linear(), **kind), make_x()
     y = layer(x).float().square().sum()
@@ -172,7 +175,7 @@ def _from_vector(parameter: nn.Parameter) -> None:
 OTHER_MEMORY = [_set_data, _twice, _set, _from_vector]
 
 
-@kinds
+@with_joined
 @pytest.mark.parametrize("change", OTHER_MEMORY)
 def test_other_memory_under_a_parameter_is_noticed(kind: dict[str, Any], change: Callable[..., None]) -> None:
     layer = BlockShockLinear(make_linear(), **kind)
@@ -210,7 +213,7 @@ def test_another_parameter_is_noticed_and_followed() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
-@kinds
+@with_joined
 def test_a_compiled_step_packs_too(kind: dict[str, Any]) -> None:
     weights = []
     for layer in (make_linear(), BlockShockLinear(make_linear(), **kind)):

@@ -1,0 +1,122 @@
+"""Weights of one layer that are looked at together: once before a product, once after an optimizer's step.
+
+Each storage can do so by itself; of a small layer that takes longer than its products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.autograd.graph import increment_version
+
+from blockshock.errors import StalePacking
+from blockshock.machine import states_of, torch_internals
+from blockshock.training.sparse_storages import CompressedStorage
+
+
+class Together:
+    """Follows the parameters of some storages in their place. A subclass says what is made of what they hold.
+
+    Where parameters are the packings' own memory, a step leaves nothing to be written there.
+
+    Attributes:
+        parts: the storages; the first has the bias, if there is one.
+        held: the parameters of each, and its bias or None, as they are now.
+        writes: how often it was made.
+        is_own: parameters are the packings' own memory.
+    """
+
+    def __init__(self, parts: Sequence[CompressedStorage]) -> None:
+        self.parts, self.writes = parts, 0
+        self.held = [part._parameters.values() for part in parts]
+        masks = {id(part.mask.watched): part.mask for part in parts if part.mask.watched is not None}
+        self._masks = list(masks.values())  # halves have one in common
+        for part in parts:
+            part.lead(self)
+        self._look()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a copy is made of copied parts, anew
+
+    def renew(self) -> None:
+        """Be made of what the packings hold, which may lie elsewhere than before."""
+        raise NotImplementedError
+
+    def make(self) -> None:
+        """The same, where all lies where it lay."""
+        raise NotImplementedError
+
+    def check(self) -> int:
+        """Be what the parameters are, and say which one that is, for ``check_since``.
+
+        Raises:
+            StalePacking, MaskError: as each of the storages does.
+        """
+        for mask in self._masks:
+            mask.check_unchanged()
+        if states_of(self.held) != self._seen:
+            for part in self.parts:
+                part.check()
+            self._look()
+        return self.writes
+
+    def check_since(self, writes: int) -> None:
+        """Raises StalePacking if it was made anew since, or a parameter changed."""
+        if self.writes != writes or states_of(self.held) != self._seen:
+            raise StalePacking.before_backward(self.parts[0].parameter)
+
+    def _look(self) -> None:
+        """Of packings that hold what the parameters are: find out where, and be made of it."""
+        own = [part.shares_memory() for part in self.parts]
+        self._lasts = not torch.is_inference_mode_enabled()  # whose tensors are not to be written later
+        self.is_own = all(own) and self._lasts
+        self._apart = _apart(self.parts) if self.is_own else []
+        self.renew()
+        self._stepped = []
+        self._seen: list[int] = []
+        for part, held in zip(self.parts, self.held, strict=True):
+            part.states[:] = states_of((held,))
+            start, self._seen = len(self._seen), [*self._seen, *part.states]
+            self._stepped.append((vars(part.packed), part.states, slice(start, len(self._seen))))
+        self._where = self._seen[1::3], self._seen[2::3]
+        self.writes += 1
+
+    def forget(self) -> None:
+        self._seen = []
+
+    def after_step(self) -> None:
+        """What an optimizer's step ends with that holds any of the parameters."""
+        if self._apart:
+            increment_version(self._apart)
+        states = states_of(self.held)
+        if not self._lasts or (states[1::3], states[2::3]) != self._where:
+            self._take_over()
+            self._look()
+            return
+        if self.is_own:
+            for packing, known, own in self._stepped:
+                packing["writes"] += 1
+                known[:] = states[own]
+        else:
+            self._take_over()
+            states = states_of(self.held)
+        self.make()
+        self._seen = states
+        self.writes += 1
+
+    def _take_over(self) -> None:
+        for part in self.parts:
+            part.after_step()
+
+
+def _apart(parts: Sequence[CompressedStorage]) -> list[torch.Tensor]:
+    """Those packings' values whose writes are not counted where their parameters' are, though their memory is one."""
+    found = []
+    for part in parts:
+        values, before = part.packed.values, torch_internals.version(part.parameter)
+        increment_version([values])
+        if torch_internals.version(part.parameter) == before:
+            found.append(values)
+    return found
