@@ -5,6 +5,7 @@ Each storage can do so by itself; of a small layer that takes longer than its pr
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ class Together:
 
     def __init__(self, parts: Sequence[CompressedStorage]) -> None:
         self.parts, self.writes = parts, 0
+        self._seen: list[int] = []
+        self._lock = threading.RLock()
         self.held = [part._parameters.values() for part in parts]
         masks = {id(part.mask.watched): part.mask for part in parts if part.mask.watched is not None}
         self._masks = list(masks.values())  # halves have one in common
@@ -57,10 +60,16 @@ class Together:
         for mask in self._masks:
             mask.check_unchanged()
         if states_of(self.held) != self._seen:
-            for part in self.parts:
-                part.check()
-            self._look()
+            self._look_again()
         return self.writes
+
+    def _look_again(self) -> None:
+        """Once for all threads that come for a product at a time."""
+        with self._lock:
+            if states_of(self.held) != self._seen:
+                for part in self.parts:
+                    part.check()
+                self._look()
 
     def check_since(self, writes: int) -> None:
         """Raises StalePacking if it was made anew since, or a parameter changed."""
@@ -74,14 +83,15 @@ class Together:
         self.is_own = all(own) and self._lasts
         self._apart = _apart(self.parts) if self.is_own else []
         self.renew()
+        seen: list[int] = []
         self._stepped = []
-        self._seen: list[int] = []
         for part, held in zip(self.parts, self.held, strict=True):
             part.states[:] = states_of((held,))
-            start, self._seen = len(self._seen), [*self._seen, *part.states]
-            self._stepped.append((vars(part.packed), part.states, slice(start, len(self._seen))))
-        self._where = self._seen[1::3], self._seen[2::3]
+            start, seen = len(seen), [*seen, *part.states]
+            self._stepped.append((vars(part.packed), part.states, slice(start, len(seen))))
+        self._where = seen[1::3], seen[2::3]
         self.writes += 1
+        self._seen = seen  # last: who finds this goes on with all of it
 
     def forget(self) -> None:
         self._seen = []

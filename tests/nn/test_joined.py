@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import threading
+import time
 import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from torch import nn
 from blockshock import BlockShockLinear
 from blockshock.errors import MaskError, StalePacking
 from blockshock.matrices.masks import DenseMask
+from blockshock.methods.joined import Joined
 from blockshock.nn.method_linear import MethodLinear
 from blockshock.ranks import Ranks
 
@@ -294,3 +298,29 @@ def test_a_layer_that_is_gone_frees_all_of_it() -> None:
         assert [one() for one in gone] == [None] * 4
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("row", ["block_shock-auto-1100", "pruned-auto-magnitude"])
+def test_threads_that_find_it_changed_wait_until_it_is_made_anew(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = MethodLinear(make_linear(), row), make_x().detach()
+    with torch.no_grad():
+        wanted = -layer(x) + 2 * layer.to_linear().bias
+    moved: list[int] = []
+    make = Joined.make
+
+    def slowly(self: Joined) -> None:
+        moved.append(threading.get_ident())
+        time.sleep(0.05)  # what is in place by now are zeros
+        make(self)
+
+    layer.load_state_dict({name: -held if name == "weight" else held for name, held in layer.state_dict().items()})
+    monkeypatch.setattr(Joined, "make", slowly)
+
+    def forward(_: int) -> torch.Tensor:
+        with torch.no_grad():
+            return layer(x)  # type: ignore[no-any-return]
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(forward, range(3)))
+    torch.testing.assert_close(found, [wanted] * 3, rtol=1e-4, atol=1e-5)
+    assert len(moved) == 1, "by the first of them"
