@@ -17,6 +17,7 @@ import torch
 from blockshock.machine import memory
 from blockshock.models import Task, build_task
 from blockshock.phases.case import Case, this_device, unavailable
+from blockshock.phases.compilers import why_not_compiled
 from blockshock.phases.pupil import DENSE, Curve, Pupil, linears_meant
 from blockshock.registry import parse_spec
 from blockshock.training import BLOCK_RECIPES, RECIPES, Recipe, any_recipe_of, is_of_blocks
@@ -207,6 +208,6 @@ def _compiled(case: CurveCase, task: Task) -> tuple[float | None, str | None]:
         pupil.capture()
         return pupil.learn([WARMUP_STEPS + TIMED_STEPS]).seconds[-1] / TIMED_STEPS, None
     except Exception as error:  # whatever a compiler raises
-        return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        return None, why_not_compiled(error)
     finally:
         torch.compiler.reset()

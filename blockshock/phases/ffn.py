@@ -17,6 +17,7 @@ from blockshock.nn.ffn import SparseFFN
 from blockshock.nn.method_linear import MethodLinear
 from blockshock.nn.replacing import replace_linears
 from blockshock.phases.case import Case, this_device, unavailable
+from blockshock.phases.compilers import why_not_compiled
 from blockshock.registry import parse_spec
 from blockshock.training import RecipeStorage, block_recipe_of, is_of_blocks, recipe_of
 from blockshock.training.recipes.activation import ACTS
@@ -178,7 +179,7 @@ def not_compiled(act: str, dtype: torch.dtype, device: torch.device) -> str | No
     try:
         _compiled("small")(x_BD, w_HD, w_DH, act).sum().backward()
     except Exception as error:  # whatever a compiler raises
-        return f"it does not compile: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        return f"it does not compile: {why_not_compiled(error)}"
     return None
 
 

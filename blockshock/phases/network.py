@@ -21,6 +21,7 @@ from blockshock.methods import Layer, method_of
 from blockshock.nn.frozen_linear import FrozenLinear
 from blockshock.phases.builds import protocol_of_ranks
 from blockshock.phases.case import this_device, unavailable
+from blockshock.phases.compilers import why_not_compiled
 from blockshock.phases.hypotheses import NETWORK
 from blockshock.phases.networks import NetworkCase, compressed, skeleton
 
@@ -118,7 +119,7 @@ def _time_compiled(
         compiled = torch.compile(model, dynamic=False)
         result.alone["compiled"] = timing.time_call(lambda: compiled(*call), this_device(), protocol)
     except Exception as error:  # whatever a compiler raises
-        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        return why_not_compiled(error)
     finally:
         torch.compiler.reset()
     return None
