@@ -1,8 +1,12 @@
 """Which tests need GPUs, and what they say where there are none."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from blockshock.kernels import Format, build_format
+from blockshock.measure import timing
 from blockshock.methods import METHODS
 
 needs_a_gpu = pytest.mark.skipif(
@@ -17,3 +21,29 @@ CPU_METHODS = tuple(
     name for name in METHODS.names() if not METHODS.get(name).unavailable(torch.device("cpu"), torch.bfloat16, False)
 )
 """Methods that ranks on CPUs can run."""
+
+
+def format_of_this_gpu(name: str) -> Format:
+    """The format of that name. Skips the test where this GPU has no instructions for it."""
+    format = build_format(name)
+    assert format is not None
+    if reason := format.unavailable(torch.device("cuda"), torch.bfloat16):
+        pytest.skip(f"{name} {reason}")
+    return format
+
+
+def check_in_a_graph_and_on_another_stream(packed: Callable[[torch.Tensor], torch.Tensor], x_BK: torch.Tensor) -> None:
+    """Captured, and launched on a stream that is not the default one, a product has the bits of a plain call."""
+    right = packed(x_BK)
+    out = torch.empty_like(right)
+    graph = timing.capture(lambda: out.copy_(packed(x_BK)))
+    out.zero_()
+    graph.replay()
+    assert torch.equal(out, right)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(10_000_000)
+        x_later = x_BK.clone().mul_(2)
+        found = packed(x_later)  # on the default stream it would read what is not there yet
+    side.synchronize()
+    assert torch.equal(found, packed(x_BK * 2))

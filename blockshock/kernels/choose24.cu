@@ -1,7 +1,7 @@
 // Which two of four numbers stay, and as what: by size, by a mask, less a threshold, or by chance. Tiles: tile24.cu.
 //
-// It stands behind wide.cu and pairs24.cu. Set by whoever compiles it: ALONG (ROWS, COLUMNS, TILES: both, of one mask, or ROWS_FIRST: both,
-// columns of what stays of rows); CHOICE (LARGEST, LARGEST_SIZE, GIVEN: a mask, SOFT: the largest sizes less the third,
+// It stands behind wide.cu and pairs24.cu. Set by whoever compiles it: ALONG (ROWS, COLUMNS, TILES: both, of one mask, or
+// ROWS_FIRST: both, columns of what stays of rows); CHOICE (LARGEST, LARGEST_SIZE, GIVEN: a mask, SOFT: the largest sizes less the third,
 // MVUE); EXACT (sums of tiles in float64); ACTIVATION (NONE, RELU, RELU2, GELU) and whether it comes FIRST, before the
 // choice, or BACK: of gradients. Of columns: SUMS, COUNTS of what is not zero, and which OTHERS are wanted dense.
 

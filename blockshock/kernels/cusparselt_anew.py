@@ -42,26 +42,33 @@ def times_packed(
     K, C = x_KC.shape
     setting = DEFAULT
     if packed.is_cuda and N * K * C >= WORTH:
-        setting = _setting(_request(N, K, C, x_KC.dtype, tokens_are, x_turned, turned), x_KC.device)
+        least, most = octave_of(N if tokens_are == "rows" else K, MULTIPLE)
+        sizes = (most, K) if tokens_are == "rows" else (N, most)
+        setting = _setting(*sizes, C, least, x_KC.dtype, x_KC.device, tokens_are, x_turned, turned)
     with stage(into):
         return torch_internals.sparse_mm(packed, x_KC, None, setting, turned=turned)
 
 
-def _request(N: int, K: int, C: int, dtype: torch.dtype, tokens_are: str, x_turned: bool, y_turned: bool) -> Request:
-    least, most = octave_of(N if tokens_are == "rows" else K, MULTIPLE)
-    sizes = (most, K) if tokens_are == "rows" else (N, most)
-    name = str(dtype).removeprefix("torch.")
-    return Request(*sizes, C, least, name, False, tokens_are=tokens_are, x_turned=x_turned, y_turned=y_turned)
-
-
 @cache
-def _setting(request: Request, device: torch.device) -> Setting:
-    N, K, C, name, of = request.N, request.K, request.tokens, request.dtype, request.tokens_are
-    lies = f"x turned={request.x_turned}, y turned={request.y_turned}"
-    found = searched(f"N{N} K{K} C{C} {name} of {request.least} {of}, {lies}", device, request)
+def _setting(
+    N: int,
+    K: int,
+    C: int,
+    least: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    tokens_are: str,
+    x_turned: bool,
+    y_turned: bool,
+) -> Setting:
+    """Of products of N rows and K columns, of which those that are tokens are the most of an octave."""
+    name = str(dtype).removeprefix("torch.")
+    request = Request(N, K, C, least, name, False, tokens_are=tokens_are, x_turned=x_turned, y_turned=y_turned)
+    lies = f"x turned={x_turned}, y turned={y_turned}"
+    found = searched(f"N{N} K{K} C{C} {name} of {least} {tokens_are}, {lies}", device, request)
     if found.setting is None:
         raise KernelUnavailable(
-            f"cusparselt: of what was tried for a 2:4 ({N}, {K}) whose {of} are tokens, times ({K}, {C}) of {name}, "
-            f"nothing multiplies right on this GPU: {found.name}; turn sparsity off for this layer"
+            f"cusparselt: of what was tried for a 2:4 ({N}, {K}) whose {tokens_are} are tokens, times ({K}, {C}) of "
+            f"{name}, nothing multiplies right on this GPU: {found.name}; turn sparsity off for this layer"
         )
     return found.setting

@@ -3,7 +3,7 @@
 The search runs every algorithm the library has, and some of those crash: with cuSPARSELt 0.8 on Hopper every search in
 fp16 ends in an illegal instruction, after which the process can use its GPU no more. Here that process is a helper,
 which is replaced; the answer is then torch's default algorithm, and that dtype is not searched again. What a search
-failed of goes with its answer into every row, for the default algorithm may be three times as slow.
+failed of goes with its answer into every row, for the default algorithm may be far slower.
 
 Others are reported to multiply wrongly (pytorch issue 155333). So what is found is used only after it multiplied right.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from blockshock.kernels.formats import Format, PackedQuantised, Stored, one_pass, quantised
@@ -87,13 +89,6 @@ def _product(
 
 
 @_product.register_fake
-def _(
-    values: torch.Tensor,
-    metadata: torch.Tensor,
-    x: torch.Tensor,
-    of_tokens: torch.Tensor,
-    of_channels: torch.Tensor,
-    bias: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def _(values: torch.Tensor, metadata: torch.Tensor, x: torch.Tensor, *others: Any) -> torch.Tensor:
+    *_, dtype = others
     return x.new_empty(x.shape[0], values.shape[0], dtype=dtype)

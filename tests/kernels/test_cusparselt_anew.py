@@ -14,8 +14,9 @@ from strategies import matrix
 
 from blockshock.errors import KernelUnavailable
 from blockshock.kernels import cusparselt_anew
-from blockshock.kernels.cusparselt_anew import _request, _setting, times_packed
+from blockshock.kernels.cusparselt_anew import _setting, times_packed
 from blockshock.kernels.cusparselt_search import DEFAULT, Found, Request, Setting, _search_anew
+from blockshock.kernels.octaves import octave_of
 from blockshock.machine import torch_internals
 from blockshock.training.sparse import mask_24
 
@@ -93,12 +94,10 @@ def test_lengths_of_an_octave_share_a_search_and_nothing_wrong_is_used(monkeypat
     monkeypatch.setattr(cusparselt_anew, "searched", searched)
     _setting.cache_clear()
     for tokens in (80, 96, 128):
-        request = _request(tokens, 64, 48, torch.bfloat16, "rows", True, False)
-        assert request == Request(128, 64, 48, 80, "bfloat16", False, "", "", "rows", True, False)
-        assert _setting(request, CPU) == SEVEN
-    assert len(asked) == 1
-    nothing = _request(64, 32, 8, torch.bfloat16, "columns", False, False)
+        least, most = octave_of(tokens, cusparselt_anew.MULTIPLE)
+        assert _setting(most, 64, 48, least, torch.bfloat16, CPU, "rows", True, False) == SEVEN
+    assert asked == [Request(128, 64, 48, 80, "bfloat16", False, "", "", "rows", True, False)]
     with pytest.raises(
         KernelUnavailable, match=r"2:4 \(64, 32\) whose columns are tokens, times \(32, 8\) of bfloat16"
     ):
-        _setting(nothing, CPU)
+        _setting(64, 32, 8, 32, torch.bfloat16, CPU, "columns", False, False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpus import needs_a_gpu
+from gpus import format_of_this_gpu, needs_a_gpu
 from strategies import LAYOUTS, matrix
 
 from blockshock.kernels import Format, Kernel, PackedDenseQuantised, QuantisedWeights, build_format, build_kernel
@@ -23,14 +23,6 @@ KINDS = [*((name, kind) for kind in ("dense", "2:4", "streamed") for name in FOR
 SIZES = ((512, 1024), (4096, 4096), (1024, 16384))
 TOKENS = (1, 7, 16, 17, 64, 1000)
 INT8_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-
-
-def _format(name: str) -> Format:
-    format = build_format(name)
-    assert format is not None
-    if reason := format.unavailable(torch.device("cuda"), torch.bfloat16):
-        pytest.skip(f"{name} {reason}")
-    return format
 
 
 def _sparse(spec: str = "cusparselt:search=no") -> Kernel:
@@ -62,21 +54,24 @@ def _failure(packed: Any, x_BK: torch.Tensor, weights: WeightSource) -> str | No
 @pytest.mark.parametrize("name", DENSE)
 def test_dense_is_right_for_what_is_stored(name: str, bias: bool, N: int, K: int, B: int) -> None:
     source = GeneratedWeights(N, K, torch.bfloat16, "cuda", with_bias=bias)
-    packed = PackedDenseQuantised(source, source.bias, _format(name))
+    packed = PackedDenseQuantised(source, source.bias, format_of_this_gpu(name))
     assert _failure(packed, _x(B, K), source) is None
 
 
 @pytest.mark.parametrize("dtype", INT8_DTYPES)
 def test_int8_is_right_in_every_dtype(dtype: torch.dtype) -> None:
     source = GeneratedWeights(512, 768, dtype, "cuda", with_bias=True)
-    assert _failure(PackedDenseQuantised(source, source.bias, _format("int8")), _x(33, 768, dtype), source) is None
+    assert (
+        _failure(PackedDenseQuantised(source, source.bias, format_of_this_gpu("int8")), _x(33, 768, dtype), source)
+        is None
+    )
 
 
 def test_int8_2to4_is_right_in_float16() -> None:
     source = GeneratedWeights(512, 768, torch.float16, "cuda", with_bias=True)
     half = Piece(source, mask=build_mask("random", source))
     for spec in ("cusparselt:search=no:fused=no", "streamed"):
-        packed = _sparse(spec).pack_quantised(half, source.bias, _format("int8"))
+        packed = _sparse(spec).pack_quantised(half, source.bias, format_of_this_gpu("int8"))
         assert _failure(packed, _x(33, 768, torch.float16), _Kept(half)) is None
 
 
@@ -84,7 +79,7 @@ def test_int8_2to4_is_right_in_float16() -> None:
 @pytest.mark.parametrize("name", DENSE)
 def test_sizes_that_the_product_does_not_take_are_filled_up(name: str, N: int, K: int, B: int) -> None:
     source = GeneratedWeights(N, K, torch.bfloat16, "cuda", with_bias=True)
-    packed = PackedDenseQuantised(source, source.bias, _format(name))
+    packed = PackedDenseQuantised(source, source.bias, format_of_this_gpu(name))
     assert _failure(packed, _x(B, K), source) is None
     assert packed(_x(B, K)[:0]).shape == (0, N)
 
@@ -101,7 +96,7 @@ def _packed(
     name: str, kind: str, N: int, K: int, spec: str = "cusparselt:search=no"
 ) -> tuple[PackedQuantised, WeightSource]:
     """With weights whose channels are of very different sizes; and what they are right for, before it is quantised."""
-    format = _format(name)
+    format = format_of_this_gpu(name)
     w_NK = GeneratedWeights(N, K, torch.float32, "cuda").rows(0, N) * torch.logspace(-2, 2, N, device="cuda")[:, None]
     w_NK[3] = w_NK[3].sign() * 0.3
     source = TensorWeights(w_NK.bfloat16(), torch.randn(N, device="cuda").bfloat16())
@@ -172,7 +167,7 @@ def test_a_cuda_graph_gives_the_same_bits(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", DENSE)
 def test_what_is_stored_is_what_a_cpu_stores(name: str) -> None:
-    x_BK, numbers = _x(50, 333), _format(name).weights
+    x_BK, numbers = _x(50, 333), format_of_this_gpu(name).weights
     there, here = numbers.quantise(x_BK), numbers.quantise(x_BK.cpu())
     assert torch.equal(there[0].cpu().float(), here[0].float())
     assert torch.equal(there[1].cpu(), here[1])
@@ -187,7 +182,7 @@ def test_a_scale_of_the_wrong_channel_is_caught(name: str, kind: str) -> None:
 
 def test_an_algorithm_may_be_searched_in_eight_bits() -> None:
     packed, _ = _packed("int8", "2:4", 512, 1024)
-    q_BK, _ = _format("int8").quantise(_x(64, 1024))
+    q_BK, _ = format_of_this_gpu("int8").quantise(_x(64, 1024))
     found = torch_internals.search(packed.packed, q_BK.T, None, packed.scale_N, torch.bfloat16)  # type: ignore[arg-type]
     assert len(found) == 3
 
@@ -209,7 +204,7 @@ def test_compiled_it_is_right_and_captured(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", DENSE)
 def test_the_bare_products_are_there_to_be_timed(name: str) -> None:
-    format = _format(name)
+    format = format_of_this_gpu(name)
     x_BK, w_NK = format.quantise(_x(64, 512)).numbers, format.weights.quantise(_x(128, 512)).numbers
     exact_BN = x_BK.double() @ w_NK.double().T
     assert (format.product(x_BK, w_NK).double() - exact_BN).norm() <= 0.01 * exact_BN.norm()
@@ -238,7 +233,7 @@ def test_weights_in_e5m2_multiply_just_where_they_are_said_to() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("name", ["int8", "fp8"])
 def test_in_one_launch_the_same_is_stored(name: str, dtype: torch.dtype, layout: str) -> None:
-    format = _format(name)
+    format = format_of_this_gpu(name)
     for rows, features in ((1, 64), (7, 260), (33, 4096), (5, 63)):
         x_BK = matrix(rows, features, dtype, rows, layout, "cuda")
         numbers, scale_B1 = format.quantise(x_BK)
@@ -257,7 +252,7 @@ def test_rows_that_are_zero_tiny_or_not_finite_are_stored_alike_in_one_launch() 
     x_BK[0], x_BK[1] = 0, x_BK[1] * 1e-40
     x_BK[2, 5], x_BK[3, 6], x_BK[4] = float("inf"), float("nan"), x_BK[4, 0]
     for name in ("int8", "fp8"):
-        format = _format(name)
+        format = format_of_this_gpu(name)
         found, wanted = format.quantise(x_BK), base._quantised(x_BK, format.largest, format.stored)
         assert torch.equal(found.scale.nan_to_num(nan=-1), wanted[1].nan_to_num(nan=-1))
         for row in (0, 1, 4, 5):
@@ -267,7 +262,7 @@ def test_rows_that_are_zero_tiny_or_not_finite_are_stored_alike_in_one_launch() 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("sums", [torch.int32, torch.float32, torch.bfloat16])
 def test_in_one_launch_sums_are_scaled(sums: torch.dtype, dtype: torch.dtype) -> None:
-    format = _format("int8")
+    format = format_of_this_gpu("int8")
     wide_BN = (torch.randn(33, 300, device="cuda") * 1000).to(sums)
     scale_B1, scale_N = torch.rand(33, 1, device="cuda") / 1000, torch.rand(256, device="cuda")
     for given in (wide_BN[:, :256], wide_BN[:, :256].contiguous(), wide_BN[:9, 1:257]):

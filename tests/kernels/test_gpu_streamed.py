@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpus import needs_a_gpu, needs_two_gpus
+from gpus import check_in_a_graph_and_on_another_stream, needs_a_gpu, needs_two_gpus
 from strategies import matrix
 
 from blockshock.kernels import Packed, build_kernel, streamed, streamed_launch
@@ -16,7 +16,6 @@ from blockshock.machine import cache_folder
 from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
-from blockshock.measure import timing
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 CUDA = "cuda"
@@ -146,18 +145,7 @@ def test_in_a_graph_on_another_stream_and_compiled() -> None:
     packed = _packed(piece)
     x_BK = matrix(24, 2080, torch.bfloat16, 2, device=CUDA)
     right = packed(x_BK)
-    out = torch.empty_like(right)
-    graph = timing.capture(lambda: out.copy_(packed(x_BK)))
-    out.zero_()
-    graph.replay()
-    assert torch.equal(out, right)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        torch.cuda._sleep(10_000_000)
-        x_later = x_BK.clone().mul_(2)
-        found = packed(x_later)  # on the default stream it would read what is not there yet
-    side.synchronize()
-    assert torch.equal(found, packed(x_BK * 2))
+    check_in_a_graph_and_on_another_stream(packed, x_BK)
     assert torch.equal(torch.compile(packed, backend="aot_eager", fullgraph=True)(x_BK), right)
 
 

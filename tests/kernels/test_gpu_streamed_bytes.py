@@ -6,28 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpus import needs_a_gpu, needs_two_gpus
+from gpus import check_in_a_graph_and_on_another_stream, format_of_this_gpu, needs_a_gpu, needs_two_gpus
 from strategies import LAYOUTS, matrix
 
-from blockshock.kernels import Format, build_format, build_kernel, streamed_launch
+from blockshock.kernels import build_kernel, streamed_launch
 from blockshock.kernels.formats import one_pass
 from blockshock.kernels.streamed_bytes import PackedStreamedBytes
 from blockshock.kernels.streamed_launch import Scales
 from blockshock.kernels.streamed_plan import plan_for
 from blockshock.matrices import Piece, TensorWeights, build_mask
-from blockshock.measure import timing
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 FORMATS = ("int8", "fp8")
 MASKS = ("1100", "0110", "1001", "random", "magnitude", "tile", "tile_random")
-
-
-def _format(name: str) -> Format:
-    format = build_format(name)
-    assert format is not None
-    if reason := format.unavailable(torch.device("cuda"), torch.bfloat16):
-        pytest.skip(f"{name} {reason}")
-    return format
 
 
 def _piece(N: int, K: int, mask: str = "random", device: str = "cuda") -> Piece:
@@ -48,7 +39,7 @@ def _x(B: int, K: int, device: str = "cuda") -> torch.Tensor:
 
 
 def _packed(piece: Piece, name: str, biased: bool = True) -> PackedStreamedBytes:
-    kernel, format = build_kernel("streamed"), _format(name)
+    kernel, format = build_kernel("streamed"), format_of_this_gpu(name)
     kernel.check(piece)
     assert kernel.unsuitable_format(format, piece.N, piece.K, torch.bfloat16) is None
     packed = kernel.pack_quantised(piece, piece.source.bias if biased else None, format)
@@ -165,18 +156,8 @@ def test_scales_and_numbers_that_are_another_tokens_are_seen(name: str) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_in_a_graph_on_another_stream_and_compiled(name: str) -> None:
     packed, x_BK = _packed(_piece(528, 2080), name), _x(24, 2080)
-    right, out = packed(x_BK), torch.empty(24, 528, device="cuda", dtype=torch.bfloat16)
-    graph = timing.capture(lambda: out.copy_(packed(x_BK)))
-    out.zero_()
-    graph.replay()
-    assert torch.equal(out, right)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        torch.cuda._sleep(10_000_000)
-        x_later = x_BK.clone().mul_(2)
-        found = packed(x_later)  # on the default stream it would read what is not there yet
-    side.synchronize()
-    assert torch.equal(found, packed(x_BK * 2))
+    right = packed(x_BK)
+    check_in_a_graph_and_on_another_stream(packed, x_BK)
     with torch.inference_mode():
         assert torch.equal(torch.compile(packed, backend="aot_eager", fullgraph=True)(x_BK), right)
 

@@ -87,11 +87,10 @@ def descaled(
     scale_N: torch.Tensor | None,
     bias: torch.Tensor | None,
     dtype: torch.dtype,
-    out_BN: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sums that are scaled here, as ``formats.descaled`` says."""
     B, N = sums_BN.shape
-    y_BN = torch.empty(B, N, dtype=dtype, device=sums_BN.device) if out_BN is None else out_BN
+    y_BN = torch.empty(B, N, dtype=dtype, device=sums_BN.device)
     rows = _ROWS if B * N >= _MANY else 1
     flags = ("FROM", SUMS[sums_BN.dtype]), ("CHANNELS", int(scale_N is not None)), ("BIASED", int(bias is not None))
     # What is not there is not read: y stands for it.
