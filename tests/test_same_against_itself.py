@@ -130,7 +130,7 @@ def test_the_same_is_not_faster_than_itself(gpus: Study, place: Place, tell: Cal
     soundness.study(point, gpus.ranks, TRIES[gpus.long], PLANTED[gpus.long], tell)
     gpus.points.append(point)
     print(soundness.as_line(point))
-    assert point.judged == 0
+    assert point.judged == 0, point.against_itself
     assert point.different <= most_by_chance(len(point.against_itself), 0.05)
 
 
@@ -142,9 +142,15 @@ def test_intervals_hold_the_truth_as_often_as_they_say(gpus: Study) -> None:
         pytest.skip("nothing was tried: run this file as a whole")
     told = "\n".join([soundness.summary(gpus.points), *map(soundness.as_line, gpus.points)])
     tries, different = sum(len(one.against_itself) for one in gpus.points), sum(one.different for one in gpus.points)
-    planted, found = sum(len(one.planted) for one in gpus.points), sum(one.found for one in gpus.points)
+    # The short form says nothing of a machine that scatters by more than what was planted: there no verdict finds it.
+    tried = [
+        (high < 1)
+        for one in gpus.points
+        for value, low, high in one.planted
+        if gpus.long or (high - low) / 2 < one.share * value
+    ]
     assert different <= most_by_chance(tries, 0.05), told
-    assert found >= (0.95 * planted if gpus.long else planted - most_by_chance(planted, 0.05)), told
+    assert sum(tried) >= (0.95 * len(tried) if gpus.long else len(tried) - most_by_chance(len(tried), 0.05)), told
 
 
 # The study itself, on a CPU.

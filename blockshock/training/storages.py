@@ -47,6 +47,7 @@ class Storage(Shardable):
         self.parameter = parameter
         vars(self)["packed"] = packed  # an attribute that nn.Module does not see
         self.register_parameter("bias", bias)
+        self._is_due = False  # to be packed when shards are gathered: many steps move no count of a DTensor's
         self._seen: list[Seen] = []
         self.states: list[Any] = []
         self._see()
@@ -96,7 +97,7 @@ class Storage(Shardable):
             check_replicas("fully_shard", group, part_of(held), self.mask)
 
     def when_gathered(self) -> None:
-        if self.is_stale:
+        if self._is_due or self.is_stale:
             self._take_over()
 
     @property
@@ -168,10 +169,8 @@ class Storage(Shardable):
 
     def refresh(self) -> None:
         """Make what multiplies equal to the parameters again; to shards, once they are gathered."""
-        if self._shards:
-            self._follow()
-        else:
-            self._take_over()
+        self._is_due = bool(self._shards)
+        self._follow() if self._is_due else self._take_over()
 
     @torch.no_grad()
     def _take_over(self) -> None:
@@ -179,6 +178,7 @@ class Storage(Shardable):
         bias, held = self.bias, self.packed.bias
         if bias is not None and held is not None:
             held.copy_(self.packed.arrange(bias))
+        self._is_due = False
         self._see()
         if (leader := self._leader()) is not None:
             leader.forget()

@@ -129,7 +129,7 @@ def test_x_is_stored_in_one_launch_as_the_product_reads_it(name: str, layout: st
 @pytest.mark.parametrize("fault", [1, 4, 16, 64])
 def test_wrong_metadata_are_seen(fault: int, name: str) -> None:
     """The test of the tests: one bit of one position, of each byte of a lane."""
-    packed = _packed(_piece(96, 256), name)
+    packed = _packed(_piece(96, 256), name, biased=False)  # beside a bias the ones of small channels vanish
     packed.kept_NJ.view(torch.int8).fill_(0x38)  # in e4m3 a one
     x_BK = torch.eye(256, device="cuda", dtype=torch.bfloat16)  # of each column whether it is kept
     right = packed(x_BK)
@@ -148,7 +148,8 @@ def test_scales_and_numbers_that_are_another_tokens_are_seen(name: str) -> None:
     y_BN = packed.multiply(packed.stored(x_BK)._replace(scale=scale_B1.roll(1, 0)), torch.bfloat16)
     with pytest.raises(AssertionError):
         _check(y_BN, x_BK, piece, packed)
-    y_BN = packed.multiply(packed.stored(x_BK)._replace(numbers=numbers.roll(1, 0)), torch.bfloat16)
+    rolled = numbers.view(torch.uint8).roll(1, 0).view(numbers.dtype)  # which torch has of bytes alone
+    y_BN = packed.multiply(packed.stored(x_BK)._replace(numbers=rolled), torch.bfloat16)
     with pytest.raises(AssertionError):
         _check(y_BN, x_BK, piece, packed)
 

@@ -46,10 +46,13 @@ def _bare_and_ours(N: int, B: int) -> dict[str, float]:
             samples = timing.time_call(lambda: F.linear(x_BK, w_NK), torch.device("cuda"), protocol)
         return timing.percentile(samples, 50)
 
-    # Alternating, because a GPU under load lowers its clock as it warms up.
-    rounds = [(bare(), ours()) for _ in range(6)][1:]
-    bare_times, our_times = zip(*rounds, strict=True)
-    return {"bare": statistics.median(bare_times), "ours": statistics.median(our_times)}
+    # Alternating, because a GPU under load lowers its clock as it warms up; the bare loop twice, for what that leaves.
+    rounds = [(bare(), ours(), bare()) for _ in range(6)][1:]
+    return {
+        "bare": statistics.median(first for first, _, _ in rounds),
+        "ratio": statistics.median(2 * time / (first + last) for first, time, last in rounds),
+        "drift": statistics.median(abs(last / first - 1) for first, _, last in rounds),
+    }
 
 
 class DirtyFlush(timing.Prologue):
@@ -113,11 +116,11 @@ def test_median_is_that_of_a_bare_graph_loop(
     N: int, B: int, gpu_rank: Ranks, record_property: Callable[[str, object], None]
 ) -> None:
     (seconds,) = gpu_rank.run(_bare_and_ours, N, B)
-    ratio = seconds["ours"] / seconds["bare"]
-    print(f"N={N} B={B}: bare {seconds['bare'] * 1e6:.2f} µs, ours {seconds['ours'] * 1e6:.2f} µs, ratio {ratio:.4f}")
+    ratio, drift = seconds["ratio"], seconds["drift"]
+    print(f"N={N} B={B}: bare {seconds['bare'] * 1e6:.2f} µs, ours {ratio:.4f} of it, which drifts by {drift:.4f}")
     record_property("ratio", ratio)
     assert seconds["bare"] >= 20e-6, "too short a call for this comparison"
-    assert abs(ratio - 1) < 0.02
+    assert abs(ratio - 1) < 0.02 + drift
 
 
 @pytest.mark.gpu

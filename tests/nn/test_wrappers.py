@@ -106,8 +106,13 @@ def _over_replicas(storage: str, dtype: torch.dtype | None, device: str = "cpu")
     torch.testing.assert_close(twin(x), model(x))
 
 
-def _fully_sharded(storage: str, every_module: bool, policy: torch.dtype | None, device: str = "cpu") -> None:
-    """The same by fully_shard: parameters, gradients and states are spread over the replicas."""
+def _fully_sharded(
+    storage: str, every_module: bool, policy: torch.dtype | None, foreach: bool, device: str = "cpu"
+) -> None:
+    """The same by fully_shard: parameters, gradients and states are spread over the replicas.
+
+    With ``foreach``, which is the default on GPUs, torch writes shards without counting it.
+    """
     mesh = _mesh(device)
     dense, model = _dense(device), _model(mesh["halves"], device, storage=storage, kernel="gathered")
     options: dict[str, Any] = {"mesh": mesh["replicas"]}
@@ -118,7 +123,7 @@ def _fully_sharded(storage: str, every_module: bool, policy: torch.dtype | None,
     fully_shard(model, **options)
     half = next(iter(model[2].layer.storages()))
     assert isinstance(half.parameter, DTensor)
-    ours, theirs = (torch.optim.AdamW(one.parameters(), lr=0.01) for one in (model, dense))
+    ours, theirs = (torch.optim.AdamW(one.parameters(), lr=0.01, foreach=foreach) for one in (model, dense))
     exact = {} if policy is None else {"rtol": 0.05, "atol": 0.05}
     for step in range(4):
         x = _batch(step, device)
@@ -180,10 +185,11 @@ REPLICAS: list[tuple[str, torch.dtype | None]] = [
     ("masked", None),
     ("compressed", torch.bfloat16),
 ]
-SHARDED: list[tuple[str, bool, torch.dtype | None]] = [
-    ("compressed", False, None),
-    ("masked", True, None),
-    ("compressed", True, torch.bfloat16),
+SHARDED: list[tuple[str, bool, torch.dtype | None, bool]] = [
+    ("compressed", False, None, False),
+    ("compressed", False, None, True),
+    ("masked", True, None, True),
+    ("compressed", True, torch.bfloat16, True),
 ]
 
 
