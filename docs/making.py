@@ -19,7 +19,7 @@ from blockshock.kernels.make24 import Making, make24
 from blockshock.kernels.soft24 import Soft, soften24
 from blockshock.machine import environment
 from blockshock.measure.timing import median_seconds
-from blockshock.training.sparse import mask_24, masked_decay_
+from blockshock.training.sparse import bits_of_mask, mask_24, masked_decay_
 
 HERE = Path(__file__).parent
 SIZES = ((4096, 4096), (16384, 4096), (8192, 8192), (16384, 16384))
@@ -42,7 +42,7 @@ ASKED = {
     "soft threshold, dense too, with its mask": None,
     "MVUE along rows": 1.5,
     "MVUE along columns": 1.5,
-    "masked decay": 1.5,
+    "masked decay, its mask as bits": 1.5,
     "torch's tile kernel": None,
     "torch's apply of a mask": None,
     "cuSPARSELt's compression": None,
@@ -61,8 +61,8 @@ def calls(x_RC: torch.Tensor) -> dict[str, Callable[[], Any]]:
     assert kept.mask is not None
     one = torch.ones((), dtype=torch.float64, device=x_RC.device)
     soft = Soft(torch.empty_like(x_RC), kept.rows.clone(), kept.mask.clone(), torch.zeros_like(seed[0]))
-    dropped, grad_RC = mask_24(x_RC), x_RC.clone()
-    thin_RC = x_RC.where(dropped, 0)
+    mask_RC, grad_RC = mask_24(x_RC), x_RC.clone()
+    thin_RC, bits = x_RC.where(mask_RC, 0), bits_of_mask(mask_RC)
     tiled = torch._sparse_semi_structured_tile(x_RC, "largest_abs_values_greedy", False)
     made = [
         lambda: make24(x_RC, Making("rows")),
@@ -81,7 +81,7 @@ def calls(x_RC: torch.Tensor) -> dict[str, Callable[[], Any]]:
         lambda: (soft, soften24(x_RC, one, soft)),
         lambda: make24(x_RC, Making("rows", "mvue"), seed=seed),
         lambda: make24(x_RC, Making("columns", "mvue"), seed=seed),
-        lambda: masked_decay_(grad_RC, x_RC, dropped, 1e-4),
+        lambda: masked_decay_(grad_RC, x_RC, bits, 1e-4),
         lambda: torch._sparse_semi_structured_tile(x_RC, "largest_abs_values_greedy", False),
         lambda: torch._sparse_semi_structured_apply(x_RC, tiled[4]),
         lambda: torch._cslt_compress(thin_RC),

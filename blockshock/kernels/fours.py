@@ -18,6 +18,8 @@ from blockshock.machine.cuda_kernel import CudaKernel
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _THREADS = 256
 _MOST_GROUPS = 1 << 31
+_WIDEST = 16
+"""Bytes of the widest load that a thread has."""
 
 
 def takes(x: torch.Tensor) -> bool:
@@ -31,34 +33,52 @@ def takes(x: torch.Tensor) -> bool:
 def two_largest(x: torch.Tensor, signed: bool = False) -> torch.Tensor:
     """The mask of the two of each four with the largest \\|x\\|, or x; among equals the first, NaN counts as inf."""
     found = torch.empty_like(x, dtype=torch.bool)
-    _launch(x, found, SOFT=0, SIGNED=int(signed))
+    _launch(x, found, SOFT=0, SIGNED=int(signed), BITS=0)
+    return found
+
+
+def two_largest_bits(x_RC: torch.Tensor) -> torch.Tensor:
+    """The same by \\|x\\|, of a matrix whose R is a multiple of four: as bits of tiles, int16 (R/4, C/4)."""
+    R, C = x_RC.shape
+    found = torch.empty(R // 4, C // 4, dtype=torch.int16, device=x_RC.device)
+    _launch(x_RC, found, SOFT=0, SIGNED=0, BITS=1)
     return found
 
 
 def above_threshold(x: torch.Tensor) -> torch.Tensor:
     """sign(x)·max(\\|x\\| − t, 0), with t the second smallest \\|x\\| of each four; zeros have no sign."""
     found = torch.empty_like(x)
-    _launch(x, found, SOFT=1, SIGNED=0)
+    _launch(x, found, SOFT=1, SIGNED=0, BITS=0)
     return found
 
 
 def decay_dropped_(grad: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, decay: float) -> torch.Tensor:
-    """grad += decay·(1 − mask)⊙w, in place, of tensors of one shape; the first two are of one dtype, and taken here."""
-    (bits,) = struct.unpack("i", struct.pack("f", decay))
-    groups = grad.numel() // 4
+    """grad += decay·(1 − mask)⊙w, in place; both are of one shape and dtype, and taken here.
+
+    Args:
+        mask: bool, of their shape; or of a matrix (R, C) bits of tiles, int16 (R/4, C/4). Contiguous, and aligned as
+            four bytes are.
+    """
+    (decay_bits,) = struct.unpack("i", struct.pack("f", decay))
+    in_bits, C = mask.dtype == torch.int16, grad.shape[-1]
+    aligned = all(tensor.data_ptr() % _WIDEST == 0 for tensor in (grad, w)) and mask.data_ptr() % 8 == 0
+    fours = _WIDEST // (4 * grad.itemsize)  # as many as one load has
+    fours = fours if aligned and C % (4 * fours) == 0 else 1
+    across, threads = C // (4 * fours), grad.numel() // (4 * fours * (4 if in_bits else 1))
     with torch.cuda.device(grad.device):
-        kernel = kernel_of_fours("decay", grad.dtype, grad.device)
-        kernel((-(-groups // _THREADS), 1, 1), (_THREADS, 1, 1), [grad, w, mask, groups, bits])
+        flags = ("BITS", int(in_bits)), ("FOURS", fours)
+        kernel = kernel_of_fours("decay", grad.dtype, grad.device, *flags)
+        kernel((-(-threads // _THREADS), 1, 1), (_THREADS, 1, 1), [grad, w, mask, across, threads, decay_bits])
     if not grad.is_inference():  # which has no version
         torch.autograd.graph.increment_version(grad)
     return grad
 
 
 def _launch(x: torch.Tensor, found: torch.Tensor, **flags: int) -> None:
-    groups = x.numel() // 4
+    threads = x.numel() // (16 if flags["BITS"] else 4)
     with torch.cuda.device(x.device):
         kernel = kernel_of_fours("fours", x.dtype, x.device, *flags.items())
-        kernel((-(-groups // _THREADS), 1, 1), (_THREADS, 1, 1), [x, found, groups])
+        kernel((-(-threads // _THREADS), 1, 1), (_THREADS, 1, 1), [x, found, x.shape[-1] // 4, threads])
 
 
 @cache

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 
 from blockshock.errors import InputError, KernelUnavailable
-from blockshock.kernels.cusparselt_layout import SIDE, check_packable
+from blockshock.kernels.blocks24 import check_takes, launch
+from blockshock.kernels.cusparselt_layout import SIDE
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.source import source_of
 from blockshock.machine import compiled
@@ -23,9 +24,6 @@ from blockshock.machine.cuda_kernel import CudaKernel
 ALONG = ("rows", "columns", "tiles", "rows_first")
 CHOICES = ("largest", "largest_size", "given", "soft", "mvue")
 ACTIVATIONS = ("none", "relu", "relu2", "gelu")
-_THREADS = 256
-_MOST = 1 << 33
-"""Numbers: the kernel counts groups in 32 bits."""
 
 
 class Made(NamedTuple):
@@ -86,15 +84,6 @@ class Making(NamedTuple):
             raise KernelUnavailable(f"choice {self.choice!r} is not one along {self.along}")
 
 
-def unavailable(x_RC: torch.Tensor) -> str | None:
-    """None, or one sentence that says why a matrix is not made 2:4 in one pass."""
-    if not x_RC.is_cuda:
-        return f"is for CUDA GPUs, x is on {x_RC.device}"
-    if torch.cuda.get_device_capability(x_RC.device) < (8, 0):
-        return "is for compute capability 8.0 and up"
-    return None
-
-
 def make24(
     x_RC: torch.Tensor,
     making: Making,
@@ -124,9 +113,7 @@ def make24(
         KernelUnavailable: x is not on such a GPU, or the making is none.
     """
     making.check()
-    check_packable(x_RC)
-    if reason := unavailable(x_RC):
-        raise KernelUnavailable(f"making 2:4 in one pass {reason}")
+    check_takes(x_RC, x_RC)
     if z_RC is not None and (z_RC.shape, z_RC.dtype, z_RC.device) != (x_RC.shape, x_RC.dtype, x_RC.device):
         raise InputError(f"z must be like x, {_like(x_RC)}, got {_like(z_RC)}")
     if (with_counts or others is not None) and making.along != "rows_first":
@@ -135,8 +122,6 @@ def make24(
         raise InputError("counts are not beside sums, and dense columns are of a gradient: give z too")
     x_RC, z_RC = dense_rows(x_RC), None if z_RC is None else dense_rows(z_RC)
     R, C = x_RC.shape
-    if R * C >= _MOST:
-        raise InputError(f"what is made 2:4 in one pass is of less than {_MOST} numbers, got {R} × {C}: cut it in rows")
     held = R * C * 9 // 16
     rows = x_RC.new_empty(held).view(R, -1) if making.along != "columns" else None
     columns = x_RC.new_empty(held).view(C, -1) if making.along != "rows" else None
@@ -153,7 +138,7 @@ def make24(
     flags = _Flags(z_RC is not None, with_sums and adds_up, with_counts, others is not None)
     with torch.cuda.device(x_RC.device):
         kernel = _kernel(making, flags, x_RC.dtype, x_RC.device)
-        kernel((C // SIDE, R // SIDE, 1), (_THREADS, 1, 1), [*tensors, many, R, C, bits])
+        launch(kernel, x_RC, [*tensors, many, R, C, bits])
     return Made(rows, columns, mask, sums if with_sums else None, sums if with_counts else None, dense)
 
 

@@ -4,23 +4,23 @@
 // whose numbers are of what it makes. Set by whoever compiles it: FP32, where what it reads is of float32; TURNS, where
 // columns are packed too.
 
-// w: (R, C), dense. mask: (R, C), a byte each, of at most two of four. values: (R, C). rows, columns: packings of these and
-// of their transpose. A group of which less than two stay has zeros beside them.
+// w: (R, C), dense. mask: (R/4, C/4), 16 bits a tile, of at most two of four. values: (R, C). rows, columns: packings of
+// these and of their transpose. A group of which less than two stay has zeros beside them.
 extern "C" __global__ void __launch_bounds__(THREADS)
-masked24(const Four* __restrict__ w, const u32* __restrict__ mask, uint2* __restrict__ values, u32* __restrict__ rows,
+masked24(const Four* __restrict__ w, const u16* __restrict__ mask, uint2* __restrict__ values, u32* __restrict__ rows,
          u32* __restrict__ columns, int R, int C) {
     __shared__ u32 turned[TURNS ? SIDE : 1][GROUPS + 1];
     __shared__ __align__(4) Places row_places, column_places;
     const u32 t = threadIdx.x / GROUPS, u = threadIdx.x % GROUPS, groups = C / 4, turned_groups = R / 4;
     const u32 first = (blockIdx.y * SIDE + 4 * t) * groups + blockIdx.x * GROUPS + u;
+    const u32 kept = mask[(blockIdx.y * GROUPS + t) * groups + blockIdx.x * GROUPS + u];
     uint2 tile[4], columns_of[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         float x[4];
         widen(w[first + i * groups], x);
-        const u32 kept = mask[first + i * groups];
 #pragma unroll
-        for (int j = 0; j < 4; j++) x[j] = kept >> 8 * j & 255 ? x[j] : 0;
+        for (int j = 0; j < 4; j++) x[j] = kept >> (4 * i + j) & 1 ? x[j] : 0;
         tile[i] = make_uint2(both(x[0], x[1]), both(x[2], x[3]));
         values[first + i * groups] = tile[i];
     }

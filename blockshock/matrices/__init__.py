@@ -29,7 +29,6 @@ from blockshock.matrices.named_masks import (
     random_mask,
     transposable_tiles,
     two_largest,
-    untile,
 )
 from blockshock.matrices.permuted import PermutedMask, PermutedWeights, in_own_order, inverse
 from blockshock.matrices.pieces import MaskedWeights, Piece, PieceWeights

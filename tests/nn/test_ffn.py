@@ -18,12 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 from blockshock import SparseFFN, replace_linears
 from blockshock.errors import InputError, UnknownName
-from blockshock.kernels import make24
+from blockshock.kernels import blocks24, make24
 from blockshock.kernels.make24 import Made, Making
 from blockshock.matrices import best_tiles, transposable_tiles
 from blockshock.ranks import Ranks
-from blockshock.training.recipes.tiles import bits_of, mask_of_bits
-from blockshock.training.sparse import mask_24
+from blockshock.training.sparse import bits_of_mask, mask_24, mask_of_bits
 
 D, H = 32, 256
 ACTS = {"gelu": F.gelu, "relu": F.relu, "relu2": lambda z: F.relu(z).square()}
@@ -198,7 +197,7 @@ def _in_one_pass(
         worth = value if making.first else x
         worth = worth.double() - worth.double().min() if making.choice == "largest" else worth.abs()
         best = best_tiles(worth) if making.along == "tiles" else mask_24(worth, signed=True)
-        mask = bits_of(best.unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).transpose(1, 2))
+        mask = bits_of_mask(best)
     assert mask is not None
     kept = value.where(mask_of_bits(mask), 0)
     over_tokens = kept if making.along == "tiles" else kept.where(mask_24(kept, 0), 0)
@@ -234,7 +233,7 @@ def test_in_one_pass_it_gives_what_zeros_give(
     right = gradients(ffn(x), ffn, x)
     made: list[str] = []
     with faked():
-        monkeypatch.setattr(make24, "unavailable", lambda x: None)
+        monkeypatch.setattr(blocks24, "unavailable", lambda x: None)
         monkeypatch.setattr(
             make24, "make24", lambda *given, **z: made.append(given[1].choice) or _in_one_pass(*given, **z)
         )

@@ -9,8 +9,10 @@ import torch
 from blockshock.sparse import (
     Sparse24,
     StepAdamW,
+    bits_of_mask,
     fixed_scale,
     mask_24,
+    mask_of_bits,
     masked_decay_,
     mvue_24,
     soft_threshold_24,
@@ -63,6 +65,15 @@ def test_tiles_are_transposable_or_it_is_refused(w_RC: torch.Tensor) -> None:
 
 
 @examples(100)
+@given(x=any_matrix)
+def test_bits_are_a_mask_again_or_it_is_refused(x: torch.Tensor) -> None:
+    bits = attempt(bits_of_mask, x != 0)
+    assert (bits is not None) == (not any(size % 4 for size in x.shape))
+    assert bits is None or torch.equal(mask_of_bits(bits), x != 0)
+    assert (attempt(mask_of_bits, x) is None) == (x.dtype != torch.int16)
+
+
+@examples(100)
 @given(x=any_matrix, dim=dims, exact=st.booleans(), seed=seeds)
 def test_an_estimate_is_2to4_and_what_its_seed_says(x: torch.Tensor, dim: int, exact: bool, seed: int) -> None:
     stream = torch.Generator().manual_seed(seed)
@@ -95,7 +106,11 @@ def test_a_threshold_and_its_scale(w: torch.Tensor, dim: int) -> None:
 def test_decay_touches_only_what_is_dropped(grad: torch.Tensor, w: torch.Tensor, seed: int, decay: Any) -> None:
     grad, mask = grad.clone(), mask_rows(*grad.shape, seed)
     before = grad.clone()
+    bits = attempt(bits_of_mask, mask)
+    by_bits = None if bits is None else attempt(masked_decay_, grad.clone(), w, bits, decay)
     done = attempt(masked_decay_, grad, w, mask, decay)
+    assert (by_bits is None) == (done is None or bits is None)
+    assert by_bits is None or equal(by_bits, grad)
     assert (done is None) == (w.shape != grad.shape or not w.is_floating_point() or not 0 <= decay <= 3.4e38)
     if done is None or w.isfinite().all():
         untouched = mask if done is not None else torch.ones_like(mask)

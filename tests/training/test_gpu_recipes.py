@@ -8,12 +8,11 @@ from gpus import needs_a_gpu
 from torch import nn
 
 from blockshock import MethodLinear, SparseFFN
-from blockshock.training import RECIPES, RecipeStorage
+from blockshock.training import RECIPES, RecipeStorage, recipe_of
 from blockshock.training.recipes import blocks, eight_bits, packing
 from blockshock.training.recipes.estimators import drawn, stream
 from blockshock.training.recipes.packing import times_24
-from blockshock.training.recipes.tiles import tile_mask
-from blockshock.training.sparse import mvue_24, transposable_mask
+from blockshock.training.sparse import bits_of_mask, mask_24, mvue_24, transposable_mask
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 N, K = 256, 512
@@ -64,8 +63,11 @@ def test_the_sparse_cores_give_what_zeros_give(spec: str, tokens: int, monkeypat
 @pytest.mark.parametrize("shape", [(64, 64), (256, 448)])
 def test_the_best_tiles_are_found_in_one_pass(shape: tuple[int, int]) -> None:
     w_NK = torch.randn(shape, device="cuda")
-    assert torch.equal(tile_mask(w_NK.bfloat16().float()), transposable_mask(w_NK.bfloat16()))
-    mask_NK = tile_mask(w_NK)
+    recipe = recipe_of("fst")
+    assert torch.equal(recipe.mask(w_NK.bfloat16().float()), transposable_mask(w_NK.bfloat16()))
+    mask_NK = recipe.mask(w_NK)
+    assert torch.equal(recipe.mask_bits(w_NK), bits_of_mask(mask_NK))
+    assert torch.equal(recipe_of("ste").mask_bits(w_NK), bits_of_mask(mask_24(w_NK)))
     kept, most = ((w_NK.abs() * mask).sum().item() for mask in (mask_NK, transposable_mask(w_NK)))
     assert most * (1 - 1e-4) < kept <= most * (1 + 1e-6)
     assert (mask_NK.unflatten(0, (-1, 4)).sum(1) == 2).all()

@@ -9,6 +9,7 @@ import torch
 from blockshock.sparse import (
     Sparse24,
     StepAdamW,
+    bits_of_mask,
     fixed_scale,
     mask_24,
     masked_decay_,
@@ -24,6 +25,7 @@ from test_sparse_masks import wide
 from torch.nn import functional as F
 
 from blockshock.kernels import build_format, build_kernel
+from blockshock.training import recipe_of
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -51,9 +53,36 @@ def test_masks_and_thresholds_have_the_bits_of_a_cpu(dtype: torch.dtype) -> None
     whole = w_RC[4:8].clone()
     torch.testing.assert_close(fixed_scale(whole.cuda()).cpu(), fixed_scale(whole), rtol=1e-12, atol=0)
     grad, mask = drawn(*w_RC.shape, seed=1).to(dtype), mask_24(w_RC)
-    torch.testing.assert_close(
-        masked_decay_(grad.cuda(), found, mask.cuda(), 0.1).cpu(), masked_decay_(grad, w_RC, mask, 0.1), equal_nan=True
-    )
+    right = masked_decay_(grad.clone(), w_RC, mask, 0.1)
+    for held in (mask, bits_of_mask(mask)):
+        decayed = masked_decay_(grad.cuda(), found, held.cuda(), 0.1).cpu()
+        torch.testing.assert_close(decayed, right, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("R", "C", "before"), [(4, 4, 0), (8, 24, 0), (12, 20, 0), (256, 448, 0), (256, 448, 4)])
+def test_decay_of_a_mask_and_of_its_bits_has_the_bits_of_plain_torch(
+    dtype: torch.dtype, R: int, C: int, before: int
+) -> None:
+    """Of sizes that one load has whole and in part, and of tensors that lie where it cannot begin."""
+
+    def placed(seed: int) -> torch.Tensor:
+        return torch.cat([drawn(before), drawn(R, C, seed=seed).flatten()]).to("cuda", dtype)[before:].view(R, C)
+
+    w, mask = placed(2), placed(3) > 0
+    w[mask] = torch.nan
+    right = placed(1).addcmul_(w.masked_fill(mask, -0.0), ~mask, value=0.1)
+    for held in (mask, bits_of_mask(mask)):
+        assert equal(masked_decay_(placed(1), w, held, 0.1), right)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_of_the_two_largest_are_those_of_the_mask(dtype: torch.dtype) -> None:
+    recipe = recipe_of("ste")
+    for shape in ((4, 4), (8, 24), (1028, 260)):
+        w_NK = drawn(*shape).to("cuda", dtype)
+        w_NK[0, :3] = torch.tensor([float("nan"), float("inf"), -0.0])
+        assert torch.equal(recipe.mask_bits(w_NK), bits_of_mask(mask_24(w_NK)))
 
 
 def test_powers_of_two_are_exact() -> None:

@@ -75,7 +75,9 @@ def test_what_is_dropped_decays(dtype: torch.dtype) -> None:
     grad, w = (torch.randn(8, 12, generator=stream).to(dtype) for _ in range(2))
     mask = sparse.mask_24(w)
     before, wanted = grad.clone(), grad.double() + 0.25 * ~mask * w.double()
+    by_bits = sparse.masked_decay_(grad.clone(), w, sparse.bits_of_mask(mask), 0.25)
     assert sparse.masked_decay_(grad, w, mask, 0.25) is grad
+    assert equal(by_bits, grad)
     assert equal(grad[mask], before[mask])
     torch.testing.assert_close(grad.double(), wanted, rtol=2 * torch.finfo(dtype).eps, atol=0)
     assert equal(sparse.masked_decay_(before.clone(), w, mask, 0), before)
@@ -95,10 +97,15 @@ def test_decay_is_added_in_place_whatever_the_layout_and_the_dtype_of_w() -> Non
 def test_decay_of_what_does_not_fit_is_refused() -> None:
     grad, mask = torch.zeros(4, 4), torch.ones(4, 4, dtype=torch.bool)
     for args, says in [
-        ((grad, grad, mask.float(), 0.1), "a mask is boolean, of what is kept; got torch.float32"),
+        (
+            (grad, grad, mask.float(), 0.1),
+            "a mask is boolean, of what is kept, or its bits as int16; got torch.float32",
+        ),
         ((grad, grad.int(), mask, 0.1), "floating-point dtype, got torch.float32 and torch.int32"),
-        ((grad, grad[:2], mask, 0.1), r"one shape, got \(4, 4\), \(2, 4\), \(4, 4\)"),
+        ((grad, grad[:2], mask, 0.1), r"one shape, .*, got \(4, 4\), \(2, 4\), \(4, 4\)"),
         ((grad, grad.to("meta"), mask, 0.1), "one device, got cpu, meta, cpu"),
+        ((grad, grad, mask.short(), 0.1), r"its bits \(R/4, C/4\) of \(R, C\), got \(4, 4\), \(4, 4\), \(4, 4\)"),
+        ((grad[0], grad[0], mask.short()[0, :1], 0.1), r"got \(4,\), \(4,\), \(1,\)"),
         ((grad, grad, mask, -0.1), "decay must lie in 0"),
         ((grad, grad, mask, float("nan")), "decay must lie in 0"),
     ]:

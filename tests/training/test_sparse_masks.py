@@ -142,6 +142,8 @@ OF_ONE = {
     "fixed_scale": sparse.fixed_scale,
     "Sparse24": sparse.Sparse24,
     "by_mvue": sparse.Sparse24.by_mvue,
+    "bits_of_mask": sparse.bits_of_mask,
+    "mask_of_bits": sparse.mask_of_bits,
     "mask": lambda mask: sparse.Sparse24(torch.ones(4, 4), mask),
     "grad": lambda grad: sparse.masked_decay_(grad, torch.ones(4, 4), torch.ones(4, 4, dtype=torch.bool), 0.1),
     "decayed": lambda w: sparse.masked_decay_(torch.ones(4, 4), w, torch.ones(4, 4, dtype=torch.bool), 0.1),
@@ -169,6 +171,27 @@ def test_what_is_no_dimension_generator_bias_or_number_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=says):
             call()  # type: ignore[no-untyped-call]
+
+
+def test_bits_are_those_of_each_tile() -> None:
+    mask = torch.rand(12, 20, generator=torch.Generator().manual_seed(0)) < 0.5
+    bits = sparse.bits_of_mask(mask)
+    for row, column in itertools.product(range(12), range(20)):
+        tile = bits[row // 4, column // 4].item()
+        assert tile >> (4 * (row % 4) + column % 4) & 1 == mask[row, column]
+    for one in (mask, ~mask[:, :4].T, torch.ones(4, 4, dtype=torch.bool), mask[:0]):
+        if len(one) % 4 == 0:
+            assert torch.equal(sparse.mask_of_bits(sparse.bits_of_mask(one)), one)
+
+
+def test_what_has_no_bits_or_is_none_is_refused() -> None:
+    mask = torch.ones(4, 8, dtype=torch.bool)
+    for wrong in (mask.float(), mask[0], mask[:2], mask[:, :6]):
+        with pytest.raises(InputError, match="bits are of a boolean mask"):
+            sparse.bits_of_mask(wrong)
+    for bits in (mask, torch.zeros(4, dtype=torch.int16), torch.zeros(1, 1, dtype=torch.int32)):
+        with pytest.raises(InputError, match=r"a mask as bits is int16 \(R/4, C/4\), got"):
+            sparse.mask_of_bits(bits)
 
 
 def test_of_nothing_there_is_nothing() -> None:

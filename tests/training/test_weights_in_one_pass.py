@@ -13,20 +13,15 @@ from torch import nn
 
 from blockshock import MethodLinear
 from blockshock.errors import InputError, KernelUnavailable, StalePacking
-from blockshock.kernels import masked24, soft24
+from blockshock.kernels import blocks24, masked24, soft24
 from blockshock.kernels.cusparselt_layout import dense_of, packed_as
 from blockshock.kernels.masked24 import Masked
 from blockshock.kernels.soft24 import Soft, soften24
 from blockshock.training import RecipeStorage
-from blockshock.training.recipes.tiles import bits_of, mask_of_bits
-from blockshock.training.sparse import mask_24, soft_threshold_24, transposable_mask
+from blockshock.training.sparse import bits_of_mask, mask_24, mask_of_bits, soft_threshold_24, transposable_mask
 
 N, K = 64, 128
 BY_MASK = ("ste", "sr_ste:every=2", "fst:every=2", "pruned")
-
-
-def words(mask_NK: torch.Tensor) -> torch.Tensor:
-    return bits_of(mask_NK.unflatten(0, (-1, 4)).unflatten(2, (-1, 4)).transpose(1, 2))
 
 
 def in_one_pass(w_NK: torch.Tensor, scale: torch.Tensor, into: Soft) -> None:
@@ -35,12 +30,12 @@ def in_one_pass(w_NK: torch.Tensor, scale: torch.Tensor, into: Soft) -> None:
     into.values.copy_(soft_threshold_24(w_NK) * scale.float())
     into.rows.copy_(compress(into.values).view_as(into.rows))
     into.flips.copy_((mask_of_bits(into.mask) ^ mask_NK).sum())
-    into.mask.copy_(words(mask_NK))
+    into.mask.copy_(bits_of_mask(mask_NK))
 
 
-def by_mask(w_NK: torch.Tensor, mask_NK: torch.Tensor, into: Masked) -> None:
+def by_mask(w_NK: torch.Tensor, mask: torch.Tensor, into: Masked) -> None:
     """Likewise."""
-    into.values.copy_(w_NK.where(mask_NK, 0))
+    into.values.copy_(w_NK.where(mask_of_bits(mask), 0))
     into.rows.copy_(compress(into.values).view_as(into.rows))
     if into.columns is not None:
         into.columns.copy_(compress(into.values.T.contiguous()).view_as(into.columns))
@@ -74,7 +69,7 @@ def trained(spec: str = "s_ste", device: str = "cpu") -> tuple[MethodLinear, lis
 
 @pytest.fixture
 def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soft24, "takes", lambda w, dtype: True)
+    monkeypatch.setattr(blocks24, "takes", lambda w, dtype: True)
     monkeypatch.setattr(soft24, "soften24", in_one_pass)
     monkeypatch.setattr(masked24, "masked24", by_mask)
 
@@ -82,19 +77,21 @@ def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("spec", ["s_ste", *BY_MASK])
 def test_a_step_is_that_of_many_passes(spec: str, request: pytest.FixtureRequest) -> None:
     with faked():
-        _, right, right_masks = trained(spec)
+        many, right, right_masks = trained(spec)
         request.getfixturevalue("one_pass")
         layer, found, masks = trained(spec)
-        assert (storage_of(layer).packed.soft is None) == (spec != "s_ste")
+        held = storage_of(layer).packed.soft, storage_of(layer).packed.by_bits
+        assert (held[0] is None, held[1]) == (spec != "s_ste", spec != "s_ste")
         torch.testing.assert_close(found, right, rtol=0.02, atol=0.02)
         torch.testing.assert_close(masks, right_masks)
         assert (max(masks[1::2]) > 0) == (spec != "pruned")
         storage, state = storage_of(layer), layer.state_dict()
-        again, other = copy.deepcopy(layer), trained(spec)[0]
-        with torch.no_grad():
-            storage_of(other).parameter.neg_()
-        other.load_state_dict(state)
-        for one in (again, other):
+        again, *others = copy.deepcopy(layer), trained(spec)[0], trained(spec)[0], many
+        for one, from_state in zip(others, (state, many.state_dict(), state), strict=True):
+            with torch.no_grad():
+                storage_of(one).parameter.neg_()
+            one.load_state_dict(from_state)
+        for one in (again, *others):
             assert torch.equal(storage_of(one).mask_NK, storage.mask_NK)  # type: ignore[arg-type]
             assert torch.equal(storage_of(one).packed.values, storage.packed.values)
             assert one.check() is None
@@ -112,8 +109,8 @@ def masks_that_lag(w_NK: torch.Tensor, scale: torch.Tensor, into: Soft) -> None:
     in_one_pass(w_NK, scale, into._replace(mask=into.mask.clone()))
 
 
-def columns_that_lag(w_NK: torch.Tensor, mask_NK: torch.Tensor, into: Masked) -> None:
-    by_mask(w_NK, mask_NK, into._replace(columns=None))
+def columns_that_lag(w_NK: torch.Tensor, mask: torch.Tensor, into: Masked) -> None:
+    by_mask(w_NK, mask, into._replace(columns=None))
 
 
 @pytest.mark.parametrize("fault", [values_that_lag, packed_that_lag, masks_that_lag, columns_that_lag])
@@ -143,14 +140,14 @@ def test_one_pass_on_a_gpu_gives_the_bits_of_the_formula(dtype: torch.dtype, wid
         into = Soft(
             torch.empty(rows, columns, dtype=dtype, device="cuda"),
             torch.empty(rows, columns * 9 // 16, dtype=dtype, device="cuda"),
-            words(before_NK),
+            bits_of_mask(before_NK),
             torch.ones((), dtype=torch.int32, device="cuda"),
         )
         soften24(w_NK, scale, into)
         right_NK, mask_NK = (soft_threshold_24(w_NK).float() * scale.float()).to(dtype), mask_24(w_NK)
         assert torch.equal(into.values.view(torch.int16), right_NK.view(torch.int16))
         assert torch.equal(into.rows.view(torch.int16), packed_as(right_NK, mask_NK).view(torch.int16))
-        assert torch.equal(into.mask, words(mask_NK))
+        assert torch.equal(into.mask, bits_of_mask(mask_NK))
         assert into.flips.item() == (before_NK ^ mask_NK).sum().item()
     with pytest.raises(InputError, match=r"a scale of torch.float32"):
         soften24(w_NK, scale.float(), into)
@@ -171,13 +168,15 @@ def test_what_a_mask_keeps_is_packed_on_a_gpu(dtype: torch.dtype, wide: bool) ->
         for mask_NK, turns in ((along, False), (both, True), (both & (w_NK > 0), True)):
             values = torch.empty(rows, columns, dtype=dtype, device="cuda")
             packings = [values.new_zeros(sizes) for sizes in ((rows, columns * 9 // 16), (columns, rows * 9 // 16))]
-            masked24.masked24(w_NK, mask_NK, Masked(values, packings[0], packings[1] if turns else None))
+            into = Masked(values, packings[0], packings[1] if turns else None)
+            masked24.masked24(w_NK, bits_of_mask(mask_NK), into)
             right_NK = w_NK.where(mask_NK, 0).to(dtype)
             assert torch.equal(values, right_NK)
             assert torch.equal(dense_of(packings[0], columns), right_NK)
             assert torch.equal(dense_of(packings[1], rows), right_NK.T if turns else torch.zeros_like(right_NK.T))
-    with pytest.raises(InputError, match=r"and a mask \(512, 1024\) torch.int16"):
-        masked24.masked24(w_NK, mask_NK.short(), Masked(values, packings[0]))
+    for wrong in (mask_NK, mask_NK.short()):
+        with pytest.raises(InputError, match=rf"and a mask \(512, 1024\) {wrong.dtype}"):
+            masked24.masked24(w_NK, wrong, into)
 
 
 @pytest.mark.gpu
@@ -185,10 +184,11 @@ def test_what_a_mask_keeps_is_packed_on_a_gpu(dtype: torch.dtype, wide: bool) ->
 @pytest.mark.parametrize("spec", ["s_ste", *BY_MASK])
 def test_a_step_on_a_gpu_is_that_of_many_passes(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, found, masks = trained(spec, "cuda")
-    assert (storage_of(layer).packed.soft is None) == (spec != "s_ste")
-    monkeypatch.setattr(soft24, "takes", lambda w, dtype: False)
+    assert (storage_of(layer).packed.soft is None) == storage_of(layer).packed.by_bits == (spec != "s_ste")
+    monkeypatch.setattr(blocks24, "takes", lambda w, dtype: False)
     other, right, right_masks = trained(spec, "cuda")
     assert storage_of(other).packed.soft is None
+    assert not storage_of(other).packed.by_bits
     torch.testing.assert_close(found, right, rtol=0.02, atol=0.02)
     torch.testing.assert_close(masks, right_masks)
     state = layer.state_dict()
@@ -214,9 +214,9 @@ def test_no_group_with_nan_is_finite() -> None:
 
 def test_a_weight_on_a_cpu_is_refused() -> None:
     w_NK = torch.zeros(64, 64)
-    assert not soft24.takes(w_NK, torch.bfloat16)
+    assert not blocks24.takes(w_NK, torch.bfloat16)
     into = Soft(w_NK.bfloat16(), w_NK, w_NK, w_NK)
     with pytest.raises(KernelUnavailable, match="x is on cpu"):
         soften24(w_NK, torch.ones((), dtype=torch.float64), into)
     with pytest.raises(KernelUnavailable, match="x is on cpu"):
-        masked24.masked24(w_NK, w_NK.bool(), Masked(w_NK.bfloat16(), w_NK))
+        masked24.masked24(w_NK, bits_of_mask(w_NK.bool()), Masked(w_NK.bfloat16(), w_NK))

@@ -12,8 +12,7 @@ from blockshock.kernels.make24 import Making, make24
 from blockshock.registry import check_range
 from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, check_choice
 from blockshock.training.recipes.packing import in_one_pass
-from blockshock.training.recipes.tiles import mask_of_bits
-from blockshock.training.sparse import mask_24, transposable_mask
+from blockshock.training.sparse import mask_24, mask_of_bits, transposable_mask
 
 ACTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,

@@ -14,6 +14,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.registry import Registry, check_range
+from blockshock.training.sparse import bits_of_mask
 
 MOST_STEPS = 2**31
 EIGHT, SIXTEEN = 8, 16
@@ -111,6 +112,10 @@ class Recipe:
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
         """What of W is kept, as a boolean (N, K) with two of each four of a row at the most."""
         raise NotImplementedError
+
+    def mask_bits(self, w_NK: torch.Tensor) -> torch.Tensor:
+        """The same as bits, of which N and K are multiples of four: as of ``bits_of_mask``."""
+        return bits_of_mask(self.mask(w_NK))
 
     def scores(self, w_NK: torch.Tensor) -> torch.Tensor | None:
         """What is trained beside W and decides its mask, at the first step; None where |w| decides."""

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from blockshock.errors import InputError
-from blockshock.kernels import make24
+from blockshock.kernels import blocks24
 from blockshock.kernels.cusparselt_layout import SIDE
 from blockshock.kernels.make24 import Making
 from blockshock.matrices import product
@@ -123,7 +123,7 @@ def _fuses(x_BD: torch.Tensor, w_HD: torch.Tensor, w_NH: torch.Tensor) -> bool:
     (H, D), N = w_HD.shape, len(w_NH)
     if torch.compiler.is_compiling() or not len(x_BD) or H % SIDE or D % 8 or N % 8 or x_BD.itemsize != 2:
         return False
-    return make24.unavailable(x_BD) is None and sparse_cores(SIDE, H, x_BD.dtype, x_BD.device)
+    return blocks24.unavailable(x_BD) is None and sparse_cores(SIDE, H, x_BD.dtype, x_BD.device)
 
 
 def thin_features(h: int, dense: float) -> int:

@@ -11,7 +11,7 @@ from blockshock.kernels.make24 import Making
 from blockshock.matrices import transposable_tiles
 from blockshock.training.recipes.activation import ACTS
 from blockshock.training.recipes.blocks import BLOCK_RECIPES, BlockRecipe, check_choice
-from blockshock.training.recipes.tiles import bits_of
+from blockshock.training.sparse import bits_of_mask
 
 
 @BLOCK_RECIPES.register("dropout24")
@@ -46,8 +46,8 @@ class Dropout24(BlockRecipe):
         return Making("tiles", "given", self.act)
 
     def given(self, x_BD: torch.Tensor, hidden: int) -> torch.Tensor:
-        bits, rows = bits_of(transposable_tiles(x_BD.device)), -(-len(x_BD) // SIDE) * SIDE // 4
-        return bits[torch.randint(len(bits), (rows, hidden // 4), device=x_BD.device)]
+        bits, rows = bits_of_mask(transposable_tiles(x_BD.device).flatten(0, 1)), -(-len(x_BD) // SIDE) * SIDE // 4
+        return bits[:, 0][torch.randint(len(bits), (rows, hidden // 4), device=x_BD.device)]
 
     def _kept(self, x_BH: torch.Tensor) -> torch.Tensor:
         # Compilers do not see that a function keeps what it has made; graphs that are captured take no copy of it.

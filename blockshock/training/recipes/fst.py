@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from blockshock.registry import check_range
-from blockshock.training.recipes.base import MOST_STEPS, RECIPES, Recipe
-from blockshock.training.recipes.tiles import tile_mask
+from blockshock.training.recipes.base import MOST_STEPS, RECIPES
+from blockshock.training.recipes.tiles import OfTiles
 
 
 @RECIPES.register("fst")
 @dataclass
-class Fst(Recipe):
+class Fst(OfTiles):
     """All three products have a 2:4 operand: W in y and ∇x, for its mask is transposable, and ∇yᵀ in ∇W.
 
     Args:
@@ -25,8 +23,7 @@ class Fst(Recipe):
 
     operand = "W, along rows and columns; ∇y, along tokens"
     source = "FST, Hu et al., arXiv 2404.01847"
-    prunes = turns = samples = True
-    form = "tiles"
+    samples = True
     every: int = 40
     decay: float = 6e-5
     dense_from: int = 0
@@ -43,6 +40,3 @@ class Fst(Recipe):
     def scaled(cls, steps: int) -> dict[str, int]:
         """Dense for the last sixth; a mask every 40 steps, and of few steps ten in all."""
         return {"every": max(1, min(40, steps // 10)), "dense_from": max(1, steps * 5 // 6)}
-
-    def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
-        return tile_mask(w_NK)

@@ -9,7 +9,7 @@ import torch
 
 from blockshock.kernels.soft24 import Soft
 from blockshock.training.recipes.base import Recipe
-from blockshock.training.recipes.tiles import mask_of_bits
+from blockshock.training.sparse import bits_of_mask, mask_of_bits
 
 
 class InForce(Protocol):
@@ -32,20 +32,27 @@ class InForce(Protocol):
 
 
 class OfRecipe:
-    """One that a recipe finds: of elements, or of blocks one for each."""
+    """One that a recipe finds: of elements, boolean or as bits, or of blocks one for each."""
 
     def __init__(self, held: torch.Tensor, recipe: Recipe) -> None:
-        self.held, self._recipe = held, recipe
+        self.held, self._recipe, self._in_bits = held, recipe, held.dtype == torch.int16
         self.flipped = torch.zeros((), device=held.device)
 
     @property
     def mask_NK(self) -> torch.Tensor:
+        if self._in_bits:
+            return mask_of_bits(self.held)
         return self._recipe.spread(self.held) if self._recipe.size else self.held
 
     def take(self, due: torch.Tensor) -> None:
         """Another one. Copied: a captured graph goes on reading where the old one lies."""
-        self.flipped.copy_((due ^ self.held).count_nonzero() / self.held.numel())
+        changed = mask_of_bits(due ^ self.held) if self._in_bits else due ^ self.held
+        self.flipped.copy_(changed.count_nonzero() / changed.numel())
         self.held.copy_(due)
+
+    def put(self, mask_NK: torch.Tensor) -> None:
+        """A mask of elements, boolean, as if it had been this one all the time."""
+        self.held.copy_(bits_of_mask(mask_NK) if self._in_bits else mask_NK)
 
 
 class OfSoft:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from blockshock.kernels import KERNELS, Packed, PackedDense, make24, masked24, soft24
+from blockshock.kernels import KERNELS, Packed, PackedDense, blocks24, make24, masked24, soft24
 from blockshock.kernels.cusparselt import PackedCusparselt
 from blockshock.kernels.cusparselt_anew import MULTIPLE, times_packed
 from blockshock.kernels.cusparselt_layout import SIDE
@@ -29,7 +29,7 @@ def sparse_cores(N: int, K: int, dtype: torch.dtype, device: torch.device) -> bo
 def in_one_pass(x_RC: torch.Tensor) -> bool:
     """Whether our own kernel makes such a matrix 2:4 and packs it, at about the cost of a copy."""
     sizes = all(size and size % SIDE == 0 for size in x_RC.shape)
-    return sizes and x_RC.itemsize == 2 and make24.unavailable(x_RC) is None
+    return sizes and x_RC.itemsize == 2 and blocks24.unavailable(x_RC) is None
 
 
 def filled_up(rows_BK: torch.Tensor) -> torch.Tensor:
@@ -78,9 +78,11 @@ class RecipePacking(Packed):
 
     Attributes:
         soft: where one pass over W writes all that multiplies, and the mask, of ``s_ste`` on a GPU; else None.
+        by_bits: one pass over W writes what a mask keeps, which is held as bits.
     """
 
     soft: soft24.Soft | None = None
+    by_bits = False
 
     def __init__(
         self, w_NK: torch.Tensor, bias: torch.Tensor | None, recipe: Recipe, mask_NK: torch.Tensor | None
@@ -114,13 +116,12 @@ class RecipePacking(Packed):
             self.across = PackedAnew(across, K, N)
             self.across.product_stage = "grad_x"
 
-    def soften_of(self, w_NK: torch.Tensor) -> None:
-        """From now on S(W) of S-STE is made in one pass, of a W like this one, where a GPU can."""
-        if (
-            self._recipe.form == "soft"
-            and isinstance(self.along, PackedAnew)
-            and soft24.takes(w_NK, self.plain.w_NK.dtype)
-        ):
+    def make_of(self, w_NK: torch.Tensor) -> None:
+        """From now on S(W) is made in one pass, of a W like this one, where a GPU can."""
+        if not isinstance(self.along, PackedAnew) or not blocks24.takes(w_NK, self.plain.w_NK.dtype):
+            return
+        self.by_bits = self._recipe.form in ("rows", "tiles")
+        if self._recipe.form == "soft":
             N, K = w_NK.shape
             mask = torch.zeros(N // 4, K // 4, dtype=torch.int16, device=w_NK.device)
             flips = torch.zeros((), dtype=torch.int32, device=w_NK.device)
@@ -163,7 +164,7 @@ class RecipePacking(Packed):
         """Take over S(W) of a W, by another mask, or all of W. Stages ``sparsify``, ``refresh`` and ``compress``.
 
         Args:
-            held: the mask, or of a recipe of blocks which are kept.
+            held: the mask, as bits if by them, or of a recipe of blocks which are kept.
             scale: of S(W), if it has one.
         """
         vars(self)["writes"] += 1
@@ -171,7 +172,7 @@ class RecipePacking(Packed):
         if is_sparse and self.soft is not None:
             self._soften(w_NK, scale)
             return
-        if is_sparse and self._keeps_alone(w_NK):
+        if is_sparse and self.by_bits:
             assert held is not None
             self._mask(w_NK, held)
             return
@@ -195,17 +196,12 @@ class RecipePacking(Packed):
         with stage("sparsify"):
             soft24.soften24(w_NK, scale, self.soft)
 
-    def _keeps_alone(self, w_NK: torch.Tensor) -> bool:
-        """Whether S(W) is what a mask keeps, and is made and packed in one pass."""
-        by_mask = self._recipe.form in ("rows", "tiles") and isinstance(self.along, PackedAnew)
-        return by_mask and soft24.takes(w_NK, self.plain.w_NK.dtype)
-
-    def _mask(self, w_NK: torch.Tensor, mask_NK: torch.Tensor) -> None:
+    def _mask(self, w_NK: torch.Tensor, bits: torch.Tensor) -> None:
         packings = [one for one in (self.along, self.across) if isinstance(one, PackedAnew)]
         for one in packings:
             one.writes += 1
         with stage("compress"):
-            masked24.masked24(w_NK, mask_NK, masked24.Masked(self.plain.w_NK, *(one.packed for one in packings)))
+            masked24.masked24(w_NK, bits, masked24.Masked(self.plain.w_NK, *(one.packed for one in packings)))
 
     def _pack(self, held: torch.Tensor | None) -> None:
         if isinstance(self.along, PackedEightBits) and isinstance(self.across, PackedEightBits):

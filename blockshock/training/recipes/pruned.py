@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from blockshock.registry import check_range
-from blockshock.training.recipes.base import MOST_STEPS, RECIPES, Recipe
-from blockshock.training.recipes.tiles import tile_mask
+from blockshock.training.recipes.base import MOST_STEPS, RECIPES
+from blockshock.training.recipes.tiles import OfTiles
 
 
 @RECIPES.register("pruned")
 @dataclass
-class Pruned(Recipe):
+class Pruned(OfTiles):
     """The transposable mask of a dense W stays; what it drops is zero, and gets no gradient.
 
     Args:
@@ -22,8 +20,6 @@ class Pruned(Recipe):
 
     operand = "W, along rows and columns"
     source = "Mishra et al., arXiv 2104.08378; transposable: Hubara et al., arXiv 2102.08124"
-    prunes = turns = True
-    form = "tiles"
     keeps_dropped = own_forward = False
 
     dense_until: int = 0
@@ -42,6 +38,3 @@ class Pruned(Recipe):
     def scaled(cls, steps: int) -> dict[str, int]:
         """Its dense checkpoint is what the first half of the steps comes to."""
         return {"dense_until": steps // 2}
-
-    def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
-        return tile_mask(w_NK)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from blockshock.kernels import fours
 from blockshock.training.recipes.base import RECIPES, Recipe
 from blockshock.training.sparse import mask_24
 
@@ -26,6 +27,9 @@ class Ste(Recipe):
 
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
         return mask_24(w_NK)
+
+    def mask_bits(self, w_NK: torch.Tensor) -> torch.Tensor:
+        return fours.two_largest_bits(w_NK.detach()) if fours.takes(w_NK) else super().mask_bits(w_NK)
 
 
 @RECIPES.register("sr_ste")

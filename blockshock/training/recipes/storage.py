@@ -57,7 +57,7 @@ class RecipeStorage(Storage):
         super().__init__(parameter, RecipePacking(w_NK, bias, recipe, mask_NK), trained_bias)
         self.recipe, self.every, scores = recipe, recipe.every, recipe.scores(parameter)
         self.register_parameter("scores", None if scores is None else nn.Parameter(scores))
-        self.packed.soften_of(parameter)
+        self.packed.make_of(parameter)
         self._in_force: InForce | None = None
         self._by: Optimizer | None = None
         self.begin()
@@ -87,8 +87,9 @@ class RecipeStorage(Storage):
         return torch.zeros((), device=self.parameter.device) if self._in_force is None else self._in_force.flipped
 
     def _mask_due(self) -> torch.Tensor:
-        """The mask of W as it is, or the blocks that its scores keep."""
-        return self.recipe.mask(self.parameter) if self.scores is None else self.recipe.of_scores(self.scores)
+        """The mask of W as it is, as it is held, or the blocks that its scores keep."""
+        found = self.recipe.mask_bits if self.packed.by_bits else self.recipe.mask
+        return found(self.parameter) if self.scores is None else self.recipe.of_scores(self.scores)
 
     @property
     def is_sparse(self) -> bool:
@@ -127,7 +128,7 @@ class RecipeStorage(Storage):
         scale = getattr(optimizer, "grad_scale", None)
         decay = self.recipe.decay * (1.0 if scale is None else float(scale))
         with stage("decay"):
-            masked_decay_(grad, self.parameter, self._kept(), decay)
+            masked_decay_(grad, self.parameter, self._in_force.held, decay)  # type: ignore[union-attr]  # of what decays
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -234,7 +235,7 @@ class RecipeStorage(Storage):
         if self.scores is not None:
             self.scores.copy_(found[SCORES])  # of which the mask is
         elif isinstance(self._in_force, OfRecipe):
-            self._in_force.held.copy_(found[MASK])
+            self._in_force.put(found[MASK])
         if self.scale is not None:
             self.scale.copy_(found[SCALE])
         self.refresh()

@@ -1,35 +1,35 @@
-"""Tiles that are 2:4 both ways: which of the 90 each is, as 16 bits and as a mask; and the best ones of a W."""
+"""Recipes whose masks are 2:4 both ways: the best tiles of a W, as a mask and as bits."""
 
 from __future__ import annotations
 
 import torch
 
 from blockshock.kernels import make24
-from blockshock.matrices import untile
+from blockshock.training.recipes.base import Recipe
 from blockshock.training.recipes.packing import in_one_pass
-from blockshock.training.sparse import transposable_mask
+from blockshock.training.sparse import bits_of_mask, mask_of_bits, transposable_mask
 
 
-def tile_mask(w_NK: torch.Tensor) -> torch.Tensor:
-    """The transposable mask of a weight (N, K) that keeps most of Σ|w|, boolean (N, K).
+class OfTiles(Recipe):
+    """W multiplies by a mask that keeps most of Σ|w| of each 4 × 4 tile and is 2:4 both ways.
 
-    Where a GPU can in one pass, of W rounded to bf16: between tiles that are equal up to that the first is taken.
+    Where a GPU finds it in one pass, it is that of W rounded to bf16: between tiles that are equal up to that the first
+    is taken.
     """
+
+    prunes = turns = True
+    form = "tiles"
+
+    def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
+        bits = _in_one_pass(w_NK)
+        return transposable_mask(w_NK) if bits is None else mask_of_bits(bits)
+
+    def mask_bits(self, w_NK: torch.Tensor) -> torch.Tensor:
+        bits = _in_one_pass(w_NK)
+        return bits_of_mask(transposable_mask(w_NK)) if bits is None else bits
+
+
+def _in_one_pass(w_NK: torch.Tensor) -> torch.Tensor | None:
+    """The bits of the best mask, int16 (N/4, K/4); None where no kernel of ours finds it."""
     rounded_NK = w_NK.detach().to(torch.bfloat16) if w_NK.is_cuda else w_NK
-    if not in_one_pass(rounded_NK):
-        return transposable_mask(w_NK)
-    bits = make24.make24(rounded_NK, make24.Making("tiles", exact=True)).mask
-    assert bits is not None
-    return mask_of_bits(bits)
-
-
-def bits_of(masks: torch.Tensor) -> torch.Tensor:
-    """Boolean 4 × 4 tiles (…, 4, 4) as ``make24`` has them, int16 (…)."""
-    places = torch.arange(16, device=masks.device, dtype=torch.int32)
-    return (masks.flatten(-2).int() << places).sum(-1).to(torch.int16)
-
-
-def mask_of_bits(bits: torch.Tensor) -> torch.Tensor:
-    """The inverse, of a whole matrix: int16 (R/4, C/4) → bool (R, C)."""
-    places = torch.arange(16, device=bits.device, dtype=torch.int32)
-    return untile((bits.int()[..., None] >> places & 1).bool().unflatten(-1, (4, 4)))
+    return make24.make24(rounded_NK, make24.Making("tiles", exact=True)).mask if in_one_pass(rounded_NK) else None
