@@ -1,8 +1,8 @@
-// grad += decay · w where a mask drops w, in one pass over the memory.
+// grad += decay · w where a mask drops w, or grad = 0 there, in one pass over the memory.
 //
-// It stands behind wide.cu, whose numbers both are of. Set by whoever compiles it: BITS, where the mask has 16 bits a
-// 4 × 4 tile (make24.cu), which a thread then takes all rows of; else it has a byte each. FOURS, which a thread takes
-// beside each other.
+// It stands behind wide.cu, whose numbers both are of. Set by whoever compiles it: ZERO, where w is not read. BITS, where
+// the mask has 16 bits a 4 × 4 tile (make24.cu), which a thread then takes all rows of; else it has a byte each. FOURS,
+// which a thread takes beside each other.
 
 constexpr int ROWS = BITS ? 4 : 1;
 
@@ -39,7 +39,7 @@ extern "C" __global__ void decay(Numbers* __restrict__ grad, const Numbers* __re
             for (int j = 0; j < 4; j++) {
                 const bool stays = BITS ? kept.words[k] >> (4 * i + j) & 1 : kept.words[k] >> 8 * j & 255;
                 const float more = __fadd_rn(sum[j], __fmul_rn(weight[j], __int_as_float(decay_bits)));
-                sum[j] = stays ? sum[j] : more;
+                sum[j] = stays ? sum[j] : ZERO ? 0 : more;
             }
             sums[i].fours[k] = narrowed(sum);
         }

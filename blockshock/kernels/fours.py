@@ -1,5 +1,5 @@
-"""Which two of each four of a row stay, what S-STE's threshold leaves of them, and decay of what a mask drops: each in
-one pass over a GPU's memory.
+"""Which two of each four of a row stay, what S-STE's threshold leaves of them, and decay of what a mask drops, or zeros
+in its place: each in one pass over a GPU's memory.
 
 In plain torch the first two are a dozen passes or more, at every step of a recipe whose masks change.
 """
@@ -56,22 +56,33 @@ def decay_dropped_(grad: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, deca
     """grad += decay·(1 − mask)⊙w, in place; both are of one shape and dtype, and taken here.
 
     Args:
-        mask: bool, of their shape; or of a matrix (R, C) bits of tiles, int16 (R/4, C/4). Contiguous, and aligned as
-            four bytes are.
+        mask: bool, of their shape; or of a matrix (R, C) as bits, int16 (R/4, C/4). Contiguous, and aligned as four
+            bytes are.
     """
     (decay_bits,) = struct.unpack("i", struct.pack("f", decay))
-    in_bits, C = mask.dtype == torch.int16, grad.shape[-1]
-    aligned = all(tensor.data_ptr() % _WIDEST == 0 for tensor in (grad, w)) and mask.data_ptr() % 8 == 0
-    fours = _WIDEST // (4 * grad.itemsize)  # as many as one load has
+    return _change_dropped_(grad, w, mask, decay_bits, ZERO=0)
+
+
+def zero_dropped_(x_RC: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    """x = 0 where a mask drops it, in place, of an x that is taken here and a mask as bits, as above."""
+    return _change_dropped_(x_RC, x_RC, bits, 0, ZERO=1)
+
+
+def _change_dropped_(
+    x: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, decay_bits: int, **flags: int
+) -> torch.Tensor:
+    in_bits, C = mask.dtype == torch.int16, x.shape[-1]
+    aligned = all(tensor.data_ptr() % _WIDEST == 0 for tensor in (x, w)) and mask.data_ptr() % 8 == 0
+    fours = _WIDEST // (4 * x.itemsize)  # as many as one load has
     fours = fours if aligned and C % (4 * fours) == 0 else 1
-    across, threads = C // (4 * fours), grad.numel() // (4 * fours * (4 if in_bits else 1))
-    with torch.cuda.device(grad.device):
-        flags = ("BITS", int(in_bits)), ("FOURS", fours)
-        kernel = kernel_of_fours("decay", grad.dtype, grad.device, *flags)
-        kernel((-(-threads // _THREADS), 1, 1), (_THREADS, 1, 1), [grad, w, mask, across, threads, decay_bits])
-    if not grad.is_inference():  # which has no version
-        torch.autograd.graph.increment_version(grad)
-    return grad
+    across, threads = C // (4 * fours), x.numel() // (4 * fours * (4 if in_bits else 1))
+    flags |= {"BITS": int(in_bits), "FOURS": fours}
+    with torch.cuda.device(x.device):
+        kernel = kernel_of_fours("decay", x.dtype, x.device, *flags.items())
+        kernel((-(-threads // _THREADS), 1, 1), (_THREADS, 1, 1), [x, w, mask, across, threads, decay_bits])
+    if not x.is_inference():  # which has no version
+        torch.autograd.graph.increment_version(x)
+    return x
 
 
 def _launch(x: torch.Tensor, found: torch.Tensor, **flags: int) -> None:

@@ -144,7 +144,7 @@ def _recipe(layer: Layer) -> Recipe:
 
 
 def _mask_bytes(shape: Shape, recipe: Recipe) -> int:
-    """Of the mask in force: a byte for each element, or each block; S-STE's, made in one pass on a GPU, has a bit."""
+    """Of the mask in force, at most: a byte for each element, or each block. Of weights made in one pass: bits."""
     if recipe.size:
         return recipe.elements_beside(shape.N, shape.K)
     return shape.N * shape.K * recipe.prunes

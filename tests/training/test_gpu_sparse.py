@@ -24,7 +24,7 @@ from test_sparse24 import close, represented
 from test_sparse_masks import wide
 from torch.nn import functional as F
 
-from blockshock.kernels import build_format, build_kernel
+from blockshock.kernels import build_format, build_kernel, fours
 from blockshock.training import recipe_of
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
@@ -74,6 +74,10 @@ def test_decay_of_a_mask_and_of_its_bits_has_the_bits_of_plain_torch(
     right = placed(1).addcmul_(w.masked_fill(mask, -0.0), ~mask, value=0.1)
     for held in (mask, bits_of_mask(mask)):
         assert equal(masked_decay_(placed(1), w, held, 0.1), right)
+    if fours.takes(w):
+        version = (dropped := placed(1))._version
+        assert equal(fours.zero_dropped_(dropped, bits_of_mask(mask)), placed(1).masked_fill_(~mask, 0))
+        assert dropped._version > version
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

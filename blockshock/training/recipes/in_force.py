@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from blockshock.kernels import fours
 from blockshock.kernels.soft24 import Soft
 from blockshock.training.recipes.base import Recipe
 from blockshock.training.sparse import bits_of_mask, mask_of_bits
@@ -72,6 +73,13 @@ class OfSoft:
     def no_flips(self) -> None:
         """What has changed was no step's doing."""
         self._soft.flips.zero_()
+
+
+def drop_(x_NK: torch.Tensor, mask: InForce) -> torch.Tensor:
+    """Zero what a mask drops, in place."""
+    if mask.held.dtype == torch.int16 and fours.takes(x_NK):
+        return fours.zero_dropped_(x_NK, mask.held)
+    return x_NK.masked_fill_(~mask.mask_NK, 0)
 
 
 def in_force(soft: Soft | None, due: Callable[[], torch.Tensor], recipe: Recipe) -> InForce:

@@ -21,7 +21,7 @@ from blockshock.stages import stage
 from blockshock.training.parameters import Training
 from blockshock.training.recipes.base import Recipe, spec_of
 from blockshock.training.recipes.estimators import sampled_grad_weight, stream
-from blockshock.training.recipes.in_force import InForce, OfRecipe, OfSoft, in_force
+from blockshock.training.recipes.in_force import InForce, OfRecipe, OfSoft, drop_, in_force
 from blockshock.training.recipes.packing import RecipePacking
 from blockshock.training.recipes.saved_state import COUNTS, MASK, SCALE, SCORES, faults_of_state, state_of
 from blockshock.training.recipes.schedule import Kind, has_switched, kind_of, skips
@@ -73,7 +73,7 @@ class RecipeStorage(Storage):
                 self._in_force = in_force(self.packed.soft, self._mask_due, self.recipe)
                 self.scale = self.recipe.scale(self.parameter)
             if not self.recipe.keeps_dropped and self.is_sparse:
-                self.parameter.masked_fill_(~self._kept(), 0)
+                self._drop_(self.parameter)
         self.refresh()
 
     @property
@@ -163,7 +163,7 @@ class RecipeStorage(Storage):
             self._take_mask()
         if kind.after and not self.recipe.keeps_dropped and self.recipe.first_sparse():
             with stage("sparsify"):  # an optimizer goes on moving by what it remembers of dense steps
-                self.parameter.masked_fill_(~self._kept(), 0)
+                self._drop_(self.parameter)
         super().refresh()
 
     @torch.no_grad()
@@ -196,7 +196,7 @@ class RecipeStorage(Storage):
         with stage("grad_w"):
             grad_NK = product(grad_y_BN.T, x_BK, dtype)
             keeps = self.recipe.keeps_dropped or not self.is_sparse
-            return grad_NK if keeps else grad_NK.masked_fill_(~self._kept(), 0)
+            return grad_NK if keeps else self._drop_(grad_NK)
 
     def differentiated(self) -> torch.Tensor:
         if self.scores is None:
@@ -209,8 +209,8 @@ class RecipeStorage(Storage):
             return "the mask is not that of its scores"
         return super().difference()
 
-    def _kept(self) -> torch.Tensor:
-        return self.mask_NK  # type: ignore[return-value]  # where there is one
+    def _drop_(self, x_NK: torch.Tensor) -> torch.Tensor:
+        return drop_(x_NK, self._in_force)  # type: ignore[arg-type]  # where there is one
 
     @torch.no_grad()
     def load(self, w_NK: torch.Tensor) -> None:
