@@ -14,11 +14,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from blockshock.machine.combines import symmetric
+from blockshock.machine.combines import fused, symmetric
 from blockshock.machine.combines.fused import Fused
 from blockshock.machine.combines.overlap import Overlap
 from blockshock.machine.combines.symmetric import OneShot, TwoShot
-from blockshock.machine.combines.workspace import _FLAGS, Workspace, workspace_bytes
+from blockshock.machine.combines.workspace import Workspace, workspace_bytes
 
 MISSING = -1.0
 """What peers see of memory that its rank has not written."""
@@ -29,7 +29,7 @@ class FakeWorkspace(Workspace):
 
     def __init__(self, group: Any, size: int, device: torch.device) -> None:
         self.size, self.rank, self.ranks, self._group = size, group.rank(), group.size(), group
-        self._device, size = device, size + 4 * _FLAGS
+        self._device = device
         first = torch.tensor([os.getpid()])
         dist.broadcast(first, 0, group=group)
         self._paths = [Path(gettempdir()) / f"blockshock-peers-{first.item()}-{rank}" for rank in range(self.ranks)]
@@ -72,11 +72,12 @@ class FakeWorkspace(Workspace):
 def faked(most_bytes: int = 1 << 20) -> Iterator[None]:
     """GPUs' ways of combining run on CPU ranks."""
 
-    def fake(group: Any, needed: int, device: torch.device) -> FakeWorkspace:
+    def fake(group: Any, needed: int, device: torch.device, use: str = "parts") -> FakeWorkspace:
         return FakeWorkspace(group, min(workspace_bytes(needed), most_bytes), device)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(symmetric, "workspace_for", fake)
+        for module in (symmetric, fused):
+            patch.setattr(module, "workspace_for", fake)
         for kind in (OneShot, TwoShot, Overlap, Fused):
             patch.setattr(kind, "device_types", ("cpu", "cuda"))
         yield

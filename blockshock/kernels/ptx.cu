@@ -87,9 +87,13 @@ __device__ __forceinline__ void write_rows(float4 sum, u16* to) {
 }
 
 #if CLUSTERS
-__device__ __forceinline__ void cluster_barrier() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n" ::: "memory");
+// All of a cluster's threads arrive, and who waits sees what they wrote before; or, of those that only read, no fence
+// keeps any until what they wrote elsewhere is there.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_have_read() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 __device__ __forceinline__ Sums load_of_split(u32 address, int split) {
     u32 there;
     Sums value;

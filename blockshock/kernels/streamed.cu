@@ -38,6 +38,9 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
     const int steps = (K + 127) / 128, first = (long long)steps * split / SPLITS;
     const int count = (long long)steps * (split + 1) / SPLITS - first;
     const int tile0 = (blockIdx.x * WARPS + warp) * ROW_TILES, tiles = N / 16;
+#if RANKS
+    const Peers peers(peer0, peer1, peer2, peer3, rank, slot, turns);  // the turn comes from afar: asked for early
+#endif
 
     // What this thread copies of each step: a piece of a row in every fourth of its warp's rows, and of every 16th token.
     const u8* values_from[ROW_TILES];
@@ -121,22 +124,19 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
                 mine[(n * 8 + (lane & 3) * 2 + (r & 1)) * SUM_ROWS + (warp * ROW_TILES + i) * 16 + (lane >> 2) +
                      (r >> 1) * 8] = sums[i][n][r];
     // Four rows of one token at a time: with clusters this block's share of them.
-    constexpr int QUADS = ROWS / 4, SHARES = CLUSTERS ? SPLITS : 1;
+    constexpr int QUADS = ROWS / 4, SHARES = CLUSTERS ? SPLITS : 1, STRIDE = THREADS * SHARES;
     const int row0 = blockIdx.x * ROWS, item0 = threadIdx.x + THREADS * (split % SHARES);
     const u16* added = has_bias ? bias : nullptr;
-#if RANKS
-    const Peers peers(peer0, peer1, peer2, peer3, rank, flags_at, turns);
-    const long long size = (long long)tokens * N;
-#endif
 #if CLUSTERS && SPLITS > 1
-    cluster_barrier();
+    cluster_arrive();
+    cluster_wait();
 #else
     __syncthreads();
 #endif
-    for (int item = item0; item < QUADS * tokens; item += THREADS * SHARES) {
+    for (int item = item0; item < QUADS * tokens; item += STRIDE) {
         const int token = item / QUADS, row = item % QUADS * 4;
         if (row0 + row >= N) continue;
-        const Sum* place = mine + token * SUM_ROWS + row;
+        Sum* place = mine + token * SUM_ROWS + row;
         const long long at = (long long)token * N + row0 + row;
 #if CLUSTERS && SPLITS > 1
         Sums parts[SPLITS];
@@ -149,23 +149,40 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
         const Sums sum = *(const Sums*)place;
 #endif
 #if RANKS
-        peers.send(FINISHED(sum, token, row0 + row), at, size);
+        const float4 finished = FINISHED(sum, token, row0 + row);
+        peers.send(finished, at, (long long)tokens * N);
+        *(float4*)place = finished;  // which no other thread reads
 #else
         if (CLUSTERS || SPLITS == 1) write_rows(FINISHED(sum, token, row0 + row), y + at);
         else *(Sums*)(partials + (long long)split * tokens * N + at) = sum;
 #endif
     }
 #if CLUSTERS && SPLITS > 1
-    cluster_barrier();  // nobody leaves while its memory is read
+    cluster_have_read();
 #endif
 #if RANKS
-    peers.meet();
-    for (int item = item0; item < QUADS * tokens; item += THREADS * SHARES) {
-        const int row = row0 + item % QUADS * 4;
-        const long long at = (long long)(item / QUADS) * N + row;
-        if (row < N) write_rows(peers.total(at, size), y + at);
+    // Fours of a thread that are under way together.
+    constexpr int ITEMS = (QUADS * TOKENS + STRIDE - 1) / STRIDE, MOST = RANKS == 2 ? 4 : 2;
+    constexpr int TOGETHER = ITEMS < MOST ? ITEMS : MOST;
+    for (int item = item0; item < QUADS * tokens; item += TOGETHER * STRIDE) {
+        float4 sums[TOGETHER];
+        long long at[TOGETHER];
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            const int token = (item + i * STRIDE) / QUADS, row = (item + i * STRIDE) % QUADS * 4;
+            at[i] = token < tokens && row0 + row < N ? (long long)token * N + row0 + row : -1;
+            if (at[i] >= 0) sums[i] = *(const float4*)(mine + token * SUM_ROWS + row);
+        }
+        peers.add_up(sums, at, (long long)tokens * N);
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++)
+            if (at[i] >= 0) write_rows(sums[i], y + at[i]);
     }
     peers.leave();
+    __syncwarp();  // what came to one thread later than to another is behind them
+#endif
+#if CLUSTERS && SPLITS > 1
+    cluster_wait();  // nobody leaves while its memory is read
 #endif
 }
 

@@ -11,8 +11,6 @@ from blockshock.kernels.source import source_of
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, WARPS, Plan, plan_for
 from blockshock.machine import CudaKernel, Peers, compiled
 
-_MOST_BLOCKS = 4096
-"""Of a launch that sums over ranks: each has a flag."""
 WAIT_SECONDS = 600
 """After which a block that waits for a peer's ends in an error, as torch's collectives do."""
 _ORDERED_SINCE = (12, 5)
@@ -84,7 +82,7 @@ def _launch(
     args: list[torch.Tensor | int] = [values_NJ, metadata, x_BK, added, y_BN, partials, *sizes, *beside]
     if peers is not None:
         memories = [*peers.memories, *peers.memories[:1] * (4 - len(peers.memories))]
-        args += [*memories, peers.rank, peers.flags_at, peers.turns]
+        args += [*memories, peers.rank, peers.slot, peers.turns]
     fp8 = x_BK.dtype == torch.float8_e4m3fn
     _kernel("streamed_product", dtype, plan, device, len(peers.memories) if peers else 0, fp8)(
         grid=(-(-N // plan.rows), plan.splits, 1),
@@ -111,7 +109,7 @@ def _kernel(
         definitions["FP8"] = int(fp8)
     shared_bytes = plan.shared_bytes if name == "streamed_product" else 0
     if ranks:
-        definitions |= {"RANKS": ranks, "MOST_BLOCKS": _MOST_BLOCKS, "WAIT_SECONDS": WAIT_SECONDS}
+        definitions |= {"RANKS": ranks, "WAIT_SECONDS": WAIT_SECONDS}
     return compiled(source(ranks > 0, plan.eight_bits), name, definitions, shared_bytes)
 
 

@@ -149,9 +149,12 @@ def load_cubin(binary: bytes, name: str) -> CudaKernel:
 
 
 def peer_memory(size: int, device: torch.device, group: Any) -> tuple[torch.Tensor, Any]:
-    """So many zeros on each rank of a group, and the handle by which ranks reach each other's; a block of its own."""
+    """So many bytes on each rank of a group, and the handle by which ranks reach each other's; a block of its own.
+
+    All bits are set: as float32 or bf16, none is a number.
+    """
     memory = torch._C._distributed_c10d._SymmetricMemory.empty_strided_p2p((size,), (1,), torch.uint8, device)
-    memory.zero_()
+    memory.fill_(0xFF)
     torch.cuda.synchronize(device)  # ranks leave the next call together
     return memory, importlib.import_module("torch.distributed._symmetric_memory").rendezvous(memory, group)
 

@@ -20,8 +20,9 @@ from torch import nn
 from blockshock import BlockShockLinear
 from blockshock.errors import InputError, UnknownName
 from blockshock.machine import COMBINES, Part, build_combine, combines
-from blockshock.machine.combines import symmetric
+from blockshock.machine.combines import symmetric, workspace
 from blockshock.machine.combines.auto import Auto
+from blockshock.machine.combines.fused import Fused, sums_bytes
 from blockshock.machine.combines.overlap import Overlap
 from blockshock.machine.combines.symmetric import OneShot, Symmetric
 from blockshock.machine.combines.workspace import LEAST_BYTES, MOST_BYTES, workspace_bytes
@@ -226,12 +227,47 @@ def _handed_over() -> list[object]:
             part = replace(Part.of(part_BF), fused=lambda peers: seen.append(peers) or torch.zeros(1))
             seen.append(tuple(combine.sum(part).shape))
     peers, fused, summed = seen
-    return [peers.rank == group.rank(), len(peers.memories), peers.flags_at, fused, summed]
+    memories = {(memory.nbytes, memory.dtype) for memory in peers.memories}
+    apart = all(memory.data_ptr() != combine._shared.view(rank, (1,), torch.uint8).data_ptr()
+                for rank, memory in enumerate(peers.memories))  # fmt: skip
+    return [peers.rank == group.rank(), len(peers.memories), memories, 8 * peers.slot, apart, fused, summed]
 
 
 def test_a_kernel_that_sums_by_itself_is_given_all_ranks_memory(cpu_ranks: Ranks) -> None:
     for found in cpu_ranks.run(_handed_over):
-        assert found == [True, 2, LEAST_BYTES, (1,), (65, 32)]
+        assert found == [True, 2, {(LEAST_BYTES, torch.float32)}, LEAST_BYTES, True, (1,), (65, 32)]
+
+
+def _asked_of_kernels(features: int) -> list[int]:
+    """Of how many tokens a kernel is asked for the sum."""
+    asked: list[int] = []
+    with faked():
+        combine = build_combine("fused", dist.group.WORLD, features, torch.bfloat16, CPU)
+        for tokens in range(1, 4):
+            part = Part.of(torch.ones(tokens, features, dtype=torch.bfloat16))
+            combine.sum(replace(part, fused=lambda peers, tokens=tokens: asked.append(tokens) or torch.zeros(1)))
+    return asked
+
+
+def test_sums_that_do_not_fit_go_by_two_shots(cpu_ranks: Ranks) -> None:
+    """Two slots of float32 are eight bytes an element: those of two tokens fill what there is."""
+    assert cpu_ranks.run(_asked_of_kernels, LEAST_BYTES // 16) == [[1, 2], [1, 2]]
+
+
+def test_what_sums_by_kernels_take_is_said() -> None:
+    assert sums_bytes(1 << 20, 2) == 4 << 20
+    assert sums_bytes(1 << 20, 4) == 16 << 20, "to a power of two"
+    assert Fused.held_bytes(1 << 20) == 17 << 20
+
+
+def test_workspaces_of_parts_and_of_sums_do_not_replace_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "Workspace", lambda group, size, device: type("Made", (), {"size": size})())
+    group: Any = type("Group", (), {})()
+    asked = ((4, "parts"), (1, "sums"), (2, "parts"), (1, "sums"), (8, "parts"), (1, "sums"))
+    held = [workspace.workspace_for(group, size * LEAST_BYTES, CPU, use) for size, use in asked]
+    assert held[0] is held[2]
+    assert held[1] is held[3] is held[5]
+    assert [one.size // LEAST_BYTES for one in held] == [4, 1, 4, 1, 8, 1]
 
 
 def test_only_some_kernels_sum_by_themselves() -> None:

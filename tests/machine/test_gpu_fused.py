@@ -1,4 +1,7 @@
-"""The sum inside the product's own kernel, on two GPUs: right, the same bits, under load, and when a rank dies."""
+"""The sum inside the product's own kernel, on two GPUs: right, the same bits, under load, and when a rank dies.
+
+What was sent is read, and its place made empty; sums that are no numbers come too.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from blockshock.ranks import RankError, Ranks, RankTimeout, spawn
 pytestmark = [pytest.mark.gpu2, needs_two_gpus]
 
 SHAPES = ((16, 32), (272, 160), (4096, 4096), (1536, 384), (8192, 2048), (28672, 512))
+OF_FOUR = ((16, 64), (272, 192), (4096, 4096), (1536, 384), (28672, 512))
+"""Of which each of two shards has columns enough."""
 TOKENS = (1, 7, 8, 16, 33, 64)
 
 
@@ -47,9 +52,9 @@ def _same_on_ranks(y: torch.Tensor) -> bool:
     return all(torch.equal(y, other) for other in others)
 
 
-def _wrong() -> list[str]:
+def _wrong(shapes: tuple[tuple[int, int], ...] = SHAPES) -> list[str]:
     found = []
-    for N, K in SHAPES:
+    for N, K in shapes:
         source = GeneratedWeights(N, K, torch.bfloat16, _device(), with_bias=True)
         w_NK, bias = source.rows(0, N).double(), source.bias
         for mask in ("random", "1100", "magnitude"):
@@ -71,10 +76,27 @@ def test_every_shape_and_number_of_tokens(gpu_ranks: Ranks) -> None:
         assert not found
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 4, reason="needs four CUDA GPUs: run it on a machine that has them")
+def test_every_shape_on_four_gpus() -> None:
+    with spawn(4, device="cuda") as ranks:
+        for found in [*ranks.run(_wrong, OF_FOUR), *ranks.run(_takes_turns), *ranks.run(_not_numbers)]:
+            assert not found
+
+
+def _unread(layer: torch.nn.Module) -> list[str]:
+    """Whether sums lie where peers send them, once all is done."""
+    peers = layer._exit._combine._peers
+    torch.cuda.synchronize()
+    dist.barrier()
+    left = int((peers.memories[peers.rank].view(torch.int32) != -1).sum())
+    dist.barrier()  # before any rank sends again
+    return [f"{left} sums were not read"] if left else []
+
+
 def _takes_turns() -> list[str]:
     """Layers of several shapes, and other ways to combine, share one workspace: many calls, none waited for."""
     found = []
-    shapes = ((4096, 1024), (16, 32), (8192, 512))
+    shapes = ((4096, 1024), (16, 64), (8192, 512))
     layers = [(*shape, _layer(*shape, 16, seed=n)) for n, shape in enumerate(shapes)]
     layers.append((4096, 1024, _layer(4096, 1024, 16, combine="two_shot", seed=9)))
     inputs = [_x(16, K, seed=n) for n, (_, K, _) in enumerate(layers)]
@@ -82,15 +104,55 @@ def _takes_turns() -> list[str]:
     torch.cuda.synchronize()
     for turn in range(200):
         which = (turn * 7) % len(layers)
+        if turn % 5 == dist.get_rank():
+            torch.cuda._sleep(100_000)  # the peer is ahead, as far as it gets
         y = layers[which][2](inputs[which])
         if turn % 20 == 0:
             found += [] if torch.equal(y, right[which]) else [f"turn {turn}"]
-    torch.cuda.synchronize()
-    return found
+    return found + _unread(layers[0][2])
 
 
 def test_layers_take_turns(gpu_ranks: Ranks) -> None:
     for found in gpu_ranks.run(_takes_turns):
+        assert not found
+
+
+def _turned(first: int) -> list[str]:
+    """Calls whose turns begin there: the last number of 32 bits is followed by the first."""
+    layer, x_BK = _layer(272, 160, 16), _x(16, 160)
+    right = layer(x_BK)
+    _unread(layer)  # all ranks are done
+    layer._exit._combine._peers.turns[0] = first
+    _unread(layer)
+    found = [f"turn {turn}" for turn in range(8) if not torch.equal(layer(x_BK), right)]
+    return found + _unread(layer)
+
+
+@pytest.mark.parametrize("first", [2**31 - 4, -5, -4])
+def test_turns_begin_again(first: int, gpu_ranks: Ranks) -> None:
+    for found in gpu_ranks.run(_turned, first):
+        assert not found
+
+
+def _not_numbers() -> list[str]:
+    """Sums that are NaN or infinite arrive as such: what says that none has come is a NaN too."""
+    layer, plain = _layer(4096, 1024, 16), _layer(4096, 1024, 16, combine="nccl")
+    found = []
+    for value in (float("nan"), float("inf"), float("-inf"), 0.0, -0.0):
+        x_BK = _x(16, 1024)
+        x_BK[3] = value
+        x_BK[7, 5] = value
+        ours, theirs = layer(x_BK), plain(x_BK)
+        if not torch.equal(ours.isnan(), theirs.isnan()) or not torch.equal(ours.isinf(), theirs.isinf()):
+            found.append(f"{value}: {int(ours.isnan().sum())} NaN where there are {int(theirs.isnan().sum())}")
+    bits = torch.full((16, 1024), -1, dtype=torch.int16, device=_device()).view(torch.bfloat16)
+    if not layer(bits).isnan().all():
+        found.append("x of all bits")
+    return found + _unread(layer)
+
+
+def test_sums_that_are_no_numbers_come_too(gpu_ranks: Ranks) -> None:
+    for found in gpu_ranks.run(_not_numbers):
         assert not found
 
 
@@ -168,8 +230,8 @@ def _alone() -> list[float]:
     """A product that sums with itself: its own memory is all peers'."""
     source = GeneratedWeights(256, 128, torch.bfloat16, _device())
     packed = build_kernel("streamed").pack(Piece(source, slice(0, 128), build_mask("random", source)))
-    shared = build_combine("fused", dist.group.WORLD, 16 * 256, torch.bfloat16, _device())._shared
-    return [float(packed.fuses), float(shared.peers.turns.sum())]
+    peers = build_combine("fused", dist.group.WORLD, 16 * 256, torch.bfloat16, _device())._peers
+    return [float(packed.fuses), float(peers.turns.sum())]
 
 
 @pytest.mark.reliability

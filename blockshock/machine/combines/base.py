@@ -29,14 +29,18 @@ class Peers:
     """What a kernel needs that sums over the ranks itself.
 
     Attributes:
-        memories: each rank's, as bytes, in rank order: what is sent, then ``flags_at`` bytes on, flags.
+        memories: each rank's, in rank order: two slots of float32 sums, whose bits are all set where there is none.
         turns: (2,) int32 of this rank alone: how many launches there were, and what one of them counts.
     """
 
     rank: int
     memories: tuple[torch.Tensor, ...]
-    flags_at: int
     turns: torch.Tensor
+
+    @property
+    def slot(self) -> int:
+        """How many sums a slot has room for: of each peer as many as a product has elements."""
+        return self.memories[0].numel() // 2
 
 
 @dataclass(frozen=True)

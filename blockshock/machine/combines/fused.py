@@ -6,13 +6,19 @@ from typing import Any
 
 import torch
 
+from blockshock.machine.collectives import Group
 from blockshock.machine.combines.base import COMBINES, Part
 from blockshock.machine.combines.symmetric import TwoShot
+from blockshock.machine.combines.workspace import workspace_bytes, workspace_for
 
 MOST_TOKENS = 64
 """That are summed so: of more, partial sums in float32 are more bytes than it saves waiting."""
-MOST_FEATURES = 1 << 16
-"""For which blocks that wait for each other have a flag each."""
+_MOST_RANKS = 4
+
+
+def sums_bytes(size: int, ranks: int) -> int:
+    """Bytes of two slots of float32 sums, of each peer as many as a bf16 part of ``size`` bytes has."""
+    return workspace_bytes(2 * (ranks - 1) * 2 * size)
 
 
 @COMBINES.register("fused")
@@ -21,6 +27,12 @@ class Fused(TwoShot):
 
     dtypes = (torch.bfloat16,)
     is_fused = True
+
+    def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(group, elements, dtype, device)
+        size = elements * dtype.itemsize
+        self._sums = workspace_for(group, sums_bytes(size, group.size()), device, "sums")
+        self._peers = self._sums.peers  # here, for a capture would set its turns back at each replay
 
     @classmethod
     def unavailable(cls, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -39,12 +51,12 @@ class Fused(TwoShot):
 
     @classmethod
     def held_bytes(cls, size: int) -> int:
-        return super().held_bytes(2 * 4 * 2 * size)  # two slots, of at most four ranks, in float32
+        return super().held_bytes(size) + sums_bytes(size, _MOST_RANKS)
 
     def sum(self, part: Part) -> torch.Tensor:
-        slots = 2 * self._shared.ranks * 4 * part.tokens * part.features
-        fits = part.tokens <= MOST_TOKENS and part.features <= MOST_FEATURES and slots <= self._shared.size
-        if part.fused is None or not fits:
+        fits = (self._sums.ranks - 1) * part.tokens * part.features <= self._peers.slot
+        if part.fused is None or part.tokens > MOST_TOKENS or not fits:
             return super().sum(part)
         self._shared.enter()
-        return part.fused(self._shared.peers)
+        self._sums.enter()
+        return part.fused(self._peers)

@@ -21,10 +21,8 @@ MOST_BYTES = 64 << 20
 """Of one: what is larger goes through it block by block."""
 LEAST_BYTES = 1 << 20
 
-_FLAGS = 4 * 4096
-"""By which blocks of kernels wait for each other: of four ranks, so many of each."""
-
-_newest: WeakKeyDictionary[Any, ref[Workspace]] = WeakKeyDictionary()
+_newest: WeakKeyDictionary[Any, dict[str, ref[Workspace]]] = WeakKeyDictionary()
+"""Of a group, by what they are for."""
 
 
 def workspace_bytes(needed: int) -> int:
@@ -32,15 +30,19 @@ def workspace_bytes(needed: int) -> int:
     return min(max(1 << math.ceil(math.log2(max(needed, 1))), LEAST_BYTES), MOST_BYTES)
 
 
-def workspace_for(group: Group, needed: int, device: torch.device) -> Workspace:
-    """One for parts of so many bytes: the group's own, where that is large enough.
+def workspace_for(group: Group, needed: int, device: torch.device, use: str = "parts") -> Workspace:
+    """One for so many bytes: the group's own, where that is large enough.
 
     All ranks call it together. Who has one keeps it: a larger one that another layer needs does not replace it.
+
+    Args:
+        use: all that may lie in it: ``parts``, or ``sums``, of kernels that sum over the ranks themselves.
     """
-    held = _newest.get(group, lambda: None)()
+    newest = _newest.setdefault(group, {})
+    held = newest.get(use, lambda: None)()
     if held is None or held.size < workspace_bytes(needed):
         held = Workspace(group, workspace_bytes(needed), device)
-        _newest[group] = ref(held)
+        newest[use] = ref(held)
     return held
 
 
@@ -62,7 +64,7 @@ class Workspace:
         self._last: torch.cuda.Stream | None = None
         try:
             with torch.inference_mode(False):  # what is written later must not be an inference tensor
-                self._memory, self._handle = torch_internals.peer_memory(size + 4 * _FLAGS, device, group)
+                self._memory, self._handle = torch_internals.peer_memory(size, device, group)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
@@ -71,11 +73,9 @@ class Workspace:
 
     @cached_property
     def peers(self) -> Peers:
-        """All of it, for kernels that sum over the ranks themselves; the flags are zeros at first."""
-        size = self.size + 4 * _FLAGS
-        memories = tuple(self.view(rank, (size,), torch.uint8) for rank in range(self.ranks))
-        turns = torch.zeros(2, dtype=torch.int32, device=self._device)
-        return Peers(self.rank, memories, self.size, turns)
+        """All of it, for kernels that sum over the ranks themselves; made before any of them is captured."""
+        memories = tuple(self.view(rank, (self.size // 4,), torch.float32) for rank in range(self.ranks))
+        return Peers(self.rank, memories, torch.zeros(2, dtype=torch.int32, device=self._device))
 
     def rows(self, features: int, dtype: torch.dtype) -> int:
         """How many rows of so many elements fit in: a multiple of eight, so that each block of them is aligned."""
