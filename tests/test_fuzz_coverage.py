@@ -242,6 +242,7 @@ ALSO_NOT = {
     "report.run_tables.short_name": "called for every row that was profiled",
     "report.ending.print_ending": "print_tables on comparison, both fuzzed, and what report() prints",
     "machine.cuda_kernel.CudaKernel": "of a driver that reads what it is given: tests/kernels/test_streamed.py",
+    "machine.cuda_kernel.early_launch_of": "the same: tests/machine/test_cuda_kernel.py",
     "methods.product.check_untransformed": "called by every product, forward and backward: tests/nn/test_transforms.py",
     "methods.product.without_checks": "called once for a product, and once for that of joined halves",
     "stages.in_stage": "called by every small layer on a CPU; of what is recorded in it by tests/test_stages.py",

@@ -61,5 +61,6 @@ __device__ __forceinline__ float4 scaled(const Sums& sum, float of_token, const 
                        fmaf((float)sum.w * of_rows.w, of_token, added.w));
 }
 
-#define SCALES , const float* __restrict__ of_tokens, const float* __restrict__ of_rows
+// Of tokens they come while this runs: not __restrict__, by which they might be read early.
+#define SCALES , const float* of_tokens, const float* __restrict__ of_rows
 #define FINISHED(sum, token, row) scaled(sum, of_tokens[token], *(const float4*)(of_rows + (row)), added, row)

@@ -19,6 +19,8 @@
 #define MMA "mma.sp"
 #endif
 
+#define EARLY (EIGHT_BITS && CLUSTERS)  // a kernel begins while x is still quantised
+
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned char u8;
@@ -43,6 +45,7 @@ __device__ __forceinline__ void copy16(u32 to, const void* from, bool there) {
 __device__ __forceinline__ void copy8(u32 to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8;\n" ::"r"(to), "l"(from));
 }
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;\n"); }
 __device__ __forceinline__ void load_matrices(u32 (&out)[4], u32 from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(from));
@@ -86,6 +89,10 @@ __device__ __forceinline__ void write_rows(float4 sum, u16* to) {
     *(uint2*)to = make_uint2(rounded(sum.x, sum.y), rounded(sum.z, sum.w));
 }
 
+#if EARLY
+// Until the kernel before this one on its stream has ended, and what it wrote is there.
+__device__ __forceinline__ void wait_for_kernel_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+#endif
 #if CLUSTERS
 // All of a cluster's threads arrive, and who waits sees what they wrote before; or, of those that only read, no fence
 // keeps any until what they wrote elsewhere is there.

@@ -30,6 +30,9 @@ __device__ __forceinline__ u32 stored(const float (&x)[4], float scale) {
 extern "C" __global__ void __launch_bounds__(THREADS)
 quantise(const Four* __restrict__ x, u32* __restrict__ q, float* __restrict__ scales, int K, int row_fours,
          int reciprocal) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");  // a product begins with W, and waits until this has ended
+#endif
     __shared__ u32 of_warps[THREADS / 32];
     const Four* row = x + (long long)blockIdx.x * row_fours;
     const int fours = K / 4;

@@ -55,39 +55,52 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
     const int token0 = threadIdx.x >> 4, piece = threadIdx.x & 15;
     const u16* x_from = x + (long long)token0 * x_row + first * 128ll + piece * 8;
 
-    auto load = [&](int step) {
-        if (step < count) {
-            const u32 stage = shared_address(memory) + step % STAGES * STAGE_BYTES;
-            const int columns = K - (first + step) * 128;
+    auto load_w = [&](int step) {
+        if (step >= count) return;
+        const u32 stage = shared_address(memory) + step % STAGES * STAGE_BYTES;
+        const int columns = K - (first + step) * 128;
 #pragma unroll
-            for (int i = 0; i < ROW_TILES; i++) {
+        for (int i = 0; i < ROW_TILES; i++) {
 #pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const int row = 4 * j + (lane >> 3);
-                    copy16(stage + ((warp * ROW_TILES + i) * 16 + row) * 128 + (((lane & 7) ^ (row & 7)) << 4),
-                           values_from[i] + 4 * j * row_bytes + step * 128ll, (lane & 7) * 16 < columns);
-                }
-                copy_places(stage + VALUES_BYTES + (warp * ROW_TILES + i) * PLACES_BYTES + lane * (int)sizeof(Places),
-                            metadata_from[i] + step * 32ll);
+            for (int j = 0; j < 4; j++) {
+                const int row = 4 * j + (lane >> 3);
+                copy16(stage + ((warp * ROW_TILES + i) * 16 + row) * 128 + (((lane & 7) ^ (row & 7)) << 4),
+                       values_from[i] + 4 * j * row_bytes + step * 128ll, (lane & 7) * 16 < columns);
             }
-#pragma unroll
-            for (int j = 0; j < (TOKENS + 15) / 16; j++) {
-                const int token = token0 + 16 * j;
-                if (TOKENS % 16 == 0 || token < TOKENS)
-                    copy16(stage + VALUES_BYTES + METADATA_BYTES + token * 256 + ((piece ^ (token & 7)) << 4),
-                           x_from + 16ll * j * x_row + step * 128ll, token < tokens && piece * 8 < columns);
-            }
+            copy_places(stage + VALUES_BYTES + (warp * ROW_TILES + i) * PLACES_BYTES + lane * (int)sizeof(Places),
+                        metadata_from[i] + step * 32ll);
         }
-        asm volatile("cp.async.commit_group;\n");
+    };
+    auto load_x = [&](int step) {
+        if (step >= count) return;
+        const u32 stage = shared_address(memory) + step % STAGES * STAGE_BYTES;
+        const int columns = K - (first + step) * 128;
+#pragma unroll
+        for (int j = 0; j < (TOKENS + 15) / 16; j++) {
+            const int token = token0 + 16 * j;
+            if (TOKENS % 16 == 0 || token < TOKENS)
+                copy16(stage + VALUES_BYTES + METADATA_BYTES + token * 256 + ((piece ^ (token & 7)) << 4),
+                       x_from + 16ll * j * x_row + step * 128ll, token < tokens && piece * 8 < columns);
+        }
     };
 
     Sum sums[ROW_TILES][TOKEN_TILES][4] = {};
 #pragma unroll
-    for (int step = 0; step < STAGES - 1; step++) load(step);
+    for (int step = 0; step < STAGES - 1; step++) {
+        load_w(step);
+#if !EARLY
+        load_x(step), commit_copies();
+    }
+#else
+    }
+    wait_for_kernel_before();  // W did not ask for it
+#pragma unroll
+    for (int step = 0; step < STAGES - 1; step++) load_x(step), commit_copies();
+#endif
     for (int step = 0; step < count; step++) {
         asm volatile("cp.async.wait_group %0;\n" ::"n"(STAGES - 2));
         __syncthreads();
-        load(step + STAGES - 1);
+        load_w(step + STAGES - 1), load_x(step + STAGES - 1), commit_copies();
         const u8* stage = memory + step % STAGES * STAGE_BYTES;
         const u32 values_at = shared_address(stage), x_at = values_at + VALUES_BYTES + METADATA_BYTES;
         Places places[ROW_TILES];

@@ -89,6 +89,7 @@ def _launch(
         block=(32 * WARPS, 1, 1),
         args=args,
         shared_mem=plan.shared_bytes,
+        early=plan.eight_bits and plan.clusters,  # as EARLY of ptx.cu: W is older than what quantises x
     )
     if through_memory:
         _kernel("add_splits", dtype, plan, device, 0, fp8)(

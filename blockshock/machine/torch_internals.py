@@ -18,7 +18,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from blockshock.machine.bsr_arguments import BsrSetting, BsrWeight, bsr_arguments
-from blockshock.machine.cuda_kernel import CudaKernel
+from blockshock.machine.cuda_kernel import CudaKernel, early_launch_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -145,7 +145,8 @@ def load_cubin(binary: bytes, name: str) -> CudaKernel:
     """The kernel of that name in machine code, for the current GPU."""
     utils = importlib.import_module("torch.cuda._utils")
     loaded = utils._cuda_load_module(binary, [name])[name]
-    return CudaKernel(loaded, utils._get_gpu_runtime_library().cuLaunchKernel, utils._check_cuda)
+    driver = utils._get_gpu_runtime_library()
+    return CudaKernel(loaded, driver.cuLaunchKernel, utils._check_cuda, early_launch_of(driver))
 
 
 def peer_memory(size: int, device: torch.device, group: Any) -> tuple[torch.Tensor, Any]:

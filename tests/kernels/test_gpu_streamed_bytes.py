@@ -15,6 +15,7 @@ from blockshock.kernels.streamed_bytes import PackedStreamedBytes
 from blockshock.kernels.streamed_launch import Scales
 from blockshock.kernels.streamed_plan import plan_for
 from blockshock.matrices import Piece, TensorWeights, build_mask
+from blockshock.measure import timing
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 FORMATS = ("int8", "fp8")
@@ -161,6 +162,32 @@ def test_in_a_graph_on_another_stream_and_compiled(name: str) -> None:
     check_in_a_graph_and_on_another_stream(packed, x_BK)
     with torch.inference_mode():
         assert torch.equal(torch.compile(packed, backend="aot_eager", fullgraph=True)(x_BK), right)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("N", "K"), [(4096, 4096), (256, 16384)])
+def test_it_reads_no_x_before_that_is_quantised(N: int, K: int, name: str) -> None:
+    """Many calls on the heels of each other, plain and captured: the product begins while x is still quantised."""
+    packed, tokens = _packed(_piece(N, K), name), 128
+    inputs = [_x(tokens, K).roll(turn, 0) for turn in range(8)]
+    right = []
+    for x_BK in inputs:
+        stored = packed.stored(x_BK)
+        torch.cuda.synchronize()
+        right.append(packed.multiply(stored, torch.bfloat16))
+    torch.cuda.synchronize()
+
+    def on_the_heels() -> list[torch.Tensor]:
+        return [packed(x_BK) for x_BK in inputs]
+
+    held: dict[str, list[torch.Tensor]] = {}
+    graph = timing.capture(lambda: held.update(found=on_the_heels()))
+    for _ in range(20):
+        for y_BN in held["found"]:
+            y_BN.fill_(float("nan"))
+        graph.replay()
+        for found in (held["found"], on_the_heels()):
+            assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
 
 
 @pytest.mark.gpu2
