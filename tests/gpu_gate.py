@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ TIMED = (*(f"tests/test_{name}.py" for name in (*PHASES, "same_against_itself"))
 """What is to have a GPU for itself."""
 LATER = tuple(f"tests/test_{name}.py" for name in ("models", "learning", "blocks"))
 """What takes half a minute a row: the gate tries its parts, in tests/phases and tests/models."""
+OF_FOUR = ("tests/nn/test_wrappers.py", "tests/machine/test_gpu_fused.py")
+"""What tries more where it sees four GPUs."""
 WORKERS = str(min(4, max((os.cpu_count() or 1) // 2, 1)))
 """Processes that share a GPU where nothing is timed: tests wait for compilers and hosts. They take turns on it, so that
 many make each slow."""
@@ -76,8 +79,12 @@ PARTS = (
     ),
     Part(
         4,
-        "the phases on four ranks",
-        (*(f"tests/test_{name}.py" for name in PHASES), "-m", "gpu2 and not gpu", "--ranks", "4", *SMALL),
+        "layers and the phases on four ranks",
+        (
+            *(f"tests/test_{name}.py" for name in PHASES),
+            *OF_FOUR,
+            *("-m", "gpu2 and not gpu and not reliability", "-k", "not sgd and not momentum", "--ranks", "4", *SMALL),
+        ),
     ),
 )
 
@@ -96,44 +103,57 @@ def main(more: list[str]) -> int:
     if not gpus:
         print("Nothing was checked: run this on a machine with a CUDA GPU")
         return 1
-    alone = [part for part in PARTS if part.gpus == 1]
-    uuids = environment.first_gpus(min(gpus, len(alone)))
-
-    def run_on_one(place: int) -> tuple[int, str]:
-        return _run(alone[place], more, uuids[place % len(uuids)], beside=0 < place < len(uuids))
-
-    with ThreadPoolExecutor(len(uuids)) as pool:  # side by side, each on a GPU of its own, where there are several
-        told = list(pool.map(run_on_one, range(len(alone))))
-    told += [_run(part, more) for part in PARTS if 1 < part.gpus <= gpus]
+    told = [line for batch in batches(gpus) for line in _side_by_side(batch, more)]
     print("\n".join(["", *(line for _, line in told)]))
     return max(code for code, _ in told)
 
 
-def _run(part: Part, more: list[str], gpu: str | None = None, beside: bool = False) -> tuple[int, str]:
+def batches(gpus: int) -> list[list[Part]]:
+    """Parts that run at a time, each on GPUs of its own: in their order, as many as so many GPUs are enough for."""
+    found: list[list[Part]] = []
+    free = 0
+    for part in (part for part in PARTS if part.gpus <= gpus):
+        if part.gpus > free:
+            found.append([])
+            free = gpus
+        found[-1].append(part)
+        free -= part.gpus
+    return found
+
+
+def _side_by_side(batch: list[Part], more: list[str]) -> list[tuple[int, str]]:
+    """What came of each part."""
+    uuids = iter(environment.first_gpus(sum(part.gpus for part in batch)))
+    given = [list(islice(uuids, part.gpus)) for part in batch]
+    with ThreadPoolExecutor(len(batch)) as pool:
+        return list(pool.map(lambda place: _run(batch[place], more, given[place], place), range(len(batch))))
+
+
+def _run(part: Part, more: list[str], gpus: list[str], place: int) -> tuple[int, str]:
     """The exit status of a part, and the line that says what came of it.
 
     Args:
-        gpu: the one that it is to see.
-        beside: it runs beside another part, from whose lines a mark tells its own.
+        gpus: those that it is to see.
+        place: among those that run beside it: lines of all but the first are marked.
     """
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "--benchmark-quiet", *part.arguments, *more]
     print(f"\n$ pytest {' '.join(command[3:])}", flush=True)
-    with turns.shared([gpu], print) if gpu is not None and part.shared else nullcontext():
-        environ = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-        code = _marked(command, environ) if beside else subprocess.run(command, cwd=ROOT, env=environ).returncode
+    with turns.shared(gpus, print) if part.shared else nullcontext():
+        environ = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        code = _marked(command, environ, place) if place else subprocess.run(command, cwd=ROOT, env=environ).returncode
     outcome = "passed" if code == 0 else f"FAILED (pytest's status {code})"
     return min(code, 1), f"{part.shows}: {outcome} in {time.monotonic() - started:.0f} s"
 
 
-def _marked(command: list[str], environ: dict[str, str]) -> int:
-    """The exit status of a command, whose lines are printed as they come."""
+def _marked(command: list[str], environ: dict[str, str], place: int) -> int:
+    """The exit status of a command, whose lines are printed as they come, behind as many bars."""
     with subprocess.Popen(
         command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
     ) as ran:
         assert ran.stdout is not None
         for line in ran.stdout:
-            print(f"  | {line}", end="", flush=True)
+            print(f"  {'|' * place} {line}", end="", flush=True)
     return ran.returncode
 
 

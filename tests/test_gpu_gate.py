@@ -38,13 +38,14 @@ def test_it_runs_what_the_machine_has_the_gpus_for(
     monkeypatch.setattr(environment, "first_gpus", lambda count: [f"GPU-{index}" for index in range(count)])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(gpu_gate, "_marked", lambda command, environ: run(command, environ).returncode)
+    monkeypatch.setattr(gpu_gate, "_marked", lambda command, environ, _: run(command, environ).returncode)
     assert gpu_gate.main(["--seed", "3"]) == failing, "a part that fails fails the gate, whatever the later ones do"
     said = capsys.readouterr().out
     assert all(command[-2:] == ["--seed", "3"] for *_, command in started)
-    other = "GPU-1" if gpus > 1 else "GPU-0"
-    ours = {(1, "GPU-0", "GPU-0"), (1, "its own", other), *((ranks, "its own", "all") for ranks in ran if ranks > 1)}
-    assert {(*told,) for *told, _ in started} == ours, "what is timed has its GPU for itself"
+    second, two = "GPU-1" if gpus > 1 else "GPU-0", "GPU-2,GPU-3" if gpus > 3 else "GPU-0,GPU-1"
+    four = ",".join(f"GPU-{index}" for index in range(4))
+    seen = [(1, "GPU-0", "GPU-0"), (1, "its own", second), (2, "its own", two), (4, "its own", four)]
+    assert {(*told,) for *told, _ in started} == set(seen[: len(ran)]), "what is timed has its GPUs for itself"
     assert len(started) == len(ran)
     for part in gpu_gate.PARTS:
         assert (f"GPU{'s' * (part.gpus > 1)}: {part.shows}" in said) == (part.gpus > gpus)
@@ -53,7 +54,7 @@ def test_it_runs_what_the_machine_has_the_gpus_for(
 
 
 def test_what_is_timed_is_there_and_left_out_of_what_shares_a_gpu() -> None:
-    for path in (*gpu_gate.TIMED, *gpu_gate.LATER):
+    for path in (*gpu_gate.TIMED, *gpu_gate.LATER, *gpu_gate.OF_FOUR):
         assert (gpu_gate.ROOT / path).is_file(), path
     (together,) = (part.arguments for part in gpu_gate.PARTS if part.shared)
     assert {f"--ignore={path}" for path in (*gpu_gate.TIMED, *gpu_gate.LATER)} <= set(together)
@@ -61,8 +62,8 @@ def test_what_is_timed_is_there_and_left_out_of_what_shares_a_gpu() -> None:
 
 def test_lines_of_what_runs_beside_are_marked_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
     program = "import sys; print('one', flush=True); sys.exit(print('two µ') or 3)"
-    assert gpu_gate._marked([sys.executable, "-c", program], os.environ | {"PYTHONUTF8": "1"}) == 3
-    assert capsys.readouterr().out == "  | one\n  | two µ\n"
+    assert gpu_gate._marked([sys.executable, "-c", program], os.environ | {"PYTHONUTF8": "1"}, 2) == 3
+    assert capsys.readouterr().out == "  || one\n  || two µ\n"
 
 
 def test_without_a_gpu_it_does_not_pass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
