@@ -130,7 +130,8 @@ def test_the_same_is_not_faster_than_itself(gpus: Study, place: Place, tell: Cal
     soundness.study(point, gpus.ranks, TRIES[gpus.long], PLANTED[gpus.long], tell)
     gpus.points.append(point)
     print(soundness.as_line(point))
-    assert point.judged == 0, point.against_itself
+    # An interval of 95 % lies beyond the margin in far fewer tries; in the gate, which is run often, one may do so.
+    assert point.judged <= (0 if gpus.long else most_by_chance(len(point.against_itself), 0.002)), point.against_itself
     assert point.different <= most_by_chance(len(point.against_itself), 0.05)
 
 
@@ -229,3 +230,4 @@ def test_what_was_found_is_saved_and_shown(tmp_path: Path, monkeypatch: pytest.M
 
 def test_chance_is_counted() -> None:
     assert [most_by_chance(tries, 0.05) for tries in (0, 6, 18, 600)] == [0, 3, 5, 48]
+    assert most_by_chance(6, 0.002) == 1
