@@ -60,7 +60,7 @@ def calls(x_RC: torch.Tensor) -> dict[str, Callable[[], Any]]:
     assert kept.rows is not None
     assert kept.mask is not None
     one = torch.ones((), dtype=torch.float64, device=x_RC.device)
-    soft = Soft(torch.empty_like(x_RC), kept.rows.clone(), kept.mask.clone(), torch.zeros_like(seed[0]))
+    soft = Soft.of(torch.empty_like(x_RC), kept.rows.clone())
     mask_RC, grad_RC = mask_24(x_RC), x_RC.clone()
     thin_RC, bits = x_RC.where(mask_RC, 0), bits_of_mask(mask_RC)
     tiled = torch._sparse_semi_structured_tile(x_RC, "largest_abs_values_greedy", False)

@@ -12,6 +12,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.kernels.blocks24 import check_takes, launch_on_weight, takes
+from blockshock.kernels.cusparselt_layout import SIDE
 
 
 class Soft(NamedTuple):
@@ -21,13 +22,26 @@ class Soft(NamedTuple):
         values: β·S(W), (N, K), bf16 or fp16.
         rows: the same packed as cuSPARSELt has it, of N · 9/16 K such numbers.
         mask: what S(W) keeps, in bits as of ``make24``, int16 (N/4, K/4).
-        flips: the number of elements that this mask keeps and the one before dropped, or the other way round, int32 ().
+        flips: how many elements this mask keeps and the one before dropped, or the other way round, of each eighth of
+            each 64 × 64 block, int16 (N/64, K/64, 8).
     """
 
     values: torch.Tensor
     rows: torch.Tensor
     mask: torch.Tensor
     flips: torch.Tensor
+
+    @classmethod
+    def of(cls, values: torch.Tensor, rows: torch.Tensor) -> Soft:
+        """These, of a weight that was given neither yet, and a mask of nothing."""
+        N, K = values.shape
+        mask = values.new_zeros(N // 4, K // 4, dtype=torch.int16)
+        return cls(values, rows, mask, values.new_zeros(N // SIDE, K // SIDE, 8, dtype=torch.int16))
+
+    @property
+    def flipped(self) -> torch.Tensor:
+        """The share of all elements that flips are, float32 ()."""
+        return self.flips.sum() / self.values.numel()
 
 
 def soften24(w_NK: torch.Tensor, scale: torch.Tensor, into: Soft) -> None:
@@ -49,5 +63,4 @@ def soften24(w_NK: torch.Tensor, scale: torch.Tensor, into: Soft) -> None:
             f"β·S(W) is made of W like its values, or in float32, and a scale of float64; got {tuple(w_NK.shape)} "
             f"{w_NK.dtype} for {tuple(into.values.shape)} {into.values.dtype}, and a scale of {scale.dtype}"
         )
-    into.flips.zero_()
     launch_on_weight("soft24", w_NK, into.values, [scale, *into])

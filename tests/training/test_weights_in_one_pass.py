@@ -29,7 +29,8 @@ def in_one_pass(w_NK: torch.Tensor, scale: torch.Tensor, into: Soft) -> None:
     mask_NK = mask_24(w_NK)
     into.values.copy_(soft_threshold_24(w_NK) * scale.float())
     into.rows.copy_(compress(into.values).view_as(into.rows))
-    into.flips.copy_((mask_of_bits(into.mask) ^ mask_NK).sum())
+    changed = (mask_of_bits(into.mask) ^ mask_NK).unflatten(1, (-1, 64)).unflatten(0, (-1, 64))
+    into.flips.copy_(changed.sum((1, 3))[..., None] * torch.eye(8, dtype=torch.int64, device=w_NK.device)[0])
     into.mask.copy_(bits_of_mask(mask_NK))
 
 
@@ -137,18 +138,18 @@ def test_one_pass_on_a_gpu_gives_the_bits_of_the_formula(dtype: torch.dtype, wid
         w_NK[8:16, :32] = torch.randint(-2, 3, (8, 32), generator=torch.Generator().manual_seed(0)).cuda()
         w_NK = w_NK if wide else w_NK.to(dtype)
         before_NK, scale = mask_24(w_NK.roll(1, 1)), torch.tensor(1.2345, dtype=torch.float64, device="cuda")
-        into = Soft(
-            torch.empty(rows, columns, dtype=dtype, device="cuda"),
-            torch.empty(rows, columns * 9 // 16, dtype=dtype, device="cuda"),
-            bits_of_mask(before_NK),
-            torch.ones((), dtype=torch.int32, device="cuda"),
-        )
+        values = torch.empty(rows, columns, dtype=dtype, device="cuda")
+        into = Soft.of(values, torch.empty(rows, columns * 9 // 16, dtype=dtype, device="cuda"))
+        into.mask.copy_(bits_of_mask(before_NK))
+        into.flips.fill_(-1)
         soften24(w_NK, scale, into)
         right_NK, mask_NK = (soft_threshold_24(w_NK).float() * scale.float()).to(dtype), mask_24(w_NK)
         assert torch.equal(into.values.view(torch.int16), right_NK.view(torch.int16))
         assert torch.equal(into.rows.view(torch.int16), packed_as(right_NK, mask_NK).view(torch.int16))
         assert torch.equal(into.mask, bits_of_mask(mask_NK))
-        assert into.flips.item() == (before_NK ^ mask_NK).sum().item()
+        changed = (before_NK ^ mask_NK).unflatten(1, (-1, 64)).unflatten(0, (-1, 64)).sum((1, 3))
+        assert torch.equal(into.flips.sum(2), changed)
+        assert into.flipped.item() == pytest.approx(changed.sum().item() / w_NK.numel())
     with pytest.raises(InputError, match=r"a scale of torch.float32"):
         soften24(w_NK, scale.float(), into)
     with pytest.raises(InputError, match=r"got \(64, 1024\)"):
@@ -201,12 +202,8 @@ def test_a_step_on_a_gpu_is_that_of_many_passes(spec: str, monkeypatch: pytest.M
 def test_no_group_with_nan_is_finite() -> None:
     w_NK = torch.randn(64, 64, device="cuda")
     w_NK[5, 9] = torch.nan
-    into = Soft(
-        torch.empty(64, 64, dtype=torch.bfloat16, device="cuda"),
-        torch.empty(64, 36, dtype=torch.bfloat16, device="cuda"),
-        torch.zeros(16, 16, dtype=torch.int16, device="cuda"),
-        torch.zeros((), dtype=torch.int32, device="cuda"),
-    )
+    values = torch.empty(64, 64, dtype=torch.bfloat16, device="cuda")
+    into = Soft.of(values, torch.empty(64, 36, dtype=torch.bfloat16, device="cuda"))
     soften24(w_NK, torch.ones((), dtype=torch.float64, device="cuda"), into)
     assert into.values[5, 8:12].isnan().all()
     assert into.values.isnan().sum() == 4

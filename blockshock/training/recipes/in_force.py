@@ -68,7 +68,7 @@ class OfSoft:
 
     @property
     def flipped(self) -> torch.Tensor:
-        return self._soft.flips / self._soft.values.numel()
+        return self._soft.flipped
 
     def no_flips(self) -> None:
         """What has changed was no step's doing."""

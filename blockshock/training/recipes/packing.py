@@ -122,11 +122,8 @@ class RecipePacking(Packed):
             return
         self.by_bits = self._recipe.form in ("rows", "tiles")
         if self._recipe.form == "soft":
-            N, K = w_NK.shape
-            mask = torch.zeros(N // 4, K // 4, dtype=torch.int16, device=w_NK.device)
-            flips = torch.zeros((), dtype=torch.int32, device=w_NK.device)
-            self.register_buffer("mask", mask, persistent=False)
-            self.soft = soft24.Soft(self.plain.w_NK, self.along.packed, mask, flips)
+            self.soft = soft24.Soft.of(self.plain.w_NK, self.along.packed)
+            self.register_buffer("mask", self.soft.mask, persistent=False)
 
     @property
     def values(self) -> torch.Tensor:
