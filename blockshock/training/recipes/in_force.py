@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -38,6 +39,7 @@ class OfRecipe:
     def __init__(self, held: torch.Tensor, recipe: Recipe) -> None:
         self.held, self._recipe, self._in_bits = held, recipe, held.dtype == torch.int16
         self.flipped = torch.zeros((), device=held.device)
+        self._ones = _ones(held.device) if self._in_bits else None
 
     @property
     def mask_NK(self) -> torch.Tensor:
@@ -47,8 +49,10 @@ class OfRecipe:
 
     def take(self, due: torch.Tensor) -> None:
         """Another one. Copied: a captured graph goes on reading where the old one lies."""
-        changed = mask_of_bits(due ^ self.held) if self._in_bits else due ^ self.held
-        self.flipped.copy_(changed.count_nonzero() / changed.numel())
+        changed, elements = due ^ self.held, self.held.numel() * (16 if self._in_bits else 1)
+        if self._ones is not None:
+            changed = self._ones.index_select(0, changed.flatten().int() & 0xFFFF)
+        self.flipped.copy_((changed.count_nonzero() if self._ones is None else changed.sum()) / elements)
         self.held.copy_(due)
 
     def put(self, mask_NK: torch.Tensor) -> None:
@@ -73,6 +77,13 @@ class OfSoft:
     def no_flips(self) -> None:
         """What has changed was no step's doing."""
         self._soft.flips.zero_()
+
+
+@cache
+def _ones(device: torch.device) -> torch.Tensor:
+    """How many bits each number of 16 bits has that are one, uint8."""
+    numbers = torch.arange(1 << 16, device=device)
+    return sum(numbers >> place & 1 for place in range(16)).to(torch.uint8)  # type: ignore[union-attr]
 
 
 def drop_(x_NK: torch.Tensor, mask: InForce) -> torch.Tensor:
