@@ -30,7 +30,7 @@ LATER = tuple(f"tests/test_{name}.py" for name in ("models", "learning", "blocks
 """What takes half a minute a row: the gate tries its parts, in tests/phases and tests/models."""
 OF_FOUR = ("tests/nn/test_wrappers.py", "tests/machine/test_gpu_fused.py")
 """What tries more where it sees four GPUs."""
-WORKERS = str(min(4, max((os.cpu_count() or 1) // 2, 1)))
+WORKERS = str(min(6, max((os.cpu_count() or 1) // 2, 1)))
 """Processes that share a GPU where nothing is timed: tests wait for compilers and hosts. They take turns on it, so that
 many make each slow."""
 SMALL = shlex.split(
