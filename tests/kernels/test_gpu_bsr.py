@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpus import needs_a_gpu, needs_two_gpus
+from gpus import needs_a_gpu
 from strategies import LAYOUTS, matrix
 from torch import nn
 
@@ -240,16 +240,6 @@ def test_a_layer_trains_with_what_is_searched() -> None:
         torch.testing.assert_close(*found, rtol=0.05, atol=0.05)
     layer.check()
     print(layer)
-
-
-@pytest.mark.gpu2
-@needs_two_gpus
-def test_on_the_second_gpu() -> None:
-    source = TensorWeights(matrix(256, 512, torch.bfloat16, 0, device="cuda:1"))
-    piece = Piece(source, mask=block_mask("blocks:size=32:level=0.8", source))
-    x_BK = matrix(40, 512, torch.bfloat16, 1, device="cuda:1")
-    found_BN = build_block_kernel("bsr:search=no").pack(piece, 32)(x_BK)
-    assert bounded(found_BN, x_BK, piece.dense().T, None)
 
 
 @pytest.mark.parametrize(("size", "trained"), [(16, True), (64, False)])

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpus import check_in_a_graph_and_on_another_stream, needs_a_gpu, needs_two_gpus
+from gpus import check_in_a_graph_and_on_another_stream, needs_a_gpu
 from strategies import matrix
 
 from blockshock.kernels import Packed, build_kernel, streamed, streamed_launch
@@ -152,12 +152,3 @@ def test_in_a_graph_on_another_stream_and_compiled() -> None:
 def test_what_is_compiled_is_on_disk() -> None:
     _packed(_piece(16, 32, torch.bfloat16))(matrix(3, 32, torch.bfloat16, 2, device=CUDA))
     assert [*(cache_folder() / "kernels").glob("streamed_product-*.cubin")]
-
-
-@pytest.mark.gpu2
-@needs_two_gpus
-def test_on_the_second_gpu_while_the_first_is_current() -> None:
-    for device in ("cuda:1", "cuda:0", "cuda:1"):
-        piece = _piece(96, 352, torch.bfloat16, device=device)
-        x_BK = matrix(9, 352, torch.bfloat16, 5, device=device)
-        _check(_packed(piece)(x_BK), x_BK, piece.dense().T, piece.source.bias)

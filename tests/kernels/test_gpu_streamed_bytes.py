@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpus import check_in_a_graph_and_on_another_stream, format_of_this_gpu, needs_a_gpu, needs_two_gpus
+from gpus import check_in_a_graph_and_on_another_stream, format_of_this_gpu, needs_a_gpu
 from strategies import LAYOUTS, matrix
 
 from blockshock.kernels import build_kernel, streamed_launch
@@ -188,13 +188,3 @@ def test_it_reads_no_x_before_that_is_quantised(N: int, K: int, name: str) -> No
         graph.replay()
         for found in (held["found"], on_the_heels()):
             assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
-
-
-@pytest.mark.gpu2
-@needs_two_gpus
-@pytest.mark.parametrize("name", FORMATS)
-def test_on_the_second_gpu_while_the_first_is_current(name: str) -> None:
-    for device in ("cuda:1", "cuda:0", "cuda:1"):
-        piece = _piece(96, 352, device=device)
-        packed, x_BK = _packed(piece, name), _x(9, 352, device)
-        _check(packed(x_BK), x_BK, piece, packed)
