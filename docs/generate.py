@@ -41,6 +41,7 @@ from blockshock.saved import Run, read_run
 
 RESULTS = (
     *RUNS,
+    "0018_1xH200-training",
     "0017_1xH100-formats",
     "0016_1xH200-recipes",
     "0015_1xH200-formats/2_blocks.json.gz",  # whose first part 0017 made anew
