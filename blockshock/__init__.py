@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from blockshock.pruning import BLOCK_MASKS, BLOCK_SCORES, PRUNERS, BlockScore, Pruner
     from blockshock.training import sparse
     from blockshock.training.clipping import clip_grad_norm_
-    from blockshock.training.steps import elementwise
+    from blockshock.training.elementwise import elementwise
 
 _PUBLIC = {
     "AXES": "blockshock.methods",
@@ -62,7 +62,7 @@ _PUBLIC = {
     "best_of": "blockshock.phases.hypotheses",
     "compress": "blockshock.models",
     "clip_grad_norm_": "blockshock.training.clipping",
-    "elementwise": "blockshock.training.steps",
+    "elementwise": "blockshock.training.elementwise",
     "load_optimizer_state": "blockshock.nn.checkpoint",
     "optimizer_state": "blockshock.nn.checkpoint",
     "replace_linears": "blockshock.nn.replacing",

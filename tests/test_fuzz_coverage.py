@@ -252,6 +252,7 @@ ALSO_NOT = {
     "training.steps.follow": "called by every storage",
     "training.steps.prepare": "called by every storage of a recipe",
     "training.steps.replace": "called by every BlockShockLinear",
+    "training.elementwise.check_parts": "called by check_elementwise()",
     "training.steps.links_of": "called by check_elementwise(); of lists that change by tests/training/test_steps.py",
     "kernels.formats.base.Stored": "made by every format that is fuzzed",
     "kernels.formats.fp8.Floats": "the base of formats that are fuzzed",

@@ -7,6 +7,7 @@ through ``tensor.data``, or a pointer, moves anything. Inference tensors have no
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -33,3 +34,32 @@ def states_of(several: Iterable[Iterable[torch.Tensor | None]]) -> list[int]:
         alone = [state_of(tensor) for tensors in several for tensor in tensors if tensor is not None]
         return [number for state in alone for number in state]
     return found
+
+
+States = tuple[list[Any], list[int]]
+"""Of some tensors in turn how often each was written to, and where it lies; and of those that need a gradient, which
+tensors they are."""
+
+
+def kept_states_of(several: Iterable[Iterable[torch.Tensor | None]]) -> States:
+    """In fewer steps, of tensors whose memory others hold too, so that no other memory comes to lie there."""
+    found: list[Any] = []
+    trained: list[int] = []
+    try:
+        for tensors in several:
+            for tensor in tensors:
+                if tensor is not None:
+                    found += tensor._version, tensor.data_ptr()
+                    if tensor.requires_grad:
+                        trained.append(id(tensor))
+    except RuntimeError:  # of a kind of its own
+        return all_states_of(several)
+    return found, trained
+
+
+def all_states_of(several: Iterable[Iterable[torch.Tensor | None]]) -> States:
+    """Of any tensors: which memory they lie in is looked at too."""
+    every = [tensor for tensors in several for tensor in tensors if tensor is not None]
+    states = [state_of(tensor) for tensor in every]
+    found = [part for writes, *where in states for part in (writes, where)]
+    return found, [id(tensor) for tensor in every if tensor.requires_grad]

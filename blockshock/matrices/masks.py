@@ -37,9 +37,9 @@ class Mask:
         self._given, self._version = given, torch_internals.version(given)
 
     @property
-    def watched(self) -> torch.Tensor | None:
-        """The tensor that ``check_unchanged`` looks at."""
-        return self._given
+    def watched(self) -> tuple[torch.Tensor, int] | None:
+        """The tensor that ``check_unchanged`` looks at, and how often it was written to before."""
+        return None if self._given is None else (self._given, self._version)
 
     def check_unchanged(self) -> None:
         """Raises MaskError if the tensor that the mask was made from was written to since."""
@@ -167,7 +167,7 @@ class _View(Mask):
         self._mask = mask
 
     @property
-    def watched(self) -> torch.Tensor | None:
+    def watched(self) -> tuple[torch.Tensor, int] | None:
         return self._mask.watched
 
     def check_unchanged(self) -> None:

@@ -51,7 +51,7 @@ class PermutedMask(Mask):
         return self._ordered
 
     @property
-    def watched(self) -> torch.Tensor | None:
+    def watched(self) -> tuple[torch.Tensor, int] | None:
         return self._ordered.watched
 
     def check_unchanged(self) -> None:

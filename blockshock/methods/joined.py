@@ -47,6 +47,7 @@ class Joined(Together):
 
     def renew(self) -> None:
         first, packed = self.parts[0], self.parts[0].packed
+        self._of_first = first._parameters
         N, J = packed.values.shape
         self.dtype = first.parameter.dtype
         self.w_NK = packed.values.new_zeros(N, 2 * J)  # another one: not all modes of torch may write to all
@@ -57,8 +58,7 @@ class Joined(Together):
         if self.bias is not None and self.bias is not held:
             self._moves.append(partial(_disarrange, packed, self.bias))
         self._whole = self.w_NK
-        self._needed: list[int] = []
-        self._trained: Sequence[torch.Tensor | None] = []
+        self._trained: list[int] | None = None
         self.make()
 
     def make(self) -> None:
@@ -73,17 +73,32 @@ class Joined(Together):
         """x @ Wᵀ + bias, differentiable as ``product`` is. Raises StalePacking as each part does."""
         if not torch_internals.is_plain(x_BK):
             check_untransformed(x_BK)
-        writes = self.check()
+        seen, trained = self._states_of(self._followed)
+        if seen != self._seen:
+            self._look_again()
         if not torch.is_grad_enabled():
             return in_stage("matmul", F.linear, x_BK, self.w_NK, self.bias)  # type: ignore[no-any-return]
-        parameters = [one for held in self.held for one in held]
-        if x_BK.requires_grad or not self.is_own:
-            return _apply(x_BK, self, writes, *parameters)  # type: ignore[no-any-return]
-        needed = [id(one) if one is not None and one.requires_grad else 0 for one in parameters]
-        if needed != self._needed:
+        if not self.is_own:
+            return _apply(x_BK, self, self.writes, *self._differentiated())  # type: ignore[no-any-return]
+        if trained != self._trained:
+            parameters = self._differentiated()
             self._whole = _Whole.apply(self.w_NK, self._takes, *parameters[::2])
-            self._needed, self._trained = needed, parameters  # no others get their ids meanwhile
-        return in_stage("matmul", F.linear, x_BK, self._whole, parameters[1])  # type: ignore[no-any-return]
+            self._trained, self._those = trained, parameters  # no others get their identities meanwhile
+        y_BN: torch.Tensor = in_stage("matmul", F.linear, x_BK, self._whole, self._of_first["bias"])
+        if x_BK.requires_grad and (node := y_BN.grad_fn) is not None:
+            node.register_prehook(partial(self._go_back, self.writes))
+        return y_BN
+
+    def _differentiated(self) -> list[torch.Tensor | None]:
+        """Each part's parameter, and its bias or None."""
+        return [one for held in self.held for one in held]
+
+    def _go_back(self, writes: int, grads: tuple[torch.Tensor | None, ...]) -> None:
+        """What torch's own backward pass of a product begins with where it reads W."""
+        if grads[0] is not None and (torch.is_grad_enabled() or not torch_internals.is_plain(grads[0])):
+            check_once()
+            check_untransformed(grads[0])
+        self.check_since(writes)
 
     def grad_weights(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> list[torch.Tensor]:
         """The gradient of each part's parameter."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from inspect import unwrap
-from typing import Any, Protocol, TypeVar
+from functools import cache
+from typing import Any, Protocol
 
 import torch
 from torch.optim.optimizer import (
@@ -26,6 +25,7 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from blockshock.errors import InputError
 from blockshock.machine import Borrowed, Group, torch_internals
+from blockshock.training.elementwise import check_parts
 
 
 class Follower(Protocol):
@@ -101,7 +101,10 @@ class _ByIdentity(TorchFunctionMode):
         return False
 
 
-@dataclass(frozen=True)
+_BY_IDENTITY = _ByIdentity()
+
+
+@dataclass
 class Links:
     """Those of an optimizer's parameters that are linked.
 
@@ -111,6 +114,7 @@ class Links:
         parts: those that are a part of a matrix, and the ranks that hold the others.
         followers, preparers: of any of them, each once.
         replaced: with what took their place, in a layer of which kind, and whether the optimizer holds that too.
+        settled: a step of it was looked at, and what would refuse the next does not change.
     """
 
     held: list[list[torch.Tensor]]
@@ -119,6 +123,7 @@ class Links:
     followers: list[weakref.ref[Follower]]
     preparers: list[weakref.WeakMethod[Callable[..., None]]]
     replaced: list[tuple[torch.Tensor, TensorWeakRef, str, bool]]
+    settled: bool = False
 
 
 _known: dict[int, Links] = {}  # by the id of an optimizer that lives: to look for what is equal to it takes longer
@@ -129,7 +134,7 @@ def links_of(optimizer: Optimizer) -> Links:
     lists = [group["params"] for group in optimizer.param_groups]
     known = _known.get(id(optimizer))
     if known is not None and known.linked == _linked:
-        with _ByIdentity():
+        with _BY_IDENTITY:
             if lists == known.held:
                 return known
     held = [list(parameters) for parameters in lists]
@@ -149,65 +154,17 @@ def links_of(optimizer: Optimizer) -> Links:
     return links
 
 
-T = TypeVar("T", bound=type[Optimizer])
-
-_ELEMENTWISE: list[type[Optimizer]] = [
-    torch.optim.Adadelta,
-    torch.optim.Adagrad,
-    torch.optim.Adam,
-    torch.optim.Adamax,
-    torch.optim.AdamW,
-    torch.optim.ASGD,
-    torch.optim.NAdam,
-    torch.optim.RAdam,
-    torch.optim.RMSprop,
-    torch.optim.Rprop,
-    torch.optim.SGD,
-]
-_WHOLE = ("Adafactor", "LBFGS", "Muon")
-"""Those of torch that look at whole matrices, or at all parameters at once."""
-
-
-def elementwise(kind: T) -> T:
-    """Say that an optimizer is one that trains a part of a matrix as it trains the whole; returns it.
-
-    It is if what it adds to an element of a parameter depends on nothing but that element, its gradients, and numbers
-    that are the same for all elements. torch's own are known.
-    """
-    _ELEMENTWISE.append(kind)
-    return kind
-
-
 def check_elementwise(optimizer: Optimizer) -> None:
     """Raises InputError where the optimizer holds a part of a matrix and is not known to act elementwise."""
-    _check_elementwise(optimizer, links_of(optimizer))
-
-
-def _check_elementwise(optimizer: Optimizer, links: Links) -> None:
-    kind: Any = type(optimizer)
-    part, name = next(iter(links.parts), None), kind.__name__
-    if part is None or (links.parts[part].group and _is_elementwise(kind, kind.step, len(_ELEMENTWISE))):
-        return
-    known = any(parent.__name__ in _WHOLE for parent in kind.__mro__)
-    otherwise = f" If it acts elementwise, say so once: blockshock.elementwise({name})"
-    raise InputError(
-        f"{name} {'looks at' if known else 'may look at'} whole matrices, and this parameter {tuple(part.shape)} of a "
-        "layer is a part of one, so its step would not be that of the whole matrix: give the layer's parameters() "
-        f"to an optimizer that acts elementwise, such as AdamW or SGD.{'' if known else otherwise}"
-    )
-
-
-@lru_cache(maxsize=32)
-def _is_elementwise(kind: Any, step: Any, known: int) -> bool:
-    """Whether a kind of optimizers is known to be, whose ``step`` that is, with so many known."""
-    # A subclass that steps in its own way may do anything.
-    return any(issubclass(kind, one) and unwrap(step) is unwrap(one.step) for one in _ELEMENTWISE)
+    check_parts(type(optimizer), links_of(optimizer).parts)
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Raises InputError where the optimizer is refused, or holds parameters of a layer that was replaced."""
     links = links_of(optimizer)
-    _check_elementwise(optimizer, links)
+    if links.settled:
+        return
+    check_parts(type(optimizer), links.parts)
     for parameter, reference, kind, holds_both in links.replaced:
         if (successor := reference()) is None or successor.grad is None:
             continue
@@ -225,10 +182,12 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for told in links.preparers:
         if (method := told()) is not None:
             method(optimizer, len(args) > 1 or kwargs.get("closure") is not None)
+    split = any(borrowed.group.size() > 1 for borrowed in links.parts.values())  # over ranks, which may be gone
+    links.settled = not (links.replaced or links.preparers or split)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for reference in links_of(optimizer).followers:
+    for reference in (_known.get(id(optimizer)) or links_of(optimizer)).followers:
         if (follower := reference()) is not None:
             follower.after_step()
 
@@ -245,6 +204,6 @@ def _as_it_is(hook: Callable[[Optimizer, Any, Any], None]) -> Callable[[Optimize
     untraced = torch_internals.uncompiled(hook)
 
     def run(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        (untraced if torch.compiler.is_compiling() else hook)(optimizer, args, kwargs)
+        (untraced if torch.compiler.is_dynamo_compiling() else hook)(optimizer, args, kwargs)
 
     return run

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from blockshock.errors import StalePacking
-from blockshock.machine import states_of, torch_internals
+from blockshock.machine import all_states_of, kept_states_of, states_of, torch_internals
 from blockshock.training.sparse_storages import CompressedStorage
 
 
@@ -31,11 +31,13 @@ class Together:
 
     def __init__(self, parts: Sequence[CompressedStorage]) -> None:
         self.parts, self.writes = parts, 0
-        self._seen: list[int] = []
+        self._seen: list[Any] = []
+        self._states_of = all_states_of
         self._lock = threading.RLock()
         self.held = [part._parameters.values() for part in parts]
-        masks = {id(part.mask.watched): part.mask for part in parts if part.mask.watched is not None}
-        self._masks = list(masks.values())  # halves have one in common
+        watched = {id(one[0]): one for part in parts if (one := part.mask.watched) is not None}
+        self._marks = [writes for _, writes in watched.values()]  # halves have one mask in common
+        self._followed = [*self.held, [tensor for tensor, _ in watched.values()]]
         for part in parts:
             part.lead(self)
         self._look()
@@ -51,29 +53,26 @@ class Together:
         """The same, where all lies where it lay."""
         raise NotImplementedError
 
-    def check(self) -> int:
-        """Be what the parameters are, and say which one that is, for ``check_since``.
+    def check(self) -> None:
+        """Be what the parameters are.
 
         Raises:
             StalePacking, MaskError: as each of the storages does.
         """
-        for mask in self._masks:
-            mask.check_unchanged()
-        if states_of(self.held) != self._seen:
+        if self._states_of(self._followed)[0] != self._seen:
             self._look_again()
-        return self.writes
 
     def _look_again(self) -> None:
         """Once for all threads that come for a product at a time."""
         with self._lock:
-            if states_of(self.held) != self._seen:
+            if self._states_of(self._followed)[0] != self._seen:
                 for part in self.parts:
                     part.check()
                 self._look()
 
     def check_since(self, writes: int) -> None:
         """Raises StalePacking if it was made anew since, or a parameter changed."""
-        if self.writes != writes or states_of(self.held) != self._seen:
+        if self.writes != writes or self._states_of(self._followed)[0] != self._seen:
             raise StalePacking.before_backward(self.parts[0].parameter)
 
     def _look(self) -> None:
@@ -81,16 +80,24 @@ class Together:
         own = [part.shares_memory() for part in self.parts]
         self._lasts = not torch.is_inference_mode_enabled()  # whose tensors are not to be written later
         self.is_own = all(own) and self._lasts
+        self._states_of = kept_states_of if self.is_own else all_states_of
         self._apart = _apart(self.parts) if self.is_own else []
         self.renew()
-        seen: list[int] = []
-        self._stepped = []
+        self._packings, self._known, count = [vars(part.packed) for part in self.parts], [], 0
         for part, held in zip(self.parts, self.held, strict=True):
             part.states[:] = states_of((held,))
-            start, seen = len(seen), [*seen, *part.states]
-            self._stepped.append((vars(part.packed), part.states, slice(start, len(seen))))
-        self._where = seen[1::3], seen[2::3]
+            for at in range(0, len(part.states), 3):
+                self._known.append((part.states, at, 2 * count))
+                count += 1
+        self._masks = slice(2 * count, None, 2)
+        seen, _ = self._states_of(self._followed)
+        self._where = seen[1::2]
+        self._is(seen)
+
+    def _is(self, seen: list[Any]) -> None:
+        """It was made of what was so."""
         self.writes += 1
+        seen[self._masks] = self._marks  # a mask that changed meanwhile is one that changed
         self._seen = seen  # last: who finds this goes on with all of it
 
     def forget(self) -> None:
@@ -98,23 +105,23 @@ class Together:
 
     def after_step(self) -> None:
         """What an optimizer's step ends with that holds any of the parameters."""
-        if self._apart:
-            increment_version(self._apart)
-        states = states_of(self.held)
-        if not self._lasts or (states[1::3], states[2::3]) != self._where:
+        seen, _ = self._states_of(self._followed)
+        if seen[1::2] != self._where or not self._lasts:
             self._take_over()
             self._look()
             return
+        if self._apart:
+            increment_version(self._apart)
         if self.is_own:
-            for packing, known, own in self._stepped:
+            for packing in self._packings:
                 packing["writes"] += 1
-                known[:] = states[own]
+            for known, at, index in self._known:
+                known[at] = seen[index]
         else:
             self._take_over()
-            states = states_of(self.held)
+            seen, _ = self._states_of(self._followed)
         self.make()
-        self._seen = states
-        self.writes += 1
+        self._is(seen)
 
     def _take_over(self) -> None:
         for part in self.parts:

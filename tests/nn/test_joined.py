@@ -18,7 +18,7 @@ from counting import calls_of, run_in
 from torch import nn
 
 from blockshock import BlockShockLinear
-from blockshock.errors import MaskError, StalePacking
+from blockshock.errors import InputError, MaskError, StalePacking
 from blockshock.matrices.masks import DenseMask
 from blockshock.methods.joined import Joined
 from blockshock.nn.method_linear import MethodLinear
@@ -177,6 +177,13 @@ def test_check_finds_a_write_that_no_counter_sees() -> None:
     torch.testing.assert_close(layer(x), layer.to_linear()(x))
 
 
+def test_what_torch_does_not_take_is_said_in_words() -> None:
+    layer = BlockShockLinear(make_linear())
+    for one in (torch.empty(4, 64, device="meta"), torch.empty(64, device="meta")):
+        with pytest.raises(InputError, match=r"on cpu, got torch[.]float32 on meta"):
+            layer(one)
+
+
 def test_its_bias_is_the_parameter_itself() -> None:
     layer, x = BlockShockLinear(make_linear()), make_x()
     layer.bias.data.add_(1)
@@ -285,6 +292,7 @@ def test_a_mask_that_is_written_to_is_noticed() -> None:
     for _ in range(2):
         with pytest.raises(MaskError, match="changed after weights were packed under it"):
             layer(make_x())
+        torch.optim.SGD(layer.parameters(), lr=0.1).step()  # after which it is still another one
 
 
 def test_a_layer_that_is_gone_frees_all_of_it() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from blockshock import clip_grad_norm_, elementwise
 from blockshock.machine.collectives import Alone, groups_of, ranks_of
-from blockshock.training import steps
+from blockshock.training import elementwise as _elementwise
 from blockshock.training.seen import Seen, first_difference
 from blockshock.training.steps import check_elementwise, mark_split, split_over
 
@@ -110,7 +110,7 @@ def test_an_optimizer_of_parts_acts_elementwise_or_is_refused(kind: Any, part: b
     if part:
         mark_split(held, Alone())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "_ELEMENTWISE", copy.copy(steps._ELEMENTWISE))
+        patch.setattr(_elementwise, "_ELEMENTWISE", copy.copy(_elementwise._ELEMENTWISE))
         optimizer = (elementwise(chosen) if said else chosen)([held], lr=0.1)
         taken = attempt(lambda: check_elementwise(optimizer) or True)
     assert (taken is not None) == (not part or said or (kind in KINDS and not own))

@@ -117,7 +117,7 @@ def test_an_optimizer_of_whole_matrices_is_refused_by_name(cpu_ranks: Ranks) -> 
 
 
 def test_an_elementwise_optimizer_of_ones_own_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blockshock.training.steps._ELEMENTWISE", [torch.optim.AdamW])
+    monkeypatch.setattr("blockshock.training.elementwise._ELEMENTWISE", [torch.optim.AdamW])
     model, dense = _model(BlockShockLinear(_linear())), _model(_linear())
     with pytest.raises(InputError, match=r"blockshock\.elementwise\(Signs\)"):
         _step(model, Signs(model.parameters()), 0)
