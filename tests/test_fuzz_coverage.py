@@ -126,7 +126,7 @@ ALSO_NOT = {
     "measure.timing.check_durations": "called by slowest() for every series",
     "machine.turns.turn": "holds files that processes wait for: tests/machine/test_turns.py",
     "machine.turns.shared": "the same",
-    "training.storages.DenseStorage": "made by the methods of test_fuzz_layers.py",
+    "training.dense_storage.DenseStorage": "made by the methods of test_fuzz_layers.py",
     "machine.cache_folder.cache_folder": "takes no arguments",
     "matrices.blocks_of_rows.check_slice": "the check behind every rows() and columns()",
     "nn.old_names.know_old_names": "takes no arguments",

@@ -62,7 +62,7 @@ class Step:
         for storage in self._block.storages:
             storage.steps, storage.every = storage.recipe.first_sparse(), int(masks)
             storage.before_step(self._nobody, has_closure=False)
-            storage.after_step()
+            storage.after_step([storage.parameter])
 
     def parts(self) -> list[Part]:
         """Calls whose mean, each with its share, is the mean step. A captured one always does the same."""

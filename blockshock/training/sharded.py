@@ -118,3 +118,9 @@ class Shardable(nn.Module):
 
     def _check_shard(self, held: torch.Tensor, shard: torch.Tensor) -> None:
         """Raises if the parameter cannot be spread like this."""
+
+    def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:
+        """Nothing: how a layer is split is no part of its state. BlockShockLinear saves it whole."""
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        """Nothing, likewise."""

@@ -8,6 +8,7 @@ compressed  the parameter is the kept values (N, K/2). Gradients and optimizer s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -173,7 +174,10 @@ class MaskedStorage(SparseStorage):
             return product(grad_y_BN.T, x_BK, self.parameter.dtype).masked_fill_(self.dropped_NK, 0)
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, held: Sequence[torch.Tensor]) -> None:
+        if self.is_spared(held):
+            self._take_bias()
+            return
         self._steps += 1
         if self.every and self._steps % self.every == 0:
             self.refresh()

@@ -9,7 +9,7 @@ part of a matrix along the way of the whole; others are refused.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -29,9 +29,9 @@ from blockshock.training.elementwise import check_parts
 
 
 class Follower(Protocol):
-    """Something that must be told when an optimizer changed its parameters."""
+    """Something that must be told when an optimizer changed its parameters: those of them that it holds."""
 
-    def after_step(self) -> None: ...
+    def after_step(self, held: Sequence[torch.Tensor]) -> None: ...
 
 
 # Links stand beside the tensors: on them, they would be copied and pickled along, and a weak reference cannot be.
@@ -112,7 +112,8 @@ class Links:
         held: all that it held then, group by group.
         linked: how many links there were then.
         parts: those that are a part of a matrix, and the ranks that hold the others.
-        followers, preparers: of any of them, each once.
+        followers: of any of them, each once, with those that it follows.
+        preparers: of any of them.
         replaced: with what took their place, in a layer of which kind, and whether the optimizer holds that too.
         settled: a step of it was looked at, and what would refuse the next does not change.
     """
@@ -120,7 +121,7 @@ class Links:
     held: list[list[torch.Tensor]]
     linked: int
     parts: dict[torch.Tensor, Borrowed]
-    followers: list[weakref.ref[Follower]]
+    followers: list[tuple[weakref.ref[Follower], list[torch.Tensor]]]
     preparers: list[weakref.WeakMethod[Callable[..., None]]]
     replaced: list[tuple[torch.Tensor, TensorWeakRef, str, bool]]
     settled: bool = False
@@ -144,7 +145,10 @@ def links_of(optimizer: Optimizer) -> Links:
         if successor := _successors.get(parameter):
             replaced.append((parameter, *successor, id(successor[0]()) in identities))
     parts = {parameter: _split[parameter] for parameter in every if parameter in _split}
-    followers = {id(reference): reference for parameter in every if (reference := _followers.get(parameter))}
+    followers: dict[int, tuple[weakref.ref[Follower], list[torch.Tensor]]] = {}
+    for parameter in every:
+        if reference := _followers.get(parameter):
+            followers.setdefault(id(reference), (reference, []))[1].append(parameter)
     preparers = [_preparers[parameter] for parameter in every if parameter in _preparers]
     links = Links(held, _linked, parts, [*followers.values()], preparers, replaced)
     if isinstance(optimizer, Optimizer):  # scalers take what is like one
@@ -187,9 +191,9 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for reference in (_known.get(id(optimizer)) or links_of(optimizer)).followers:
+    for reference, held in (_known.get(id(optimizer)) or links_of(optimizer)).followers:
         if (follower := reference()) is not None:
-            follower.after_step()
+            follower.after_step(held)
 
 
 @cache

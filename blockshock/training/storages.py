@@ -1,11 +1,8 @@
-"""How a weight is held while it is trained: a parameter, what multiplies in its place, and how the two are kept equal.
-
-After an optimizer's step the packing is made equal to the parameter again.
-"""
+"""How a weight is held while it is trained: a parameter, and what multiplies in its place, equal again after a step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 from weakref import ref
@@ -16,9 +13,8 @@ from torch import nn
 from blockshock.errors import StalePacking
 from blockshock.kernels import Packed
 from blockshock.machine import Peers, states_of, torch_internals
-from blockshock.matrices import Every, Mask, product
+from blockshock.matrices import Every, Mask
 from blockshock.stages import stage
-from blockshock.training.parameters import Training
 from blockshock.training.seen import Seen, first_difference
 from blockshock.training.sharded import Shardable, check_replicas, spread_as
 from blockshock.training.steps import follow, part_of
@@ -112,10 +108,26 @@ class Storage(Shardable):
         return self.packed.writes
 
     def check_since(self, writes: int) -> None:
-        """As of the packing. A parameter that changed may be the packing's own memory."""
+        """As of the packing. A parameter that changed may be the packing's own memory; no bias goes backward."""
         self.packed.check_since(writes)
-        if self.is_stale:
+        if self.has_changed:
             raise StalePacking.before_backward(self.parameter)
+
+    def _weights(self) -> list[tuple[torch.Tensor, list[Any]]]:
+        """What multiplies is made of these, each with how it was when it was packed."""
+        names = [name for name, held in self._parameters.items() if held is not None]
+        states = {name: self.states[3 * at : 3 * at + 3] for at, name in enumerate(names)}
+        return [(self.trained(name), state) for name, state in states.items() if name != "bias"]
+
+    @property
+    def has_changed(self) -> bool:
+        """The same as ``is_stale`` of the weight alone."""
+        return any(states_of(((weight,),)) != state for weight, state in self._weights())
+
+    def is_spared(self, held: Sequence[torch.Tensor]) -> bool:
+        """Whether a step of an optimizer that holds these left the weight alone; it may write where nothing counts."""
+        weights = [one for one, _ in self._weights() if one.requires_grad or one.grad is not None]
+        return not (self._shards or self.has_changed or any(one is weight for one in held for weight in weights))
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
@@ -163,9 +175,7 @@ class Storage(Shardable):
 
     def grad_bias(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         """The gradient of ``bias``."""
-        bias = self.bias
-        assert bias is not None
-        return grad_y_BN.sum(0, dtype=bias.dtype)
+        return grad_y_BN.sum(0, dtype=self._parameters["bias"].dtype)  # type: ignore[union-attr]  # a gathered one
 
     def refresh(self) -> None:
         """Make what multiplies equal to the parameters again; to shards, once they are gathered."""
@@ -175,6 +185,10 @@ class Storage(Shardable):
     @torch.no_grad()
     def _take_over(self) -> None:
         self.pack()
+        self._take_bias()
+
+    @torch.no_grad()
+    def _take_bias(self) -> None:
         bias, held = self.bias, self.packed.bias
         if bias is not None and held is not None:
             held.copy_(self.packed.arrange(bias))
@@ -183,9 +197,12 @@ class Storage(Shardable):
         if (leader := self._leader()) is not None:
             leader.forget()
 
-    def after_step(self) -> None:
-        """What an optimizer's ``step`` ends with."""
-        self.refresh()
+    def after_step(self, held: Sequence[torch.Tensor]) -> None:
+        """What the ``step`` of an optimizer ends with that holds these of the parameters."""
+        if self.is_spared(held):
+            self._take_bias()
+        else:
+            self.refresh()
 
     def pack(self) -> None:
         """Take the parameter over into the packing."""
@@ -228,23 +245,6 @@ class Storage(Shardable):
         parameter.copy_(spread_as(parameter, self.held(w_NK.to(parameter.dtype))))
         self.refresh()
 
-    def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:
-        """Nothing: how a layer is split is no part of its state. BlockShockLinear saves it whole."""
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        """Nothing, likewise."""
-
 
 # While code is traced, no tensor has the memory or version that it will have.
 _see_when_run = torch_internals.uncompiled(Storage._see)
-
-
-class DenseStorage(Storage):
-    """All of a dense weight, for methods that do not split it by a mask."""
-
-    def __init__(self, packed: Packed, training: Training, bias: nn.Parameter | None) -> None:
-        super().__init__(nn.Parameter(packed.values.to(training.parameter_dtype(packed.values.dtype))), packed, bias)
-
-    def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
-        with stage("grad_w"):
-            return product(grad_y_BN.T, x_BK, self.parameter.dtype)

@@ -71,8 +71,10 @@ class Together:
                 self._look()
 
     def check_since(self, writes: int) -> None:
-        """Raises StalePacking if it was made anew since, or a parameter changed."""
-        if self.writes != writes or self._states_of(self._followed)[0] != self._seen:
+        """Raises StalePacking if it was made anew since, or a weight changed."""
+        if self.writes == writes and self._states_of(self._followed)[0] == self._seen:
+            return
+        if self.writes != writes or not self._seen or any(part.has_changed for part in self.parts):
             raise StalePacking.before_backward(self.parts[0].parameter)
 
     def _look(self) -> None:
@@ -92,40 +94,43 @@ class Together:
         self._masks = slice(2 * count, None, 2)
         seen, _ = self._states_of(self._followed)
         self._where = seen[1::2]
+        self.writes += 1
         self._is(seen)
 
     def _is(self, seen: list[Any]) -> None:
         """It was made of what was so."""
-        self.writes += 1
         seen[self._masks] = self._marks  # a mask that changed meanwhile is one that changed
         self._seen = seen  # last: who finds this goes on with all of it
 
     def forget(self) -> None:
         self._seen = []
 
-    def after_step(self) -> None:
-        """What an optimizer's step ends with that holds any of the parameters."""
+    def after_step(self, held: Sequence[torch.Tensor]) -> None:
+        """What the step of an optimizer ends with that holds these of the parameters."""
         seen, _ = self._states_of(self._followed)
         if seen[1::2] != self._where or not self._lasts:
-            self._take_over()
+            self._take_over(held)
             self._look()
             return
-        if self._apart:
-            increment_version(self._apart)
-        if self.is_own:
+        written = seen[:1] != self._seen[:1] or not all(part.is_spared(held) for part in self.parts)
+        if not self.is_own:
+            self._take_over(held)
+            seen, _ = self._states_of(self._followed)
+        elif written:
+            if self._apart:
+                increment_version(self._apart)
             for packing in self._packings:
                 packing["writes"] += 1
-            for known, at, index in self._known:
-                known[at] = seen[index]
-        else:
-            self._take_over()
-            seen, _ = self._states_of(self._followed)
-        self.make()
+        for known, at, index in self._known:
+            known[at] = seen[index]
+        if written or not self.is_own:
+            self.make()
+        self.writes += written
         self._is(seen)
 
-    def _take_over(self) -> None:
+    def _take_over(self, held: Sequence[torch.Tensor]) -> None:
         for part in self.parts:
-            part.after_step()
+            part.after_step(held)
 
 
 def _apart(parts: Sequence[CompressedStorage]) -> list[torch.Tensor]:

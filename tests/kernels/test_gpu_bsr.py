@@ -25,7 +25,7 @@ from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 from blockshock.measure import timing
 from blockshock.methods import METHODS, Layer, Shape
 from blockshock.pruning import block_mask
-from blockshock.training.storages import Training
+from blockshock.training.parameters import Training
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 CUDA = "cuda"

@@ -19,9 +19,9 @@ from blockshock.phases.case import Case, build, update_bytes
 from blockshock.phases.train import Step
 from blockshock.ranks import Ranks
 from blockshock.training.optimizers import OPTIMIZERS
+from blockshock.training.parameters import Training
 from blockshock.training.recipes import RECIPES
 from blockshock.training.sparse_storages import STORAGES
-from blockshock.training.storages import Training
 
 CASE = Case("block_shock", {}, "gaussian", 128, 256, 8, "bf16")
 KERNELS = ("auto:search=no", "gathered", "reference", "cusparselt:search=no")

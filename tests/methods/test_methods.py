@@ -19,7 +19,7 @@ from blockshock.methods import METHODS, Layer, Promise, Role, Shape, Span
 from blockshock.phases import case as case_module
 from blockshock.phases.case import Case, build, estimate_bytes, obstacle
 from blockshock.ranks import Ranks
-from blockshock.training.storages import Training
+from blockshock.training.parameters import Training
 
 PICKS = {"kernel": "gathered", "mask": "tile", "storage": "masked"}
 CASE = Case("block_shock", {"kernel": "reference", "mask": "random"}, "gaussian", 96, 160, 6, "bf16")

@@ -44,9 +44,9 @@ from blockshock.methods import METHODS, Layer, Shape
 from blockshock.methods.whole import trained
 from blockshock.pruning import PRUNERS
 from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
+from blockshock.training.parameters import Training
 from blockshock.training.sparse_storages import STORAGES
 from blockshock.training.steps import follower_of
-from blockshock.training.storages import Training
 
 pytestmark = pytest.mark.reliability
 

@@ -43,7 +43,7 @@ STORED = """
 from blockshock.machine.collectives import Alone
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.methods import METHODS, Layer
-from blockshock.training.storages import Training
+from blockshock.training.parameters import Training
 source = GeneratedWeights(16, 8, torch.float32, torch.device("cpu"))
 dense = METHODS.get("dense_single")(Layer(source, training=Training()), Alone())
 print("stored", *(now - then for now, then in zip(seen(), before)))

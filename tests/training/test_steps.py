@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -37,9 +37,11 @@ class Whole(Still):
 
 class Told:
     steps = 0
+    held: Sequence[torch.Tensor] = ()
 
-    def after_step(self) -> None:
+    def after_step(self, held: Sequence[torch.Tensor]) -> None:
         self.steps += 1
+        self.held = held
 
 
 def scalars(count: int) -> list[nn.Parameter]:
@@ -142,6 +144,7 @@ def test_who_steps_twice_is_told_twice_and_once_for_all_of_its_parameters() -> N
     optimizer = Still(held)
     optimizer.step(), optimizer.step()
     assert told.steps == 2
+    assert [*map(id, told.held)] == [*map(id, held)]
     known = links_of(optimizer)
     assert isinstance(known, Links)
     assert links_of(optimizer) is known

@@ -26,8 +26,9 @@ from blockshock.phases.trajectory import TrajectoryResult
 from blockshock.ranks import Ranks
 from blockshock.training.clipping import clip_grad_norm_
 from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
+from blockshock.training.parameters import Training
 from blockshock.training.sparse_storages import CompressedStorage, MaskedStorage
-from blockshock.training.storages import Storage, Training
+from blockshock.training.storages import Storage
 
 CPU = torch.device("cpu")
 TILES = {

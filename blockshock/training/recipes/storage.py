@@ -7,7 +7,7 @@ captured in a CUDA graph is none yet: ``advance`` counts each that is replayed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -131,10 +131,10 @@ class RecipeStorage(Storage):
             masked_decay_(grad, self.parameter, self._in_force.held, decay)  # type: ignore[union-attr]  # of what decays
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, held: Sequence[torch.Tensor]) -> None:
         by, self._by = self._by, None
         if by is None or skips(by):  # of an optimizer of the bias alone it was not told
-            self.refresh()
+            super().after_step(held)
             return
         counted = self.steps, self.switched
         self._end_step(by, self.kind(by))
