@@ -244,6 +244,7 @@ ALSO_NOT = {
     "machine.cuda_kernel.CudaKernel": "of a driver that reads what it is given: tests/kernels/test_streamed.py",
     "machine.cuda_kernel.early_launch_of": "the same: tests/machine/test_cuda_kernel.py",
     "methods.product.check_untransformed": "called by every product, forward and backward: tests/nn/test_transforms.py",
+    "methods.product.check_untangent": "called by every product in forward mode: tests/nn/test_transforms.py",
     "methods.product.without_checks": "called once for a product, and once for that of joined halves",
     "stages.in_stage": "called by every small layer on a CPU; of what is recorded in it by tests/test_stages.py",
     "training.together.Together": "followed and looked at by every small layer on a CPU: tests/nn/test_joined.py",

@@ -6,6 +6,6 @@ from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role, Span
 from blockshock.methods.layer import Layer
 from blockshock.methods.named_rows import Row, parse_row
-from blockshock.methods.product import check_once
+from blockshock.methods.product import check_once, check_untangent
 
 METHODS.load_package(__name__)

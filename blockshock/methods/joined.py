@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from blockshock.kernels import Packed
 from blockshock.machine import torch_internals
 from blockshock.matrices import product
-from blockshock.methods.product import check_once, check_untransformed, contiguous, without_checks
+from blockshock.methods.product import check_once, check_untangent, check_untransformed, contiguous, without_checks
 from blockshock.stages import in_stage
 from blockshock.training import CompressedStorage, Together, first_difference
 
@@ -73,6 +73,7 @@ class Joined(Together):
         """x @ Wᵀ + bias, differentiable as ``product`` is. Raises StalePacking as each part does."""
         if not torch_internals.is_plain(x_BK):
             check_untransformed(x_BK)
+            check_untangent(*self._differentiated())
         seen, trained = self._states_of(self._followed)
         if seen != self._seen:
             self._look_again()

@@ -39,6 +39,8 @@ def sum_of_products(x_BK: torch.Tensor, weights: Sequence[Weight], entry: Entry,
         apply = _Product.apply
     else:
         check_untransformed(x_BK)
+        if torch_internals.in_forward_mode():
+            check_untangent(*_trained(weights))
     if torch.is_grad_enabled():
         parameters = _trained(weights)
         if x_BK.requires_grad or parameters:
@@ -131,8 +133,18 @@ def check_untransformed(tensor: torch.Tensor) -> None:
             "a Block-Shock layer takes no part in functional transforms (vmap, torch.func.grad, jvp, jacrev, gradients "
             f"in batches): differentiate by backward(), one gradient at a time, or {_INSTEAD}"
         )
-    if torch_internals.in_forward_mode() and forward_ad.unpack_dual(tensor).tangent is not None:
-        raise InputError(f"a Block-Shock layer has no forward-mode derivative: use backward(), or {_INSTEAD}")
+    check_untangent(tensor)
+
+
+def check_untangent(*tensors: torch.Tensor | None) -> None:
+    """Raises InputError if a forward-mode derivative by one of them is asked for."""
+    if not torch_internals.in_forward_mode():
+        return
+    if any(one is not None and forward_ad.unpack_dual(one).tangent is not None for one in tensors):
+        raise InputError(
+            "a Block-Shock layer has no forward-mode derivative, by x or by its parameters: use backward(), or "
+            f"{_INSTEAD}"
+        )
 
 
 def check_once() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.machine import torch_internals
-from blockshock.methods import Method, check_once
+from blockshock.methods import Method, check_once, check_untangent
 
 _WRITERS = {"__setitem__", "__set__", "__delete__"} | {
     f"__i{name}__"
@@ -21,7 +21,8 @@ def whole_weight(layer: Method) -> torch.Tensor:
     """The trained W (N, K) on every rank, differentiable; all ranks call it together.
 
     Raises:
-        InputError: gradients are recorded, and ``fully_shard`` holds the parameters as shards.
+        InputError: gradients are recorded, and ``fully_shard`` holds the parameters as shards; or a forward-mode
+            derivative by them is asked for.
     """
     _check_together(layer)
     w_NK = _gathered(layer)
@@ -30,13 +31,16 @@ def whole_weight(layer: Method) -> torch.Tensor:
 
 @torch_internals.uncompiled
 def _gathered(layer: Method) -> torch.Tensor:
-    return _Whole.apply(layer, *(storage.parameter for storage in layer.storages()))
+    parameters = [storage.parameter for storage in layer.storages()]
+    check_untangent(*parameters)
+    return _Whole.apply(layer, *parameters)  # type: ignore[no-any-return]
 
 
 def whole_bias(layer: Method) -> torch.Tensor:
     """The trained bias (N,) of a layer whose ranks hold parts of it, on every rank; as ``whole_weight``."""
     _check_together(layer)
     part = layer.storages()[0].trained("bias")
+    check_untangent(part)
     b_N: torch.Tensor = _WholeBias.apply(layer, part)
     return b_N if torch.compiler.is_compiling() else b_N.as_subclass(WholeWeight)
 

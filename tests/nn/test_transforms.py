@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from blockshock import BlockShockLinear
 from blockshock.errors import InputError
+from blockshock.nn.method_linear import MethodLinear
 from blockshock.ranks import Ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # in torch itself
@@ -92,6 +93,35 @@ def test_forward_mode_is_refused() -> None:
             _forward_mode(layer)
     with forward_ad.dual_level():
         assert torch.equal(layer(_x()), layer(_x()))  # no dual number comes by here
+
+
+@pytest.mark.parametrize("row", ["block_shock", "block_shock-gathered", "pruned-auto-magnitude", "dense_single"])
+def test_so_it_is_by_parameters(row: str) -> None:
+    layer, x = MethodLinear(_linear(), row), _x()
+    for name, parameter in layer.named_parameters():
+        for recording in (True, False):
+            with forward_ad.dual_level(), torch.set_grad_enabled(recording):
+                dual = forward_ad.make_dual(parameter.detach(), torch.ones_like(parameter))
+                for one in (x, x.detach()):
+                    with pytest.raises(InputError, match=r"no forward-mode derivative, by x or by its parameters: use"):
+                        torch.func.functional_call(layer, {name: dual}, one)
+        if not name.endswith("bias"):  # which is the parameter itself
+            with forward_ad.dual_level():
+                dual = forward_ad.make_dual(parameter.detach(), torch.ones_like(parameter))
+                with pytest.raises(InputError, match="no forward-mode derivative"):
+                    torch.func.functional_call(_Reading(layer), {f"layer.{name}": dual}, x)
+    layer(x).sum().backward()
+
+
+class _Reading(nn.Module):
+    """A module that reads a layer's weight and bias, and multiplies by itself."""
+
+    def __init__(self, layer: MethodLinear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.layer.weight, self.layer.bias)
 
 
 def _twice_through_the_weight() -> None:
