@@ -12,9 +12,11 @@ from blockshock.saved import Run, faults
 def unsure(runs: list[Run]) -> bool:
     """Whether something is in the runs of which nothing can say that it became no slower; says so, before all else."""
     reasons = [f"{run.name}: {why}" for run in runs if run.odd for why in left_out(run)]
-    for why in filter(None, [*reasons, unlike(runs)]):
+    if (told := unlike(runs)) is not None:
+        reasons.append(told)
+    for why in reasons:
         print(f"--fail-if-slower fails, whatever else it finds: {why}", file=sys.stderr)
-    return bool(reasons or unlike(runs))
+    return bool(reasons)
 
 
 def failed(runs: list[Run], share: float) -> bool:
