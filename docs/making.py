@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from blockshock.kernels.gradient24 import gradient24_
 from blockshock.kernels.make24 import Making, make24
 from blockshock.kernels.soft24 import Soft, soften24
 from blockshock.machine import environment
@@ -36,6 +37,8 @@ ASKED = {
     "a given mask": 1.6,
     "the same, back through relu²": None,
     "the same, back through gelu": None,
+    "the same, back through relu², dense": None,
+    "straight back through gelu, dense": None,
     "rows, of what stays columns too, relu² after": 1.6,
     "the same, of a gradient, back through relu²": None,
     "soft threshold": 1.5,
@@ -75,6 +78,8 @@ def calls(x_RC: torch.Tensor) -> dict[str, Callable[[], Any]]:
         lambda: make24(x_RC, Making(choice="given"), given.mask),
         lambda: make24(x_RC, back["relu2"], given.mask, z_RC=x_RC, with_sums=True),
         lambda: make24(x_RC, back["gelu"], given.mask, z_RC=x_RC, with_sums=True),
+        lambda: gradient24_(grad_RC, x_RC, bits, Making(activation="relu2"), with_sums=True),
+        lambda: gradient24_(grad_RC, x_RC, bits, Making(activation="gelu", first=True), straight=True, with_sums=True),
         lambda: make24(x_RC, rows, with_counts=True),
         lambda: make24(x_RC, back_rows, kept.mask, z_RC=x_RC, with_sums=True, others=others),
         lambda: make24(x_RC, Making("rows", "soft")),

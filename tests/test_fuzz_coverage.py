@@ -30,6 +30,7 @@ NOT_FUZZED = {
     "blockshock.kernels.fours": "needs a GPU: tests/training/test_gpu_sparse.py",
     "blockshock.kernels.blocks24": "needs a GPU: by each kernel of these, as follow",
     "blockshock.kernels.make24": "needs a GPU: tests/kernels/test_gpu_make24.py",
+    "blockshock.kernels.gradient24": "needs a GPU: tests/kernels/test_gpu_gradient24.py",
     "blockshock.kernels.soft24": "needs a GPU: tests/training/test_weights_in_one_pass.py",
     "blockshock.kernels.masked24": "needs a GPU: tests/training/test_weights_in_one_pass.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",

@@ -47,6 +47,19 @@ def check_takes(x_RC: torch.Tensor, made_RC: torch.Tensor) -> None:
         raise InputError(f"what is made 2:4 in one pass is of less than {_MOST} numbers, got {R} × {C}: cut it in rows")
 
 
+def check_like(name: str, one_RC: torch.Tensor, other: str, other_RC: torch.Tensor) -> None:
+    """Raises InputError unless two matrices that are read side by side are alike; they are called by their names."""
+    if (one_RC.shape, one_RC.dtype, one_RC.device) != (other_RC.shape, other_RC.dtype, other_RC.device):
+        found, wanted = (f"{tuple(one.shape)} {one.dtype} on {one.device}" for one in (one_RC, other_RC))
+        raise InputError(f"{name} must be like {other}, {wanted}, got {found}")
+
+
+def places_of(others: torch.Tensor, C: int) -> torch.Tensor:
+    """Of each of so many columns which of the others it is, int32 (C,); −1 of none."""
+    found = torch.full((C,), -1, dtype=torch.int32, device=others.device)
+    return found.index_copy_(0, others, torch.arange(len(others), dtype=torch.int32, device=others.device))
+
+
 def launch(kernel: CudaKernel, x_RC: torch.Tensor, args: list[torch.Tensor | int]) -> None:
     """Start a kernel on all blocks of a matrix, on whose GPU it is, which must be the current one."""
     R, C = x_RC.shape

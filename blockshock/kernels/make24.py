@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from blockshock.errors import InputError, KernelUnavailable
-from blockshock.kernels.blocks24 import check_takes, launch
+from blockshock.kernels.blocks24 import check_like, check_takes, launch, places_of
 from blockshock.kernels.cusparselt_layout import SIDE
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.source import source_of
@@ -114,8 +114,8 @@ def make24(
     """
     making.check()
     check_takes(x_RC, x_RC)
-    if z_RC is not None and (z_RC.shape, z_RC.dtype, z_RC.device) != (x_RC.shape, x_RC.dtype, x_RC.device):
-        raise InputError(f"z must be like x, {_like(x_RC)}, got {_like(z_RC)}")
+    if z_RC is not None:
+        check_like("z", z_RC, "x", x_RC)
     if (with_counts or others is not None) and making.along != "rows_first":
         raise KernelUnavailable(f"counts and dense columns are of rows_first, not along {making.along}")
     if (with_counts and with_sums) or (others is not None and z_RC is None):
@@ -130,7 +130,7 @@ def make24(
     adds_up = (with_sums or with_counts) and columns is not None
     sums = torch.empty(R // SIDE, C, device=x_RC.device) if adds_up else None
     many = 0 if others is None else len(others)
-    places, dense = _places(others, C), x_RC.new_empty(2, many, R) if others is not None else None
+    places, dense = (None, None) if others is None else (places_of(others, C), x_RC.new_empty(2, many, R))
     # What is not asked for is neither read nor written: x stands for it.
     asked = (x_RC, rows, columns, mask, seed, z_RC, sums, places, dense)
     tensors = [x_RC if tensor is None else tensor for tensor in asked]
@@ -140,18 +140,6 @@ def make24(
         kernel = _kernel(making, flags, x_RC.dtype, x_RC.device)
         launch(kernel, x_RC, [*tensors, many, R, C, bits])
     return Made(rows, columns, mask, sums if with_sums else None, sums if with_counts else None, dense)
-
-
-def _places(others: torch.Tensor | None, C: int) -> torch.Tensor | None:
-    """Of each column which of the others it is, int32 (C,); −1 of none."""
-    if others is None:
-        return None
-    found = torch.full((C,), -1, dtype=torch.int32, device=others.device)
-    return found.index_copy_(0, others, torch.arange(len(others), dtype=torch.int32, device=others.device))
-
-
-def _like(x_RC: torch.Tensor) -> str:
-    return f"{tuple(x_RC.shape)} {x_RC.dtype} on {x_RC.device}"
 
 
 class _Flags(NamedTuple):

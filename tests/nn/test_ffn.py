@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from blockshock import SparseFFN, replace_linears
 from blockshock.errors import InputError, UnknownName
-from blockshock.kernels import blocks24, make24
+from blockshock.kernels import blocks24, gradient24, make24
+from blockshock.kernels.gradient24 import Beside
 from blockshock.kernels.make24 import Made, Making
 from blockshock.matrices import best_tiles, transposable_tiles
 from blockshock.ranks import Ranks
@@ -210,9 +211,38 @@ def _in_one_pass(
     return Made(compress(kept), compress(over_tokens.T.contiguous()), mask, sums, counts, dense)
 
 
+def _back_in_one_pass(
+    grad_RC: torch.Tensor,
+    z_RC: torch.Tensor,
+    mask: torch.Tensor,
+    making: Making,
+    straight: bool = False,
+    with_sums: bool = False,
+    others: torch.Tensor | None = None,
+) -> Beside:
+    """What our kernel does with a gradient that stays dense, in plain torch."""
+    act, kept = ACTS[making.activation], mask_of_bits(mask)
+    met = (z_RC.where(kept, 0) if straight and not making.first else z_RC).detach().requires_grad_()
+    with torch.enable_grad():
+        (value,) = torch.autograd.grad(act(met), met, grad_RC)
+    grad_RC.copy_(value if straight else value.where(kept, 0))
+    sums = grad_RC.float().unflatten(0, (-1, 64)).sum(1) if with_sums else None
+    return Beside(sums, None if others is None else act(z_RC).where(kept, 0)[:, others].T.contiguous())
+
+
 @pytest.mark.parametrize(
     ("recipe", "tokens", "choice"),
     [
+        *(
+            (f"activation:where={where}:gradient={gradient}:act={act}:masks={masks}", 40, "largest_size")
+            for where, act in (("pre", "gelu"), ("post", "relu2"))
+            for gradient, masks in every(("dense", "ste"), ("tile", "rows"))
+        ),
+        ("activation:gradient=dense", 128, "largest"),
+        ("activation:gradient=ste:act=relu", 64, "largest"),
+        ("activation:masks=rows:dense=0.5:gradient=dense", 64, "largest"),
+        ("activation:masks=rows:dense=0.5:gradient=ste:act=gelu:where=post", 128, "largest_size"),
+        ("activation:masks=rows:dense=1.0:gradient=dense:act=relu", 40, "largest"),
         ("activation", 64, "largest"),
         ("activation:act=relu:where=post", 40, "largest_size"),
         ("activation:act=gelu", 128, "largest_size"),
@@ -237,12 +267,13 @@ def test_in_one_pass_it_gives_what_zeros_give(
         monkeypatch.setattr(
             make24, "make24", lambda *given, **z: made.append(given[1].choice) or _in_one_pass(*given, **z)
         )
+        monkeypatch.setattr(gradient24, "gradient24_", lambda *given: made.append("dense") or _back_in_one_pass(*given))
         torch.manual_seed(5)
         found = gradients(ffn(x), ffn, x)
         torch.manual_seed(5)
         with torch.no_grad():
             torch.testing.assert_close(ffn(x), found[0], rtol=0, atol=0)
-    assert made == [choice, "given", choice]
+    assert made == [choice, "dense" if ffn.recipe.gradient != "sp24" else "given", choice]
     torch.testing.assert_close(found, right, rtol=0.05, atol=0.05)
 
 

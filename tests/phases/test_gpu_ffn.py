@@ -15,7 +15,9 @@ BLOCKS = (
     *("activation", "activation:gradient=dense", "activation:masks=rows", "activation:where=post:act=gelu"),
     *("activation:masks=rows:dense=0.3", "activation:masks=rows:dense=0.5:where=post:act=relu"),
     *("activation:masks=rows:dense=1.0", "activation:masks=rows:gradient=dense"),
-    *("activation:where=post:gradient=ste", "activation:act=relu", "dropout24", "dropout24:act=relu2"),
+    *("activation:where=post:gradient=ste", "activation:act=gelu:gradient=ste"),
+    *("activation:masks=rows:dense=1.0:gradient=dense:act=relu", "activation:masks=rows:gradient=ste:where=post"),
+    *("activation:act=relu", "dropout24", "dropout24:act=relu2"),
 )
 
 

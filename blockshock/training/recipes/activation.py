@@ -68,9 +68,7 @@ class Activation(BlockRecipe):
         """Of z before relu what is negative is worth less than nothing."""
         return self.where == "pre" and self.act != "gelu"
 
-    def making(self) -> Making | None:
-        if self.gradient != "sp24":
-            return None
+    def making(self) -> Making:
         along = "tiles" if self.both_ways else "rows_first"
         return Making(along, "largest" if self._signed else "largest_size", self.act, self.where == "post")
 

@@ -112,7 +112,7 @@ def block(
     if making is not None and _fuses(x_BD, first[0], second[0]):
         h = len(first[0])
         mask, others = recipe.given(x_BD, h), 0 if recipe.both_ways else h - thin_features(h, recipe.dense)
-        return fused_block(x_BD, first, second, making, mask, recipe.factor, others)
+        return fused_block(x_BD, first, second, making, recipe.gradient, mask, recipe.factor, others)
     sparse_back = recipe.gradient == "sp24"
     z_BH, told_H = _LinearTo24.apply(x_BD, *first, recipe) if sparse_back else (F.linear(x_BD, *first), None)
     return _LinearOf24.apply(recipe.thinned(z_BH, is_training), told_H, *second, recipe)  # type: ignore[no-any-return]
