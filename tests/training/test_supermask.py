@@ -15,6 +15,7 @@ from torch import nn
 from blockshock import MethodLinear, load_optimizer_state, optimizer_state
 from blockshock.methods import Shape
 from blockshock.training import RecipeStorage, Training
+from blockshock.training.recipes import storage as storage_module
 from blockshock.training.recipes.packed_blocks import BlocksAnew
 from blockshock.training.recipes.supermask import Supermask
 
@@ -185,6 +186,33 @@ def test_what_is_frozen_trains_no_scores() -> None:
     linear.weight.requires_grad_(False)
     layer = MethodLinear(linear, f"recipe-{SPEC}")
     assert [name for name, held in layer.named_parameters() if held.requires_grad] == ["layer.weight.bias"]
+
+
+def grad_of_scores(frozen: bool) -> torch.Tensor | None:
+    """Beside a W that is frozen, or trained."""
+    layer, storage = built()
+    assert storage.scores is not None
+    storage.parameter.requires_grad_(not frozen)
+    x_BK = torch.randn(12, K, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    layer(x_BK).square().sum().backward()
+    assert (storage.parameter.grad is None) == frozen
+    return storage.scores.grad
+
+
+def test_scores_beside_frozen_weights_have_the_same_gradient_without_that_of_w(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.testing.assert_close(grad_of_scores(frozen=True), grad_of_scores(frozen=False), rtol=1e-12, atol=1e-12)
+    layer, storage = built()
+    storage.parameter.requires_grad_(False)
+    before, w_NK = storage.mask_NK, storage.parameter.clone()
+    assert before is not None
+    before = before.clone()
+    optimizer = torch.optim.SGD([held for held in layer.parameters() if held.requires_grad], lr=1.0)
+    monkeypatch.setattr(storage_module, "product", lambda *_: pytest.fail("∇W is made"))
+    layer(torch.ones(12, K, dtype=torch.float64)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(storage.mask_NK, before)  # type: ignore[arg-type]
+    assert torch.equal(storage.parameter, w_NK)
+    assert layer.check() is None
 
 
 def steps_in_bf16(size: int) -> tuple[str, list[torch.Tensor]]:

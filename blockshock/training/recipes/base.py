@@ -141,6 +141,10 @@ class Recipe:
         """The gradient of the scores from that of S(W)."""
         raise NotImplementedError
 
+    def grad_scores_alone(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The same, in a dtype, where nothing else needs that of S(W), ∇yᵀ x."""
+        raise NotImplementedError
+
     def scale(self, w_NK: torch.Tensor) -> torch.Tensor | None:
         """A factor of S(W) that is found once, of the first W; None for none."""
         return None

@@ -10,7 +10,10 @@ from blockshock.training.recipes.base import Recipe
 
 
 def handing_on(w_NK: torch.Tensor, scores: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """W (N, K), whose gradient is handed on to the scores, as the recipe has it, and straight through to W."""
+    """W (N, K), whose gradient is handed on to the scores, as the recipe has it, and straight through to W; where W is
+    frozen the scores themselves, whose gradient needs none of W."""
+    if not w_NK.requires_grad:
+        return scores
     return _HandingOn.apply(w_NK, scores, recipe)  # type: ignore[no-any-return]
 
 
@@ -22,5 +25,5 @@ class _HandingOn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_NK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        needs_w, needs_scores, _ = ctx.needs_input_grad
-        return grad_NK if needs_w else None, ctx.recipe.grad_scores(grad_NK) if needs_scores else None, None
+        _, needs_scores, _ = ctx.needs_input_grad
+        return grad_NK, ctx.recipe.grad_scores(grad_NK) if needs_scores else None, None

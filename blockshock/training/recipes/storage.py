@@ -188,6 +188,9 @@ class RecipeStorage(Storage):
 
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
         dtype = self.parameter.dtype
+        if self.scores is not None and not self.parameter.requires_grad:
+            with stage("grad_w"):
+                return self.recipe.grad_scores_alone(grad_y_BN, x_BK, self.scores.dtype)
         if self.recipe.samples and self.is_sparse:
             draws = stream(x_BK.device, self.recipe.seed, self.draws)
             if draws is not None:
@@ -195,13 +198,10 @@ class RecipeStorage(Storage):
             return sampled_grad_weight(grad_y_BN, x_BK, draws, dtype, self.recipe.bits)
         with stage("grad_w"):
             grad_NK = product(grad_y_BN.T, x_BK, dtype)
-            keeps = self.recipe.keeps_dropped or not self.is_sparse
-            return grad_NK if keeps else self._drop_(grad_NK)
+            return grad_NK if self.recipe.keeps_dropped or not self.is_sparse else self._drop_(grad_NK)
 
     def differentiated(self) -> torch.Tensor:
-        if self.scores is None:
-            return self.parameter
-        return handing_on(self.parameter, self.scores, self.recipe)
+        return self.parameter if self.scores is None else handing_on(self.parameter, self.scores, self.recipe)
 
     def difference(self) -> str | None:
         scored = self.scores is not None and not self.is_stale

@@ -71,5 +71,11 @@ class Supermask(Recipe):
     def grad_scores(self, grad_NK: torch.Tensor) -> torch.Tensor:
         return in_blocks(grad_NK, self.size).sum((-2, -1))
 
+    def grad_scores_alone(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        # Over a block the sum of all products of a ∇y and an x of a token is the product of their sums.
+        wide = torch.promote_types(x_BK.dtype, torch.float32)
+        grad_BR, x_BC = (one.unflatten(1, (-1, self.size)).sum(-1, dtype=wide) for one in (grad_y_BN, x_BK))
+        return (grad_BR.T @ x_BC).to(dtype)
+
     def mask(self, w_NK: torch.Tensor) -> torch.Tensor:
         return self.spread(self.of_scores(self.scores(w_NK)))
