@@ -179,8 +179,8 @@ class Storage(Shardable):
 
     def refresh(self) -> None:
         """Make what multiplies equal to the parameters again; to shards, once they are gathered."""
-        self._is_due = bool(self._shards)
-        self._follow() if self._is_due else self._take_over()
+        vars(self)["_is_due"] = bool(self._shards)  # past nn.Module, which takes long to set an attribute
+        self._follow() if self._shards else self._take_over()
 
     @torch.no_grad()
     def _take_over(self) -> None:
@@ -192,7 +192,7 @@ class Storage(Shardable):
         bias, held = self.bias, self.packed.bias
         if bias is not None and held is not None:
             held.copy_(self.packed.arrange(bias))
-        self._is_due = False
+        vars(self)["_is_due"] = False
         self._see()
         if (leader := self._leader()) is not None:
             leader.forget()
