@@ -36,14 +36,14 @@ def settled(mask: Mask, device: torch.device) -> Mask:
 
 
 def mask_tensor(mask: Mask) -> torch.Tensor:
-    """On the CPU a boolean tile (P, Q); of blocks a boolean (N/size, K/size, 1, 1), or (…, size, size) where not all of
-    a block is kept; or uint8 positions (N, ⌈K/8⌉) as of ``Compressed24``."""
+    """A copy on the CPU: a boolean tile (P, Q); of blocks a boolean (N/size, K/size, 1, 1), or (…, size, size) where
+    not all of a block is kept; or uint8 positions (N, ⌈K/8⌉) as of ``Compressed24``."""
     if isinstance(mask, BlockMask):
         blocks = mask.kept_RC[..., None, None] if mask.inside is None else in_blocks(mask.dense(), mask.size)
         return blocks.detach().cpu().clone(memory_format=torch.contiguous_format)
     if mask.tile is not None:
         return mask.tile.detach().cpu().clone()
-    return mask_positions(mask).cpu()
+    return mask_positions(mask).to("cpu", copy=True)
 
 
 def mask_state(mask: Mask) -> dict[str, torch.Tensor]:
