@@ -21,24 +21,29 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def compiled(
-    source: str, name: str, definitions: Mapping[str, object] | None = None, shared_bytes: int = 0
+    source: str,
+    name: str,
+    definitions: Mapping[str, object] | None = None,
+    shared_bytes: int = 0,
+    of_its_own: bool = False,
 ) -> CudaKernel:
     """The kernel of that name, ``extern "C"`` in the source, for the current GPU, into whose context it is loaded.
 
     Args:
         definitions: macros, by name.
         shared_bytes: of dynamic shared memory that it will be launched with.
+        of_its_own: it has instructions of the GPU's own compute capability, which later ones lack (``sm_90a``).
     """
     header = "".join(f"#define {macro} {value}\n" for macro, value in (definitions or {}).items())
-    kernel = torch_internals.load_cubin(_binary(header + source, name), name)
+    kernel = torch_internals.load_cubin(_binary(header + source, name, of_its_own), name)
     if shared_bytes:
         kernel.set_shared_memory_config(shared_bytes)
     return kernel
 
 
-def _binary(source: str, name: str) -> bytes:
+def _binary(source: str, name: str, of_its_own: bool) -> bytes:
     """Machine code for the current GPU: from disk where it is there whole, else compiled, and kept if that can be."""
-    capability = "{}{}".format(*torch.cuda.get_device_capability())
+    capability = "{}{}".format(*torch.cuda.get_device_capability()) + "a" * of_its_own
     decides = "\n".join([torch.__version__, str(torch.version.cuda), capability, name, source])
     path = cache_folder() / "kernels" / f"{name}-{hashlib.sha256(decides.encode()).hexdigest()[:32]}.cubin"
     with suppress(OSError):

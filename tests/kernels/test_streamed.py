@@ -276,7 +276,8 @@ def test_what_was_compiled_is_kept_and_read_again(tmp_path: Path, monkeypatch: p
     compiled("int b;", "f", {"A": 1})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert compiled("int a;", "f", {"A": 1}).startswith(b"80")
-    assert len(nvrtc.sources) == 4
+    assert compiled("int a;", "f", {"A": 1}, of_its_own=True).startswith(b"80a")
+    assert len(nvrtc.sources) == 5
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"x" * 100])
