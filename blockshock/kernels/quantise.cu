@@ -1,8 +1,12 @@
 // A matrix in eight bits with a scale a row, in one launch: a block finds the largest size of its row, and stores the
 // row's numbers over the scale that this gives.
 //
-// It stands behind wide.cu. Set by whoever compiles it: FP32, BF16 (neither: fp16) for x; FP8 (e4m3, else int8); CROSSED (of each
-// eight numbers the third and the fourth change places with the fifth and the sixth, as the kernel streamed reads x).
+// It stands behind wide.cu. Set by whoever compiles it: FP32, BF16 (neither: fp16) for x; FP8 (e4m3, else int8); ORDER, in
+// which numbers are stored, as formats/orders.py says.
+
+#define ROWS 0
+#define CROSSED 1
+#define TILES 2
 
 constexpr int THREADS = 512;
 constexpr float TINY = 1.17549435e-38f;  // the least scale
@@ -25,7 +29,7 @@ __device__ __forceinline__ u32 stored(const float (&x)[4], float scale) {
 #endif
 }
 
-// x: (R, K), K a multiple of eight, rows that lie densely, so many fours apart. One block a row. reciprocal: bits of one
+// x: (R, K), K a multiple of four, CROSSED of eight, rows that lie densely, so many fours apart. One block a row. reciprocal: bits of one
 // over the largest number that is stored.
 extern "C" __global__ void __launch_bounds__(THREADS)
 quantise(const Four* __restrict__ x, u32* __restrict__ q, float* __restrict__ scales, int K, int row_fours,
@@ -54,8 +58,21 @@ quantise(const Four* __restrict__ x, u32* __restrict__ q, float* __restrict__ sc
     float scale = __uint_as_float(most) * __int_as_float(reciprocal);
     scale = scale < TINY ? TINY : scale;  // NaN stays
     if (threadIdx.x == 0) scales[blockIdx.x] = scale;
+#if ORDER == TILES
+    const int all = (K + 255) / 256 * 64, row_of_tile = blockIdx.x % 256;  // what is beyond K is zero
+    u32* tiles = q + (long long)(blockIdx.x / 256) * 256 * all + row_of_tile * 32;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < all; i += THREADS) {
+        u32 numbers = 0;
+        if (i < fours) {
+            float four[4];
+            widen(row[i], four);
+            numbers = stored(four, scale);
+        }
+        tiles[(long long)(i / 32) * (256 * 32) + (i % 32 ^ row_of_tile % 8 * 4)] = numbers;
+    }
+#elif ORDER == CROSSED
     u32* to = q + (long long)blockIdx.x * fours;
-#if CROSSED
 #pragma unroll 2
     for (int i = 2 * threadIdx.x; i < fours; i += 2 * THREADS) {
         float four[4], next[4];
@@ -64,6 +81,7 @@ quantise(const Four* __restrict__ x, u32* __restrict__ q, float* __restrict__ sc
         *(uint2*)(to + i) = make_uint2(__byte_perm(one, two, 0x5410), __byte_perm(one, two, 0x7632));
     }
 #else
+    u32* to = q + (long long)blockIdx.x * fours;
 #pragma unroll 4
     for (int i = threadIdx.x; i < fours; i += THREADS) {
         float four[4];

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from blockshock.kernels.formats import Format, PackedQuantised, Stored, one_pass, quantised
+from blockshock.kernels.backward import SparseCores
+from blockshock.kernels.formats import Format, Order, PackedQuantised, Stored, quantised
 from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_launch import Scales, multiplied
 from blockshock.kernels.streamed_layout import in_fragments_of_bytes, metadata_bytes
@@ -20,7 +21,7 @@ class PackedStreamedBytes(PackedQuantised):
 
     kept_NJ: torch.Tensor
     metadata: torch.Tensor
-    unit = "2:4"
+    unit, gives = "2:4", SparseCores.dtypes
 
     def __init__(
         self, piece: Piece, bias: torch.Tensor | None, format: Format, shared_N: torch.Tensor | None = None
@@ -30,18 +31,9 @@ class PackedStreamedBytes(PackedQuantised):
         positions = mask_positions(piece.kept).to(piece.device)
         kept_NJ = gather_kept(q_NK.view(torch.int8), positions).view(q_NK.dtype)
         self.register_buffer("kept_NJ", kept_NJ, persistent=False)
-        self._crosses = q_NK.dtype == torch.float8_e4m3fn  # x, as bytes.cu has it
-        self.register_buffer("metadata", in_fragments_of_bytes(positions, self._crosses), persistent=False)
-
-    def stored(self, x_BK: torch.Tensor) -> Stored:
-        """What is stored of x, in the order in which the product reads it."""
-        if not self._crosses:
-            return super().stored(x_BK)
-        with stage("quantise"):
-            if not self.format.compiled and one_pass.quantises(x_BK, self.format.stored):
-                return Stored(*one_pass.quantised(x_BK, self.format.largest, self.format.stored, crossed=True))
-            numbers, scale_B1 = self.format.quantise(x_BK)
-            return Stored(one_pass.crossed(numbers), scale_B1)
+        fp8 = q_NK.dtype == torch.float8_e4m3fn
+        self.order = Order.CROSSED if fp8 else Order.ROWS  # as bytes.cu has it
+        self.register_buffer("metadata", in_fragments_of_bytes(positions, fp8), persistent=False)
 
     def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
         if torch.compiler.is_compiling():
@@ -51,8 +43,7 @@ class PackedStreamedBytes(PackedQuantised):
     def product(self, q_BK: torch.Tensor) -> torch.Tensor:
         """The bare product of what a format stores, by scales of one. Stages ``layout`` and ``matmul``."""
         ones = q_BK.new_ones(max(len(q_BK), self.N), dtype=torch.float32)
-        x = Stored(one_pass.crossed(q_BK) if self._crosses else q_BK, ones)
-        return self._multiply(x, Scales(ones, ones, torch.bfloat16), None)
+        return self._multiply(Stored(self.order.of(q_BK), ones), Scales(ones, ones, torch.bfloat16), None)
 
     def _multiply(self, x: Stored, scales: Scales, bias: torch.Tensor | None) -> torch.Tensor:
         x_BK = aligned_rows(x.numbers)

@@ -10,7 +10,7 @@ from gpus import check_in_a_graph_and_on_another_stream, format_of_this_gpu, nee
 from strategies import LAYOUTS, matrix
 
 from blockshock.kernels import build_kernel, streamed_launch
-from blockshock.kernels.formats import one_pass
+from blockshock.kernels.formats import Order
 from blockshock.kernels.streamed_bytes import PackedStreamedBytes
 from blockshock.kernels.streamed_launch import Scales
 from blockshock.kernels.streamed_plan import plan_for
@@ -121,7 +121,7 @@ def test_x_is_stored_in_one_launch_as_the_product_reads_it(name: str, layout: st
     for B in (1, 7, 130):
         x_BK = matrix(B, 352, torch.bfloat16, B, layout, "cuda")
         found, (plain, scale_B1) = packed.stored(x_BK), packed.format.quantise(x_BK)
-        wanted = one_pass.crossed(plain) if name == "fp8" else plain
+        wanted = Order.CROSSED.of(plain) if name == "fp8" else plain
         assert torch.equal(found.scale, scale_B1)
         assert torch.equal(found.numbers.view(torch.uint8), wanted.contiguous().view(torch.uint8))
 

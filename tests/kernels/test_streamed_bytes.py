@@ -11,7 +11,7 @@ import torch
 from strategies import mask_rows, matrix
 
 from blockshock.kernels import Format, QuantisedWeights, build_format, build_kernel, streamed_launch, streamed_layout
-from blockshock.kernels.formats import one_pass
+from blockshock.kernels.formats import Order
 from blockshock.kernels.streamed_bytes import PackedStreamedBytes
 from blockshock.kernels.streamed_launch import Scales
 from blockshock.kernels.streamed_plan import Plan
@@ -91,7 +91,7 @@ def test_what_is_packed_is_what_is_stored_of_what_is_kept(name: str, mask: str) 
 
 def test_x_lies_in_fp8_as_a_lanes_words_are_split() -> None:
     """Lane t = 2u + v of a token has its bytes 4t to 4t + 3 of each 16: the pairs v of the groups 2u and 2u + 1."""
-    (found,) = one_pass.crossed(torch.arange(64, dtype=torch.int8)[None])
+    (found,) = Order.CROSSED.of(torch.arange(64, dtype=torch.int8)[None])
     for segment, u, v in itertools.product(range(4), range(2), range(2)):
         word = found[16 * segment + 4 * (2 * u + v) :][:4].tolist()
         first = 16 * segment + 8 * u + 2 * v
@@ -109,7 +109,7 @@ def test_x_is_stored_as_the_product_reads_it(name: str, layout: str) -> None:
     numbers, scale_B1 = packed.stored(x_BK)
     plain, wanted_B1 = _format(name).quantise(x_BK)
     assert torch.equal(scale_B1, wanted_B1)
-    assert torch.equal(numbers, one_pass.crossed(plain) if name == "fp8" else plain)
+    assert torch.equal(numbers, Order.CROSSED.of(plain) if name == "fp8" else plain)
 
 
 def test_scales_that_are_shared_are_taken() -> None:

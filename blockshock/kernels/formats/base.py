@@ -17,6 +17,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.kernels.formats import one_pass
+from blockshock.kernels.formats.orders import Order
 from blockshock.measure import FLOAT32, Sums
 from blockshock.registry import Registry
 from blockshock.stages import stage
@@ -92,6 +93,13 @@ class Format:
         if not self.compiled and one_pass.quantises(rows_RK, self.stored):
             run = one_pass.quantised
         return Stored(*run(rows_RK, self.largest, self.stored))
+
+    def quantise_in(self, rows_RK: torch.Tensor, order: Order) -> Stored:
+        """The same, with numbers that lie in an order."""
+        if not self.compiled and one_pass.quantises(rows_RK, self.stored):
+            return Stored(*one_pass.quantised(rows_RK, self.largest, self.stored, order))
+        numbers, scale_R1 = self.quantise(rows_RK)
+        return Stored(order.of(numbers), scale_R1)
 
     def scales(self, rows_RK: torch.Tensor) -> torch.Tensor:
         """Those of the rows, float32 (R, 1). Of rows that several hold parts of, the largest of what the parts have."""

@@ -9,6 +9,7 @@ import struct
 
 import torch
 
+from blockshock.kernels.formats.orders import Order
 from blockshock.kernels.fours import DTYPES, kernel_of_fours
 
 STORED = {torch.int8: (0, (8, 0)), torch.float8_e4m3fn: (1, (8, 9))}
@@ -46,29 +47,23 @@ def _fours_apart(matrix: torch.Tensor) -> int:
 
 
 def quantised(
-    rows_RK: torch.Tensor, largest: float, stored: torch.dtype, crossed: bool = False
+    rows_RK: torch.Tensor, largest: float, stored: torch.dtype, order: Order = Order.ROWS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What is stored of a matrix (R, K) that is read here, and its scales, float32 (R, 1).
 
     Args:
-        crossed: as of ``crossed``; K is a multiple of eight.
+        order: in which it lies. What fills up rows is not written.
     """
     R, K = rows_RK.shape
-    q_RK = torch.empty(R, K, dtype=stored, device=rows_RK.device)
+    q_RK = torch.empty(order.shape(R, K), dtype=stored, device=rows_RK.device)
     scale_R1 = torch.empty(R, 1, device=rows_RK.device)
     (reciprocal,) = struct.unpack("i", struct.pack("f", 1 / largest))
     with torch.cuda.device(rows_RK.device):
-        flags = ("FP8", STORED[stored][0]), ("CROSSED", int(crossed))
+        flags = ("FP8", STORED[stored][0]), ("ORDER", order.value)
         kernel = kernel_of_fours("quantise", rows_RK.dtype, rows_RK.device, *flags)
         arguments = [rows_RK, q_RK, scale_R1, K, _fours_apart(rows_RK), reciprocal]
         kernel((R, 1, 1), (_QUANTISING, 1, 1), arguments)
     return q_RK, scale_R1
-
-
-def crossed(q_RK: torch.Tensor) -> torch.Tensor:
-    """Numbers of eight bits (R, K) whose third and fourth of each eight changed places with the fifth and the sixth."""
-    pairs = q_RK.contiguous().view(torch.int16).unflatten(1, (-1, 2, 2))
-    return pairs.transpose(2, 3).flatten(1).view(q_RK.dtype)
 
 
 def scales(sums_BN: torch.Tensor, scale_N: torch.Tensor | None, bias: torch.Tensor | None, dtype: torch.dtype) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 
 from blockshock.errors import InputError
 from blockshock.kernels.formats.base import Format, Stored
+from blockshock.kernels.formats.orders import Order
 from blockshock.kernels.packed import Packed
 from blockshock.machine import held_bytes
 from blockshock.matrices import row_blocks
@@ -25,9 +26,13 @@ class PackedQuantised(Packed):
     Attributes:
         format: of what is stored.
         values_held: numbers that a product multiplies by.
+        order: in which its product reads what is stored of x.
+        gives: dtypes of y, and so of x, if not all that the format is for.
     """
 
     scale_N: torch.Tensor
+    order = Order.ROWS
+    gives: ClassVar[tuple[torch.dtype, ...]] = Format.dtypes
 
     def __init__(self, K: int, format: Format, scale_N: torch.Tensor, bias: torch.Tensor | None, values: int) -> None:
         super().__init__()
@@ -46,6 +51,8 @@ class PackedQuantised(Packed):
         return Operand(self.values_held, held_bytes([held for held in self.buffers() if held is not self.bias]), unit)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        if x_BK.dtype not in self.gives:
+            raise InputError(f"y is given in {', '.join(map(str, self.gives))}, not in {x_BK.dtype}: cast x")
         if not len(x_BK):
             return x_BK.new_empty(0, self.N)
         return self.multiply(self.stored(x_BK), x_BK.dtype)
@@ -53,7 +60,7 @@ class PackedQuantised(Packed):
     def stored(self, x_BK: torch.Tensor) -> Stored:
         """What is stored of x, with each token's scale."""
         with stage("quantise"):
-            return self.format.quantise(x_BK)
+            return self.format.quantise_in(x_BK, self.order)
 
     def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
         """y (B, N) of what is stored of x. Stages ``layout``, ``matmul`` and ``dequantise``."""

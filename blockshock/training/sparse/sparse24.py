@@ -187,7 +187,8 @@ def _packed_in_bytes(piece: Piece, dtype: torch.dtype, spec: str | None) -> Pack
     kernel = _built(spec)
     if reason := kernel.unavailable(device, torch.bfloat16) or format.unavailable(device, torch.bfloat16):
         raise KernelUnavailable(f"kernel {spec} in {dtype}: {reason}")
-    if reason := kernel.unsuitable_format(format, piece.N, piece.K, piece.dtype):
+    size = piece.N, piece.K, piece.dtype
+    if reason := kernel.unsuitable_format(format, *size) or kernel.unsuitable(*size, piece.mask):
         raise InputError(f"kernel {spec} in {dtype}: {reason}")
     return kernel.pack_quantised(piece, None, format)
 
