@@ -272,6 +272,16 @@ def test_a_sparse_kernel_has_to_be_right(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {finding.name for finding in findings if finding.state == "ok"} == {"kernel dense"}
 
 
+def test_a_kernel_of_formats_alone_multiplies_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both halves by the scales of the whole rows, so that what they store adds up too."""
+    monkeypatch.setattr(KERNELS.get("reference"), "plain", False)
+    right = on_ranks.multiply("kernel reference", "reference", "cpu")
+    assert (right.state, right.found[:12]) == ("ok", "right on cpu")
+    monkeypatch.setattr(blockshock.kernels, "row_scales", lambda *_: None)
+    with pytest.raises(ArithmeticError):
+        on_ranks.multiply("kernel reference", "reference", "cpu")
+
+
 @pytest.mark.parametrize("sums", [(3, 2), (1, 2), (3,)])
 def test_wrong_sum(monkeypatch: pytest.MonkeyPatch, sums: tuple[int, ...]) -> None:
     monkeypatch.setattr("blockshock.ranks.spawn", FakeRanks(sums=sums))

@@ -37,6 +37,8 @@ NOT_FUZZED = {
     "blockshock.kernels.streamed": "needs a GPU: tests/kernels/test_gpu_streamed.py and test_gpu_kernels.py",
     "blockshock.kernels.streamed_launch": "as well; what it launches: tests/kernels/test_streamed.py",
     "blockshock.kernels.streamed_layout": "lane by lane, for masks that are random: tests/kernels/test_streamed.py",
+    "blockshock.kernels.wgmma": "needs a GPU: tests/kernels/test_gpu_wgmma.py",
+    "blockshock.kernels.wgmma_layout": "by descriptors, for masks that are random: tests/kernels/test_wgmma.py",
     "blockshock.machine.compiled": "needs a GPU; what it keeps on disk is damaged by tests/kernels/test_streamed.py",
     "blockshock.machine.combines": "over several ranks: tests/machine/test_combines.py, test_gpu_combines.py",
     "blockshock.machine.meeting": "ranks wait for each other: tests/machine/test_meeting.py",
@@ -70,6 +72,8 @@ NOT_FUZZED = {
 ALSO_NOT = {
     "kernels.base.not_among": "asked of every kernel of both kinds",
     "kernels.backward.too_old": "takes a device alone",
+    "kernels.backward.no_cuda": "takes no arguments",
+    "kernels.formats.orders.steps_of": "of each K that the kernel wgmma packs: tests/kernels/test_wgmma.py",
     "kernels.cusparselt_anew.times_packed": "every recipe's sparse product goes through it; test_cusparselt_anew.py",
     "kernels.source.source_of": "takes names of this package's own files",
     "kernels.found.Searched": "all that it reads is damaged by tests/kernels/test_bsr.py and test_cusparselt.py",

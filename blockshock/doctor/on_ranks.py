@@ -36,18 +36,27 @@ def multiply(name: str, kernel: str, device: str) -> Finding:
     """Multiply by both halves of a small W and compare the sum with float64; a rank calls it."""
     import torch
 
-    from blockshock.kernels import build_kernel
-    from blockshock.matrices import GeneratedWeights, Piece, pattern_mask
-    from blockshock.measure import Accuracy, compare
+    from blockshock.kernels import QuantisedWeights, build_format, build_kernel, row_scales
+    from blockshock.matrices import GeneratedWeights, Piece, WeightSource, pattern_mask
+    from blockshock.measure import FLOAT32, Accuracy, compare
 
     source, mask = GeneratedWeights(256, 256, torch.bfloat16, device), pattern_mask("1100", 256, 256, device)
     x_BK, chosen = source.rows(0, 16), build_kernel(kernel)
     if reason := chosen.unavailable(source.device, source.dtype):
         return Finding(name, "n.a.", reason)
     halves = [Piece(source, slice(0, 256), one) for one in (mask, mask.complement())]
-    kernels = [chosen.resolve(half, len(x_BK), False, lambda seconds: seconds) for half in halves]
-    first, second = (kernel.pack(half)(x_BK) for kernel, half in zip(kernels, halves, strict=True))
-    accuracy = Accuracy.of(compare(first + second, x_BK, source, roundings=2, index=0, count=1), roundings=2)
+    right: WeightSource = source
+    format, right_BK, sums = None if chosen.plain else build_format(chosen.formats[0]), x_BK, FLOAT32
+    if format is None:
+        kernels = [chosen.resolve(half, len(x_BK), False, lambda seconds: seconds) for half in halves]
+        packings = [kernel.pack(half) for kernel, half in zip(kernels, halves, strict=True)]
+    else:
+        scale_N = row_scales(source.rows, 256, 256, format, source.device)  # of both: what they store adds up too
+        packings = [chosen.pack_quantised(half, None, format, scale_N) for half in halves]
+        right_BK, right, sums = format.represented(x_BK), QuantisedWeights(source, format), packings[0].sums
+    first, second = (packed(x_BK) for packed in packings)
+    found = compare(first + second, right_BK, right, 2, 0, 1, sums)
+    accuracy = Accuracy.of(found, roundings=2)
     if failure := accuracy.failure():
         raise ArithmeticError(failure)
     return Finding(name, "ok", f"right on {device}, {accuracy.error_ratio:.2f} x dense's error")

@@ -61,7 +61,8 @@ class Auto(Kernel):
         fit = [
             spec
             for spec, kernel in kernels.items()
-            if kernel.unsuitable(piece.N, piece.K, piece.dtype, piece.mask) is None and kernel.takes(tokens)
+            if not (kernel.without_format() or kernel.unsuitable(piece.N, piece.K, piece.dtype, piece.mask))
+            and kernel.takes(tokens)
         ]
         if not fit:
             raise KernelUnavailable(
@@ -136,7 +137,7 @@ def _of_format(format: Format) -> list[Kernel]:
 
 def _contenders() -> list[Kernel]:
     kinds = [KERNELS.get(name) for name in KERNELS.names()]
-    return [kind() for kind in kinds if kind.sparse and kind.contender and kind is not Auto]
+    return [kind() for kind in kinds if kind.sparse and kind.contender and kind.plain and kind is not Auto]
 
 
 def _shape(piece: Piece, tokens: int) -> str:

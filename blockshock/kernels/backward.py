@@ -98,6 +98,13 @@ class SparseCores(Kernel):
         return turned if fits else dense
 
 
+def no_cuda() -> str | None:
+    """None, or why nothing that is written in CUDA can run."""
+    if torch.version.cuda is None:
+        return "is written in CUDA, and this torch was built without it: install a CUDA build of torch"
+    return None
+
+
 def too_old(device: torch.device) -> str | None:
     """None, or why a GPU has no sparse tensor cores."""
     major, minor = torch.cuda.get_device_capability(device)

@@ -33,6 +33,7 @@ class Kernel:
         most_tokens: that it multiplies by one reading of W; it is not timed, nor chosen, for more. None: any number.
         fuses: its packings can sum over the ranks themselves, and have ``summed``.
         formats: names of those in which it multiplies, beside the dtypes: it has ``pack_quantised``.
+        plain: it multiplies in the dtypes themselves; False where it has ``pack_quantised`` alone.
         pruner, training_pruner: of a W that it is to multiply by alone, frozen or trained, unless another is asked for.
     """
 
@@ -44,6 +45,7 @@ class Kernel:
     most_tokens: ClassVar[int | None] = None
     fuses: ClassVar[bool] = False
     formats: ClassVar[tuple[str, ...]] = ()
+    plain: ClassVar[bool] = True
     training_mask: ClassVar[str] = "tile"
     pruner: ClassVar[str] = "magnitude"
     training_pruner: ClassVar[str] = "tile_magnitude"
@@ -65,14 +67,25 @@ class Kernel:
         """Whether one reading of W multiplies so many."""
         return self.most_tokens is None or tokens <= self.most_tokens
 
-    def check(self, piece: Piece) -> None:
-        """Raises KernelUnavailable or InputError, with the reason, unless ``pack`` can take this piece here."""
+    def without_format(self) -> str | None:
+        """None, or one sentence that says why this kernel cannot multiply in a layer's own dtype."""
+        return None if self.plain else f"kernel {self.name} multiplies in formats {' and '.join(self.formats)} alone"
+
+    def check(self, piece: Piece, format: Format | None = None) -> None:
+        """Raises KernelUnavailable or InputError, with the reason, unless this piece can be packed here.
+
+        Args:
+            format: by ``pack_quantised``; without one, by ``pack``.
+        """
         if reason := self.unavailable(piece.device, piece.dtype):
             raise KernelUnavailable(f"kernel {self.name}: {reason}")
         if piece.mask is None and self.sparse:
             raise InputError(f"kernel {self.name}: needs a 2:4 mask, and this piece is dense")
         if reason := self.unsuitable(piece.N, piece.K, piece.dtype, piece.mask):
             raise InputError(f"kernel {self.name}: {reason}")
+        in_format = self.unsuitable_format(format, piece.N, piece.K, piece.dtype) if format else self.without_format()
+        if in_format:
+            raise InputError(in_format)
 
     def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         """Pack a piece. ``check`` it first: this assumes that it passed.

@@ -69,10 +69,9 @@ __device__ __forceinline__ float widened(u16 value) {
 #endif
 }
 __device__ __forceinline__ u32 rounded(float low, float high) {
-    u16 a, b;
-    asm("cvt.rn." TYPE ".f32 %0, %1;" : "=h"(a) : "f"(low));
-    asm("cvt.rn." TYPE ".f32 %0, %1;" : "=h"(b) : "f"(high));
-    return a | ((u32)b << 16);
+    u32 both;
+    asm("cvt.rn." TYPE "x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
 }
 __device__ __forceinline__ void add(Sums& sum, const Sums& part) {
     sum.x += part.x, sum.y += part.y, sum.z += part.z, sum.w += part.w;

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from blockshock.kernels.backward import SparseCores, too_old
+from blockshock.kernels.backward import SparseCores, no_cuda, too_old
 from blockshock.kernels.base import KERNELS
 from blockshock.kernels.formats import Format
 from blockshock.kernels.layout import aligned_rows
@@ -94,11 +94,7 @@ class Streamed(SparseCores):
     formats = ("int8", "fp8")
 
     def unavailable(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        if reason := super().unavailable(device, dtype):
-            return reason
-        if torch.version.cuda is None:
-            return "is written in CUDA, and this torch was built without it: install a CUDA build of torch"
-        return too_old(device)
+        return super().unavailable(device, dtype) or no_cuda() or too_old(device)
 
     def unsuitable(self, N: int, K: int, dtype: torch.dtype, mask: Mask | None = None) -> str | None:
         if N % 16 or K % 32:

@@ -35,6 +35,7 @@ class Axis:
         registry: its entries.
         about: for the help, what is picked where nothing is asked for.
         beside: its other options.
+        also: options of other axes that what it picks goes by.
         trained_only: picked only where something is trained.
         unsaid: what a row has where its name says nothing of this axis; None: its name always does.
         of_ranks: only several ranks can differ in it; a single one has what is unsaid.
@@ -48,6 +49,7 @@ class Axis:
     registry: ClassVar[Registry[Any]]
     about: ClassVar[str] = "Default all"
     beside: ClassVar[tuple[Beside, ...]] = ()
+    also: ClassVar[tuple[str, ...]] = ()
     trained_only: ClassVar[bool] = False
     unsaid: ClassVar[str | None] = None
     of_ranks: ClassVar[bool] = False
@@ -79,7 +81,7 @@ class Axis:
 
         Args:
             specs: that its option lists; None where that was not given.
-            beside: values of its other options by their names, None or False where they were not given.
+            beside: values of its other options and of ``also``, by their names; None or False where not given.
         """
         return specs
 

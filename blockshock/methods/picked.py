@@ -34,8 +34,9 @@ class KernelAxis(Axis):
     """What multiplies."""
 
     registry = KERNELS
-    about = "Default auto and the fast ones"
+    about = "Default auto and the fast ones, with --formats those of formats alone (wgmma) too"
     beside = (Beside("--no-search", "cuSPARSELt runs its default algorithm, not the searched one"),)
+    also = ("--formats",)
     with_method = True
 
     def check(self, spec: str) -> None:
@@ -45,7 +46,8 @@ class KernelAxis(Axis):
         return tuple(name for name in KERNELS.names() if device in KERNELS.get(name).device_types)
 
     def asked(self, specs: tuple[str, ...] | None, device: str, beside: Mapping[str, Any]) -> tuple[str, ...]:
-        fast = (name for name in self.names(device) if KERNELS.get(name).contender and name != "auto")
+        kinds = ((name, KERNELS.get(name)) for name in self.names(device) if name != "auto")
+        fast = (name for name, kind in kinds if kind.contender and (kind.plain or beside["--formats"]))
         specs = ("auto", *fast) if specs is None else specs
         if not beside["--no-search"]:
             return specs
@@ -55,7 +57,7 @@ class KernelAxis(Axis):
         return tuple(name for name in self.covered(device) if name != "auto")  # which stands for one of them
 
     def covered(self, device: str) -> tuple[str, ...]:
-        return tuple(name for name in self.names(device) if KERNELS.get(name).sparse)
+        return tuple(name for name in self.names(device) if KERNELS.get(name).sparse and KERNELS.get(name).plain)
 
     def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
         return build_kernel(spec).unavailable(device, dtype)
@@ -64,6 +66,8 @@ class KernelAxis(Axis):
         kernel, source = build_kernel(spec), layer.source
         if source.dtype not in kernel.dtypes:
             return f"does not multiply {source.dtype}"
+        if layer.format is None and (reason := kernel.without_format()):
+            return reason
         if not kernel.takes(layer.tokens):
             return f"kernel {spec} is for up to {kernel.most_tokens} tokens: leave it out with --kernels, or lower --B"
         return kernel.unsuitable(source.N, source.K, source.dtype, layer.kept)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from blockshock.errors import InputError
 from blockshock.kernels import Kernel, Packed, build_kernel
 from blockshock.machine import slowest_of_ranks
 from blockshock.matrices import Mask, Piece
@@ -48,9 +47,7 @@ class PieceMethod(InFormats):
         else:
             kernel = picked.resolve_format(pieces[0], layer.tokens, layer.format, self._slowest)
         for piece in pieces:
-            kernel.check(piece)
-            if layer.format and (reason := kernel.unsuitable_format(layer.format, piece.N, piece.K, piece.dtype)):
-                raise InputError(reason)
+            kernel.check(piece, layer.format)
         self._kernel_name = kernel.name
         return kernel
 

@@ -124,7 +124,7 @@ def dense_flops_per_s(mode: str, flush: bool, dtype: str) -> float:
 def sparse_flops_per_s(mode: str, flush: bool, dtype: str) -> float | None:
     """FLOPs of kept values a second on the sparse tensor cores; None where no kernel can use them here."""
     fastest = _Stopwatch.of(mode, flush)
-    names = [name for name in KERNELS.names() if KERNELS.get(name).unit == "2:4"]
+    names = [name for name in KERNELS.names() if KERNELS.get(name).unit == "2:4" and KERNELS.get(name).plain]
     able = [name for name in names if build_kernel(name).unavailable(fastest.device, DTYPES[dtype]) is None]
     return max((_sparse_rate(fastest, name, DTYPES[dtype]) for name in able), default=None)
 

@@ -223,4 +223,5 @@ def _asked(axis: Axis, device: str, get: Callable[[str], Any]) -> tuple[str, ...
     """What the options of an axis ask for."""
     text = get(axis.option)
     specs = None if text is None else choices_of(axis.option, text, axis.check_listed, axis.names(device))
-    return axis.asked(specs, device, {beside.name: get(beside.name) for beside in axis.beside})
+    others = (*(beside.name for beside in axis.beside), *axis.also)
+    return axis.asked(specs, device, {name: get(name) for name in others})

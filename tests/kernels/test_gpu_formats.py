@@ -19,7 +19,8 @@ from blockshock.measure import Accuracy, compare
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 FORMATS = ("int8", "fp8")
 DENSE = (*FORMATS, "fp8_e5m2")
-KINDS = [*((name, kind) for kind in ("dense", "2:4", "streamed") for name in FORMATS), ("fp8_e5m2", "dense")]
+OWN = ("streamed", "wgmma")
+KINDS = [*((name, kind) for kind in ("dense", "2:4", *OWN) for name in FORMATS), ("fp8_e5m2", "dense")]
 SIZES = ((512, 1024), (4096, 4096), (1024, 16384))
 TOKENS = (1, 7, 16, 17, 64, 1000)
 INT8_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -70,7 +71,7 @@ def test_int8_is_right_in_every_dtype(dtype: torch.dtype) -> None:
 def test_int8_2to4_is_right_in_float16() -> None:
     source = GeneratedWeights(512, 768, torch.float16, "cuda", with_bias=True)
     half = Piece(source, mask=build_mask("random", source))
-    for spec in ("cusparselt:search=no:fused=no", "streamed"):
+    for spec in ("cusparselt:search=no:fused=no", *OWN):
         packed = _sparse(spec).pack_quantised(half, source.bias, format_of_this_gpu("int8"))
         assert _failure(packed, _x(33, 768, torch.float16), _Kept(half)) is None
 
@@ -103,7 +104,7 @@ def _packed(
     if kind == "dense":
         return PackedDenseQuantised(source, source.bias, format), source
     half = Piece(source, mask=build_mask("random", source))
-    packed: Any = _sparse("streamed" if kind == "streamed" else spec).pack_quantised(half, source.bias, format)
+    packed: Any = _sparse(kind if kind in OWN else spec).pack_quantised(half, source.bias, format)
     own = _Kept(half)
     return packed, own
 
@@ -121,7 +122,7 @@ class _Kept(WeightSource):
 
 @pytest.mark.parametrize("B", TOKENS)
 @pytest.mark.parametrize(("N", "K"), SIZES)
-@pytest.mark.parametrize("spec", ["cusparselt:search=no", "cusparselt:search=no:fused=no", "streamed"])
+@pytest.mark.parametrize("spec", ["cusparselt:search=no", "cusparselt:search=no:fused=no", *OWN])
 @pytest.mark.parametrize("name", FORMATS)
 def test_sparse_is_right_for_what_is_stored(name: str, spec: str, N: int, K: int, B: int) -> None:
     packed, own = _packed(name, "2:4", N, K, spec)
@@ -210,7 +211,7 @@ def test_the_bare_products_are_there_to_be_timed(name: str) -> None:
     assert (format.product(x_BK, w_NK).double() - exact_BN).norm() <= 0.01 * exact_BN.norm()
     if name not in FORMATS:
         return
-    for kind in ("2:4", "streamed"):
+    for kind in ("2:4", *OWN):
         packed: Any = _packed(name, kind, 128, 512)[0]
         assert packed.product(x_BK).shape == (64, 128)
 

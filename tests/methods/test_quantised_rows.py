@@ -197,7 +197,10 @@ def test_what_cannot_run_is_said(cpu_ranks: Ranks) -> None:
     backward = cpu_ranks.run(obstacle, DENSE, True)[0]
     assert "quantised weights go forward alone" in backward
     other = cpu_ranks.run(obstacle, PRUNED.picking(kernel="gathered", pruner="1100"), False)[0]
-    assert other == "format int8: kernel gathered does not multiply int8: pick cusparselt or reference or streamed"
+    assert (
+        other
+        == "format int8: kernel gathered does not multiply int8: pick cusparselt or reference or streamed or wgmma"
+    )
     assert cpu_ranks.run(obstacle, DENSE, False)[0] is None
 
 

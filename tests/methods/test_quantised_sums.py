@@ -189,10 +189,11 @@ def test_the_ablation_of_the_halves_takes_none() -> None:
 @needs_two_gpus
 @pytest.mark.parametrize("combine", ["nccl", "two_shot", "one_shot", "overlap"])
 @pytest.mark.parametrize("name", ["int8", "fp8"])
-def test_two_gpus_add_them_up_in_each_way(name: str, combine: str, gpu_ranks: Ranks) -> None:
+@pytest.mark.parametrize("kernel", ["cusparselt:search=no", "wgmma"])
+def test_two_gpus_add_them_up_in_each_way(kernel: str, name: str, combine: str, gpu_ranks: Ranks) -> None:
     for case in CASES:
-        kernel = {} if case is ROW else {"kernel": "cusparselt:search=no"}
-        found = replace(case.picking(**kernel, combine=combine, format=name), N=512, K=1536, B=64)
+        picked = {} if case is ROW else {"kernel": kernel}
+        found = replace(case.picking(**picked, combine=combine, format=name), N=512, K=1536, B=64)
         if reason := gpu_ranks.run(obstacle, found)[0]:
             pytest.skip(reason)
         results = gpu_ranks.run(correctness.run, found)
