@@ -41,6 +41,7 @@ from blockshock.saved import Run, read_run
 
 RESULTS = (
     *RUNS,
+    "0019_cpu-quality",
     "0018_1xH200-training",
     "0017_1xH100-formats",
     "0016_1xH200-recipes",
