@@ -29,7 +29,7 @@ class Order(Enum):
 
     def shape(self, R: int, K: int) -> tuple[int, ...]:
         """Of what holds a matrix."""
-        return (-(-R // TILE_ROWS), steps_of(K), TILE_ROWS, TILE_COLUMNS) if self is Order.TILES else (R, K)
+        return _shape_of_tiles(R, K) if self is Order.TILES else (R, K)
 
     def of(self, q_RK: torch.Tensor) -> torch.Tensor:
         """A matrix of numbers of eight bits, which lies in rows, in this order."""
@@ -41,13 +41,17 @@ def steps_of(K: int) -> int:
     return -(-K // (TILE_COLUMNS * TILE_STEPS)) * TILE_STEPS
 
 
+def _shape_of_tiles(R: int, K: int) -> tuple[int, int, int, int]:
+    return -(-R // TILE_ROWS), steps_of(K), TILE_ROWS, TILE_COLUMNS
+
+
 def _crossed(q_RK: torch.Tensor) -> torch.Tensor:
     pairs = q_RK.contiguous().view(torch.int16).unflatten(1, (-1, 2, 2))
     return pairs.transpose(2, 3).flatten(1).view(q_RK.dtype)
 
 
 def _in_tiles(q_RK: torch.Tensor) -> torch.Tensor:
-    (R, K), shape = q_RK.shape, Order.TILES.shape(*q_RK.shape)
+    (R, K), shape = q_RK.shape, _shape_of_tiles(*q_RK.shape)
     filled = F.pad(q_RK.contiguous().view(torch.uint8), (0, shape[1] * TILE_COLUMNS - K, 0, shape[0] * TILE_ROWS - R))
     chunks = filled.view(shape[0], TILE_ROWS // 8, 8, shape[1], _CHUNKS, 16).permute(0, 3, 1, 2, 4, 5)
     row, chunk = torch.arange(8, device=q_RK.device)[:, None], torch.arange(_CHUNKS, device=q_RK.device)
