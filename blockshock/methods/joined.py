@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch.nn import functional as F
@@ -34,16 +35,22 @@ class Joined(Together):
 
     Args:
         order: of W's columns, int64 (K,), in which the parts have them; None for their own.
+        left: told when a parameter is spread, and each part multiplies for itself again.
 
     Attributes:
         w_NK, bias: the matrix, and the bias or None.
         dtype: of the parameters.
     """
 
-    def __init__(self, parts: Sequence[CompressedStorage], order: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        parts: Sequence[CompressedStorage],
+        order: torch.Tensor | None = None,
+        left: WeakMethod[Callable[[], None]] | None = None,
+    ) -> None:
         self._places = [_places(part, order) for part in parts]
         self._takes = [(_take_by(part, places), places) for part, places in zip(parts, self._places, strict=True)]
-        super().__init__(parts)
+        super().__init__(parts, left)
 
     def renew(self) -> None:
         first, packed = self.parts[0], self.parts[0].packed

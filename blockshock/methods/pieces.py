@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from weakref import WeakMethod
 
 import torch
 
@@ -54,7 +55,11 @@ class PieceMethod(InFormats):
     def join(self) -> None:
         parts = [part for part in self.weights() if isinstance(part, CompressedStorage)]
         if self.joins and self.ranks == 1 and len(parts) == len(self.weights()) and self.device.type == "cpu":
-            self.joined = Joined(parts, self.permutation) if self.N * self.K <= MOST_JOINED else None
+            small = self.N * self.K <= MOST_JOINED
+            self.joined = Joined(parts, self.permutation, WeakMethod(self._leave)) if small else None
+
+    def _leave(self) -> None:
+        self.joined = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state | {"joined": None})

@@ -91,6 +91,8 @@ class Storage(Shardable):
     def _check_shard(self, held: torch.Tensor, shard: Any) -> None:
         for group in shard.device_mesh.get_all_groups():
             check_replicas("fully_shard", group, part_of(held), self.mask)
+        if (leader := self._leader()) is not None:
+            leader.disband()  # shards are gathered wherever there is memory, and once more to go backward
 
     def when_gathered(self) -> None:
         if self._is_due or self.is_stale:
@@ -116,8 +118,7 @@ class Storage(Shardable):
     def _weights(self) -> list[tuple[torch.Tensor, list[Any]]]:
         """What multiplies is made of these, each with how it was when it was packed."""
         names = [name for name, held in self._parameters.items() if held is not None]
-        states = {name: self.states[3 * at : 3 * at + 3] for at, name in enumerate(names)}
-        return [(self.trained(name), state) for name, state in states.items() if name != "bias"]
+        return [(self.trained(one), self.states[3 * at : 3 * at + 3]) for at, one in enumerate(names) if one != "bias"]
 
     @property
     def has_changed(self) -> bool:
@@ -226,8 +227,7 @@ class Storage(Shardable):
         if self.bias is not None and should.bias is not None:
             should.bias.copy_(should.arrange(self.bias))
         found = dict(self.packed.named_buffers())
-        differences = (first_difference(found[name], buffer) for name, buffer in should.named_buffers())
-        named = zip(found, differences, strict=True)
+        named = ((name, first_difference(found[name], buffer)) for name, buffer in should.named_buffers())
         return next((f"its packing's {name} holds {what} as the parameter" for name, what in named if what), None)
 
     def dense(self, held: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,9 @@ Each storage can do so by itself; of a small layer that takes longer than its pr
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch.autograd.graph import increment_version
@@ -22,6 +23,9 @@ class Together:
 
     Where parameters are the packings' own memory, a step leaves nothing to be written there.
 
+    Args:
+        left: told when they are looked at each by itself again.
+
     Attributes:
         parts: the storages; the first has the bias, if there is one.
         held: the parameters of each, and its bias or None, as they are now.
@@ -29,8 +33,8 @@ class Together:
         is_own: parameters are the packings' own memory.
     """
 
-    def __init__(self, parts: Sequence[CompressedStorage]) -> None:
-        self.parts, self.writes = parts, 0
+    def __init__(self, parts: Sequence[CompressedStorage], left: WeakMethod[Callable[[], None]] | None = None) -> None:
+        self.parts, self.writes, self._left = parts, 0, left
         self._seen: list[Any] = []
         self._states_of = all_states_of
         self._lock = threading.RLock()
@@ -104,6 +108,14 @@ class Together:
 
     def forget(self) -> None:
         self._seen = []
+
+    def disband(self) -> None:
+        """From now on each storage follows its own parameters."""
+        for part in self.parts:
+            del vars(part)["_leader"]
+            part._follow()
+        if self._left is not None and (told := self._left()) is not None:
+            told()
 
     def after_step(self, held: Sequence[torch.Tensor]) -> None:
         """What the step of an optimizer ends with that holds these of the parameters."""

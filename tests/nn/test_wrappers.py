@@ -14,7 +14,13 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from blockshock import BlockShockLinear, clip_grad_norm_, load_optimizer_state, optimizer_state
+from blockshock import (
+    BlockShockLinear,
+    clip_grad_norm_,
+    load_optimizer_state,
+    optimizer_state,
+    replace_linears,
+)
 from blockshock.errors import InputError, RanksApart
 from blockshock.ranks import Ranks, spawn
 
@@ -168,6 +174,32 @@ def _sharded_over_the_halves() -> None:
     torch.testing.assert_close(model(x), dense(x))
     with pytest.raises(InputError, match="x is a DTensor: BlockShockParallel takes one in a plan"):
         model[2](distribute_tensor(torch.ones(4, 16), mesh, [Replicate()]))
+
+
+def _small_layers_each_sharded(row: str) -> None:
+    """Two forward passes, then backward: weights are gathered at other memory each time, and none is written."""
+    torch.manual_seed(0)
+    alone = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 32, bias=False))
+    replace_linears(alone, row, group=DeviceMesh("cpu", [dist.get_rank()]) if row == "block_shock" else None)
+    assert alone[0].layer.joined  # type: ignore[union-attr]
+    model = copy.deepcopy(alone)
+    for module in (model[0], model[2], model[4], model):
+        fully_shard(module, mesh=init_device_mesh("cpu", (2,)), reshard_after_forward=True)
+    optimizers = [torch.optim.AdamW(one.parameters(), lr=0.01) for one in (model, alone)]
+    for step in range(3):
+        batch = torch.randn(8, 32, generator=torch.Generator().manual_seed(step))
+        for one, optimizer in zip((model, alone), optimizers, strict=True):
+            optimizer.zero_grad()
+            x = (batch.chunk(2)[dist.get_rank()] if one is model else batch).clone().requires_grad_()
+            (one(x).square().mean() + one(2 * x).square().mean()).backward()
+            optimizer.step()
+    torch.testing.assert_close(model(batch), alone(batch), rtol=1e-4, atol=1e-5)
+    assert "joined" not in model[0].layer.algorithm  # type: ignore[operator, union-attr]
+
+
+@pytest.mark.parametrize("row", ["pruned", "block_shock"])
+def test_small_layers_that_are_each_sharded_train_as_one_alone(row: str, cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_small_layers_each_sharded, row)
 
 
 def _other_parts_are_no_replicas() -> None:
