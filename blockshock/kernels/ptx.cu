@@ -1,7 +1,7 @@
 // What CUDA C++ has no words for: copies that run beside, products of the sparse tensor cores, and bf16 without a header.
 //
 // Set by whoever compiles it: BF16 (else fp16), ORDERED (whether the compiler knows ordered metadata, which Hopper needs
-// to be fast), CLUSTERS, EIGHT_BITS (of numbers) and then FP8 (else int8).
+// to be fast), CLUSTERS, EIGHT_BITS (of numbers) and then FP8 (else int8), EARLY: it begins while x is still quantised.
 
 #if BF16
 #define TYPE "bf16"
@@ -18,8 +18,6 @@
 #else
 #define MMA "mma.sp"
 #endif
-
-#define EARLY (EIGHT_BITS && CLUSTERS)  // a kernel begins while x is still quantised
 
 typedef unsigned int u32;
 typedef unsigned short u16;

@@ -84,12 +84,14 @@ def _launch(
         memories = [*peers.memories, *peers.memories[:1] * (4 - len(peers.memories))]
         args += [*memories, peers.rank, peers.slot, peers.turns]
     fp8 = x_BK.dtype == torch.float8_e4m3fn
-    _kernel("streamed_product", dtype, plan, device, len(peers.memories) if peers else 0, fp8)(
+    # While more tokens are quantised, those blocks keep their places, and the product's crowd into what is left.
+    early = plan.eight_bits and plan.clusters and tokens == 1
+    _kernel("streamed_product", dtype, plan, device, len(peers.memories) if peers else 0, fp8, early)(
         grid=(-(-N // plan.rows), plan.splits, 1),
         block=(32 * WARPS, 1, 1),
         args=args,
         shared_mem=plan.shared_bytes,
-        early=plan.eight_bits and plan.clusters,  # as EARLY of ptx.cu: W is older than what quantises x
+        early=early,  # for W is older than what quantises x
     )
     if through_memory:
         _kernel("add_splits", dtype, plan, device, 0, fp8)(
@@ -101,11 +103,18 @@ def _launch(
 
 @cache
 def _kernel(
-    name: str, dtype: torch.dtype, plan: Plan, device: torch.device, ranks: int = 0, fp8: bool = False
+    name: str,
+    dtype: torch.dtype,
+    plan: Plan,
+    device: torch.device,
+    ranks: int = 0,
+    fp8: bool = False,
+    early: bool = False,
 ) -> CudaKernel:
     """For a y of that dtype; of that GPU, which must be the current one."""
     ordered = tuple(map(int, str(torch.version.cuda).split("."))) >= _ORDERED_SINCE
     definitions = plan.definitions() | {"BF16": int(dtype == torch.bfloat16), "ORDERED": int(ordered)}
+    definitions["EARLY"] = int(early)
     if plan.eight_bits:
         definitions["FP8"] = int(fp8)
     shared_bytes = plan.shared_bytes if name == "streamed_product" else 0

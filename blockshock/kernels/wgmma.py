@@ -102,7 +102,7 @@ def multiplied(
                 *(N, B, steps, side_by_side(of_x), int(bias is not None)),
             ],
             shared_mem=SHARED_BYTES,
-            early=True,  # as EARLY of ptx.cu: its barriers are there before x is
+            early=True,  # its barriers are there before x is
         )
     return y_BN
 
@@ -116,7 +116,7 @@ def side_by_side(tiles: int) -> int:
 def _kernel(dtype: torch.dtype, fp8: bool, device: torch.device) -> CudaKernel:
     """For a y of that dtype; of that GPU, which must be the current one."""
     definitions = {"BF16": int(dtype == torch.bfloat16), "FP8": int(fp8), "EIGHT_BITS": 1, "ORDERED": 1, "CLUSTERS": 1}
-    definitions |= {"CLUSTER": CLUSTER, "STAGES": _STAGES, "SHARED_BYTES": SHARED_BYTES}
+    definitions |= {"EARLY": 1, "CLUSTER": CLUSTER, "STAGES": _STAGES, "SHARED_BYTES": SHARED_BYTES}
     return compiled(source(), "wgmma_product", definitions, SHARED_BYTES, of_its_own=True)
 
 

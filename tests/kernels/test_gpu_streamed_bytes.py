@@ -165,11 +165,12 @@ def test_in_a_graph_on_another_stream_and_compiled(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("tokens", [1, 128])
 @pytest.mark.parametrize(("N", "K"), [(4096, 4096), (256, 16384)])
-def test_it_reads_no_x_before_that_is_quantised(N: int, K: int, name: str) -> None:
-    """Many calls on the heels of each other, plain and captured: the product begins while x is still quantised."""
-    packed, tokens = _packed(_piece(N, K), name), 128
-    inputs = [_x(tokens, K).roll(turn, 0) for turn in range(8)]
+def test_it_reads_no_x_before_that_is_quantised(N: int, K: int, tokens: int, name: str) -> None:
+    """Many calls on the heels of each other, plain and captured: the product begins while one token is quantised."""
+    packed = _packed(_piece(N, K), name)
+    inputs = [_x(128, K).roll(turn, 0)[:tokens] for turn in range(8)]
     right = []
     for x_BK in inputs:
         stored = packed.stored(x_BK)

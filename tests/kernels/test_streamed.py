@@ -134,12 +134,12 @@ def test_a_compiler_is_told_what_it_knows_and_a_launch_has_the_memory_that_it_ne
     for dtype, is_bf16 in ((torch.bfloat16, 1), (torch.float16, 0)):
         for name, shared_bytes in (("streamed_product", plan.shared_bytes), ("add_splits", 0)):
             definitions, given = streamed_launch._kernel.__wrapped__(name, dtype, plan, torch.device("cuda", 0))
-            assert definitions == plan.definitions() | {"BF16": is_bf16, "ORDERED": ordered}
+            assert definitions == plan.definitions() | {"BF16": is_bf16, "ORDERED": ordered, "EARLY": 0}
             assert given == shared_bytes
             definitions, _ = streamed_launch._kernel.__wrapped__(
-                name, dtype, replace(plan, eight_bits=True), torch.device("cuda", 0), 0, True
+                name, dtype, replace(plan, eight_bits=True), torch.device("cuda", 0), 0, True, True
             )
-            assert (definitions["EIGHT_BITS"], definitions["FP8"]) == (1, 1)
+            assert [definitions[macro] for macro in ("EIGHT_BITS", "FP8", "EARLY")] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 17, 50])

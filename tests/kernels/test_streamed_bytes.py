@@ -154,21 +154,25 @@ def test_each_launch_has_its_tokens_scales_and_counts_pairs(
         assert args[3:] == [N, product[8], int(biased), *product[11:]]
 
 
+@pytest.mark.parametrize("tokens", [1, 40])
 @pytest.mark.parametrize("clusters", [True, False])
 @pytest.mark.parametrize("name", [None, *FORMATS])
-def test_it_begins_before_x_is_quantised_where_its_source_waits_for_that(
-    name: str | None, clusters: bool, monkeypatch: pytest.MonkeyPatch
+def test_it_begins_before_one_token_is_quantised_and_its_source_waits_for_that(
+    name: str | None, clusters: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launches: list[bool] = []
+    launches: list[tuple[bool, bool]] = []
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(streamed_launch, "_kernel", lambda *_: lambda **given: launches.append(given["early"]))
+    monkeypatch.setattr(
+        streamed_launch, "_kernel", lambda *key: lambda **given: launches.append((key[-1], given["early"]))
+    )
     dtype = torch.bfloat16 if name is None else _format(name).stored
-    x_BK, values_NJ = (torch.zeros(size, dtype=dtype) for size in ((40, 64), (64, 32)))
-    scales = None if name is None else Scales(torch.zeros(40, 1), torch.zeros(64), torch.bfloat16)
+    x_BK, values_NJ = (torch.zeros(size, dtype=dtype) for size in ((tokens, 64), (64, 32)))
+    scales = None if name is None else Scales(torch.zeros(tokens, 1), torch.zeros(64), torch.bfloat16)
     plan = Plan(2, 1, 5, 2, 1, clusters, name is not None)
     streamed_launch.multiplied(values_NJ, torch.zeros(0), x_BK, None, plan, scales=scales)
-    assert launches == [clusters and name is not None] * 3
-    assert "#define EARLY (EIGHT_BITS && CLUSTERS)" in streamed_launch.source(), "and so does the source"
+    begins = clusters and name is not None and tokens == 1
+    assert launches == [(begins, begins)] * (1 if tokens == 1 else 3)
+    assert "#if !EARLY" in streamed_launch.source()
 
 
 def test_what_it_does_not_take_is_said() -> None:

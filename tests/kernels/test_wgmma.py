@@ -204,7 +204,7 @@ def test_what_it_is_compiled_with(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (name, named, shared_bytes) == ("wgmma_product", {"of_its_own": True}, definitions["SHARED_BYTES"])
     assert all(macro in source for macro in definitions)
     assert "    wait_for_kernel_before();" in source, "it is launched early"
-    assert definitions["EIGHT_BITS"] == definitions["CLUSTERS"] == 1, "and has that"
+    assert definitions["EARLY"] == definitions["EIGHT_BITS"] == definitions["CLUSTERS"] == 1, "and has that"
     assert (definitions["BF16"], definitions["FP8"]) == (0, 1)
     assert shared_bytes <= 227 << 10, "of a block on Hopper"
 

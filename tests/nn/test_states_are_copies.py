@@ -24,12 +24,14 @@ ROWS = (
 
 def layer_of(row: str, seed: int = 0, device: str = "cpu") -> MethodLinear:
     torch.manual_seed(seed)
-    return MethodLinear(nn.Linear(64, 64, device=device), row)
+    # The kernels of a GPU's blocks multiply numbers of 16 bits.
+    return MethodLinear(nn.Linear(64, 64, device=device), row, dtype=torch.bfloat16 if device == "cuda" else None)
 
 
 def _outputs(layer: MethodLinear) -> torch.Tensor:
-    device = next(layer.parameters()).device
-    return layer(torch.randn(8, 64, generator=torch.Generator().manual_seed(1)).to(device)).detach()
+    x = torch.randn(8, 64, generator=torch.Generator().manual_seed(1))
+    weight = next(layer.parameters())
+    return layer(x.to(weight.device, torch.bfloat16 if weight.is_cuda else None)).detach()
 
 
 def _check(row: str, device: str) -> None:
