@@ -15,7 +15,7 @@ from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.in_formats import InFormats
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
-from blockshock.methods.product import product
+from blockshock.methods.product import Weight, product
 
 
 class TensorParallel(Method):
@@ -27,6 +27,11 @@ class TensorParallel(Method):
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:
         return WeightEstimate.dense(shape.N * shape.K // shape.ranks, shape)
+
+    def _hold_as_own(self, weight: Weight) -> None:
+        """Under a name of this rank's own: torch.distributed.checkpoint takes what has one name for one tensor."""
+        self.add_module(f"weight_{self.group.rank()}" if self.group.size() > 1 else "weight", weight)
+        vars(self)["weight"] = weight
 
     def split_parameters(self) -> Iterable[nn.Parameter]:
         parameters = self.weight.named_parameters()
@@ -47,7 +52,7 @@ class RowParallel(InFormats, Combined, TensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.weight = self.hold(layer, layer.source.bias, adds_bias=group.rank() == 0)
+        self._hold_as_own(self.hold(layer, layer.source.bias, adds_bias=group.rank() == 0))
         self._mark_split()
         self.agree(layer)
 
@@ -79,7 +84,7 @@ class ColumnParallel(InFormats, Combined, TensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self.weight = self.hold(layer, None if layer.source.bias is None else layer.source.bias[self.rows])
+        self._hold_as_own(self.hold(layer, None if layer.source.bias is None else layer.source.bias[self.rows]))
         self._mark_split()
         self.agree(layer)
 

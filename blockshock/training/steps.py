@@ -26,6 +26,7 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 from blockshock.errors import InputError
 from blockshock.machine import Borrowed, Group, torch_internals
 from blockshock.training.elementwise import check_parts
+from blockshock.training.group_options import keep_options
 
 
 class Follower(Protocol):
@@ -154,6 +155,8 @@ def links_of(optimizer: Optimizer) -> Links:
     if isinstance(optimizer, Optimizer):  # scalers take what is like one
         if id(optimizer) not in _known:
             weakref.finalize(optimizer, _known.pop, id(optimizer))
+        if any(borrowed.group is not None and borrowed.group.size() > 1 for borrowed in parts.values()):
+            keep_options(optimizer, lambda parameter: follower_of(parameter) is not None)
         _known[id(optimizer)] = links
     return links
 

@@ -19,7 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from blockshock import BlockShockLinear
+from blockshock import BlockShockLinear, replace_linears
+from blockshock.errors import InputError
 from blockshock.ranks import Ranks
 
 
@@ -96,3 +97,65 @@ def _other_layouts(folder: str) -> None:
 
 def test_a_state_of_another_layout_is_refused(cpu_ranks: Ranks, tmp_path: Path) -> None:
     cpu_ranks.run(_other_layouts, str(tmp_path))
+
+
+def _alone_in_groups(row: str, kind: str, lr: float, steps: int) -> tuple[nn.Sequential, torch.optim.Optimizer]:
+    """Nothing but layers of ours, in two groups."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    replace_linears(model, row)
+    named = dict(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [one for name, one in named.items() if name.endswith("bias") == is_bias], "weight_decay": decay}
+        for is_bias, decay in ((False, 0.1), (True, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr) if kind == "AdamW" else torch.optim.SGD(groups, lr=lr, momentum=0.9)
+    _step_alone(model, optimizer, steps)
+    return model, optimizer
+
+
+def _step_alone(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> torch.Tensor:
+    for step in range(steps):
+        optimizer.zero_grad()
+        y: torch.Tensor = model(torch.randn(4, 16, generator=torch.Generator().manual_seed(step)))
+        y.square().mean().backward()
+        optimizer.step()
+    return y.detach() if steps else torch.empty(0)
+
+
+def _goes_on(folder: str, row: str, kind: str) -> None:
+    """To the bit, though no parameter has a name that all ranks have; and with the options that were saved."""
+    model, optimizer = _alone_in_groups(row, kind, 0.01, steps=3)
+    state, states = get_state_dict(model, optimizer)
+    dcp.save({"model": state, "optimizer": states}, checkpoint_id=folder)
+    other, resumed = _alone_in_groups(row, kind, 0.5, steps=0)
+    state, states = get_state_dict(other, resumed)
+    dcp.load({"model": state, "optimizer": states}, checkpoint_id=folder)
+    set_state_dict(other, resumed, model_state_dict=state, optim_state_dict=states)
+    assert [(group["lr"], group["weight_decay"]) for group in resumed.param_groups] == [(0.01, 0.1), (0.01, 0.0)]
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert resumed.state[theirs].keys() == optimizer.state[ours].keys()
+    assert torch.equal(_step_alone(other, resumed, 3), _step_alone(model, optimizer, 3))
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD"])
+@pytest.mark.parametrize("row", ["block_shock", "dense_tp_row", "pruned_tp_col"])
+def test_a_model_of_nothing_but_parts_goes_on(row: str, kind: str, cpu_ranks: Ranks, tmp_path: Path) -> None:
+    cpu_ranks.run(_goes_on, str(tmp_path), row, kind)
+
+
+def _options_are_lost() -> None:
+    model, optimizer = _alone_in_groups("block_shock", "AdamW", 0.01, steps=1)
+    saved = optimizer.state_dict()
+    fresh = torch.optim.AdamW([one for group in optimizer.param_groups for one in group["params"]], lr=0.5)
+    fresh.load_state_dict({**saved, "param_groups": [{**saved["param_groups"][0], "params": [0, 1, 2, 3]}]})
+    _step_alone(model, fresh, 1)  # it was not known to hold halves before
+    assert all("group_options" not in state for state in fresh.state.values())
+    for state in saved["state"].values():
+        state.pop("group_options", None)
+    with pytest.raises(InputError, match="a group of this optimizer came without its options"):
+        optimizer.load_state_dict({**saved, "param_groups": [{"params": [0, 1]}, saved["param_groups"][1]]})
+
+
+def test_a_group_without_its_options_is_refused(cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_options_are_lost)
