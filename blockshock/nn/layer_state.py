@@ -14,6 +14,7 @@ from blockshock.matrices import (
     TensorWeights,
     faults_of_state,
     is_saved_mask,
+    mask_state,
     row_blocks,
     saved_mask,
     settled,
@@ -24,6 +25,25 @@ from blockshock.training import Training, is_shard
 
 if TYPE_CHECKING:
     from blockshock.nn.method_linear import MethodLinear
+
+
+class Saved:
+    """An attribute that is there where the state has it: torch's checkpoints look up what each of its names is."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layer: MethodLinear | None, kind: type) -> Saved | torch.Tensor:
+        if layer is None:
+            return self
+        if (found := beside_weights(layer).get(self._name)) is None:
+            raise AttributeError(f"this {kind.__name__} has no {self._name}")
+        return found
+
+
+def beside_weights(layer: MethodLinear) -> dict[str, torch.Tensor]:
+    """What its state holds beside the weight and the bias: copies."""
+    return {**({} if layer.mask is None else mask_state(layer.mask)), **layer.layer.progress()}
 
 
 def load_state(

@@ -17,15 +17,15 @@ from torch import nn
 from blockshock.errors import InputError, StalePacking
 from blockshock.kernels import build_kernel
 from blockshock.machine import of_rank_0, slowest_of_ranks
-from blockshock.matrices import Mask, mask_state
+from blockshock.matrices import MASK_KEYS, Mask
 from blockshock.methods import Layer, Row
 from blockshock.nn.arguments import check_x, takes_as_it_is
-from blockshock.nn.layer_state import load_state
+from blockshock.nn.layer_state import Saved, beside_weights, load_state
 from blockshock.nn.replaceable import take_over
 from blockshock.nn.suitable import settle
 from blockshock.nn.whole_weight import whole_bias, whole_weight
 from blockshock.nn.wrappers import watch_wrappers
-from blockshock.training import Training, first_difference, replace, watch_scalers
+from blockshock.training import PROGRESS, Training, first_difference, replace, watch_scalers
 
 
 class MethodLinear(nn.Module):
@@ -212,9 +212,7 @@ class MethodLinear(nn.Module):
         destination[f"{prefix}weight"] = self.layer.whole_weight()
         if self.layer.bias is not None:
             destination[f"{prefix}bias"] = self._whole_bias()
-        if self.mask is not None:
-            destination.update({f"{prefix}{name}": tensor for name, tensor in mask_state(self.mask).items()})
-        destination.update({f"{prefix}{name}": tensor for name, tensor in self.layer.progress().items()})
+        destination.update({f"{prefix}{name}": tensor for name, tensor in beside_weights(self).items()})
 
     def _load_from_state_dict(
         self,
@@ -246,3 +244,7 @@ class MethodLinear(nn.Module):
                 "cast already: undo that in the same way"
             )
         return self
+
+
+for saved in (*MASK_KEYS[1:], *PROGRESS):  # the mask itself is an attribute
+    setattr(MethodLinear, saved, Saved(saved))

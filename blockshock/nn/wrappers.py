@@ -29,12 +29,28 @@ def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) ->
             check_replicas("DistributedDataParallel", wrapper.process_group, parts, storage.mask)
         if layers:
             _refresh_before_forward(wrapper, layers)
+            wrapper.register_load_state_dict_pre_hook(_check_prefix)
     elif module is not None and type(wrapper).__name__ == "FullyShardedDataParallel" and name == "_fsdp_wrapped_module":
         ignored = vars(wrapper).get("_ignored_params", set())
         if any(not ignored.issuperset(layer.parameters()) for _, layer in _layers(module)):
             raise InputError(
                 "FullyShardedDataParallel flattens parameters, and a layer of ours multiplies by memory of its own: "
                 "name the layer in ignored_modules=, or take fully_shard"
+            )
+
+
+def _check_prefix(wrapper: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """torch's checkpoints put ``module.`` before names of parameters alone; where not strict, a weight would be lost.
+
+    Raises:
+        InputError: the state has a layer's weight by its name in the module that is wrapped.
+    """
+    for name, _layer in _layers(wrapper.get_submodule("module")):
+        weight = ".".join([*name.split(".")[:-1], "weight"])
+        if prefix + weight in state and f"{prefix}module.{weight}" not in state:
+            raise InputError(
+                f"the state has {weight}, and a DistributedDataParallel would have module.{weight}: load it into the "
+                "module that is wrapped, as by set_model_state_dict(model.module, …)"
             )
 
 

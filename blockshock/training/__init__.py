@@ -9,6 +9,7 @@ from blockshock.training.parameters import Training
 from blockshock.training.recipes import (
     BLOCK_RECIPES,
     EIGHT,
+    PROGRESS,
     RECIPES,
     SCORES,
     BlockRecipe,

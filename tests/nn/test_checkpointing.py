@@ -1,5 +1,6 @@
 """torch.distributed.checkpoint of models that hold Block-Shock layers."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
     set_state_dict,
 )
+from torch.nn.parallel import DistributedDataParallel
 
 from blockshock import BlockShockLinear, replace_linears
 from blockshock.errors import InputError
@@ -159,3 +161,64 @@ def _options_are_lost() -> None:
 
 def test_a_group_without_its_options_is_refused(cpu_ranks: Ranks) -> None:
     cpu_ranks.run(_options_are_lost)
+
+
+ROWS = [
+    "recipe-ste",
+    "recipe-fst",
+    "recipe-s_ste",
+    "recipe-supermask:size=16:level=0.5",
+    "pruned-auto-ria:permute=yes",
+    "dense_single",
+]
+
+
+def _goes_on_under(wrap: Callable[[nn.Module], nn.Module], folder: str, row: str) -> None:
+    """Saved of what wraps the model, and loaded into its module: the names are the same."""
+
+    def built() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+        replace_linears(model, row, inputs={"0": torch.randn(8, 32), "2": torch.randn(8, 64)})
+        model = wrap(model)
+        return model, torch.optim.AdamW(model.parameters(), lr=0.01)
+
+    def trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        for step in range(3):
+            optimizer.zero_grad()
+            y: torch.Tensor = model(torch.randn(8, 32, generator=torch.Generator().manual_seed(step)))
+            y.square().mean().backward()
+            optimizer.step()
+        return y.detach()
+
+    model, optimizer = built()
+    trained(model, optimizer)
+    state, states = get_state_dict(model, optimizer)
+    dcp.save({"model": state, "optimizer": states}, checkpoint_id=folder)
+    other, resumed = built()
+    module: nn.Module = getattr(other, "module", other)
+    state, states = get_state_dict(module, resumed)
+    dcp.load({"model": state, "optimizer": states}, checkpoint_id=folder)
+    set_state_dict(module, resumed, model_state_dict=state, optim_state_dict=states)
+    assert torch.equal(trained(other, resumed), trained(model, optimizer))
+    if other is not module:
+        with pytest.raises(InputError, match=r"as by set_model_state_dict\(model\.module"):
+            set_model_state_dict(other, get_model_state_dict(other), options=StateDictOptions(strict=False))
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("row", ROWS)
+def test_what_a_state_names_is_there_to_be_looked_up(row: str, tmp_path: Path) -> None:
+    _goes_on_under(nn.Module.train, str(tmp_path), row)
+
+
+def test_under_data_parallelism_too(cpu_ranks: Ranks, tmp_path: Path) -> None:
+    for row in ROWS:
+        cpu_ranks.run(_goes_on_under, DistributedDataParallel, str(tmp_path / row.split(":")[0]), row)
+
+
+def test_what_the_state_does_not_name_is_no_attribute() -> None:
+    model = nn.Sequential(nn.Linear(32, 64), nn.Linear(64, 32))
+    replace_linears(model, "dense_single")
+    assert not hasattr(model[0], "recipe_mask")
+    assert not hasattr(model[0], "permutation")

@@ -6,7 +6,7 @@ from blockshock.training.recipes.eight_bits import PackedEightBits, of_gradients
 from blockshock.training.recipes.either import any_recipe_of, is_of_blocks
 from blockshock.training.recipes.packed_blocks import block_bytes
 from blockshock.training.recipes.packing import RecipePacking
-from blockshock.training.recipes.saved_state import SCORES
+from blockshock.training.recipes.saved_state import PROGRESS, SCORES
 from blockshock.training.recipes.storage import RecipeStorage
 
 RECIPES.load_package(__name__)

@@ -14,6 +14,8 @@ from blockshock.training.recipes.base import Recipe, recipe_of, spec_of
 SPEC, COUNTS, MASK, SCALE, SCORES = ("recipe", "recipe_counts", "recipe_mask", "recipe_scale", "recipe_scores")
 """Names of what a state holds: the spec as bytes, steps, draws and whether the optimizer has switched, and the rest."""
 
+PROGRESS = (SPEC, COUNTS, MASK, SCALE, SCORES)
+
 MOST_COUNTED = 2**53
 
 
