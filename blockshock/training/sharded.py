@@ -123,4 +123,6 @@ class Shardable(nn.Module):
         """Nothing: how a layer is split is no part of its state. BlockShockLinear saves it whole."""
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        """Nothing, likewise."""
+        """Nothing, likewise; but fully_shard's hook puts shards back in the place of what a forward pass gathered."""
+        for hook in self._load_state_dict_pre_hooks.values():
+            hook(*args, **kwargs)

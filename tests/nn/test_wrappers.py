@@ -23,6 +23,7 @@ from blockshock import (
 )
 from blockshock.errors import InputError, RanksApart
 from blockshock.ranks import Ranks, spawn
+from blockshock.training import gathered
 
 
 def _dense(device: str = "cpu") -> nn.Sequential:
@@ -200,6 +201,33 @@ def _small_layers_each_sharded(row: str) -> None:
 @pytest.mark.parametrize("row", ["pruned", "block_shock"])
 def test_small_layers_that_are_each_sharded_train_as_one_alone(row: str, cpu_ranks: Ranks) -> None:
     cpu_ranks.run(_small_layers_each_sharded, row)
+
+
+def _loaded_while_gathered(row: str) -> None:
+    """A forward pass leaves what the root holds gathered, until a state is asked for or loaded."""
+    models = []
+    for factor in (1.0, 2.0):
+        torch.manual_seed(0)  # one mask: another one is loaded before
+        model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(factor)
+        replace_linears(model, row, where=lambda name, _: name == "0")
+        models.append(fully_shard(model, mesh=init_device_mesh("cpu", (2,))))
+    (model, other), x = models, torch.ones(4, 32)
+    before = {name: gathered(held, name).clone() for name, held in model.state_dict().items()}
+    wanted, _ = model(x).detach(), other(x)
+    state = model.state_dict()
+    assert all(torch.equal(gathered(held, name), before[name]) for name, held in state.items())
+    other.load_state_dict(state)
+    assert torch.equal(other(x), wanted)
+    other[0].refresh()  # type: ignore[operator]
+    assert torch.equal(other(x), wanted)
+
+
+@pytest.mark.parametrize("row", ["pruned", "dense_single"])
+def test_a_state_is_loaded_right_after_a_forward_pass(row: str, cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_loaded_while_gathered, row)
 
 
 def _other_parts_are_no_replicas() -> None:
