@@ -41,6 +41,9 @@ from blockshock.saved import Run, read_run
 
 RESULTS = (
     *RUNS,
+    "0020_1xH200-wgmma",
+    "0022_1xH200-learning",
+    "0023_1xH200-few",
     "0019_cpu-quality",
     "0018_1xH200-training",
     "0017_1xH100-formats",

@@ -20,9 +20,9 @@ from blockshock.saved import read_run
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "docs" / "report"
 OFFICIAL = Path("benchmark_results") / "official"
-RUNS = ("0013_1xH200-streamed", "0011_1xH100-pruned", "0009_2xH100")
-"""What pays first: pruned layers on one GPU, of few tokens and of many; then the halves on two. A page has runs in the
-order of the command."""
+RUNS = ("0013_1xH200-streamed", "0011_1xH100-pruned", "0021_2xH200-fused", "0009_2xH100")
+"""What pays first: pruned layers on one GPU, of few tokens and of many; then the halves on two, likewise. A page has
+runs in the order of the command."""
 PICTURES = {
     "pruned-map": "0011-1xh100-pruned-heat",
     "streamed-map": "0013-1xh200-streamed-heat",

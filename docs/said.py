@@ -17,6 +17,7 @@ from blockshock.saved import read_run, section_of
 
 Info = dict[str, Any]
 TWO_GPUS, PRUNED_TP = "0012_2xH200-pruned-tp", ("pruned_tp_row", "pruned_tp_col")
+HALVES, GATHERED = "0009_2xH100", "block_shock gathered 1100"
 
 
 def said(name: str) -> str:
@@ -92,6 +93,13 @@ def _two_gpus() -> str:
     return f"{told} {spanned(one.ratio for one in paying)} where either pays ({at}), {rest} elsewhere"
 
 
+def _halves() -> str:
+    """What halves that all-reduce by NCCL take over the best dense alternative."""
+    found = [one for one in against_best(read_run(ROOT / OFFICIAL / HALVES)) if one.label.startswith(GATHERED)]
+    spans = {name: spanned(one.ratio for one in found if one.section == name) for name in ("forward", "training")}
+    return f"forward {spans['forward']}, training step {spans['training']} of the best dense"
+
+
 SAID: dict[str, Callable[[], str]] = {
     "written back": _written_back,
     "written back, of a call": _written_back_of_a_call,
@@ -99,4 +107,5 @@ SAID: dict[str, Callable[[], str]] = {
     "eager": _eager,
     "beyond the limit": _beyond_the_limit,
     "two GPUs": _two_gpus,
+    "halves": _halves,
 }

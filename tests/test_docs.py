@@ -35,7 +35,7 @@ WORDS = {"a": 1, "two": 2, "three": 3, "five": 5, "ten": 10}
 
 sys.path.append(str(ROOT / "docs"))
 from generate import gist, pages, with_answers  # noqa: E402
-from said import PRUNED_TP, TWO_GPUS, said  # noqa: E402
+from said import GATHERED, HALVES, PRUNED_TP, TWO_GPUS, said  # noqa: E402
 
 
 def test_the_texts_say_what_their_runs_and_options_say() -> None:
@@ -217,6 +217,15 @@ def test_two_gpus_are_told_of_what_pays_there(monkeypatch: pytest.MonkeyPatch) -
     slow = dataclasses.replace(paying[0], ratio=1.01)
     monkeypatch.setattr("said.against_best", lambda run: [slow if one in paying else one for one in found])
     assert said("two GPUs").endswith("forward nowhere faster")
+
+
+def test_halves_by_nccl_are_told_of_from_least_to_most() -> None:
+    told = said("halves")
+    assert told in (ROOT / "README.md").read_text(encoding="utf-8")
+    found = [one for one in against_best(read_run(OFFICIAL / HALVES)) if one.label.startswith(GATHERED)]
+    for section, name in (("forward", "forward"), ("training", "training step")):
+        ratios = [one.ratio for one in found if one.section == section]
+        assert f"{name} {min(ratios):.2f}–{max(ratios):.2f}" in told
 
 
 @pytest.mark.parametrize(
