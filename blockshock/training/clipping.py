@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def clip_grad_norm_(
             its ranks; where it is given, it is checked.
 
     Returns:
-        The norm, float64 ().
+        The norm (), of the dtype of the gradients, as torch's.
 
     Raises:
         InputError: ``max_norm`` is negative or NaN, ``norm_type`` is not above zero, or a parameter is split over ranks
@@ -82,7 +83,13 @@ def clip_grad_norm_(
         )
     scale = (float(min(max_norm, sys.float_info.max)) / (norm + 1e-6)).clamp(max=1.0)
     _scale([grad for part in parts.values() for grad in part.grads], scale, foreach)
-    return norm
+    return norm.to(_dtype([grad for part in parts.values() for grad in part.grads]))
+
+
+def _dtype(grads: list[torch.Tensor]) -> torch.dtype:
+    """That of torch's norm of these; without any, the default one."""
+    found = [grad.dtype.to_real() for grad in grads]
+    return reduce(torch.promote_types, found) if found else torch.get_default_dtype()
 
 
 def _order(norm_type: Any) -> float:
@@ -131,7 +138,11 @@ def _norm(parts: Iterable[Part], p: float) -> torch.Tensor:
 
 def _joined(part: Part, p: float) -> torch.Tensor:
     """The sum of the p-th powers of all elements, or the largest. In float64, so that splits make no difference."""
-    norms = [torch.linalg.vector_norm(grad, p, dtype=torch.float64) for grad in part.grads if grad.numel()]
+    norms = [
+        torch.linalg.vector_norm(grad, p, dtype=torch.promote_types(grad.dtype, torch.float64))  # complex of complex
+        for grad in part.grads
+        if grad.numel()
+    ]
     zero = torch.zeros((), dtype=torch.float64, device=part.device)
     every = torch.stack([zero, *(norm.to(part.device) for norm in norms)])
     return every.max() if math.isinf(p) else every.pow(p).sum()

@@ -41,9 +41,19 @@ def test_it_is_torchs_function(norm_type: Any, foreach: bool | None) -> None:
     for max_norm in (100.0, 0.1):
         norm = clip_grad_norm_(iter(ours), max_norm, norm_type, False, foreach)
         expected = nn.utils.clip_grad_norm_(theirs[:3], max_norm, float(norm_type))
-        torch.testing.assert_close(norm, expected.double())
+        torch.testing.assert_close(norm, expected)
         for one, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [["float32"], ["bfloat16"], ["bfloat16", "float16"], ["bfloat16", "complex64"], ["float64", "float32"], []],
+)
+def test_the_norm_is_of_torchs_dtype(dtypes: list[str]) -> None:
+    ours, theirs = _pair([torch.ones(3, dtype=getattr(torch, dtype)) for dtype in dtypes])
+    expected = nn.utils.clip_grad_norm_(theirs, 1.0)
+    torch.testing.assert_close(clip_grad_norm_(ours, 1.0), expected, rtol=1e-2, atol=0)  # torch adds up rounded norms
 
 
 def test_one_tensor_alone_is_clipped() -> None:
@@ -62,7 +72,7 @@ def test_a_norm_that_is_not_finite_raises_where_it_is_asked_to(bad: float, norm_
         clip_grad_norm_(ours, 1.0, norm_type, error_if_nonfinite=True)
     assert torch.equal(ours[1].grad, torch.ones(2))  # type: ignore[arg-type]
     norm, expected = clip_grad_norm_(ours, 1.0, norm_type), nn.utils.clip_grad_norm_(theirs, 1.0, norm_type)
-    torch.testing.assert_close(norm.float(), expected, equal_nan=True)
+    torch.testing.assert_close(norm, expected, equal_nan=True)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.grad, other.grad, equal_nan=True)
 

@@ -167,6 +167,7 @@ def test_what_is_no_dimension_generator_bias_or_number_is_refused() -> None:
         (lambda: sparse.soft_threshold_24(w, "rows"), "dim takes the number of a dimension of w, got 'rows'"),
         (lambda: sparse.mvue_24(w, 1, 3), r"generator= takes a torch\.Generator"),
         (lambda: sparse.masked_decay_(w, w, mask, "much"), "decay takes a number from 0 to"),
+        (lambda: sparse.masked_decay_(w[:1].expand(4, 4), w, mask, 0.1), r"an expanded tensor.*pass its clone\(\)"),
         (lambda: torch.nn.functional.linear(w, sparse.Sparse24(w), w[:1]), r"the bias must be \(4,\), got \(1, 4\)"),
     ):
         with pytest.raises(InputError, match=says):

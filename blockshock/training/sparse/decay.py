@@ -26,7 +26,7 @@ def masked_decay_(grad: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, decay
         decay: at least 0, finite.
 
     Raises:
-        InputError: shapes or devices differ, dtypes are others, or ``decay`` is out of range.
+        InputError: shapes or devices differ, dtypes are others, ``decay`` is out of range, or ``grad`` is expanded.
     """
     check_range(0, torch.finfo(torch.float32).max, decay=decay)
     check_dense(grad=grad, w=w, mask=mask)
@@ -41,6 +41,8 @@ def masked_decay_(grad: torch.Tensor, w: torch.Tensor, mask: torch.Tensor, decay
         raise InputError(f"grad, w and mask must be of one shape, or its bits (R/4, C/4) of (R, C), got {shapes}")
     if not grad.device == w.device == mask.device:
         raise InputError(f"grad, w and mask must be on one device, got {grad.device}, {w.device}, {mask.device}")
+    if any(size > 1 and stride == 0 for size, stride in zip(grad.shape, grad.stride(), strict=True)):
+        raise InputError("grad is an expanded tensor, whose elements are one in memory: pass its clone()")
     alike = grad.dtype == w.dtype and mask.is_contiguous() and mask.data_ptr() % 4 == 0
     if alike and fours.takes(grad) and fours.takes(w):
         return fours.decay_dropped_(grad, w, mask, decay)
