@@ -66,11 +66,11 @@ class KernelAxis(Axis):
         kernel, source = build_kernel(spec), layer.source
         if source.dtype not in kernel.dtypes:
             return f"does not multiply {source.dtype}"
-        if layer.format is None and (reason := kernel.without_format()):
-            return reason
         if not kernel.takes(layer.tokens):
             return f"kernel {spec} is for up to {kernel.most_tokens} tokens: leave it out with --kernels, or lower --B"
-        return kernel.unsuitable(source.N, source.K, source.dtype, layer.kept)
+        if reason := kernel.unsuitable(source.N, source.K, source.dtype, layer.kept):
+            return reason  # before the format is asked for, which raises where it is trained
+        return kernel.without_format() if layer.format is None else None
 
 
 class _Keeping(Axis):
