@@ -44,6 +44,7 @@ RESULTS = (
     "0020_1xH200-wgmma",
     "0022_1xH200-learning",
     "0023_1xH200-few",
+    "0026_cpu-digits",
     "0019_cpu-quality",
     "0018_1xH200-training",
     "0024_1xH200-blocks",
