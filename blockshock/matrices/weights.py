@@ -1,8 +1,7 @@
 """Where W comes from: seeded row blocks or a tensor, handed out by rows, never materialised whole unless asked.
 
-Exact zeros of W are nudged to ± the smallest normal number of the dtype, because compressors that look at values take
-a kept zero for a dropped one. Every method and the float64 reference read the same nudged rows. W′, which a pruner
-made of W, keeps its zeros: kernels are told of those (``kernels/marked.py``).
+What is given keeps its zeros: kernels whose compressors look at values, and take a kept zero for a dropped one, are
+told of those (``kernels/marked.py``). What is generated has none: exact zeros are ± the dtype's smallest normal number.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class WeightSource:
         self.bias = None if bias is None else bias.to(self.device, dtype)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of W, (stop - start, K), without exact zeros."""
+        """Rows [start, stop) of W, (stop - start, K), as a new tensor."""
         check_slice(start, stop, self.N)
         return self._rows(start, stop)
 
@@ -117,7 +116,7 @@ class CastWeights(WeightSource):
         self._source = source
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return nudge_zeros(self._source.rows(start, stop).to(self.dtype))
+        return self._source.rows(start, stop).to(self.dtype)
 
 
 class GeneratedWeights(WeightSource):
@@ -165,7 +164,7 @@ class TensorWeights(WeightSource):
             check_finite(bias[:, None], f"the bias of {of}" if of else "bias", _MEND)
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return nudge_zeros(self._w_NK[start:stop]).contiguous()
+        return self._w_NK[start:stop].clone(memory_format=torch.contiguous_format)
 
 
 def check_finite(tensor: torch.Tensor, name: str, what: str = "only finite values can be compared") -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from blockshock.errors import BlockShockError, InputError
 from blockshock.kernels import build_kernel
 from blockshock.machine import Alone, Group, meet, of_rank_0, ranks_of
-from blockshock.matrices import Mask, PermutedMask, TensorWeights, WeightSource, check_2to4, nudge_zeros, settled
+from blockshock.matrices import Mask, PermutedMask, TensorWeights, WeightSource, check_2to4, settled
 from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of, parse_row
 from blockshock.nn.arguments import check_options, check_x
 from blockshock.nn.replaceable import check_replaceable
@@ -163,10 +163,7 @@ def _own_weights(row: Row, weight: torch.Tensor, ranks: Group, inputs: Inputs | 
     # A tile is what every W gets.
     mask = known if known is not None and known.tile is not None else settled(own.mask.ordered, weight.device)
     mask = mask if layer.permutation is None else PermutedMask(mask, layer.permutation)
-    own_NK = own.gather(slice(None))
-    # A pruner is given zeros of W as the smallest normal number; one that it left alone is a zero again.
-    left = (weight == 0) & (own_NK == nudge_zeros(weight))
-    return mask, own_NK.where(~left, weight)
+    return mask, own.gather(slice(None))
 
 
 def _made(picked: str | Mask, source: WeightSource, inputs: Inputs | None) -> Mask:

@@ -28,7 +28,7 @@ def _when_registered(wrapper: nn.Module, name: str, module: nn.Module | None) ->
             parts = part_of(storage.parameter)
             check_replicas("DistributedDataParallel", wrapper.process_group, parts, storage.mask)
         if layers:
-            _refresh_before_forward(wrapper, layers)
+            _refresh_before_forward(wrapper)
             wrapper.register_load_state_dict_pre_hook(_check_prefix)
     elif module is not None and type(wrapper).__name__ == "FullyShardedDataParallel" and name == "_fsdp_wrapped_module":
         ignored = vars(wrapper).get("_ignored_params", set())
@@ -65,12 +65,15 @@ def _tensors(prefix: str, layer: Method) -> set[str]:
     return {name for name, _ in layer.named_parameters(prefix)}
 
 
-def _refresh_before_forward(wrapper: nn.Module, layers: list[Method]) -> None:
-    """The wrapper's constructor copies rank 0's values into the parameters: they are packed again, once."""
+def _refresh_before_forward(wrapper: nn.Module) -> None:
+    """The wrapper's constructor copies rank 0's values into the parameters: they are packed again, once.
+
+    Those of the layers that are there by then: a state that was loaded since may have made others, of another mask.
+    """
 
     def refresh(module: nn.Module, args: tuple[Any, ...]) -> None:
         handle.remove()
-        for layer in layers:
+        for _, layer in _layers(module):
             layer.repack()
 
     handle = wrapper.register_forward_pre_hook(refresh)

@@ -73,3 +73,17 @@ def test_inputs_of_another_shape_on_another_rank_are_refused(
     kind: type[FrozenLinear] | type[MethodLinear], cpu_ranks: Ranks
 ) -> None:
     cpu_ranks.run(_of_other_inputs, kind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("row", ["dense_single", "dense_tp_row", "block_shock", "pruned", "dense_single-int8"])
+def test_zeros_stay_zeros(row: str, dtype: torch.dtype) -> None:
+    """In fp16 even the smallest normal numbers in their place come to something over many columns."""
+    linear = nn.Linear(1024, 8, bias=False).to(dtype)
+    with torch.no_grad():
+        linear.weight[:, 1:].zero_()
+    x = torch.ones(3, 1024, dtype=dtype)
+    x[:, 0] = 0
+    model = nn.Sequential(linear)
+    replace_linears(model, row, frozen=True)
+    assert (model(x) == 0).all()

@@ -113,6 +113,26 @@ def _over_replicas(storage: str, dtype: torch.dtype | None, device: str = "cpu")
     torch.testing.assert_close(twin(x), model(x))
 
 
+def _loaded_after_it_was_wrapped() -> None:
+    """A state of another mask goes into the module that is wrapped, before anything went forward."""
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        models.append(nn.Sequential(nn.Linear(32, 16)))
+        replace_linears(models[-1], "pruned-auto-magnitude")
+    saved, fresh = models
+    wrapped = DistributedDataParallel(fresh)
+    fresh.load_state_dict(saved.state_dict())
+    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
+    for _ in range(2):
+        torch.testing.assert_close(wrapped(x), saved(x))
+    wrapped(x).square().mean().backward()
+
+
+def test_a_state_of_another_mask_is_loaded_into_what_is_wrapped(cpu_ranks: Ranks) -> None:
+    cpu_ranks.run(_loaded_after_it_was_wrapped)
+
+
 def _fully_sharded(
     storage: str, every_module: bool, policy: torch.dtype | None, foreach: bool, device: str = "cpu"
 ) -> None:
