@@ -22,6 +22,7 @@ from blockshock.matrices.weights import (
     TransposedWeights,
     WeightSource,
     check_finite,
+    nudge_zeros,
 )
 from blockshock.matrices.workloads import WORKLOADS, Workload, build_workload
 from blockshock.measure.accuracy import Accuracy, ErrorSums, compare, unit_roundoff
@@ -54,6 +55,9 @@ def test_a_layers_weights_are_taken_or_refused(w: torch.Tensor, bias: torch.Tens
     found = source.rows(0, source.N)
     assert torch.equal(found, w)
     assert torch.equal(found.signbit(), w.signbit()), "of zeros too"
+    nudged = nudge_zeros(w)
+    assert torch.equal(nudged.where(w != 0, 0), w.where(w != 0, 0))
+    assert torch.equal(nudged.abs()[w == 0], torch.full_like(w[w == 0], torch.finfo(w.dtype).tiny))
     assert source.bias is None or (source.bias.dtype == w.dtype and source.bias.shape == (source.N,))
 
 
