@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from blockshock.kernels import Format, build_format
+from blockshock.kernels import Format, PackedQuantised, build_format
 from blockshock.measure import timing
 from blockshock.methods import METHODS
 
@@ -47,3 +47,25 @@ def check_in_a_graph_and_on_another_stream(packed: Callable[[torch.Tensor], torc
         found = packed(x_later)  # on the default stream it would read what is not there yet
     side.synchronize()
     assert torch.equal(found, packed(x_BK * 2))
+
+
+def check_on_the_heels(packed: PackedQuantised, inputs: list[torch.Tensor]) -> None:
+    """Many calls on the heels of each other, plain and captured, have the bits of calls that waited for their x."""
+    right = []
+    for x_BK in inputs:
+        stored = packed.stored(x_BK)
+        torch.cuda.synchronize()
+        right.append(packed.multiply(stored, torch.bfloat16))
+    torch.cuda.synchronize()
+
+    def on_the_heels() -> list[torch.Tensor]:
+        return [packed(x_BK) for x_BK in inputs]
+
+    held: dict[str, list[torch.Tensor]] = {}
+    graph = timing.capture(lambda: held.update(found=on_the_heels()))
+    for _ in range(20):
+        for y_BN in held["found"]:
+            y_BN.fill_(float("nan"))
+        graph.replay()
+        for found in (held["found"], on_the_heels()):
+            assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))

@@ -6,14 +6,13 @@ import itertools
 
 import pytest
 import torch
-from gpus import check_in_a_graph_and_on_another_stream, format_of_this_gpu, needs_a_gpu
+from gpus import check_in_a_graph_and_on_another_stream, check_on_the_heels, format_of_this_gpu, needs_a_gpu
 from strategies import LAYOUTS, matrix
 
 from blockshock.kernels import Stored, build_kernel
 from blockshock.kernels.formats import Order
 from blockshock.kernels.wgmma import PackedWgmma
 from blockshock.matrices import Piece, TensorWeights, build_mask
-from blockshock.measure import timing
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 FORMATS = ("int8", "fp8")
@@ -183,24 +182,7 @@ def test_it_reads_no_x_before_that_is_quantised(N: int, K: int, name: str) -> No
     """Many calls on the heels of each other, plain and captured: the product begins while x is still quantised."""
     packed = _packed(_piece(N, K), name)
     inputs = [_x(1000, K).roll(turn, 0) for turn in range(8)]
-    right = []
-    for x_BK in inputs:
-        stored = packed.stored(x_BK)
-        torch.cuda.synchronize()
-        right.append(packed.multiply(stored, torch.bfloat16))
-    torch.cuda.synchronize()
-
-    def on_the_heels() -> list[torch.Tensor]:
-        return [packed(x_BK) for x_BK in inputs]
-
-    held: dict[str, list[torch.Tensor]] = {}
-    graph = timing.capture(lambda: held.update(found=on_the_heels()))
-    for _ in range(20):
-        for y_BN in held["found"]:
-            y_BN.fill_(float("nan"))
-        graph.replay()
-        for found in (held["found"], on_the_heels()):
-            assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
+    check_on_the_heels(packed, inputs)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -37,27 +37,27 @@ class OfRecipe:
     """One that a recipe finds: of elements, boolean or as bits, or of blocks one for each."""
 
     def __init__(self, held: torch.Tensor, recipe: Recipe) -> None:
-        self.held, self._recipe, self._in_bits = held, recipe, held.dtype == torch.int16
+        self.held, self._recipe = held, recipe
         self.flipped = torch.zeros((), device=held.device)
-        self._ones = _ones(held.device) if self._in_bits else None
+        self._ones = _ones(held.device) if held.dtype == torch.int16 else None  # of bits alone
 
     @property
     def mask_NK(self) -> torch.Tensor:
-        if self._in_bits:
+        if self._ones is not None:
             return mask_of_bits(self.held)
         return self._recipe.spread(self.held) if self._recipe.size else self.held
 
     def take(self, due: torch.Tensor) -> None:
         """Another one. Copied: a captured graph goes on reading where the old one lies."""
-        changed, elements = due ^ self.held, self.held.numel() * (16 if self._in_bits else 1)
+        changed, each = due ^ self.held, 1
         if self._ones is not None:
-            changed = self._ones.index_select(0, changed.flatten().int() & 0xFFFF)
-        self.flipped.copy_((changed.count_nonzero() if self._ones is None else changed.sum()) / elements)
+            changed, each = self._ones.index_select(0, changed.flatten().int() & 0xFFFF), 16
+        self.flipped.copy_(changed.sum() / (each * changed.numel()))
         self.held.copy_(due)
 
     def put(self, mask_NK: torch.Tensor) -> None:
         """A mask of elements, boolean, as if it had been this one all the time."""
-        self.held.copy_(bits_of_mask(mask_NK) if self._in_bits else mask_NK)
+        self.held.copy_(mask_NK if self._ones is None else bits_of_mask(mask_NK))
 
 
 class OfSoft:
