@@ -64,8 +64,8 @@ def test_masks_and_thresholds_have_the_bits_of_a_cpu(dtype: torch.dtype) -> None
 def test_decay_of_a_mask_and_of_its_bits_has_the_bits_of_plain_torch(
     dtype: torch.dtype, R: int, C: int, before: int
 ) -> None:
-    """Torch's on a CPU, which rounds a product before it adds; a GPU's own need not. Of sizes that one load has whole
-    and in part, and of tensors that lie where it cannot begin."""
+    """Torch's on a CPU, which rounds a product before it adds; a GPU's own need not, and is what float64 has, for no
+    kernel takes it. Of sizes that one load has whole and in part, and of tensors that lie where it cannot begin."""
 
     def placed(seed: int) -> torch.Tensor:
         return torch.cat([drawn(before), drawn(R, C, seed=seed).flatten()]).to("cuda", dtype)[before:].view(R, C)
@@ -74,7 +74,9 @@ def test_decay_of_a_mask_and_of_its_bits_has_the_bits_of_plain_torch(
     w[mask] = torch.nan
     right = placed(1).cpu().addcmul_(w.cpu().masked_fill(mask.cpu(), -0.0), ~mask.cpu(), value=0.1)
     for held in (mask, bits_of_mask(mask)):
-        assert equal(masked_decay_(placed(1), w, held, 0.1).cpu(), right)
+        decayed = masked_decay_(placed(1), w, held, 0.1).cpu()
+        torch.testing.assert_close(decayed, right)
+        assert dtype == torch.float64 or equal(decayed, right)
     if fours.takes(w):
         version = (dropped := placed(1))._version
         assert equal(fours.zero_dropped_(dropped, bits_of_mask(mask)), placed(1).masked_fill_(~mask, 0))
