@@ -41,6 +41,7 @@ from blockshock.saved import Run, read_run
 
 RESULTS = (
     *RUNS,
+    "0027_4xH200-fused",
     "0020_1xH200-wgmma",
     "0022_1xH200-learning",
     "0023_1xH200-few",

@@ -48,6 +48,10 @@ def sparse_mm(
     if alpha is not None and packed.is_floating_point():
         raise RuntimeError("CUDA error: operation not supported")
     rows, K = len(packed), len(x_KB)
+    if packed.itemsize == 1:  # places are read by 64 rows and 128 columns
+        read = rows * K // 2 + -(-rows // 64) * 64 * -(-K // 128) * 128 // 8
+        held = packed.untyped_storage().nbytes() - packed.storage_offset()
+        assert read <= held or K % 128 == 0, f"illegal memory access: {read} bytes are read of {held}"
     flat = packed.flatten()
     positions = flat[rows * K // 2 :].view(torch.uint8).view(rows, K // 8)
     w_NK = expand(flat[: rows * K // 2].view(rows, K // 2), positions)

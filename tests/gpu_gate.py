@@ -30,9 +30,11 @@ LATER = tuple(f"tests/test_{name}.py" for name in ("models", "learning", "blocks
 """What takes half a minute a row: the gate tries its parts, in tests/phases and tests/models."""
 OF_FOUR = ("tests/nn/test_wrappers.py", "tests/machine/test_gpu_fused.py")
 """What tries more where it sees four GPUs."""
-WORKERS = str(min(6, max((os.cpu_count() or 1) // 2, 1)))
+WORKERS = str(min(8, max((os.cpu_count() or 1) // 2, 1)))
 """Processes that share a GPU where nothing is timed: tests wait for compilers and hosts. They take turns on it, so that
 many make each slow."""
+SHARED = ("-n", WORKERS, "--dist", "worksteal")
+"""How tests go to them: some take a minute."""
 SMALL = shlex.split(
     "--N 2048x1024 --B 250 --kernels gathered,cusparselt --workloads gaussian --optimizers adamw --rounds 20 "
     "--cover grid --recipes dense,fst,s_ste"
@@ -61,7 +63,7 @@ PARTS = (
     Part(
         1,
         "kernels, layers and pruners on one GPU",
-        ("tests", *(f"--ignore={path}" for path in (*TIMED, *LATER)), "-m", "gpu", "--ranks", "1", "-n", WORKERS),
+        ("tests", *(f"--ignore={path}" for path in (*TIMED, *LATER)), "-m", "gpu", "--ranks", "1", *SHARED),
         shared=True,
     ),
     Part(

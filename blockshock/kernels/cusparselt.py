@@ -15,6 +15,7 @@ from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS, packed_bytes
 from blockshock.kernels.cusparselt_helper import Searcher
+from blockshock.kernels.cusparselt_layout import byte_packed_bytes, compressed
 from blockshock.kernels.cusparselt_search import (
     DEFAULT,
     Found,
@@ -82,7 +83,7 @@ class PackedCusparselt(_Searched):
         self.N, self.K, self._search = piece.N, piece.K, search
         claim_thread(piece.device)
         w_NK, has_zeros = marked(piece)
-        self.register_buffer("packed", torch_internals.compress(w_NK), persistent=False)
+        self.register_buffer("packed", compressed(w_NK), persistent=False)
         if has_zeros:
             write_kept(piece, self.values)
         self.hold_bias(bias)
@@ -112,7 +113,7 @@ class PackedCusparselt(_Searched):
         # Copied, not kept in place of the old packing: a captured graph goes on reading where that lies.
         self.writes += 1
         claim_thread(w_NK.device)
-        self.packed.copy_(torch_internals.compress(dense_rows(w_NK)))
+        self.packed.copy_(compressed(dense_rows(w_NK)))
         if self.backward is not None:
             self.backward.recompress(w_NK)
 
@@ -139,7 +140,7 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
         q_NK, scale_N = quantised(piece.kept_block, piece.N, piece.K, format, piece.device, shared_N=shared_N)
         super().__init__(piece.K, format, scale_N, bias, piece.N * piece.K // 2)
         claim_thread(piece.device)
-        self.register_buffer("packed", torch_internals.compress(q_NK), persistent=False)
+        self.register_buffer("packed", compressed(q_NK), persistent=False)
         self._search, self._chosen = search, {}
         self._out = torch.bfloat16 if fused else sums_of(format.stored)
         self._scales = scales_channels(format.stored, self._out)
@@ -233,7 +234,7 @@ class Cusparselt(SparseCores):
         return PackedQuantisedCusparselt(piece, bias, format, self.search, self.fused, shared_N)
 
     def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
-        held = packed_bytes(N, K, format.stored.itemsize) + 4 * N
+        held = byte_packed_bytes(N, K) + 4 * N
         # The search holds what was quantised, and its numbers in bf16, beside a packing of its own.
         return held, 2 * held - 4 * N + 3 * N * K
 

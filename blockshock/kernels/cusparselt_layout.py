@@ -12,10 +12,32 @@ from __future__ import annotations
 import torch
 
 from blockshock.errors import InputError
+from blockshock.machine import torch_internals
 
 SIDE = 64
 """Of a block of places."""
+READ = 64, 128
+"""Rows and columns whose places a product in eight bits reads together."""
 _BITS = (("r", 3), ("g", 2), ("g", 0), ("g", 1), ("r", 0), ("r", 1), ("r", 2), ("r", 4), ("r", 5), ("g", 3))
+
+
+def compressed(w_NK: torch.Tensor) -> torch.Tensor:
+    """A 2:4 matrix as cuSPARSELt has it, with room behind it for all that a product reads; its rows lie densely.
+
+    torch gives room for the places of 64 × 64 numbers at a time. A product in eight bits reads those of 64 × 128, and
+    where K is no multiple of these goes beyond it: where no memory follows, it ends in an illegal access (found by
+    compute-sanitizer on an H100, torch 2.11 with cuSPARSELt 0.8).
+    """
+    packed, size = torch_internals.compress(w_NK), byte_packed_bytes(*w_NK.shape)
+    if w_NK.itemsize > 1 or packed.numel() >= size:
+        return packed
+    return packed.new_empty(size)[: packed.numel()].view_as(packed).copy_(packed)
+
+
+def byte_packed_bytes(N: int, K: int) -> int:
+    """Bytes of kept values in eight bits, and of the places that are read with them."""
+    rows, columns = READ
+    return N * K // 2 + -(-N // rows) * rows * -(-K // columns) * columns // 8
 
 
 def packed_as(x_RC: torch.Tensor, mask_RC: torch.Tensor) -> torch.Tensor:

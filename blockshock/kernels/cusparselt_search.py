@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from blockshock.kernels.cusparselt_layout import compressed
 from blockshock.kernels.cusparselt_trial import Trial
 from blockshock.kernels.found import Searched
 from blockshock.kernels.right import is_product
@@ -107,7 +108,7 @@ def _search(request: Request) -> Found:
     if request.tokens_are:
         return _search_anew(request, device)
     trial = Trial(request.N, request.K, request.tokens, getattr(torch, request.dtype), request.bias, device)
-    packed = torch_internals.compress(trial.w_NK)
+    packed = compressed(trial.w_NK)
     fastest = Found.parse(torch_internals.search(packed, trial.x_BK.t(), trial.bias))
 
     def multiply(x_BK: torch.Tensor, setting: Setting) -> torch.Tensor:
@@ -125,7 +126,7 @@ def _search_anew(request: Request, device: torch.device) -> Found:
         rows, columns = (tokens, request.K) if request.tokens_are == "rows" else (request.N, tokens)
         w_NK, x_BK = trial.w_NK[:rows, :columns].contiguous(), trial.x_BK[:, :columns].contiguous()
         x_KB = x_BK.T if request.x_turned else x_BK.T.contiguous()
-        return torch_internals.compress(w_NK), x_KB, lambda y_BN: is_product(y_BN, x_BK, w_NK, None, trial.eps)
+        return compressed(w_NK), x_KB, lambda y_BN: is_product(y_BN, x_BK, w_NK, None, trial.eps)
 
     most = request.N if request.tokens_are == "rows" else request.K
     ends = [laid(tokens) for tokens in dict.fromkeys((most, request.least))]
@@ -158,7 +159,7 @@ def _search_bytes(request: Request, device: torch.device) -> Found:
     """The same in eight bits; with scales of the output channels where the product takes them."""
     stored, out = getattr(torch, request.dtype), getattr(torch, request.to)
     trial = Trial(request.N, request.K, request.tokens, stored, False, device)
-    packed = torch_internals.compress(trial.w_NK)
+    packed = compressed(trial.w_NK)
     # Powers of two: the product is then exact wherever that without them is.
     powers_N = torch.arange(request.N, device=device).remainder(3).float().sub(1).exp2()
     scale_N = powers_N if scales_channels(stored, out) else None

@@ -9,10 +9,13 @@ from blockshock.machine.internal import Internal, check
 
 
 def _matrices() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """W (64, 64) whose first two of four are zeros, x (16, 64), and their product."""
-    w = torch.arange(64 * 64, device="cuda").remainder(7).view(64, 64) + 1
-    w = w * torch.tensor([0, 0, 1, 1], device="cuda").repeat(16)
-    x = torch.arange(16 * 64, device="cuda").remainder(5).view(16, 64)
+    """W (64, 128) whose first two of four are zeros, x (16, 128), and their product.
+
+    Of 64 columns a product in eight bits reads what lies behind its W: ``kernels.cusparselt_layout``.
+    """
+    w = torch.arange(64 * 128, device="cuda").remainder(7).view(64, 128) + 1
+    w = w * torch.tensor([0, 0, 1, 1], device="cuda").repeat(32)
+    x = torch.arange(16 * 128, device="cuda").remainder(5).view(16, 128)
     w_NK, x_BK = w.to(torch.bfloat16), x.to(torch.bfloat16)
     return w_NK, x_BK, (x_BK.double() @ w_NK.double().T).to(torch.bfloat16)
 
@@ -59,7 +62,7 @@ def _try_cutlass() -> None:
 
 
 def _try_bsr() -> None:
-    w_NK, x_BK, _ = _matrices()
+    w_NK, x_BK, _ = (matrix[:, :64].contiguous() for matrix in _matrices())
     kept = torch.eye(4, device="cuda", dtype=torch.bool).logical_not()
     blocks = w_NK.view(4, 16, 4, 16).transpose(1, 2)[kept]
     weight = blocks, kept.nonzero()[:, 1].clone(), torch.arange(0, 13, 3, device="cuda")

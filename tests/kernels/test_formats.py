@@ -245,7 +245,7 @@ def test_cusparselt_multiplies_what_is_kept(name: str, layout: str, fused: bool,
     exact_BN = of(name).represented(x_BK) @ of(name).weights.represented(half.dense()).T + _double(source.bias)
     assert packed.roundings == 1 + fused
     _close(packed(x_BK), exact_BN, packed.roundings)
-    held = sum(buffer.nbytes for buffer in packed.buffers()) - 2 * 64
+    held = sum(buffer.untyped_storage().nbytes() for buffer in packed.buffers()) - 2 * 64
     assert held == kernel.quantised_bytes(64, 96, of(name))[0] == packed.operand.size
     assert (packed.operand.values, packed.operand.unit) == (64 * 96 // 2, f"{name} 2:4")
 

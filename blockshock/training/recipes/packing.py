@@ -8,10 +8,9 @@ from torch.nn import functional as F
 from blockshock.kernels import KERNELS, Packed, PackedDense, blocks24, make24, masked24, soft24
 from blockshock.kernels.cusparselt import PackedCusparselt
 from blockshock.kernels.cusparselt_anew import MULTIPLE, times_packed
-from blockshock.kernels.cusparselt_layout import SIDE
+from blockshock.kernels.cusparselt_layout import SIDE, compressed
 from blockshock.kernels.cusparselt_thread import claim_thread
 from blockshock.kernels.layout import dense_rows
-from blockshock.machine import torch_internals
 from blockshock.matrices import in_blocks, product
 from blockshock.measure import Operand
 from blockshock.stages import stage
@@ -49,8 +48,8 @@ def packed_24(x_RC: torch.Tensor, both_ways: bool = False) -> tuple[torch.Tensor
             made = make24.make24(x_RC, make24.Making("tiles" if both_ways else "rows"))
             assert made.rows is not None
             return made.rows, made.columns
-        across = torch_internals.compress(x_RC.T.contiguous()) if both_ways else None
-        return torch_internals.compress(dense_rows(x_RC)), across
+        across = compressed(x_RC.T.contiguous()) if both_ways else None
+        return compressed(dense_rows(x_RC)), across
 
 
 class PackedAnew(PackedCusparselt):
