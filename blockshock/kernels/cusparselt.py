@@ -6,6 +6,7 @@ value is zero, so new values under the same mask are written in place and nothin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -100,6 +101,9 @@ class PackedCusparselt(_Searched):
         with stage(self.product_stage):
             # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.
             return multiplied(self.packed, x_BK, self.bias, setting)[:tokens].data
+
+    def laid_out(self, x_BK: torch.Tensor) -> Sequence[torch.Tensor]:
+        return (dense_rows(x_BK),)  # which a product of a multiple of eight takes as they are
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
 
@@ -41,6 +43,9 @@ class PackedCutlass(Packed):
         with stage(self.product_stage):
             y_NB = torch_internals.cutlass_mm(self.packed, self.meta, x_BK.t(), self.bias)
         return y_NB.t()[:tokens]
+
+    def laid_out(self, x_BK: torch.Tensor) -> Sequence[torch.Tensor]:
+        return (dense_rows(x_BK),)  # which a product of a multiple of eight takes as they are
 
     @property
     def values(self) -> torch.Tensor:

@@ -6,6 +6,8 @@ few distinct rows is that many such products, each for its own output features.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import torch
 from torch.nn import functional as F
 
@@ -13,7 +15,7 @@ from blockshock.kernels.base import KERNELS, Kernel
 from blockshock.kernels.dense import multiplied
 from blockshock.kernels.packed import Packed
 from blockshock.matrices import MOST_PATTERNS, Every, Mask, Piece, RowPatterns, row_blocks
-from blockshock.stages import copied, stage
+from blockshock.stages import copied, in_stage, stage
 
 
 class PackedGathered(Packed):
@@ -44,26 +46,37 @@ class PackedGathered(Packed):
         return self.kept_NJ
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return self._product(self._taken(x_BK))
+
+    def into(self, x_BK: torch.Tensor, out_BN: torch.Tensor) -> torch.Tensor:
+        return self._product(self._taken(x_BK), out_BN)
+
+    def laid_out(self, x_BK: torch.Tensor) -> Sequence[torch.Tensor]:
+        return tuple(self._taken(x_BK))
+
+    def laid_into(self, laid: Sequence[torch.Tensor], out_BN: torch.Tensor) -> torch.Tensor:
+        return self._product(laid, out_BN)
+
+    def _taken(self, x_BK: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Of each pattern the columns of x that it keeps, (B, K/2), once they are asked for."""
+        for pattern in self.patterns.patterns:
+            yield copied(in_stage("layout", pattern.kept.take, x_BK))
+
+    def _product(self, taken: Iterable[torch.Tensor], out_BN: torch.Tensor | None = None) -> torch.Tensor:
+        """y of what is taken of x for each pattern, which is asked for when its product comes."""
         parts, held = [], self._buffers
         kept_NJ, bias = held["kept_NJ"], held["bias"]
         assert kept_NJ is not None
-        for pattern, rows_RJ in zip(self.patterns.patterns, self.patterns.parts(kept_NJ), strict=True):
-            with stage("layout"):
-                x_BJ = copied(pattern.kept.take(x_BK))
+        patterns = self.patterns.patterns
+        for x_BJ, pattern, rows_RJ in zip(taken, patterns, self.patterns.parts(kept_NJ), strict=True):
+            if rows_RJ is kept_NJ and out_BN is not None:
+                return multiplied(x_BJ, kept_NJ, bias, out_BN)
             own = bias if bias is None or rows_RJ is kept_NJ else bias[pattern.start : pattern.stop]
-            with stage("matmul"):
-                parts.append(F.linear(x_BJ, rows_RJ, own))
+            parts.append(in_stage("matmul", F.linear, x_BJ, rows_RJ, own))
         if len(parts) == 1:
             return parts[0]
         with stage("layout"):
-            return copied(self.patterns.join(parts))
-
-    def into(self, x_BK: torch.Tensor, out_BN: torch.Tensor) -> torch.Tensor:
-        if len(self.patterns) > 1:
-            return super().into(x_BK, out_BN)
-        with stage("layout"):
-            x_BJ = copied(next(iter(self.patterns)).kept.take(x_BK))
-        return multiplied(x_BJ, self.kept_NJ, self.bias, out_BN)
+            return copied(self.patterns.join(parts, out_BN))
 
     def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         with stage("layout"):

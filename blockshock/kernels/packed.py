@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 import torch
@@ -120,8 +121,20 @@ class Packed(nn.Module):
         with stage("layout"):
             return out_BN.copy_(copied(y_BN))
 
+    def laid_out(self, x_BK: torch.Tensor) -> Sequence[torch.Tensor]:
+        """What ``forward`` makes of x before it multiplies, or x itself: tensors with a row for each of its rows.
+
+        For products of some rows at a time, which are not to begin with copies of their own. Stage ``layout``.
+        """
+        return (x_BK,)
+
+    def laid_into(self, laid: Sequence[torch.Tensor], out_BN: torch.Tensor) -> torch.Tensor:
+        """``into`` of some rows of what ``laid_out`` gives, the same rows of each."""
+        (x_BK,) = laid
+        return self.into(x_BK, out_BN)
+
     def grad_into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
-        """``grad_input``, likewise."""
+        """``grad_input``, written likewise."""
         if self.backward is not None:
             return self.backward.into(grad_y_BN, out_BK)
         grad_x_BK = self.grad_input(grad_y_BN)

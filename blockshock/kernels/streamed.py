@@ -8,6 +8,8 @@ matrices"), m16n8k32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from blockshock.kernels.backward import SparseCores, no_cuda, too_old
@@ -57,6 +59,9 @@ class PackedStreamed(Packed):
         x_BK = aligned_rows(x_BK)
         with stage(self.product_stage):
             return multiplied(self.kept_NJ, self.metadata, x_BK, self.bias, out_BN=out_BN)
+
+    def laid_out(self, x_BK: torch.Tensor) -> Sequence[torch.Tensor]:
+        return (aligned_rows(x_BK),)
 
     def summed(self, x_BK: torch.Tensor, peers: Peers) -> torch.Tensor:
         x_BK = aligned_rows(x_BK)

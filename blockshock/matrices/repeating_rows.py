@@ -201,11 +201,11 @@ class RowPatterns:
             return [grad_y_BN]
         return [pattern.rows.take(grad_y_BN) for pattern in self]
 
-    def join(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        """The inverse of ``split``."""
+    def join(self, parts: list[torch.Tensor], out_BN: torch.Tensor | None = None) -> torch.Tensor:
+        """The inverse of ``split``; of several parts in memory of its own, or where it is told to."""
         if len(parts) == 1:
             return parts[0]
-        y_BN = parts[0].new_empty(len(parts[0]), sum(part.shape[1] for part in parts))
+        y_BN = parts[0].new_empty(len(parts[0]), sum(part.shape[1] for part in parts)) if out_BN is None else out_BN
         for pattern, part in zip(self, parts, strict=True):
             pattern.rows.put(part, y_BN)
         return y_BN

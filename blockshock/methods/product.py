@@ -81,12 +81,23 @@ def _outputs(weights: Sequence[Weight], x_BK: torch.Tensor) -> list[torch.Tensor
 def _part(weight: Weight, x_BK: torch.Tensor) -> Part:
     """x Wᵀ + bias, made when it is asked for."""
 
+    # Once for all chunks, and held until the part is made: copies between the products of chunks would hold up what
+    # runs beside these.
+    laid: list[torch.Tensor] = []
+
     def make(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
-        x = x_BK if rows == slice(0, len(x_BK)) else x_BK[rows]
-        return weight(x) if out is None else weight.into(x, out)
+        is_whole = rows == slice(0, len(x_BK))
+        if out is None:
+            return weight(x_BK if is_whole else x_BK[rows])
+        multiplies = _checked(weight)
+        if is_whole:
+            return multiplies.into(x_BK, out)
+        if not laid:
+            laid.extend(multiplies.laid_out(x_BK))
+        return multiplies.laid_into([held[rows] for held in laid], out)
 
     def fused(peers: Peers) -> torch.Tensor:
-        return weight.summed(x_BK, peers)
+        return _checked(weight).summed(x_BK, peers)
 
     packed = _packed(weight)
     size = (len(x_BK), packed.shape[0], x_BK.dtype, x_BK.device)
@@ -117,6 +128,11 @@ def _grad_part(weight: Weight, grad_y_BN: torch.Tensor, entry: Entry) -> Part:
         return weight.grad_input(grad) if out is None else weight.grad_into(grad, out)
 
     return Part(make, len(grad_y_BN), _packed(weight).shape[1], grad_y_BN.dtype, grad_y_BN.device)
+
+
+def _checked(weight: Weight) -> Packed:
+    """What multiplies. Raises StalePacking if that is no longer what is trained."""
+    return weight.checked() if isinstance(weight, Storage) else weight
 
 
 def _packed(weight: Weight) -> Packed:

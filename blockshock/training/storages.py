@@ -12,7 +12,7 @@ from torch import nn
 
 from blockshock.errors import StalePacking
 from blockshock.kernels import Packed
-from blockshock.machine import Peers, states_of, torch_internals
+from blockshock.machine import states_of, torch_internals
 from blockshock.matrices import Every, Mask
 from blockshock.stages import stage
 from blockshock.training.seen import Seen, first_difference
@@ -135,6 +135,11 @@ class Storage(Shardable):
             self.check()
         return self.packed.forward(x_BK)  # which is in no module tree, for hooks to stand on
 
+    def checked(self) -> Packed:
+        """What multiplies. Raises StalePacking as ``check`` does."""
+        self.check()
+        return self.packed
+
     def check(self) -> None:
         """Raises StalePacking if what multiplies is no longer what is trained."""
         if self.is_stale:
@@ -146,17 +151,6 @@ class Storage(Shardable):
     def grad_input(self, grad_y_BN: torch.Tensor) -> torch.Tensor:
         """As of the packing."""
         return self.packed.grad_input(grad_y_BN)
-
-    def into(self, x_BK: torch.Tensor, out_BN: torch.Tensor) -> torch.Tensor:
-        """As of the packing."""
-        if not torch.compiler.is_compiling():
-            self.check()
-        return self.packed.into(x_BK, out_BN)
-
-    def summed(self, x_BK: torch.Tensor, peers: Peers) -> torch.Tensor:
-        """As of the packing."""
-        self.check()
-        return self.packed.summed(x_BK, peers)
 
     def grad_into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
         """As of the packing."""

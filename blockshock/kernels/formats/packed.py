@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NoReturn
 
 import torch
@@ -15,7 +15,7 @@ from blockshock.kernels.packed import Packed
 from blockshock.machine import held_bytes
 from blockshock.matrices import row_blocks
 from blockshock.measure import Operand
-from blockshock.stages import stage
+from blockshock.stages import copied, stage
 
 FORWARD_ALONE = "quantised weights go forward alone"
 
@@ -51,16 +51,27 @@ class PackedQuantised(Packed):
         return Operand(self.values_held, held_bytes([held for held in self.buffers() if held is not self.bias]), unit)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
-        if x_BK.dtype not in self.gives:
-            raise InputError(f"y is given in {', '.join(map(str, self.gives))}, not in {x_BK.dtype}: cast x")
         if not len(x_BK):
             return x_BK.new_empty(0, self.N)
         return self.multiply(self.stored(x_BK), x_BK.dtype)
 
     def stored(self, x_BK: torch.Tensor) -> Stored:
-        """What is stored of x, with each token's scale."""
+        """What is stored of x, with each token's scale. Raises InputError where y is not given in its dtype."""
+        if x_BK.dtype not in self.gives:
+            raise InputError(f"y is given in {', '.join(map(str, self.gives))}, not in {x_BK.dtype}: cast x")
         with stage("quantise"):
             return self.format.quantise_in(x_BK, self.order)
+
+    def laid_out(self, x_BK: torch.Tensor) -> Sequence[torch.Tensor]:
+        """What is stored of x; x itself where that lies in tiles, of which no rows can be taken. Stage ``quantise``."""
+        return super().laid_out(x_BK) if self.order is Order.TILES else self.stored(x_BK)
+
+    def laid_into(self, laid: Sequence[torch.Tensor], out_BN: torch.Tensor) -> torch.Tensor:
+        if self.order is Order.TILES:
+            return super().laid_into(laid, out_BN)
+        y_BN = self.multiply(Stored(*laid), out_BN.dtype)
+        with stage("layout"):
+            return out_BN.copy_(copied(y_BN))
 
     def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
         """y (B, N) of what is stored of x. Stages ``layout``, ``matmul`` and ``dequantise``."""

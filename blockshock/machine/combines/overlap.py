@@ -15,6 +15,8 @@ from blockshock.stages import stage
 
 LEAST_ROWS = 64
 """Of a chunk: a product of fewer takes as long."""
+_MULTIPLE = 16
+"""The rows of each chunk but the last are a multiple of it: others some kernels copy, to fill them up."""
 
 
 @COMBINES.register("overlap")
@@ -78,7 +80,7 @@ class Overlap(Symmetric):
         """Compute these rows chunk by chunk; what is done with a chunk of all ranks runs beside the next."""
         self._shared.enter()
         count = rows.stop - rows.start
-        step = -(-count // self._chunks)
+        step = -(-count // (self._chunks * _MULTIPLE)) * _MULTIPLE
         for first in range(0, count, step):
             chunk = slice(first, min(first + step, count))
             part.make(slice(rows.start + chunk.start, rows.start + chunk.stop), views[self._shared.rank][chunk])
