@@ -24,7 +24,7 @@ class Every:
 
     def take(self, x_BK: torch.Tensor) -> torch.Tensor:
         """Those columns of x, contiguous (B, K/width·positions)."""
-        if x_BK.numel() <= _FEW and len(self.positions) == 2 and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and x_BK.numel() <= _FEW and len(self.positions) == 2:
             x_BGP = self._pairs(x_BK)
             return x_BGP.reshape(x_BGP.shape[0], 2 * x_BGP.shape[1]).contiguous()
         if self._moves_as_words(x_BK):
@@ -37,7 +37,7 @@ class Every:
 
     def put(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
         """Write those columns of x: the inverse of ``take``."""
-        if x_BK.numel() <= _FEW and len(self.positions) == 2 and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and x_BK.numel() <= _FEW and len(self.positions) == 2:
             self._pairs(x_BK).copy_(part_BJ.unflatten(1, (-1, 2)))
             return
         if (words := self.words(part_BJ, x_BK)) is not None:

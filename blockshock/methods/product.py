@@ -85,12 +85,11 @@ def _part(weight: Weight, x_BK: torch.Tensor) -> Part:
     # runs beside these.
     laid: list[torch.Tensor] = []
 
-    def make(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
-        is_whole = rows == slice(0, len(x_BK))
+    def make(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
         if out is None:
-            return weight(x_BK if is_whole else x_BK[rows])
+            return weight(x_BK if rows is None else x_BK[rows])
         multiplies = _checked(weight)
-        if is_whole:
+        if rows is None:
             return multiplies.into(x_BK, out)
         if not laid:
             laid.extend(multiplies.laid_out(x_BK))
@@ -118,13 +117,13 @@ def _grad_part(weight: Weight, grad_y_BN: torch.Tensor, entry: Entry) -> Part:
     """grad_y W, made when it is asked for; of the columns that the product uses alone, where the entry is of these."""
     if isinstance(entry, KeptColumns):
 
-        def kept(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
-            return weight.grad_kept(grad_y_BN[rows], entry.kept, out)
+        def kept(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
+            return weight.grad_kept(grad_y_BN if rows is None else grad_y_BN[rows], entry.kept, out)
 
         return Part(kept, len(grad_y_BN), _packed(weight).shape[1] // 2, grad_y_BN.dtype, grad_y_BN.device)
 
-    def make(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
-        grad = grad_y_BN if rows == slice(0, len(grad_y_BN)) else grad_y_BN[rows]
+    def make(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
+        grad = grad_y_BN if rows is None else grad_y_BN[rows]
         return weight.grad_input(grad) if out is None else weight.grad_into(grad, out)
 
     return Part(make, len(grad_y_BN), _packed(weight).shape[1], grad_y_BN.dtype, grad_y_BN.device)

@@ -222,7 +222,7 @@ def _by_peers(group: Any, message: torch.Tensor, elements: int) -> Iterator[tupl
         yield combine, Part(_made, ROWS, elements // ROWS, message.dtype, message.device)
 
 
-def _made(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
+def _made(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
     """What is where it should be already."""
     assert out is not None
     return out

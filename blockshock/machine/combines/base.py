@@ -19,9 +19,9 @@ from blockshock.stages import copied, stage
 
 
 class Make(Protocol):
-    """Makes some rows of a part, in memory of its own, or where it is told to."""
+    """Makes some rows of a part, or all (None), in memory of its own, or where it is told to."""
 
-    def __call__(self, rows: slice, out: torch.Tensor | None = None) -> torch.Tensor: ...
+    def __call__(self, rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Part:
     def of(cls, part_BF: torch.Tensor) -> Part:
         """One that is there already; a sum may be written over it."""
 
-        def make(rows: slice, out: torch.Tensor | None = None) -> torch.Tensor:
-            found = part_BF if rows == slice(0, len(part_BF)) else part_BF[rows]
+        def make(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
+            found = part_BF if rows is None else part_BF[rows]
             return found if out is None else out.copy_(found)
 
         tokens, features = part_BF.shape
@@ -72,7 +72,7 @@ class Part:
 
     def all(self) -> torch.Tensor:
         """The whole of it, contiguous."""
-        part_BF = self.make(slice(0, self.tokens))
+        part_BF = self.make(None)
         if part_BF.is_contiguous():
             return part_BF
         with stage("layout"):

@@ -50,7 +50,7 @@ class Symmetric(Combine):
         self._shared.enter()
         for rows in self._blocks(part):
             views = self._views(part, rows)
-            part.make(rows, views[self._shared.rank])
+            part.make(None if rows == slice(0, part.tokens) else rows, views[self._shared.rank])
             with stage("reduce"):
                 take(views, whole[rows])
         return whole
@@ -63,7 +63,7 @@ class Symmetric(Combine):
         whole = part.empty(features)
         self._shared.enter()
         views = self._views(part, slice(0, part.tokens))
-        part.make(slice(0, part.tokens), views[self._shared.rank])
+        part.make(None, views[self._shared.rank])
         with stage("reduce"), self._shared.beside():
             take(views, whole)
 
