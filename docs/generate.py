@@ -50,6 +50,7 @@ RESULTS = (
     "0018_1xH200-training",
     "0024_1xH200-blocks",
     "0025_1xH200-networks",
+    "0028_1xH100-networks",
     "0017_1xH100-formats",
     "0016_1xH200-recipes",
     "0015_1xH200-formats/2_blocks.json.gz",  # whose first part 0017 made anew
