@@ -255,6 +255,8 @@ ALSO_NOT = {
     "stages.in_stage": "called by every small layer on a CPU; of what is recorded in it by tests/test_stages.py",
     "training.together.Together": "followed and looked at by every small layer on a CPU: tests/nn/test_joined.py",
     "methods.product.sum_of_products": "called by product() and block_shock: every layer",
+    "matrices.columns_of_halves.ColumnsOfHalves": "all that it takes: tests/matrices/test_columns_of_halves.py",
+    "matrices.repeating_rows.fits_words": "called for every large matrix whose columns are taken or put together",
     "nn.arguments.takes_as_it_is": "called by every MethodLinear for every x",
     "training.steps.follow": "called by every storage",
     "training.steps.prepare": "called by every storage of a recipe",

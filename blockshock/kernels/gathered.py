@@ -6,7 +6,7 @@ few distinct rows is that many such products, each for its own output features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -43,7 +43,13 @@ class PackedGathered(Packed):
 
     @property
     def values(self) -> torch.Tensor:
-        return self.kept_NJ
+        return self._buffers["kept_NJ"]  # type: ignore[return-value]  # where attributes are looked up in at last
+
+    def used(self, x_BK: torch.Tensor) -> torch.Tensor:
+        patterns = self.patterns.patterns
+        if len(patterns) > 1 or x_BK.shape[1] != self.K:
+            return x_BK
+        return _take(patterns[0].kept, x_BK)
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         return self._product(self._taken(x_BK))
@@ -57,10 +63,10 @@ class PackedGathered(Packed):
     def laid_into(self, laid: Sequence[torch.Tensor], out_BN: torch.Tensor) -> torch.Tensor:
         return self._product(laid, out_BN)
 
-    def _taken(self, x_BK: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _taken(self, x_BK: torch.Tensor) -> Iterable[torch.Tensor]:
         """Of each pattern the columns of x that it keeps, (B, K/2), once they are asked for."""
-        for pattern in self.patterns.patterns:
-            yield copied(in_stage("layout", pattern.kept.take, x_BK))
+        patterns = self.patterns.patterns
+        return (self.used(x_BK),) if len(patterns) == 1 else (_take(pattern.kept, x_BK) for pattern in patterns)
 
     def _product(self, taken: Iterable[torch.Tensor], out_BN: torch.Tensor | None = None) -> torch.Tensor:
         """y of what is taken of x for each pattern, which is asked for when its product comes."""
@@ -68,13 +74,14 @@ class PackedGathered(Packed):
         kept_NJ, bias = held["kept_NJ"], held["bias"]
         assert kept_NJ is not None
         patterns = self.patterns.patterns
-        for x_BJ, pattern, rows_RJ in zip(taken, patterns, self.patterns.parts(kept_NJ), strict=True):
-            if rows_RJ is kept_NJ and out_BN is not None:
+        if len(patterns) == 1:
+            (x_BJ,) = taken
+            if out_BN is not None:
                 return multiplied(x_BJ, kept_NJ, bias, out_BN)
-            own = bias if bias is None or rows_RJ is kept_NJ else bias[pattern.start : pattern.stop]
+            return in_stage("matmul", F.linear, x_BJ, kept_NJ, bias)  # type: ignore[no-any-return]
+        for x_BJ, pattern, rows_RJ in zip(taken, patterns, self.patterns.parts(kept_NJ), strict=True):
+            own = None if bias is None else bias[pattern.start : pattern.stop]
             parts.append(in_stage("matmul", F.linear, x_BJ, rows_RJ, own))
-        if len(parts) == 1:
-            return parts[0]
         with stage("layout"):
             return copied(self.patterns.join(parts, out_BN))
 
@@ -87,11 +94,19 @@ class PackedGathered(Packed):
             return copied(self.patterns.sum_columns(parts, self.K))
 
     def grad_kept(self, grad_y_BN: torch.Tensor, kept: Every, out_BJ: torch.Tensor | None = None) -> torch.Tensor:
-        with stage("grad_x"):
-            return grad_y_BN @ self.kept_NJ if out_BJ is None else torch.mm(grad_y_BN, self.kept_NJ, out=out_BJ)
+        kept_NJ = self._buffers["kept_NJ"]
+        assert kept_NJ is not None
+        if out_BJ is not None:
+            with stage("grad_x"):
+                return torch.mm(grad_y_BN, kept_NJ, out=out_BJ)
+        return in_stage("grad_x", torch.mm, grad_y_BN, kept_NJ)  # type: ignore[no-any-return]
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         return self.patterns.kept(w_NK)
+
+
+def _take(kept: Every, x_BK: torch.Tensor) -> torch.Tensor:
+    return copied(in_stage("layout", kept.take, x_BK))
 
 
 @KERNELS.register("gathered")

@@ -103,6 +103,11 @@ class Packed(nn.Module):
         held = [buffer for name, buffer in self.named_buffers() if name.split(".")[0] not in ("backward", "bias")]
         return Operand(self.values.numel(), held_bytes(held), self.unit)
 
+    def used(self, x_BK: torch.Tensor) -> torch.Tensor:
+        """The columns of x that the product uses, (B, K/2), where all rows of W keep the same, or x itself: ``forward``
+        and ``into`` take either. Stage ``layout``."""
+        return x_BK
+
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         """x @ Wᵀ (+ bias): (B, K) → (B, N). Stages ``layout`` and ``matmul``.
 

@@ -70,13 +70,14 @@ class ColumnShard(Replicated):
 class OwnFeatures(Entry):
     """This rank's columns of it, a view; in backward the shards are gathered."""
 
-    place: Place = staticmethod(side_by_side)
+    place: Place = side_by_side
 
     def __init__(self, combine: Combine, columns: slice, K: int) -> None:
         self._combine, self._columns, self._K = combine, columns, K
+        self._takes_all = columns == slice(0, K)
 
     def take(self, x_BK: torch.Tensor) -> torch.Tensor:
-        return x_BK[:, self._columns]
+        return x_BK if self._takes_all else x_BK[:, self._columns]
 
     def give_back(self, grad: Part) -> Finish:
         if not grad.tokens:

@@ -134,6 +134,10 @@ INTERNALS = ON_GPUS | {
     "torch._C._distributed_c10d._SymmetricMemory": Internal(
         "GPUs do not read each other's memory: of the ways to combine there is nccl alone", _try_symmetric
     ),
+    "torch.distributed.ProcessGroup._allgather_base": Internal(
+        "ranks that gather by NCCL or gloo do not get beyond a backward pass",
+        lambda: check(callable(dist.ProcessGroup._allgather_base)),
+    ),
     "torch.nn.modules.module._WrappedHook": Internal(
         "an nn.Linear with hooks on loading states cannot be replaced", _try_hooks
     ),

@@ -11,6 +11,7 @@ from blockshock.matrices.block_mask import (
     why_not_blocks,
 )
 from blockshock.matrices.blocks_of_rows import generator, row_blocks
+from blockshock.matrices.columns_of_halves import ColumnsOfHalves
 from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept, mask_positions
 from blockshock.matrices.kept import Kept, product
 from blockshock.matrices.masks import (

@@ -21,7 +21,7 @@ _BLOCK_BYTES = 256 << 20
 def product(a_MB: torch.Tensor, b_BK: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """a @ b, accumulated in float32 at least, in the given dtype; zeros for an empty batch."""
     if a_MB.dtype == b_BK.dtype == dtype:
-        return a_MB @ b_BK
+        return torch.mm(a_MB, b_BK)
     if not a_MB.shape[1]:
         return a_MB.new_zeros(len(a_MB), b_BK.shape[1], dtype=dtype)
     if a_MB.is_cuda and a_MB.itemsize == 2 and dtype == torch.float32:
@@ -75,11 +75,14 @@ class Kept(nn.Module):
         """The kept values of grad_yᵀ @ x, (N, K/2), in the given dtype.
 
         Args:
+            x_BK: or of it the columns (B, K/2) that the mask keeps, where all its rows keep the same.
             sorted_by_pattern: rows sorted by the mask's row patterns, which it must have; otherwise in order.
         """
+        if x_BK.shape[1] != self.K:
+            return product(grad_y_BN.t(), x_BK, dtype)
         if self.patterns:
             parts = [
-                product(grad_BR.T, pattern.kept.take(x_BK), dtype)
+                product(grad_BR.t(), pattern.kept.take(x_BK), dtype)
                 for pattern, grad_BR in zip(self.patterns, self.patterns.split(grad_y_BN), strict=True)
             ]
             if len(parts) == 1:

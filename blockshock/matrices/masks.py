@@ -43,7 +43,7 @@ class Mask:
 
     def check_unchanged(self) -> None:
         """Raises MaskError if the tensor that the mask was made from was written to since."""
-        if torch_internals.version(self._given) != self._version:
+        if self._given is not None and torch_internals.version(self._given) != self._version:
             raise MaskError(
                 f"the tensor of a ({self.N}, {self.K}) mask changed after weights were packed under it: make a new "
                 "mask of it, and the layer anew from to_linear()"

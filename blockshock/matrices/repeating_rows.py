@@ -24,11 +24,11 @@ class Every:
 
     def take(self, x_BK: torch.Tensor) -> torch.Tensor:
         """Those columns of x, contiguous (B, K/width·positions)."""
-        if not torch.compiler.is_compiling() and x_BK.numel() <= _FEW and len(self.positions) == 2:
+        if len(self.positions) == 2 and not torch.compiler.is_compiling():  # which fuses copies in its own way
+            if x_BK.numel() > FEW and (words := self._words(x_BK)) is not None:
+                return words.contiguous().view(x_BK.dtype)
             x_BGP = self._pairs(x_BK)
             return x_BGP.reshape(x_BGP.shape[0], 2 * x_BGP.shape[1]).contiguous()
-        if self._moves_as_words(x_BK):
-            return self._words(x_BK).contiguous().view(x_BK.dtype)
         x_BGQ = x_BK.unflatten(1, (-1, self.width))
         if len(self.positions) == 2:
             low, high = self.positions
@@ -37,11 +37,12 @@ class Every:
 
     def put(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
         """Write those columns of x: the inverse of ``take``."""
-        if not torch.compiler.is_compiling() and x_BK.numel() <= _FEW and len(self.positions) == 2:
-            self._pairs(x_BK).copy_(part_BJ.unflatten(1, (-1, 2)))
-            return
-        if (words := self.words(part_BJ, x_BK)) is not None:
-            words[1].copy_(words[0])
+        if len(self.positions) == 2 and not torch.compiler.is_compiling():
+            if x_BK.numel() > FEW and (words := self.words(part_BJ, x_BK)) is not None:
+                words[1].copy_(words[0])
+            else:
+                x_BGP = self._pairs(x_BK)
+                x_BGP.copy_(part_BJ.view(x_BGP.shape))
             return
         for x_BG, part_BG in self._columns(x_BK, part_BJ):
             x_BG.copy_(part_BG)
@@ -52,9 +53,10 @@ class Every:
 
     def words(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Views of both, between which a copy is ``put``, in fewer and larger words; None where there are none."""
-        if self._moves_as_words(x_BK) and part_BJ.is_contiguous() and _starts_at_word(part_BJ):
-            return part_BJ.view(_WORDS[part_BJ.itemsize]), self._words(x_BK)
-        return None
+        if len(self.positions) != 2 or not part_BJ.is_contiguous() or not fits_words(part_BJ):
+            return None
+        words = self._words(x_BK)
+        return None if words is None else (part_BJ.view(WORDS[part_BJ.itemsize]), words)
 
     def add(self, part_BJ: torch.Tensor, x_BK: torch.Tensor) -> None:
         """Add to those columns of x: the transpose of ``take``."""
@@ -65,36 +67,33 @@ class Every:
         for index, position in enumerate(self.positions):
             yield x_BK[:, position :: self.width], part_BJ[:, index :: len(self.positions)]
 
-    def _moves_as_words(self, x_BK: torch.Tensor) -> bool:
-        """Whether adjacent pairs of elements can move as words of twice the size: half as many, and less time."""
-        if torch.compiler.is_compiling() or x_BK.itemsize not in _WORDS or len(self.positions) != 2:
-            return False  # a compiler fuses the copies in its own way
-        if x_BK.shape[1] == self.width or not len(x_BK):
-            return False  # at most one word a row: the strided view counts as contiguous, and is not viewed back
-        low, high = self.positions
-        aligned = x_BK.stride(1) == 1 and x_BK.stride(0) % 2 == 0 and _starts_at_word(x_BK)
-        return high == low + 1 and low % 2 == self.width % 2 == 0 and aligned
-
     def _pairs(self, x_BK: torch.Tensor) -> torch.Tensor:
         """Those columns, pair by pair, (B, K/width, 2): a view that takes one step to make."""
         (low, high), (B, K), (row, column) = self.positions, x_BK.shape, x_BK.stride()
         strides = (row, self.width * column, (high - low) * column)
         return x_BK.as_strided((B, K // self.width, 2), strides, x_BK.storage_offset() + low * column)
 
-    def _words(self, x_BK: torch.Tensor) -> torch.Tensor:
-        """The same, a word a pair."""
-        return x_BK.view(_WORDS[x_BK.itemsize])[:, self.positions[0] // 2 :: self.width // 2]
+    def _words(self, x_BK: torch.Tensor) -> torch.Tensor | None:
+        """The same, a word of twice the size a pair: half as many to move, and less time. None where that cannot be."""
+        (low, high), width, K, (row, column) = self.positions, self.width, x_BK.shape[1], x_BK.stride()
+        if high != low + 1 or low % 2 or width % 2 or column != 1 or row % 2 or not fits_words(x_BK):
+            return None
+        if width == K:
+            return None  # at most one word a row: the strided view counts as contiguous, and is not viewed back
+        words = x_BK.view(WORDS[x_BK.itemsize])
+        return words.as_strided((x_BK.shape[0], K // width), (row // 2, width // 2), words.storage_offset() + low // 2)
 
 
-_FEW = 1 << 12
+FEW = 1 << 12
 """Elements up to which the fewest steps take the least time."""
-_WORDS = {2: torch.int32, 4: torch.int64}
+WORDS = {2: torch.int32, 4: torch.int64}
 """Of twice the bytes."""
 
 
-def _starts_at_word(tensor: torch.Tensor) -> bool:
+def fits_words(tensor: torch.Tensor) -> bool:
     """Whether elements can be viewed as words of two: by torch's count, and in memory, where GPUs load them."""
-    return tensor.storage_offset() % 2 == 0 and tensor.data_ptr() % (2 * tensor.itemsize) == 0
+    size = tensor.itemsize
+    return size in WORDS and tensor.storage_offset() % 2 == 0 and tensor.data_ptr() % (2 * size) == 0
 
 
 @dataclass(frozen=True)

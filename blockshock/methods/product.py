@@ -37,10 +37,9 @@ def sum_of_products(x_BK: torch.Tensor, weights: Sequence[Weight], entry: Entry,
     apply: Any = _apply
     if torch.compiler.is_compiling():
         apply = _Product.apply
-    else:
+    elif not torch_internals.is_plain(x_BK):
         check_untransformed(x_BK)
-        if torch_internals.in_forward_mode():
-            check_untangent(*_trained(weights))
+        check_untangent(*_trained(weights))
     if torch.is_grad_enabled():
         parameters = _trained(weights)
         if x_BK.requires_grad or parameters:
@@ -99,7 +98,7 @@ def _part(weight: Weight, x_BK: torch.Tensor) -> Part:
         return _checked(weight).summed(x_BK, peers)
 
     packed = _packed(weight)
-    size = (len(x_BK), packed.shape[0], x_BK.dtype, x_BK.device)
+    size = (x_BK.shape[0], packed.shape[0], x_BK.dtype, x_BK.device)
     return Part(make, *size, fused if packed.fuses else None)
 
 
@@ -115,18 +114,17 @@ def _backward(weights: Sequence[Weight], grad_y_BN: torch.Tensor, entry: Entry) 
 
 def _grad_part(weight: Weight, grad_y_BN: torch.Tensor, entry: Entry) -> Part:
     """grad_y W, made when it is asked for; of the columns that the product uses alone, where the entry is of these."""
-    if isinstance(entry, KeptColumns):
-
-        def kept(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
-            return weight.grad_kept(grad_y_BN if rows is None else grad_y_BN[rows], entry.kept, out)
-
-        return Part(kept, len(grad_y_BN), _packed(weight).shape[1] // 2, grad_y_BN.dtype, grad_y_BN.device)
+    packed = _packed(weight)
+    kept = entry.kept if isinstance(entry, KeptColumns) else None
 
     def make(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
         grad = grad_y_BN if rows is None else grad_y_BN[rows]
-        return weight.grad_input(grad) if out is None else weight.grad_into(grad, out)
+        if kept is not None:
+            return packed.grad_kept(grad, kept, out)
+        return packed.grad_input(grad) if out is None else packed.grad_into(grad, out)
 
-    return Part(make, len(grad_y_BN), _packed(weight).shape[1], grad_y_BN.dtype, grad_y_BN.device)
+    features = packed.shape[1] if kept is None else packed.shape[1] // 2
+    return Part(make, grad_y_BN.shape[0], features, grad_y_BN.dtype, grad_y_BN.device)
 
 
 def _checked(weight: Weight) -> Packed:
@@ -195,6 +193,8 @@ class _Product(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.weights, ctx.entry, ctx.exit, ctx.writes = weights, entry, exit, None
         x_BS = entry.take(x_BK)
+        if parameters and len(weights) == 1:
+            x_BS = weights[0].used(x_BS)
         saved = [x_BS] if parameters else []
         if torch.compiler.is_compiling():
             # What backward reads of the packings then is watched by autograd, if it is saved.
@@ -207,14 +207,15 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        check_once()
-        if not torch.compiler.is_compiling():
+        is_compiling = torch.compiler.is_compiling()
+        if not is_compiling and (torch.is_grad_enabled() or not torch_internals.is_plain(grad_y_BN)):
+            check_once()
             check_untransformed(grad_y_BN)
         weights, (needs_x, _, _, _, *needed) = ctx.weights, ctx.needs_input_grad
         # Where a graph breaks, forward may have been compiled and backward not: autograd looks when it hands over.
         looks = any(needed[::2]) or ctx.writes is None
         saved: tuple[torch.Tensor, ...] = ctx.saved_tensors if looks else ()
-        if needs_x and ctx.writes is not None and not torch.compiler.is_compiling():
+        if needs_x and ctx.writes is not None and not is_compiling:
             for weight, writes in zip(weights, ctx.writes, strict=True):
                 weight.check_since(writes)
         grad_y_BN = contiguous(ctx.exit.take_back(grad_y_BN))

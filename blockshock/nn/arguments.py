@@ -66,10 +66,12 @@ def check_x(x: Any, in_features: int) -> None:
 
 
 def takes_as_it_is(x: Any, layer: Method) -> bool:
-    """Whether a layer multiplies x as it is, as can be told at once of most: ``check_x`` finds nothing in those."""
+    """Whether a layer multiplies x as it is, as can be told at once of most: neither ``check_x`` nor the layer
+    finds anything in those."""
     return (
         type(x) is torch.Tensor
         and x.dtype is layer.dtype
+        and x.device == layer.device
         and x.layout is torch.strided
         and not x.is_nested
         and x.ndim > 0

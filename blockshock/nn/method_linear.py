@@ -120,15 +120,12 @@ class MethodLinear(nn.Module):
         layer: Any = self._modules["layer"]
         if not takes_as_it_is(input, layer):
             return self._forward(input)
-        joined = layer.joined
-        if joined is not None and input.ndim == 2 and not torch.compiler.is_dynamo_compiling():
-            try:
-                return joined(input)  # type: ignore[no-any-return]
-            except RuntimeError:
-                layer._check_input(input)  # as the layer itself does
-                raise
-        y: torch.Tensor = layer(input if input.ndim == 2 else input.reshape(-1, layer.K))
-        return y if input.ndim == 2 else y.view(*input.shape[:-1], layer.N)
+        if input.ndim != 2:
+            y: torch.Tensor = layer(input.reshape(-1, layer.K))
+            return y.view(*input.shape[:-1], layer.N)
+        if layer.joined is None or torch.compiler.is_compiling():
+            return layer.multiply(input, layer.exit)  # type: ignore[no-any-return]
+        return layer.joined(input)  # type: ignore[no-any-return]
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         """The same of any x: refused in words, or made what is multiplied."""

@@ -18,7 +18,7 @@ from blockshock.errors import InputError
 from blockshock.kernels import Packed
 from blockshock.matrices import Kept, Mask, Piece, product
 from blockshock.registry import Registry
-from blockshock.stages import stage
+from blockshock.stages import in_stage, stage
 from blockshock.training.parameters import Training
 from blockshock.training.storages import Storage
 
@@ -120,9 +120,12 @@ class CompressedStorage(SparseStorage):
     def extra_bytes(cls, N: int, K: int, itemsize: int, training: Training, mask: Mask | None) -> int:
         return N * K // 2 * training.bytes_beside(itemsize) + Kept.held_bytes(N, K, mask)
 
+    def used(self, x_BK: torch.Tensor) -> torch.Tensor:
+        return self.packed.used(x_BK)
+
     def grad_weight(self, grad_y_BN: torch.Tensor, x_BK: torch.Tensor) -> torch.Tensor:
-        with stage("grad_w"):
-            return self.kept.gradient(grad_y_BN, x_BK, self.parameter.dtype, self.packed.sorted_by_pattern)
+        dtype = self._parameters["parameter"].dtype  # type: ignore[union-attr]  # where attributes are looked up in at last
+        return in_stage("grad_w", self.kept.gradient, grad_y_BN, x_BK, dtype, self.packed.sorted_by_pattern)  # type: ignore[no-any-return]
 
     def dense(self, held: torch.Tensor) -> torch.Tensor:
         out_NK = held.new_empty(len(held), 2 * held.shape[1])

@@ -13,7 +13,7 @@ from torch import nn
 from blockshock.errors import StalePacking
 from blockshock.kernels import Packed
 from blockshock.machine import states_of, torch_internals
-from blockshock.matrices import Every, Mask
+from blockshock.matrices import Mask
 from blockshock.stages import stage
 from blockshock.training.seen import Seen, first_difference
 from blockshock.training.sharded import Shardable, check_replicas, spread_as
@@ -111,9 +111,10 @@ class Storage(Shardable):
 
     def check_since(self, writes: int) -> None:
         """As of the packing. A parameter that changed may be the packing's own memory; no bias goes backward."""
-        self.packed.check_since(writes)
-        if self.has_changed:
-            raise StalePacking.before_backward(self.parameter)
+        if self.packed.writes != writes or self.is_stale:
+            self.packed.check_since(writes)
+            if self.has_changed:
+                raise StalePacking.before_backward(self.parameter)
 
     def _weights(self) -> list[tuple[torch.Tensor, list[Any]]]:
         """What multiplies is made of these, each with how it was when it was packed."""
@@ -152,13 +153,9 @@ class Storage(Shardable):
         """As of the packing."""
         return self.packed.grad_input(grad_y_BN)
 
-    def grad_into(self, grad_y_BN: torch.Tensor, out_BK: torch.Tensor) -> torch.Tensor:
-        """As of the packing."""
-        return self.packed.grad_into(grad_y_BN, out_BK)
-
-    def grad_kept(self, grad_y_BN: torch.Tensor, kept: Every, out_BJ: torch.Tensor | None = None) -> torch.Tensor:
-        """As of the packing."""
-        return self.packed.grad_kept(grad_y_BN, kept, out_BJ)
+    def used(self, x_BK: torch.Tensor) -> torch.Tensor:
+        """What ``forward`` and ``grad_weight`` take in place of x, and backward keeps of it; or x itself."""
+        return x_BK
 
     def differentiated(self) -> torch.Tensor:
         """What autograd is given for ``grad_weight`` to go to: the parameter, or what hands it on to more than that."""

@@ -9,9 +9,12 @@ import torch
 from counting import calls_of, run_in
 from torch import nn
 
+from blockshock import BlockShockLinear
 from blockshock.nn.method_linear import MethodLinear
+from blockshock.ranks import Ranks
 
 GATHER = ["as_strided", "clone", "_unsafe_view"]
+VIEWS = {"alias", "as_strided", "view", "_unsafe_view", "t", "detach"}
 
 
 def layers(row: str) -> tuple[nn.Linear, MethodLinear, torch.Tensor]:
@@ -45,6 +48,27 @@ def test_two_halves_on_one_device_are_two_of_them_and_a_sum() -> None:
     ran = [name for name in run_in(lambda: layer(x)) if name != "alias"]
     assert ran == [*GATHER, "t", "addmm", *GATHER, "t", "mm", "add"]
     assert calls_of(lambda: layer(x)) < 200
+
+
+def _on_two_ranks() -> tuple[list[str], list[str], int]:
+    """What runs forward and in backward, views aside, and in how many steps of the host both are."""
+    torch.manual_seed(0)
+    layer, x = BlockShockLinear(nn.Linear(64, 64), kernel="gathered"), torch.randn(16, 64, requires_grad=True)
+    for _ in range(2):  # the second time, gradients are there
+        y = layer(x)
+        y.sum().backward()
+    ran, y = run_in(lambda: layer(x)), layer(x)
+    grad_y = torch.ones_like(y)
+    back = run_in(lambda: torch.autograd.grad(y, [x, *layer.parameters()], grad_y))
+    found = [[name for name in names if name not in VIEWS] for names in (ran, back)]
+    return found[0], found[1], calls_of(lambda: torch.autograd.grad(layer(x), [x, *layer.parameters()], grad_y))
+
+
+def test_on_two_ranks_it_copies_once_forward_and_once_in_backward(cpu_ranks: Ranks) -> None:
+    for product, (forward, backward, calls) in zip(("addmm", "mm"), cpu_ranks.run(_on_two_ranks), strict=True):
+        assert forward == ["clone", product, "allreduce_"]
+        assert backward == ["mm", "new_empty", "_allgather_base_", "mm", "sum", "clone"]
+        assert calls < 290
 
 
 def test_a_step_packs_again_in_one_write_of_the_bias() -> None:

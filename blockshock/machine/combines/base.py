@@ -43,7 +43,7 @@ class Peers:
         return self.memories[0].numel() // 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """This rank's part (B, F) of an output, made where and as far as it is wanted.
 
@@ -83,13 +83,20 @@ class Part:
         return torch.empty(self.tokens, features, dtype=self.dtype, device=self.device)
 
 
-Place = Callable[[list[torch.Tensor], torch.Tensor], None]
-"""Puts some rows of all ranks' shards (B, S), in rank order, to where they belong in an output (B, G·S)."""
+class Place:
+    """Where all ranks' shards (B, S) belong in an output (B, G·S): here side by side, in rank order."""
+
+    def put(self, shards: list[torch.Tensor], whole: torch.Tensor) -> None:
+        """Write some rows of each to the same rows of the output."""
+        torch.cat(shards, dim=1, out=whole)
+
+    def joined(self, stacked: torch.Tensor, ranks: int) -> torch.Tensor:
+        """The output, of shards that lie one below the other, contiguous (G·B, S)."""
+        return torch.cat(stacked.chunk(ranks), dim=1)
 
 
-def side_by_side(shards: list[torch.Tensor], whole: torch.Tensor) -> None:
-    """The usual place."""
-    torch.cat(shards, dim=1, out=whole)
+side_by_side = Place()
+"""The usual place."""
 
 
 Later = Callable[[], torch.Tensor]

@@ -62,7 +62,7 @@ class Overlap(Symmetric):
         for rows in self._blocks(part):
             views = self._views(part, rows)
             for chunk in self._computed(part, rows, views):
-                place([view[chunk] for view in views], whole[rows][chunk])
+                place.put([view[chunk] for view in views], whole[rows][chunk])
             self._leave()
         return whole
 

@@ -83,7 +83,7 @@ class Symmetric(Combine):
 
         def take(views: list[torch.Tensor], whole: torch.Tensor) -> None:
             self._shared.barrier()
-            place(views, whole)
+            place.put(views, whole)
             self._shared.barrier()
 
         return take

@@ -39,7 +39,7 @@ def traced_gather(combine: Any, part: Part, ranks: int, place: Place = side_by_s
     if place is side_by_side:
         return found
     whole = torch.empty_like(found)
-    place(list(found.chunk(ranks, dim=1)), whole)
+    place.put(list(found.chunk(ranks, dim=1)), whole)
     return whole
 
 
