@@ -120,12 +120,12 @@ class MethodLinear(nn.Module):
         layer: Any = self._modules["layer"]
         if not takes_as_it_is(input, layer):
             return self._forward(input)
-        if input.ndim != 2:
-            y: torch.Tensor = layer(input.reshape(-1, layer.K))
-            return y.view(*input.shape[:-1], layer.N)
+        x_BK = input if input.ndim == 2 else input.reshape(-1, layer.K)
         if layer.joined is None or torch.compiler.is_compiling():
-            return layer.multiply(input, layer.exit)  # type: ignore[no-any-return]
-        return layer.joined(input)  # type: ignore[no-any-return]
+            y: torch.Tensor = layer.multiply(x_BK, layer.exit)
+        else:
+            y = layer.joined(x_BK)
+        return y if input.ndim == 2 else y.view(*input.shape[:-1], layer.N)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         """The same of any x: refused in words, or made what is multiplied."""
