@@ -80,6 +80,8 @@ ALSO_NOT = {
     "kernels.dense.multiplied": "every way to combine goes through it: tests/machine/test_combines.py",
     "kernels.layout.aligned_rows": "every x of the kernel streamed goes through it: tests/kernels/test_gpu_kernels.py",
     "report.where.named": "called by where() for points that no range has",
+    "measure.exact.Exact": "what compare() gives those beside it: tests/measure/test_quality.py",
+    "measure.quality.Losing": "what lost() is made of; beside compare(): tests/measure/test_quality.py",
     "matrices.named_masks.two_largest": "called for every mask and pruner by magnitude",
     "matrices.named_masks.best_tiles": "called for every mask and pruner of tiles",
     "matrices.named_masks.untile": "the same",

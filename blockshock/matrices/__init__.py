@@ -12,15 +12,10 @@ from blockshock.matrices.block_mask import (
 )
 from blockshock.matrices.blocks_of_rows import generator, row_blocks
 from blockshock.matrices.columns_of_halves import ColumnsOfHalves
-from blockshock.matrices.compressed import Compressed24, KeptMask, bits, gather_kept, mask_positions
+from blockshock.matrices.compressed import Compressed24, bits, gather_kept
 from blockshock.matrices.kept import Kept, product
-from blockshock.matrices.masks import (
-    LazyMask,
-    Mask,
-    check_2to4,
-    check_complementary,
-    check_transposable,
-)
+from blockshock.matrices.mask_checks import check_2to4, check_complementary, check_transposable
+from blockshock.matrices.masks import LazyMask, Mask
 from blockshock.matrices.models import MODELS, Linear, Model
 from blockshock.matrices.named_masks import (
     MASKS,
@@ -33,6 +28,7 @@ from blockshock.matrices.named_masks import (
 )
 from blockshock.matrices.permuted import PermutedMask, PermutedWeights, in_own_order, inverse
 from blockshock.matrices.pieces import MaskedWeights, Piece, PieceWeights
+from blockshock.matrices.positions import KeptMask, Positions, mask_positions
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, Every, RowPatterns
 from blockshock.matrices.saved_mask import (
     MASK_KEYS,

@@ -23,19 +23,33 @@ def generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(state & 0x7FFFFFFFFFFFFFFF)
 
 
-def seeded_rows(start: int, stop: int, total: int, make_block: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
-    """Rows [start, stop) of a matrix of ``total`` rows that is made in blocks of BLOCK_ROWS.
+class SeededRows:
+    """A matrix of ``total`` rows that is made in blocks of BLOCK_ROWS.
+
+    A block of which only the beginning was asked for is held: those who read all rows ask for the rest of it next.
 
     Args:
         make_block: ``(block index, rows in it) → tensor (rows, …)``; must not depend on anything else.
     """
-    pieces = []
-    first_block = start // BLOCK_ROWS
-    for block in range(first_block, max(-(-stop // BLOCK_ROWS), first_block + 1)):
-        first = block * BLOCK_ROWS
-        rows = make_block(block, min(BLOCK_ROWS, total - first))
-        pieces.append(rows[max(start - first, 0) : stop - first])
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def __init__(self, total: int, make_block: Callable[[int, int], torch.Tensor]) -> None:
+        self._total, self._make = total, make_block
+        self._held: tuple[int, torch.Tensor] | None = None
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) as a new tensor."""
+        pieces, held = [], self._held
+        first_block = start // BLOCK_ROWS
+        for block in range(first_block, max(-(-stop // BLOCK_ROWS), first_block + 1)):
+            first = block * BLOCK_ROWS
+            was_held = held is not None and held[0] == block
+            rows = held[1] if held and was_held else self._make(block, min(BLOCK_ROWS, self._total - first))
+            pieces.append(rows[max(start - first, 0) : stop - first])
+        is_cut = stop < first + len(rows)
+        self._held = (block, rows) if is_cut else None
+        if len(pieces) > 1:
+            return torch.cat(pieces)
+        return pieces[0].clone() if is_cut or was_held else pieces[0]
 
 
 def check_slice(start: int, stop: int, total: int, what: str = "rows") -> None:

@@ -14,6 +14,7 @@ from blockshock.errors import InputError, MaskError
 from blockshock.matrices import kept_on_gpu
 from blockshock.matrices.blocks_of_rows import check_slice, row_blocks
 from blockshock.matrices.masks import DenseMask, Mask
+from blockshock.matrices.positions import KeptMask, positions_of, unpacked  # noqa: F401 - pickled layers look for it here
 from blockshock.matrices.weights import WeightSource
 
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -24,26 +25,6 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.itemsize not in _INTEGER:
         raise InputError(f"elements of 1, 2, 4 or 8 bytes can be compressed, {tensor.dtype} has {tensor.itemsize}")
     return tensor.view(_INTEGER[tensor.itemsize])
-
-
-def kept_columns(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
-    """Positions 0–3 of the two kept of each four, in order, as int64 (R, K/4, 2).
-
-    Raises:
-        MaskError: a group does not keep exactly two; row (counted from ``first_row``) and group are named.
-    """
-    if mask_RK.ndim != 2 or mask_RK.dtype != torch.bool or mask_RK.shape[1] % 4 or not mask_RK.shape[1]:
-        raise MaskError(
-            f"rows of a mask are a boolean (R, K) tensor, K a multiple of 4; got {mask_RK.dtype} {tuple(mask_RK.shape)}"
-        )
-    grouped = mask_RK.unflatten(1, (-1, 4))
-    wrong = (grouped.sum(-1) != 2).nonzero()
-    if len(wrong):
-        row, group = wrong[0].tolist()
-        raise MaskError(f"not 2:4: row {first_row + row}, group {group} keeps {int(grouped[row, group].sum())} of 4")
-    low = grouped.byte().argmax(-1)
-    high = 3 - grouped.flip(-1).byte().argmax(-1)
-    return torch.stack((low, high), dim=-1)
 
 
 class Compressed24(torch.nn.Module):
@@ -106,7 +87,7 @@ class Compressed24(torch.nn.Module):
         if w_RK.shape != mask_RK.shape:
             raise MaskError(f"matrix {tuple(w_RK.shape)} and mask {tuple(mask_RK.shape)} differ in shape")
         self.positions[start:stop] = positions_of(mask_RK, first_row=start)
-        self.values_NJ[start:stop] = gather_kept(w_RK, self.positions[start:stop])
+        gather_kept(w_RK, self.positions[start:stop], self.values_NJ[start:stop])
 
     def decompress(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows [start, stop) as a dense tensor (rows, K) with zeros where the mask drops."""
@@ -129,35 +110,6 @@ class Compressed24(torch.nn.Module):
         return expand(values, self.positions[:, start // 8 : -(-stop // 8)])
 
 
-def positions_of(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
-    """The packed positions (R, ⌈K/8⌉) of a 2:4 mask, uint8; MaskError, as of ``kept_columns``, if it is not one."""
-    where = kept_columns(mask_RK, first_row)
-    nibbles = (where[..., 0] | where[..., 1] << 2).to(torch.uint8)
-    if nibbles.shape[1] % 2:
-        nibbles = torch.nn.functional.pad(nibbles, (0, 1))
-    return nibbles[:, 0::2] | nibbles[:, 1::2] << 4
-
-
-class KeptMask(Mask):
-    """The mask of packed positions (N, ⌈K/8⌉), which it holds."""
-
-    def __init__(self, positions: torch.Tensor, K: int) -> None:
-        super().__init__(len(positions), K)
-        self._positions = positions
-
-    def _rows(self, start: int, stop: int) -> torch.Tensor:
-        positions = self._positions[start:stop]
-        return expand(torch.ones(len(positions), self.K // 2, dtype=torch.bool, device=positions.device), positions)
-
-
-def mask_positions(mask: Mask) -> torch.Tensor:
-    """The packed positions (N, ⌈K/8⌉) of a whole mask: those that it holds, or made in row blocks."""
-    if isinstance(mask, KeptMask):
-        return mask._positions
-    blocks = row_blocks(mask.N, 8 * mask.K)
-    return torch.cat([positions_of(mask.rows(start, stop), start) for start, stop in blocks])
-
-
 def _check_positions(positions: torch.Tensor, rows: int, K: int) -> None:
     if K % 4 or tuple(positions.shape) != (rows, -(-K // 8)) or positions.dtype != torch.uint8:
         raise InputError(
@@ -166,18 +118,13 @@ def _check_positions(positions: torch.Tensor, rows: int, K: int) -> None:
         )
 
 
-def _unpacked(positions: torch.Tensor, K: int) -> torch.Tensor:
-    """Positions 0–3 of the two kept of each four, int64 (R, K/4, 2)."""
-    nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : K // 4].long()
-    return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
-
-
 def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor, out_RJ: torch.Tensor | None = None) -> torch.Tensor:
     """The kept values (R, K/2) of dense rows, bit for bit, in ``out_RJ`` of their dtype if that is given."""
     _check_positions(positions, *w_RK.shape)
+    w_RK = w_RK.contiguous()
     if kept_on_gpu.fits(w_RK.shape[1], positions, w_RK, out_RJ):
         return kept_on_gpu.gather(w_RK, positions, out_RJ)
-    kept_RJ = pick(w_RK, _unpacked(positions, w_RK.shape[1]))
+    kept_RJ = pick(w_RK, unpacked(positions, w_RK.shape[1]))
     return kept_RJ if out_RJ is None else out_RJ.copy_(kept_RJ)
 
 
@@ -199,5 +146,5 @@ def expand(values_RJ: torch.Tensor, positions: torch.Tensor, out_RK: torch.Tenso
         return kept_on_gpu.scatter(values_RJ, positions, out_RK)
     kept = bits(values_RJ.contiguous()).unflatten(1, (-1, 2))
     spread = torch.zeros(*kept.shape[:2], 4, dtype=kept.dtype, device=kept.device)
-    dense_RK = spread.scatter_(2, _unpacked(positions, 2 * kept_of_row), kept).flatten(1).view(dtype)
+    dense_RK = spread.scatter_(2, unpacked(positions, 2 * kept_of_row), kept).flatten(1).view(dtype)
     return dense_RK if out_RK is None else out_RK.copy_(dense_RK)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from blockshock.matrices.blocks_of_rows import row_blocks
-from blockshock.matrices.compressed import KeptMask, expand, gather_kept, mask_positions
+from blockshock.matrices.compressed import expand, gather_kept
 from blockshock.matrices.masks import Mask
+from blockshock.matrices.positions import KeptMask, mask_positions
 from blockshock.matrices.repeating_rows import MOST_PATTERNS, RowPatterns
 
 _BLOCK_BYTES = 256 << 20

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 
 from blockshock.errors import MaskError
-from blockshock.matrices.blocks_of_rows import generator, seeded_rows
+from blockshock.matrices.blocks_of_rows import SeededRows, generator
 from blockshock.matrices.masks import LazyMask, Mask, TiledMask
 from blockshock.matrices.sizes import check_shape
 from blockshock.matrices.weights import WeightSource
@@ -64,7 +64,7 @@ def random_mask(source: WeightSource) -> Mask:
         draws = torch.randint(6, (rows, groups), device=device, generator=generator(device, source.seed, 1, index))
         return _six(device)[draws].flatten(1)
 
-    return LazyMask(source.N, source.K, lambda start, stop: seeded_rows(start, stop, source.N, block))
+    return LazyMask(source.N, source.K, SeededRows(source.N, block).rows)
 
 
 @MASKS.register("magnitude")
@@ -81,12 +81,27 @@ def two_largest(scores: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """
     dim %= scores.ndim
     scores_4 = scores.unflatten(dim, (-1, 4)).movedim(dim + 1, 0)
-    beaten = torch.zeros(scores_4.shape, dtype=torch.int8, device=scores.device)
-    for i, j in itertools.combinations(range(4), 2):
-        first_wins = scores_4[i] >= scores_4[j]
-        beaten[j] += first_wins
-        beaten[i] += ~first_wins
-    return (beaten < 2).movedim(0, dim + 1).flatten(dim, dim + 1)
+    (i, j), *others = _PAIRS
+    wins = (scores_4[i] >= scores_4[j]).byte()
+    for bit, (i, j) in enumerate(others, 1):
+        wins.add_(scores_4[i] >= scores_4[j], alpha=1 << bit)
+    kept_4 = torch.take(_kept_by_wins(scores.device), wins.long())[..., None].view(torch.bool)
+    return kept_4.movedim(-1, dim + 1).flatten(dim, dim + 1)
+
+
+_PAIRS = tuple(itertools.combinations(range(4), 2))
+
+
+@cache
+def _kept_by_wins(device: torch.device) -> torch.Tensor:
+    """Of each outcome of the six comparisons of four, a bit each where the first wins, which two stay: those that less
+    than two others beat. Four bytes of a mask as int32 (64,)."""
+    wins = torch.arange(64)[:, None] >> torch.arange(6) & 1
+    beaten = torch.zeros(64, 4, dtype=torch.int64)
+    for first_wins, (i, j) in zip(wins.T, _PAIRS, strict=True):
+        beaten[:, j] += first_wins
+        beaten[:, i] += 1 - first_wins
+    return (beaten < 2).view(torch.int32).flatten().to(device)
 
 
 @cache
@@ -218,7 +233,7 @@ def tile_random_mask(source: WeightSource) -> Mask:
         draws = torch.randint(90, (rows // 4, groups), device=device, generator=stream)
         return untile(transposable_tiles(device)[draws])
 
-    return LazyMask(source.N, source.K, lambda start, stop: seeded_rows(start, stop, source.N, block))
+    return LazyMask(source.N, source.K, SeededRows(source.N, block).rows)
 
 
 @MASKS.register("tile_magnitude")

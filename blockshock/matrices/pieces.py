@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from blockshock.errors import MaskError
-from blockshock.matrices.compressed import kept_columns, pick
+from blockshock.matrices.compressed import gather_kept
 from blockshock.matrices.masks import Mask
+from blockshock.matrices.positions import Positions
 from blockshock.matrices.weights import TransposedWeights, WeightSource
 
 
@@ -59,7 +61,10 @@ class Piece:
 
     def kept_block(self, start: int, stop: int) -> torch.Tensor:
         """The same rows with zeros where the mask drops."""
-        return self.block(start, stop).where(self.kept.rows(start, stop).to(self.device), 0)
+        block_RK = self.block(start, stop)
+        if self.mask is self.source.mask:
+            return block_RK
+        return block_RK.where(self.kept.rows(start, stop).to(self.device), 0)
 
     def dense(self) -> torch.Tensor:
         """The piece as a new (N, K) tensor with zeros where the mask drops."""
@@ -71,12 +76,22 @@ class Piece:
         return Piece(TransposedWeights(self.source, self.columns), self.rows, turned)
 
     def kept_values(self, start: int, stop: int) -> torch.Tensor:
-        """Kept values of rows [start, stop) in column order, (rows, K/2)."""
-        return pick(self.block(start, stop), kept_columns(self.kept.rows(start, stop), first_row=start))
+        """Kept values of rows [start, stop) in column order, (rows, K/2); not to be written to."""
+        if self.mask is self.source.mask and (held_RJ := self.source.held_values(start, stop)) is not None:
+            return held_RJ
+        return gather_kept(self.block(start, stop), self._positions.rows(start, stop).to(self.device))
+
+    @cached_property
+    def _positions(self) -> Positions:
+        return Positions(self.kept)
 
 
 class MaskedWeights(WeightSource):
-    """Of another source what a mask keeps; zero elsewhere. Made by rows: nothing is held."""
+    """Of another source what a mask keeps; zero elsewhere. Made by rows: nothing is held.
+
+    Attributes:
+        source: the other one.
+    """
 
     mask: Mask
 
@@ -84,10 +99,14 @@ class MaskedWeights(WeightSource):
         super().__init__(source.N, source.K, source.dtype, source.device, source.seed, source.bias)
         if (mask.N, mask.K) != (source.N, source.K):
             raise MaskError(f"the mask is for a ({mask.N}, {mask.K}) weight, this one is ({source.N}, {source.K})")
-        self._source, self.mask = source, mask
+        self.source, self.mask = source, mask
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return self._source.rows(start, stop).where(self.mask.rows(start, stop).to(self.device), 0)
+        return self.masked(self.source.rows(start, stop), start)
+
+    def masked(self, w_RK: torch.Tensor, start: int) -> torch.Tensor:
+        """Of rows of the source from ``start`` on, in any dtype, what stays."""
+        return w_RK.where(self.mask.rows(start, start + len(w_RK)).to(self.device), 0)
 
 
 class PieceWeights(WeightSource):

@@ -10,9 +10,10 @@ import torch
 from blockshock.errors import InputError
 from blockshock.matrices.block_mask import BlockMask, in_blocks
 from blockshock.matrices.blocks_of_rows import row_blocks
-from blockshock.matrices.compressed import KeptMask, mask_positions
-from blockshock.matrices.masks import DenseMask, Mask, TiledMask, check_2to4
+from blockshock.matrices.mask_checks import check_2to4
+from blockshock.matrices.masks import DenseMask, Mask, TiledMask
 from blockshock.matrices.permuted import PermutedMask, check_permutation
+from blockshock.matrices.positions import KeptMask, mask_positions
 
 StoredMask = KeptMask  # as layers know it that were pickled before there were wings
 

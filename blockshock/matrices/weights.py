@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.errors import InputError
-from blockshock.matrices.blocks_of_rows import check_slice, generator, row_blocks, seeded_rows
+from blockshock.matrices.blocks_of_rows import SeededRows, check_slice, generator, row_blocks
 from blockshock.matrices.masks import Mask
 from blockshock.matrices.sizes import check_shape, check_size
 
@@ -61,6 +61,11 @@ class WeightSource:
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         raise NotImplementedError
 
+    def held_values(self, start: int, stop: int) -> torch.Tensor | None:
+        """What ``mask`` keeps of rows [start, stop), (stop - start, K/2), not to be written to; None where that is not
+        what is held."""
+        return None
+
     def cast(self, dtype: torch.dtype) -> WeightSource:
         """These weights and their bias, rounded to another dtype."""
         return self if dtype == self.dtype else CastWeights(self, dtype)
@@ -76,6 +81,7 @@ class WeightSource:
         first, last = _span(rows or slice(None), self.N, "rows")
         left, right = _span(columns, self.K, "columns")
         out = torch.empty(last - first, right - left, dtype=self.dtype, device=self.device)
+        mask = None if mask is self.mask else mask  # what its own drops is zero already
         for start, stop in row_blocks(last - first, self.K * self.dtype.itemsize):
             block = self.rows(first + start, first + stop)[:, columns]
             out[start:stop] = block if mask is None else block.where(mask.rows(start, stop), 0)
@@ -127,16 +133,22 @@ class GeneratedWeights(WeightSource):
     ) -> None:
         check_shape(N, K)
         super().__init__(N, K, dtype, device, seed, bias=None)
+        self._seeded = SeededRows(N, self._block)
         if with_bias:
             self.bias = torch.randn(N, device=self.device, generator=generator(self.device, seed, 3)).to(dtype)
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return seeded_rows(start, stop, self.N, self._block)
+        return self._seeded.rows(start, stop)
 
     def _block(self, index: int, rows: int) -> torch.Tensor:
         stream = generator(self.device, self.seed, 0, index)
-        w = torch.randn(rows, self.K, device=self.device, generator=stream) * self.K**-0.5
-        return nudge_zeros(w.to(self.dtype))
+        # The bits of randn() times the deviation: a draw has its deviation before its mean, 0, is added.
+        wide = torch.empty(rows, self.K, device=self.device).normal_(0, self.K**-0.5, generator=stream)
+        w = wide.to(self.dtype)
+        if self.dtype == torch.float16:
+            return nudge_zeros(w)
+        # No zero is negative, for 0 was added to it; the other dtypes round no draw to one that is.
+        return w.masked_fill_(w == 0, torch.finfo(self.dtype).tiny)
 
 
 _MEND = "put finite values there first, by load_state_dict() of a sound state or torch.nan_to_num_()"

@@ -26,13 +26,14 @@ Three things make the error of the dense product an unfair yardstick, and are al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 from torch.nn import functional as F
 
 from blockshock.matrices import WeightSource, row_blocks
+from blockshock.measure.exact import Beside, Exact
 
 
 @dataclass
@@ -172,25 +173,29 @@ def compare(
     index: int,
     count: int,
     sums_of_product: Sums = FLOAT32,
+    beside: Sequence[Beside] = (),
 ) -> ErrorSums:
     """Errors of y against float64, over a ``share`` of the output features.
 
     Args:
         x_BK: in the dtype of the source, which may hold more than that of y: the dense product is rounded to y's.
         roundings: r of the bound.
+        beside: are given each block of that share.
     """
     x64_BK = x_BK.double()
     u = unit_roundoff(y_BN.dtype)
     rounding = roundings * u + sums_of_product.bound(source.K)
     summation_error = u * math.sqrt(source.K / 6) if y_BN.dtype == torch.float32 else 0.0
     summation_error = max(summation_error, sums_of_product.error(source.K))
-    sums = ErrorSums()
+    found = []
     for start, stop in share(source, index, count):
         w_RK = source.rows(start, stop)
         bias_R = None if source.bias is None else source.bias[start:stop]
         dense_BR = F.linear(x_BK, w_RK, bias_R).to(y_BN.dtype).double()
         w64_RK = w_RK.double()
         exact_BR, bound_BR = x64_BK @ w64_RK.T, x64_BK.abs() @ w64_RK.abs().T
+        for other in beside:
+            other.add(start, stop, Exact(source, x_BK, w64_RK, exact_BR))
         if bias_R is not None:
             exact_BR, bound_BR = exact_BR + bias_R.double(), bound_BR + bias_R.double().abs()
         error_BR = (y_BN[:, start:stop].double() - exact_BR).abs()
@@ -198,29 +203,32 @@ def compare(
         bound_BR = torch.where(bound_BR == 0, 0.0, bound_BR * rounding + roundings * smallest(y_BN.dtype) / 2)
         of_bound = torch.where(error_BR == 0, 0.0, error_BR / bound_BR)
         contiguous, alternating = _partial_sums_squared(x64_BK, w64_RK, exact_BR, roundings)
-        sums += ErrorSums(
-            count=error_BR.numel(),
-            absolute=error_BR.sum().item(),
-            squared=error_BR.square().sum().item(),
-            dense_squared=(dense_BR - exact_BR).square().sum().item(),
-            reference_squared=exact_BR.square().sum().item(),
-            contiguous_squared=contiguous,
-            alternating_squared=alternating,
-            reference_fourth=exact_BR.square().square().sum().item(),
-            largest=error_BR.max().item(),
-            of_bound=of_bound.max().item(),
-            summation_error=summation_error,
-        )
+        of_block = {
+            "absolute": error_BR.sum(),
+            "squared": error_BR.square().sum(),
+            "dense_squared": (dense_BR - exact_BR).square().sum(),
+            "reference_squared": exact_BR.square().sum(),
+            "alternating_squared": alternating,
+            "reference_fourth": exact_BR.square().square().sum(),
+            "largest": error_BR.max(),
+            "of_bound": of_bound.max(),
+        }
+        found.append((error_BR.numel(), list(of_block), torch.stack([*of_block.values(), *contiguous])))
+    sums = ErrorSums()
+    for elements, names, values in found:  # which waits for the device, once
+        of_values, parts = dict(zip(names, values.tolist(), strict=False)), values.tolist()[len(names) :]
+        sums += ErrorSums(elements, summation_error=summation_error, contiguous_squared=sum(parts), **of_values)
     return sums
 
 
 def _partial_sums_squared(
     x_BK: torch.Tensor, w_RK: torch.Tensor, y_BR: torch.Tensor, parts: int
-) -> tuple[float, float]:
-    """Σ‖p‖² of partial sums over contiguous parts of K, and over the alternating pairs of columns that 1100 keeps."""
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """‖p‖² of each partial sum over contiguous parts of K, and Σ‖p‖² over the alternating pairs of columns that 1100
+    keeps."""
     if parts == 1:
-        return 0.0, 0.0
+        return [], y_BR.new_zeros(())
     chunks = zip(x_BK.chunk(parts, dim=1), w_RK.chunk(parts, dim=1), strict=True)
-    contiguous = sum((x @ w.T).square().sum().item() for x, w in chunks)
+    contiguous = [(x @ w.T).square().sum() for x, w in chunks]
     pairs = x_BK.unflatten(1, (-1, 4))[..., :2].flatten(1) @ w_RK.unflatten(1, (-1, 4))[..., :2].flatten(1).T
-    return contiguous, (pairs.square().sum() + (y_BR - pairs).square().sum()).item()
+    return contiguous, pairs.square().sum() + (y_BR - pairs).square().sum()

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from blockshock.matrices import WeightSource
+from blockshock.matrices import MaskedWeights, WeightSource
 from blockshock.measure.accuracy import ratio, share
+from blockshock.measure.exact import Exact
 
 
 @dataclass
@@ -34,6 +35,56 @@ class QualitySums:
         }
 
 
+class Losing:
+    """Adds up what W′ (own) loses against W (source), block by block, in float64 and without a bias.
+
+    Args:
+        own_x_BK: what W′ is multiplied by, where that is not x itself.
+    """
+
+    def __init__(
+        self, x_BK: torch.Tensor, source: WeightSource, own: WeightSource, own_x_BK: torch.Tensor | None = None
+    ) -> None:
+        self._source, self._own = source, own
+        self._x_BK, self._own_x_BK = x_BK, x_BK if own_x_BK is None else own_x_BK
+        self._x64_BK, self._own_x64_BK = self._x_BK.double(), self._own_x_BK.double()
+        self._found: list[torch.Tensor] = []
+
+    def add(self, start: int, stop: int, known: Exact | None = None) -> None:
+        """Of rows [start, stop).
+
+        Args:
+            known: where it is of W or W′, as they are multiplied here, that is not computed again.
+        """
+        of = known if known and known.is_of(self._source, self._x_BK) else self._exact(start, stop)
+        own = known if known and known.is_of(self._own, self._own_x_BK) else self._own_exact(start, stop, of)
+        sums = (
+            (own.y_BR - of.y_BR).square().sum(),
+            of.y_BR.square().sum(),
+            own.w_RK.abs().sum(),
+            of.w_RK.abs().sum(),
+            own.w_RK.square().sum(),
+            of.w_RK.square().sum(),
+        )
+        self._found.append(torch.stack(sums))
+
+    def _exact(self, start: int, stop: int) -> Exact:
+        w_RK = self._source.rows(start, stop).double()
+        return Exact(self._source, self._x_BK, w_RK, self._x64_BK @ w_RK.T)
+
+    def _own_exact(self, start: int, stop: int, of: Exact) -> Exact:
+        own = self._own
+        if isinstance(own, MaskedWeights) and own.source is of.weights:
+            w_RK = own.masked(of.w_RK, start)
+        else:
+            w_RK = own.rows(start, stop).double()
+        return Exact(own, self._own_x_BK, w_RK, self._own_x64_BK @ w_RK.T)
+
+    def sums(self) -> QualitySums:
+        """Of all blocks; waits for the device."""
+        return sum((QualitySums(*found.tolist()) for found in self._found), QualitySums())
+
+
 def lost(
     x_BK: torch.Tensor,
     source: WeightSource,
@@ -42,22 +93,8 @@ def lost(
     count: int,
     own_x_BK: torch.Tensor | None = None,
 ) -> QualitySums:
-    """What W′ (own) loses against W (source), in float64 and without a bias, of a ``share`` of the output features.
-
-    Args:
-        own_x_BK: what W′ is multiplied by, where that is not x itself.
-    """
-    x64_BK, sums = x_BK.double(), QualitySums()
-    own64_BK = x64_BK if own_x_BK is None else own_x_BK.double()
+    """What W′ loses against W as of ``Losing``, of a ``share`` of the output features."""
+    losing = Losing(x_BK, source, own, own_x_BK)
     for start, stop in share(source, index, count):
-        w_RK, own_RK = (weights.rows(start, stop).double() for weights in (source, own))
-        exact_BR = x64_BK @ w_RK.T
-        sums += QualitySums(
-            error_squared=(own64_BK @ own_RK.T - exact_BR).square().sum().item(),
-            output_squared=exact_BR.square().sum().item(),
-            kept_magnitude=own_RK.abs().sum().item(),
-            magnitude=w_RK.abs().sum().item(),
-            kept_energy=own_RK.square().sum().item(),
-            energy=w_RK.square().sum().item(),
-        )
-    return sums
+        losing.add(start, stop)
+    return losing.sums()

@@ -115,9 +115,16 @@ class Layer:
         return made.size if isinstance(made, BlockMask) else block_choice(str(made)).size
 
     def pruned(self, rows: slice, columns: slice) -> PrunedWeights:
-        """W′ of some rows and columns of W, permuted, pruned by themselves."""
-        spec, piece = self.pick("pruner") or "magnitude", Piece(self.source, columns, rows=rows)
-        return prune(spec, piece, self.inputs, self.permutation)
+        """W′ of some rows and columns of W, permuted, pruned by themselves; once, and held as long as this is."""
+        part = (*rows.indices(self.source.N), *columns.indices(self.source.K))
+        if part not in self._pruned:
+            spec, piece = self.pick("pruner") or "magnitude", Piece(self.source, columns, rows=rows)
+            self._pruned[part] = prune(spec, piece, self.inputs, self.permutation)
+        return self._pruned[part]
+
+    @cached_property
+    def _pruned(self) -> dict[tuple[int, ...], PrunedWeights]:
+        return {}
 
     def pruned_piece(self, rows: slice, columns: slice) -> Piece:
         """The same as a piece; where the pruner's mask is made already, W is its W′."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from blockshock.matrices import TransposedWeights, generator
 from blockshock.measure import ErrorSums, compare, timing
 from blockshock.phases.builds import over_builds, protocol_of_ranks
-from blockshock.phases.case import Built, Case, build
+from blockshock.phases.case import Built, Case, build, this_device
 from blockshock.phases.correctness import same_bits
 from blockshock.phases.forward import TimingResult, described, samples_of
 from blockshock.registry import Registry
@@ -119,4 +119,5 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
         both = both_passes(case, built)
         return described(case, built, both, protocol, lambda: {"forward": lambda: built.method(x_BK)}, backward=True)
 
-    return over_builds(partial(build, case, backward=True), protocol, describe, samples_of(case, both_passes))
+    make = partial(build, case, backward=True, layer=case.layer(this_device(), backward=True))
+    return over_builds(make, protocol, describe, samples_of(case, both_passes))

@@ -1,7 +1,8 @@
 """Builds as what is repeated, not rounds alone.
 
 All rounds of one build share where its memory lies, and those of one capture how its graph was laid out. A median over
-rounds of several builds tells of the method, one over rounds of a single build of that build.
+rounds of several builds tells of the method, one over rounds of a single build of that build. What is kept of W is no
+part of that: the builds of a frozen case prune once.
 
 A build is let go only once the next one stands, so that the next one lies elsewhere.
 """
@@ -104,8 +105,9 @@ def in_blocks(
         protocol: of a whole case; a block has a share of it.
     """
     stream = random.Random(f"{cases[0].id} {cases[1].id} {cases[0].seed}")
+    layers = [case.layer(this_device()) if case.training is None else None for case in cases]
     (blocks,), built = pairs_in_blocks(
-        lambda index: build(cases[index]),
+        lambda index: build(cases[index], layer=layers[index]),
         lambda index, built: (prepare[index](cases[index], built),),
         stream,
         protocol,

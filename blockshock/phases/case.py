@@ -164,11 +164,15 @@ def this_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
-def build(case: Case, backward: bool = False) -> Built:
-    """Build the method, with weights frozen unless the case trains them, and draw its input on this rank."""
+def build(case: Case, backward: bool = False, layer: Layer | None = None) -> Built:
+    """Build the method, with weights frozen unless the case trains them, and draw its input on this rank.
+
+    Args:
+        layer: of an earlier build of a frozen case, in the same direction; what was chosen for that is not chosen anew.
+    """
     device, group = this_device(), dist.group.WORLD
     assert group is not None
-    layer, (kind, parameters) = case.layer(device, backward), method_of(case.method)
+    layer, (kind, parameters) = layer or case.layer(device, backward), method_of(case.method)
     x_BK = case.inputs(device)
     kind.check_layer(layer)
     with memory.peak_bytes(device) as peak:

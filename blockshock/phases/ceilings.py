@@ -126,6 +126,9 @@ def sparse_flops_per_s(mode: str, flush: bool, dtype: str) -> float | None:
     fastest = _Stopwatch.of(mode, flush)
     names = [name for name in KERNELS.names() if KERNELS.get(name).unit == "2:4" and KERNELS.get(name).plain]
     able = [name for name in names if build_kernel(name).unavailable(fastest.device, DTYPES[dtype]) is None]
+    # Those that read W again for each few tokens come near to nothing, unless there are no others.
+    most = max(tokens for _, tokens in PRODUCTS[fastest.device.type])
+    able = [name for name in able if build_kernel(name).takes(most)] or able
     return max((_sparse_rate(fastest, name, DTYPES[dtype]) for name in able), default=None)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock.matrices import WeightSource, bits
-from blockshock.measure import ErrorSums, QualitySums, compare, lost, timing
+from blockshock.measure import ErrorSums, Losing, QualitySums, compare, lost, timing
 from blockshock.methods import Promise, method_of
 from blockshock.phases.case import Built, Case, build, this_device
 
@@ -58,10 +58,9 @@ def run(case: Case) -> CorrectnessResult:
 def lost_by(case: Case) -> QualitySums:
     """What the weights of a case lose against W, of this rank's share of the output features. Nothing is packed."""
     device = this_device()
-    layer, reference, x_BK = case.layer(device), case.reference(device), case.inputs(device)
-    ranks = dist.get_world_size()
-    met_BK = method_of(case.method)[0].met(layer, x_BK, ranks)
-    return lost(x_BK, layer.source, reference, dist.get_rank(), ranks, met_BK)
+    layer, x_BK, ranks = case.layer(device), case.inputs(device), dist.get_world_size()
+    kind = method_of(case.method)[0]
+    return lost(x_BK, layer.source, kind.multiplied(layer, ranks), dist.get_rank(), ranks, kind.met(layer, x_BK, ranks))
 
 
 def _compared(
@@ -72,12 +71,14 @@ def _compared(
 
     met_BK = built.met_BK()
 
-    def loses(weights: WeightSource | None) -> QualitySums | None:
-        return None if weights is None else lost(built.x_BK, built.source, weights, *share, met_BK)
+    def loses(weights: WeightSource | None) -> Losing | None:
+        return None if weights is None else Losing(built.x_BK, built.source, weights, met_BK)
 
-    errors = compare(y_BN, met_BK, reference, roundings, *share, built.method.sums)
     own = reference if built.method.promised(built.layer.picks) is Promise.OWN_WEIGHTS else None
-    return errors, loses(own), loses(built.method.first_half(built.layer))
+    of_own, of_half = loses(own), loses(built.method.first_half(built.layer))
+    beside = [losing for losing in (of_own, of_half) if losing is not None]
+    errors = compare(y_BN, met_BK, reference, roundings, *share, built.method.sums, beside)
+    return errors, of_own.sums() if of_own else None, of_half.sums() if of_half else None
 
 
 def _forward(built: Built) -> tuple[torch.Tensor, float]:

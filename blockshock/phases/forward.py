@@ -12,7 +12,7 @@ from blockshock.machine import Exit, Part, memory
 from blockshock.measure import Work, timing
 from blockshock.methods import Method
 from blockshock.phases.builds import Prepare, over_builds, protocol_of_ranks
-from blockshock.phases.case import Built, Case, build
+from blockshock.phases.case import Built, Case, build, this_device
 from blockshock.phases.stage_times import StageTimes, time_stages
 
 
@@ -68,7 +68,8 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
             found.eager_samples = timing.time_call(call, built.x_BK.device, replace(protocol, mode="cuda_events"))
         return found
 
-    return over_builds(partial(build, case), protocol, describe, samples_of(case, forward_pass))
+    make = partial(build, case, layer=case.layer(this_device()))
+    return over_builds(make, protocol, describe, samples_of(case, forward_pass))
 
 
 def samples_of(case: Case, prepare: Prepare) -> Callable[[Built, timing.Protocol], list[float]]:

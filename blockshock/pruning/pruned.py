@@ -15,6 +15,7 @@ from blockshock.matrices import (
     Mask,
     PermutedWeights,
     Piece,
+    Positions,
     WeightSource,
     check_transposable,
     row_blocks,
@@ -43,14 +44,18 @@ class PrunedWeights(WeightSource):
         super().__init__(piece.N, piece.K, source.dtype, source.device, source.seed, bias)
         self._kept = kept = Compressed24(piece.N, piece.K, source.dtype, source.device)
         like = pruner.like(source).part(piece.rows, piece.columns)
-        known = None if like.tile is None else like
+        known = None if like.tile is None else Positions(like)
         for start, stop in row_blocks(piece.N, source.K * source.dtype.itemsize, block_bytes=BLOCK_BYTES):
             w_RK = piece.block(start, stop)
             try:
-                kept.write_rows(start, *_checked(pruner.prune(w_RK, start), w_RK, start, known))
+                kept.write_rows(start, *_checked(pruner.prune(w_RK, start), w_RK, start))
+                if known and not torch.equal(known.rows(start, stop), kept.positions[start:stop]):
+                    raise MaskError(f"the mask of {_rows(start, stop)} is not the one that it is said to be")
             except (InputError, MaskError) as error:
                 raise type(error)(f"pruner {name}: {error}") from None
-        self.mask = known or KeptMask(kept.positions, piece.K)
+        if not_finite := _first_not_finite(kept):
+            raise InputError(f"pruner {name}: W′ holds {not_finite}")
+        self.mask = like if known else KeptMask(kept.positions, piece.K)
         if pruner.transposable:
             try:
                 check_transposable(self.mask)
@@ -65,6 +70,9 @@ class PrunedWeights(WeightSource):
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         return self._kept.decompress(start, stop)
 
+    def held_values(self, start: int, stop: int) -> torch.Tensor:
+        return self._kept.values_NJ[start:stop]
+
     def cast(self, dtype: torch.dtype) -> PrunedWeights:
         """The same of these: what rounds to zero stays kept."""
         new, kept = copy(self), Compressed24(self.N, self.K, dtype, self.device)
@@ -73,12 +81,29 @@ class PrunedWeights(WeightSource):
         return new
 
 
-def _checked(found: object, w_RK: torch.Tensor, start: int, known: Mask | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _rows(start: int, stop: int) -> str:
+    return f"rows {start} to {stop - 1}"
+
+
+def _first_not_finite(kept: Compressed24) -> str | None:
+    """None, or the first kept value that is NaN or inf, and where it is: two numbers tell of all whether one is."""
+    if torch.stack(torch.aminmax(kept.values_NJ)).isfinite().all():
+        return None
+    for start, stop in row_blocks(kept.N, kept.K * kept.values_NJ.itemsize, block_bytes=BLOCK_BYTES):
+        rows_RK = kept.decompress(start, stop)
+        bad = (~torch.isfinite(rows_RK)).nonzero()
+        if len(bad):
+            row, column = bad[0].tolist()
+            return f"{rows_RK[row, column].item()} at row {start + row}, column {column}"
+    return None
+
+
+def _checked(found: object, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
     """W′ of a block of rows in the dtype of W, and its mask."""
     if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, torch.Tensor) for part in found)):
         raise InputError(f"prune gives two tensors, W′ and its mask; got {type(found).__name__}")
     pruned_RK, mask_RK = found
-    rows = f"rows {start} to {start + len(w_RK) - 1}"
+    rows = _rows(start, start + len(w_RK))
     if pruned_RK.shape != w_RK.shape or not pruned_RK.is_floating_point():
         wanted = f"{w_RK.dtype} {tuple(w_RK.shape)}"
         raise InputError(f"W′ of {rows} must be {wanted}, got {pruned_RK.dtype} {tuple(pruned_RK.shape)}")
@@ -86,14 +111,7 @@ def _checked(found: object, w_RK: torch.Tensor, start: int, known: Mask | None) 
         raise MaskError(
             f"the mask of {rows} must be boolean {tuple(w_RK.shape)}, got {mask_RK.dtype} {tuple(mask_RK.shape)}"
         )
-    if known is not None and not torch.equal(known.rows(start, start + len(w_RK)), mask_RK):
-        raise MaskError(f"the mask of {rows} is not the one that it is said to be")
-    pruned_RK = pruned_RK.to(w_RK.dtype)
-    bad = (~torch.isfinite(pruned_RK) & mask_RK).nonzero()
-    if len(bad):
-        row, column = bad[0].tolist()
-        raise InputError(f"W′ holds {pruned_RK[row, column].item()} at row {start + row}, column {column}")
-    return pruned_RK, mask_RK
+    return pruned_RK.to(w_RK.dtype), mask_RK
 
 
 class JoinedWeights(WeightSource):

@@ -14,7 +14,8 @@ from blockshock.kernels.dense import PackedDense
 from blockshock.kernels.packed import Packed
 from blockshock.machine import Entry, Exit, Gathered, OwnFeatures, Part, Replicated, Summed, build_combine
 from blockshock.matrices.compressed import Compressed24
-from blockshock.matrices.masks import DenseMask, check_2to4
+from blockshock.matrices.mask_checks import check_2to4
+from blockshock.matrices.masks import DenseMask
 from blockshock.matrices.named_masks import MASKS, build_mask
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights, TransposedWeights

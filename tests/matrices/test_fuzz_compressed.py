@@ -27,19 +27,11 @@ from strategies import (
 
 from blockshock.errors import MaskError
 from blockshock.machine import held_bytes
-from blockshock.matrices import masks
-from blockshock.matrices.compressed import (
-    Compressed24,
-    bits,
-    expand,
-    gather_kept,
-    kept_columns,
-    mask_positions,
-    pick,
-    positions_of,
-)
+from blockshock.matrices import mask_checks
+from blockshock.matrices.compressed import Compressed24, bits, expand, gather_kept, pick
 from blockshock.matrices.kept import Kept, product, row_patterns_of
 from blockshock.matrices.masks import DenseMask, TiledMask
+from blockshock.matrices.positions import KeptMask, Positions, kept_columns, mask_positions, positions_of, unpacked
 from blockshock.matrices.repeating_rows import RowPatterns
 from blockshock.matrices.weights import GeneratedWeights
 
@@ -101,6 +93,27 @@ def test_a_source_is_compressed_as_a_tensor_is(N: int, K: int, seed: int, dtype:
 
 
 @examples(250)
+@given(N=rows, P=st.integers(1, 5), Q=st.sampled_from((4, 8, 12)), wide=st.integers(1, 4), seed=seeds, data=st.data())
+def test_positions_are_those_of_the_mask_however_it_is_held(
+    N: int, P: int, Q: int, wide: int, seed: int, data: Any
+) -> None:
+    K, tile = Q * wide, mask_rows(P, Q, seed)
+    tiled = TiledMask(tile, N, K)
+    mask_NK = tile.repeat(-(-N // P), wide)[:N]
+    apart = torch.zeros(N, K + 3, dtype=torch.bool)[:, 3:].copy_(mask_NK)
+    behind = torch.zeros(N * K + 1, dtype=torch.bool)[1:].view(N, K).copy_(mask_NK)
+    held = KeptMask(positions_of(mask_NK), K)
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, N), st.integers(0, N))))
+    wanted = mask_positions(DenseMask(mask_NK))
+    assert equal(held.dense(), mask_NK)
+    assert equal(held.rows(start, stop), mask_NK[start:stop])
+    assert equal(unpacked(wanted, K), mask_NK.nonzero()[:, 1].view(N, K // 4, 2) % 4)
+    for mask in (tiled, held, DenseMask(apart), DenseMask(behind), tiled.complement().complement()):
+        assert equal(Positions(mask).rows(start, stop), wanted[start:stop])
+        assert equal(mask_positions(mask), wanted)
+
+
+@examples(250)
 @given(
     P=st.sampled_from((1, 2, 4)), times=st.integers(1, 3), K=fours, B=st.integers(1, 5), seed=seeds, tiled=st.booleans()
 )
@@ -154,11 +167,11 @@ def test_the_first_wrong_group_is_named(N: int, K: int, seed: int, row: int, gro
     mask_NK = mask_rows(N, K, seed)
     wrong = mask_NK.clone()
     wrong[row, 4 * group] ^= True
-    for check in (masks.check_2to4, mask_positions):
+    for check in (mask_checks.check_2to4, mask_positions):
         with pytest.raises(MaskError, match=f"row {row}, group {group} "):
             check(DenseMask(wrong))
     with pytest.raises(MaskError, match=f"row {row}, group {group} "):
-        masks.check_complementary(DenseMask(mask_NK), DenseMask(~wrong))
+        mask_checks.check_complementary(DenseMask(mask_NK), DenseMask(~wrong))
     w_NK = torch.zeros(N, K)
     w_NK[row, 4 * group] = float("nan")
     assert equal(pick(w_NK, kept_columns(mask_NK)), gather_kept(w_NK, positions_of(mask_NK)))

@@ -27,11 +27,8 @@ from strategies import (
     seeds,
 )
 
-from blockshock.matrices import masks
-from blockshock.matrices.blocks_of_rows import generator, row_blocks, seeded_rows
-from blockshock.matrices.compressed import (
-    mask_positions,
-)
+from blockshock.matrices import mask_checks, masks
+from blockshock.matrices.blocks_of_rows import SeededRows, generator, row_blocks
 from blockshock.matrices.masks import DenseMask, LazyMask, Mask, TiledMask
 from blockshock.matrices.named_masks import (
     MASKS,
@@ -46,6 +43,7 @@ from blockshock.matrices.named_masks import (
     transposable_tiles,
 )
 from blockshock.matrices.permuted import PermutedMask
+from blockshock.matrices.positions import mask_positions
 from blockshock.matrices.saved_mask import is_saved_mask, mask_state, mask_tensor, saved_mask, settled
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 
@@ -67,12 +65,12 @@ def test_a_given_mask_is_checked_as_it_is_defined(drawn: torch.Tensor, whole: bo
     assert (mask is not None) == fits
     if mask is None:
         return
-    for check in (masks.check_2to4, masks.check_transposable):
+    for check in (mask_checks.check_2to4, mask_checks.check_transposable):
         turned = mask_NK.shape[0] % 4 == 0 and is_2to4(mask_NK.T)
-        wanted = is_2to4(mask_NK) and (check is masks.check_2to4 or turned)
+        wanted = is_2to4(mask_NK) and (check is mask_checks.check_2to4 or turned)
         assert (attempt(lambda check=check: check(mask) or True) is not None) == wanted
     assert torch.equal(mask.complement().dense(), ~mask_NK)
-    masks.check_complementary(mask, mask.complement())
+    mask_checks.check_complementary(mask, mask.complement())
     if wanted := not is_2to4(mask_NK):
         assert wanted == (attempt(mask_positions, mask) is None)
 
@@ -211,8 +209,14 @@ def test_seeded_rows_depend_on_the_key_alone(key: list[int], start: int, length:
     def block(index: int, count: int) -> torch.Tensor:
         return torch.rand(count, 1, generator=generator(CPU, *key, index))
 
-    found = seeded_rows(start, start + length, 1000, block)
-    assert torch.equal(found, seeded_rows(0, 1000, 1000, block)[start : start + length])
+    seeded = SeededRows(1000, block)
+    whole = seeded.rows(0, 1000)
+    for _ in range(2):
+        found = seeded.rows(start, start + length)
+        assert torch.equal(found, whole[start : start + length])
+        found.fill_(2)  # it is the caller's
+    rest = seeded.rows(start + length, 1000)
+    assert torch.equal(rest, whole[start + length :])
 
 
 @pytest.mark.parametrize("kind", ["tile", "dense", "computed"])

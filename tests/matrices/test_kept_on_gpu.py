@@ -8,8 +8,9 @@ from gpus import needs_a_gpu
 from strategies import ANY, LAYOUTS, equal, mask_rows, matrix, with_special
 
 from blockshock.matrices import Kept, gather_kept, kept_on_gpu, product
-from blockshock.matrices.compressed import expand, positions_of
+from blockshock.matrices.compressed import expand
 from blockshock.matrices.masks import DenseMask
+from blockshock.matrices.positions import positions_of
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 SIZES = ((1, 4), (3, 8), (16, 12), (5, 16), (64, 272), (130, 1024))

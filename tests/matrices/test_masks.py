@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blockshock.errors import InputError, MaskError
 from blockshock.matrices import blocks_of_rows as blocks
-from blockshock.matrices import masks
+from blockshock.matrices import mask_checks, masks
 from blockshock.matrices.masks import DenseMask, LazyMask, TiledMask
 from blockshock.matrices.named_masks import MASKS, SIX_PATTERNS, build_mask, pattern_mask, transposable_tiles
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
@@ -53,7 +53,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(params=[1 << 20, 1], ids=["one-block", "blocks-of-4-rows"])
 def any_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "row_blocks", lambda rows, size: blocks.row_blocks(rows, size, request.param))
+    for module in (masks, mask_checks):
+        monkeypatch.setattr(module, "row_blocks", lambda rows, size: blocks.row_blocks(rows, size, request.param))
 
 
 @every_mask
@@ -66,9 +67,9 @@ def test_mask_and_complement_are_2to4_halves(name: str, N: int, G: int, seed: in
     assert (ours.unflatten(1, (G, 4)).sum(-1) == 2).all()
     assert torch.equal(theirs, ~ours)
     assert torch.equal(mask.complement().complement().dense(), ours)
-    masks.check_2to4(mask)
-    masks.check_2to4(mask.complement())
-    masks.check_complementary(mask, mask.complement())
+    mask_checks.check_2to4(mask)
+    mask_checks.check_2to4(mask.complement())
+    mask_checks.check_complementary(mask, mask.complement())
 
 
 @every_mask
@@ -160,8 +161,8 @@ def test_random_masks_draw_every_choice_evenly() -> None:
 def test_tiles_are_2to4_both_ways(name: str, N: int, G: int, seed: int) -> None:
     mask = build_mask(name, generated(N, 4 * G, seed))
     assert (mask.dense().unflatten(0, (-1, 4)).sum(1) == 2).all()
-    masks.check_transposable(mask)
-    masks.check_transposable(mask.complement())
+    mask_checks.check_transposable(mask)
+    mask_checks.check_transposable(mask.complement())
 
 
 @transposable
@@ -200,7 +201,7 @@ def test_tile_magnitude_keeps_the_best_of_all_tiles_in_any_slice(largest: int, s
 def test_first_group_that_is_not_2to4_is_named(group: str, kept: int) -> None:
     mask = from_rows(*["1100 1010"] * 9, f"0011 {group}", "1111 1111", "0000 1111")
     with pytest.raises(MaskError, match=rf"row 9, group 1 keeps {kept} of 4"):
-        masks.check_2to4(mask)
+        mask_checks.check_2to4(mask)
 
 
 @pytest.mark.usefixtures("any_blocks")
@@ -208,21 +209,37 @@ def test_first_group_that_is_not_2to4_is_named(group: str, kept: int) -> None:
 def test_first_overlap_or_hole_is_named(group: str, what: str, column: int) -> None:
     theirs = from_rows(*["0011 0011"] * 9, f"0011 {group}", "1111 1111", "0000 0000")
     with pytest.raises(MaskError, match=rf"{what} row 9, group 1 \(column {column}\)"):
-        masks.check_complementary(pattern_mask("1100", 12, 8), theirs)
+        mask_checks.check_complementary(pattern_mask("1100", 12, 8), theirs)
     with pytest.raises(MaskError, match=r"different shapes: \(12, 4\) and \(12, 8\)"):
-        masks.check_complementary(pattern_mask("1100", 12, 4), theirs)
+        mask_checks.check_complementary(pattern_mask("1100", 12, 4), theirs)
 
 
 @pytest.mark.usefixtures("any_blocks")
 def test_first_column_that_is_not_transposable_is_named() -> None:
     tile = ["1100 1010", "1100 1010", "0011 0101", "0011 0101"]
-    masks.check_transposable(from_rows(*tile * 3))
+    mask_checks.check_transposable(from_rows(*tile * 3))
     with pytest.raises(MaskError, match="column 5, rows 8 to 11 keep 1 of 4"):
-        masks.check_transposable(from_rows(*tile * 2, *tile[:3], "0011 0011"))
+        mask_checks.check_transposable(from_rows(*tile * 2, *tile[:3], "0011 0011"))
     with pytest.raises(MaskError, match="row 7, group 0 keeps 3 of 4"):
-        masks.check_transposable(from_rows(*tile, *tile[:3], "1011 0101"))
+        mask_checks.check_transposable(from_rows(*tile, *tile[:3], "1011 0101"))
     with pytest.raises(MaskError, match="multiple of 4, got N = 2"):
-        masks.check_transposable(from_rows(*tile[:2]))
+        mask_checks.check_transposable(from_rows(*tile[:2]))
+
+
+def test_of_a_tile_that_repeats_its_last_row_is_looked_at_too() -> None:
+    tile = from_rows("1100", "1010", "1001", "0110", "0101", "0011").mask_NK
+    mask, turned = TiledMask(tile, 1200, 8), TiledMask(tile[[0, 0, 5, 5]], 1200, 8)
+    mask_checks.check_complementary(mask, mask.complement())
+    mask_checks.check_transposable(turned)
+    with pytest.raises(MaskError, match="not transposable: column 0, rows 0 to 3 keep 3 of 4"):
+        mask_checks.check_transposable(mask)
+    with pytest.raises(MaskError, match="column 0, rows 4 to 7 keep 3 of 4"):
+        mask_checks.check_transposable(TiledMask(tile[[0, 0, 5, 5, 0, 0, 0, 5, 1, 1, 4, 4]], 1200, 8))
+    with pytest.raises(MaskError, match=r"neither keeps row 2, group 0 \(column 1\)"):
+        mask_checks.check_complementary(turned, TiledMask(~tile[[0, 0, 3]], 1200, 8))
+    tile[5] = True
+    with pytest.raises(MaskError, match="row 5, group 0 keeps 4 of 4"):
+        mask_checks.check_2to4(TiledMask(tile, 1200, 8))
 
 
 @pytest.mark.parametrize("name", MASKS.names())

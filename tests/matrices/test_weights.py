@@ -126,8 +126,29 @@ def test_a_weight_that_is_given_keeps_its_zeros_and_is_not_handed_out_itself(dty
 
 @every_dtype
 def test_generated_weights_hold_no_zeros(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.zeros(shape))
-    assert (GeneratedWeights(4, 8, dtype, CPU).rows(0, 4) == torch.finfo(dtype).tiny).all()
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self.zero_())
+    tiny = torch.finfo(dtype).tiny
+    assert (GeneratedWeights(4, 8, dtype, CPU).rows(0, 4) == tiny).all()
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self.fill_(-1e-9))
+    drawn = torch.tensor(-1e-9).to(dtype).item() or -tiny  # which fp16 has no number for
+    assert (GeneratedWeights(4, 8, dtype, CPU).rows(0, 4) == drawn).all()
+
+
+@every_dtype
+@pytest.mark.parametrize("K", [12, 64, 388])
+def test_a_generated_weight_is_the_draw_of_its_block_times_its_deviation(dtype: torch.dtype, K: int) -> None:
+    wide = torch.cat([torch.randn(rows, K, generator=generator(CPU, 5, 0, i)) for i, rows in ((0, 256), (1, 44))])
+    assert torch.equal(GeneratedWeights(300, K, dtype, CPU, 5).rows(0, 300), nudge_zeros((wide * K**-0.5).to(dtype)))
+
+
+def test_rows_that_are_read_in_turn_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, drawn = GeneratedWeights(600, 8, torch.float32, CPU), []
+    draw = source._seeded._make
+    monkeypatch.setattr(source._seeded, "_make", lambda index, rows: [drawn.append(index), draw(index, rows)][1])
+    for start, stop in row_blocks(600, 8 * 4, block_bytes=100 * 8 * 4):
+        source.rows(start, stop).fill_(7)  # it is the caller's
+    assert drawn == [0, 1, 2]
+    assert torch.equal(source.rows(250, 260), GeneratedWeights(600, 8, torch.float32, CPU).rows(0, 600)[250:260])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

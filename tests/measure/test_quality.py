@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from blockshock.matrices import GeneratedWeights, TensorWeights
+from blockshock.matrices import GeneratedWeights, MaskedWeights, TensorWeights, build_mask
 from blockshock.measure import accuracy
-from blockshock.measure.quality import QualitySums, lost
+from blockshock.measure.quality import Losing, QualitySums, lost
 
 W_NK = torch.tensor([[3.0, 1.0, 2.0, 4.0], [1.0, -5.0, 2.0, 1.0]])
 OWN_NK = torch.tensor([[3.0, 0.0, 0.0, 4.0], [0.0, -5.0, 2.0, 0.0]])
@@ -45,3 +45,22 @@ def test_shares_of_the_ranks_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch
 def test_of_nothing_nothing_is_lost_and_all_of_what_is_not_there() -> None:
     assert QualitySums().quality() == dict.fromkeys(("output_error", "kept_magnitude", "kept_energy"), 0.0)
     assert QualitySums(error_squared=1.0).quality()["output_error"] == math.inf
+
+
+@pytest.mark.parametrize("right", ["own", "source", "neither"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_beside_errors_what_is_lost_is_the_same_to_the_bit(
+    right: str, alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of it the errors are told from, and whatever each of the two is multiplied by."""
+    monkeypatch.setattr(accuracy, "row_blocks", lambda rows, _, **__: [(i, i + 8) for i in range(0, rows, 8)])
+    source = GeneratedWeights(64, 32, torch.bfloat16, "cpu", seed=1)
+    own = MaskedWeights(source, build_mask("random", source))
+    x_BK = torch.randn(8, 32, generator=torch.Generator().manual_seed(3)).bfloat16()
+    own_x_BK = x_BK if alike else x_BK * 2
+    by = {"own": own, "source": source, "neither": GeneratedWeights(64, 32, torch.bfloat16, "cpu", seed=2)}
+    for index in range(2):
+        losing = Losing(x_BK, source, own, own_x_BK)
+        errors = accuracy.compare(x_BK @ source.rows(0, 64).T, own_x_BK, by[right], 2, index, 2, beside=[losing])
+        assert losing.sums() == lost(x_BK, source, own, index, 2, own_x_BK)
+        assert errors == accuracy.compare(x_BK @ source.rows(0, 64).T, own_x_BK, by[right], 2, index, 2)

@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from blockshock.machine import memory
 from blockshock.measure.timing import Protocol, time_calls
-from blockshock.phases import backward, builds, compare, forward, train
+from blockshock.methods import layer
+from blockshock.phases import backward, builds, compare, correctness, forward, train
 from blockshock.phases.case import Built, Case, build, estimate_bytes, obstacle
 from blockshock.plugin.records import describe_timing
 from blockshock.plugin.rivals import Rivals
@@ -69,6 +70,29 @@ def test_a_pair_is_built_anew_in_every_block(passes: str, pair: tuple[Case, Case
         assert most == 3, "of the two pairs, three are held at most"
 
 
+def _pruned(function: Any, *args: object) -> int:
+    """How often a phase prunes."""
+    count, prune = 0, layer.prune
+
+    def counted(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        return prune(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer, "prune", counted)
+        function(*args)
+    return count
+
+
+def test_what_is_kept_is_chosen_once_for_all_builds_that_are_timed(cpu_ranks: Ranks) -> None:
+    case = Case("pruned", {"kernel": "gathered", "pruner": "1100"}, "gaussian", 64, 64, 4, "fp32")
+    assert cpu_ranks.run(_pruned, forward.run, case, *TIMED) == [1] * cpu_ranks.size
+    assert cpu_ranks.run(_pruned, backward.run, case, *TIMED) == [1] * cpu_ranks.size
+    assert cpu_ranks.run(_pruned, compare.forward, case, case, *TIMED) == [2] * cpu_ranks.size
+    assert cpu_ranks.run(_pruned, correctness.run, case) == [2] * cpu_ranks.size, "two runs of one seed are compared"
+
+
 class _Placed:
     """A build of which only its place in memory matters."""
 
@@ -95,7 +119,7 @@ def _in_places(stream: type[random.Random], tries: int) -> list[compare.PairBloc
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builds, "random", SimpleNamespace(Random=stream))
-        patch.setattr(builds, "build", lambda case: _Placed(taken))
+        patch.setattr(builds, "build", lambda case, **_: _Placed(taken))
         patch.setattr(builds, "BLOCKS", {"cpu": 10})
         patch.setattr(builds, "MOST_BLOCKS", {"cpu": 60})
         patch.setattr(builds.timing, "time_calls", timed)
@@ -125,7 +149,7 @@ def _disturbed(again: int) -> compare.PairBlocks:
         return [[(5.0 + index if held_up else 1.0) * (1 + 1e-4 * index)] * 3 for index in range(2)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builds, "build", lambda case: _Placed(set()))
+        patch.setattr(builds, "build", lambda case, **_: _Placed(set()))
         patch.setattr(builds, "BLOCKS", {"cpu": 10})
         patch.setattr(builds, "MOST_BLOCKS", {"cpu": 60})
         patch.setattr(builds, "MOST_REPEATED", {"cpu": again})

@@ -13,7 +13,7 @@ import torch
 from calibrated import CALIBRATED, output_lost, slow_hessian, some_inputs, some_weights
 
 from blockshock.errors import InputError, MaskError
-from blockshock.matrices.masks import check_2to4, check_transposable
+from blockshock.matrices.mask_checks import check_2to4, check_transposable
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
 from blockshock.pruning import PRUNERS, prune, pruned

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from strategies import FLOATS, LAYOUTS, equal, fours, is_2to4, mask_rows, matrices, matrix, rows, seeds, with_special
 
 from blockshock.kernels.marked import marked, write_kept
-from blockshock.matrices.compressed import KeptMask, positions_of
 from blockshock.matrices.pieces import Piece
+from blockshock.matrices.positions import KeptMask, positions_of
 from blockshock.matrices.weights import TensorWeights
 from blockshock.measure.quality import QualitySums, lost
 from blockshock.pruning import PRUNERS, JoinedWeights, PrunedWeights, Pruner, like, prune

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from blockshock.errors import InputError
-from blockshock.matrices.masks import check_2to4, check_transposable
+from blockshock.matrices.mask_checks import check_2to4, check_transposable
 from blockshock.matrices.permuted import PermutedWeights, in_own_order
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights

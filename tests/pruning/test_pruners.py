@@ -9,7 +9,7 @@ import torch
 
 from blockshock.errors import InputError, MaskError, UnknownName
 from blockshock.matrices.blocks_of_rows import row_blocks
-from blockshock.matrices.masks import check_2to4, check_transposable
+from blockshock.matrices.mask_checks import check_2to4, check_transposable
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 from blockshock.pruning import PRUNERS, JoinedWeights, PrunedWeights, Pruner, prune, pruned
