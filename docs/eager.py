@@ -114,8 +114,8 @@ def measure(ranks: Ranks) -> Iterator[dict[str, Any]]:
 def about() -> dict[str, Any]:
     """Where and of what it was measured."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
-    gpu = f"{RANKS} × {environment.gpus()[0]}"
-    return {"gpu": gpu, "versions": versions, "commit": environment.git_commit(), "seed": 0, "models": []}
+    gpu, _, _ = environment.gpus()[0].partition(",")
+    return {"gpu": f"{RANKS} × {gpu}", "versions": versions, "commit": environment.git_commit(), "seed": 0, "models": []}
 
 
 def _told(found: dict[str, list[float] | str]) -> str:

@@ -128,6 +128,7 @@ def _check_on_a_gpu(name: str, picks: dict[str, str], storage: str | None) -> No
     before = torch.cuda.memory_allocated()
     with memory.peak_bytes(device) as peak:
         method = METHODS.get(name)(layer, Alone())
+    layer = Layer(source, layer.picks, 64, True, training)  # the first one holds what was pruned, as long as it is held
     held = torch.cuda.memory_allocated() - before
     shape = Shape(size, size, 2, 1, True, training, mask=layer.kept, picks={**layer.picks, **method.resolved})
     estimate = METHODS.get(name).estimate(shape)
