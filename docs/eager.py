@@ -115,7 +115,8 @@ def about() -> dict[str, Any]:
     """Where and of what it was measured."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
     gpu, _, _ = environment.gpus()[0].partition(",")
-    return {"gpu": f"{RANKS} × {gpu}", "versions": versions, "commit": environment.git_commit(), "seed": 0, "models": []}
+    commit = environment.git_commit()
+    return {"gpu": f"{RANKS} × {gpu}", "versions": versions, "commit": commit, "seed": 0, "models": []}
 
 
 def _told(found: dict[str, list[float] | str]) -> str:
