@@ -81,9 +81,10 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
         raise InputError(f"{what} = {total} has no shard {index} of {count}, of a multiple of {multiple}")
     if total % (count * multiple):
         step = math.lcm(count * multiple, 4)  # K must be a multiple of four whatever the shards
+        below, above = total // step * step, (total // step + 1) * step
+        nearest = f"the nearest that can are {below} and {above}" if below else f"the nearest that can is {above}"
         raise InputError(
-            f"{what} = {total} cannot be cut into {count} equal shards of a multiple of {multiple}; "
-            f"the nearest that can is {max(total // step, 1) * step}"
+            f"{what} = {total} cannot be cut into {count} equal shards of a multiple of {multiple}; {nearest}"
         )
     size = total // count
     return slice(index * size, (index + 1) * size)

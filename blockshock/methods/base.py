@@ -235,7 +235,10 @@ class Method(Spread):
         if x_BK.ndim != 2 or x_BK.shape[1] != self.K:
             raise InputError(f"x must be (B, {self.K}), got {tuple(x_BK.shape)}")
         if x_BK.dtype != self.dtype or x_BK.device != self.device:
-            raise InputError(f"x must be {self.dtype} on {self.device}, got {x_BK.dtype} on {x_BK.device}")
+            raise InputError(
+                f"x must be {self.dtype} on {self.device}, got {x_BK.dtype} on {x_BK.device}: pass "
+                f"x.to({str(self.device)!r}, {self.dtype})"
+            )
 
 
 METHODS: Registry[type[Method]] = Registry("method")

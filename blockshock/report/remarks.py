@@ -44,7 +44,7 @@ def remarks(run: Run) -> Iterator[str]:
             yield f"{what}: shown is what the samples say, § marks them"
         if believed := sum(map(bare, records)):
             marked = any("believed" in record["extra_info"] for record in records)
-            how = "§ marks them" if marked else "as it is of older versions"
+            how = "§ marks them" if marked else "as one of an older version is"
             what = several(believed, f"{kind} was", f"{kind}s were")
             yield f"{what} saved without samples: the file is believed, {how}"
     yield from zeros(run)

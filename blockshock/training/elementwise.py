@@ -60,6 +60,16 @@ def check_parts(kind: Any, parts: Mapping[torch.Tensor, Borrowed]) -> None:
     )
 
 
+def check_within(kind: Any, follows: bool) -> None:
+    """Raises InputError for an optimizer that computes losses within its step, where layers of ours follow it: what
+    multiplies is packed once that ends."""
+    if follows and any(parent.__name__ == "LBFGS" for parent in kind.__mro__):
+        raise InputError(
+            f"{kind.__name__} computes losses in the midst of its step, and a layer multiplies by what is packed when "
+            "that ends: give its parameters() to an optimizer that steps once for each gradient, such as AdamW or SGD"
+        )
+
+
 @lru_cache(maxsize=32)
 def _is_elementwise(kind: Any, step: Any, known: int) -> bool:
     """Whether a kind of optimizers is known to be, whose ``step`` that is, with so many known."""

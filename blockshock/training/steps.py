@@ -25,7 +25,7 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 from blockshock.errors import InputError
 from blockshock.machine import Borrowed, Group, torch_internals
-from blockshock.training.elementwise import check_parts
+from blockshock.training.elementwise import check_parts, check_within
 from blockshock.training.group_options import keep_options
 
 
@@ -172,6 +172,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if links.settled:
         return
     check_parts(type(optimizer), links.parts)
+    check_within(type(optimizer), bool(links.followers))
     for parameter, reference, kind, holds_both in links.replaced:
         if (successor := reference()) is None or successor.grad is None:
             continue

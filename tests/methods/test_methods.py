@@ -156,8 +156,8 @@ def _refusals(case: Case) -> list[str]:
 def test_an_input_that_does_not_fit_is_refused(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(_refusals, CASE)[0] == [
         "x must be (B, 160), got (6, 100)",
-        "x must be torch.bfloat16 on cpu, got torch.float32 on cpu",
-        "x must be torch.bfloat16 on cpu, got torch.bfloat16 on meta",
+        "x must be torch.bfloat16 on cpu, got torch.float32 on cpu: pass x.to('cpu', torch.bfloat16)",
+        "x must be torch.bfloat16 on cpu, got torch.bfloat16 on meta: pass x.to('cpu', torch.bfloat16)",
     ]
 
 

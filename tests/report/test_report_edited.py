@@ -202,7 +202,7 @@ def test_times_without_samples_are_marked_where_others_have_some(gone: list[Any]
     document = of_rounds(gone)
     document["benchmarks"][1]["stats"] = {}
     assert list(remarks(read(tmp_path, document))) == [
-        f"2 timed results were {told}, as it is of older versions",
+        f"2 timed results were {told}, as one of an older version is",
         *spoilt,
     ]
 

@@ -178,7 +178,7 @@ def test_an_older_run_whose_verdicts_have_no_blocks_gets_one_remark() -> None:
     run = run_of([verdict(OURS, N, verdict=word) for N, word in ((64, "supported"), (128, "undecided"))])
     assert table_rows(run) == ["faster", "undecided"]
     assert list(remarks(run)) == [
-        "2 verdicts were saved without samples: the file is believed, as it is of older versions"
+        "2 verdicts were saved without samples: the file is believed, as one of an older version is"
     ]
 
 
@@ -190,7 +190,7 @@ def test_official_runs_of_before_read_in_the_new_words(name: str, tmp_path: Path
     assert found["faster"] > 50 < found["slower"]
     assert not any({"saved_as", "believed"} & info.keys() for info in run.infos)
     assert (
-        f"{found.total()} verdicts were saved without samples: the file is believed, as it is of older versions"
+        f"{found.total()} verdicts were saved without samples: the file is believed, as one of an older version is"
         in list(remarks(run))
     )
     assert not {"supported", "rejected"} & set(" ".join(answer(run)).replace(",", " ").split())

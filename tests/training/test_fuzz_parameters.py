@@ -114,3 +114,13 @@ def test_an_optimizer_of_parts_acts_elementwise_or_is_refused(kind: Any, part: b
         optimizer = (elementwise(chosen) if said else chosen)([held], lr=0.1)
         taken = attempt(lambda: check_elementwise(optimizer) or True)
     assert (taken is not None) == (not part or said or (kind in KINDS and not own))
+
+
+@examples(30)
+@given(kind=st.sampled_from((*KINDS, *WHOLE)), follows=st.booleans(), own=st.booleans())
+def test_an_optimizer_that_computes_losses_within_its_step_is_refused_by_layers(
+    kind: Any, follows: bool, own: bool
+) -> None:
+    chosen = type("Own", (kind,), {}) if own else kind
+    taken = attempt(lambda: _elementwise.check_within(chosen, follows) or True)
+    assert (taken is None) == (follows and kind is torch.optim.LBFGS)

@@ -11,6 +11,7 @@ from torch import nn
 import blockshock
 from blockshock import BlockShockLinear, load_optimizer_state, optimizer_state
 from blockshock.errors import InputError
+from blockshock.nn.method_linear import MethodLinear
 from blockshock.ranks import Ranks
 
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "ASGD", "RMSprop", "Rprop")
@@ -114,6 +115,19 @@ def _refused() -> None:
 def test_an_optimizer_of_whole_matrices_is_refused_by_name(cpu_ranks: Ranks) -> None:
     _refused()
     cpu_ranks.run(_refused)
+
+
+@pytest.mark.parametrize("row", ["dense_single", "recipe-ste"])
+def test_lbfgs_is_refused_where_all_of_a_weight_is_here_too(row: str) -> None:
+    """It computes losses in the midst of its step."""
+    layer, x = MethodLinear(_linear(), row), torch.ones(2, 16)
+    before = layer.to_linear().weight
+    layer(x).sum().backward()
+    with pytest.raises(InputError, match="LBFGS computes losses in the midst of its step"):
+        torch.optim.LBFGS(layer.parameters()).step(lambda: layer(x).sum())
+    assert torch.equal(layer.to_linear().weight, before)
+    torch.optim.Adafactor(layer.parameters()).step()
+    assert not torch.equal(layer.to_linear().weight, before)
 
 
 def test_an_elementwise_optimizer_of_ones_own_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
