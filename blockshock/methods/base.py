@@ -214,8 +214,7 @@ class Method(Spread):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        found = {tensor.device for tensor in self.tensors()}
-        if found - {self.device}:
+        if found := {tensor.device for tensor in self.tensors()} - {self.device}:
             raise InputError(
                 f"a layer that was built on {self.device} cannot be loaded onto {', '.join(sorted(map(str, found)))}: "
                 "load its state_dict() into a layer that was built there"
@@ -235,10 +234,8 @@ class Method(Spread):
         if x_BK.ndim != 2 or x_BK.shape[1] != self.K:
             raise InputError(f"x must be (B, {self.K}), got {tuple(x_BK.shape)}")
         if x_BK.dtype != self.dtype or x_BK.device != self.device:
-            raise InputError(
-                f"x must be {self.dtype} on {self.device}, got {x_BK.dtype} on {x_BK.device}: pass "
-                f"x.to({str(self.device)!r}, {self.dtype})"
-            )
+            wanted, found = f"{self.dtype} on {self.device}", f"{x_BK.dtype} on {x_BK.device}"
+            raise InputError(f"x must be {wanted}, got {found}: pass x.to('{self.device}', {self.dtype})")
 
 
 METHODS: Registry[type[Method]] = Registry("method")
