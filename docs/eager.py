@@ -6,7 +6,6 @@ Writes ``docs/eager/NAME.json`` and, of all that were measured, ``docs/eager.md`
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measured import heading, page_of, ran_here
 from torch import nn
 
 from blockshock import BlockShockLinear
@@ -113,10 +113,8 @@ def measure(ranks: Ranks) -> Iterator[dict[str, Any]]:
 
 def about() -> dict[str, Any]:
     """Where and of what it was measured."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
     gpu, _, _ = environment.gpus()[0].partition(",")
-    commit = environment.git_commit()
-    return {"gpu": f"{RANKS} × {gpu}", "versions": versions, "commit": commit, "seed": 0, "models": []}
+    return {**ran_here(f"{RANKS} × {gpu}"), "models": []}
 
 
 def _told(found: dict[str, list[float] | str]) -> str:
@@ -125,11 +123,7 @@ def _told(found: dict[str, list[float] | str]) -> str:
 
 def lines(name: str, found: dict[str, Any]) -> Iterator[str]:
     """Its section of the page."""
-    yield f"## {name}: {found['gpu']}"
-    yield ""
-    versions = ", ".join(f"{what} {version}" for what, version in found["versions"].items())
-    yield f"bf16, seed {found['seed']}; {versions}, commit {found['commit']}; `eager/{name}.json`."
-    yield ""
+    yield from heading("eager", name, found, "bf16,")
     yield "| N = K | tokens | layers | row | its graph, µs | eager ÷ graph | host alone | compiled | reduce-overhead |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for model in found["models"]:
@@ -152,10 +146,7 @@ def _cell(times: list[float] | str, graph: list[float] | None) -> str:
 
 def page() -> str:
     """The page of all that was measured."""
-    parts = [(HERE / "eager" / "about.md").read_text(encoding="utf-8").rstrip()]
-    for path in sorted((HERE / "eager").glob("*.json")):
-        parts.append("\n".join(lines(path.stem, json.loads(path.read_text(encoding="utf-8")))))
-    return "\n\n".join(parts) + "\n"
+    return page_of(HERE / "eager", lines)
 
 
 def main(names: list[str]) -> None:

@@ -6,7 +6,6 @@ Writes ``docs/making/NAME.json`` and, of all that were measured, ``docs/making.m
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measured import heading, page_of, ran_here
 
 from blockshock.kernels.gradient24 import gradient24_
 from blockshock.kernels.make24 import Making, make24
 from blockshock.kernels.soft24 import Soft, soften24
-from blockshock.machine import environment
 from blockshock.measure.timing import median_seconds
 from blockshock.training.sparse import bits_of_mask, mask_24, masked_decay_
 
@@ -112,19 +111,14 @@ def measure(device: torch.device) -> dict[str, Any]:
         found.append({"R": R, "C": C, "microseconds": times})
         print(f"{R} × {C} done", flush=True)
     gpu = torch.cuda.get_device_name(device)
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
-    return {"gpu": gpu, "versions": versions, "commit": environment.git_commit(), "seed": 0, "sizes": found}
+    return {**ran_here(gpu), "sizes": found}
 
 
 def lines(name: str, found: dict[str, Any]) -> Iterator[str]:
     """Its section of the page."""
     sizes = found["sizes"]
     copies = [statistics.median(size["microseconds"]["copy"]) for size in sizes]
-    yield f"## {name}: {found['gpu']}"
-    yield ""
-    versions = ", ".join(f"{what} {version}" for what, version in found["versions"].items())
-    yield f"bf16, normal numbers of seed {found['seed']}; {versions}, commit {found['commit']}; `making/{name}.json`."
-    yield ""
+    yield from heading("making", name, found, "bf16, normal numbers of")
     yield "| copies of x | " + " | ".join(f"{size['R']} × {size['C']}" for size in sizes) + " | asked: at most |"
     yield "|---" * (len(sizes) + 2) + "|"
     yield "| a copy, µs | " + " | ".join(f"{copy:.1f}" for copy in copies) + " | |"
@@ -142,11 +136,7 @@ def _cell(builds: list[float] | None, copy: float) -> str:
 
 def page() -> str:
     """The page of all that was measured."""
-    text = (HERE / "making" / "about.md").read_text(encoding="utf-8").rstrip()
-    parts = [text]
-    for path in sorted((HERE / "making").glob("*.json")):
-        parts.append("\n".join(lines(path.stem, json.loads(path.read_text(encoding="utf-8")))))
-    return "\n\n".join(parts) + "\n"
+    return page_of(HERE / "making", lines)
 
 
 def main(names: list[str]) -> None:

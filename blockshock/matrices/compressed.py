@@ -129,7 +129,7 @@ def gather_kept(w_RK: torch.Tensor, positions: torch.Tensor, out_RJ: torch.Tenso
 
 
 def pick(w_RK: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """The kept values (R, K/2) of dense rows, by their positions as of ``kept_columns``, bit for bit."""
+    """The kept values (R, K/2) of dense rows, by their positions as of ``unpacked``, bit for bit."""
     return bits(w_RK.contiguous()).unflatten(1, (-1, 4)).gather(2, where).flatten(1).view(w_RK.dtype)
 
 

@@ -44,13 +44,8 @@ def positions_of(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
     return positions
 
 
-def kept_columns(mask_RK: torch.Tensor, first_row: int = 0) -> torch.Tensor:
-    """Positions 0–3 of the two kept of each four, in order, as int64 (R, K/4, 2); MaskError as of ``positions_of``."""
-    return unpacked(positions_of(mask_RK, first_row), mask_RK.shape[1])
-
-
 def unpacked(positions: torch.Tensor, K: int) -> torch.Tensor:
-    """Positions 0–3 of the two kept of each four, int64 (R, K/4, 2)."""
+    """Positions 0–3 of the two kept of each four, in order, int64 (R, K/4, 2)."""
     nibbles = torch.stack((positions & 15, positions >> 4), dim=-1).flatten(1)[:, : K // 4].long()
     return torch.stack((nibbles & 3, nibbles >> 2), dim=-1)
 

@@ -215,8 +215,9 @@ def compare(
         }
         found.append((error_BR.numel(), list(of_block), torch.stack([*of_block.values(), *contiguous])))
     sums = ErrorSums()
-    for elements, names, values in found:  # which waits for the device, once
-        of_values, parts = dict(zip(names, values.tolist(), strict=False)), values.tolist()[len(names) :]
+    for elements, names, values in found:  # once all of them are launched
+        numbers = values.tolist()
+        of_values, parts = dict(zip(names, numbers, strict=False)), numbers[len(names) :]
         sums += ErrorSums(elements, summation_error=summation_error, contiguous_squared=sum(parts), **of_values)
     return sums
 

@@ -31,7 +31,7 @@ from blockshock.matrices import mask_checks
 from blockshock.matrices.compressed import Compressed24, bits, expand, gather_kept, pick
 from blockshock.matrices.kept import Kept, product, row_patterns_of
 from blockshock.matrices.masks import DenseMask, TiledMask
-from blockshock.matrices.positions import KeptMask, Positions, kept_columns, mask_positions, positions_of, unpacked
+from blockshock.matrices.positions import KeptMask, Positions, mask_positions, positions_of, unpacked
 from blockshock.matrices.repeating_rows import RowPatterns
 from blockshock.matrices.weights import GeneratedWeights
 
@@ -74,8 +74,7 @@ def test_what_does_not_fit_together_is_not_compressed(w: torch.Tensor, mask: tor
     found = attempt(Compressed24.from_tensor, w, mask_NK)
     fits = tuple(w.shape) == tuple(mask.shape) and w.numel() > 0 and w.shape[1] % 4 == 0 and is_2to4(mask_NK)
     assert (found is not None) == fits
-    for call in (kept_columns, positions_of):
-        assert mask_NK.shape[1] not in (4, 8) or (attempt(call, mask_NK) is not None) == is_2to4(mask_NK)
+    assert mask_NK.shape[1] not in (4, 8) or (attempt(positions_of, mask_NK) is not None) == is_2to4(mask_NK)
     packed = Compressed24.from_tensor(torch.ones(4, 8), mask_rows(4, 8, 0))
     attempt(packed.write_rows, 2, w, mask_NK)
 
@@ -174,4 +173,5 @@ def test_the_first_wrong_group_is_named(N: int, K: int, seed: int, row: int, gro
         mask_checks.check_complementary(DenseMask(mask_NK), DenseMask(~wrong))
     w_NK = torch.zeros(N, K)
     w_NK[row, 4 * group] = float("nan")
-    assert equal(pick(w_NK, kept_columns(mask_NK)), gather_kept(w_NK, positions_of(mask_NK)))
+    positions = positions_of(mask_NK)
+    assert equal(pick(w_NK, unpacked(positions, K)), gather_kept(w_NK, positions))
