@@ -61,10 +61,7 @@ class FakeWorkspace(Workspace):
     def beside(self) -> Iterator[None]:
         yield
 
-    def mark(self) -> None:
-        pass
-
-    def wait(self, mark: Any = None) -> None:
+    def wait(self) -> None:
         pass
 
 

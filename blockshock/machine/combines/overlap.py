@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,16 +45,11 @@ class Overlap(Symmetric):
     def sum(self, part: Part) -> torch.Tensor:
         total = part.empty(part.features)
         for rows in self._blocks(part):
-            views, there, arrived = self._views(part, rows), self._there(part, rows), []
-            for chunk in self._computed(part, rows, views):
-                for rank, view in enumerate(views):
-                    if rank != self._shared.rank:
-                        there[rank][chunk].copy_(view[chunk])
-                arrived.append((chunk, self._shared.mark()))
-            for chunk, mark in arrived:
-                with stage("reduce"):
-                    self._shared.wait(mark)
-                    self._add_chunk([view[chunk] for view in there], total[rows][chunk])
+            views = self._views(part, rows)
+            for chunk, is_last in self._computed(part, rows, views):
+                # Peers' rows of the last are read where they lie: nothing is left to be copied beside.
+                parts = [view[chunk] for view in views]
+                self._add_chunk(parts if is_last else self._brought(parts), total[rows][chunk])
             self._leave()
         return total
 
@@ -61,32 +57,34 @@ class Overlap(Symmetric):
         whole = part.empty(self._shared.ranks * part.features)
         for rows in self._blocks(part):
             views = self._views(part, rows)
-            for chunk in self._computed(part, rows, views):
+            for chunk, _ in self._computed(part, rows, views):
                 place.put([view[chunk] for view in views], whole[rows][chunk])
             self._leave()
         return whole
 
-    def _there(self, part: Part, rows: slice) -> list[torch.Tensor]:
-        """Where peers' rows are copied to; this rank's own are where they were written."""
-        own, shape = self._shared.rank, (rows.stop - rows.start, part.features)
-        return [
-            self._shared.view(own, shape, part.dtype)
-            if rank == own
-            else torch.empty(shape, dtype=part.dtype, device=part.device)
-            for rank in range(self._shared.ranks)
-        ]
+    def _brought(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Peers' parts copied to this GPU, by its copy engine; this rank's own is here."""
+        own = self._shared.rank
+        return [part if rank == own else torch.empty_like(part).copy_(part) for rank, part in enumerate(parts)]
 
-    def _computed(self, part: Part, rows: slice, views: list[torch.Tensor]) -> Iterator[slice]:
-        """Compute these rows chunk by chunk; what is done with a chunk of all ranks runs beside the next."""
+    def _computed(self, part: Part, rows: slice, views: list[torch.Tensor]) -> Iterator[tuple[slice, bool]]:
+        """Compute these rows chunk by chunk, and whether it is the last; what is done with a chunk of all ranks runs
+        beside the next.
+
+        The ranks meet before the next is begun: its product takes all multiprocessors for itself, and a barrier that
+        is not through by then, with all that waits for it, would come behind it.
+        """
         self._shared.enter()
         count = rows.stop - rows.start
         step = -(-count // (self._chunks * _MULTIPLE)) * _MULTIPLE
         for first in range(0, count, step):
             chunk = slice(first, min(first + step, count))
             part.make(slice(rows.start + chunk.start, rows.start + chunk.stop), views[self._shared.rank][chunk])
-            with stage("reduce"), self._shared.beside():
+            with stage("reduce"):
                 self._shared.barrier()
-                yield chunk
+                is_last = chunk.stop == count
+                with nullcontext() if is_last else self._shared.beside():
+                    yield chunk, is_last
 
     def _leave(self) -> None:
         """All ranks have read what they need of this one."""

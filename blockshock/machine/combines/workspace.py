@@ -120,11 +120,6 @@ class Workspace:
         with torch.cuda.stream(self._second):
             yield
 
-    def mark(self) -> torch.cuda.Event:
-        """This point of the second stream."""
-        return self._second.record_event()
-
-    def wait(self, mark: torch.cuda.Event | None = None) -> None:
-        """Have the current stream come after that point of the second, or after all that this was given."""
-        stream = torch.cuda.current_stream(self._device)
-        stream.wait_stream(self._second) if mark is None else stream.wait_event(mark)
+    def wait(self) -> None:
+        """Have the current stream come after all that the second was given."""
+        torch.cuda.current_stream(self._device).wait_stream(self._second)
