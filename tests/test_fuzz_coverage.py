@@ -113,6 +113,8 @@ ALSO_NOT = {
     "training.clipping.local_gradient": "called by clip_grad_norm_ for every gradient",
     "machine.collectives.global_ranks": "called by clip_grad_norm_ for every group",
     "methods.combined.Combined": "the base of methods that are fuzzed",
+    "methods.jointly.Jointly": "as well; what it chooses: tests/methods/test_jointly.py",
+    "kernels.auto.shape_of": "called for every layer whose kernel is auto",
     "machine.collectives.of_rank_0": "called for every layer that is built",
     "machine.memory.free_bytes": "takes a device alone",
     "machine.memory.release": "takes no arguments",

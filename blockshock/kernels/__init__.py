@@ -21,4 +21,5 @@ KERNELS.load_package(__name__)
 
 # After all are registered in the order of their files: test ids keep to that order.
 from blockshock.kernels.algorithm_cache import AlgorithmCache, are_seconds, measured_on  # noqa: E402
+from blockshock.kernels.auto import shape_of  # noqa: E402
 from blockshock.kernels.dense import PackedDense  # noqa: E402

@@ -90,7 +90,7 @@ class Auto(Kernel):
             own = QuantisedWeights(PieceWeights(piece), format)
             return [_seconds_in(format, build_kernel(spec), piece, own, tokens) for spec in candidates]
 
-        return self._fastest(candidates, f"{_shape(piece, tokens)} {format.name}", piece, measure, agree)
+        return self._ranked(candidates, f"{shape_of(piece, tokens)} {format.name}", piece, measure, agree)[0]
 
     def unsuitable_format(self, format: Format, N: int, K: int, dtype: torch.dtype) -> str | None:
         return None if _of_format(format) else super().unsuitable_format(format, N, K, dtype)
@@ -99,26 +99,27 @@ class Auto(Kernel):
         found = [kernel.quantised_bytes(N, K, format) for kernel in _of_format(format)]
         return max(held for held, _ in found), max(building for _, building in found)
 
-    def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:
+    def ranked(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> list[Kernel]:
         candidates = self._candidates(piece, tokens)
 
         def measure() -> list[float]:
             right = PieceWeights(piece)
             return [_seconds(build_kernel(spec), piece, right, tokens, backward) for spec in candidates]
 
-        return self._fastest(candidates, f"{_shape(piece, tokens)} backward={backward}", piece, measure, agree)
+        return self._ranked(candidates, f"{shape_of(piece, tokens)} backward={backward}", piece, measure, agree)
 
-    def _fastest(
+    def _ranked(
         self, candidates: list[str], what: str, piece: Piece, measure: Callable[[], list[float]], agree: Agree
-    ) -> Kernel:
-        """Of kernels that take what is asked for, which ``what`` names, that which ranks agree on."""
+    ) -> list[Kernel]:
+        """Of kernels that take what is asked for, which ``what`` names, in the order that ranks agree on."""
         if len(candidates) == 1:
-            return build_kernel(candidates[0])
+            return [build_kernel(candidates[0])]
         where = measured_on(piece.device, Path(__file__).parent)
         seconds = agree(_measured.get(f"{where} {what} of {' '.join(candidates)}", measure))
         if math.isinf(min(seconds)):
             raise KernelUnavailable(f"kernel auto: none of {', '.join(candidates)} multiplies right on this device")
-        return build_kernel(candidates[seconds.index(min(seconds))])
+        right = [index for index, taken in enumerate(seconds) if not math.isinf(taken)]
+        return [build_kernel(candidates[index]) for index in sorted(right, key=seconds.__getitem__)]
 
     def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
         return max(kernel.weight_bytes(N, K, itemsize) for kernel in _contenders())
@@ -140,7 +141,8 @@ def _contenders() -> list[Kernel]:
     return [kind() for kind in kinds if kind.sparse and kind.contender and kind.plain and kind is not Auto]
 
 
-def _shape(piece: Piece, tokens: int) -> str:
+def shape_of(piece: Piece, tokens: int) -> str:
+    """All of a piece that decides how fast kernels multiply by it, in words."""
     tile = None if piece.kept.tile is None else str(piece.kept.tile.tolist())
     return f"N{piece.N} K{piece.K} B{tokens} {piece.dtype} tile={tile}"
 

@@ -135,7 +135,11 @@ class Kernel:
 
     def resolve(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> Kernel:
         """The kernel that will run, forward or both ways; itself, for all but ``auto``."""
-        return self
+        return self.ranked(piece, tokens, backward, agree)[0]
+
+    def ranked(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> list[Kernel]:
+        """Those of which it is the first, by what their products take: all that multiply right."""
+        return [self]
 
     def resolve_format(self, piece: Piece, tokens: int, format: Format, agree: Agree) -> Kernel:
         """The same in a format."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from blockshock import kernels
 from blockshock.errors import InputError
 from blockshock.kernels import AlgorithmCache, are_seconds, measured_on
 from blockshock.machine import (
@@ -35,12 +38,21 @@ _measured = AlgorithmCache("combine", fits=are_seconds)
 
 
 class Combined(Method):
-    """A method that picks how its ranks combine. A subclass calls ``agree`` once it can multiply."""
+    """A method that picks how its ranks combine. A subclass calls ``build`` once it knows its rows and columns."""
 
     entry: Entry = Entry()
     _exit: Exit = Exit()
     _combine = USUAL
     _shared_bytes = 0
+
+    def build(self, layer: Layer) -> None:
+        """Hold its part of a layer, and agree; all ranks call it together. Raises as ``agree`` does."""
+        self.hold_own(layer)
+        self.agree(layer)
+
+    def hold_own(self, layer: Layer) -> None:
+        """Hold what this rank multiplies by."""
+        raise NotImplementedError
 
     def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
         """How its product takes x and gives y."""
@@ -61,7 +73,7 @@ class Combined(Method):
             return
         picked = layer.pick("combine") or USUAL
         if picked == AUTO:
-            self._fastest(layer, group)
+            self._take(self._fastest(layer, group), layer, group)
         elif reason := self._why_not(picked, layer, group):
             raise InputError(f"combine {picked}: {reason}")
         else:
@@ -83,22 +95,37 @@ class Combined(Method):
         self._combine, self._shared_bytes = spec, combine.held_bytes(elements * self.dtype.itemsize)
         self.entry, self._exit = self.conjugates(combine)
 
-    def _fastest(self, layer: Layer, group: Group) -> None:
-        """Take what is fastest of what adds up right, each measured once on a machine; ranks decide together."""
-        specs = combines.candidates(group.size(), layer.tokens, self.device, self.dtype, self._fuses)
-        if len(specs) > 1:
-            where = measured_on(self.device, Path(combines.__file__).parent)
-            shape = f"N{self.N} K{self.K} B{layer.tokens} {self.dtype} {self.algorithm} backward={layer.both_ways}"
-            key = f"{where} {type(self).__name__} G{group.size()} {shape} of {' '.join(specs)}"
-            # What rank 0 remembers, for all or none must measure.
-            known = _measured.known(key) if group.rank() == 0 else None
-            seconds = slowest_of_ranks(known or [0.0] * len(specs), self.device, group)
-            if not all(seconds):
-                seconds = self._measure(specs, layer, group)
-                if group.rank() == 0 and math.isfinite(max(seconds)):
-                    _measured.keep(key, seconds)
-            specs = [specs[seconds.index(min(seconds))]]
-        self._take(specs[0], layer, group)
+    def _ways(self, layer: Layer, group: Group, fuses: bool) -> list[str]:
+        """Of which auto takes the fastest."""
+        return combines.candidates(group.size(), layer.tokens, self.device, self.dtype, fuses)
+
+    def _fastest(self, layer: Layer, group: Group) -> str:
+        """Of what adds up right."""
+        specs = self._ways(layer, group, self._fuses)
+        if len(specs) == 1:
+            return specs[0]
+        seconds = self._seconds(specs, layer, group)
+        return specs[seconds.index(min(seconds))]
+
+    def _seconds(self, specs: list[str], layer: Layer, group: Group) -> list[float]:
+        """What a call takes in each way by what multiplies now; infinitely many of what cannot be asked."""
+        shape = f"N{self.N} K{self.K} B{layer.tokens} {self.dtype} {super().algorithm} backward={layer.both_ways}"
+        measure = partial(self._measure, specs, layer, group)
+        return self._agreed(f"{shape} of {' '.join(specs)}", len(specs), measure, group)
+
+    def _agreed(self, what: str, count: int, measure: Callable[[], list[float]], group: Group) -> list[float]:
+        """So many seconds, measured once on a machine, by which ranks decide together; all of them call it together."""
+        folders = Path(combines.__file__).parent, Path(kernels.__file__).parent
+        where = " ".join(measured_on(self.device, folder) for folder in folders)
+        key = f"{where} {type(self).__name__} G{group.size()} {what}"
+        # What rank 0 remembers, for all or none must measure.
+        known = (_measured.known(key) if group.rank() == 0 else None) or []
+        seconds = slowest_of_ranks(known if len(known) == count else [0.0] * count, self.device, group)
+        if not all(seconds):
+            seconds = measure()
+            if group.rank() == 0 and math.isfinite(max(seconds)):
+                _measured.keep(key, seconds)
+        return seconds
 
     def _measure(self, specs: list[str], layer: Layer, group: Group) -> list[float]:
         """Of a call, forward or both ways; infinitely many of what cannot be asked.

@@ -16,7 +16,7 @@ from blockshock.kernels import (
 )
 from blockshock.machine import COMBINES, combines
 from blockshock.matrices import MASKS, MOST_FEATURES
-from blockshock.methods.axes import AXES, Axis, Beside, Picks
+from blockshock.methods.axes import AXES, Axis, Beside, Picks, axis_of
 from blockshock.methods.layer import Layer
 from blockshock.pruning import (
     PRUNERS,
@@ -187,12 +187,21 @@ class CombineAxis(Axis):
 
     def unsuitable(self, spec: str, layer: Layer) -> str | None:
         kernel, is_fused = layer.pick("kernel"), COMBINES.resolve(spec, skip=4)[0].is_fused
-        if is_fused and not (kernel and build_kernel(kernel).fuses):
-            able = [name for name in KERNELS.names() if KERNELS.get(name).fuses]
-            return f"the sum is the kernel's, and kernel {kernel or 'dense'} has none: pick {' or '.join(able)}"
+        if is_fused and (reason := _without_sum(kernel or "dense", layer)):
+            return reason
         if is_fused and layer.format is not None:
             return f"the sum is the kernel's, and in {layer.format.name} it has none: pick two_shot, or format plain"
         return combines.unsuitable(spec, layer.ranks, layer.tokens)
+
+
+def _without_sum(kernel: str, layer: Layer) -> str | None:
+    """None, or why a kernel does not sum over the ranks itself; auto takes one that does."""
+    able = [name for name in KERNELS.names() if KERNELS.get(name).fuses]
+    if build_kernel(kernel).name == "auto":
+        reasons = [axis_of("kernel").unsuitable(name, layer) for name in able]
+        return f"the sum is the kernel's, and {' and '.join(able)} cannot: {reasons[0]}" if all(reasons) else None
+    fuses = build_kernel(kernel).fuses
+    return None if fuses else f"the sum is the kernel's, and kernel {kernel} has none: pick {' or '.join(able)}"
 
 
 @AXES.register("format")

@@ -29,6 +29,7 @@ class PieceMethod(InFormats):
 
     otherwise: ClassVar[dict[str, str]] = {"kernel": "auto", "storage": "masked"}
     joins: ClassVar[bool] = False
+    _kernel: Kernel | None = None
     _kernel_name: str
 
     @classmethod
@@ -42,7 +43,7 @@ class PieceMethod(InFormats):
         Raises:
             KernelUnavailable, InputError: it cannot take them.
         """
-        picked = build_kernel(self._spec("kernel", layer.picks))
+        picked = self._kernel or build_kernel(self._spec("kernel", layer.picks))
         if layer.format is None:
             kernel = picked.resolve(pieces[0], layer.tokens, layer.both_ways, self._slowest)
         else:

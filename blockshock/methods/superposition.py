@@ -8,7 +8,6 @@ are on one device. masked_split_dense is the same split with the zeros multiplie
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -27,18 +26,17 @@ from blockshock.matrices import (
     check_complementary,
 )
 from blockshock.methods.base import METHODS
-from blockshock.methods.combined import Combined
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.jointly import Jointly
 from blockshock.methods.kinds import Role
 from blockshock.methods.layer import Layer
-from blockshock.methods.pieces import PieceMethod
 from blockshock.methods.product import Weight, sum_of_products
 from blockshock.pruning import is_pruners, pruning_bytes
 from blockshock.training import Storage
 
 
 @METHODS.register("block_shock")
-class BlockShock(Combined, PieceMethod):
+class BlockShock(Jointly):
     """2:4 halves in a sparse kernel's format.
 
     Stores N·K/(2·shards) kept values a half, and their positions where the kernel needs them. Forward moves B·N
@@ -53,18 +51,19 @@ class BlockShock(Combined, PieceMethod):
         super().__init__(layer, group)
         assert layer.mask is not None
         self.mask = layer.mask
-        places = (0, 1) if self.ranks == 1 else (group.rank(),)
-        halves = list(self._halves(layer.source, places))
+        self.build(layer)
+
+    def hold_own(self, layer: Layer) -> None:
+        halves, is_first = self.pieces(layer), self.group.rank() == 0
         kernel, shared_N = self._kernel_for(layer, halves), self._shared_scales(layer.format, halves)
         # The bias is trained on every rank, and joins the product of one.
         biases = [layer.source.bias, *[None] * (len(halves) - 1)]
         held = [
-            self._packed(layer, half, kernel, bias, group.rank() == 0, shared_N)
+            self._packed(layer, half, kernel, bias, is_first, shared_N)
             for half, bias in zip(halves, biases, strict=True)
         ]
-        self.halves = nn.ModuleDict({_name(place, half): half for place, half in zip(places, held, strict=True)})
+        self.halves = nn.ModuleDict({_name(place, half): half for place, half in zip(self._places, held, strict=True)})
         self._mark_split()
-        self.agree(layer)
 
     def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
         if kept := self._columns_of_halves():
@@ -88,10 +87,15 @@ class BlockShock(Combined, PieceMethod):
         cls.check(shape)
         return slice(0, shape.N), shard(shape.K, rank // 2, max(shape.ranks // 2, 1), "K", multiple=4)
 
-    def _halves(self, source: WeightSource, places: tuple[int, ...]) -> Iterator[Piece]:
-        for place in places:
-            mask = self.mask.complement() if place % 2 else self.mask
-            yield Piece(source, self.columns, mask.columns(self.columns.start, self.columns.stop))
+    @property
+    def _places(self) -> tuple[int, ...]:
+        """Of this rank's halves among those of all."""
+        return (0, 1) if self.ranks == 1 else (self.group.rank(),)
+
+    def pieces(self, layer: Layer) -> list[Piece]:
+        masks = [self.mask.complement() if place % 2 else self.mask for place in self._places]
+        start, stop = self.columns.start, self.columns.stop
+        return [Piece(layer.source, self.columns, mask.columns(start, stop)) for mask in masks]
 
     @classmethod
     def check(cls, shape: Shape) -> None:

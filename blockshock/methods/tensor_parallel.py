@@ -39,7 +39,7 @@ class TensorParallel(Method):
 
 
 @METHODS.register("dense_tp_row")
-class RowParallel(InFormats, Combined, TensorParallel):
+class RowParallel(Combined, InFormats, TensorParallel):
     """Shards of W along K, one a rank; partial outputs are summed.
 
     Stores W[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce, backward gathers B·K of grad_X. The
@@ -52,9 +52,11 @@ class RowParallel(InFormats, Combined, TensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
-        self._hold_as_own(self.hold(layer, layer.source.bias, adds_bias=group.rank() == 0))
+        self.build(layer)
+
+    def hold_own(self, layer: Layer) -> None:
+        self._hold_as_own(self.hold(layer, layer.source.bias, adds_bias=self.group.rank() == 0))
         self._mark_split()
-        self.agree(layer)
 
     @classmethod
     def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:
@@ -72,7 +74,7 @@ class RowParallel(InFormats, Combined, TensorParallel):
 
 
 @METHODS.register("dense_tp_col")
-class ColumnParallel(InFormats, Combined, TensorParallel):
+class ColumnParallel(Combined, InFormats, TensorParallel):
     """Shards of W along N, one a rank; output features are gathered.
 
     Stores W[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)
@@ -84,9 +86,11 @@ class ColumnParallel(InFormats, Combined, TensorParallel):
 
     def __init__(self, layer: Layer, group: Group) -> None:
         super().__init__(layer, group)
+        self.build(layer)
+
+    def hold_own(self, layer: Layer) -> None:
         self._hold_as_own(self.hold(layer, None if layer.source.bias is None else layer.source.bias[self.rows]))
         self._mark_split()
-        self.agree(layer)
 
     @classmethod
     def part(cls, shape: Shape, rank: int) -> tuple[slice, slice]:

@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 
 from blockshock.machine import Combine, Entry, Exit
-from blockshock.matrices import WeightSource, in_own_order
+from blockshock.matrices import Piece, WeightSource, in_own_order
 from blockshock.methods.base import METHODS
-from blockshock.methods.combined import Combined
 from blockshock.methods.dense_single import DenseSingle
 from blockshock.methods.estimate import Shape, WeightEstimate
+from blockshock.methods.jointly import Jointly
 from blockshock.methods.kinds import Promise, Role
 from blockshock.methods.layer import Layer
 from blockshock.methods.permuted import Order, Permuted, order_bytes
@@ -87,10 +87,13 @@ class PrunedDense(Pruned):
     otherwise: ClassVar[dict[str, str]] = {"kernel": "dense", "storage": "masked"}
 
 
-class PrunedShards(PrunedMethod, Combined):
+class PrunedShards(Jointly, PrunedMethod):
     """Each rank has a shard, and the ranks agree on y."""
 
     axes = (*PrunedMethod.axes, "combine", "format")
+
+    def pieces(self, layer: Layer) -> list[Piece]:
+        return [layer.pruned_piece(self.rows, self.columns)]
 
     def conjugates(self, combine: Combine) -> tuple[Entry, Exit]:
         entry, exit = super().conjugates(combine)

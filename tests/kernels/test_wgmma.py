@@ -300,7 +300,7 @@ def test_auto_measures_it_in_formats_alone(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(auto, Auto)
     monkeypatch.setattr(type(build_kernel("wgmma")), "unavailable", lambda *_: None)
     piece, measured = Piece(source, mask=build_mask("random", source)), []
-    monkeypatch.setattr(Auto, "_fastest", lambda self, candidates, *_: measured.append(candidates))
+    monkeypatch.setattr(Auto, "_ranked", lambda self, candidates, *_: measured.append(candidates) or [auto])
     auto.resolve_format(piece, 16, _format("int8"), lambda seconds: seconds)
     auto.resolve(piece, 16, False, lambda seconds: seconds)
     in_format, plain = measured

@@ -1,0 +1,64 @@
+"""Kernels and ways to combine that are chosen as pairs: some kernels sum over the ranks themselves.
+
+The kernel whose product is fastest need not be one of these, and what such a one saves in the sum may be more than
+its product takes longer.
+"""
+
+from __future__ import annotations
+
+import math
+
+from blockshock.kernels import Kernel, build_kernel, shape_of
+from blockshock.machine import COMBINES, Group
+from blockshock.matrices import Piece
+from blockshock.methods.combined import AUTO, USUAL, Combined
+from blockshock.methods.layer import Layer
+from blockshock.methods.pieces import PieceMethod
+
+
+class Jointly(Combined, PieceMethod):
+    """A method that picks both. Where both are auto it takes the fastest pair, if it sums and only goes forward."""
+
+    def pieces(self, layer: Layer) -> list[Piece]:
+        """What this rank multiplies by."""
+        raise NotImplementedError
+
+    def build(self, layer: Layer) -> None:
+        if self.adds_parts and self.ranks > 1 and layer.format is None:
+            self._kernel = self._joint(layer, self.group)
+        super().build(layer)
+
+    def _joint(self, layer: Layer, group: Group) -> Kernel | None:
+        """The kernel that goes with how ranks combine; None where it is chosen by itself."""
+        spec, picked = self._spec("kernel", layer.picks), layer.pick("combine") or USUAL
+        ways = self._ways(layer, group, True) if picked == AUTO and not layer.both_ways else [picked]
+        if build_kernel(spec).name != AUTO or not any(map(_is_fused, ways)):
+            return None
+        piece = self.pieces(layer)[0]
+        first, *others = build_kernel(spec).ranked(piece, layer.tokens, layer.both_ways, self._slowest)
+        able = [kernel for kernel in (first, *others) if kernel.fuses]
+        if first.fuses or not able or picked != AUTO:
+            return able[0] if able else first
+        rivals = [first, *able]
+        names = " or ".join(kernel.name for kernel in rivals)
+        what = f"{shape_of(piece, layer.tokens)} {spec}: {names}, by {' '.join(ways)}"
+        seconds = self._agreed(what, len(rivals), lambda: self._of_each(rivals, layer, group), group)
+        return rivals[seconds.index(min(seconds))]
+
+    def _of_each(self, rivals: list[Kernel], layer: Layer, group: Group) -> list[float]:
+        """What a call takes by each kernel in its fastest way, the weights of one held at a time; infinitely many where
+        some way cannot be gone. Where the first one's cannot, the others', which are more, are not tried."""
+        found = [math.inf] * len(rivals)
+        for index, self._kernel in enumerate(rivals):
+            self.hold_own(layer)
+            seconds = self._seconds(self._ways(layer, group, self._fuses), layer, group)
+            self._modules.clear()
+            vars(self).pop("weight", None)
+            if not math.isfinite(max(seconds)):
+                break
+            found[index] = min(seconds)
+        return found
+
+
+def _is_fused(spec: str) -> bool:
+    return COMBINES.resolve(spec, skip=4)[0].is_fused
