@@ -30,28 +30,36 @@ class Jointly(Combined, PieceMethod):
 
     def _joint(self, layer: Layer, group: Group) -> Kernel | None:
         """The kernel that goes with how ranks combine; None where it is chosen by itself."""
-        spec, picked = self._spec("kernel", layer.picks), layer.pick("combine") or USUAL
-        ways = self._ways(layer, group, True) if picked == AUTO and not layer.both_ways else [picked]
-        if build_kernel(spec).name != AUTO or not any(map(_is_fused, ways)):
-            return None
-        piece = self.pieces(layer)[0]
-        first, *others = build_kernel(spec).ranked(piece, layer.tokens, layer.both_ways, self._slowest)
-        able = [kernel for kernel in (first, *others) if kernel.fuses]
-        if first.fuses or not able or picked != AUTO:
-            return able[0] if able else first
-        rivals = [first, *able]
-        names = " or ".join(kernel.name for kernel in rivals)
-        what = f"{shape_of(piece, layer.tokens)} {spec}: {names}, by {' '.join(ways)}"
+        rivals, what = self._rivals(layer, group)
+        if len(rivals) < 2:
+            return rivals[0] if rivals else None
         seconds = self._agreed(what, len(rivals), lambda: self._of_each(rivals, layer, group), group)
         return rivals[seconds.index(min(seconds))]
 
+    def _rivals(self, layer: Layer, group: Group) -> tuple[list[Kernel], str]:
+        """Kernels that may be the fastest pair's, that of the fastest product first, and for what; else at most one."""
+        spec, picked = self._spec("kernel", layer.picks), layer.pick("combine") or USUAL
+        ways = self._ways(layer, group, True) if picked == AUTO and not layer.both_ways else [picked]
+        if build_kernel(spec).name != "auto" or not any(map(_is_fused, ways)):
+            return [], ""
+        piece = self.pieces(layer)[0]
+        ranked = build_kernel(spec).ranked(piece, layer.tokens, layer.both_ways, self._slowest)
+        able = [kernel for kernel in ranked if kernel.fuses]
+        if picked != AUTO or not able or ranked[0].fuses:
+            return (able or ranked)[:1], ""
+        rivals = [ranked[0], *able]
+        names = " or ".join(kernel.name for kernel in rivals)
+        return rivals, f"{shape_of(piece, layer.tokens)} {spec}: {names}, by {' '.join(ways)}"
+
     def _of_each(self, rivals: list[Kernel], layer: Layer, group: Group) -> list[float]:
-        """What a call takes by each kernel in its fastest way, the weights of one held at a time; infinitely many where
-        some way cannot be gone. Where the first one's cannot, the others', which are more, are not tried."""
+        """What a call takes by each kernel in its fastest way; infinitely many from the first on of which some way
+        cannot be asked: what these GPUs lack, kernels that sum by themselves lack too."""
         found = [math.inf] * len(rivals)
-        for index, self._kernel in enumerate(rivals):
+        for index, kernel in enumerate(rivals):
+            self._kernel = kernel
             self.hold_own(layer)
             seconds = self._seconds(self._ways(layer, group, self._fuses), layer, group)
+            # The weights of one are held at a time, as is estimated.
             self._modules.clear()
             vars(self).pop("weight", None)
             if not math.isfinite(max(seconds)):
