@@ -24,7 +24,7 @@ class Jointly(Combined, PieceMethod):
         raise NotImplementedError
 
     def build(self, layer: Layer) -> None:
-        if self.adds_parts and self.ranks > 1 and layer.format is None:
+        if self.ranks > 1 and layer.format is None:
             self._kernel = self._joint(layer, self.group)
         super().build(layer)
 
@@ -39,7 +39,8 @@ class Jointly(Combined, PieceMethod):
     def _rivals(self, layer: Layer, group: Group) -> tuple[list[Kernel], str]:
         """Kernels that may be the fastest pair's, that of the fastest product first, and for what; else at most one."""
         spec, picked = self._spec("kernel", layer.picks), layer.pick("combine") or USUAL
-        ways = self._ways(layer, group, True) if picked == AUTO and not layer.both_ways else [picked]
+        sums = self.adds_parts and not layer.both_ways
+        ways = self._ways(layer, group, True) if picked == AUTO and sums else [picked]
         if build_kernel(spec).name != "auto" or not any(map(_is_fused, ways)):
             return [], ""
         piece = self.pieces(layer)[0]

@@ -207,12 +207,12 @@ def test_what_cannot_be_or_is_wrong_is_not_taken(missing: str, cpu_ranks: Ranks,
 
 
 @pytest.mark.parametrize("given", [{}, {"training": Training()}], ids=["forward", "training"])
-@EACH
+@pytest.mark.parametrize("method", [*PICKS, "pruned_tp_col"])
 def test_where_that_sum_is_picked_auto_takes_a_kernel_that_has_it(
     method: str, given: dict[str, Any], cpu_ranks: Ranks, tmp_path: Path
 ) -> None:
     planted = Planted(tmp_path, {})
-    picks = PICKS[method] | {"combine": "fused"}
+    picks = PICKS.get(method, PICKS["pruned_tp_row"]) | {"combine": "fused"}
     found = cpu_ranks.run(build_planted, planted, method, picks, given)
     assert _check(found, FUSED) == [], "there is nothing to choose"
     assert found[0].packed == (1, 1)

@@ -1,6 +1,7 @@
 """Planted faults: each is built into a real two-rank run, and phase 0 must catch it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def _run_refreshed(fault: Callable[[pytest.MonkeyPatch], None] | None, case: Cas
         built = case_module.build(case)
         assert isinstance(built.method, BlockShock)
         new = GeneratedWeights(case.N, case.K, case.torch_dtype, built.x_BK.device, seed=case.seed + 1)
-        halves = built.method._halves(new, (built.group.rank() % 2,))
+        halves = built.method.pieces(replace(built.layer, source=new))
         for half, packed in zip(halves, built.method.packings(), strict=True):
             packed.write(packed.kept_of(half.dense()))
         y_BN = built.method(built.x_BK)
