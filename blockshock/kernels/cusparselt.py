@@ -237,7 +237,7 @@ class Cusparselt(SparseCores):
     ) -> Packed:
         return PackedQuantisedCusparselt(piece, bias, format, self.search, self.fused, shared_N)
 
-    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
+    def quantised_bytes(self, N: int, K: int, format: Format, mask: Mask | None = None) -> tuple[int, int]:
         held = byte_packed_bytes(N, K) + 4 * N
         # The search holds what was quantised, and its numbers in bf16, beside a packing of its own.
         return held, 2 * held - 4 * N + 3 * N * K

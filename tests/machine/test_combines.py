@@ -20,10 +20,9 @@ from torch import nn
 from blockshock import BlockShockLinear
 from blockshock.errors import InputError, UnknownName
 from blockshock.machine import COMBINES, Part, build_combine, combines
-from blockshock.machine.combines import symmetric, workspace
+from blockshock.machine.combines import overlap, symmetric, workspace
 from blockshock.machine.combines.auto import Auto
 from blockshock.machine.combines.fused import Fused, sums_bytes
-from blockshock.machine.combines.overlap import Overlap
 from blockshock.machine.combines.symmetric import OneShot, Symmetric
 from blockshock.machine.combines.workspace import LEAST_BYTES, MOST_BYTES, workspace_bytes
 from blockshock.matrices.weights import GeneratedWeights
@@ -32,7 +31,7 @@ from blockshock.phases import ceilings
 from blockshock.ranks import Ranks
 
 CPU = torch.device("cpu")
-WAYS = ("one_shot", "two_shot", "overlap", "overlap:chunks=3")
+WAYS = ("one_shot", "two_shot", "peer_add", "overlap", "overlap:chunks=3")
 SHAPES = ((1, 8), (7, 5), (128, 24), (201, 64))
 """(B, F): one row, an odd number of elements, whole chunks, and more than the smallest workspace takes."""
 
@@ -77,7 +76,7 @@ def _one_block(patch: pytest.MonkeyPatch) -> None:
 
 
 def _own_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Overlap, "_add_chunk", staticmethod(lambda parts, total: total.copy_(parts[0])))
+    patch.setattr(overlap, "add_in_order", lambda parts, total: total.copy_(parts[0]))
 
 
 def _differences_with(fault: Callable[[pytest.MonkeyPatch], None]) -> int:
@@ -200,9 +199,9 @@ def test_candidates_begin_with_what_is_always_there() -> None:
     cuda = torch.device("cuda")
     assert combines.candidates(2, 1024, cuda, torch.bfloat16)[0] == "nccl"
     assert "overlap:chunks=4" in combines.candidates(2, 1024, cuda, torch.bfloat16)
-    assert combines.candidates(2, 16, cuda, torch.bfloat16) == ["nccl", "one_shot", "two_shot"]
-    assert combines.candidates(6, 16, cuda, torch.bfloat16) == ["nccl", "one_shot"]
-    assert combines.candidates(2, 16, cuda, torch.float16) == ["nccl"]
+    assert combines.candidates(2, 16, cuda, torch.bfloat16) == ["nccl", "one_shot", "two_shot", "peer_add"]
+    assert combines.candidates(6, 16, cuda, torch.bfloat16) == ["nccl", "one_shot", "peer_add"]
+    assert combines.candidates(2, 16, cuda, torch.float16) == ["nccl", "peer_add"]
 
 
 def test_a_row_that_says_nothing_of_it_is_by_nccl() -> None:
@@ -294,7 +293,7 @@ def _lines() -> list[int]:
 
 
 def test_ceilings_are_those_of_the_fastest_way(cpu_ranks: Ranks) -> None:
-    assert cpu_ranks.run(_lines) == [[3, 3], [3, 3]]
+    assert cpu_ranks.run(_lines) == [[4, 4], [4, 4]]
 
 
 def _chosen(unreachable: bool) -> tuple[list[str], int]:

@@ -11,7 +11,7 @@ import torch
 from blockshock.errors import InputError
 from blockshock.machine.collectives import Group
 from blockshock.machine.combines.base import COMBINES, Part, Place, side_by_side
-from blockshock.machine.combines.symmetric import Symmetric
+from blockshock.machine.combines.symmetric import PeerAdd, add_in_order
 from blockshock.stages import stage
 
 LEAST_ROWS = 64
@@ -21,7 +21,7 @@ _MULTIPLE = 16
 
 
 @COMBINES.register("overlap")
-class Overlap(Symmetric):
+class Overlap(PeerAdd):
     """Peers' chunks are copied by a second stream, beside the product of the next, and added up in rank order.
 
     Args:
@@ -49,7 +49,7 @@ class Overlap(Symmetric):
             for chunk, is_last in self._computed(part, rows, views):
                 # Peers' rows of the last are read where they lie: nothing is left to be copied beside.
                 parts = [view[chunk] for view in views]
-                self._add_chunk(parts if is_last else self._brought(parts), total[rows][chunk])
+                add_in_order(parts if is_last else self._brought(parts), total[rows][chunk])
             self._leave()
         return total
 
@@ -92,15 +92,3 @@ class Overlap(Symmetric):
             with self._shared.beside():
                 self._shared.barrier()
             self._shared.wait()
-
-    @staticmethod
-    def _add_chunk(parts: list[torch.Tensor], total: torch.Tensor) -> None:
-        torch.add(parts[0], parts[1], out=total)
-        for part in parts[2:]:
-            total += part
-
-    def _add(self, views: list[torch.Tensor], total: torch.Tensor) -> None:
-        """Of what is computed already."""
-        self._shared.barrier()
-        self._add_chunk(views, total)
-        self._shared.barrier()
