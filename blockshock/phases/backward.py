@@ -114,10 +114,10 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
     """Build and time forward and backward together, and forward by itself; all ranks call it together."""
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
 
-    def describe(built: Built) -> TimingResult:
+    def describe(built: Built, share: timing.Protocol) -> TimingResult:
         x_BK = built.x_BK.detach().requires_grad_()
         both = both_passes(case, built)
-        return described(case, built, both, protocol, lambda: {"forward": lambda: built.method(x_BK)}, backward=True)
+        return described(case, built, both, share, lambda: {"forward": lambda: built.method(x_BK)}, backward=True)
 
     make = partial(build, case, backward=True, layer=case.layer(this_device(), backward=True))
     return over_builds(make, protocol, describe, samples_of(case, both_passes))

@@ -1,8 +1,9 @@
 """Builds as what is repeated, not rounds alone.
 
 All rounds of one build share where its memory lies, and those of one capture how its graph was laid out. A median over
-rounds of several builds tells of the method, one over rounds of a single build of that build. What is kept of W is no
-part of that: the builds of a frozen case prune once.
+rounds of several builds tells of the method, one over rounds of a single build of that build. So what else is measured
+of one build takes no more rounds than its share. What is kept of W is no part of that: the builds of a frozen case
+prune once.
 
 A build is let go only once the next one stands, so that the next one lies elsewhere.
 """
@@ -25,7 +26,7 @@ from blockshock.phases.case import Built, Case, build, this_device
 from blockshock.saved.pairs import blocks_needed
 
 BUILDS = {"cuda": 3, "cpu": 2}
-"""Of a case that is timed by itself; they share its rounds."""
+"""Of a case that is timed by itself; they share its rounds, and those before them."""
 BLOCKS = {"cuda": 10, "cpu": 5}
 """Of a pair, for a start: in each block both cases are built anew."""
 MOST_BLOCKS = {"cuda": 60, "cpu": 5}
@@ -63,20 +64,21 @@ def protocol_of_ranks(mode: str, rounds: int, warmup: int, flush: bool) -> timin
 def over_builds(
     make: Callable[[], Made],
     protocol: timing.Protocol,
-    describe: Callable[[Made], Result],
+    describe: Callable[[Made, timing.Protocol], Result],
     take: Callable[[Made, timing.Protocol], list[float]],
 ) -> Result:
     """What ``describe`` finds of the first build, and in its ``builds`` what ``take`` measures of each.
 
-    The rounds are shared out among the builds as evenly as can be. All ranks call it together.
+    The rounds are shared out among the builds as evenly as can be; both are given the share of theirs. All ranks call
+    it together.
     """
     count = 1 if protocol.mode == "none" else min(BUILDS[this_device().type], protocol.rounds)
-    result = None
+    warmup, result = -(-protocol.warmup // count), None
     for number in range(count):
-        built = make()
+        built, share = make(), replace(protocol, rounds=len(range(number, protocol.rounds, count)), warmup=warmup)
         if result is None:
-            result = describe(built)
-        result.builds.append(take(built, replace(protocol, rounds=len(range(number, protocol.rounds, count)))))
+            result = describe(built, share)
+        result.builds.append(take(built, share))
     assert result is not None
     return result
 
