@@ -15,7 +15,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -40,6 +40,7 @@ class Protocol:
         rounds, warmup: timed rounds, and untimed ones before them.
         flush: flush the last-level cache before each round.
         align: brings all ranks to the same point, on the device where there is one.
+        prologues: those that were made for it, and for what it was ``replace``d from.
     """
 
     mode: str
@@ -47,12 +48,20 @@ class Protocol:
     warmup: int
     flush: bool = True
     align: Call = lambda: None
+    prologues: dict[tuple[torch.device, bool, Call], Prologue] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InputError(f"no timing mode is named {self.mode!r}; choose one of {', '.join(MODES)}")
         if self.rounds < 1 or self.warmup < 0:
             raise InputError(f"timing takes at least 1 round and 0 before it, got {self.rounds} and {self.warmup}")
+
+    def prologue(self, device: torch.device) -> Prologue:
+        """What precedes every round: made once, for a capture takes as long as many rounds."""
+        key = device, self.flush, self.align
+        if key not in self.prologues:
+            self.prologues[key] = Prologue(device, self)
+        return self.prologues[key]
 
 
 def warm_up(call: Call) -> None:
@@ -114,7 +123,6 @@ def time_calls(
     calls: Sequence[Call],
     device: torch.device,
     protocol: Protocol,
-    prologue: Prologue | None = None,
     order: Sequence[int] | None = None,
 ) -> list[list[float]]:
     """Seconds of each round of each call, the calls of a round one after the other.
@@ -123,7 +131,6 @@ def time_calls(
     warm, meets all calls alike.
 
     Args:
-        prologue: of the same device and protocol, where one has been made before.
         order: in which the calls are captured, and run in the first round.
     """
     order = range(len(calls)) if order is None else order
@@ -131,7 +138,7 @@ def time_calls(
         for index in order:
             calls[index]()
         return [[] for _ in calls]
-    prologue = prologue or Prologue(device, protocol)
+    prologue = protocol.prologue(device)
     rounds = [order if number % 2 == 0 else order[::-1] for number in range(protocol.warmup + protocol.rounds)]
     if protocol.mode == "sync":
         samples = _host_rounds(calls, device, prologue, rounds)

@@ -136,7 +136,6 @@ def pairs_in_blocks(
     """
     device = this_device()
     share = replace(protocol, rounds=-(-protocol.rounds // BLOCK_SHARE), warmup=-(-protocol.warmup // BLOCK_SHARE))
-    prologue = timing.Prologue(device, share)
     built: dict[int, Made] = {}
     pairs: list[Samples] = []
     pilot = wanted = BLOCKS[device.type]
@@ -146,7 +145,7 @@ def pairs_in_blocks(
         for index in stream.sample((0, 1), 2):
             built[index] = make(index)
         # The calls, and the graphs captured of them, end with this: they hold the builds.
-        timed = _one_block(calls, built, device, share, prologue, (0, 1) if count % 2 else (1, 0))
+        timed = _one_block(calls, built, device, share, (0, 1) if count % 2 else (1, 0))
         pairs = pairs or [([], []) for _ in timed]
         for (first, second), (ours, theirs) in zip(pairs, timed, strict=True):
             first.append(ours)
@@ -171,13 +170,12 @@ def _one_block(
     built: dict[int, Made],
     device: torch.device,
     share: timing.Protocol,
-    prologue: timing.Prologue,
     order: tuple[int, int],
 ) -> list[tuple[list[float], list[float]]]:
     """Seconds of each round, of each call of the first and of its like of the second."""
     both = list(zip(*(calls(index, built[index]) for index in (0, 1)), strict=True))
     turns = [2 * number + index for number in range(len(both)) for index in order]
-    times = timing.time_calls([call for pair in both for call in pair], device, share, prologue, turns)
+    times = timing.time_calls([call for pair in both for call in pair], device, share, turns)
     return list(zip(times[::2], times[1::2], strict=True))
 
 

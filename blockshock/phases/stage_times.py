@@ -23,7 +23,7 @@ def time_stages(call: Call, device: torch.device, protocol: Protocol) -> StageTi
     """A second, instrumented series of rounds. Its marks cost a little, so the headline never comes from it."""
     if protocol.mode == "none":
         return StageTimes({}, 0)
-    prologue = Prologue(device, protocol)
+    prologue = protocol.prologue(device)
     if protocol.mode == "cuda_graph":
         return _graph_stages(call, prologue, protocol)
     return _eager_stages(call, device, prologue, protocol)

@@ -1,7 +1,9 @@
 """Timing: what the modes measure, and that the numbers are those of a loop anybody would write by hand."""
 
 import statistics
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import cycle, islice
 
 import pytest
@@ -139,6 +141,19 @@ def test_a_flush_leaves_the_cache_cold_and_clean(
     assert abs(seconds["clean"] / seconds["cold"] - 1) < (0.05 if B < 256 else 0.1)
     if (N, B) == (8192, 16):
         assert seconds["dirty"] - seconds["clean"] > 1e-6, "what a flush that writes adds is not seen"
+
+
+def test_what_precedes_rounds_is_made_once_for_a_protocol_and_its_shares() -> None:
+    device, protocol = torch.device("cpu"), timing.Protocol("sync", 4, 2)
+    prologue = protocol.prologue(device)
+    assert replace(protocol, rounds=1, mode="none").prologue(device) is prologue
+    for other in (replace(protocol, flush=False), replace(protocol, align=lambda: None)):
+        assert other.prologue(device) is not prologue
+    assert not replace(protocol, flush=False).prologue(device)._buffer.numel()
+    assert timing.Protocol("sync", 4, 2).prologue(device) is not prologue, "it is let go with its protocol"
+    made = weakref.ref(prologue)
+    del prologue, protocol, other
+    assert made() is None
 
 
 def test_a_flush_reads_as_much_as_the_cache_holds_and_writes_nothing() -> None:
