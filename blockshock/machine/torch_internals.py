@@ -91,6 +91,21 @@ def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bia
     return torch._sparse_semi_structured_addmm(bias, packed, meta, x_KB)
 
 
+def semi_structured(w_NK: torch.Tensor) -> torch.Tensor:
+    """torch's own tensor of a 2:4 matrix, for code that is not compiled.
+
+    The first one of a kind warns that it is a prototype, and imports the compiler to tell it of that kind: this takes
+    longer than to check and time many a row. Here it does neither; for compiled code the kind is still to be told of.
+    """
+    sparse = importlib.import_module("torch.sparse")
+    for kind in sparse.SparseSemiStructuredTensor.__subclasses__():
+        if not getattr(kind, "_PROTOTYPE_WARNING_SHOWN", True):
+            kind._load_dispatch_table()
+            kind._PROTOTYPE_WARNING_SHOWN = True
+    made: torch.Tensor = sparse.to_sparse_semi_structured(w_NK)
+    return made
+
+
 def compile_cuda(source: str, name: str, capability: str) -> bytes:
     """Machine code of the kernel of that name, for GPUs of that compute capability, through NVRTC."""
     return importlib.import_module("torch.cuda._utils")._nvrtc_compile(source, name, capability)[0]
