@@ -22,9 +22,17 @@ def indexed(device: torch.device) -> torch.device:
     return device
 
 
-def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU)."""
+def free_bytes(device: torch.device, enough: int | None = None) -> int:
+    """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU).
+
+    Args:
+        enough: if that many are free for any process, no more is looked for. Otherwise what this process keeps for
+            itself on a GPU and does not use is given back, and has to be taken anew.
+    """
     if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        if enough is not None and free >= enough:
+            return free
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable")

@@ -302,5 +302,5 @@ def test_the_builds_that_are_held_at_once_are_counted(cpu_ranks: Ranks) -> None:
 
 def _obstacle_with(case: Case, free: int) -> str | None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "free_bytes", lambda device: free)
+        patch.setattr(memory, "free_bytes", lambda *_, **__: free)
         return obstacle(case, builds=3)
