@@ -130,6 +130,7 @@ ALSO_NOT = {
     "measure.graphs.capture": "needs a GPU",
     "measure.graphs.capturing": "needs a GPU",
     "measure.timing.median_seconds": "called by auto for every candidate",
+    "measure.timing.medians": "of every setting of bsr: tests/kernels/test_bsr.py",
     "kernels.algorithm_cache.are_seconds": "called for all that the cache of auto holds",
     "measure.graphs.warm_up": "needs a GPU",
     "measure.timing.check_durations": "called by slowest() for every series",

@@ -131,7 +131,7 @@ def tuned(blocks: Blocks, K: int, bias: torch.Tensor | None, tokens: int) -> Fou
     values = torch.randn(blocks.blocks.shape, device=device, generator=stream).mul_(K**-0.5).to(dtype)
     trial = blocks._replace(blocks=values)
     x_BK = torch.randn(tokens, K, device=device, generator=stream).to(dtype)
-    exact = list(product(x_BK, trial.dense(K), None))
+    exact, seconds = list(product(x_BK, trial.dense(K), None)), timing.medians(device, rounds=10)
 
     def is_right(y_BN: torch.Tensor, bias: torch.Tensor | None) -> bool:
         added = exact if bias is None else ((columns, sums + bias[columns].float()) for columns, sums in exact)
@@ -143,7 +143,7 @@ def tuned(blocks: Blocks, K: int, bias: torch.Tensor | None, tokens: int) -> Fou
             tokens,
             lambda setting: multiplied(trial, x_BK, bias, setting),
             lambda y_BN: is_right(y_BN, bias),
-            lambda call: timing.median_seconds(call, device, rounds=10),
+            seconds,
             lambda settings: compile_ahead(trial, x_BK, bias, settings),
         )
 

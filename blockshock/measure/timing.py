@@ -163,10 +163,16 @@ def _device_rounds(
     return [[start.elapsed_time(end) * 1e-3 for start, end in pairs] for pairs in events]
 
 
-def median_seconds(call: Call, device: torch.device, rounds: int = 15, align: Call = lambda: None) -> float:
-    """Of a call, to choose one of several by: captured on a GPU, by the host's clock on a CPU."""
-    mode = "cuda_graph" if device.type == "cuda" else "sync"
-    return percentile(time_call(call, device, Protocol(mode, rounds, warmup=3, align=align)), 50)
+def medians(device: torch.device, rounds: int = 15) -> Callable[[Call], float]:
+    """What takes the median seconds of calls, to choose one of several by: captured on a GPU, by the host's clock on a
+    CPU."""
+    protocol = Protocol("cuda_graph" if device.type == "cuda" else "sync", rounds, warmup=3)
+    return lambda call: percentile(time_call(call, device, protocol), 50)
+
+
+def median_seconds(call: Call, device: torch.device) -> float:
+    """Of one call alone, as of ``medians``."""
+    return medians(device)(call)
 
 
 def host_seconds(call: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
