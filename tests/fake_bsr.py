@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import pairwise
@@ -52,6 +52,7 @@ class FakeKernel:
     Attributes:
         fn: the function.
         launches: the grid and the arguments of each launch.
+        compiled: what was compiled side by side, the arguments of each, together.
     """
 
     def __init__(self, wrong_where: Callable[[Meta], bool]) -> None:
@@ -59,15 +60,26 @@ class FakeKernel:
         parameters = inspect.signature(self.fn).parameters
         self._variable = [name for name, of in parameters.items() if "constexpr" not in str(of.annotation)]
         self.launches: list[tuple[tuple[int, ...], Meta]] = []
+        self.compiled: list[list[Meta]] = []
+
+    @contextmanager
+    def side_by_side(self, executor: object, ignore_errors: bool) -> Iterator[None]:
+        """Triton's AsyncCompileMode."""
+        assert ignore_errors, "some settings take more than the GPU has"
+        self.compiled.append([])
+        yield
+
+    def warmup(self, grid: tuple[int, ...], **given: Any) -> None:
+        self.compiled[-1].append(given)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         return partial(self._launch, grid)
 
-    def variants(self) -> set[tuple[object, ...]]:
-        """What would have been compiled: a variant for each of these."""
+    def variants(self, those: Iterable[Meta] | None = None) -> set[tuple[object, ...]]:
+        """What would have been compiled of such arguments, or of all launches: a variant for each of these."""
         return {
             tuple((name, self._specialised(name, value)) for name, value in sorted(given.items()))
-            for _, given in self.launches
+            for given in ((given for _, given in self.launches) if those is None else those)
         }
 
     def _specialised(self, name: str, value: Any) -> object:
@@ -125,9 +137,11 @@ def faked(wrong_where: Callable[[Meta], bool] = lambda meta: False) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.sparse._triton_ops._bsr_strided_addmm_kernel", kernel)
         patch.setattr("torch.sparse._triton_ops.tl", SimpleNamespace(float32="float32"), raising=False)
+        triton = SimpleNamespace(AsyncCompileMode=kernel.side_by_side)
+        patch.setattr("torch.sparse._triton_ops.triton", triton, raising=False)
         patch.setattr(bsr.Bsr, "unavailable", BlockKernel.unavailable)
         patch.setattr(bsr.Bsr, "device_types", ("cpu",))
-        patch.setattr(bsr.timing, "median_seconds", lambda call, device, rounds: call() is None or 1.0)
+        patch.setattr(bsr.timing, "medians", lambda device, rounds: lambda call: call() is None or 1.0)
         # Nor what this process remembers.
         patch.setattr(bsr, "_settings", bsr.AlgorithmCache("bsr-checked", fits=bsr._settings._fits))
         yield kernel

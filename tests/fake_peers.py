@@ -17,7 +17,7 @@ import torch.distributed as dist
 from blockshock.machine.combines import fused, symmetric
 from blockshock.machine.combines.fused import Fused
 from blockshock.machine.combines.overlap import Overlap
-from blockshock.machine.combines.symmetric import OneShot, TwoShot
+from blockshock.machine.combines.symmetric import OneShot, PeerAdd, TwoShot
 from blockshock.machine.combines.workspace import Workspace, workspace_bytes
 
 MISSING = -1.0
@@ -75,6 +75,6 @@ def faked(most_bytes: int = 1 << 20) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (symmetric, fused):
             patch.setattr(module, "workspace_for", fake)
-        for kind in (OneShot, TwoShot, Overlap, Fused):
+        for kind in (OneShot, TwoShot, PeerAdd, Overlap, Fused):
             patch.setattr(kind, "device_types", ("cpu", "cuda"))
         yield

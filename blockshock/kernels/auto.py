@@ -95,8 +95,8 @@ class Auto(Kernel):
     def unsuitable_format(self, format: Format, N: int, K: int, dtype: torch.dtype) -> str | None:
         return None if _of_format(format) else super().unsuitable_format(format, N, K, dtype)
 
-    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
-        found = [kernel.quantised_bytes(N, K, format) for kernel in _of_format(format)]
+    def quantised_bytes(self, N: int, K: int, format: Format, mask: Mask | None = None) -> tuple[int, int]:
+        found = [kernel.quantised_bytes(N, K, format, mask) for kernel in _of_format(format)]
         return max(held for held, _ in found), max(building for _, building in found)
 
     def ranked(self, piece: Piece, tokens: int, backward: bool, agree: Agree) -> list[Kernel]:
@@ -121,8 +121,8 @@ class Auto(Kernel):
         right = [index for index, taken in enumerate(seconds) if not math.isinf(taken)]
         return [build_kernel(candidates[index]) for index in sorted(right, key=seconds.__getitem__)]
 
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return max(kernel.weight_bytes(N, K, itemsize) for kernel in _contenders())
+    def weight_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None = None) -> int:
+        return max(kernel.weight_bytes(N, K, itemsize, mask) for kernel in _contenders())
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         return max(kernel.build_bytes(N, K, itemsize) for kernel in _contenders())

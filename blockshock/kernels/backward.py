@@ -86,16 +86,16 @@ class SparseCores(Kernel):
         """The packing without what it needs to go backward."""
         raise NotImplementedError
 
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+    def weight_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None = None) -> int:
         return packed_bytes(N, K, itemsize)
 
     def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
-        turned = self.weight_bytes(K, N, itemsize) + TileOrder.held_bytes(N, K, mask)
-        dense = N * K * itemsize + Kept.held_bytes(N, K, mask)
+        dense, order = N * K * itemsize + Kept.held_bytes(N, K, mask), TileOrder.held_bytes(N, K, mask)
         if mask is None:
-            return max(turned, dense)
-        fits = _looks_transposable(mask) and not self.unsuitable(K, N, self.dtypes[0], mask.transposed())
-        return turned if fits else dense
+            return max(self.weight_bytes(K, N, itemsize) + order, dense)
+        if not _looks_transposable(mask) or self.unsuitable(K, N, self.dtypes[0], mask.transposed()):
+            return dense
+        return self.weight_bytes(K, N, itemsize, mask.transposed()) + order
 
 
 def no_cuda() -> str | None:

@@ -113,8 +113,8 @@ class Kernel:
         """
         raise NotImplementedError
 
-    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
-        """Bytes that such a packing holds, and those held at most while packing."""
+    def quantised_bytes(self, N: int, K: int, format: Format, mask: Mask | None = None) -> tuple[int, int]:
+        """Bytes that such a packing holds, and those held at most while packing; the most, if the mask is not known."""
         raise NotImplementedError
 
     def backward_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None) -> int:
@@ -125,8 +125,8 @@ class Kernel:
         """
         return 0
 
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        """Bytes that the packing of a (N, K) piece holds."""
+    def weight_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None = None) -> int:
+        """Bytes that the packing of a (N, K) piece holds; the most, if its mask is not known."""
         raise NotImplementedError
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:

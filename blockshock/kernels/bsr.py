@@ -6,6 +6,7 @@ by a tile of tokens; what is dropped costs nothing, and rows of blocks of which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from blockshock.kernels.block_kernels import BLOCK_KERNELS, BlockKernel, BlockLa
 from blockshock.kernels.bsr_search import Found, Setting, default_for, search
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.octaves import bucket_of
-from blockshock.kernels.right import is_product
+from blockshock.kernels.right import is_like, product
 from blockshock.machine import is_capturing, torch_internals
 from blockshock.matrices import Piece, generator, in_blocks
 from blockshock.measure import timing
@@ -113,21 +114,43 @@ def multiplied(blocks: Blocks, x_BK: torch.Tensor, bias: torch.Tensor | None, se
     return y_BN[:tokens]
 
 
+def compile_ahead(blocks: Blocks, x_BK: torch.Tensor, bias: torch.Tensor | None, settings: Sequence[Setting]) -> None:
+    """Compile what ``multiplied`` launches by these settings side by side."""
+    with torch.cuda.device(x_BK.device if x_BK.is_cuda else -1):  # for which they are compiled
+        torch_internals.compile_bsr(blocks, x_BK, bias, x_BK.new_empty(1, blocks.N), settings)
+
+
 def tuned(blocks: Blocks, K: int, bias: torch.Tensor | None, tokens: int) -> Found:
-    """The fastest setting for so many tokens that multiplies random blocks in these places right."""
+    """The fastest setting for so many tokens that multiplies random blocks in these places right.
+
+    A bias is added to a sum before it is written, which takes what any setting takes: what is fastest without one is
+    checked with it, and searched with it where it is wrong then.
+    """
     device, dtype = blocks.blocks.device, blocks.blocks.dtype
     stream = generator(device, 5, 4)
     values = torch.randn(blocks.blocks.shape, device=device, generator=stream).mul_(K**-0.5).to(dtype)
     trial = blocks._replace(blocks=values)
-    w_NK, x_BK = trial.dense(K), torch.randn(tokens, K, device=device, generator=stream).to(dtype)
+    x_BK = torch.randn(tokens, K, device=device, generator=stream).to(dtype)
+    exact, seconds = list(product(x_BK, trial.dense(K), None)), timing.medians(device, rounds=10)
 
-    return search(
-        blocks.blocks.shape[1],
-        tokens,
-        lambda setting: multiplied(trial, x_BK, bias, setting),
-        lambda y_BN: is_product(y_BN, x_BK, w_NK, bias),
-        lambda call: timing.median_seconds(call, device, rounds=10),
-    )
+    def is_right(y_BN: torch.Tensor, bias: torch.Tensor | None) -> bool:
+        added = exact if bias is None else ((columns, sums + bias[columns].float()) for columns, sums in exact)
+        return is_like(y_BN, added)
+
+    def found_with(bias: torch.Tensor | None) -> Found:
+        return search(
+            blocks.blocks.shape[1],
+            tokens,
+            lambda setting: multiplied(trial, x_BK, bias, setting),
+            lambda y_BN: is_right(y_BN, bias),
+            seconds,
+            lambda settings: compile_ahead(trial, x_BK, bias, settings),
+        )
+
+    found = found_with(None)
+    if bias is None or found.setting is None or is_right(multiplied(trial, x_BK, bias, found.setting), bias):
+        return found
+    return found_with(bias)
 
 
 def _library_key(device: torch.device) -> str:

@@ -5,13 +5,15 @@ Some settings multiply wrongly: a number of stages once gave silent garbage (pyt
 only after it multiplied right; those that do not are turned away, and named.
 
 What it costs is compiling, 0.3 to 1 s a setting. So it begins at what torch found good for blocks of that size, tries
-MOST_TRIED settings at the most, and leaves how programs are grouped as it is there. Nothing that is compiled goes by
-the weight's shape or the octave: of one size of blocks the first search compiles, and the next ones mostly time.
+MOST_TRIED settings at the most, and leaves how programs are grouped as it is there; and all neighbours that the tuner
+may go to next are compiled side by side. Nothing that is compiled goes by the weight's shape or the octave: of one size
+of blocks the first search compiles, and the next ones mostly time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -83,6 +85,7 @@ def search(
     multiply: Callable[[Setting], torch.Tensor],
     is_right: Callable[[torch.Tensor], bool],
     seconds: Callable[[Callable[[], object]], float],
+    prepare: Callable[[Sequence[Setting]], None] = lambda settings: None,
 ) -> Found:
     """The fastest setting that torch's tuner finds among those that multiply right.
 
@@ -91,20 +94,34 @@ def search(
         tokens: the most that it will be used for.
         multiply: the product by a setting, some of which raise: they take more than the GPU has.
         seconds: of a call.
+        prepare: what is to be done before some of these are multiplied by, for all of them at once.
     """
     start = STARTS[size]._replace(tile=tile_for(tokens, STARTS[size].tile))
-    tried: set[Setting] = set()
+    taken: dict[Setting, float] = {}
+    prepared: set[Setting] = set()
     wrong: list[Setting] = []
 
     def target(parameters: dict[str, int]) -> float:
         setting = start._replace(**parameters)
-        if len(tried | {setting}) > MOST_TRIED:
+        if len(taken.keys() | {setting}) > MOST_TRIED:
             raise ValueError(f"{MOST_TRIED} settings were tried")
-        tried.add(setting)
+        if setting not in prepared:
+            # It is a neighbour of the fastest so far, the others of which are likely to be next.
+            fastest = min(taken, key=lambda one: taken[one], default=start)
+            ahead = {setting, start, *neighbours(fastest)} - prepared
+            prepare(sorted(ahead))
+            prepared.update(ahead)
+        taken[setting] = math.inf
         if not is_right(multiply(setting)):
             wrong.append(setting)
             raise ValueError(f"{setting} multiplies wrongly")
-        return seconds(lambda: multiply(setting))
+        taken[setting] = seconds(lambda: multiply(setting))
+        return taken[setting]
+
+    def neighbours(setting: Setting) -> set[Setting]:
+        searched = _searched(setting)
+        steps = ((name, step(name, searched[name], by, searched)) for name in searched for by in (-1, 1))
+        return {setting._replace(**{name: value}) for name, value in steps}
 
     def step(name: str, value: int, direction: int, parameters: dict[str, int]) -> int:
         most = tile_for(tokens, MOST_TILE) if name == "tile" else getattr(LIMITS, name)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from blockshock.kernels.base import KERNELS, Kernel
 from blockshock.kernels.packed import Packed
-from blockshock.matrices import Piece
+from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage
 
 
@@ -72,5 +72,5 @@ class Dense(Kernel):
     def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         return PackedDense(piece.dense(), bias)
 
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+    def weight_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None = None) -> int:
         return N * K * itemsize

@@ -130,5 +130,5 @@ class Gathered(Kernel):
     def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         return PackedGathered(piece, bias)
 
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+    def weight_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None = None) -> int:
         return N * K // 2 * itemsize

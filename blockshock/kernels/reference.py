@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from blockshock.kernels.base import KERNELS, Kernel
 from blockshock.kernels.formats import Format, PackedQuantised, Stored, quantised
 from blockshock.kernels.packed import Packed
-from blockshock.matrices import Compressed24, Piece, gather_kept, row_blocks
+from blockshock.matrices import Compressed24, Mask, Piece, gather_kept, row_blocks
 from blockshock.stages import stage
 
 
@@ -72,7 +72,7 @@ class Reference(Kernel):
     def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
         return PackedReference(piece, bias)
 
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
+    def weight_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None = None) -> int:
         return N * (K // 2 * itemsize + -(-K // 8))
 
     def pack_quantised(
@@ -80,7 +80,7 @@ class Reference(Kernel):
     ) -> Packed:
         return PackedQuantisedReference(piece, bias, format, shared_N)
 
-    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
+    def quantised_bytes(self, N: int, K: int, format: Format, mask: Mask | None = None) -> tuple[int, int]:
         size = format.weights.stored.itemsize
         held = self.weight_bytes(N, K, size) + 4 * N
         return held, held + N * K * size

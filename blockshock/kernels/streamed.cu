@@ -6,11 +6,12 @@
 // column here are then two of them, and metadata are twice as many. SPLITS blocks share the columns of the same rows. They
 // are a cluster, and each adds up its part of the rows out of the shared memory of all, in the order of the splits, so
 // that the bits are the same each time. Without clusters (compute capability 8.x) partial sums go through memory to
-// add_splits.
+// add_splits. Where a mask repeats in 16 rows and a step's columns (ONE_TILE), their metadata are those of all, and stay in
+// registers.
 //
 // It stands behind ptx.cu and halves.cu or bytes.cu, and where y is to be the sum over RANKS GPUs behind fused_sum.cu. Set
 // by whoever compiles it, beside what these take: TOKEN_TILES (of 8), ROW_TILES (of 16, for each warp), STAGES, SPLITS,
-// BLOCKS (of an SM).
+// BLOCKS (of an SM), ONE_TILE.
 
 #ifndef RANKS
 #define RANKS 0
@@ -19,11 +20,11 @@
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS, TOKENS = 8 * TOKEN_TILES, ROWS = 16 * WARPS * ROW_TILES;
 constexpr int PLACES_BYTES = 32 * sizeof(Places);  // of 16 rows
-constexpr int VALUES_BYTES = ROWS * 128, METADATA_BYTES = ROWS / 16 * PLACES_BYTES, X_BYTES = TOKENS * 256;
+constexpr int VALUES_BYTES = ROWS * 128, METADATA_BYTES = ONE_TILE ? 0 : ROWS / 16 * PLACES_BYTES, X_BYTES = TOKENS * 256;
 constexpr int STAGE_BYTES = VALUES_BYTES + METADATA_BYTES + X_BYTES;
 constexpr int SUM_ROWS = ROWS + 4;  // padded, so that the fragments of a warp fall into 32 banks
 
-// values: kept values (N, K/2). metadata: for each 16 rows and 128 columns those of each lane. x: (tokens, K), rows x_row
+// values: kept values (N, K/2). metadata: for each 16 rows and 128 columns, or for all of these, those of each lane. x: (tokens, K), rows x_row
 // columns apart. y: (tokens, N). partials: (SPLITS, tokens, N) sums, without clusters.
 extern "C" __global__ void
 #if CLUSTERS && SPLITS > 1
@@ -44,13 +45,19 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
 
     // What this thread copies of each step: a piece of a row in every fourth of its warp's rows, and of every 16th token.
     const u8* values_from[ROW_TILES];
+#if ONE_TILE
+    const Places all_places = metadata[lane];
+#else
     const Places* metadata_from[ROW_TILES];
+#endif
     const long long row_bytes = K;
 #pragma unroll
     for (int i = 0; i < ROW_TILES; i++) {
         const int tile = min(tile0 + i, tiles - 1);  // rows beyond the last are copied from others, and not written
         values_from[i] = (const u8*)values + (16ll * tile + (lane >> 3)) * row_bytes + (lane & 7) * 16 + first * 128ll;
+#if !ONE_TILE
         metadata_from[i] = metadata + ((long long)tile * steps + first) * 32 + lane;
+#endif
     }
     const int token0 = threadIdx.x >> 4, piece = threadIdx.x & 15;
     const u16* x_from = x + (long long)token0 * x_row + first * 128ll + piece * 8;
@@ -67,8 +74,10 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
                 copy16(stage + ((warp * ROW_TILES + i) * 16 + row) * 128 + (((lane & 7) ^ (row & 7)) << 4),
                        values_from[i] + 4 * j * row_bytes + step * 128ll, (lane & 7) * 16 < columns);
             }
+#if !ONE_TILE
             copy_places(stage + VALUES_BYTES + (warp * ROW_TILES + i) * PLACES_BYTES + lane * (int)sizeof(Places),
                         metadata_from[i] + step * 32ll);
+#endif
         }
     };
     auto load_x = [&](int step) {
@@ -106,7 +115,11 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
         Places places[ROW_TILES];
 #pragma unroll
         for (int i = 0; i < ROW_TILES; i++)
+#if ONE_TILE
+            places[i] = all_places;
+#else
             places[i] = ((const Places*)(stage + VALUES_BYTES + (warp * ROW_TILES + i) * PLACES_BYTES))[lane];
+#endif
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             Fragment a[ROW_TILES];

@@ -19,15 +19,18 @@ from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.packed import Packed
 from blockshock.kernels.streamed_bytes import PackedStreamedBytes
 from blockshock.kernels.streamed_launch import multiplied
-from blockshock.kernels.streamed_layout import in_fragments, in_rows, metadata_bytes
+from blockshock.kernels.streamed_layout import fragments, in_rows, metadata_bytes
 from blockshock.kernels.streamed_plan import MOST_TOKENS
 from blockshock.machine import Peers
-from blockshock.matrices import Mask, Piece, gather_kept, mask_positions, row_blocks
+from blockshock.matrices import Mask, Piece, gather_kept, row_blocks
 from blockshock.stages import stage
 
 
 class PackedStreamed(Packed):
-    """``kept_NJ``: the kept values (N, K/2), as they lie in rows. ``metadata``: their positions, by fragments."""
+    """``kept_NJ``: the kept values (N, K/2), as they lie in rows. ``metadata``: their positions, by fragments.
+
+    Of a mask whose tile repeats they are those of one tile.
+    """
 
     kept_NJ: torch.Tensor
     metadata: torch.Tensor
@@ -40,8 +43,7 @@ class PackedStreamed(Packed):
         for start, stop in row_blocks(piece.N, piece.source.K * piece.dtype.itemsize):
             kept_NJ[start:stop] = piece.kept_values(start, stop)
         self.register_buffer("kept_NJ", kept_NJ, persistent=False)
-        metadata = in_fragments(mask_positions(piece.kept).to(piece.device))
-        self.register_buffer("metadata", metadata, persistent=False)
+        self.register_buffer("metadata", fragments(piece.kept, piece.device), persistent=False)
         self.hold_bias(bias)
 
     @property
@@ -69,7 +71,7 @@ class PackedStreamed(Packed):
             return multiplied(self.kept_NJ, self.metadata, x_BK, self.bias, peers=peers)
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
-        return gather_kept(w_NK, in_rows(self.metadata, self.K))
+        return gather_kept(w_NK, in_rows(self.metadata, self.N, self.K))
 
 
 @torch.library.custom_op(
@@ -89,10 +91,11 @@ def _(values: torch.Tensor, metadata: torch.Tensor, x: torch.Tensor, bias: torch
 
 @KERNELS.register("streamed")
 class Streamed(SparseCores):
-    """CUDA devices of compute capability 8.0 and up, bf16 and fp16, any mask, few tokens. Stores 9/16 of dense bytes.
+    """CUDA devices of compute capability 8.0 and up, bf16 and fp16, any mask, few tokens. Stores 9/16 of dense bytes,
+    and of a mask whose tile repeats half.
 
     More tokens than ``most_tokens`` are multiplied part by part: W is read again for each. In a format it gives y, all
-    scales and the bias in it, and stores 5/8 of its dense bytes.
+    scales and the bias in it, and stores 5/8 of its dense bytes, or half.
     """
 
     most_tokens, fuses = MOST_TOKENS, True
@@ -114,11 +117,11 @@ class Streamed(SparseCores):
     ) -> Packed:
         return PackedStreamedBytes(piece, bias, format, shared_N)
 
-    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
-        return PackedStreamedBytes.held_bytes(N, K)
+    def quantised_bytes(self, N: int, K: int, format: Format, mask: Mask | None = None) -> tuple[int, int]:
+        return PackedStreamedBytes.held_bytes(N, K, mask)
 
-    def weight_bytes(self, N: int, K: int, itemsize: int) -> int:
-        return N * K // 2 * itemsize + metadata_bytes(N, K)
+    def weight_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None = None) -> int:
+        return N * K // 2 * itemsize + metadata_bytes(N, K, mask=mask)
 
     def build_bytes(self, N: int, K: int, itemsize: int) -> int:
         # The positions in rows, filled up, and in fragments.

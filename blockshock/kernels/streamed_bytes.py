@@ -10,9 +10,9 @@ from blockshock.kernels.backward import SparseCores
 from blockshock.kernels.formats import Format, Order, PackedQuantised, Stored, quantised
 from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_launch import Scales, multiplied
-from blockshock.kernels.streamed_layout import in_fragments_of_bytes, metadata_bytes
+from blockshock.kernels.streamed_layout import fragments_of_bytes, metadata_bytes
 from blockshock.kernels.streamed_plan import STEP
-from blockshock.matrices import Piece, gather_kept, mask_positions
+from blockshock.matrices import Mask, Piece, gather_kept, mask_positions
 from blockshock.stages import stage
 
 
@@ -33,7 +33,7 @@ class PackedStreamedBytes(PackedQuantised):
         self.register_buffer("kept_NJ", kept_NJ, persistent=False)
         fp8 = q_NK.dtype == torch.float8_e4m3fn
         self.order = Order.CROSSED if fp8 else Order.ROWS  # as bytes.cu has it
-        self.register_buffer("metadata", in_fragments_of_bytes(positions, fp8), persistent=False)
+        self.register_buffer("metadata", fragments_of_bytes(piece.kept, fp8, piece.device), persistent=False)
 
     def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
         if torch.compiler.is_compiling():
@@ -51,10 +51,10 @@ class PackedStreamedBytes(PackedQuantised):
             return multiplied(self.kept_NJ, self.metadata, x_BK, bias, scales=scales)
 
     @staticmethod
-    def held_bytes(N: int, K: int) -> tuple[int, int]:
+    def held_bytes(N: int, K: int, mask: Mask | None = None) -> tuple[int, int]:
         """Bytes that it holds of W (N, K), by arithmetic, and those held at most while it is made."""
         positions = metadata_bytes(N, K, 2 * STEP)
-        held = N * K // 2 + positions + 4 * N
+        held = N * K // 2 + metadata_bytes(N, K, 2 * STEP, mask) + 4 * N
         # What is stored of all of W, and the positions in rows, filled up, and in fragments.
         return held, held + N * K + 2 * positions
 

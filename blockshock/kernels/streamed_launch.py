@@ -40,6 +40,7 @@ def multiplied(
     """x @ Wᵀ (+ bias), (B, N), in launches of at most MOST_TOKENS tokens.
 
     Args:
+        metadata: by fragments; of one tile, where that stands for all.
         x_BK: as of ``aligned_rows``.
         plan: of each launch, where it is not the usual one.
         out_BN: where to write it, contiguous.
@@ -48,10 +49,11 @@ def multiplied(
     """
     (N, J), (B, device) = values_NJ.shape, (len(x_BK), x_BK.device)
     y_BN = x_BK.new_empty(B, N, dtype=scales and scales.dtype) if out_BN is None else out_BN
+    kind = scales is not None, metadata.shape[:2] == (1, 1)
     with torch.cuda.device(device):  # whose current stream the launches take
         start = 0
         while start < B:
-            chosen = plan or plan_for(N, 2 * J, min(B - start, MOST_TOKENS), device, scales is not None)
+            chosen = plan or plan_for(N, 2 * J, min(B - start, MOST_TOKENS), device, *kind)
             part, stop = (x_BK, y_BN, scales), start + chosen.tokens
             if chosen.tokens < B:
                 some = scales and scales._replace(of_tokens=scales.of_tokens[start:stop])

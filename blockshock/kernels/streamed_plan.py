@@ -27,6 +27,7 @@ class Plan:
         splits: blocks that share the columns of the same rows.
         clusters: whether these add up in each other's shared memory; otherwise through the GPU's memory.
         eight_bits: numbers have them, so that a step has twice the columns.
+        one_tile: the metadata of 16 rows and a step's columns are those of all, and are not read again.
     """
 
     token_tiles: int
@@ -36,6 +37,7 @@ class Plan:
     splits: int = 1
     clusters: bool = True
     eight_bits: bool = False
+    one_tile: bool = False
 
     @cached_property
     def tokens(self) -> int:
@@ -54,7 +56,8 @@ class Plan:
     @cached_property
     def shared_bytes(self) -> int:
         """Of a block: kept values, metadata and x of each stage, or, once they are multiplied, the sums."""
-        stage = self.rows * (STEP + self.columns // 8) + self.tokens * STEP * 2
+        metadata = 0 if self.one_tile else self.columns // 8
+        stage = self.rows * (STEP + metadata) + self.tokens * STEP * 2
         return max(self.stages * stage, 4 * self.tokens * (self.rows + 4))
 
     def definitions(self) -> dict[str, int]:
@@ -91,7 +94,9 @@ _ONE_WAVE = _Shape(2, 4, 1)
 
 
 @cache
-def plan_for(N: int, K: int, tokens: int, device: torch.device, eight_bits: bool = False) -> Plan:
+def plan_for(
+    N: int, K: int, tokens: int, device: torch.device, eight_bits: bool = False, one_tile: bool = False
+) -> Plan:
     """The plan for at most MOST_TOKENS tokens on that GPU."""
     properties = torch.cuda.get_device_properties(device)
     token_tiles = next(tiles for tiles in _SHAPES if 8 * tiles >= tokens)
@@ -100,10 +105,11 @@ def plan_for(N: int, K: int, tokens: int, device: torch.device, eight_bits: bool
         shapes = (_ONE_WAVE, *shapes)
     room = properties.shared_memory_per_multiprocessor
     for shape in shapes:
-        plan = Plan(token_tiles, shape.row_tiles, shape.stages, shape.blocks, 1, properties.major >= 9, eight_bits)
+        sizes = token_tiles, shape.row_tiles, shape.stages, shape.blocks, 1
+        plan = Plan(*sizes, properties.major >= 9, eight_bits, one_tile)
         if plan.blocks * (plan.shared_bytes + _OWN_BYTES) <= room:
             return replace(plan, splits=_splits(shape, -(-N // plan.rows), -(-K // plan.columns), processors))
-    return plan_for(N, K, tokens // 2, device, eight_bits)  # the sums of so many tokens need more than there is
+    return plan_for(N, K, tokens // 2, device, eight_bits, one_tile)  # so many sums need more than there is
 
 
 def _splits(shape: _Shape, row_blocks: int, steps: int, processors: int) -> int:

@@ -175,5 +175,5 @@ class Wgmma(SparseCores):
     ) -> Packed:
         return PackedWgmma(piece, bias, format, shared_N)
 
-    def quantised_bytes(self, N: int, K: int, format: Format) -> tuple[int, int]:
+    def quantised_bytes(self, N: int, K: int, format: Format, mask: Mask | None = None) -> tuple[int, int]:
         return PackedWgmma.held_bytes(N, K)

@@ -22,12 +22,29 @@ def indexed(device: torch.device) -> torch.device:
     return device
 
 
-def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU)."""
+def free_bytes(device: torch.device, enough: int | None = None) -> int:
+    """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU).
+
+    Args:
+        enough: if that many are free for any process, and half of the GPU, no more is looked for. Otherwise what this
+            process keeps for itself on a GPU and does not use is given back, and has to be taken anew.
+    """
     if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        if enough is not None and free >= max(enough, total // 2):  # others cannot have it give back anything
+            return free
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+
+
+def make_room(device: torch.device) -> None:
+    """Give back to the GPU what this process keeps for itself and does not use, unless as much is free besides.
+
+    A capture takes memory of its own: what the call took before, which is kept now, or less.
+    """
+    stats = torch.cuda.memory_stats(device)
+    free_bytes(device, enough=stats["reserved_bytes.all.current"] - stats["allocated_bytes.all.current"])
 
 
 def release() -> None:

@@ -7,7 +7,6 @@ needs it. `tried_internals` says of each what that is.
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -17,7 +16,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd import forward_ad
 
-from blockshock.machine.bsr_arguments import BsrSetting, BsrWeight, bsr_arguments
+from blockshock.machine.bsr_kernel import (  # noqa: F401 - called through here, as all of them
+    bsr_product,
+    compile_bsr,
+    has_bsr,
+    knows_bsr,
+    minimized,
+)
 from blockshock.machine.cuda_kernel import CudaKernel, early_launch_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -86,51 +91,19 @@ def cutlass_mm(packed: torch.Tensor, meta: torch.Tensor, x_KB: torch.Tensor, bia
     return torch._sparse_semi_structured_addmm(bias, packed, meta, x_KB)
 
 
-def _bsr_kernel() -> Any:
-    return getattr(importlib.import_module("torch.sparse._triton_ops"), "_bsr_strided_addmm_kernel", None)
+def semi_structured(w_NK: torch.Tensor) -> torch.Tensor:
+    """torch's own tensor of a 2:4 matrix, for code that is not compiled.
 
-
-def has_bsr() -> bool:
-    """Whether torch has its Triton kernels of block-sparse products here: they need triton, and a GPU that it knows."""
-    return _bsr_kernel() is not None
-
-
-def knows_bsr() -> bool:
-    """Whether the kernel that torch has takes what `bsr_product` gives it, no more and no less."""
-    block = torch.empty(1, 16, 16)
-    given = bsr_arguments((block, block[0, 0], block[0, 0]), block[0], None, block[0], (16, 1, 1, 1), None)
-    return inspect.signature(_bsr_kernel().fn).parameters.keys() == given.keys() - {"num_stages", "num_warps"}
-
-
-def bsr_product(
-    weight: BsrWeight, x_BK: torch.Tensor, bias: torch.Tensor | None, y_BN: torch.Tensor, setting: BsrSetting
-) -> None:
-    """Write x @ Wᵀ (+ bias) to y (B, N) on the current GPU, by one launch of torch's kernel.
-
-    Not by ``bsr_dense_addmm``, which has the kernel compiled anew for each B.
-
-    Args:
-        x_BK, y_BN: of any strides below 2³¹ ÷ B.
-        setting: with tiles of a power of two of tokens, 16 at least, that divides B: 65,535 tiles at most.
+    The first one of a kind warns that it is a prototype, and imports the compiler to tell it of that kind: this takes
+    longer than to check and time many a row. Here it does neither; for compiled code the kind is still to be told of.
     """
-    float32 = importlib.import_module("torch.sparse._triton_ops").tl.float32
-    grid = (len(weight[2]) - 1, len(x_BK) // setting[0], 1)
-    _bsr_kernel()[grid](**bsr_arguments(weight, x_BK, bias, y_BN, setting, float32))
-
-
-def minimized(
-    target: Callable[[dict[str, int]], float],
-    initial: dict[str, int],
-    reference: dict[str, int],
-    step: Callable[[str, int, int, dict[str, int]], int],
-) -> dict[str, int]:
-    """Where torch's tuner of those kernels finds the target smallest, one or two steps at a time from what is given.
-
-    Where the target raises, it goes elsewhere; empty if it raises at both beginnings.
-    """
-    minimize = importlib.import_module("torch.sparse._triton_ops_meta").minimize
-    found: dict[str, int] = minimize(target, initial, reference, step, max_step=1)[0]
-    return found
+    sparse = importlib.import_module("torch.sparse")
+    for kind in sparse.SparseSemiStructuredTensor.__subclasses__():
+        if not getattr(kind, "_PROTOTYPE_WARNING_SHOWN", True):
+            kind._load_dispatch_table()
+            kind._PROTOTYPE_WARNING_SHOWN = True
+    made: torch.Tensor = sparse.to_sparse_semi_structured(w_NK)
+    return made
 
 
 def compile_cuda(source: str, name: str, capability: str) -> bytes:

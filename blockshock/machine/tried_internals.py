@@ -96,6 +96,12 @@ def _try_int_mm() -> None:
     check(torch.equal(internals.int_mm(x_BK, x_BK.T), (x_BK.long() @ x_BK.T.long()).int()))
 
 
+def _try_semi_structured() -> None:
+    kind: Any = torch.sparse.SparseSemiStructuredTensorCUSPARSELT
+    kind._load_dispatch_table()
+    check(torch.ops.aten.linear in kind.SPARSE_DISPATCH)
+
+
 def _try_minimizing() -> None:
     def target(at: dict[str, int]) -> float:
         check(at["a"] != 6)
@@ -112,6 +118,9 @@ def _try_minimizing() -> None:
 INTERNALS = ON_GPUS | {
     "torch._int_mm": Internal("the format int8 has no dense product", _try_int_mm),
     "torch.sparse._triton_ops_meta.minimize": Internal("the block kernel bsr is not tuned", _try_minimizing),
+    "torch.sparse.SparseSemiStructuredTensor._load_dispatch_table": Internal(
+        "the rival torch_semi_structured cannot be packed", _try_semi_structured
+    ),
     "torch.Tensor._version": Internal("weights that were written to behind a layer's back go unseen", _try_version),
     "torch.UntypedStorage._cdata": Internal("weights whose memory was exchanged go unseen", _try_memory),
     "torch.distributed.tensor.DTensor._local_tensor": Internal(

@@ -15,7 +15,7 @@ from blockshock.matrices.columns_of_halves import ColumnsOfHalves
 from blockshock.matrices.compressed import Compressed24, bits, gather_kept
 from blockshock.matrices.kept import Kept, product
 from blockshock.matrices.mask_checks import check_2to4, check_complementary, check_transposable
-from blockshock.matrices.masks import LazyMask, Mask
+from blockshock.matrices.masks import LazyMask, Mask, TiledMask
 from blockshock.matrices.models import MODELS, Linear, Model
 from blockshock.matrices.named_masks import (
     MASKS,

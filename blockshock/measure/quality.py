@@ -19,8 +19,8 @@ class QualitySums:
     error_squared: float = 0.0
     output_squared: float = 0.0
     kept_magnitude: float = 0.0
-    magnitude: float = 0.0
     kept_energy: float = 0.0
+    magnitude: float = 0.0
     energy: float = 0.0
 
     def __add__(self, other: QualitySums) -> QualitySums:
@@ -61,10 +61,8 @@ class Losing:
         sums = (
             (own.y_BR - of.y_BR).square().sum(),
             of.y_BR.square().sum(),
-            own.w_RK.abs().sum(),
-            of.w_RK.abs().sum(),
-            own.w_RK.square().sum(),
-            of.w_RK.square().sum(),
+            *_magnitude_and_energy(own.w_RK),
+            *_magnitude_and_energy(of.w_RK),
         )
         self._found.append(torch.stack(sums))
 
@@ -83,6 +81,12 @@ class Losing:
     def sums(self) -> QualitySums:
         """Of all blocks; waits for the device."""
         return sum((QualitySums(*found.tolist()) for found in self._found), QualitySums())
+
+
+def _magnitude_and_energy(w_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Σ|w| and Σw², reading w and writing nothing of its size."""
+    w = w_RK.flatten()
+    return torch.linalg.vector_norm(w, 1), w.dot(w)
 
 
 def lost(

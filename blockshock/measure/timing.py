@@ -15,19 +15,19 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
 
 from blockshock.errors import InputError
 from blockshock.machine import memory
+from blockshock.measure.graphs import Call, capture
 
 MODES = ("sync", "cuda_events", "cuda_graph", "none")
 FLUSH_CACHES = {"cuda": 4, "cpu": 1}
 """Times what the last-level cache holds that a flush reads: a GPU's does not replace its oldest lines first."""
 
-Call = Callable[[], object]
 Result = TypeVar("Result")
 
 
@@ -40,6 +40,7 @@ class Protocol:
         rounds, warmup: timed rounds, and untimed ones before them.
         flush: flush the last-level cache before each round.
         align: brings all ranks to the same point, on the device where there is one.
+        prologues: those that were made for it, and for what it was ``replace``d from.
     """
 
     mode: str
@@ -47,6 +48,7 @@ class Protocol:
     warmup: int
     flush: bool = True
     align: Call = lambda: None
+    prologues: dict[tuple[torch.device, bool, Call], Prologue] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -54,24 +56,12 @@ class Protocol:
         if self.rounds < 1 or self.warmup < 0:
             raise InputError(f"timing takes at least 1 round and 0 before it, got {self.rounds} and {self.warmup}")
 
-
-def warm_up(call: Call) -> None:
-    """Run the call three times aside, so that lazy set-up stays out of its capture."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.synchronize()
-
-
-def capture(call: Call) -> torch.cuda.CUDAGraph:
-    """The call as a CUDA graph."""
-    warm_up(call)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        call()
-    return graph
+    def prologue(self, device: torch.device) -> Prologue:
+        """What precedes every round: made once, for a capture takes as long as many rounds."""
+        key = device, self.flush, self.align
+        if key not in self.prologues:
+            self.prologues[key] = Prologue(device, self)
+        return self.prologues[key]
 
 
 class Prologue:
@@ -114,7 +104,6 @@ def time_calls(
     calls: Sequence[Call],
     device: torch.device,
     protocol: Protocol,
-    prologue: Prologue | None = None,
     order: Sequence[int] | None = None,
 ) -> list[list[float]]:
     """Seconds of each round of each call, the calls of a round one after the other.
@@ -123,7 +112,6 @@ def time_calls(
     warm, meets all calls alike.
 
     Args:
-        prologue: of the same device and protocol, where one has been made before.
         order: in which the calls are captured, and run in the first round.
     """
     order = range(len(calls)) if order is None else order
@@ -131,7 +119,7 @@ def time_calls(
         for index in order:
             calls[index]()
         return [[] for _ in calls]
-    prologue = prologue or Prologue(device, protocol)
+    prologue = protocol.prologue(device)
     rounds = [order if number % 2 == 0 else order[::-1] for number in range(protocol.warmup + protocol.rounds)]
     if protocol.mode == "sync":
         samples = _host_rounds(calls, device, prologue, rounds)
@@ -175,10 +163,16 @@ def _device_rounds(
     return [[start.elapsed_time(end) * 1e-3 for start, end in pairs] for pairs in events]
 
 
-def median_seconds(call: Call, device: torch.device, rounds: int = 15, align: Call = lambda: None) -> float:
-    """Of a call, to choose one of several by: captured on a GPU, by the host's clock on a CPU."""
-    mode = "cuda_graph" if device.type == "cuda" else "sync"
-    return percentile(time_call(call, device, Protocol(mode, rounds, warmup=3, align=align)), 50)
+def medians(device: torch.device, rounds: int = 15) -> Callable[[Call], float]:
+    """What takes the median seconds of calls, to choose one of several by: captured on a GPU, by the host's clock on a
+    CPU."""
+    protocol = Protocol("cuda_graph" if device.type == "cuda" else "sync", rounds, warmup=3)
+    return lambda call: percentile(time_call(call, device, protocol), 50)
+
+
+def median_seconds(call: Call, device: torch.device) -> float:
+    """Of one call alone, as of ``medians``."""
+    return medians(device)(call)
 
 
 def host_seconds(call: Callable[[], Result], device: torch.device) -> tuple[Result, float]:

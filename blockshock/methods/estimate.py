@@ -73,9 +73,9 @@ class WeightEstimate:
         """
         size = N, K, shape.itemsize
         if shape.format is not None:
-            return cls(*kernel.quantised_bytes(N, K, shape.format))
+            return cls(*kernel.quantised_bytes(N, K, shape.format, mask))
         backward = kernel.backward_bytes(*size, mask) if shape.backward or shape.training else 0
-        held, building = kernel.weight_bytes(*size) + backward, kernel.build_bytes(*size) + backward
+        held, building = kernel.weight_bytes(*size, mask) + backward, kernel.build_bytes(*size) + backward
         if shape.training is None:
             return cls(held, building)
         kind, _ = storage_of(storage)

@@ -6,15 +6,14 @@ eager code copies it, and ``torch.compile`` makes that a part of what it compile
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
-from torch.sparse import to_sparse_semi_structured
 
 from blockshock.kernels import Kernel, Packed, build_kernel, packed_bytes
-from blockshock.machine import Group, held_bytes
+from blockshock.machine import Group, held_bytes, torch_internals
 from blockshock.matrices import WeightSource, in_own_order
 from blockshock.measure import Operand
 from blockshock.methods.base import METHODS, Method
@@ -33,12 +32,10 @@ class PackedByTorch(Packed):
 
     def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None, compiled: bool) -> None:
         super().__init__()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The PyTorch API of SparseSemiStructuredTensor is in prototype")
-            self._kept, self._sparse = w_NK.numel() // 2, to_sparse_semi_structured(w_NK)
+        self._kept, self._sparse = w_NK.numel() // 2, torch_internals.semi_structured(w_NK)
         self.algorithm = type(self._sparse).__name__
         self.hold_bias(bias)
-        self._linear = torch.compile(_rows, dynamic=False) if compiled else F.linear
+        self._linear = _compiled(type(self._sparse)) if compiled else F.linear
 
     def tensors(self) -> list[torch.Tensor]:
         parts = [getattr(self._sparse, name) for name in ("packed", "meta", "packed_t", "meta_t")]
@@ -51,6 +48,11 @@ class PackedByTorch(Packed):
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         with stage("matmul"):
             return self._linear(x_BK, self._sparse, self.bias)
+
+
+def _compiled(kind: type[torch.Tensor]) -> Callable[..., torch.Tensor]:
+    torch.compiler.allow_in_graph(kind)  # as torch does it when it first makes one
+    return torch.compile(_rows, dynamic=False)
 
 
 def _rows(x_BK: torch.Tensor, sparse: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch.nn import functional as F
 
 from blockshock.matrices import TransposedWeights, generator
 from blockshock.measure import ErrorSums, compare, timing
 from blockshock.phases.builds import over_builds, protocol_of_ranks
 from blockshock.phases.case import Built, Case, build, this_device
-from blockshock.phases.correctness import same_bits
+from blockshock.phases.correctness import same_as_rank_0, same_bits
 from blockshock.phases.forward import TimingResult, described, samples_of
 from blockshock.registry import Registry
 
@@ -74,13 +73,11 @@ def check(case: Case) -> GradientResult:
         met_BN = method.met(built.layer, grad_y_BN, back=True)
         errors[loss] = compare(grad_x_BK, met_BN, transposed, roundings, *share, method.sums)
     ours = torch.stack([grad_x_BK for grad_x_BK, _ in gradients.values()])
-    rank0 = ours.clone()
-    dist.broadcast(rank0, 0, group=built.group)
-    algorithm = built.method.algorithm
+    same_on_ranks, algorithm = same_as_rank_0(ours, built.group), built.method.algorithm
     del built, method, transposed, gradients
     gradients, second = _all_gradients(build(case, backward=True), case.seed)
     again = torch.stack([grad_x_BK for grad_x_BK, _ in gradients.values()])
-    return GradientResult(errors, roundings, same_bits(rank0, ours), same_bits(again, ours), [first, second], algorithm)
+    return GradientResult(errors, roundings, same_on_ranks, same_bits(again, ours), [first, second], algorithm)
 
 
 def _all_gradients(built: Built, seed: int) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], float]:
@@ -114,10 +111,10 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
     """Build and time forward and backward together, and forward by itself; all ranks call it together."""
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
 
-    def describe(built: Built) -> TimingResult:
+    def describe(built: Built, share: timing.Protocol) -> TimingResult:
         x_BK = built.x_BK.detach().requires_grad_()
         both = both_passes(case, built)
-        return described(case, built, both, protocol, lambda: {"forward": lambda: built.method(x_BK)}, backward=True)
+        return described(case, built, both, share, lambda: {"forward": lambda: built.method(x_BK)}, backward=True)
 
     make = partial(build, case, backward=True, layer=case.layer(this_device(), backward=True))
     return over_builds(make, protocol, describe, samples_of(case, both_passes))

@@ -1,8 +1,9 @@
 """Builds as what is repeated, not rounds alone.
 
 All rounds of one build share where its memory lies, and those of one capture how its graph was laid out. A median over
-rounds of several builds tells of the method, one over rounds of a single build of that build. What is kept of W is no
-part of that: the builds of a frozen case prune once.
+rounds of several builds tells of the method, one over rounds of a single build of that build. So what else is measured
+of one build takes no more rounds than its share. What is kept of W is no part of that: the builds of a frozen case
+prune once.
 
 A build is let go only once the next one stands, so that the next one lies elsewhere.
 """
@@ -25,7 +26,7 @@ from blockshock.phases.case import Built, Case, build, this_device
 from blockshock.saved.pairs import blocks_needed
 
 BUILDS = {"cuda": 3, "cpu": 2}
-"""Of a case that is timed by itself; they share its rounds."""
+"""Of a case that is timed by itself; they share its rounds, and those before them."""
 BLOCKS = {"cuda": 10, "cpu": 5}
 """Of a pair, for a start: in each block both cases are built anew."""
 MOST_BLOCKS = {"cuda": 60, "cpu": 5}
@@ -63,20 +64,21 @@ def protocol_of_ranks(mode: str, rounds: int, warmup: int, flush: bool) -> timin
 def over_builds(
     make: Callable[[], Made],
     protocol: timing.Protocol,
-    describe: Callable[[Made], Result],
+    describe: Callable[[Made, timing.Protocol], Result],
     take: Callable[[Made, timing.Protocol], list[float]],
 ) -> Result:
     """What ``describe`` finds of the first build, and in its ``builds`` what ``take`` measures of each.
 
-    The rounds are shared out among the builds as evenly as can be. All ranks call it together.
+    The rounds are shared out among the builds as evenly as can be; both are given the share of theirs. All ranks call
+    it together.
     """
     count = 1 if protocol.mode == "none" else min(BUILDS[this_device().type], protocol.rounds)
-    result = None
+    warmup, result = -(-protocol.warmup // count), None
     for number in range(count):
-        built = make()
+        built, share = make(), replace(protocol, rounds=len(range(number, protocol.rounds, count)), warmup=warmup)
         if result is None:
-            result = describe(built)
-        result.builds.append(take(built, replace(protocol, rounds=len(range(number, protocol.rounds, count)))))
+            result = describe(built, share)
+        result.builds.append(take(built, share))
     assert result is not None
     return result
 
@@ -134,7 +136,6 @@ def pairs_in_blocks(
     """
     device = this_device()
     share = replace(protocol, rounds=-(-protocol.rounds // BLOCK_SHARE), warmup=-(-protocol.warmup // BLOCK_SHARE))
-    prologue = timing.Prologue(device, share)
     built: dict[int, Made] = {}
     pairs: list[Samples] = []
     pilot = wanted = BLOCKS[device.type]
@@ -144,7 +145,7 @@ def pairs_in_blocks(
         for index in stream.sample((0, 1), 2):
             built[index] = make(index)
         # The calls, and the graphs captured of them, end with this: they hold the builds.
-        timed = _one_block(calls, built, device, share, prologue, (0, 1) if count % 2 else (1, 0))
+        timed = _one_block(calls, built, device, share, (0, 1) if count % 2 else (1, 0))
         pairs = pairs or [([], []) for _ in timed]
         for (first, second), (ours, theirs) in zip(pairs, timed, strict=True):
             first.append(ours)
@@ -169,13 +170,12 @@ def _one_block(
     built: dict[int, Made],
     device: torch.device,
     share: timing.Protocol,
-    prologue: timing.Prologue,
     order: tuple[int, int],
 ) -> list[tuple[list[float], list[float]]]:
     """Seconds of each round, of each call of the first and of its like of the second."""
     both = list(zip(*(calls(index, built[index]) for index in (0, 1)), strict=True))
     turns = [2 * number + index for number in range(len(both)) for index in order]
-    times = timing.time_calls([call for pair in both for call in pair], device, share, prologue, turns)
+    times = timing.time_calls([call for pair in both for call in pair], device, share, turns)
     return list(zip(times[::2], times[1::2], strict=True))
 
 

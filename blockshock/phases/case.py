@@ -200,7 +200,7 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
         return reason
     ranks_here = 1 if device.type == "cuda" else ranks
     needed = estimate_bytes(case, ranks, backward, builds, layer) * ranks_here
-    free = memory.free_bytes(device)
+    free = memory.free_bytes(device, enough=needed)
     if needed > free:
         return (
             f"needs about {memory.gib(needed)} on {device}, {memory.gib(free)} are free: "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from blockshock.machine import Group, of_rank_0
 from blockshock.matrices import WeightSource, bits
 from blockshock.measure import ErrorSums, Losing, QualitySums, compare, lost, timing
 from blockshock.methods import Promise, method_of
@@ -45,10 +46,8 @@ def run(case: Case) -> CorrectnessResult:
     y_BN, first = _forward(built)
     roundings, algorithm = built.method.roundings, built.method.algorithm
     errors, *sums = _compared(built, y_BN, roundings)
-    rank0_BN = y_BN.clone()
-    dist.broadcast(rank0_BN, 0, group=built.group)
-    same_on_ranks = same_bits(rank0_BN, y_BN)
-    del built, rank0_BN
+    same_on_ranks = same_as_rank_0(y_BN, built.group)
+    del built
     again_BN, second = _forward(build(case))
     same_again = same_bits(again_BN, y_BN)
     return CorrectnessResult(errors, roundings, same_on_ranks, same_again, [first, second], algorithm, *sums)
@@ -83,6 +82,13 @@ def _compared(
 
 def _forward(built: Built) -> tuple[torch.Tensor, float]:
     return timing.host_seconds(lambda: built.method(built.x_BK), built.x_BK.device)
+
+
+def same_as_rank_0(tensor: torch.Tensor, group: Group) -> bool:
+    """Whether this rank has the bits that rank 0 has."""
+    first = of_rank_0(tensor, group)
+    assert first is not None
+    return same_bits(first, tensor)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

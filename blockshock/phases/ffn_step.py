@@ -84,7 +84,7 @@ def run(case: FFNCase, mode: str, rounds: int, warmup: int, flush: bool) -> Timi
     def take(block: Block, share: timing.Protocol) -> list[float]:
         return _timed(Step(block), share)
 
-    return over_builds(partial(build, case), protocol, lambda block: _described(case, block, protocol), take)
+    return over_builds(partial(build, case), protocol, partial(_described, case), take)
 
 
 def _timed(step: Step, protocol: timing.Protocol) -> list[float]:

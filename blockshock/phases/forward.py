@@ -21,7 +21,8 @@ class TimingResult:
     """What one rank measured. Times in seconds, sizes in bytes.
 
     Attributes:
-        builds: by build, samples of each round of what is timed, in the mode asked for. All else is of the first one.
+        builds: by build, samples of each round of what is timed, in the mode asked for. All else is of the first one,
+            and of as many rounds as its share.
         eager_samples: the same by device events around eager calls; empty unless the mode is cuda_graph.
         stages, copied_bytes: from a second, instrumented series.
         alone: samples of pieces run by themselves: the rank's own ``partial`` and the collective that combines
@@ -61,11 +62,11 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
     """Build and time the case on this rank; all ranks call it together."""
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
 
-    def describe(built: Built) -> TimingResult:
+    def describe(built: Built, share: timing.Protocol) -> TimingResult:
         call = forward_pass(case, built)
-        found = described(case, built, call, protocol, lambda: _alone(built.method, built.x_BK, protocol))
+        found = described(case, built, call, share, lambda: _alone(built.method, built.x_BK, share))
         if mode == "cuda_graph":
-            found.eager_samples = timing.time_call(call, built.x_BK.device, replace(protocol, mode="cuda_events"))
+            found.eager_samples = timing.time_call(call, built.x_BK.device, replace(share, mode="cuda_events"))
         return found
 
     make = partial(build, case, layer=case.layer(this_device()))
@@ -74,7 +75,7 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> TimingR
 
 def samples_of(case: Case, prepare: Prepare) -> Callable[[Built, timing.Protocol], list[float]]:
     """What takes the samples of a build, of what is prepared of it."""
-    return lambda built, part: timing.time_call(prepare(case, built), built.x_BK.device, part)
+    return lambda built, share: timing.time_call(prepare(case, built), built.x_BK.device, share)
 
 
 def described(

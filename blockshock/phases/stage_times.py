@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from blockshock.measure import Call, Prologue, Protocol, warm_up
+from blockshock.measure import Call, Prologue, Protocol, capturing, warm_up
 from blockshock.stages import recording
 
 
@@ -23,7 +23,7 @@ def time_stages(call: Call, device: torch.device, protocol: Protocol) -> StageTi
     """A second, instrumented series of rounds. Its marks cost a little, so the headline never comes from it."""
     if protocol.mode == "none":
         return StageTimes({}, 0)
-    prologue = Prologue(device, protocol)
+    prologue = protocol.prologue(device)
     if protocol.mode == "cuda_graph":
         return _graph_stages(call, prologue, protocol)
     return _eager_stages(call, device, prologue, protocol)
@@ -37,7 +37,7 @@ def _graph_stages(call: Call, prologue: Prologue, protocol: Protocol) -> StageTi
 
     warm_up(call)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"), recording(mark) as recorder:
+    with capturing(graph), recording(mark) as recorder:
         call()
     rounds = []
     for _ in range(protocol.warmup + protocol.rounds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -79,11 +80,11 @@ def run(case: Case, mode: str, rounds: int, warmup: int, flush: bool) -> Trainin
     """Build and time training steps on this rank; all ranks call it together."""
     protocol = protocol_of_ranks(mode, rounds, warmup, flush)
 
-    def take(built: Built, part: timing.Protocol) -> list[float]:
+    def take(built: Built, share: timing.Protocol) -> list[float]:
         step, device = Step(case, built), built.x_BK.device
-        return _over_cycle(storages_of(built.method), lambda: timing.time_call(step, device, part), _cycle)
+        return _over_cycle(storages_of(built.method), lambda: timing.time_call(step, device, share), _cycle)
 
-    return over_builds(lambda: build(case), protocol, lambda built: _described(case, built, protocol), take)
+    return over_builds(lambda: build(case), protocol, partial(_described, case), take)
 
 
 def _described(case: Case, built: Built, protocol: timing.Protocol) -> TrainingResult:

@@ -60,9 +60,9 @@ class Writer:
         return f"resuming {self._folder}: {passed} not run again"
 
     def benchmark(self, benchmark: Any) -> None:
-        """Keep a finished benchmark."""
+        """Keep a finished benchmark; it is written with what its test comes to."""
         if benchmark.stats is not None:
-            self._append({"benchmark": benchmark.stats.as_dict(include_data=True)})
+            self._left.append(safe_dumps({"benchmark": benchmark.stats.as_dict(include_data=True)}))
 
     def ceilings(self, ceilings: Ceilings) -> None:
         """Keep the machine's ceilings."""
@@ -76,8 +76,8 @@ class Writer:
             items[:] = left
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" and report.passed and (self._left or self._folder.exists()):
-            self._append({"passed": report.nodeid})
+        if report.when == "call" and (self._left or (report.passed and self._folder.exists())):
+            self._append({"passed": report.nodeid} if report.passed else None)
 
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """What was measured before the session broke off is saved with the rest."""
@@ -100,9 +100,9 @@ class Writer:
         """Whether a run was to be saved and was not, for nothing of it was left to measure."""
         return self._resumed is not None and self._saving.wanted and self._saving.saved is None
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def _append(self, entry: dict[str, Any] | None) -> None:
         # What could not be written is tried again with the next line: a disk that was full may not be for ever.
-        self._left.append(safe_dumps(entry))
+        self._left += [] if entry is None else [safe_dumps(entry)]
         try:
             if not (self._folder / SESSION).exists():
                 self._folder.mkdir(parents=True, exist_ok=True)

@@ -189,13 +189,19 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     option("--timing", "how phase 1 is timed. Default cuda_graph on GPUs, sync on a CPU", choices=timing.MODES)
     option(
         "--rounds",
-        f"timed rounds, over {BUILDS[cpu]} builds on a CPU and {BUILDS[cuda]} on GPUs; of a verdict's pair one in "
+        f"timed rounds, over {BUILDS[cpu]} builds on a CPU and {BUILDS[cuda]} on GPUs; stages, eager calls and what is "
+        "timed alone have the share of one; of a verdict's pair one in "
         f"{BLOCK_SHARE} in each of {BLOCKS[cpu]} and {BLOCKS[cuda]} blocks. Default {DEFAULT_ROUNDS[cpu]} and "
         f"{DEFAULT_ROUNDS[cuda]}",
         "R",
         type=int,
     )
-    option("--warmup-rounds", f"before them. Default {DEFAULT_WARMUP[cpu]} and {DEFAULT_WARMUP[cuda]}", "R", type=int)
+    option(
+        "--warmup-rounds",
+        f"before them, shared as they are. Default {DEFAULT_WARMUP[cpu]} and {DEFAULT_WARMUP[cuda]}",
+        "R",
+        type=int,
+    )
     option(
         "--extend",
         "Python files that register methods, kernels, masks or whatever else there are registries of; every rank and "

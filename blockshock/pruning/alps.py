@@ -24,6 +24,10 @@ class Alps(Pruner):
     Where it never changed by 0.5 %, ρ was too large to begin with, and a fifth of it is tried, from the start. A mask
     that no longer changes is taken, and 10 steps of conjugate gradients make the best of what it keeps of B.
 
+    Ours, not the paper's: so do 10 such steps for the mask that ADMM began with, from W on, and each row takes the
+    better of the two, by the error that H gives it. Where one change is much of a row, or H is hardly more than its
+    diagonal, ADMM can end with a worse mask than it had: rho grows while masks still go to and fro.
+
     A row's error is its own, so each row has its ρ, where the authors' code has one for all: what comes out depends on
     neither blocks nor shards of rows. A channel that is zero in all inputs loses its weights. All of it is computed in
     float64.
@@ -49,9 +53,10 @@ class Alps(Pruner):
 
     def prune(self, w_RK: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         scaled_RK = w_RK.double().masked_fill(self._dead_K, 0) * self._scale_K
-        found_RK = self._alternated(scaled_RK)
-        kept_RK = two_largest(found_RK.abs())
-        return self._refined(found_RK * kept_RK, kept_RK, scaled_RK) / self._scale_K, kept_RK
+        d_RK, kept_RK, lost_R1 = self._refined(self._alternated(scaled_RK), scaled_RK)
+        first_RK, first_kept_RK, first_lost_R1 = self._refined(scaled_RK, scaled_RK)  # the mask that ADMM began with
+        first_R1 = first_lost_R1 < lost_R1
+        return first_RK.where(first_R1, d_RK) / self._scale_K, first_kept_RK.where(first_R1, kept_RK)
 
     def _alternated(self, scaled_RK: torch.Tensor) -> torch.Tensor:
         """B (R, K) at the end of ADMM."""
@@ -65,17 +70,25 @@ class Alps(Pruner):
                     break
         return found_RK
 
-    def _refined(self, d_RK: torch.Tensor, kept_RK: torch.Tensor, scaled_RK: torch.Tensor) -> torch.Tensor:
-        """What is kept after conjugate gradients from D on, each row by itself (Hestenes and Stiefel, 1952)."""
-        left_RK = ((scaled_RK - d_RK) @ self._hessian_KK).masked_fill_(~kept_RK, 0)
-        towards_RK, square_R1 = left_RK, left_RK.square().sum(1, keepdim=True)
+    def _refined(self, b_RK: torch.Tensor, scaled_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The two largest of each four of B after conjugate gradients, each row by itself (Hestenes and Stiefel, 1952);
+        where they are (R, K); and the squared error of each row (R, 1), as each step says how much it takes of it."""
+        kept_RK = two_largest(b_RK.abs())
+        d_RK = b_RK * kept_RK
+        missing_RK = scaled_RK - d_RK
+        left_RK = missing_RK @ self._hessian_KK
+        lost_R1 = missing_RK.mul_(left_RK).sum(1, keepdim=True)
+        towards_RK = left_RK.masked_fill_(~kept_RK, 0).clone()
+        square_R1 = left_RK.square().sum(1, keepdim=True)
         for _ in range(CONJUGATE_STEPS):
             moved_RK = (towards_RK @ self._hessian_KK).masked_fill_(~kept_RK, 0)
             length_R1 = _ratio(square_R1, (towards_RK * moved_RK).sum(1, keepdim=True))
-            d_RK, left_RK = d_RK + length_R1 * towards_RK, left_RK - length_R1 * moved_RK
+            d_RK.addcmul_(length_R1, towards_RK)
+            left_RK.addcmul_(length_R1, moved_RK, value=-1)
+            lost_R1 -= length_R1 * square_R1
             before_R1, square_R1 = square_R1, left_RK.square().sum(1, keepdim=True)
-            towards_RK = left_RK + _ratio(square_R1, before_R1) * towards_RK
-        return d_RK
+            towards_RK.mul_(_ratio(square_R1, before_R1)).add_(left_RK)
+        return d_RK, kept_RK, lost_R1
 
 
 class _Rows:

@@ -34,9 +34,13 @@ def join(rank: int, size: int, device: str, limit: timedelta, **meet: object) ->
     """Join the process group that ``meet`` (an init_method or a store) leads to; return once all ranks are there."""
     bound = torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else None
     backend = "gloo" if bound is None else "nccl"
-    dist.init_process_group(backend, timeout=limit, world_size=size, rank=rank, device_id=bound, **meet)  # type: ignore[arg-type]
-    # A first collective, waited for, so that no call pays for setting up the communicator.
-    dist.all_reduce(torch.zeros(1, device=bound))
+    # NCCL's communicator is set up here, so that no call pays for it. A rank alone has no use for it: it has one from
+    # its first collective on, if there ever is one.
+    at_once = bound if size > 1 else None
+    dist.init_process_group(backend, timeout=limit, world_size=size, rank=rank, device_id=at_once, **meet)  # type: ignore[arg-type]
+    first = torch.zeros(1, device=bound)
+    if size > 1:
+        dist.all_reduce(first)
     if bound is not None:
         torch.cuda.synchronize(bound)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_bsr
 import pytest
@@ -14,7 +15,7 @@ from blockshock.kernels import bsr, build_block_kernel
 from blockshock.kernels.block_kernels import PackedBlocks
 from blockshock.kernels.bsr_search import MOST_TRIED, Setting
 from blockshock.kernels.right import is_product
-from blockshock.machine import torch_internals
+from blockshock.machine import bsr_kernel, torch_internals
 
 OPTIONS = ("BLOCKSIZE_COL", "GROUP_SIZE_ROW", "num_stages", "num_warps")
 """What a setting is to torch's kernel."""
@@ -76,9 +77,9 @@ def test_no_length_is_compiled_for() -> None:
         packed.grad_input(matrix(64, 128, torch.bfloat16, 0))
         assert len(kernel.variants()) == 5, "without a bias"
     with pytest.MonkeyPatch.context() as patch, faked() as kernel:
-        product = torch_internals.bsr_arguments
+        product = bsr_kernel.bsr_arguments
         tiles = lambda *given: product(*given) | {"SPLIT_N": len(given[1]) // given[4][0]}  # noqa: E731
-        patch.setattr(torch_internals, "bsr_arguments", tiles)
+        patch.setattr(bsr_kernel, "bsr_arguments", tiles)
         assert variants_of(kernel, packed_of()[0], 64, 128, 192) == 2 * 3, "as torch's own launch does it"
 
 
@@ -90,8 +91,39 @@ def test_octaves_and_weights_share_what_is_compiled() -> None:
                 packed(matrix(B, K, torch.bfloat16, 0))
                 packed.grad_input(matrix(B, N, torch.bfloat16, 0))
         tried = {tuple(given[name] for name in OPTIONS) for _, given in kernel.launches}
-        assert len(kernel.variants()) == 2 * len(tried), "with a bias and without"
+        assert len(kernel.variants()) == len(tried) + 1, "with a bias what was found alone"
         assert len(tried) <= MOST_TRIED
+
+
+def test_what_a_search_tries_is_compiled_side_by_side_before() -> None:
+    with faked(lambda meta: meta["num_stages"] == 3) as kernel:
+        packed, *_ = packed_of(kernel="bsr")
+        packed(matrix(400, 256, torch.bfloat16, 0))
+        tried, ahead = kernel.launches[:-2], [given for batch in kernel.compiled for given in batch]
+        assert kernel.variants(given for _, given in tried) <= kernel.variants(ahead)
+        assert len(kernel.variants(ahead)) == len(ahead), "none is compiled twice"
+        batches = [len(batch) for batch in kernel.compiled]
+        assert batches[0] >= 6, "what it begins with, and all neighbours"
+        assert len(batches) < len({tuple(given[name] for name in OPTIONS) for _, given in tried}) / 2
+        assert [given["beta"] for _, given in kernel.launches[-2:]] == [1, 1], "the setting that was found, checked"
+        assert {given["beta"] for _, given in tried} == {0}
+
+
+def test_a_setting_that_is_wrong_with_a_bias_alone_is_searched_with_one() -> None:
+    with faked(lambda meta: meta["beta"] == 1 and meta["num_stages"] > 1) as kernel:
+        found = packed_of(kernel="bsr")
+        check(*found, 400)
+        assert isinstance(found[0], bsr.PackedBsr)
+        assert {setting.stages for setting in found[0]._chosen.values()} == {1}
+        assert "turned away: tile 256, group 1, 4 stages, 4 warps" in found[0].algorithm
+    assert len(kernel.compiled) > 1
+
+
+def test_without_a_mode_for_it_nothing_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    with faked() as kernel:
+        monkeypatch.setattr("torch.sparse._triton_ops.triton", SimpleNamespace())
+        check(*packed_of(kernel="bsr"), 400)
+        assert not kernel.compiled
 
 
 def test_a_kernel_that_takes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_kernels_say_what_they_take_and_hold(kernel: str, N: int, K: int, dtype:
         assert reason is None or len(reason.split()) > 3
     assert N * K // 2 * dtype.itemsize <= built.weight_bytes(*size) <= built.build_bytes(*size)
     most = built.backward_bytes(*size, None)
-    assert 0 <= most <= N * K * dtype.itemsize + N * K + 2**13
+    assert 0 <= most <= N * K * dtype.itemsize + N * K + 16 * K + 2**13  # of few rows whole steps are held
     for tile in ("1100", "tile"):
         mask = TiledMask(pattern_mask("1100", 4, 4).dense() if tile == "1100" else transposable_tiles(CPU)[0], N, K)
         assert 0 <= built.backward_bytes(*size, mask) <= most

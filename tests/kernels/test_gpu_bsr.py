@@ -133,7 +133,7 @@ def test_x_may_lie_anyhow() -> None:
 def test_what_is_searched_is_right_for_every_length_of_its_octave(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing is compiled twice: not for another octave, nor for another weight."""
     settings = set()
-    product = bsr.torch_internals.bsr_product
+    product, compile_ahead = bsr.torch_internals.bsr_product, bsr.torch_internals.compile_bsr
 
     def noted(
         weight: bsr.Blocks, x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, setting: Setting
@@ -141,7 +141,17 @@ def test_what_is_searched_is_right_for_every_length_of_its_octave(size: int, mon
         settings.add((setting, bias is not None))
         product(weight, x, bias, y, setting)
 
+    def noted_ahead(
+        weight: bsr.Blocks, x: torch.Tensor, bias: torch.Tensor | None, y: torch.Tensor, some: list[Setting]
+    ) -> None:
+        settings.update((setting, bias is not None) for setting in some)
+        compile_ahead(weight, x, bias, y, some)
+        compiled = variants()
+        compile_ahead(weight, x, bias, y, some[:1])
+        assert variants() == compiled
+
     monkeypatch.setattr(bsr.torch_internals, "bsr_product", noted)
+    monkeypatch.setattr(bsr.torch_internals, "compile_bsr", noted_ahead)
     before = variants()
     for level, shape in ((0.8, (512, 768)), (0.9, (768, 256))):
         piece = piece_of(f"blocks:size={size}:level={level}", torch.bfloat16, *shape)

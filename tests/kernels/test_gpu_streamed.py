@@ -10,11 +10,12 @@ import torch
 from gpus import check_in_a_graph_and_on_another_stream, needs_a_gpu
 from strategies import matrix
 
-from blockshock.kernels import Packed, build_kernel, streamed, streamed_launch
+from blockshock.kernels import Packed, build_kernel, streamed, streamed_launch, streamed_layout
 from blockshock.kernels.streamed_plan import plan_for
 from blockshock.machine import cache_folder
 from blockshock.matrices.named_masks import build_mask
 from blockshock.matrices.pieces import Piece
+from blockshock.matrices.positions import mask_positions
 from blockshock.matrices.weights import TensorWeights
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
@@ -93,6 +94,20 @@ def test_columns_beyond_the_last_step_are_not_read() -> None:
     x_BK.copy_(matrix(16, 160, torch.bfloat16, 1, device=CUDA))
     for B in (1, 7, 16):
         _check(packed(x_BK[:B]), x_BK[:B], w_NK.T, piece.source.bias)
+
+
+@pytest.mark.parametrize("mask", ["1100", "1001", "tile", "random"])
+def test_the_metadata_of_a_tile_that_repeats_stand_for_all(mask: str) -> None:
+    for N, K in ((16, 32), (400, 1184), (2048, 4096)):
+        piece = _piece(N, K, torch.bfloat16, mask)
+        packed = _packed(piece)
+        assert isinstance(packed, streamed.PackedStreamed)
+        whole = streamed_layout.in_fragments(mask_positions(piece.kept).to(CUDA))
+        assert (packed.metadata.shape == (1, 1, 32, 8)) == (mask != "random" or (N, K) == (16, 32))
+        for B in (1, 16, 64, 128, 200):
+            x_BK = torch.randn(B, K, device=CUDA).to(torch.bfloat16)
+            alike = streamed_launch.multiplied(packed.kept_NJ, whole, x_BK, packed.bias)
+            assert torch.equal(packed(x_BK), alike)
 
 
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -19,11 +19,12 @@ from blockshock.kernels import streamed, streamed_launch, streamed_layout, strea
 from blockshock.kernels.layout import aligned_rows
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, Plan, plan_for
 from blockshock.machine import CudaKernel, cache_folder, compiled, torch_internals
-from blockshock.matrices import mask_positions
+from blockshock.matrices import Mask, TensorWeights, TiledMask, build_mask, mask_positions
 from blockshock.matrices.masks import DenseMask
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import GeneratedWeights
 
+CPU = torch.device("cpu")
 GPUS = {
     "H100": SimpleNamespace(major=9, multi_processor_count=132, shared_memory_per_multiprocessor=228 << 10),
     "A100": SimpleNamespace(major=8, multi_processor_count=108, shared_memory_per_multiprocessor=164 << 10),
@@ -57,8 +58,53 @@ def test_the_tensor_cores_see_the_mask(N: int, K: int) -> None:
     positions = mask_positions(DenseMask(mask_NK))
     metadata = streamed_layout.in_fragments(positions)
     assert torch.equal(_kept_by(metadata, K), mask_NK)
-    assert torch.equal(streamed_layout.in_rows(metadata, K), positions)
+    assert torch.equal(streamed_layout.in_rows(metadata, N, K), positions)
     assert metadata.nbytes == streamed_layout.metadata_bytes(N, K)
+
+
+REPEATING = ("1100", "0110", "1001", "tile", "11000011/00111100")
+"""Masks of tiles that divide 16 rows and a step."""
+
+
+def _mask(name: str, N: int, K: int) -> Mask:
+    rows = [[bit == "1" for bit in row] for row in name.split("/")]
+    return TiledMask(torch.tensor(rows), N, K) if "/" in name else build_mask(name, _zeros(N, K))
+
+
+def _zeros(N: int, K: int) -> TensorWeights:
+    return TensorWeights(torch.zeros(N, K))
+
+
+@pytest.mark.parametrize("name", REPEATING)
+@pytest.mark.parametrize(("N", "K"), [(16, 32), (48, 128), (64, 160), (32, 416)])
+def test_of_a_mask_that_repeats_the_metadata_of_one_tile_are_held(N: int, K: int, name: str) -> None:
+    mask = _mask(name, N, K)
+    for one in (mask, mask.complement()):
+        whole, held = streamed_layout.in_fragments(mask_positions(one)), streamed_layout.fragments(one, CPU)
+        assert held.shape == (1, 1, 32, 8)
+        assert held.nbytes == streamed_layout.metadata_bytes(N, K, mask=one)
+        assert torch.equal(streamed_layout.in_rows(held, N, K), mask_positions(one))
+        assert torch.equal(_kept_by(held.expand(whole.shape), K), one.dense())
+
+
+@pytest.mark.parametrize("name", REPEATING)
+@pytest.mark.parametrize("fp8", [False, True])
+def test_in_eight_bits_too(fp8: bool, name: str) -> None:
+    mask = _mask(name, 48, 512)
+    whole = streamed_layout.in_fragments_of_bytes(mask_positions(mask), fp8)
+    held = streamed_layout.fragments_of_bytes(mask, fp8, CPU)
+    assert held.shape == (1, 1, 32, 16)
+    assert torch.equal(held.expand(whole.shape), whole)
+    assert held.nbytes == streamed_layout.metadata_bytes(48, 512, 2 * STEP, mask)
+
+
+def test_of_other_masks_all_are_held() -> None:
+    tall = TiledMask(torch.tensor([[True, True, False, False]]).repeat(32, 1), 64, 256)
+    wide = TiledMask(torch.tensor([[True, True, False, False]]).repeat(1, 24), 64, 288)
+    for mask in (tall, wide, build_mask("random", _zeros(64, 256))):
+        assert not streamed_layout.repeats(mask)
+        assert streamed_layout.fragments(mask, CPU).shape[:2] == (4, -(-mask.K // STEP))
+        assert streamed_layout.metadata_bytes(64, mask.K, mask=mask) == streamed_layout.metadata_bytes(64, mask.K)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +149,7 @@ def test_a_plan_is_what_its_source_is_compiled_with() -> None:
     assert all(macro in source for macro in macros)
     assert (plan.tokens, plan.rows, plan.shared_bytes) == (16, 128, 5 * (128 * 128 + 128 * 16 + 16 * 256))
     assert replace(plan, eight_bits=True).shared_bytes == plan.shared_bytes + 5 * 128 * 16, "twice the metadata"
+    assert replace(plan, one_tile=True).shared_bytes == plan.shared_bytes - 5 * 128 * 16, "none of them"
     assert all(macro in streamed_launch.source(eight_bits=True) for macro in (*macros, "FP8"))
 
 

@@ -80,11 +80,12 @@ def test_what_is_packed_is_what_is_stored_of_what_is_kept(name: str, mask: str) 
     assert isinstance(packed, PackedStreamedBytes)
     dense_NK = torch.zeros(64, 2 * COLUMNS, dtype=torch.float64)
     kept_NJ = torch.nn.functional.pad(packed.kept_NJ.double(), (0, COLUMNS - 144))
-    dense_NK.scatter_(1, _places(packed.metadata, name == "fp8"), kept_NJ)
+    whole = packed.metadata.expand(4, 2, 32, 16)  # of a mask that repeats one tile's are held
+    dense_NK.scatter_(1, _places(whole, name == "fp8"), kept_NJ)
     wanted_NK = QuantisedWeights(MaskedWeights(source, piece.kept), format).rows(0, 64)
     assert torch.equal(dense_NK[:, :288] * packed.scale_N.double()[:, None], wanted_NK)
     held = sum(buffer.nbytes for buffer in packed.buffers()) - 2 * 64
-    assert held == packed.operand.size == build_kernel("streamed").quantised_bytes(64, 288, format)[0]
+    assert held == packed.operand.size == build_kernel("streamed").quantised_bytes(64, 288, format, piece.kept)[0]
     assert (packed.operand.values, packed.operand.unit, packed.shape) == (64 * 144, f"{name} 2:4", (64, 288))
     assert packed.roundings == 1
 

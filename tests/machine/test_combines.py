@@ -20,10 +20,9 @@ from torch import nn
 from blockshock import BlockShockLinear
 from blockshock.errors import InputError, UnknownName
 from blockshock.machine import COMBINES, Part, build_combine, combines
-from blockshock.machine.combines import symmetric, workspace
+from blockshock.machine.combines import overlap, symmetric, workspace
 from blockshock.machine.combines.auto import Auto
 from blockshock.machine.combines.fused import Fused, sums_bytes
-from blockshock.machine.combines.overlap import Overlap
 from blockshock.machine.combines.symmetric import OneShot, Symmetric
 from blockshock.machine.combines.workspace import LEAST_BYTES, MOST_BYTES, workspace_bytes
 from blockshock.matrices.weights import GeneratedWeights
@@ -32,7 +31,7 @@ from blockshock.phases import ceilings
 from blockshock.ranks import Ranks
 
 CPU = torch.device("cpu")
-WAYS = ("one_shot", "two_shot", "overlap", "overlap:chunks=3")
+WAYS = ("one_shot", "two_shot", "peer_add", "overlap", "overlap:chunks=3")
 SHAPES = ((1, 8), (7, 5), (128, 24), (201, 64))
 """(B, F): one row, an odd number of elements, whole chunks, and more than the smallest workspace takes."""
 
@@ -77,7 +76,7 @@ def _one_block(patch: pytest.MonkeyPatch) -> None:
 
 
 def _own_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Overlap, "_add_chunk", staticmethod(lambda parts, total: total.copy_(parts[0])))
+    patch.setattr(overlap, "add_in_order", lambda parts, total: total.copy_(parts[0]))
 
 
 def _differences_with(fault: Callable[[pytest.MonkeyPatch], None]) -> int:
@@ -98,9 +97,9 @@ def _passes(method: str, picks: dict[str, str], combine: str) -> list[torch.Tens
     group = dist.group.WORLD
     source = GeneratedWeights(64, 96, torch.float32, "cpu", with_bias=True)
     axes = {axis: spec for axis, spec in picks.items() if axis in METHODS.get(method).axes}
-    layer = Layer(source, {**axes, "combine": combine}, 192, backward=True)
+    layer = Layer(source, {**axes, "combine": combine}, 256, backward=True)
     built = METHODS.get(method)(layer, group)
-    x_BK = torch.randn(192, 96, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    x_BK = torch.randn(256, 96, generator=torch.Generator().manual_seed(5)).requires_grad_()
     y_BN = built(x_BK)
     grads = torch.autograd.grad(y_BN.square().sum(), [x_BK, *built.parameters()])
     with torch.no_grad():
@@ -189,9 +188,9 @@ def test_what_is_not_for_a_cpu_says_so() -> None:
 def test_reasons_name_what_was_wrong() -> None:
     assert "not torch.float16: pick nccl" in str(OneShot.unavailable(torch.device("cuda"), torch.float16))
     assert "2, 4 or 8 ranks, not 6" in str(combines.unsuitable("two_shot", 6, 64))
-    assert "4 chunks of at least 64 tokens, there are 255" in str(combines.unsuitable("overlap:chunks=4", 2, 255))
-    assert combines.unsuitable("overlap:chunks=4", None, 256) is None
-    with pytest.raises(InputError, match="2 to 64 chunks, got chunks=1"):
+    assert "needs 512 tokens, for 4 chunks" in str(combines.unsuitable("overlap:chunks=4", 2, 511))
+    assert combines.unsuitable("overlap:chunks=4", None, 512) is None
+    with pytest.raises(InputError, match="2 to 8 chunks, got chunks=1"):
         build_combine("overlap:chunks=1", None, 1, torch.float32, CPU)
 
 
@@ -200,9 +199,9 @@ def test_candidates_begin_with_what_is_always_there() -> None:
     cuda = torch.device("cuda")
     assert combines.candidates(2, 1024, cuda, torch.bfloat16)[0] == "nccl"
     assert "overlap:chunks=4" in combines.candidates(2, 1024, cuda, torch.bfloat16)
-    assert combines.candidates(2, 16, cuda, torch.bfloat16) == ["nccl", "one_shot", "two_shot"]
-    assert combines.candidates(6, 16, cuda, torch.bfloat16) == ["nccl", "one_shot"]
-    assert combines.candidates(2, 16, cuda, torch.float16) == ["nccl"]
+    assert combines.candidates(2, 16, cuda, torch.bfloat16) == ["nccl", "one_shot", "two_shot", "peer_add"]
+    assert combines.candidates(6, 16, cuda, torch.bfloat16) == ["nccl", "one_shot", "peer_add"]
+    assert combines.candidates(2, 16, cuda, torch.float16) == ["nccl", "peer_add"]
 
 
 def test_a_row_that_says_nothing_of_it_is_by_nccl() -> None:
@@ -294,7 +293,7 @@ def _lines() -> list[int]:
 
 
 def test_ceilings_are_those_of_the_fastest_way(cpu_ranks: Ranks) -> None:
-    assert cpu_ranks.run(_lines) == [[3, 3], [3, 3]]
+    assert cpu_ranks.run(_lines) == [[4, 4], [4, 4]]
 
 
 def _chosen(unreachable: bool) -> tuple[list[str], int]:

@@ -32,7 +32,8 @@ NAMED = re.compile(
     re.MULTILINE,
 )
 OWN = {
-    f"blockshock/machine/{name}.py" for name in ("torch_internals", "tensor_states", "tried_internals", "tried_on_gpus")
+    f"blockshock/machine/{name}.py"
+    for name in ("torch_internals", "bsr_kernel", "tensor_states", "tried_internals", "tried_on_gpus")
 }
 """The room; ranks know nothing of it, and name what a result may hold once torch has imported it."""
 RANKS = {"blockshock/ranks/answers.py": {"torch.distributed._functional_collectives"}}

@@ -216,7 +216,7 @@ def test_a_layer_that_cannot_be_laid_out_is_refused(method: str, shape: Shape, m
 
 def _obstacle_with_little_memory(case: Case) -> str | None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "free_bytes", lambda _: 1 << 20)
+        patch.setattr(memory, "free_bytes", lambda *_, **__: 1 << 20)
         patch.setattr(case_module, "build", lambda _: pytest.fail("built although it does not fit"))
         return obstacle(case)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,11 +12,12 @@ import pytest
 import torch
 from gpus import needs_a_gpu
 
+from blockshock.machine import torch_internals
 from blockshock.machine.collectives import Alone
 from blockshock.measure import timing
 from blockshock.measure.accuracy import Accuracy, compare
 from blockshock.measure.roofline import Work
-from blockshock.methods import METHODS, Layer, Promise, Role, Span, torch_semi_structured
+from blockshock.methods import METHODS, Layer, Promise, Role, Span
 from blockshock.phases.case import Case, obstacle
 from blockshock.phases.hypotheses import best_of
 from blockshock.ranks import Ranks
@@ -43,11 +46,29 @@ def test_its_limit_is_of_the_values_that_torch_keeps(monkeypatch: pytest.MonkeyP
         kept_NJ, positions = w_NK[:, : 768 // 2].clone(), w_NK[:, : 768 // 16].clone()
         return SimpleNamespace(packed=kept_NJ, meta=positions, packed_t=None, meta_t=None)
 
-    monkeypatch.setattr(torch_semi_structured, "to_sparse_semi_structured", packed)
+    monkeypatch.setattr(torch_internals, "semi_structured", packed)
     method = METHODS.get("torch_semi_structured")(CASE.layer(torch.device("cpu")), Alone())
     x, y, dense = 2 * 16 * 768, 2 * 16 * 512, 512 * 768
     kept = Work(Counter({"2:4": 2 * 16 * dense // 2}), dense + dense // 8 + x, 0, y)
     assert method.work(16) == {"products": kept}
+
+
+FIRST = """
+import sys
+import torch
+from blockshock.machine import torch_internals
+kind = torch.sparse.SparseSemiStructuredTensorCUTLASS
+parts = torch.zeros(64, 32), torch.zeros(64, 4), None, None, None
+torch.sparse.to_sparse_semi_structured = lambda w_NK: kind(w_NK.shape, *parts)  # which needs a GPU
+for made in (torch_internals.semi_structured(torch.zeros(64, 64)), kind((64, 64), *parts)):
+    assert made.shape == (64, 64) and torch.ops.aten.linear in made.SPARSE_DISPATCH
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_the_first_one_imports_no_compiler_and_warns_of_nothing() -> None:
+    started = [sys.executable, "-W", "error", "-c", FIRST]
+    assert subprocess.run(started, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.mark.gpu

@@ -202,12 +202,35 @@ def test_a_headline_is_of_several_builds(phase: Any, case: Case, cpu_ranks: Rank
         assert len(built) == builds.BUILDS["cpu"]
         assert [len(samples) for samples in result.builds] == [3, 2]
         assert len(result.samples) == 5
+        beside = [*result.stages.values(), *result.alone.values()]
+        assert beside
+        assert [len(samples) for samples in beside] == [3] * len(beside), "what is of one build has the rounds of one"
         assert apart
         assert most == 2
     (result, built, *_), *_ = cpu_ranks.run(_watched, phase, case, "sync", 1, 0, True)
     assert (len(built), len(result.samples)) == (1, 1)
     (result, built, *_), *_ = cpu_ranks.run(_watched, phase, case, "none", 5, 0, True)
     assert (len(built), result.samples) == (1, [])
+
+
+def _shares(*timed: Any) -> list[tuple[int, int]]:
+    """The rounds that each build has, and those before them; first what is described of the first one."""
+    seen: list[tuple[int, int]] = []
+
+    def note(_: object, share: Protocol) -> Any:
+        seen.append((share.rounds, share.warmup))
+        return SimpleNamespace(builds=[])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(builds.BUILDS, "cpu", 3)
+        builds.over_builds(object, Protocol(*timed), note, note)
+    return seen
+
+
+def test_builds_share_the_rounds_and_those_before_them(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_shares, "sync", 100, 10)[0] == [(34, 4), (34, 4), (33, 4), (33, 4)]
+    assert cpu_ranks.run(_shares, "sync", 2, 0)[0] == [(1, 0)] * 3
+    assert cpu_ranks.run(_shares, "none", 5, 7)[0] == [(5, 7)] * 2
 
 
 def test_a_headline_is_the_median_of_all_builds_and_theirs_are_saved(cpu_ranks: Ranks, settings: Settings) -> None:
@@ -279,5 +302,5 @@ def test_the_builds_that_are_held_at_once_are_counted(cpu_ranks: Ranks) -> None:
 
 def _obstacle_with(case: Case, free: int) -> str | None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "free_bytes", lambda device: free)
+        patch.setattr(memory, "free_bytes", lambda *_, **__: free)
         return obstacle(case, builds=3)

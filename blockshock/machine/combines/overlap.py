@@ -11,36 +11,44 @@ import torch
 from blockshock.errors import InputError
 from blockshock.machine.collectives import Group
 from blockshock.machine.combines.base import COMBINES, Part, Place, side_by_side
-from blockshock.machine.combines.symmetric import Symmetric
+from blockshock.machine.combines.symmetric import PeerAdd, add_in_order
 from blockshock.stages import stage
 
 LEAST_ROWS = 64
 """Of a chunk: a product of fewer takes as long."""
+_MOST_CHUNKS = 8
 _MULTIPLE = 16
 """The rows of each chunk but the last are a multiple of it: others some kernels copy, to fill them up."""
 
 
 @COMBINES.register("overlap")
-class Overlap(Symmetric):
+class Overlap(PeerAdd):
     """Peers' chunks are copied by a second stream, beside the product of the next, and added up in rank order.
+
+    Each chunk has half of the rows that are left, and the last two are alike: products are large, and what comes after
+    the last of them is short.
 
     Args:
         chunks: of the rows of a part.
     """
 
-    variants = ("overlap:chunks=4",)
+    variants = ("overlap:chunks=3", "overlap:chunks=4")
 
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device, chunks: int = 2) -> None:
-        if not 2 <= chunks <= 64:
-            raise InputError(f"combine overlap takes 2 to 64 chunks, got chunks={chunks}")
+        if not 2 <= chunks <= _MOST_CHUNKS:
+            raise InputError(f"combine overlap takes 2 to {_MOST_CHUNKS} chunks, got chunks={chunks}")
         super().__init__(group, elements, dtype, device)
         self._chunks = chunks
 
     @classmethod
     def unsuitable(cls, ranks: int | None, tokens: int, chunks: int = 2, **parameters: Any) -> str | None:
-        if tokens >= LEAST_ROWS * chunks:
+        least = LEAST_ROWS << chunks - 1
+        if tokens >= least:
             return None
-        return f"overlaps {chunks} chunks of at least {LEAST_ROWS} tokens, there are {tokens}: pick another combine"
+        return (
+            f"needs {least} tokens, for {chunks} chunks of which the last has {LEAST_ROWS}, there are {tokens}: pick "
+            "another combine"
+        )
 
     def sum(self, part: Part) -> torch.Tensor:
         total = part.empty(part.features)
@@ -49,7 +57,7 @@ class Overlap(Symmetric):
             for chunk, is_last in self._computed(part, rows, views):
                 # Peers' rows of the last are read where they lie: nothing is left to be copied beside.
                 parts = [view[chunk] for view in views]
-                self._add_chunk(parts if is_last else self._brought(parts), total[rows][chunk])
+                add_in_order(parts if is_last else self._brought(parts), total[rows][chunk])
             self._leave()
         return total
 
@@ -76,9 +84,7 @@ class Overlap(Symmetric):
         """
         self._shared.enter()
         count = rows.stop - rows.start
-        step = -(-count // (self._chunks * _MULTIPLE)) * _MULTIPLE
-        for first in range(0, count, step):
-            chunk = slice(first, min(first + step, count))
+        for chunk in self._halved(count):
             part.make(slice(rows.start + chunk.start, rows.start + chunk.stop), views[self._shared.rank][chunk])
             with stage("reduce"):
                 self._shared.barrier()
@@ -86,21 +92,19 @@ class Overlap(Symmetric):
                 with nullcontext() if is_last else self._shared.beside():
                     yield chunk, is_last
 
+    def _halved(self, count: int) -> Iterator[slice]:
+        """Half of so many rows, half of those that are left, and so on; of few rows there are fewer chunks."""
+        start = 0
+        for number in range(1, self._chunks + 1):
+            half = -(-(count - start) // (2 * _MULTIPLE)) * _MULTIPLE
+            stop = count if number == self._chunks else min(start + half, count)
+            if start < stop:
+                yield slice(start, stop)
+            start = stop
+
     def _leave(self) -> None:
         """All ranks have read what they need of this one."""
         with stage("reduce"):
             with self._shared.beside():
                 self._shared.barrier()
             self._shared.wait()
-
-    @staticmethod
-    def _add_chunk(parts: list[torch.Tensor], total: torch.Tensor) -> None:
-        torch.add(parts[0], parts[1], out=total)
-        for part in parts[2:]:
-            total += part
-
-    def _add(self, views: list[torch.Tensor], total: torch.Tensor) -> None:
-        """Of what is computed already."""
-        self._shared.barrier()
-        self._add_chunk(views, total)
-        self._shared.barrier()

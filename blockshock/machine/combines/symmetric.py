@@ -135,3 +135,23 @@ class TwoShot(_TorchSum):
     @classmethod
     def unsuitable(cls, ranks: int | None, tokens: int, **parameters: Any) -> str | None:
         return None if ranks in (None, 1, 2, 4, 8) else f"torch adds in two shots over 2, 4 or 8 ranks, not {ranks}"
+
+
+@COMBINES.register("peer_add")
+class PeerAdd(Symmetric):
+    """Each rank adds up all parts in rank order, the peers' where they lie: as one_shot does, by the whole GPU.
+
+    Torch's one shot is made for few bytes, and takes few multiprocessors; of many, these read at the rate of the links.
+    """
+
+    def _add(self, views: list[torch.Tensor], total: torch.Tensor) -> None:
+        self._shared.barrier()
+        add_in_order(views, total)
+        self._shared.barrier()
+
+
+def add_in_order(parts: list[torch.Tensor], total: torch.Tensor) -> None:
+    """The sum of two parts or more to ``total``: the same bits on every rank."""
+    torch.add(parts[0], parts[1], out=total)
+    for part in parts[2:]:
+        total += part
