@@ -54,17 +54,10 @@ class Overlap(PeerAdd):
         total = part.empty(part.features)
         for rows in self._blocks(part):
             views = self._views(part, rows)
-            brought: list[tuple[list[torch.Tensor], torch.Tensor]] = []
             for chunk, is_last in self._computed(part, rows, views):
-                parts, added = [view[chunk] for view in views], total[rows][chunk]
-                if not is_last:
-                    brought.append((self._brought(parts), added))
-                    continue
-                # Additions wait for copies, and in a CUDA graph products may wait behind these: so they come last.
-                with self._shared.beside():
-                    for one, at in brought:
-                        add_in_order(one, at)
-                add_in_order(parts, added)  # peers' where they lie: nothing is left for a copy to be beside
+                # Peers' rows of the last are read where they lie: nothing is left to be copied beside.
+                parts = [view[chunk] for view in views]
+                add_in_order(parts if is_last else self._brought(parts), total[rows][chunk])
             self._leave()
         return total
 
