@@ -3,17 +3,15 @@
 import statistics
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import cycle, islice
-from typing import Any, cast
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from blockshock.machine import memory
-from blockshock.measure import graphs, timing
+from blockshock.measure import timing
 from blockshock.ranks import Ranks, spawn
 
 LAYERS = [(4096, 1024), (8192, 64), (8192, 1024)]
@@ -156,39 +154,6 @@ def test_what_precedes_rounds_is_made_once_for_a_protocol_and_its_shares() -> No
     made = weakref.ref(prologue)
     del prologue, protocol, other
     assert made() is None
-
-
-class _Graph:
-    """A graph that notes what becomes of it."""
-
-    def __init__(self, noted: list[str]) -> None:
-        self._noted = noted
-
-    def capture_begin(self, **how: str) -> None:
-        assert how == {"capture_error_mode": "thread_local"}
-        self._noted.append("begin")
-
-    def capture_end(self) -> None:
-        self._noted.append("end")
-
-
-def test_a_capture_begins_where_nothing_is_under_way_and_ends_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    noted: list[str] = []
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: noted.append("synchronize"))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(noted.append(stream)))
-    monkeypatch.setattr(graphs.memory, "make_room", lambda device: noted.append(f"room on {device}"))
-    graphs._capture_stream.cache_clear()
-    around = ["synchronize", "room on cuda:0", "a stream of cuda:0", "begin", "end"]
-    with graphs.capturing(cast(Any, _Graph(noted))):
-        noted.append("call")
-    assert noted == [*around[:-1], "call", "end"]
-    noted.clear()
-    with pytest.raises(ValueError, match="cannot"), graphs.capturing(cast(Any, _Graph(noted))):
-        raise ValueError("cannot")
-    assert noted == around
-    graphs._capture_stream.cache_clear()
 
 
 def test_a_flush_reads_as_much_as_the_cache_holds_and_writes_nothing() -> None:
