@@ -18,15 +18,11 @@ KEPT = 3 << 30
 def test_what_is_kept_is_given_back_where_it_is_needed(
     enough: int | None, found: int, given_back: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device, given, total = torch.device("cuda"), list[int](), 8 << 30
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: ((8 << 30) - (0 if given else KEPT), total))
+    device, given = torch.device("cuda"), []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: ((8 << 30) - (0 if given else KEPT), 8 << 30))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(KEPT))
     assert memory.free_bytes(device, enough) == found
     assert len(given) == given_back
-    if enough == 5 << 30:
-        total = 11 << 30  # of which another process has some
-        assert memory.free_bytes(device, enough) == 8 << 30, "more than half of it is taken"
-        assert len(given) == 1
 
 
 @pytest.mark.parametrize(("used", "given_back"), [(3 << 30, 0), (0, 0), (0, 1)])
@@ -36,7 +32,7 @@ def test_room_for_a_capture_is_what_this_process_keeps_and_does_not_use(
     given: list[int] = []
     stats = {"reserved_bytes.all.current": KEPT, "allocated_bytes.all.current": used}
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: stats)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (KEPT - used - given_back, KEPT - used))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (KEPT - used - given_back, 8 << 30))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(KEPT))
     memory.make_room(torch.device("cuda"))
     assert len(given) == given_back
