@@ -38,15 +38,6 @@ def free_bytes(device: torch.device, enough: int | None = None) -> int:
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
 
 
-def make_room(device: torch.device) -> None:
-    """Give back to the GPU what this process keeps for itself and does not use, unless as much is free besides.
-
-    A capture takes memory of its own: what the call took before, which is kept now, or less.
-    """
-    stats = torch.cuda.memory_stats(device)
-    free_bytes(device, enough=stats["reserved_bytes.all.current"] - stats["allocated_bytes.all.current"])
-
-
 def release() -> None:
     """Give back to the GPU what this process keeps for itself and does not use, for another that has the same one."""
     gc.collect()

@@ -2,8 +2,7 @@
 
 from blockshock.measure import timing
 from blockshock.measure.accuracy import FLOAT32, Accuracy, ErrorSums, Sums, compare
-from blockshock.measure.graphs import Call, capturing, warm_up
 from blockshock.measure.quality import Losing, QualitySums, lost
 from blockshock.measure.roofline import Ceilings, Line, NoCeiling, Operand, Work, demands, known, limit, product
 from blockshock.measure.stopwatch import Stopwatch
-from blockshock.measure.timing import Prologue, Protocol, check_durations
+from blockshock.measure.timing import Call, Prologue, Protocol, check_durations, warm_up

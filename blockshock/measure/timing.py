@@ -22,12 +22,12 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.machine import memory
-from blockshock.measure.graphs import Call, capture
 
 MODES = ("sync", "cuda_events", "cuda_graph", "none")
 FLUSH_CACHES = {"cuda": 4, "cpu": 1}
 """Times what the last-level cache holds that a flush reads: a GPU's does not replace its oldest lines first."""
 
+Call = Callable[[], object]
 Result = TypeVar("Result")
 
 
@@ -62,6 +62,25 @@ class Protocol:
         if key not in self.prologues:
             self.prologues[key] = Prologue(device, self)
         return self.prologues[key]
+
+
+def warm_up(call: Call) -> None:
+    """Run the call three times aside, so that lazy set-up stays out of its capture."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.synchronize()
+
+
+def capture(call: Call) -> torch.cuda.CUDAGraph:
+    """The call as a CUDA graph."""
+    warm_up(call)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        call()
+    return graph
 
 
 class Prologue:

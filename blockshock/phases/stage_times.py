@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from blockshock.measure import Call, Prologue, Protocol, capturing, warm_up
+from blockshock.measure import Call, Prologue, Protocol, warm_up
 from blockshock.stages import recording
 
 
@@ -37,7 +37,7 @@ def _graph_stages(call: Call, prologue: Prologue, protocol: Protocol) -> StageTi
 
     warm_up(call)
     graph = torch.cuda.CUDAGraph()
-    with capturing(graph), recording(mark) as recorder:
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"), recording(mark) as recorder:
         call()
     rounds = []
     for _ in range(protocol.warmup + protocol.rounds):

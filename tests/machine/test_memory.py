@@ -23,16 +23,3 @@ def test_what_is_kept_is_given_back_where_it_is_needed(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(KEPT))
     assert memory.free_bytes(device, enough) == found
     assert len(given) == given_back
-
-
-@pytest.mark.parametrize(("used", "given_back"), [(3 << 30, 0), (0, 0), (0, 1)])
-def test_room_for_a_capture_is_what_this_process_keeps_and_does_not_use(
-    used: int, given_back: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[int] = []
-    stats = {"reserved_bytes.all.current": KEPT, "allocated_bytes.all.current": used}
-    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: stats)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (KEPT - used - given_back, 8 << 30))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(KEPT))
-    memory.make_room(torch.device("cuda"))
-    assert len(given) == given_back
