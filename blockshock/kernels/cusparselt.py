@@ -30,7 +30,6 @@ from blockshock.kernels.cusparselt_search import (
 from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
 from blockshock.kernels.formats import Format, PackedQuantised, Stored, quantised
 from blockshock.kernels.layout import dense_rows
-from blockshock.kernels.make24 import packed_along_rows
 from blockshock.kernels.marked import marked, write_kept
 from blockshock.kernels.octaves import octave_of
 from blockshock.kernels.packed import Packed
@@ -85,7 +84,7 @@ class PackedCusparselt(_Searched):
         self.N, self.K, self._search = piece.N, piece.K, search
         claim_thread(piece.device)
         w_NK, has_zeros = marked(piece)
-        self.register_buffer("packed", packed_along_rows(w_NK), persistent=False)
+        self.register_buffer("packed", compressed(w_NK), persistent=False)
         if has_zeros:
             write_kept(piece, self.values)
         self.hold_bias(bias)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 
 from blockshock.errors import InputError, KernelUnavailable
-from blockshock.kernels.blocks24 import check_like, check_takes, launch, places_of, takes
-from blockshock.kernels.cusparselt_layout import SIDE, compressed
+from blockshock.kernels.blocks24 import check_like, check_takes, launch, places_of
+from blockshock.kernels.cusparselt_layout import SIDE
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.source import source_of
 from blockshock.machine import compiled
@@ -140,18 +140,6 @@ def make24(
         kernel = _kernel(making, flags, x_RC.dtype, x_RC.device)
         launch(kernel, x_RC, [*tensors, many, R, C, bits])
     return Made(rows, columns, mask, sums if with_sums else None, sums if with_counts else None, dense)
-
-
-def packed_along_rows(w_NK: torch.Tensor) -> torch.Tensor:
-    """A matrix of which two of each four along its rows are not zero, as cuSPARSELt has it: (N, 9/16 K).
-
-    In one pass where its layout is known, a small part of what the library's own compression takes; the same bits.
-    """
-    if not takes(w_NK, w_NK.dtype):
-        return compressed(w_NK)
-    rows = make24(w_NK, Making("rows")).rows
-    assert rows is not None
-    return rows
 
 
 class _Flags(NamedTuple):

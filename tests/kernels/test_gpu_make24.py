@@ -13,7 +13,7 @@ from torch.nn import functional
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels.cusparselt_anew import times_packed
 from blockshock.kernels.cusparselt_layout import dense_of, packed_as
-from blockshock.kernels.make24 import ACTIVATIONS, Making, make24, packed_along_rows
+from blockshock.kernels.make24 import ACTIVATIONS, Making, make24
 from blockshock.machine import torch_internals
 from blockshock.matrices.named_masks import best_tiles
 
@@ -294,24 +294,6 @@ def test_the_library_compresses_to_the_same() -> None:
     made = make24(x_RC, Making("rows"))
     assert made.rows is not None
     assert torch.equal(made.rows, torch_internals.compress(x_RC.where(_two_largest(x_RC), 0)))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_2to4_is_packed_as_the_library_does(dtype: torch.dtype) -> None:
-    """Whatever is kept: numbers of any size and sign; by definition the smallest there are, too. And what only the
-    library packs."""
-    normal = int(torch.tensor(torch.finfo(dtype).tiny, dtype=dtype).view(torch.int16))
-    for N, K, least in ((64, 64, normal), (512, 192, 1), (1024, 4096, normal), (48, 80, normal)):
-        numbers = torch.randint(least, 2**15 - 2**11, (N, K), generator=torch.Generator().manual_seed(N)).short()
-        signs = torch.randint(0, 2, (N, K), generator=torch.Generator().manual_seed(K)).short() << 15
-        w_NK = (numbers | signs).view(dtype).cuda()
-        assert w_NK.isfinite().all()
-        kept_NK = torch.rand(N, K // 4, 4, device="cuda").argsort(-1).flatten(1) < 2
-        w_NK = w_NK.where(kept_NK, 0)
-        assert int(w_NK.count_nonzero()) == N * K // 2
-        found = packed_along_rows(w_NK)
-        assert N % 64 or _same(found, w_NK, kept_NK)
-        assert least == 1 or torch.equal(found.view(torch.int16), torch_internals.compress(w_NK).view(torch.int16))
 
 
 def test_what_cannot_be_made_is_refused_in_words() -> None:
