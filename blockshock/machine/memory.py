@@ -26,12 +26,12 @@ def free_bytes(device: torch.device, enough: int | None = None) -> int:
     """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU).
 
     Args:
-        enough: if that many are free for any process, no more is looked for. Otherwise what this process keeps for
-            itself on a GPU and does not use is given back, and has to be taken anew.
+        enough: if that many are free for any process, and half of the GPU, no more is looked for. Otherwise what this
+            process keeps for itself on a GPU and does not use is given back, and has to be taken anew.
     """
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        if enough is not None and free >= enough:
+        free, total = torch.cuda.mem_get_info(device)
+        if enough is not None and free >= max(enough, total // 2):  # others cannot have it give back anything
             return free
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]

@@ -97,9 +97,9 @@ def _passes(method: str, picks: dict[str, str], combine: str) -> list[torch.Tens
     group = dist.group.WORLD
     source = GeneratedWeights(64, 96, torch.float32, "cpu", with_bias=True)
     axes = {axis: spec for axis, spec in picks.items() if axis in METHODS.get(method).axes}
-    layer = Layer(source, {**axes, "combine": combine}, 256, backward=True)
+    layer = Layer(source, {**axes, "combine": combine}, 192, backward=True)
     built = METHODS.get(method)(layer, group)
-    x_BK = torch.randn(256, 96, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    x_BK = torch.randn(192, 96, generator=torch.Generator().manual_seed(5)).requires_grad_()
     y_BN = built(x_BK)
     grads = torch.autograd.grad(y_BN.square().sum(), [x_BK, *built.parameters()])
     with torch.no_grad():
@@ -188,9 +188,9 @@ def test_what_is_not_for_a_cpu_says_so() -> None:
 def test_reasons_name_what_was_wrong() -> None:
     assert "not torch.float16: pick nccl" in str(OneShot.unavailable(torch.device("cuda"), torch.float16))
     assert "2, 4 or 8 ranks, not 6" in str(combines.unsuitable("two_shot", 6, 64))
-    assert "needs 512 tokens, for 4 chunks" in str(combines.unsuitable("overlap:chunks=4", 2, 511))
-    assert combines.unsuitable("overlap:chunks=4", None, 512) is None
-    with pytest.raises(InputError, match="2 to 8 chunks, got chunks=1"):
+    assert "4 chunks of at least 64 tokens, there are 255" in str(combines.unsuitable("overlap:chunks=4", 2, 255))
+    assert combines.unsuitable("overlap:chunks=4", None, 256) is None
+    with pytest.raises(InputError, match="2 to 64 chunks, got chunks=1"):
         build_combine("overlap:chunks=1", None, 1, torch.float32, CPU)
 
 

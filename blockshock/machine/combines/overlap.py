@@ -16,7 +16,6 @@ from blockshock.stages import stage
 
 LEAST_ROWS = 64
 """Of a chunk: a product of fewer takes as long."""
-_MOST_CHUNKS = 8
 _MULTIPLE = 16
 """The rows of each chunk but the last are a multiple of it: others some kernels copy, to fill them up."""
 
@@ -25,30 +24,23 @@ _MULTIPLE = 16
 class Overlap(PeerAdd):
     """Peers' chunks are copied by a second stream, beside the product of the next, and added up in rank order.
 
-    Each chunk has half of the rows that are left, and the last two are alike: products are large, and what comes after
-    the last of them is short.
-
     Args:
         chunks: of the rows of a part.
     """
 
-    variants = ("overlap:chunks=3", "overlap:chunks=4")
+    variants = ("overlap:chunks=4",)
 
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device, chunks: int = 2) -> None:
-        if not 2 <= chunks <= _MOST_CHUNKS:
-            raise InputError(f"combine overlap takes 2 to {_MOST_CHUNKS} chunks, got chunks={chunks}")
+        if not 2 <= chunks <= 64:
+            raise InputError(f"combine overlap takes 2 to 64 chunks, got chunks={chunks}")
         super().__init__(group, elements, dtype, device)
         self._chunks = chunks
 
     @classmethod
     def unsuitable(cls, ranks: int | None, tokens: int, chunks: int = 2, **parameters: Any) -> str | None:
-        least = LEAST_ROWS << chunks - 1
-        if tokens >= least:
+        if tokens >= LEAST_ROWS * chunks:
             return None
-        return (
-            f"needs {least} tokens, for {chunks} chunks of which the last has {LEAST_ROWS}, there are {tokens}: pick "
-            "another combine"
-        )
+        return f"overlaps {chunks} chunks of at least {LEAST_ROWS} tokens, there are {tokens}: pick another combine"
 
     def sum(self, part: Part) -> torch.Tensor:
         total = part.empty(part.features)
@@ -84,23 +76,15 @@ class Overlap(PeerAdd):
         """
         self._shared.enter()
         count = rows.stop - rows.start
-        for chunk in self._halved(count):
+        step = -(-count // (self._chunks * _MULTIPLE)) * _MULTIPLE
+        for first in range(0, count, step):
+            chunk = slice(first, min(first + step, count))
             part.make(slice(rows.start + chunk.start, rows.start + chunk.stop), views[self._shared.rank][chunk])
             with stage("reduce"):
                 self._shared.barrier()
                 is_last = chunk.stop == count
                 with nullcontext() if is_last else self._shared.beside():
                     yield chunk, is_last
-
-    def _halved(self, count: int) -> Iterator[slice]:
-        """Half of so many rows, half of those that are left, and so on; of few rows there are fewer chunks."""
-        start = 0
-        for number in range(1, self._chunks + 1):
-            half = -(-(count - start) // (2 * _MULTIPLE)) * _MULTIPLE
-            stop = count if number == self._chunks else min(start + half, count)
-            if start < stop:
-                yield slice(start, stop)
-            start = stop
 
     def _leave(self) -> None:
         """All ranks have read what they need of this one."""
