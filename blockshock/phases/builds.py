@@ -5,7 +5,9 @@ rounds of several builds tells of the method, one over rounds of a single build 
 of one build takes no more rounds than its share. What is kept of W is no part of that: the builds of a frozen case
 prune once.
 
-A build is let go only once the next one stands, so that the next one lies elsewhere.
+A build is let go only once the next one stands, so that the next one lies elsewhere. And each capture gives back to the
+GPU what torch keeps (``torch.cuda.graph`` does): or the builds of a pair would go to and fro between the same places,
+and what is compared with itself would differ by these.
 """
 
 from __future__ import annotations
