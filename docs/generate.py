@@ -42,6 +42,8 @@ from blockshock.saved import Run, read_run
 RESULTS = (
     *RUNS,
     "0027_4xH200-fused",
+    "0030_2xH100-auto",
+    "0029_2xH100-ways",
     "0020_1xH200-wgmma",
     "0022_1xH200-learning",
     "0023_1xH200-few",
@@ -54,7 +56,6 @@ RESULTS = (
     "0017_1xH100-formats",
     "0016_1xH200-recipes",
     "0015_1xH200-formats/2_blocks.json.gz",  # whose first part 0017 made anew
-    "0014_2xH100-combine",
     "0012_2xH200-pruned-tp",
     "0010_4xH100",
 )
