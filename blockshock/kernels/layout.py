@@ -26,10 +26,20 @@ def dense_rows(matrix_BK: torch.Tensor, multiple: int = 1) -> torch.Tensor:
     if not missing and is_dense(matrix_BK):
         return matrix_BK
     with stage("layout"):
-        dense_BK = matrix_BK.new_empty(rows + missing, columns)
-        dense_BK[:rows] = matrix_BK
+        whole_BK = whole_numbers(matrix_BK)
+        dense_BK = whole_BK.new_empty(rows + missing, columns)
+        dense_BK[:rows] = whole_BK
         dense_BK[rows:] = 0
-        return copied(dense_BK)
+        return copied(dense_BK if whole_BK is matrix_BK else dense_BK.view(matrix_BK.dtype))
+
+
+def whole_numbers(matrix_BK: torch.Tensor) -> torch.Tensor:
+    """Floating-point numbers of eight bits as bytes, of which 0 is the same number; any other matrix itself.
+
+    For what copies and fills up: Inductor writes zeros to no rows as NaN, and Triton knows no constant of such a dtype
+    but 0.
+    """
+    return matrix_BK.view(torch.uint8) if matrix_BK.itemsize == 1 and matrix_BK.is_floating_point() else matrix_BK
 
 
 def aligned_rows(matrix_BK: torch.Tensor) -> torch.Tensor:

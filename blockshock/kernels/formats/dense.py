@@ -6,7 +6,7 @@ import torch
 
 from blockshock.kernels.formats.base import Format, Stored
 from blockshock.kernels.formats.packed import PackedQuantised, quantised
-from blockshock.kernels.layout import dense_rows
+from blockshock.kernels.layout import dense_rows, whole_numbers
 from blockshock.matrices import Piece, WeightSource
 from blockshock.stages import copied, stage
 
@@ -57,6 +57,7 @@ def _filled(q_BK: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     if q_BK.shape == (rows, columns):
         return dense_rows(q_BK)
     with stage("layout"):
-        filled = q_BK.new_zeros(rows, columns)
-        filled[: len(q_BK), : q_BK.shape[1]] = q_BK
-        return copied(filled)
+        bytes_BK = whole_numbers(q_BK)
+        filled = bytes_BK.new_zeros(rows, columns)
+        filled[: len(q_BK), : q_BK.shape[1]] = bytes_BK
+        return copied(filled.view(q_BK.dtype))
