@@ -16,7 +16,12 @@ from blockshock.kernels.algorithm_cache import AlgorithmCache
 from blockshock.kernels.backward import SparseCores, too_old
 from blockshock.kernels.base import KERNELS, packed_bytes
 from blockshock.kernels.cusparselt_helper import Searcher
-from blockshock.kernels.cusparselt_layout import byte_packed_bytes, compressed
+from blockshock.kernels.cusparselt_layout import (
+    BYTES_TOKENS_MULTIPLE,
+    TOKENS_MULTIPLE,
+    byte_packed_bytes,
+    compressed,
+)
 from blockshock.kernels.cusparselt_search import (
     DEFAULT,
     Found,
@@ -28,6 +33,7 @@ from blockshock.kernels.cusparselt_search import (
     sums_of,
 )
 from blockshock.kernels.cusparselt_thread import claim_thread, thread_obstacle
+from blockshock.kernels.cusparselt_traced import traced, traced_of_bytes
 from blockshock.kernels.formats import Format, PackedQuantised, Stored, quantised
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.marked import marked, write_kept
@@ -37,10 +43,8 @@ from blockshock.machine import torch_internals
 from blockshock.matrices import Mask, Piece
 from blockshock.stages import stage
 
-TOKENS_MULTIPLE = 8
-"""Rows of X that the product takes; others are padded with zeros."""
-BYTES_MULTIPLE, BYTES_TOKENS_MULTIPLE = 32, 16
-"""The same of N and K, and of the rows of X, in eight bits."""
+BYTES_MULTIPLE = 32
+"""Of N and K, in eight bits."""
 
 _searcher = Searcher()
 _algorithms = AlgorithmCache("cusparselt-checked", fits=lambda stored: Found.read(stored) is not None)
@@ -96,7 +100,7 @@ class PackedCusparselt(_Searched):
             return x_BK.new_empty(0, self.N)
         setting = self._setting(x_BK)
         if torch.compiler.is_compiling():
-            return _product(self.packed, x_BK, self.bias, self.N, *setting)
+            return traced(self.packed, x_BK, self.bias, self.N, *setting)
         x_BK = dense_rows(x_BK, TOKENS_MULTIPLE)
         with stage(self.product_stage):
             # To autograd a view is not the caller's to write over; nobody else has the rest of these rows.
@@ -154,6 +158,8 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
     def product(self, q_BK: torch.Tensor) -> torch.Tensor:
         """Sums of what is stored, times the channels' scales where it takes them. Stages ``layout`` and ``matmul``."""
         tokens, setting, scale_N = len(q_BK), self._setting(q_BK), self.scale_N if self._scales else None
+        if torch.compiler.is_compiling():
+            return traced_of_bytes(self.packed, q_BK, scale_N, self._out, self.N, *setting)
         q_BK = dense_rows(q_BK, BYTES_TOKENS_MULTIPLE)
         with stage("matmul"):
             return torch_internals.sparse_mm_of_bytes(self.packed, q_BK.T, scale_N, self._out, setting)[:tokens]
@@ -161,23 +167,6 @@ class PackedQuantisedCusparselt(PackedQuantised, _Searched):
     def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
         sums_BN = self.product(x.numbers)
         return self.format.descale(sums_BN, x.scale, None if self._scales else self.scale_N, self.bias, dtype)
-
-
-@torch.library.custom_op(
-    "blockshock::cusparselt",
-    mutates_args=(),
-    schema="(Tensor packed, Tensor x, Tensor? bias, int N, int algorithm, int split_k, int split_k_mode) -> Tensor",
-)
-def _product(
-    packed: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, N: int, algorithm: int, split_k: int, mode: int
-) -> torch.Tensor:
-    """The product of compiled code, which knows where x lies only when it runs."""
-    return multiplied(packed, dense_rows(x, TOKENS_MULTIPLE), bias, (algorithm, split_k, mode))[: len(x)]
-
-
-@_product.register_fake
-def _(packed: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, N: int, *setting: int) -> torch.Tensor:
-    return x.new_empty(x.shape[0], N)
 
 
 def searched(key: str, device: torch.device, request: Request) -> Found:

@@ -14,6 +14,10 @@ import torch
 from blockshock.errors import InputError
 from blockshock.machine import torch_internals
 
+TOKENS_MULTIPLE = 8
+"""Rows of X that the product takes; others are padded with zeros."""
+BYTES_TOKENS_MULTIPLE = 16
+"""The same in eight bits."""
 SIDE = 64
 """Of a block of places."""
 READ = 64, 128
