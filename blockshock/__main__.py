@@ -162,11 +162,12 @@ def _recover(chosen: argparse.Namespace) -> int:
     journal = importlib.import_module("blockshock.saved.journal")
     try:
         folder, *others = [chosen.journal] if chosen.journal else journal.unfinished_below()
-        path = journal.recover(folder)
+        before = journal.recovered(folder)
+        path = before or journal.recover(folder)
     except (journal.NoJournal, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"Saved: {path}")
+    print(f"{'Saved before, and nothing came since' if before else 'Saved'}: {path}")
     for other in others:
         print(f"Unfinished too: python -m blockshock recover {shlex.quote(str(other))}")
     return 0

@@ -221,6 +221,8 @@ ALSO_NOT = {
     "report.comparison.same_bits": "called for every row that was checked",
     "saved.fits.number_or_none": "called by unfit() for every row",
     "saved.fits.series_of": "called by unfit() for every row",
+    "saved.journal.hold": "called by every session",
+    "saved.journal.recovered": "called by `python -m blockshock recover`",
     "saved.journal.next_journal": "called by every session",
     "saved.journal.next_run": "called by recover()",
     "saved.journal.write_whole": "called by recover()",

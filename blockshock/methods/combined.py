@@ -85,7 +85,10 @@ class Combined(Method):
         return all(packed.fuses for packed in self.packings())
 
     def _why_not(self, spec: str, layer: Layer, group: Group) -> str | None:
-        if COMBINES.resolve(spec, skip=4)[0].is_fused and not self._fuses:
+        kind, _ = COMBINES.resolve(spec, skip=4)
+        if reason := kind.unavailable(self.device, self.dtype):
+            return reason
+        if kind.is_fused and not self._fuses:
             return f"the sum is the kernel's, and {self.algorithm} has none"
         return combines.unsuitable(spec, group.size(), layer.tokens)
 

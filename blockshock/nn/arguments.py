@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from blockshock.errors import InputError
+from blockshock.machine import COMBINES
 from blockshock.matrices import MOST_FEATURES, Mask
 from blockshock.methods import Method
 from blockshock.registry import check_range
@@ -17,7 +18,7 @@ from blockshock.training import is_shard
 
 
 def check_picks(mask: Any, kernel: Any, storage: Any, combine: Any) -> None:
-    """Raises InputError, which names the first that is not what a BlockShockLinear takes."""
+    """Raises InputError or UnknownName, which names the first that is not what a BlockShockLinear takes."""
     if torch.is_tensor(mask):
         raise InputError(
             "mask= takes a name or a Mask, got a tensor: wrap a boolean (out_features, in_features) tensor of the "
@@ -28,6 +29,7 @@ def check_picks(mask: Any, kernel: Any, storage: Any, combine: Any) -> None:
     for option, value in (("kernel", kernel), ("storage", storage), ("combine", combine)):
         if not isinstance(value, str):
             raise InputError(f"{option}= takes a name, got {value!r}: leave it out for the default")
+    COMBINES.resolve(combine, skip=4)  # which one rank has no use for, but several will
 
 
 def check_options(dtype: Any, tokens: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_benchmark
+from filelock import FileLock
 from pytest_benchmark.utils import get_machine_id, safe_dumps
 
 from blockshock.measure import Ceilings
@@ -24,6 +25,7 @@ from blockshock.saved import (
     SESSION,
     Journal,
     NoJournal,
+    hold,
     next_journal,
     read_journal,
     several,
@@ -48,9 +50,14 @@ class Writer:
         self._resumed: Journal | None = None
         self._ended, self._broken = False, ""
         self._left: list[str] = []  # lines that are not on the disk yet
+        self._held: FileLock | None = None
         if options.get(config, "--resume"):
             self._resumed = resumable(storage, settings)
             self._folder = self._resumed.folder
+            try:
+                self._held = hold(self._folder)
+            except NoJournal as error:
+                raise pytest.UsageError(f"--resume: {error}") from None
 
     def describe(self) -> str | None:
         """For the header: what is resumed."""
@@ -94,6 +101,8 @@ class Writer:
         # Only now, for pytest-benchmark saves when the session finishes: what is marked here is saved.
         if self._ended and self._folder.exists() and not (self._broken or self._saving.failure or self._kept_back):
             (self._folder / FINISHED).touch()
+        if self._held is not None:
+            self._held.release()
 
     @property
     def _kept_back(self) -> bool:
@@ -106,6 +115,7 @@ class Writer:
         try:
             if not (self._folder / SESSION).exists():
                 self._folder.mkdir(parents=True, exist_ok=True)
+                self._held = hold(self._folder)
                 write_whole(self._folder / SESSION, safe_dumps(_describe(self._config, self._settings), indent=2))
             with (self._folder / METRICS).open("a", encoding="utf-8") as file:
                 # The end of a line goes before it: the last one may have been cut off.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from blockshock.matrices import Piece, two_largest
-from blockshock.pruning.base import PRUNERS, Pruner
-from blockshock.pruning.hessian import hessian
+from blockshock.pruning.base import PRUNERS
+from blockshock.pruning.hessian import Damped, hessian
 
 FIRST_RHO, MOST_RHO = 0.1, 1e6
 EVERY, ENOUGH, MOST_STEPS = 3, 30, 300
@@ -15,7 +15,7 @@ CONJUGATE_STEPS = 10
 
 
 @PRUNERS.register("alps")
-class Alps(Pruner):
+class Alps(Damped):
     """The 2:4 form of ALPS (Meng et al., arXiv 2406.07831, 2024): ‖X(W − D)ᵀ‖² is made small over all 2:4 D.
 
     With H as of SparseGPT, scaled to a diagonal of ones (and W with it), ADMM goes, from D the two largest of each four
@@ -36,7 +36,7 @@ class Alps(Pruner):
         damping, shrink: as of ``sparsegpt``; ``no`` is the paper's.
     """
 
-    needs_inputs = slow = True
+    slow = True
 
     def __init__(self, piece: Piece, x_TK: torch.Tensor | None, damping: float = 0.01, shrink: bool = True) -> None:
         super().__init__(piece, x_TK)

@@ -47,6 +47,10 @@ class Pruner:
     def __init__(self, piece: Piece, x_TK: torch.Tensor | None) -> None:
         self.piece, self._x_TK = piece, x_TK
 
+    @classmethod
+    def check(cls, **parameters: Any) -> None:
+        """Raises InputError for what of a spec can be refused before there is a matrix."""
+
     @property
     def x_TK(self) -> torch.Tensor:
         """Raises InputError in a pruner that does not say that it needs them."""
@@ -97,7 +101,8 @@ def pruner_of(spec: str) -> tuple[type[Pruner], dict[str, Any], bool]:
     inputs, and whether the input channels are permuted first.
 
     Raises:
-        UnknownName, InputError: there is none of that name, it takes no such parameter, or no permutation helps it.
+        UnknownName, InputError: there is none of that name, it takes no such parameter, or not such a value, or no
+            permutation helps it.
     """
     kind, parameters = PRUNERS.resolve(spec, skip=2)
     permute = parameters.pop("permute", False)
@@ -107,6 +112,7 @@ def pruner_of(spec: str) -> tuple[type[Pruner], dict[str, Any], bool]:
             f"pruner {spec}: what it keeps does not depend on the weights, so no permutation raises it: leave out "
             f"permute=yes, or take {', '.join(able)}"
         )
+    kind.check(**parameters)
     return kind, parameters, permute
 
 

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from blockshock.errors import InputError
+from blockshock.pruning.base import Pruner
+
+
+class Damped(Pruner):
+    """A pruner by H, which is damped."""
+
+    needs_inputs = True
+
+    @classmethod
+    def check(cls, damping: float = 0.01, **others: Any) -> None:
+        _check_damping(damping)
+
+
+def _check_damping(damping: float) -> None:
+    """Raises InputError unless it lies above 0 and below 1000."""
+    if not 0 < damping < 1e3:
+        raise InputError(f"a pruner takes a damping above 0 and below 1000, got damping={damping}")
 
 
 def hessian(x_TK: torch.Tensor, damping: float, shrink: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,8 +36,7 @@ def hessian(x_TK: torch.Tensor, damping: float, shrink: bool) -> tuple[torch.Ten
     Raises:
         InputError: the damping does not lie above 0 and below 1000.
     """
-    if not 0 < damping < 1e3:
-        raise InputError(f"a pruner takes a damping above 0 and below 1000, got damping={damping}")
+    _check_damping(damping)
     scaled_TK = x_TK.double()
     size_K = scaled_TK.norm(dim=0)
     dead_K = size_K == 0

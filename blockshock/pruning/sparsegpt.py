@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from blockshock.matrices import Piece
-from blockshock.pruning.base import PRUNERS, Pruner
+from blockshock.pruning.base import PRUNERS
 from blockshock.pruning.by_score import largest
-from blockshock.pruning.hessian import hessian
+from blockshock.pruning.hessian import Damped, hessian
 
 BLOCK = 128
 """Columns whose corrections reach the columns behind them together, as one product."""
 
 
 @PRUNERS.register("sparsegpt")
-class SparseGpt(Pruner):
+class SparseGpt(Damped):
     """The 2:4 form of SparseGPT (Frantar and Alistarh, arXiv 2301.00774).
 
     With H = (2/T)·XᵀX + damping·mean(diag H)·I and H⁻¹ = UᵀU, U upper triangular: columns are gone through from the
@@ -27,8 +27,6 @@ class SparseGpt(Pruner):
         shrink: make what H has beside its diagonal smaller by as much of it as is chance (``hessian``), which the paper
             does not: it has 100 times as many tokens as channels. ``no`` is the paper's.
     """
-
-    needs_inputs = True
 
     def __init__(self, piece: Piece, x_TK: torch.Tensor | None, damping: float = 0.01, shrink: bool = True) -> None:
         super().__init__(piece, x_TK)

@@ -8,6 +8,7 @@ from blockshock.saved.journal import (
     SESSION,
     Journal,
     NoJournal,
+    hold,
     next_journal,
     next_run,
     read_journal,

@@ -1,7 +1,8 @@
 """Journals of runs that did not end: what is in one, and how it becomes an ordinary saved run. Never imports torch.
 
 A journal is a folder: ``session.json`` says what was run and where, ``metrics.jsonl`` has a line for each benchmark, on
-the disk before the next one starts, and ``finished`` is there once the session ended by itself.
+the disk before the next one starts, and ``finished`` is there once the session ended by itself. Who writes to it holds
+``running``, for as long as that process lives; ``recovered`` names the run that was last made of it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from blockshock.saved.fits import having, text
 from blockshock.saved.results import STORAGE, read_json
 
 SESSION, METRICS, FINISHED = "session.json", "metrics.jsonl", "finished"
+_RUNNING, _RECOVERED = "running", "recovered"
 
 
 class NoJournal(ValueError):
@@ -126,6 +130,37 @@ def unfinished_below(storage: Path = STORAGE) -> list[Path]:
     return sorted(found, key=lambda folder: max(path.stat().st_mtime_ns for path in folder.iterdir()), reverse=True)
 
 
+def hold(folder: Path) -> FileLock | None:
+    """What says that this process writes to a journal, for as long as it lives and keeps it; None where there is no
+    such thing, on some file systems.
+
+    Raises:
+        NoJournal: another process does.
+    """
+    lock = FileLock(folder / _RUNNING)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise NoJournal(f"the session of {folder} still runs: wait for its end, or end it first") from None
+    except (OSError, NotImplementedError):
+        return None
+    return lock
+
+
+def recovered(folder: Path) -> Path | None:
+    """The run that was made of all that a journal holds, if it is still there."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        made = read_json((folder / _RECOVERED).read_bytes())
+        if made == _made(folder, path := folder.parent.parent / made["run"]) and path.exists():
+            return path
+    return None
+
+
+def _made(folder: Path, path: Path) -> dict[str, Any]:
+    """What is kept of a run that was made of a journal, and of how much of it."""
+    return {"run": str(path.relative_to(folder.parent.parent)), "bytes": (folder / METRICS).stat().st_size}
+
+
 def recover(folder: Path) -> Path:
     """Write what a journal holds as an ordinary saved run, whole or not at all; where it is.
 
@@ -151,6 +186,8 @@ def recover(folder: Path) -> Path:
     runs.mkdir(parents=True, exist_ok=True)
     path = next_run(runs, "recovered")
     write_whole(path, json.dumps(saved, indent=4))
+    with suppress(OSError):  # what was asked for is there
+        write_whole(folder / _RECOVERED, json.dumps(_made(folder, path)))
     return path
 
 

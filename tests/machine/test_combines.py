@@ -17,7 +17,7 @@ import torch.distributed as dist
 from fake_peers import FakeWorkspace, faked
 from torch import nn
 
-from blockshock import BlockShockLinear
+from blockshock import BlockShockLinear, replace_linears
 from blockshock.errors import InputError, UnknownName
 from blockshock.machine import COMBINES, Part, build_combine, combines
 from blockshock.machine.combines import overlap, symmetric, workspace
@@ -178,7 +178,7 @@ def test_what_is_not_for_a_cpu_says_so() -> None:
     assert axis.names("cpu") == ("nccl",)
     for name in COMBINES.names():
         reason = axis.unavailable(name, CPU, torch.float32)
-        assert (reason is None) == (name == "nccl")
+        assert (reason is None) == (name in ("nccl", "auto")), "auto is the former there"
     with pytest.raises(UnknownName, match=r"Choices: .*nccl"):
         axis.check("ncll")
     with pytest.raises(InputError, match="takes chunks, not 'parts'"):
@@ -280,6 +280,39 @@ def test_only_some_kernels_sum_by_themselves() -> None:
     assert "in int8 it has none: pick two_shot, or format plain" in str(axis.unsuitable("fused", eight_bits))
     assert "up to 64 tokens, there are 65" in str(axis.unsuitable("fused", Layer(source, {"kernel": "streamed"}, 65)))
     assert "2 or 4 ranks, not 8" in str(combines.unsuitable("fused", 8, 16))
+
+
+def _refused(combine: str) -> str:
+    """What a layer on CPU ranks says of a way that is for GPUs."""
+    linear = torch.nn.Linear(64, 32)
+    try:
+        BlockShockLinear(linear, dist.group.WORLD, combine=combine)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("combine", ["peer_add", "overlap", "two_shot", "fused"])
+def test_what_a_cpu_has_not_is_said_of_a_cpu(combine: str, cpu_ranks: Ranks) -> None:
+    for told in cpu_ranks.run(_refused, combine):
+        assert told == (
+            f"combine {combine}: needs GPUs that reach each other's memory: on a CPU gloo has the counterpart of nccl "
+            "alone"
+        )
+
+
+def _by_auto() -> list[bool]:
+    torch.manual_seed(0)
+    linear, x = torch.nn.Linear(64, 32), torch.randn(5, 64)
+    model = torch.nn.Sequential(linear)
+    layer = BlockShockLinear(linear, dist.group.WORLD, combine="auto")
+    replaced = replace_linears(model, "block_shock-auto-1100-masked-auto", group=dist.group.WORLD)
+    return [torch.allclose(one(x), linear(x), atol=1e-5) for one in (layer, model)] + [len(replaced.replaced) == 1]
+
+
+def test_auto_is_what_there_is_on_a_cpu(cpu_ranks: Ranks) -> None:
+    """By each way to a layer."""
+    assert cpu_ranks.run(_by_auto) == [[True] * 3] * 2
 
 
 def _lines() -> list[int]:

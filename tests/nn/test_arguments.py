@@ -13,7 +13,7 @@ from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import parallelize_module
 
 from blockshock import BlockShockLinear, BlockShockParallel
-from blockshock.errors import InputError
+from blockshock.errors import InputError, UnknownName
 from blockshock.ranks import Ranks
 
 
@@ -48,6 +48,7 @@ def _nested(layout: torch.layout) -> torch.Tensor:
         (lambda: _layer(mask=24), "takes a name such as 'tile', a Mask, or None, got 24"),
         (lambda: _layer(kernel=None), "kernel= takes a name, got None: leave it out"),
         (lambda: _layer(storage=None), "storage= takes a name, got None: leave it out"),
+        (lambda: _layer(combine="overlap:chunks"), "overlap:chunks"),
         (lambda: _layer(dtype="bf16"), "such as torch.bfloat16, or None, got 'bf16'"),
         (lambda: _layer(dtype=torch.int8), "takes a floating-point dtype"),
         (lambda: _layer(tokens="x"), "tokens= takes a whole number of rows of x, got 'x'"),
@@ -65,6 +66,12 @@ def _nested(layout: torch.layout) -> torch.Tensor:
 def test_wrong_arguments_are_refused_in_a_sentence(call: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         call()
+
+
+@pytest.mark.parametrize("combine", ["bogus", ""])
+def test_a_way_that_one_rank_has_no_use_for_is_looked_at_all_the_same(combine: str) -> None:
+    with pytest.raises(UnknownName, match=f"no combine is named '{combine}'. Choices: auto"):
+        _layer(combine=combine)
 
 
 def _x_by_its_name() -> None:

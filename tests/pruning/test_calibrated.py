@@ -16,7 +16,7 @@ from blockshock.errors import InputError, MaskError
 from blockshock.matrices.mask_checks import check_2to4, check_transposable
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.weights import TensorWeights
-from blockshock.pruning import PRUNERS, prune, pruned
+from blockshock.pruning import PRUNERS, prune, pruned, pruner_of
 
 # Wanda ----------------------------------------------------------------------------------------------------------------
 
@@ -182,6 +182,8 @@ def test_sparsegpt_over_uncorrelated_channels_of_one_size_is_magnitude() -> None
 def test_a_damping_out_of_range_is_refused(name: str, damping: float) -> None:
     with pytest.raises(InputError, match="a pruner takes a damping above 0"):
         prune(f"{name}:damping={damping}", some_weights(), lambda: some_inputs(5))
+    with pytest.raises(InputError, match="a pruner takes a damping above 0"):
+        pruner_of(f"{name}:damping={damping}")  # before anything is drawn, as options are
 
 
 # All ------------------------------------------------------------------------------------------------------------------

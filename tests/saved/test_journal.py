@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,68 @@ def test_a_killed_session_is_recovered_and_then_resumed(
     output = _start(killed, "--resume", "--benchmark-save=again").communicate()[0]
     assert "not saved: nothing was left to measure; the journal has it all: python -m blockshock recover" in output
     assert main(["recover"]) == 0, "it is not taken for saved"
+
+
+def test_a_session_that_still_runs_is_not_resumed(killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(killed, tmp_path / "running")
+    (metrics,) = (tmp_path / "running").glob("benchmark_results/journal/*/metrics.jsonl")
+    (metrics.parent / journal.FINISHED).unlink(missing_ok=True)
+    held, before = journal.hold(metrics.parent), metrics.read_bytes()
+    assert held is not None
+    with pytest.raises(journal.NoJournal, match="still runs: wait for its end"):
+        journal.hold(metrics.parent)
+    session = _start(tmp_path / "running", "--resume")
+    output = session.communicate()[0]
+    assert session.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "still runs: wait for its end, or end it first" in output
+    assert metrics.read_bytes() == before
+    held.release()
+    session = _start(tmp_path / "running", "--resume")
+    assert "still runs" not in session.communicate()[0]
+
+
+def test_a_session_holds_its_journal_until_it_ends(tmp_path: Path) -> None:
+    folder = suite(tmp_path, "test_phase0_correctness.py")
+    session = _start(folder)
+    while not any(_benchmarks(folder)) and session.poll() is None:
+        time.sleep(0.05)
+    (metrics,) = folder.glob("benchmark_results/journal/*/metrics.jsonl")
+    try:
+        with pytest.raises(journal.NoJournal, match="still runs"):
+            journal.hold(metrics.parent)
+    finally:
+        session.kill()
+        session.communicate()
+    held = journal.hold(metrics.parent)
+    assert held is not None, "what is killed holds nothing"
+    held.release()
+
+
+def _benchmarks(folder: Path) -> list[str]:
+    return [line for line in _lines(folder) if '"benchmark"' in line]
+
+
+def test_what_was_recovered_is_saved_again_only_if_more_came(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = _journal(tmp_path / "benchmark_results" / "journal" / "1", _line("a", 1))
+    told = []
+    for _ in range(2):
+        assert main(["recover"]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0].startswith("Saved: ")
+    assert told[1] == told[0].replace("Saved: ", "Saved before, and nothing came since: ")
+    with (folder / journal.METRICS).open("a") as file:
+        file.write("\n" + _line("b", 1))
+    assert main(["recover"]) == 0
+    assert "0002_recovered.json" in capsys.readouterr().out
+    for path in tmp_path.glob("benchmark_results/here/*.json"):
+        path.unlink()
+    assert journal.recovered(folder) is None, "it is gone"
+    for damaged in ("", "[]", "{}", '{"run": "../../x", "bytes": 3}', '{"run": 3, "bytes": 3}'):
+        (folder / "recovered").write_text(damaged)
+        assert journal.recovered(folder) is None
 
 
 def test_other_options_are_not_resumed(killed: Path, tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ from blockshock.registry import parse_spec
 
 @COMBINES.register("auto")
 class Auto(Combine):
-    """Whichever is fastest of those that add up right; measured once on a machine for each shape. On GPUs."""
+    """Whichever is fastest of those that add up right; measured once on a machine for each shape."""
 
     device_types = ("cuda",)
+
+    @classmethod
+    def unavailable(cls, device: torch.device, dtype: torch.dtype) -> str | None:
+        return None  # of what can run there nccl, or gloo's counterpart, is one
 
     @classmethod
     def held_bytes(cls, size: int) -> int:
