@@ -23,7 +23,8 @@ class SparseGpt(Damped):
     A channel that is zero in all inputs (H_kk = 0) loses its weights. All of it is computed in float64.
 
     Args:
-        damping: share of the mean of diag H that is added to it, above 0.
+        damping: share of the mean of diag H that is added to it, above 0. Where a few channels are hundreds of times as
+            large as the others, it is more than these have, and what is said of them is lost: take less there.
         shrink: make what H has beside its diagonal smaller by as much of it as is chance (``hessian``), which the paper
             does not: it has 100 times as many tokens as channels. ``no`` is the paper's.
     """
