@@ -259,6 +259,21 @@ def test_what_sums_by_kernels_take_is_said() -> None:
     assert Fused.held_bytes(1 << 20) == 17 << 20
 
 
+def _shared_bytes() -> list[int]:
+    """Of a layer that goes forward, and of one that goes back too, whose x is the wider."""
+    source, found = GeneratedWeights(256, 1024, torch.float32, "cpu"), []
+    with faked(most_bytes=MOST_BYTES):
+        for backward in (False, True):
+            layer = Layer(source, {"combine": "peer_add"}, 2048, backward=backward)
+            found.append(METHODS.get("dense_tp_row")(layer, dist.group.WORLD).shared_bytes)
+    return found
+
+
+def test_what_ranks_share_is_counted_for_the_wider_of_what_they_agree_on(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_shared_bytes) == [[workspace_bytes(2048 * wide * 4) for wide in (256, 1024)]] * 2
+    assert workspace_bytes(2048 * 256 * 4) == 2 << 20
+
+
 def test_workspaces_of_parts_and_of_sums_do_not_replace_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workspace, "Workspace", lambda group, size, device: type("Made", (), {"size": size})())
     group: Any = type("Group", (), {})()
