@@ -195,6 +195,7 @@ def test_tables_fold_sort_and_filter_by_keyboard_and_are_saved(written: Path, op
     table.locator("summary").focus()
     page.keyboard.press("Enter")
     assert table.evaluate("part => part.open")
+    table.locator("input").wait_for()  # which comes when the browser has told the page that it is open
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.type") == "search"
     place = table.locator("th").all_inner_texts().index("p50")
