@@ -33,7 +33,7 @@ class PackedStreamedBytes(PackedQuantised):
         self.register_buffer("kept_NJ", kept_NJ, persistent=False)
         fp8 = q_NK.dtype == torch.float8_e4m3fn
         self.order = Order.CROSSED if fp8 else Order.ROWS  # as bytes.cu has it
-        self.register_buffer("metadata", fragments_of_bytes(piece.kept, fp8, piece.device), persistent=False)
+        self.register_buffer("metadata", fragments_of_bytes(piece.kept, fp8, positions), persistent=False)
 
     def multiply(self, x: Stored, dtype: torch.dtype) -> torch.Tensor:
         if torch.compiler.is_compiling():

@@ -20,9 +20,11 @@ def fragments(mask: Mask, device: torch.device) -> torch.Tensor:
     return in_fragments(mask_positions(_repeated(mask, STEP)).to(device))
 
 
-def fragments_of_bytes(mask: Mask, fp8: bool, device: torch.device) -> torch.Tensor:
-    """The same as ``in_fragments_of_bytes`` has them."""
-    return in_fragments_of_bytes(mask_positions(_repeated(mask, 2 * STEP)).to(device), fp8)
+def fragments_of_bytes(mask: Mask, fp8: bool, positions_NP: torch.Tensor) -> torch.Tensor:
+    """The same as ``in_fragments_of_bytes`` has them, of all positions of a mask, which are made already."""
+    tile = _repeated(mask, 2 * STEP)
+    found = positions_NP if tile is mask else mask_positions(tile).to(positions_NP.device)
+    return in_fragments_of_bytes(found, fp8)
 
 
 def _repeated(mask: Mask, columns: int) -> Mask:

@@ -91,8 +91,9 @@ def test_of_a_mask_that_repeats_the_metadata_of_one_tile_are_held(N: int, K: int
 @pytest.mark.parametrize("fp8", [False, True])
 def test_in_eight_bits_too(fp8: bool, name: str) -> None:
     mask = _mask(name, 48, 512)
-    whole = streamed_layout.in_fragments_of_bytes(mask_positions(mask), fp8)
-    held = streamed_layout.fragments_of_bytes(mask, fp8, CPU)
+    positions = mask_positions(mask)
+    whole = streamed_layout.in_fragments_of_bytes(positions, fp8)
+    held = streamed_layout.fragments_of_bytes(mask, fp8, positions)
     assert held.shape == (1, 1, 32, 16)
     assert torch.equal(held.expand(whole.shape), whole)
     assert held.nbytes == streamed_layout.metadata_bytes(48, 512, 2 * STEP, mask)
