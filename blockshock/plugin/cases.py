@@ -23,7 +23,8 @@ Choose = Callable[[Axis, dict[str, str]], tuple[str, ...]]
 
 
 def forward_grid(settings: Settings) -> list[Case]:
-    """Every asked-for method with all its picks, for each workload, dtype, size and B."""
+    """Every asked-for method with all its picks, for each workload, dtype, size and B; one that learns where it is
+    trained."""
     return _grid(settings, settings.points, both_ways=False)
 
 
@@ -168,15 +169,16 @@ def _tokens(settings: Settings, usual: int, workload: Workload, batches: int = 1
 
 
 def _grid(settings: Settings, points: Points, both_ways: bool) -> list[Case]:
-    cases, choose = [], _asked(settings, both_ways)
+    cases, rows = [], list(_timed_rows(settings.methods, _asked(settings, both_ways)))
     for spec, dtype in itertools.product(settings.workloads, settings.dtypes):
         workload = build_workload(spec)
-        tokens = [B for B in points.tokens if (workload.most_tokens or B) >= B]
-        for (N, K), B in itertools.product(workload.shapes or points.sizes, tokens):
+        learned = points.learned(workload, settings.training_points)
+        for N, K, B in points.of(workload):
             if workload.shapes is None and not settings.listed(N, K, B):
                 continue
-            for row in _timed_rows(settings.methods, choose):
-                cases.append(Case(*row, spec, N, K, B, dtype, settings.seed, settings.keep_full_weight))
+            for row in rows:
+                if (N, K, B) in learned or method_of(row[0])[0].promise != Promise.LEARNS:
+                    cases.append(Case(*row, spec, N, K, B, dtype, settings.seed, settings.keep_full_weight))
     return cases
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blockshock.errors import BlockShockError, InputError
-from blockshock.matrices import MODELS, MOST_FEATURES, check_shape
+from blockshock.matrices import MODELS, MOST_FEATURES, Workload, check_shape
 from blockshock.plugin import sweep
 from blockshock.plugin.usual_sizes import DEFAULT_B, DEFAULT_N, TRAINING_B, TRAINING_N
 from blockshock.registry import split, whole
@@ -25,6 +26,24 @@ class Points:
 
     sizes: tuple[tuple[int, int], ...]
     tokens: tuple[int, ...]
+
+    def of(self, workload: Workload) -> list[tuple[int, int, int]]:
+        """N, K and B: of a workload with shapes of its own those, and no more tokens than it has."""
+        shapes, tokens = workload.shapes or self.sizes, self._tokens_of(workload)
+        return [(N, K, B) for (N, K), B in itertools.product(shapes, tokens)]
+
+    def learned(self, workload: Workload, training: Points) -> set[tuple[int, int, int]]:
+        """Those of them that what is trained is met at too, so that all else that is compared with it is there.
+
+        A workload that has no B of training has the largest that it has.
+        """
+        tokens = self._tokens_of(workload)
+        trained = {B for B in tokens if B in training.tokens} or set(sorted(tokens)[-1:])
+        sizes = workload.shapes or training.sizes
+        return {(N, K, B) for N, K, B in self.of(workload) if (N, K) in sizes and B in trained}
+
+    def _tokens_of(self, workload: Workload) -> list[int]:
+        return [B for B in self.tokens if (workload.most_tokens or B) >= B]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ class Settings:
     """What the options resolved to.
 
     Attributes:
-        training_points: of phase 3, which takes fewer and larger B unless some were asked for.
+        training_points: of phase 3, which takes fewer and larger B unless some were asked for; what learns is looked at
+            nowhere else.
         axes: what is picked of each axis, by its name; None for what is usual, row by row.
         asked: names of the axes whose option was given, ``B`` and ``methods``: by those goes what else has picks, B and
             methods of its own.

@@ -18,13 +18,14 @@ DEFAULT_TOKENS = {"cpu": (64,), "cuda": (4096, 16384)}
 CHECKED = {"cpu": (32, 256, 60, "fp32"), "cuda": (256, 1024, 500, "bf16")}
 """Width, hidden features, tokens and dtype of a block that is held to its definition; no kernel takes such tokens."""
 
+_LEARNED = "{cpu} and {cuda} (rows of recipes in the others too: what both lists have)"
 ABOUT_N = "sizes, N or N×K: 4096,8192x14336. Default on a CPU {cpu}, on GPUs {cuda}; in phase 3 ".format(
     **DEFAULT_N
-) + "{cpu} and {cuda}".format(**TRAINING_N)
+) + _LEARNED.format(**TRAINING_N)
 ABOUT_B = (
     "rows of X. Default on a CPU {cpu}, on GPUs {cuda}; in phase 3 ".format(**DEFAULT_B)
-    + "{cpu} and {cuda}; ".format(**TRAINING_B)
-    + f"of drift {DRIFT_B}, of trajectories {TRAJECTORY_B}; of feed-forward blocks "
+    + _LEARNED.format(**TRAINING_B)
+    + f"; of drift {DRIFT_B}, of trajectories {TRAJECTORY_B}; of feed-forward blocks "
     + " and ".join(",".join(map(str, tokens)) for tokens in DEFAULT_TOKENS.values())
 )
 ABOUT_D = (

@@ -1,15 +1,19 @@
-"""Layers by the names of their models, and points out of a file: what they stand for, and what is refused."""
+"""Layers by the names of their models, points out of a file, and which rows have which: what is refused of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from resolving import Resolve, no_gpus, resolve
+from resolving import CPU_DEFAULTS, GPU_DEFAULTS, Resolve, no_gpus, resolve
 
 from blockshock.matrices import MODELS
-from blockshock.plugin.cases import drifts, forward_grid, hypotheses, training_grid, trajectories
+from blockshock.methods import METHODS, Promise
+from blockshock.phases import Case
+from blockshock.plugin.cases import backward_grid, drifts, forward_grid, hypotheses, training_grid, trajectories
 from blockshock.plugin.points import Points, Use
+from blockshock.plugin.settings import Settings
 
 pytest_plugins = ["pytester"]
 __all__ = ["no_gpus", "resolve"]
@@ -116,3 +120,61 @@ def test_what_is_checked_on_small_layers_goes_by_the_b_and_the_picks_that_were_a
     assert {claim.case.pick("pruner") for claim in hypotheses(asked) if claim.case.method == "pruned"} == {"random"}
     rarely = resolve("--methods=block_shock", "--recompress-every=10", "--storages=masked,compressed")
     assert {case.pick("storage") for case in trajectories(rarely)} == {"compressed"}, "the other is not equivalent"
+
+
+Place = tuple[str, int, int, int]
+"""Workload, N, K and B."""
+LEARN = {name for name in METHODS.names() if METHODS.get(name).promise is Promise.LEARNS}
+
+
+def met(settings: Settings, learns: bool, grid: Callable[[Settings], list[Case]] = forward_grid) -> set[Place]:
+    return {(case.workload, case.N, case.K, case.B) for case in grid(settings) if (case.method in LEARN) is learns}
+
+
+@pytest.mark.parametrize("settings", [CPU_DEFAULTS, GPU_DEFAULTS], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("grid", [forward_grid, backward_grid])
+def test_what_learns_is_where_it_is_trained_with_all_that_it_is_compared_with(
+    settings: Settings, grid: Callable[[Settings], list[Case]]
+) -> None:
+    some, training = met(settings, True, grid), settings.training_points
+    assert {place for place in some if place[0] == "gaussian"} == {
+        ("gaussian", N, K, B)
+        for N, K in set(settings.points.sizes) & set(training.sizes)
+        for B in set(settings.points.tokens) & set(training.tokens)
+    }
+    largest = max(B for B in settings.points.tokens if B <= 512)
+    assert {place for place in some if place[0] == "recorded"} == {
+        ("recorded", N, K, largest) for N, K in ((1536, 384), (384, 1536))
+    }, "its shapes are its own, and of the tokens of training it has none on a GPU"
+    every = {
+        *(("gaussian", N, K, B) for N, K in settings.points.sizes for B in settings.points.tokens),
+        *(("recorded", N, K, B) for N, K in ((1536, 384), (384, 1536)) for B in settings.points.tokens if B <= 512),
+    }
+    assert met(settings, False, grid) == every
+    dense = {(case.workload, case.N, case.K, case.B) for case in grid(settings) if case.label == "dense_single"}
+    assert some <= dense
+    assert met(settings, True, training_grid) == met(settings, False, training_grid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes", "tokens"),
+    [
+        ("--N=512,64x128 --B=4,8", ((512, 512), (64, 128)), (4, 8)),
+        ("--N=512,64x128", ((512, 512), (64, 128)), (16,)),
+        ("--B=4,8", ((256, 256),), (4, 8)),
+        ("--sweep=N,B", ((128, 128), (256, 256), (512, 512)), (4, 16, 64)),
+        ("--layers=gpt2-xl --B=4", ((4800, 1600), (1600, 1600), (6400, 1600), (1600, 6400)), (4,)),
+    ],
+)
+def test_what_is_asked_for_holds_for_what_learns(
+    arguments: str, sizes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], resolve: Resolve
+) -> None:
+    settings = resolve(*arguments.split(), "--workloads=gaussian")
+    assert met(settings, True) == {("gaussian", N, K, B) for N, K in sizes for B in tokens}
+
+
+def test_all_points_of_a_file_are_those_of_what_learns(resolve: Resolve, tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("N,K,B,count\n64,128,3,1\n128,64,16,1\n")
+    settings = resolve(f"--points={file}", "--workloads=gaussian")
+    assert met(settings, True) == met(settings, False) == {("gaussian", 64, 128, 3), ("gaussian", 128, 64, 16)}
