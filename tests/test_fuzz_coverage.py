@@ -19,7 +19,7 @@ NOT_FUZZED = {
     "blockshock.machine.environment": "takes no arguments",
     "blockshock.doctor": "looks at this machine: each check is broken in turn by tests/test_doctor.py",
     "blockshock.kernels.bsr": "needs a GPU: tests/kernels/test_gpu_bsr.py; over a fake, test_bsr.py",
-    "blockshock.kernels.bsr_search": "each way that a search can go: tests/kernels/test_bsr.py",
+    "blockshock.kernels.bsr_search": "each way that a search can go: tests/kernels/test_bsr_search.py",
     "blockshock.machine.bsr_kernel": "all that a launch receives: tests/kernels/test_bsr_launch.py",
     "blockshock.kernels.right": "the check behind every search: tests/kernels/test_bsr.py and test_cusparselt.py",
     "blockshock.kernels.cusparselt": "needs a GPU: tests/kernels/test_gpu_kernels.py; over a fake, test_layouts.py",

@@ -4,10 +4,11 @@ The tuner, which torch has beside the kernel as ``minimize``, goes from setting 
 Some settings multiply wrongly: a number of stages once gave silent garbage (pytorch issue 113587). So each is timed
 only after it multiplied right; those that do not are turned away, and named.
 
-What it costs is compiling, 0.3 to 1 s a setting. So it begins at what torch found good for blocks of that size, tries
-MOST_TRIED settings at the most, and leaves how programs are grouped as it is there; and all neighbours that the tuner
-may go to next are compiled side by side. Nothing that is compiled goes by the weight's shape or the octave: of one size
-of blocks the first search compiles, and the next ones mostly time.
+What it costs is compiling, 0.3 to 1 s a setting, and many times that where a thread has more sums than registers: they
+then wait in memory, and no such setting is fast. So none of those is tried; the search begins at what torch found good
+for blocks of that size, tries MOST_TRIED settings at the most, and leaves how programs are grouped as it is there; and
+all neighbours that the tuner may go to next are compiled side by side. Nothing that is compiled goes by the weight's
+shape or the octave: of one size of blocks the first search compiles, and the next ones mostly time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ MOST_TRIED = 12
 """Settings of a search."""
 LEAST_TILE, MOST_TILE = 16, 256
 """Tokens: Triton multiplies matrices of 16 rows and up."""
+REGISTERS = 255
+"""Of 32 bits, that a thread of a GPU has at the most; a warp has 32 threads."""
 
 
 class Setting(NamedTuple):
@@ -67,6 +70,11 @@ def tile_for(tokens: int, most: int = 64) -> int:
     return min(max(1 << (tokens - 1).bit_length(), LEAST_TILE), most)
 
 
+def spills(setting: Setting, size: int) -> bool:
+    """Whether a block's sums, in float32, are more than the registers of a program hold."""
+    return size * setting.tile > REGISTERS * 32 * setting.warps
+
+
 class Found(Searched[Setting]):
     """Of the block-sparse kernel's settings."""
 
@@ -103,13 +111,15 @@ def search(
 
     def target(parameters: dict[str, int]) -> float:
         setting = start._replace(**parameters)
+        if spills(setting, size):
+            raise ValueError(f"the sums of {setting} are more than its registers hold")
         if len(taken.keys() | {setting}) > MOST_TRIED:
             raise ValueError(f"{MOST_TRIED} settings were tried")
         if setting not in prepared:
             # It is a neighbour of the fastest so far, the others of which are likely to be next.
             fastest = min(taken, key=lambda one: taken[one], default=start)
             ahead = {setting, start, *neighbours(fastest)} - prepared
-            prepare(sorted(ahead))
+            prepare(sorted(one for one in ahead if not spills(one, size)))
             prepared.update(ahead)
         taken[setting] = math.inf
         if not is_right(multiply(setting)):

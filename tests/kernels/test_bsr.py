@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from torch import nn
 from blockshock import MethodLinear
 from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels import BlockLayout, bsr, build_block_kernel
-from blockshock.kernels.bsr_search import LIMITS, MOST_TRIED, STARTS, Found, Setting, default_for, search, tile_for
+from blockshock.kernels.bsr_search import Found, Setting
 from blockshock.kernels.right import is_product
 from blockshock.machine import cache_folder, torch_internals
 from blockshock.machine.memory import held_bytes
@@ -113,60 +112,6 @@ def test_what_is_damaged_on_disk_is_no_answer(setting: list[float]) -> None:
     damaged = [None, 3, {}, whole | {"setting": setting}, whole | {"turned_away": 3}]
     assert [Found.read(found) for found in damaged] == [None] * 5
     assert all(Found.read({key: whole[key] for key in whole if key != lost}) is None for lost in whole)
-
-
-def _search(cost: Callable[[Setting], float], tokens: int = 4096, size: int = 16) -> Found:
-    tried: list[Setting] = []
-
-    def multiply(setting: Setting) -> torch.Tensor:
-        assert all(value <= most for value, most in zip(setting, LIMITS, strict=True))
-        tried.append(setting)
-        return torch.tensor(float(setting.stages))
-
-    found = search(size, tokens, multiply, lambda y: y.item() != 5, lambda call: call() is None or cost(tried[-1]))
-    assert len(set(tried)) <= MOST_TRIED
-    assert {setting.group for setting in tried} == {STARTS[size].group}
-    return found
-
-
-def test_the_search_finds_what_is_fastest() -> None:
-    best = Setting(tile=128, group=1, stages=4, warps=8)
-
-    def cost(setting: Setting) -> float:
-        return 1 + sum(abs(one - other) / other for one, other in zip(setting, best, strict=True))
-
-    assert _search(cost).setting == best
-    few = _search(cost, tokens=20).setting
-    assert few is not None
-    assert few.tile == 32
-    faster_if_wrong = _search(lambda setting: 10.0 - setting.stages)
-    assert faster_if_wrong.setting is not None
-    assert faster_if_wrong.setting.stages == 4
-    assert {setting.stages for setting in faster_if_wrong.turned_away} == {5}
-
-
-@pytest.mark.parametrize("size", STARTS)
-def test_a_search_ends_early_with_the_fastest_that_it_tried(size: int) -> None:
-    """Of a cost with its best far away from where it begins; and where it begins with what fails."""
-    found = _search(lambda setting: float(cost_of(setting)), size=size)
-    assert found.setting is not None
-    assert cost_of(found.setting) <= cost_of(default_for(4096)) < cost_of(STARTS[size])
-
-    def fails(setting: Setting) -> float:
-        if setting.stages > 1:
-            raise RuntimeError("out of resource")
-        return 1.0
-
-    assert _search(fails, size=size).setting == default_for(4096)._replace(group=STARTS[size].group)
-
-
-def cost_of(setting: Setting) -> int:
-    return setting.tile * setting.stages * setting.warps
-
-
-def test_tiles_hold_the_tokens() -> None:
-    assert [tile_for(tokens) for tokens in (1, 16, 17, 33, 64, 65, 5000)] == [16, 16, 32, 64, 64, 64, 64]
-    assert default_for(3).stages == 1
 
 
 def test_products_that_are_wrong_somewhere_are_told_from_right_ones() -> None:
