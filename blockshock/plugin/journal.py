@@ -52,11 +52,11 @@ class Writer:
         self._left: list[str] = []  # lines that are not on the disk yet
         self._held: FileLock | None = None
         if options.get(config, "--resume"):
-            self._resumed = resumable(storage, settings)
-            self._folder = self._resumed.folder
             try:
-                self._held = hold(self._folder)
-            except NoJournal as error:
+                self._folder, self._held = taken_over(storage)
+                self._resumed = resumable(self._folder, settings)
+            except (NoJournal, pytest.UsageError) as error:
+                self._let_go()
                 raise pytest.UsageError(f"--resume: {error}") from None
 
     def describe(self) -> str | None:
@@ -101,6 +101,9 @@ class Writer:
         # Only now, for pytest-benchmark saves when the session finishes: what is marked here is saved.
         if self._ended and self._folder.exists() and not (self._broken or self._saving.failure or self._kept_back):
             (self._folder / FINISHED).touch()
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._held is not None:
             self._held.release()
 
@@ -162,15 +165,28 @@ def _describe(config: pytest.Config, settings: Settings) -> dict[str, Any]:
     }
 
 
-def resumable(storage: Path, settings: Settings) -> Journal:
-    """The journal to go on with. Raises pytest.UsageError if there is none, or one that ran with other options."""
-    try:
-        journal = read_journal(unfinished(storage))
-    except NoJournal as error:
-        raise pytest.UsageError(f"--resume: {error}") from None
+def taken_over(storage: Path) -> tuple[Path, FileLock | None]:
+    """The folder of the last session that did not end, and what holds it. Raises NoJournal if there is none."""
+    while True:
+        folder = unfinished(storage)
+        held = hold(folder)
+        if not (folder / FINISHED).exists():
+            return folder, held
+        if held is not None:  # it came to its end just before it was held
+            held.release()
+
+
+def resumable(folder: Path, settings: Settings) -> Journal:
+    """The journal to go on with, of a session that is held: another one might still write to it.
+
+    Raises:
+        NoJournal: there is none.
+        pytest.UsageError: it ran with other options.
+    """
+    journal = read_journal(folder)
     then, now = journal.session.get("settings"), json.loads(json.dumps(settings.described()))
     if not isinstance(then, dict):
-        raise pytest.UsageError(f"--resume: {journal.folder} does not say with which options it ran: start anew")
+        raise pytest.UsageError(f"{folder} does not say with which options it ran: start anew")
     # An axis that was not there then was picked for nothing; and what passes that go backward picked stood apart.
     later = (*(f"{axis}s" for axis in settings.axes), *LATER)
     then = {name: now[name] for name in later} | then
@@ -179,5 +195,5 @@ def resumable(storage: Path, settings: Settings) -> Journal:
         f"{name} {then.get(name)} then, {now.get(name)} now" for name in now if then.get(name) != now.get(name)
     ]
     if different:
-        raise pytest.UsageError(f"--resume: {journal.folder} ran with other options: {'; '.join(different)}")
+        raise pytest.UsageError(f"{folder} ran with other options: {'; '.join(different)}")
     return journal

@@ -16,7 +16,8 @@ from inner_pytest import start, suite
 from resolving import CPU_DEFAULTS
 
 from blockshock.__main__ import main
-from blockshock.plugin.journal import LATER, resumable
+from blockshock.plugin import journal as writing
+from blockshock.plugin.journal import LATER, resumable, taken_over
 from blockshock.saved import journal
 from blockshock.saved.results import read_run
 
@@ -197,9 +198,28 @@ def test_a_journal_of_before_axes_were_classes_is_resumed(
     _journal(tmp_path / "journal" / "1", _line("a", 1), settings=earlier)
     told = {axis: specs for axis, specs in CPU_DEFAULTS.axes.items() if axis != "mask"}
     now = replace(CPU_DEFAULTS, axes=told | {"mask": asked and tuple(asked), "toy": ("ball",)})
-    assert resumable(tmp_path, now).folder == tmp_path / "journal" / "1"
+    folder, _ = taken_over(tmp_path)
+    assert resumable(folder, now).folder == tmp_path / "journal" / "1"
     with pytest.raises(pytest.UsageError, match=r"ran with other options: masks .* then, \['tile'\] now"):
-        resumable(tmp_path, replace(now, axes=now.axes | {"mask": ("tile",)}))
+        resumable(folder, replace(now, axes=now.axes | {"mask": ("tile",)}))
+
+
+def test_what_ends_just_before_it_is_held_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older, newer = (_journal(tmp_path / "journal" / name, _line("a", 1)) for name in ("0001_a", "0002_b"))
+
+    def ends(folder: Path) -> object:
+        if folder == newer:
+            (newer / journal.FINISHED).touch()
+        return journal.hold(folder)
+
+    monkeypatch.setattr(writing, "hold", ends)
+    folder, held = taken_over(tmp_path)
+    assert folder == older
+    assert held is not None
+    again = journal.hold(newer)
+    assert again is not None, "it was let go"
+    for lock in (held, again):
+        lock.release()
 
 
 def _line(name: str, value: int) -> str:
