@@ -27,7 +27,7 @@ NOT_FUZZED = {
     "blockshock.kernels.cusparselt_layout": "bits of the library's own: tests/kernels/test_cusparselt_layout.py",
     "blockshock.kernels.cusparselt_traced": "compiled over a fake: test_compiled.py and test_compiled_formats.py",
     "blockshock.kernels.cusparselt_thread": "takes a device alone: tests/kernels/test_cusparselt.py",
-    "blockshock.kernels.formats.one_pass": "needs a GPU: tests/kernels/test_gpu_formats.py",
+    "blockshock.kernels.formats.one_pass": "needs a GPU: tests/kernels/test_gpu_one_pass.py",
     "blockshock.kernels.fours": "needs a GPU: tests/training/test_gpu_sparse.py",
     "blockshock.kernels.blocks24": "needs a GPU: by each kernel of these, as follow",
     "blockshock.kernels.make24": "needs a GPU: tests/kernels/test_gpu_make24.py",

@@ -11,7 +11,7 @@ from gpus import format_of_this_gpu, needs_a_gpu
 from strategies import LAYOUTS, matrix
 
 from blockshock.kernels import Format, Kernel, PackedDenseQuantised, QuantisedWeights, build_format, build_kernel
-from blockshock.kernels.formats import PackedQuantised, base, one_pass
+from blockshock.kernels.formats import PackedQuantised
 from blockshock.machine import torch_internals
 from blockshock.matrices import GeneratedWeights, Piece, TensorWeights, WeightSource, build_mask
 from blockshock.measure import Accuracy, compare
@@ -243,50 +243,3 @@ def test_weights_in_e5m2_multiply_just_where_they_are_said_to() -> None:
         return
     with pytest.raises((RuntimeError, ValueError)):
         format.product(x_BK, w_NK)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("name", ["int8", "fp8"])
-def test_in_one_launch_the_same_is_stored(name: str, dtype: torch.dtype, layout: str) -> None:
-    format = format_of_this_gpu(name)
-    for rows, features in ((1, 64), (7, 260), (33, 4096), (5, 63)):
-        x_BK = matrix(rows, features, dtype, rows, layout, "cuda")
-        numbers, scale_B1 = format.quantise(x_BK)
-        wanted, wanted_B1 = base._quantised(x_BK, format.largest, format.stored)
-        assert torch.equal(scale_B1, wanted_B1)
-        assert torch.equal(numbers.view(torch.uint8), wanted.contiguous().view(torch.uint8))
-    assert one_pass.quantises(torch.ones(4, 64, dtype=dtype, device="cuda"), format.stored)
-    assert not one_pass.quantises(torch.ones(4, 66, dtype=dtype, device="cuda"), format.stored)
-    assert not one_pass.quantises(torch.ones(1, 1 << 20, dtype=dtype, device="cuda"), format.stored), (
-        "a matrix in a row"
-    )
-
-
-def test_rows_that_are_zero_tiny_or_not_finite_are_stored_alike_in_one_launch() -> None:
-    x_BK = matrix(6, 128, torch.float32, 3, device="cuda")
-    x_BK[0], x_BK[1] = 0, x_BK[1] * 1e-40
-    x_BK[2, 5], x_BK[3, 6], x_BK[4] = float("inf"), float("nan"), x_BK[4, 0]
-    for name in ("int8", "fp8"):
-        format = format_of_this_gpu(name)
-        found, wanted = format.quantise(x_BK), base._quantised(x_BK, format.largest, format.stored)
-        assert torch.equal(found.scale.nan_to_num(nan=-1), wanted[1].nan_to_num(nan=-1))
-        for row in (0, 1, 4, 5):
-            assert torch.equal(found.numbers[row].view(torch.uint8), wanted[0][row].view(torch.uint8))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("sums", [torch.int32, torch.float32, torch.bfloat16])
-def test_in_one_launch_sums_are_scaled(sums: torch.dtype, dtype: torch.dtype) -> None:
-    format = format_of_this_gpu("int8")
-    wide_BN = (torch.randn(33, 300, device="cuda") * 1000).to(sums)
-    scale_B1, scale_N = torch.rand(33, 1, device="cuda") / 1000, torch.rand(256, device="cuda")
-    for given in (wide_BN[:, :256], wide_BN[:, :256].contiguous(), wide_BN[:9, 1:257]):
-        for channels in (None, scale_N):
-            for bias in (None, torch.randn(256, device="cuda").to(dtype)):
-                few_B1 = scale_B1[: len(given)]
-                found = format.descale(given, few_B1, channels, bias, dtype)
-                wanted = base.descaled(given, few_B1, channels, bias, dtype)
-                torch.testing.assert_close(found, wanted, rtol=torch.finfo(dtype).eps, atol=1e-6)
-    assert one_pass.scales(wide_BN[:, :256], scale_N, None, dtype)
-    assert not one_pass.scales(wide_BN[:, 1:257], scale_N, None, dtype), "four numbers of it do not lie together"

@@ -15,8 +15,12 @@ from blockshock.kernels.fours import DTYPES, kernel_of_fours
 STORED = {torch.int8: (0, (8, 0)), torch.float8_e4m3fn: (1, (8, 9))}
 """What is stored: its number, and the compute capability that has the instructions."""
 SUMS = {torch.int32: 0, torch.float32: 1, torch.bfloat16: 2}
-_QUANTISING, _SCALING = 512, 256
-"""Threads of a block."""
+_WARP, _BLOCK, _SCALING = 32, 512, 256
+"""Threads: the fewest and the most that a row is quantised by, and those that scale in a block."""
+_HELD, _BLOCK_ROWS = 8, 8
+"""Fours of a row that a thread of ``quantise.cu`` keeps, and rows of a block there, where a row has one warp."""
+_FULL = 1 << 18
+"""Threads that fill a GPU."""
 _MANY, _ROWS = 1 << 20, 8
 """So many sums from on, a thread scales those of several rows; of fewer, a GPU would idle."""
 _MOST_ROWS, _MOST_ROW = 1 << 31, 1 << 31
@@ -59,11 +63,21 @@ def quantised(
     scale_R1 = torch.empty(R, 1, device=rows_RK.device)
     (reciprocal,) = struct.unpack("i", struct.pack("f", 1 / largest))
     with torch.cuda.device(rows_RK.device):
-        flags = ("FP8", STORED[stored][0]), ("ORDER", order.value)
+        threads = _row_threads(R, K)
+        rows = _BLOCK_ROWS if threads == _WARP else 1
+        flags = ("FP8", STORED[stored][0]), ("ORDER", order.value), ("ROW_THREADS", threads)
         kernel = kernel_of_fours("quantise", rows_RK.dtype, rows_RK.device, *flags)
-        arguments = [rows_RK, q_RK, scale_R1, K, _fours_apart(rows_RK), reciprocal]
-        kernel((R, 1, 1), (_QUANTISING, 1, 1), arguments)
+        arguments = [rows_RK, q_RK, scale_R1, R, K, _fours_apart(rows_RK), reciprocal]
+        kernel((-(-R // rows), 1, 1), (rows * threads, 1, 1), arguments)
     return q_RK, scale_R1
+
+
+def _row_threads(R: int, K: int) -> int:
+    """Threads a row: a power of two, the least by which each keeps what it reads and the GPU is full, if it can be."""
+    threads = _WARP
+    while threads < min(K // 4, _BLOCK) and (4 * _HELD * threads < K or R * threads < _FULL):
+        threads *= 2
+    return threads
 
 
 def scales(sums_BN: torch.Tensor, scale_N: torch.Tensor | None, bias: torch.Tensor | None, dtype: torch.dtype) -> bool:

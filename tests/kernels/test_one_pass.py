@@ -1,0 +1,34 @@
+"""By how many threads a row is quantised, which all work where rows are many."""
+
+from __future__ import annotations
+
+import pytest
+
+from blockshock.kernels.formats import one_pass
+
+ROWS = (1, 16, 64, 1000, 1300, 12_608, 32_768, 1 << 20)
+FEATURES = (4, 128, 256, 384, 768, 1024, 1028, 3072, 4096, 8192, 16_384, 65_536)
+KEPT = 4 * 8
+"""Numbers of a row that a thread keeps."""
+FULL = 1 << 18
+"""Threads by which a GPU is full."""
+
+
+@pytest.mark.parametrize("K", FEATURES)
+@pytest.mark.parametrize("R", ROWS)
+def test_a_row_is_quantised_by_as_few_threads_as_keep_it_and_fill_the_gpu(R: int, K: int) -> None:
+    threads = one_pass._row_threads(R, K)
+    assert threads in (32, 64, 128, 256, 512)
+    assert KEPT * threads >= min(K, KEPT * 512)
+    assert R * threads >= FULL or threads >= min(K // 4, 512)
+    if threads > 32:
+        assert KEPT * (threads // 2) < K or R * (threads // 2) < FULL, "half of them would do"
+        assert threads < 2 * (K // 4), "half of them have nothing to do"
+
+
+@pytest.mark.parametrize(
+    ("R", "K", "threads"),
+    [(32_768, 256, 32), (32_768, 1024, 32), (12_608, 768, 32), (12_608, 3072, 128), (16, 8192, 512), (1, 65_536, 512)],
+)
+def test_short_rows_of_many_are_a_warps_and_long_rows_of_few_a_whole_blocks(R: int, K: int, threads: int) -> None:
+    assert one_pass._row_threads(R, K) == threads
