@@ -26,12 +26,13 @@ __device__ __forceinline__ void summed(const Sums& sums, float (&x)[4]) {
 }
 
 // sums: (B, N), N a multiple of four, rows so many fours apart. A thread takes four columns of ROWS rows, all of which are
-// on their way at once.
+// on their way at once; a block has blockDim.x threads along a row, blockDim.y down the columns.
 extern "C" __global__ void descale(const Sums* __restrict__ sums, const float* __restrict__ of_rows,
                                    const float4* __restrict__ of_columns, const Four* __restrict__ bias,
                                    Four* __restrict__ y, int B, int N, int row_fours) {
-    const int fours = N / 4, column = blockIdx.y * blockDim.x + threadIdx.x, first = blockIdx.x * ROWS;
-    if (column >= fours) return;
+    const int fours = N / 4, column = blockIdx.y * blockDim.x + threadIdx.x;
+    const int first = (blockIdx.x * blockDim.y + threadIdx.y) * ROWS;
+    if (column >= fours || first >= B) return;
     Sums taken[ROWS];
     float scales[ROWS];
 #pragma unroll

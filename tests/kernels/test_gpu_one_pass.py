@@ -126,3 +126,16 @@ def test_in_one_launch_sums_are_scaled(sums: torch.dtype, dtype: torch.dtype) ->
                 torch.testing.assert_close(found, wanted, rtol=torch.finfo(dtype).eps, atol=1e-6)
     assert one_pass.scales(wide_BN[:, :256], scale_N, None, dtype)
     assert not one_pass.scales(wide_BN[:, 1:257], scale_N, None, dtype), "four numbers of it do not lie together"
+
+
+@pytest.mark.parametrize(
+    ("B", "N"), [(1, 4), (3, 256), (33, 384), (4099, 256), (1367, 768), (1027, 1024), (2051, 1028), (300, 4100)]
+)
+def test_rows_short_and_long_of_sums_are_scaled(B: int, N: int) -> None:
+    sums_BN = torch.randint(-(1 << 20), 1 << 20, (B, N + 12), device="cuda", dtype=torch.int32)[:, :N]
+    scale_B1, scale_N = torch.rand(B, 1, device="cuda") / 1000, torch.rand(N, device="cuda")
+    bias = torch.randn(N, device="cuda").bfloat16()
+    assert one_pass.scales(sums_BN, scale_N, bias, torch.bfloat16)
+    found = one_pass.descaled(sums_BN, scale_B1, scale_N, bias, torch.bfloat16)
+    wanted = base.descaled(sums_BN, scale_B1, scale_N, bias, torch.bfloat16)
+    torch.testing.assert_close(found, wanted, rtol=torch.finfo(torch.bfloat16).eps, atol=1e-6)

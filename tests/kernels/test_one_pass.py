@@ -1,4 +1,4 @@
-"""By how many threads a row is quantised, which all work where rows are many."""
+"""By how many threads a row is quantised, and sums are scaled: all of them work, and what a row needs is there."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def test_a_row_is_quantised_by_as_few_threads_as_keep_it_and_fill_the_gpu(R: int
 )
 def test_short_rows_of_many_are_a_warps_and_long_rows_of_few_a_whole_blocks(R: int, K: int, threads: int) -> None:
     assert one_pass._row_threads(R, K) == threads
+
+
+@pytest.mark.parametrize("N", [*FEATURES, 520, 1000, 11_008])
+def test_of_the_threads_along_a_row_of_sums_an_eighth_idles_at_most(N: int) -> None:
+    across = one_pass._across(N)
+    assert across in (32, 64, 128, 256)
+    there = across * -(-N // (4 * across))
+    assert there - N // 4 <= there / 8 or across == 32
+    assert across == 256 or 7 * 2 * across * -(-N // (8 * across)) > 8 * (N // 4), "twice as many would do"

@@ -106,6 +106,16 @@ def descaled(
     tensors = [sums_BN, scale_B1.contiguous(), *(y_BN if one is None else one for one in (scale_N, bias)), y_BN]
     with torch.cuda.device(sums_BN.device):
         kernel = kernel_of_fours("descale", dtype, sums_BN.device, *flags, ("ROWS", rows))
-        grid = (-(-B // rows), -(-N // (4 * _SCALING)), 1)
-        kernel(grid, (_SCALING, 1, 1), [*tensors, B, N, _fours_apart(sums_BN)])
+        across = _across(N)
+        down = _SCALING // across
+        grid = (-(-B // (rows * down)), -(-N // (4 * across)), 1)
+        kernel(grid, (across, down, 1), [*tensors, B, N, _fours_apart(sums_BN)])
     return y_BN
+
+
+def _across(N: int) -> int:
+    """Threads of a block along a row: as many as can be, if at most an eighth of them idle, and a warp at least."""
+    threads = _SCALING
+    while threads > _WARP and 7 * threads * -(-N // (4 * threads)) > 8 * (N // 4):
+        threads //= 2
+    return threads
