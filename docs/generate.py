@@ -52,6 +52,7 @@ RESULTS = (
     "0018_1xH200-training",
     "0024_1xH200-blocks",
     "0025_1xH200-networks",
+    "0031_1xH100-networks",
     "0028_1xH100-networks",
     "0017_1xH100-formats",
     "0016_1xH200-recipes",
