@@ -13,7 +13,7 @@ from strategies import LAYOUTS, matrix
 from torch._dynamo.backends.common import aot_autograd
 
 from blockshock.kernels import PackedDenseQuantised, build_format, build_kernel
-from blockshock.kernels.formats import PackedQuantised
+from blockshock.kernels.formats import Order, PackedQuantised
 from blockshock.kernels.layout import dense_rows
 from blockshock.matrices import GeneratedWeights, Piece, build_mask
 
@@ -71,6 +71,29 @@ def test_cusparselt_is_one_operator(fake_cusparselt: Any, fused: str, name: str)
     multiplying = [str(node.target) for node in _handed(packed, x_BK) if "cusparselt" in str(node.target)]
     assert multiplying == ["blockshock.cusparselt_bytes.default"]
     assert torch.equal(torch.compile(packed, backend="aot_eager", fullgraph=True)(x_BK), packed(x_BK))
+
+
+@pytest.mark.parametrize("R", [0, 5, 300])
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+@pytest.mark.parametrize("order", [Order.CROSSED, Order.TILES])
+def test_what_lies_in_no_rows_is_quantised_by_one_operator(order: Order, name: str, R: int) -> None:
+    format, x_RK = build_format(name), torch.randn(R, 264).bfloat16()
+    assert format is not None
+
+    def call(x_RK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        numbers, scale_R1 = format.quantise_in(x_RK, order)
+        return numbers.view(torch.uint8), scale_R1
+
+    wanted = call(x_RK)
+    if R:
+        names = [str(node.target) for node in _handed(call, x_RK)]
+        assert names.count("blockshock.quantised.default") == 1
+        assert not any("index" in name for name in names)
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        for dynamic in (False, True):
+            found = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=dynamic)(x_RK)
+            assert all(map(torch.equal, found, wanted))
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="Inductor needs a C++ compiler")

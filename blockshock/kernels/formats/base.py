@@ -89,17 +89,16 @@ class Format:
 
         A row that holds NaN or inf gets a scale that is not finite, and so do all products with it.
         """
-        run = compiled(_quantised) if self.compiled else _quantised
-        if not self.compiled and one_pass.quantises(rows_RK, self.stored):
-            run = one_pass.quantised
-        return Stored(*run(rows_RK, self.largest, self.stored))
+        return self.quantise_in(rows_RK, Order.ROWS)
 
     def quantise_in(self, rows_RK: torch.Tensor, order: Order) -> Stored:
         """The same, with numbers that lie in an order."""
-        if not self.compiled and one_pass.quantises(rows_RK, self.stored):
-            return Stored(*one_pass.quantised(rows_RK, self.largest, self.stored, order))
-        numbers, scale_R1 = self.quantise(rows_RK)
-        return Stored(order.of(numbers), scale_R1)
+        if self.compiled:
+            numbers, scale_R1 = compiled(_quantised)(rows_RK, self.largest, self.stored)
+            return Stored(order.of(numbers), scale_R1)
+        if order is not Order.ROWS and torch.compiler.is_compiling():
+            return Stored(*_traced(rows_RK, self.largest, self.stored, order.value))
+        return Stored(*_quantised_in(rows_RK, self.largest, self.stored, order))
 
     def scales(self, rows_RK: torch.Tensor) -> torch.Tensor:
         """Those of the rows, float32 (R, 1). Of rows that several hold parts of, the largest of what the parts have."""
@@ -146,6 +145,31 @@ class Format:
         Stages ``matmul`` and ``dequantise``. Numbers lie densely, filled up to sizes that it takes; scales are not.
         """
         raise NotImplementedError
+
+
+def _quantised_in(
+    rows_RK: torch.Tensor, largest: float, stored: torch.dtype, order: Order
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if one_pass.quantises(rows_RK, stored):
+        return one_pass.quantised(rows_RK, largest, stored, order)
+    numbers, scale_R1 = _quantised(rows_RK, largest, stored)
+    return order.of(numbers), scale_R1
+
+
+@torch.library.custom_op(
+    "blockshock::quantised",
+    mutates_args=(),
+    schema="(Tensor rows, float largest, ScalarType stored, int order) -> (Tensor, Tensor)",
+)
+def _traced(rows: torch.Tensor, largest: float, stored: torch.dtype, order: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same in compiled code: to what compiles it, numbers that do not lie in rows are gathered one by one."""
+    return _quantised_in(rows, largest, stored, Order(order))
+
+
+@_traced.register_fake
+def _(rows: torch.Tensor, largest: float, stored: torch.dtype, order: int) -> tuple[torch.Tensor, torch.Tensor]:
+    R, K = rows.shape
+    return rows.new_empty(Order(order).shape(R, K), dtype=stored), rows.new_empty(R, 1, dtype=torch.float32)
 
 
 def _quantised(rows_RK: torch.Tensor, largest: float, stored: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
