@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -120,7 +121,8 @@ class Combined(Method):
         """So many seconds, measured once on a machine, by which ranks decide together; all of them call it together."""
         folders = Path(combines.__file__).parent, Path(kernels.__file__).parent
         where = " ".join(measured_on(self.device, folder) for folder in folders)
-        key = f"{where} {type(self).__name__} G{group.size()} {what}"
+        queues = os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS", "")  # by which streams run beside each other, or do not
+        key = f"{where} {type(self).__name__} G{group.size()} queues={queues} {what}"
         # What rank 0 remembers, for all or none must measure.
         known = (_measured.known(key) if group.rank() == 0 else None) or []
         seconds = slowest_of_ranks(known if len(known) == count else [0.0] * count, self.device, group)

@@ -18,6 +18,9 @@ def bind(device: str, index: int, count: int, most: str = "") -> None:
         most: threads, where the user has set OMP_NUM_THREADS; torchrun sets it too, to one, whatever there is.
     """
     if device == "cuda":
+        # Of CUDA's queues 8 are used by default, and what streams share one wait for each other: a copy for the product
+        # that it was to run beside.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
         torch.cuda.set_device(index)
     else:
         share = max(1, len(os.sched_getaffinity(0)) // count)

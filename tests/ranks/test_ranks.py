@@ -9,7 +9,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from processes import lives
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from blockshock.ranks import RankError, Ranks, join, spawn, spawned
+from blockshock.ranks import RankError, Ranks, spawn, spawned
 
 
 @pytest.fixture(scope="module")
@@ -220,18 +219,3 @@ def test_second_group_and_its_end(
     group.close()
     with pytest.raises(RuntimeError, match="closed"):
         group.run(own_pid)
-
-
-def test_a_rank_alone_sets_up_no_communicator_and_others_do_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    noted: list[object] = []
-    monkeypatch.setattr(torch, "zeros", lambda size, device: noted.append(device))
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(dist, "init_process_group", lambda *_, device_id, **__: noted.append(device_id))
-    monkeypatch.setattr(dist, "all_reduce", lambda _: noted.append("all_reduce"))
-    gpu = torch.device("cuda", 0)
-    join.join(0, 1, "cuda", timedelta(seconds=9))
-    assert noted == [None, gpu]
-    noted.clear()
-    join.join(0, 2, "cuda", timedelta(seconds=9))
-    assert noted == [gpu, gpu, "all_reduce"]
