@@ -18,7 +18,7 @@ from blockshock.errors import InputError
 from blockshock.matrices import check_finite
 from blockshock.methods import parse_row
 from blockshock.models.recording import Batch, Survey, arguments, record
-from blockshock.nn.replacing import Replaced, Where, check_where, linears_of, replace_linears, there_already
+from blockshock.nn.replacing import Replaced, Where, check_where, linears_of, passed_by, replace_linears, there_already
 from blockshock.nn.suitable import needs_inputs
 
 Block = dict[nn.Linear, list[str]]
@@ -78,7 +78,8 @@ def compress(
         for block in blocks:
             names = {name for places in block.values() for name in places}
             meant = lambda name, linear, names=names: name in names and (where is None or where(name, linear))  # noqa: E731
-            inputs = None if survey is None else _inputs(model, block, batches, survey, meant)
+            met = {one: at for one, at in block.items() if not passed_by(model, one, at, picked, frozen)}
+            inputs = None if survey is None else _inputs(model, met, batches, survey, meant)
             options = {"group": group, "dtype": dtype, "tokens": tokens, "frozen": frozen}
             found = replace_linears(model, row, meant, inputs=inputs, **options)
             replaced += found.replaced

@@ -12,6 +12,7 @@ from torch import nn
 
 from blockshock.errors import InputError
 from blockshock.machine import torch_internals
+from blockshock.nn.nested import is_nested, nested_rows
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 """What a model is called with: arguments, and named ones."""
@@ -135,9 +136,12 @@ def _hooked(linears: Any, keep: Any) -> Iterator[None]:
 
     def hook(linear: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         x = positional[0] if positional else named["input"]
+        features: Any = linear.in_features
+        if is_nested(x, features):
+            x = nested_rows(x)
         # Some calls end before the layer itself can say so.
-        if not isinstance(x, torch.Tensor) or x.ndim == 0 or x.shape[-1] != linear.in_features:
-            raise InputError(f"a layer takes (…, {linear.in_features}), and is called with {_kind(x)}")
+        if not isinstance(x, torch.Tensor) or x.ndim == 0 or x.shape[-1] != features:
+            raise InputError(f"a layer takes (…, {features}), and is called with {_kind(x)}")
         keep(linear, x)
 
     with ExitStack() as stack:

@@ -21,6 +21,7 @@ from blockshock.matrices import MASK_KEYS, Mask
 from blockshock.methods import Layer, Row
 from blockshock.nn.arguments import check_x, takes_as_it_is
 from blockshock.nn.layer_state import Saved, beside_weights, load_state
+from blockshock.nn.nested import is_nested, map_rows
 from blockshock.nn.replaceable import take_over
 from blockshock.nn.suitable import settle
 from blockshock.nn.whole_weight import whole_bias, whole_weight
@@ -129,6 +130,8 @@ class MethodLinear(nn.Module):
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         """The same of any x: refused in words, or made what is multiplied."""
+        if is_nested(x, self.in_features):
+            return map_rows(self.forward, x)
         check_x(x, self.in_features)
         device = self.layer.device.type
         if torch.is_autocast_enabled(device):
@@ -200,9 +203,8 @@ class MethodLinear(nn.Module):
     def extra_repr(self) -> str:
         layer = self.layer
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.layer.bias is not None}, "
-            f"method={self.row.method}, "
-            f"ranks={layer.ranks}, {layer.algorithm}"
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={layer.bias is not None}, "
+            f"method={self.row.method}, ranks={layer.ranks}, {layer.algorithm}"
         )
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:

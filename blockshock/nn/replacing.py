@@ -100,10 +100,14 @@ def replace_linears(
     left = there_already(model)
     kind = FrozenLinear if frozen else MethodLinear
     for linear, names in linears_of(model):
-        reason = _not_meant(linear, names, where) or _passed_by(model, linear, names, picked)
+        reason = _not_meant(linear, names, where) or passed_by(model, linear, names, picked, frozen)
         if not reason and (reason := why_not(linear, picked, ranks, dtype, kind.__name__, frozen)):
-            fits = not frozen and why_not(linear, picked, ranks, dtype, FrozenLinear.__name__, frozen=True) is None
-            reason += "; with frozen=True, which only goes forward, it can be replaced" if fits else ""
+            frozen_fits = not (
+                frozen
+                or passed_by(model, linear, names, picked, frozen=True)
+                or why_not(linear, picked, ranks, dtype, FrozenLinear.__name__, frozen=True)
+            )
+            reason += "; with frozen=True, which only goes forward, it can be replaced" if frozen_fits else ""
         if reason:
             left |= dict.fromkeys(names, reason)
         else:
@@ -178,17 +182,22 @@ def _not_meant(linear: nn.Linear, names: list[str], where: Where | None) -> str 
     )
 
 
-def _passed_by(model: nn.Module, linear: nn.Linear, names: list[str], row: Row) -> str | None:
-    """Why a recipe would be lost: what holds the layer multiplies by all of its weight, and never calls it."""
-    if row.kind.promise is not Promise.LEARNS:
+def passed_by(model: nn.Module, linear: nn.Linear, names: list[str], row: Row, frozen: bool) -> str | None:
+    """Why a layer would be lost: what holds it multiplies by all of its weight, and never calls it.
+
+    Nothing is lost of what multiplies by a weight that can be read, as W or W′ can where they are trained.
+    """
+    learns = row.kind.promise is Promise.LEARNS
+    if not (learns or frozen):
         return None
+    lost = "a recipe would be passed by" if learns else "a frozen layer, which has it packed, would not be asked"
     for parent in (model.get_submodule(name.rpartition(".")[0]) for name in names):
         # Other linear layers that subclasses of attention hold are called.
         attends = isinstance(parent, nn.MultiheadAttention) and isinstance(linear, NonDynamicallyQuantizableLinear)
         if attends or isinstance(parent, SparseFFN):
             return (
-                f"the {type(parent).__name__} that holds it reads its weight and never calls it, so that a recipe "
-                "would be passed by: it stays dense"
+                f"the {type(parent).__name__} that holds it reads its weight and never calls it, so that {lost}: it "
+                "stays dense"
             )
     return None
 

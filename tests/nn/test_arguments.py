@@ -37,8 +37,8 @@ def _broken(name: str) -> nn.Linear:
     return linear
 
 
-def _nested(layout: torch.layout) -> torch.Tensor:
-    return torch.nested.nested_tensor([torch.ones(2, 64), torch.ones(3, 64)], layout=layout)
+def _nested(layout: torch.layout, *shapes: tuple[int, ...]) -> torch.Tensor:
+    return torch.nested.nested_tensor([torch.ones(shape) for shape in shapes], layout=layout)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,9 @@ def _nested(layout: torch.layout) -> torch.Tensor:
         (lambda: BlockShockLinear(_broken("bias")), "the bias of rank 0's nn.Linear holds inf at row 2, column 0: put"),
         (lambda: _layer()([1.0]), "x must be a tensor, got list"),
         (lambda: _layer()(_x().to_sparse()), "this one is torch.sparse_coo: pass its to_dense"),
+        (lambda: _layer()(_nested(torch.jagged, (2, 64), (3, 64))), "this one is nested"),
+        (lambda: _layer()(_nested(torch.strided, (2, 64), (3, 32))), "this one is nested"),
         (lambda: _layer()(_nested(torch.strided)), "this one is nested"),
-        (lambda: _layer()(_nested(torch.jagged)), "this one is nested"),
         (lambda: _layer(dtype=torch.bfloat16)(_x().int()), "must be of floating-point numbers, got torch.int32"),
         (lambda: nn.Sequential(_linear(), _layer()).bfloat16(), "what comes before this layer is moved or cast"),
     ],
