@@ -174,6 +174,7 @@ ALSO_NOT = {
     "nn.nested.is_nested": "called by every layer for x of most kinds: tests/nn/test_arguments.py",
     "nn.nested.nested_rows": "what map_rows() and compress() see of a nested x: tests/nn/test_frozen_in_torch.py",
     "nn.nested.map_rows": "of nested x with rows and without: tests/nn/test_frozen_in_torch.py",
+    "nn.whole_weight.keep_called": "called by every MethodLinear that is fuzzed",
     "nn.suitable.needs_inputs": "called by replace_linears() for every layer",
     "nn.suitable.ranks_for": "called by replace_linears()",
     "nn.arguments.check_widths": "called by SparseFFN on each wrong width of tests/nn/test_ffn.py",

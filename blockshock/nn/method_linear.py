@@ -24,7 +24,7 @@ from blockshock.nn.layer_state import Saved, beside_weights, load_state
 from blockshock.nn.nested import is_nested, map_rows
 from blockshock.nn.replaceable import take_over
 from blockshock.nn.suitable import settle
-from blockshock.nn.whole_weight import whole_bias, whole_weight
+from blockshock.nn.whole_weight import keep_called, whole_bias, whole_weight
 from blockshock.nn.wrappers import watch_wrappers
 from blockshock.training import PROGRESS, Training, first_difference, replace, watch_scalers
 
@@ -85,6 +85,7 @@ class MethodLinear(nn.Module):
         if self.layer.bias is not None:
             self.layer.bias.requires_grad_(linear.bias.requires_grad)
         take_over(linear, self)
+        keep_called(self, self.layer)
         replace(linear.weight, self.layer.storages()[0].parameter, type(self).__name__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from blockshock.errors import InputError
 from blockshock.machine import torch_internals
-from blockshock.methods import Method, check_once, check_untangent
+from blockshock.methods import Method, Promise, check_once, check_untangent
 
 _WRITERS = {"__setitem__", "__set__", "__delete__"} | {
     f"__i{name}__"
@@ -51,6 +52,19 @@ def _check_together(layer: Method) -> None:
             "fully_shard holds the parameters of this layer as shards, to which no gradient of its weight would come: "
             "call unshard() on the module that it was applied to, or read the weight under torch.no_grad()"
         )
+
+
+def keep_called(module: nn.Module, layer: Method) -> None:
+    """Have torch's fast paths call the module, if its layer computes something else than a product by its weight.
+
+    In compiled code the weight is a plain tensor, at which they do not stop; at a hook of a module they always do.
+    """
+    if layer.promise is Promise.LEARNS or layer.dtype != layer.parameter_dtype:
+        module.register_forward_pre_hook(_nothing)
+
+
+def _nothing(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    return None
 
 
 class WholeWeight(torch.Tensor):

@@ -148,6 +148,19 @@ def test_compiled_it_is_one_graph_with_the_same_layers(make: Callable[[bool], nn
         torch.testing.assert_close(compiled(_x()), _right(model, _x()), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # by the compiler
+@pytest.mark.parametrize(("row", "dtype"), [("recipe-fst", None), ("dense_single", torch.bfloat16)])
+def test_compiled_layers_that_train_are_not_passed_by_either(row: str, dtype: torch.dtype | None) -> None:
+    """A recipe's weight is the dense one, and a layer may multiply in another dtype than it has its weight in."""
+    torch._dynamo.reset()
+    model = _encoder()
+    replace_linears(model, row, lambda name, _: "linear" in name, dtype=dtype)
+    with torch.no_grad():
+        right = model.train()(_x())
+        found = torch.compile(model.eval(), backend="aot_eager")(_x())
+    torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_what_an_attention_multiplies_by_itself_stays_dense_with_the_reason(batch_first: bool) -> None:
     torch.manual_seed(0)
