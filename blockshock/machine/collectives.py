@@ -71,8 +71,13 @@ def of_rank_0(tensor: torch.Tensor | None, group: Group) -> torch.Tensor | None:
     return same
 
 
-def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> slice:
+def shard(total: int, index: int, count: int, what: str, multiple: int = 1, in_all: int = 1) -> slice:
     """The ``index``-th of ``count`` equal contiguous parts of ``range(total)``.
+
+    Args:
+        what: the name of ``total``, for messages.
+        in_all: what ``total`` is to be a multiple of for the sake of others; it is not looked at here, but sizes that
+            are advised are.
 
     Raises:
         InputError: there is no such part, or the parts would not be equal, or not multiples of ``multiple``.
@@ -80,12 +85,12 @@ def shard(total: int, index: int, count: int, what: str, multiple: int = 1) -> s
     if not 0 <= index < count or multiple < 1 or total < 1:
         raise InputError(f"{what} = {total} has no shard {index} of {count}, of a multiple of {multiple}")
     if total % (count * multiple):
-        step = math.lcm(count * multiple, 4)  # K must be a multiple of four whatever the shards
+        step = math.lcm(count * multiple, in_all)
         below, above = total // step * step, (total // step + 1) * step
         nearest = f"the nearest that can are {below} and {above}" if below else f"the nearest that can is {above}"
-        raise InputError(
-            f"{what} = {total} cannot be cut into {count} equal shards of a multiple of {multiple}; {nearest}"
-        )
+        shards = f"{count} equal shards" if count > 1 else "1 shard"
+        shards += f" of a multiple of {multiple}" if multiple > 1 else ""
+        raise InputError(f"{what} = {total} cannot be cut into {shards}; {nearest}")
     size = total // count
     return slice(index * size, (index + 1) * size)
 

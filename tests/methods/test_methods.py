@@ -204,9 +204,14 @@ def test_an_empty_batch_passes_through_as_through_a_linear(cpu_ranks: Ranks, oth
     [
         ("block_shock", Shape(96, 160, 2, 3), "1 rank or an even number, got 3: try --ranks 2 or 4"),
         ("block_shock", Shape(96, 100, 2, 4), "K = 100 cannot be cut into 2 equal shards of a multiple of 4"),
-        ("dense_tp_row", Shape(96, 100, 2, 8), "K = 100 cannot be cut into 8 equal shards"),
-        ("dense_tp_col", Shape(90, 160, 2, 4), "N = 90 cannot be cut into 4 equal shards"),
-        ("dtensor_col", Shape(90, 160, 2, 4), "N = 90 cannot be cut into 4 equal shards"),
+        ("block_shock", Shape(96, 6, 2, 2), "K = 6 cannot be cut into 1 shard of a multiple of 4; .* are 4 and 8$"),
+        ("dense_tp_row", Shape(96, 100, 2, 8), "K = 100 cannot be cut into 8 equal shards; .* are 96 and 104$"),
+        ("dense_tp_row", Shape(96, 7, 2, 2), "K = 7 cannot be cut into 2 equal shards; .* are 4 and 8$"),
+        ("dense_tp_row", Shape(96, 13, 2, 6), "K = 13 cannot be cut into 6 equal shards; .* are 12 and 24$"),
+        ("dense_tp_col", Shape(90, 160, 2, 4), "N = 90 cannot be cut into 4 equal shards; .* are 88 and 92$"),
+        ("dense_tp_col", Shape(7, 160, 2, 2), "N = 7 cannot be cut into 2 equal shards; .* are 6 and 8$"),
+        ("pruned_tp_col", Shape(3, 160, 2, 2), "N = 3 cannot be cut into 2 equal shards; .* are 2 and 4$"),
+        ("dtensor_col", Shape(1, 160, 2, 2), "N = 1 cannot be cut into 2 equal shards; the nearest that can is 2$"),
     ],
 )
 def test_a_layer_that_cannot_be_laid_out_is_refused(method: str, shape: Shape, message: str) -> None:
