@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blockshock.errors import UnknownName
 from blockshock.methods.axes import AXES, Axis, Picks
 from blockshock.methods.layer import Layer
 from blockshock.training import RECIPES, any_recipe_of, is_of_blocks, recipe_of
@@ -21,7 +22,15 @@ class RecipeAxis(Axis):
         return tuple(name for name in self.names(device) if RECIPES.get(name).own_forward)
 
     def check(self, spec: str) -> None:
-        recipe_of(spec)
+        try:
+            recipe_of(spec)
+        except UnknownName as error:
+            if not is_of_blocks(spec):
+                raise
+            raise UnknownName(
+                f"{error}. A SparseFFN takes that one, in the place of two layers and what is between them: "
+                f"SparseFFN.of(fc1, fc2, {spec!r})"
+            ) from None
 
     def check_listed(self, spec: str) -> None:
         any_recipe_of(spec)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from blockshock.errors import InputError
+from blockshock.errors import InputError, UnknownName
 from blockshock.nn.arguments import check_options, check_widths
-from blockshock.training import BlockRecipe, block, block_recipe_of
+from blockshock.registry import parse_spec
+from blockshock.training import RECIPES, BlockRecipe, block, block_recipe_of
 
 ACT = "act"
 """What the metadata of a state have."""
@@ -20,7 +21,12 @@ def _check(hidden: Any, recipe: str) -> BlockRecipe:
     check_widths(hidden=hidden)
     if hidden % 4:
         raise InputError(f"hidden is cut into groups of four: it must be a multiple of 4, got {hidden}")
-    return block_recipe_of(recipe)
+    try:
+        return block_recipe_of(recipe)
+    except UnknownName as error:
+        if parse_spec(recipe)[0] not in RECIPES.names():
+            raise
+        raise UnknownName(f"{error}. A layer takes that one: replace_linears(model, 'recipe-{recipe}')") from None
 
 
 class SparseFFN(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from itertools import product as every
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from blockshock import SparseFFN, replace_linears
+from blockshock import MethodLinear, SparseFFN, replace_linears
 from blockshock.errors import InputError, UnknownName
 from blockshock.kernels import blocks24, gradient24, make24
 from blockshock.kernels.gradient24 import Beside
@@ -397,7 +398,7 @@ def test_it_learns_and_a_copy_learns_alike(recipe: str) -> None:
         ("activation:dense=2", H, "dense must lie in 0 … 1"),
         ("dropout24:act=tanh", H, "act is one of"),
         ("dropout", H, "Did you mean 'dropout24'"),
-        ("fst", H, "no block recipe is named 'fst', but a recipe is"),
+        ("fst", H, r"no block recipe is named 'fst', but a recipe is.*replace_linears\(model, 'recipe-fst'\)"),
         ("activation", 30, "it must be a multiple of 4, got 30"),
     ],
 )
@@ -438,8 +439,15 @@ def test_what_is_no_pair_of_linears_or_no_input_is_refused() -> None:
     none.in_features = 0
     with pytest.raises(InputError, match="got d=0"):
         SparseFFN.of(none, nn.Linear(8, 4))
-    with pytest.raises(UnknownName, match="no recipe is named 'activation', but a block recipe is"):
-        replace_linears(nn.Sequential(nn.Linear(4, 4)), "recipe-activation")
+
+
+@pytest.mark.parametrize("call", [replace_linears, lambda model, row: MethodLinear(model[0], row)])
+def test_a_recipe_of_blocks_where_a_layer_takes_one_is_told_what_takes_it(call: Callable[..., Any]) -> None:
+    taken = r"SparseFFN\.of\(fc1, fc2, 'activation:masks=rows'\)$"
+    with pytest.raises(UnknownName, match=f"no recipe is named 'activation', but a block recipe is.*{taken}"):
+        call(nn.Sequential(nn.Linear(4, 4)), "recipe-activation:masks=rows")
+    with pytest.raises(UnknownName, match=r"Choices: dense, .*supermask$"):
+        call(nn.Sequential(nn.Linear(4, 4)), "recipe-active")
 
 
 @pytest.mark.parametrize("recipe", ["activation", "dropout24"])
