@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from blockshock.errors import InputError, UnknownName
 from blockshock.matrices import Mask
-from blockshock.methods.axes import Axis, axis_of
+from blockshock.methods.axes import Axis, all_axes, axis_of
 from blockshock.methods.base import METHODS, Method, method_of
 
 T = TypeVar("T")
@@ -77,6 +78,7 @@ def parse_row(text: str) -> Row:
     for place, axis in enumerate(axes):
         if rest is not None and not _left_out(rest, axis, axes[place + 1 :]):
             picks[axis.name], rest = spec, _ = _part(rest, axis.known())
+            _check_known(text, spec, _meant(axes[place:]))
             _sound(text, axis.name, spec, axis.check)
     if rest is not None:
         takes = f"takes {', '.join(kind.axes)}" if kind.axes else "has no axes to pick of"
@@ -84,9 +86,35 @@ def parse_row(text: str) -> Row:
     return Row(method, picks)
 
 
+def _may_lack(axis: Axis) -> bool:
+    """Whether a row may say nothing of it, and go on with others."""
+    return axis.trained_only or axis.unsaid is not None
+
+
+def _meant(axes: list[Axis]) -> list[Axis]:
+    """Those of the axes to come that the next spec may be of."""
+    said = next((place for place, axis in enumerate(axes) if not _may_lack(axis)), len(axes))
+    return axes[: said + 1]
+
+
+def _check_known(text: str, spec: str, axes: list[Axis]) -> None:
+    """Raises UnknownName, of a spec that may be of several axes and is of none, which names them all."""
+    name = spec.partition(":")[0]
+    kinds = {known: axis.name for axis in axes for known in axis.known()}
+    if len(axes) == 1 or name in kinds:
+        return
+    near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.5)
+    hint = f" Did you mean the {kinds[near[0]]} {near[0]!r}?" if near else ""
+    elsewhere = next((axis.name for axis in all_axes() if name in axis.known()), None)
+    other = f", but {'an' if elsewhere[0] in 'aeiou' else 'a'} {elsewhere}" if elsewhere else ""
+    choices = "; ".join(f"of {axis.name} {', '.join(axis.known())}" for axis in axes)
+    nothing = " and ".join(f"no {axis.name}" for axis in axes)
+    raise UnknownName(f"row {text!r}: {name!r} is {nothing}{other}.{hint} Choices: {choices}")
+
+
 def _left_out(text: str, axis: Axis, others: list[Axis]) -> bool:
     """Whether a text goes on with a spec of a later axis, where a row may have none of this one."""
-    if not axis.trained_only and axis.unsaid is None:
+    if not _may_lack(axis):
         return False
     name = _part(text, [known for one in (axis, *others) for known in one.known()])[0].partition(":")[0]
     return name not in axis.known() and any(name in other.known() for other in others)

@@ -92,7 +92,20 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
         ),
         ("block_shock-cusparselt:search-tile", InputError, "'cusparselt:search': .* not of the form name=value"),
         ("block_shock-auto-1000", UnknownName, "its mask '1000': no mask is named '1000'"),
-        ("block_shock-auto-tile-packed", UnknownName, "its storage 'packed': no storage .* compressed, masked"),
+        (
+            "block_shock-auto-tile-packed",
+            UnknownName,
+            "'packed' is no storage and no combine and no format.* Choices: of storage compressed, masked; of combine",
+        ),
+        (
+            "pruned-auto-magnitude-fp9",
+            UnknownName,
+            "row 'pruned-auto-magnitude-fp9': 'fp9' is no storage and no format. Did you mean the format 'fp8'?",
+        ),
+        ("pruned-auto-magnitude-maskd:every=2", UnknownName, "'maskd' is no .* mean the storage 'masked'?"),
+        ("pruned-auto-magnitude-wgmma", UnknownName, "'wgmma' is no storage and no format, but a kernel. Choices: of"),
+        ("pruned-auto-magnitude-masked-fp9", UnknownName, "its format 'fp9': no format is named 'fp9'. Did you mean"),
+        ("dense_tp_row-fq8", UnknownName, "'fq8' is no combine and no format. Did you mean the format 'fp8'?"),
         ("block_shock-auto-tile-masked:every=x", InputError, "its storage 'masked:every=x': .* every takes a whole"),
         (
             "block_shock-auto-tile-masked-nccl-int8-adamw",
