@@ -193,6 +193,7 @@ ALSO_NOT = {
     "report.across.unlike": "called by screen.of_runs()",
     "report.slower.failed": "what --fail-if-slower runs, on each fault: tests/report/test_across.py",
     "report.slower.unsure": "what --fail-if-slower runs, on each fault: tests/report/test_across.py",
+    "report.across.untold": "called by --fail-if-slower on changes that across() shows",
     "report.across.surely": "called by --fail-if-slower on changes that across() shows",
     "report.across.changes": "called by across()",
     "report.ran.hardware": "called by answer()",

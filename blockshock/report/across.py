@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from blockshock.report.asked import counted
-from blockshock.report.models import PASSES
-from blockshock.report.points import Against, asked
 from blockshock.report.remarks import flushes
 from blockshock.report.tables import Cell, Column, Info, Table
 from blockshock.saved import Run, differences, judges, section_of, several
-from blockshock.saved.pairs import Ratio, change_of_blocks
+from blockshock.saved.pairs import WIDE, Ratio, change_of_blocks
 
-SAME = "~"
-"""What stands for a change that is none: its interval holds none."""
+SAME, UNDECIDED = "~", "?"
+"""What stands for a change that is none, and for one that is undecided: one lies in the interval of both, and much else
+in that of the second."""
 FEWEST = 3
 """Builds, or blocks, from which on an interval is narrow enough to be worth a look: of two it is 18 times as wide as
 they lie apart."""
@@ -50,6 +47,11 @@ class Change:
     @property
     def differs(self) -> bool:
         return self.value != 1 if self.ratio is None else self.ratio.differs
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing can be said of it: one lies in its interval, which is of few builds or wide."""
+        return self.ratio is not None and not self.ratio.differs and (self.few or self.ratio.wide)
 
 
 def _common(found: list[dict[str, Info]]) -> list[str]:
@@ -143,7 +145,7 @@ def _place(change: Change) -> float:
 
 
 def _cells(change: Change) -> tuple[Cell, ...]:
-    value = change.value - 1 if change.differs else SAME
+    value = change.value - 1 if change.differs else UNDECIDED if change.undecided else SAME
     if change.ratio is None:
         return change.after, value, None
     interval = FEW if change.few else f"{change.ratio.low - 1:+.1%} to {change.ratio.high - 1:+.1%}"
@@ -162,6 +164,9 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
     if any(change.ratio for change in every):
         unit = "blocks" if judged else "builds' medians"
         yield f"intervals: Student's over {unit}, without what differs from session to session. {SAME}: no change"
+    if undecided := sum(change.undecided for change in every):
+        why = f"of fewer than {FEWEST} {unit}, or its ends a factor of more than {WIDE:g} apart"
+        yield f"{UNDECIDED}: {undecided} undecided: no change lies in an interval that says nothing, {why}"
     if bare := sum(change.ratio is None for change in every):
         yield f"{bare} without an interval: a single build, or none, was saved"
     if few := sum(change.ratio is not None and change.few for change in every):
@@ -196,49 +201,17 @@ def slower(runs: list[Run], share: float) -> list[str]:
     return found
 
 
+def untold(runs: list[Run]) -> int:
+    """How many changes are undecided, on as many ranks."""
+    return sum(change.undecided for change in _on_as_many_ranks(runs))
+
+
 def surely(runs: list[Run]) -> int:
-    """How many changes have an interval, on as many ranks."""
-    return sum(
-        change.alike and change.ratio is not None
-        for run in runs[1:]
-        for judged in UNITS
-        for change in changes(runs[0], run, judged).values()
-    )
+    """How many changes have an interval that says something, on as many ranks."""
+    return sum(change.ratio is not None and not change.undecided for change in _on_as_many_ranks(runs))
 
 
-def spreads(runs: list[Run]) -> Iterator[str]:
-    """Of each use that all runs have, its number in each of them, and how far they lie apart at one point.
-
-    Of the same row in all of them, at each point the fastest of these in the first run; of a use of which no row is in
-    all, the fastest of each run by its name, and no distance: they are not the same thing.
-    """
-    found = [{key: {row.label: row for row in rows} for key, rows in asked(run).items()} for run in runs]
-    same: dict[tuple[str, str], list[list[Against]]] = defaultdict(list)
-    others: dict[tuple[str, str], list[list[Against]]] = defaultdict(list)
-    for key in found[0]:
-        if all(key in other for other in found):
-            beside = [other[key] for other in found]
-            shared = [label for label in beside[0] if all(label in rows for rows in beside)]
-            if shared:
-                label = min(shared, key=lambda label: beside[0][label].ratio)
-                same[key[:2]].append([rows[label] for rows in beside])
-            else:
-                others[key[:2]].append([min(rows.values(), key=lambda row: row.ratio) for rows in beside])
-    for use in dict.fromkeys((*same, *others)):
-        yield _spread(runs, use, same[use], True) if use in same else _spread(runs, use, others[use], False)
-
-
-def _spread(runs: list[Run], use: tuple[str, str], points: list[list[Against]], same: bool) -> str:
-    method, section = use
-    each = []
-    for run, rows in zip(runs, zip(*points, strict=True), strict=True):
-        of = "" if same else f" ({counted(row.label for row in rows)})"
-        each.append(f"{statistics.median(row.ratio for row in rows):.2f} in {run.name}{of}")
-    labels = [row.label for row, *_ in points]
-    one, over = len(set(labels)) == 1, several(len(points), "point")
-    name = labels[0] if same and one else f"{method} ({counted(labels)})" if same else method
-    told = f"{name}, {PASSES[section]}: time ÷ best dense {', '.join(each)}, over {over}"
-    if not same:
-        return f"{told}; no row of it is in {'both' if len(runs) == 2 else 'all of them'}"
-    apart = max(max(row.ratio for row in rows) / min(row.ratio for row in rows) - 1 for rows in points)
-    return f"{told}; at one point up to {apart:.1%} apart"
+def _on_as_many_ranks(runs: list[Run]) -> Iterator[Change]:
+    for run in runs[1:]:
+        for judged in UNITS:
+            yield from (change for change in changes(runs[0], run, judged).values() if change.alike)

@@ -6,12 +6,13 @@ import re
 import textwrap
 from collections.abc import Iterable
 
-from blockshock.report.across import SAME, across, spreads, unlike
+from blockshock.report.across import SAME, UNDECIDED, across, unlike
 from blockshock.report.answer import answer, hardware, verdict_table
 from blockshock.report.apart import told_apart
 from blockshock.report.faulty import wrong_lines
 from blockshock.report.remarks import remarks
 from blockshock.report.show import GAP, fitted
+from blockshock.report.spreads import spreads
 from blockshock.report.tables import Table
 from blockshock.saved import Run, several
 
@@ -100,17 +101,18 @@ def _changes(table: Table, width: int, room: int) -> list[str]:
     if not table.rows:
         return [*title, *notes]
     *every, mean = table.texts()
-    changed = [cells for cells in every if cells[3] != SAME]
-    same = len(every) - len(changed)
+    changed = [cells for cells in every if cells[3] not in (SAME, UNDECIDED)]
+    undecided = sum(cells[3] == UNDECIDED for cells in every)
+    same, of = len(every) - len(changed) - undecided, len(every)
+    open_ = f"{undecided} of {of} undecided" if undecided else ""
     if not changed:
-        return [
-            *title,
-            *_wrapped([f"none of {same} differs, geomean {mean[3]}: --tables across has them"], width),
-            *notes,
-        ]
+        alike = f"none of {of} differs" if not undecided else f"{same} of {of} do not differ" if same else ""
+        told = ", ".join(filter(None, [alike, open_, f"geomean {mean[3]}"]))
+        return [*title, *_wrapped([f"{told}: --tables across has them"], width), *notes]
     common, names = told_apart([name for name, *_ in changed])
     title += _wrapped([f"all of these: {common}"] if common else [], width)
-    rest = [f"{same} of {len(every)} do not differ: --tables across has them"] if same else []
+    told = ", ".join(filter(None, [f"{same} of {of} do not differ" if same else "", open_]))
+    rest = [f"{told}: --tables across has them"] if told else []
     cells = [[name, *rest] for name, (_, *rest) in zip(names, changed, strict=True)]
     shown = [[column.name for column in table.columns], *cells, mean]
     if all(row[4] == column.text(None) for column in table.columns[4:] for row in shown[1:]):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from blockshock.report.across import slower, surely, unlike
+from blockshock.report.across import slower, surely, unlike, untold
 from blockshock.report.remarks import left_out
-from blockshock.saved import Run, faults
+from blockshock.saved import Run, faults, several
 
 
 def unsure(runs: list[Run]) -> bool:
@@ -29,8 +29,11 @@ def failed(runs: list[Run], share: float) -> bool:
     ]
     if wrong:
         print(f"WRONG, and compared with nothing: {len(wrong)}", *wrong, sep="\n  ", file=sys.stderr)
+    if undecided := untold(runs):
+        what = several(undecided, "change")
+        print(f"undecided, and no check of speed: {what}, of too few builds or too wide an interval", file=sys.stderr)
     if len(runs) < 2 or not surely(runs):
-        why = "one run was read" if len(runs) < 2 else "no benchmark is in both with an interval"
+        why = "one run was read" if len(runs) < 2 else "no benchmark is in both with an interval that says something"
         print(f"--fail-if-slower compares two runs or more, and {why}", file=sys.stderr)
         return True
     found = slower(runs, share)

@@ -8,7 +8,7 @@ import pytest
 from rows import Info, run_of, timed, verdict
 
 from blockshock.report import screen
-from blockshock.report.across import FEW, SAME, across, changes
+from blockshock.report.across import FEW, SAME, UNDECIDED, across, changes
 from blockshock.report.apart import told_apart
 from blockshock.saved.run import Run
 
@@ -69,6 +69,20 @@ def test_what_did_not_change_is_counted_in_a_line() -> None:
     assert "none of 12 differs, geomean +0.0%: --tables across has them" in alike
     assert not any(line.startswith(("benchmark", "geomean")) for line in alike)
     assert len(across([grid(), grid()]).rows) == 13, "the table has them"
+
+
+def test_what_nobody_can_tell_is_counted_apart() -> None:
+    few = grid(builds=(1.0, 1.4))
+    assert "12 of 12 undecided, geomean +0.0%: --tables across has them" in screen.of_runs([few, few], "", 120)
+    infos = [[record["extra_info"] for record in run.records] for run in (grid(), few)]
+    names = [record["name"] for record in few.records]
+    mixed = named([*infos[0][:8], *infos[1][8:]], names)
+    lines = screen.of_runs([grid(), mixed], "", 120)
+    assert "8 of 12 do not differ, 4 of 12 undecided, geomean +6.3%: --tables across has them" in lines
+    slow = named([*(record["extra_info"] for record in grid(1.5).records[:8]), *infos[1][8:]], names)
+    lines = screen.of_runs([grid(), slow], "", 120)
+    assert "2 of 12 do not differ, 4 of 12 undecided: --tables across has them" in lines
+    assert not any(UNDECIDED in line.split() for line in lines), "counted, and not listed among the changes"
 
 
 def test_the_same_number_without_an_interval_is_no_change() -> None:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 from strategies import names, odd_names
 
-from blockshock.report import across as across_runs
 from blockshock.report import again, answer, command, comparison, limits, remarks, run_tables, screen, show
 from blockshock.report.answer import verdict_table
 from blockshock.report.beside import beside
@@ -29,6 +28,7 @@ from blockshock.report.folder import write_folder
 from blockshock.report.page import Chapter, page
 from blockshock.report.plots import views
 from blockshock.report.render import draw
+from blockshock.report.spreads import spreads
 from blockshock.report.tables import Column, Table, columns, mib, point, ratio, slug
 from blockshock.saved import journal, or_inf, schema
 from blockshock.saved.results import latest_run, read_json, read_run, run_of_session
@@ -75,7 +75,7 @@ def told(run: Run) -> str:
     asked = verdict_table(run)
     assert (asked is None) == (not any("verdict" in info for info in run.infos))
     assert differences([run, run]) == []
-    lines += [*across_runs.spreads([run, run]), *(line for page in pages for line in page)]
+    lines += [*spreads([run, run]), *(line for page in pages for line in page)]
     return out.getvalue() + "\n".join(lines)
 
 
