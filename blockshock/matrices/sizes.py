@@ -22,3 +22,7 @@ def check_shape(N: int, K: int) -> None:
     if K % 4:
         nearest = f"nearest are {K - K % 4} and {K - K % 4 + 4}" if K > 4 else "smallest is 4"
         raise InputError(f"K must be a multiple of 4 for 2:4 groups, got K = {K}; the {nearest}")
+
+
+LEAST_DRAWN, LARGEST_DRAWN = 1e-37, 1e37
+"""Of what inputs are drawn with: float32, in which they are, holds a few times as much, and a tenth of the least."""

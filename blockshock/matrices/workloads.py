@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from blockshock.errors import InputError
 from blockshock.matrices.blocks_of_rows import generator
-from blockshock.matrices.sizes import MOST_FEATURES
+from blockshock.matrices.sizes import LARGEST_DRAWN, LEAST_DRAWN, MOST_FEATURES
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights, WeightSource, check_finite
 from blockshock.registry import Registry, check_range
 
@@ -91,7 +90,8 @@ class Gaussian(Workload):
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range(0, math.inf, std=self.std)
+        check_range(-LARGEST_DRAWN, LARGEST_DRAWN, mean=self.mean)
+        check_range(LEAST_DRAWN, LARGEST_DRAWN, std=self.std)
 
     def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
         return _normal(B, K, stream) * self.std + self.mean
@@ -104,6 +104,10 @@ class Uniform(Workload):
 
     low: float = -1.0
     high: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range(-LARGEST_DRAWN, LARGEST_DRAWN, low=self.low, high=self.high)
+        check_range(LEAST_DRAWN, 2 * LARGEST_DRAWN, **{"high - low": self.high - self.low})
 
     def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
         return torch.rand(B, K, generator=stream, device=stream.device) * (self.high - self.low) + self.low
@@ -118,7 +122,8 @@ class ActivationLike(Workload):
     clip: float = 6.0
 
     def __post_init__(self) -> None:
-        check_range(0, math.inf, spread=self.spread, clip=self.clip)
+        check_range(0, LARGEST_DRAWN, spread=self.spread)
+        check_range(LEAST_DRAWN, LARGEST_DRAWN, clip=self.clip)
 
     def draw(self, B: int, K: int, stream: torch.Generator) -> torch.Tensor:
         return self.draw_more(B, K, stream, stream)
@@ -226,8 +231,7 @@ class Recorded(Workload):
     def _tensor(self, name: str, N: int, K: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         if (N, K) not in self.shapes:
             raise InputError(f"recorded has the shapes N×K 1536x384 and 384x1536, not {N}x{K}")
-        layer = "up" if N > K else "down"
-        return _recorded()[f"{layer}.{name}"].to(device, dtype)
+        return _recorded()[f"{'up' if N > K else 'down'}.{name}"].to(device, dtype)
 
     def inputs(self, B: int, K: int, dtype: torch.dtype, device: torch.device, seed: int, N: int) -> torch.Tensor:
         if not 0 < B <= self.most_tokens:
@@ -237,8 +241,7 @@ class Recorded(Workload):
     def calibration(
         self, T: int, K: int, dtype: torch.dtype, device: torch.device, seed: int, N: int, B: int
     ) -> torch.Tensor:
-        first = self.most_tokens - 128
-        if first < B:
+        if (first := self.most_tokens - 128) < B:
             raise InputError(f"recorded keeps its last 128 tokens for calibration: B must be at most {first}, got {B}")
         return self._tensor("input", N, K, dtype, device)[first:][:T].clone()
 

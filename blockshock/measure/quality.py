@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from blockshock.matrices import MaskedWeights, WeightSource
-from blockshock.measure.accuracy import ratio, share
+from blockshock.measure.accuracy import share
 from blockshock.measure.exact import Exact
 
 
@@ -27,12 +27,19 @@ class QualitySums:
         return QualitySums(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
 
     def quality(self) -> dict[str, float]:
-        """output_error: ‖x W′ᵀ − x Wᵀ‖ / ‖x Wᵀ‖ (Frobenius). kept_magnitude: Σ|w′| / Σ|w|. kept_energy: Σw′² / Σw²."""
+        """output_error: ‖x W′ᵀ − x Wᵀ‖ / ‖x Wᵀ‖ (Frobenius). kept_magnitude: Σ|w′| / Σ|w|. kept_energy: Σw′² / Σw².
+
+        NaN of what is all zeros, such as the output for inputs that vanish in their dtype: it has no parts to lose.
+        """
         return {
-            "output_error": math.sqrt(ratio(self.error_squared, self.output_squared)),
-            "kept_magnitude": ratio(self.kept_magnitude, self.magnitude),
-            "kept_energy": ratio(self.kept_energy, self.energy),
+            "output_error": math.sqrt(_part(self.error_squared, self.output_squared)),
+            "kept_magnitude": _part(self.kept_magnitude, self.magnitude),
+            "kept_energy": _part(self.kept_energy, self.energy),
         }
+
+
+def _part(of: float, whole: float) -> float:
+    return of / whole if whole else math.nan
 
 
 class Losing:

@@ -20,6 +20,7 @@ from blockshock.report.tables import (
     Table,
     columns,
     footnotes,
+    known,
     loses,
     lossy,
     mark,
@@ -200,7 +201,7 @@ def _quality(rows: list[Info]) -> Iterator[Table]:
             "What weights of their own lose", "accuracy", rows, tuple(Column(*column) for column in rest.items())
         )
         for row in sorted(ordered, key=lambda row: (*point(row), or_inf(row["quality"]["output_error"]))):
-            cells = (row["quality"][name.replace(" ", "_")] for name in rest)
+            cells = (known(row["quality"][name.replace(" ", "_")]) for name in rest)
             table.rows.append((*_named(table, row), *cells))
         table.notes.append("output error: against the dense weight, on inputs that nothing was chosen by")
         yield table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -129,7 +130,12 @@ def lossy(rows: Iterable[Info]) -> tuple[Column, ...]:
 def loses(table: Table, row: Info) -> tuple[Cell, ...]:
     """The cell of that column, where the table has it."""
     has = any(column.name in LOSES for column in table.columns)
-    return (row.get("loses", {}).get("output_error"),) if has else ()
+    return (known(row.get("loses", {}).get("output_error")),) if has else ()
+
+
+def known(share: float | None) -> float | None:
+    """None in place of NaN too, of what has no parts to lose: an output that is all zeros."""
+    return None if share is None or math.isnan(share) else share
 
 
 def mib(size: float | None) -> float | None:

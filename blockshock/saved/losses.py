@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 Info = dict[str, Any]
@@ -25,7 +26,8 @@ class Loss(NamedTuple):
 
 
 def loss_of(info: Info) -> Loss | None:
-    """What a row of a run that is settled loses: nothing where it keeps W; None where the run does not say."""
+    """What a row of a run that is settled loses: nothing where it keeps W; None where the run does not say, or where it
+    says no number, as of an output that is all zeros."""
     likeness = info.get("likeness") or {}
     if not info.get("network"):
         known = info["loses"]["output_error"] if "loses" in info else None
@@ -36,4 +38,4 @@ def loss_of(info: Info) -> Loss | None:
         measure, known = COSINE, 1 - likeness["cosine"] if "cosine" in likeness else None
     if info["promise"] == "dense":
         return Loss(0.0, measure)
-    return None if known is None else Loss(known, measure)
+    return None if known is None or math.isnan(known) else Loss(known, measure)

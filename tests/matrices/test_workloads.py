@@ -175,10 +175,39 @@ def test_patches_are_rectified_and_smooth() -> None:
     assert abs(strangers) < 0.02
 
 
-@pytest.mark.parametrize("spec", ["gaussian:std=1e6", "uniform:high=inf", "gaussian:mean=nan"])
+@pytest.mark.parametrize("spec", ["gaussian:std=1e6", "uniform:high=1e6", "gaussian:mean=1e6"])
 def test_inputs_that_are_not_finite_in_the_dtype_are_refused(spec: str) -> None:
     with pytest.raises(InputError, match=r"X holds .* at row \d+, column \d+"):
         inputs(spec, 4, 8, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("gaussian:std=0", "std must lie in 1e-37 … 1e+37, got std=0.0"),
+        ("gaussian:std=-1", "std must lie in 1e-37 … 1e+37, got std=-1.0"),
+        ("gaussian:std=inf", "std must lie in 1e-37 … 1e+37, got std=inf"),
+        ("gaussian:std=nan", "std must lie in 1e-37 … 1e+37, got std=nan"),
+        ("gaussian:std=1e300", "std must lie in 1e-37 … 1e+37, got std=1e+300"),
+        ("gaussian:mean=nan", "mean must lie in -1e+37 … 1e+37, got mean=nan"),
+        ("uniform:high=inf", "high must lie in -1e+37 … 1e+37, got high=inf"),
+        ("uniform:low=0:high=0", "high - low must lie in 1e-37 … 2e+37, got high - low=0.0"),
+        ("uniform:low=2", "high - low must lie in 1e-37 … 2e+37, got high - low=-1.0"),
+        ("activation_like:clip=0", "clip must lie in 1e-37 … 1e+37, got clip=0.0"),
+        ("activation_like:spread=inf", "spread must lie in 0 … 1e+37, got spread=inf"),
+    ],
+)
+def test_what_could_draw_no_inputs_or_zeros_alone_is_refused_when_it_is_read(spec: str, told: str) -> None:
+    with pytest.raises(InputError) as refused:
+        build_workload(spec)
+    assert str(refused.value) == told
+
+
+@pytest.mark.parametrize("name", ["gaussian:std=1e-37", "gaussian:std=1e37", "uniform:low=-1e37:high=1e37"])
+def test_all_else_that_is_taken_draws_finite_inputs_that_are_no_zeros(name: str) -> None:
+    x_BK = inputs(name, 33, 96)
+    assert x_BK.isfinite().all()
+    assert x_BK.count_nonzero() == x_BK.numel()
 
 
 @up_and_down

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from rows import Info, checked, run_of, saved, stepped, tables, timed, verdict
@@ -11,6 +12,7 @@ from blockshock.report import screen
 from blockshock.report.answer import answer
 from blockshock.report.asked import verdict_table
 from blockshock.report.comparison import comparison
+from blockshock.report.within import within_lines
 from blockshock.saved.results import read_run
 
 KERNELS, ERRORS = ("auto", "gathered"), {"random": 0.7, "magnitude": 0.3}
@@ -109,6 +111,25 @@ def test_what_is_not_a_number_is_the_worst() -> None:
     told = "0.700 (random), an unknown part (broken) of the output before retraining. "
     assert told in answer(run_of(infos))[1]
     assert "Loses an unknown part of the output before retraining. " in answer(run_of([*infos[:2], *rows()[:2]]))[1]
+
+
+def test_what_has_no_parts_to_lose_is_a_dash_and_nothing_that_is_named_within_a_loss() -> None:
+    nothing = dict.fromkeys(quality(0.0), math.nan)
+    picked = of("auto", "magnitude")
+    own = [timed("pruned auto magnitude", 64, 4, 1.0, **picked)]
+    own += [checked("pruned auto magnitude", quality=nothing, **picked)]
+    own += [verdict("pruned auto magnitude", rival="dense_single", hypothesis="H6", **picked)]
+    run = run_of([timed("dense_single", 64, 4, 2.0), *own])
+    shown = tables(run.infos)["What weights of their own lose"].texts()
+    assert shown[0][-3:] == ["–"] * 3
+    for table in comparison(run.records):
+        names = [column.name for column in table.columns]
+        assert "loses" not in names or {row[names.index("loses")] for row in table.texts()} == {"–"}
+    summary = verdict_table(run)
+    assert summary is not None
+    assert "loses" not in [column.name for column in summary.columns]
+    assert "Loses an unknown part of the output" in answer(run)[1]
+    assert not list(within_lines(run, 0.5))
 
 
 def test_what_a_first_half_loses_is_a_row_of_its_mask_and_no_loss_of_the_whole() -> None:
