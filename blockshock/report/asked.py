@@ -6,6 +6,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
+from blockshock.report.alike import Speed, least_losing
 from blockshock.report.points import place_of, use_of
 from blockshock.report.tables import Column, Info, Table
 from blockshock.report.verdicts import explained, in_words, over, ratio_of, wide
@@ -45,11 +46,24 @@ def _of(use: str, infos: list[Info]) -> str:
 
 
 def _fastest(infos: list[Info]) -> list[Info]:
-    """Of each point the row of the least ratio: what a use can reach there, as in the answer."""
-    least: dict[tuple[object, ...], Info] = {}
-    for info in sorted(infos, key=lambda info: or_inf(info["ratio"])):
-        least.setdefault(_place(info), info)
-    return [info for info in infos if least[_place(info)] is info]
+    """Of each point the row of the least ratio: what a use can reach there, as in the answer. Of those that are as fast
+    and have the same verdict, the one that loses least."""
+    found: dict[tuple[object, ...], list[Info]] = defaultdict(list)
+    for info in infos:
+        found[_place(info)].append(info)
+    named = [_named(rows) for rows in found.values()]
+    return [info for info in infos if any(info is one for one in named)]
+
+
+def _named(rows: list[Info]) -> Info:
+    said = min(rows, key=lambda info: info["ratio"])["verdict"]
+    return least_losing((info for info in rows if info["verdict"] == said), _speed)
+
+
+def _speed(info: Info) -> Speed:
+    loss = loss_of(info)
+    interval = (info["ratio_low"], info["ratio_high"])
+    return Speed(info["ratio"], None if loss is None else loss.value, interval=interval)
 
 
 def _place(info: Info) -> tuple[object, ...]:

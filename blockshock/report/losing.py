@@ -10,6 +10,8 @@ from blockshock.saved import or_inf
 
 KEEPS_W = ("kernel", "storage")
 """What is picked without another W′: rows that differ in nothing else lose the same."""
+LEAVE_NO_ZEROS = (*KEEPS_W, "combine", "format", "recipe")
+"""What is picked for a row, and zeroes nothing of a W by itself."""
 MOST_CHOICES = 3
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from blockshock.report.alike import Speed, least_losing
 from blockshock.report.points import Place, best_names, place_of
-from blockshock.saved import Run, is_alone, section_of, sound
+from blockshock.report.tables import Info, known, spread
+from blockshock.saved import Run, is_alone, loss_of, section_of, sound
 
-Info = dict[str, Any]
 Names = dict[tuple[Place, bool], str]
 """Of the best dense alternatives."""
 PASSES = {
@@ -32,16 +34,23 @@ class _Where(NamedTuple):
 
 
 class _Sum(NamedTuple):
-    """Of one row: over how many layers, its time and that of the best dense alternative beside it, in ms."""
+    """Of one row: over how many layers, its time and that of the best dense alternative beside it, in ms, how far its
+    builds scatter, and the mean of what its layers lose; None where one of them does not say."""
 
     label: str
     layers: int
     ms: float
     dense_ms: float
+    scatter_ms: float
+    loss: float | None
 
     @property
     def ratio(self) -> float:
         return self.ms / self.dense_ms
+
+    @property
+    def speed(self) -> Speed:
+        return Speed(self.ratio, self.loss, self.scatter_ms / self.ms)
 
 
 def model_lines(run: Run) -> list[str]:
@@ -67,10 +76,12 @@ def _lines(where: _Where, points: list[list[Info]], names: Names) -> Iterator[st
     sums = [(method, added) for label, method in asked.items() if (added := _add(where, label, points, names))]
     every = next(use["of"] for use in points[0][0]["layers"] if use["model"] == where.model)
     for method in dict.fromkeys(asked.values()):
-        # The one that was timed at the most of the layers, and of those the fastest.
-        best = min((one for of, one in sums if of == method), key=lambda one: (-one.layers, one.ratio), default=None)
-        if best is None:
+        ours = [one for of, one in sums if of == method]
+        if not ours:
             continue
+        # Of those that were timed at the most of the layers the fastest.
+        most = max(one.layers for one in ours)
+        best = least_losing((one for one in ours if one.layers == most), lambda one: one.speed)
         count = f"all {every}" if best.layers == every else f"{best.layers} of {every}"
         tokens = "" if where.B is None else ", one token" if where.B == 1 else f", {where.B} tokens"
         data = ", ".join(filter(None, (where.workload, where.dtype, where.optimizer)))
@@ -82,7 +93,7 @@ def _lines(where: _Where, points: list[list[Info]], names: Names) -> Iterator[st
 
 def _add(where: _Where, label: str, points: list[list[Info]], names: Names) -> _Sum | None:
     """None where no layer has a sound time of this row, with one of the best dense alternative beside it."""
-    layers, ms, dense_ms = 0, 0.0, 0.0
+    layers, ms, dense_ms, scatter_ms, lost = 0, 0.0, 0.0, 0.0, 0.0
     for rows in points:
         row = next((info for info in rows if info["label"] == label and sound(info)), None)
         best = row and names.get((place_of(where.section, row), is_alone(row)))
@@ -91,4 +102,7 @@ def _add(where: _Where, label: str, points: list[list[Info]], names: Names) -> _
             continue
         count = sum(use["count"] for use in row["layers"] if use["model"] == where.model)
         layers, ms, dense_ms = layers + count, ms + count * row["p50_ms"], dense_ms + count * dense["p50_ms"]
-    return _Sum(label, layers, ms, dense_ms) if layers else None
+        scatter_ms += count * row["p50_ms"] * (spread(row) or 0.0)
+        loss = loss_of(row)
+        lost += math.nan if loss is None else count * loss.value
+    return _Sum(label, layers, ms, dense_ms, scatter_ms, known(lost / layers)) if layers else None

@@ -6,14 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from blockshock.report.alike import UNPAIRED, Speed, least_losing
+from blockshock.report.asked import spanned
 from blockshock.report.faulty import NOTHING_BESIDE, add_dense
-from blockshock.report.tables import Column, Info, Table, columns, footnotes, mark, mib, ratio
-from blockshock.saved import LIKENESS, Run, best_dense, is_dense, or_inf, section_of, sound
+from blockshock.report.losing import LEAVE_NO_ZEROS
+from blockshock.report.tables import Column, Info, Table, columns, footnotes, mark, mib, ratio, spread
+from blockshock.saved import LIKENESS, Run, best_dense, is_dense, loss_of, section_of, sound
 
 PLACE = ("network", "where", "B", "dtype")
 LAYERS = {"blocks": "all linear layers of its blocks", "mlp": "those of its feed-forward parts"}
-ALIKE = 0.03
-"""Rows whose times differ by less than this share are as fast as each other: of these the nearest to dense is named."""
 _NUMBERS = {
     "p50 ms": ".4f",
     "÷ dense": ".2f",
@@ -85,22 +86,42 @@ def network_tables(infos: list[Info]) -> Iterator[Table]:
 
 
 def network_lines(run: Run) -> Iterator[str]:
-    """One for each method that is asked about, in each network: of its fastest rows the one that is most alike; and
-    what to add where that stands beside no dense row."""
+    """One for each method that is asked about, in each network: of its fastest rows the one that loses least; and what
+    to add where that stands beside no dense row."""
     for (network, where, B, dtype), rows in places(run.infos).items():
         asked = [(row, beside(row, rows)) for row in rows if row["role"] == "subject" and sound(row)]
-        timed = [(row, found) for row, found in asked if found.whole is not None]
+        timed = [(row, found, speed(row, found.whole)) for row, found in asked if found.whole is not None]
         if any("p50_ms" in row for row, _ in asked) and not any(map(is_dense, rows)):
             yield f"{_place(network, where, B, dtype)}: {NOTHING_BESIDE}: {add_dense(asked[0][0], rows)}"
-        for method in dict.fromkeys(row["method"] for row, _ in timed):
-            ours = [(row, found) for row, found in timed if row["method"] == method]
-            limit = min(found.whole for _, found in ours if found.whole is not None) * (1 + ALIKE)
-            row, found = max(
-                ((row, found) for row, found in ours if found.whole is not None and found.whole <= limit),
-                key=lambda one: -or_inf(_unlike(one[0]["likeness"])),
-            )
-            told = f"{_place(network, where, B, dtype)}: {row['label']}, time ÷ dense {found.whole:.2f}"
+        for method in dict.fromkeys(row["method"] for row, *_ in timed):
+            ours = [one for one in timed if one[0]["method"] == method]
+            row, found, own = least_losing(ours, lambda one: one[-1])
+            told = f"{_place(network, where, B, dtype)}: {row['label']}, time ÷ dense {own.ratio:.2f}"
+            told += _scatter(own, [other for *_, other in ours])
             yield "; ".join([told, *_layers(found), *_like(row["likeness"])])
+
+
+def speed(row: Info, whole: float) -> Speed:
+    """Of a row in a network: by which it is told from others there, its pass taking that much of the dense one's."""
+    loss = loss_of(row)
+    return Speed(whole, None if loss is None else loss.value, spread(row), work=_work(row))
+
+
+def _work(row: Info) -> tuple[Any, ...] | None:
+    """The method, what it ran, its bytes, and its picks, less which weights of W they keep."""
+    if not row.get("algorithm"):
+        return None
+    parameters = ((axis, spec.partition(":")[2]) for axis, spec in row["picks"].items() if axis not in LEAVE_NO_ZEROS)
+    others = ((axis, spec) for axis, spec in row["picks"].items() if axis in LEAVE_NO_ZEROS)
+    return (row["method"], row["algorithm"], row["weight_bytes"], *sorted(parameters), *sorted(others))
+
+
+def _scatter(one: Speed, others: list[Speed]) -> str:
+    """How far apart the times of the same work lie, where that is too far for one of them to be believed."""
+    same = [other.ratio for other in others if one.work is not None and other.work == one.work]
+    if not same or max(same) <= min(same) * (1 + UNPAIRED):
+        return ""
+    return f" ({spanned(same)} of the {len(same)} rows that run the same kernel)"
 
 
 def _place(network: str, where: str, B: int, dtype: str) -> str:
@@ -120,11 +141,6 @@ def _like(likeness: dict[str, float]) -> Iterator[str]:
     elif likeness:
         added, bits = likeness["added_bits_per_byte"], likeness["bits_per_byte"]
         yield f"loses {added:.3f} bits per byte, {bits:.3f} in place of {bits - added:.3f}"
-
-
-def _unlike(likeness: dict[str, float]) -> float:
-    """The more, the less its outputs are those of the dense network."""
-    return likeness.get("added_bits_per_byte", -likeness.get("cosine", 0.0))
 
 
 def beside(row: Info, rows: Iterable[Info]) -> Beside:

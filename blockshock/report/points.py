@@ -3,18 +3,29 @@ for all rows."""
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from blockshock.report.alike import UNPAIRED, Speed, least_losing
 from blockshock.report.tables import Info, ratio, spread
-from blockshock.saved import PHASES, Run, best_dense, in_formats_alone, is_alone, is_dense, judges, section_of, sound
+from blockshock.saved import (
+    PHASES,
+    Run,
+    best_dense,
+    in_formats_alone,
+    is_alone,
+    is_dense,
+    judges,
+    loss_of,
+    section_of,
+    sound,
+)
 
 PLACE = ("workload", "N", "K", "B", "dtype", "optimizer")
 Place = tuple[Any, ...]
-UNPAIRED = 0.03
-"""Medians of the same thing, each of builds of its own, lie up to that far apart."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,8 @@ class Against:
         verdict: ``faster``, ``slower``, ``tie`` or ``undecided``; None where the two were not paired.
         scatter: how far the medians of builds lie from that of all, of both together, as shares.
         eager: the ratio of calls that were launched one by one, launch included; None where that was not timed.
+        builds: the scatter of the row's own builds; None of a single one.
+        loss: what its output loses; None where the run does not say.
     """
 
     section: str
@@ -51,6 +64,14 @@ class Against:
     verdict: str | None = None
     scatter: float = 0.0
     eager: float | None = None
+    builds: float | None = None
+    loss: float | None = None
+
+    @property
+    def speed(self) -> Speed:
+        """To be told from other rows at the same point by."""
+        interval = None if self.low is None or self.high is None else (self.low, self.high)
+        return Speed(self.ratio, self.loss, self.builds, interval)
 
     @property
     def place(self) -> Place:
@@ -66,8 +87,23 @@ def pays(one: Against) -> bool | None:
 
 
 def against_best(run: Run) -> list[Against]:
-    """Of each use that is asked about, in each section and at each point, its fastest row; in the run's order."""
-    return [min(rows, key=lambda row: row.ratio) for rows in asked(run).values()]
+    """Of each use that is asked about, in each section and at each point, its fastest row; in the run's order. Of those
+    that are as fast, and of which the same is said, the one that loses least: there, or where nothing says it on the
+    other layers."""
+    found = list(asked(run).values())
+    losses: dict[str, list[float]] = defaultdict(list)
+    for row in (row for rows in found for row in rows):
+        if row.loss is not None:
+            losses[row.label].append(row.loss)
+    return [_named(rows, {label: statistics.median(known) for label, known in losses.items()}) for rows in found]
+
+
+def _named(rows: list[Against], elsewhere: dict[str, float]) -> Against:
+    said = pays(min(rows, key=lambda row: row.ratio))
+    alike = (row for row in rows if pays(row) is said)
+    return least_losing(
+        alike, lambda row: row.speed if row.loss is not None else row.speed._replace(loss=elsewhere.get(row.label))
+    )
 
 
 def asked(run: Run) -> dict[tuple[Any, ...], list[Against]]:
@@ -167,6 +203,7 @@ def _against(section: str, row: Info, best: Info | None, pair: Info | None) -> A
         name: row.get(name) for name in ("method", "label", *PLACE)
     }
     told |= {"scatter": (spread(row) or 0.0) + (spread(best or {}) or 0.0), "eager": _eager(row, best)}
+    told |= {"builds": spread(row), "loss": None if (loss := loss_of(row)) is None else loss.value}
     if pair is not None:
         interval = {"low": pair["ratio_low"], "high": pair["ratio_high"], "verdict": pair["verdict"]}
         return Against(**told, rival=pair["rival"], ratio=pair["ratio"], **interval)

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from blockshock.report.limits import limited
-from blockshock.report.losing import KEEPS_W
+from blockshock.report.losing import LEAVE_NO_ZEROS
 from blockshock.report.points import every_row
 from blockshock.report.tables import Info
 from blockshock.saved import Run, bare, is_timed, several
@@ -18,8 +18,6 @@ DENSE = "dense"
 """The algorithm of rows that multiply all of what they store, one by one."""
 WITH_ZEROS = "with zeros"
 """In the algorithm of rows that say themselves that they do."""
-LEAVE_NO_ZEROS = (*KEEPS_W, "combine", "format", "recipe")
-"""What is picked for a row, and zeroes nothing of a W by itself."""
 MOST_ODD = 3
 """Values that are named, of those that cannot be."""
 COLLECTIVES = ("all_reduce", "all_gather")

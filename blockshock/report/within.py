@@ -8,21 +8,20 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
+from blockshock.report.alike import UNPAIRED, Speed, least_losing
 from blockshock.report.asked import counted, median, spanned
 from blockshock.report.models import PASSES
-from blockshock.report.networks import LAYERS, beside, places
-from blockshock.report.points import UNPAIRED, every_row, pays, place_of
+from blockshock.report.networks import LAYERS, beside, places, speed
+from blockshock.report.points import every_row, pays, place_of
 from blockshock.report.tables import Info
-from blockshock.saved import BITS, COSINE, OUTPUT, Run, is_alone, is_dense, judges, loss_of, or_inf, section_of, sound
+from blockshock.saved import BITS, COSINE, OUTPUT, Run, is_alone, is_dense, judges, loss_of, section_of, sound
 
 
 class _Faster(NamedTuple):
-    """A row that is faster than the dense alternative at a point: its time over that one's, and what it loses; None
-    where nothing says that."""
+    """A row that is faster than the dense alternative at a point."""
 
     label: str
-    ratio: float
-    loss: float | None
+    speed: Speed
 
 
 @dataclass
@@ -40,13 +39,13 @@ class _Field:
     points: dict[int, dict[object, tuple[str, list[_Faster]]]] = field(default_factory=lambda: defaultdict(dict))
     told: bool = False
 
-    def add(self, B: int, point: object, dense: str, row: Info, faster: float | None) -> None:
-        """A row at a point, with its time over the dense alternative's where it is faster."""
+    def add(self, B: int, point: object, dense: str, row: Info, faster: Speed | None) -> None:
+        """A row at a point; ``faster`` beside the dense alternative, where it is."""
         loss = loss_of(row)
         self.told |= loss is not None and row["promise"] != "dense"
         _, rows = self.points[B].setdefault(point, (dense, []))
         if faster is not None:
-            rows.append(_Faster(row["label"], faster, None if loss is None else loss.value))
+            rows.append(_Faster(row["label"], faster))
 
 
 def within_lines(run: Run, most: float) -> Iterator[str]:
@@ -69,25 +68,25 @@ def _fastest(found: _Field, most: float) -> str:
     told = []
     for winner, group in groupby(each, key=lambda one: counted(row.label for row in one[1])):
         Bs, rows = zip(*group, strict=True)
-        ratios = [row.ratio for some in rows for row in some]
+        ratios = [row.speed.ratio for some in rows for row in some]
         numbers = "" if all(ratio == 1 for ratio in ratios) else f" ({median(ratios)})"
         told.append(f"B = {spanned(Bs, 'd')} {winner}{numbers}")
     return ", ".join(told)
 
 
 def _winner(dense: str, faster: Iterable[_Faster], most: float) -> _Faster:
-    kept = [row for row in faster if row.loss is not None and row.loss <= most]
-    return min(kept, key=lambda row: row.ratio, default=_Faster(dense, 1.0, 0.0))
+    kept = [row for row in faster if row.speed.loss is not None and row.speed.loss <= most]
+    return least_losing(kept, lambda row: row.speed) if kept else _Faster(dense, Speed(1.0, 0.0))
 
 
 def _beyond(found: _Field, most: float) -> Iterator[str]:
     """What is faster and left out: the least that such a row loses, and those of which nothing says it."""
     every = [row for points in found.points.values() for _, faster in points.values() for row in faster]
-    losing = [(row.loss, row.label) for row in every if row.loss is not None and not row.loss <= most]
+    losing = [(loss, row.label) for row in every if (loss := row.speed.loss) is not None and loss > most]
     if losing:
-        loss, label = min(losing, key=lambda one: or_inf(one[0]))
+        loss, label = min(losing, key=lambda one: one[0])
         yield f"faster rows that lose more lose {loss:.3g} or more ({label})"
-    if unknown := dict.fromkeys(row.label for row in every if row.loss is None):
+    if unknown := dict.fromkeys(row.label for row in every if row.speed.loss is None):
         yield f"nothing says what {', '.join(unknown)} loses"
 
 
@@ -101,7 +100,7 @@ def _layers(infos: list[Info]) -> Iterator[_Field]:
         info = about[key]
         if not (is_dense(info) or info["role"] == "ablation"):
             found = fields.setdefault((one.section, one.dtype, is_alone(info)), _Field(PASSES[one.section], OUTPUT))
-            found.add(one.B, one.place, one.rival, info, one.ratio if pays(one) else None)
+            found.add(one.B, one.place, one.rival, info, one.speed if pays(one) else None)
     for (_, dtype, alone), found in fields.items():
         apart = {dtype: len({of[1] for of in fields}) > 1, "on one device": alone and len({of[2] for of in fields}) > 1}
         found.name = ", ".join([found.name, *(word for word, tells in apart.items() if tells)])
@@ -117,5 +116,5 @@ def _networks(infos: list[Info]) -> Iterator[_Field]:
         for row in rows:
             whole = beside(row, rows).whole
             if whole is not None and sound(row) and not (is_dense(row) or row["role"] == "ablation"):
-                found.add(B, where, "the network as it is", row, whole if whole < 1 - UNPAIRED else None)
+                found.add(B, where, "the network as it is", row, speed(row, whole) if whole < 1 - UNPAIRED else None)
     yield from fields.values()

@@ -77,9 +77,9 @@ def test_what_was_asked_is_answered_with_the_loss_beside_the_speed() -> None:
     assert table is not None
     place = [column.name for column in table.columns].index("loses")
     told = {row[1]: row[place] for row in table.rows}
-    assert told == {"pruned": "0.70 of the output", "block_shock": None}
+    assert told == {"pruned": "0.30 of the output", "block_shock": None}
     narrow = " ".join(" ".join(screen.of_run(run, "", "", width=80)).split())
-    assert "(÷ dense_single: 0.90; loses 0.70 of the output; points: 1, the fastest of 4 rows)" in narrow
+    assert "(÷ dense_single: 0.90; loses 0.30 of the output; points: 1, the fastest of 4 rows)" in narrow
     assert "(÷ dense_tp_row: 0.70; points: 1)" in narrow
     of_halves = verdict_table(run_of([pair]))
     assert of_halves is not None
@@ -93,8 +93,8 @@ def test_the_least_lossy_come_first_in_the_table_and_in_the_answer() -> None:
     ]
     assert table.texts()[0][3:] == ["8", "bf16", "pruned auto magnitude", "0.300", "0.850", "0.925"]
     forward, step = answer(run_of(rows()))[1:]
-    assert forward.startswith("pruned auto random, ")
-    assert "Loses 0.700 of the output before retraining. " in forward, "of the row that is named, and of no other"
+    assert forward.startswith("pruned auto magnitude, ")
+    assert "Loses 0.300 of the output before retraining. " in forward, "of the row that is named, and of no other"
     assert "Loses 0.300 of the output before retraining. " in step
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_a_number_is_the_worst() -> None:
     broken = checked("pruned auto broken", B=8, quality=quality(float("nan")), **of("auto", "broken"))
     infos = [broken, timed("pruned auto broken", 64, 4, 1.0, **of("auto", "broken")), *rows()]
     assert tables(infos)["What weights of their own lose"].rows[-1][5] == "pruned auto broken"
-    told = "0.700 (random), an unknown part (broken) of the output before retraining. "
+    told = "0.300 (magnitude), an unknown part (broken) of the output before retraining. "
     assert told in answer(run_of(infos))[1]
     assert "Loses an unknown part of the output before retraining. " in answer(run_of([*infos[:2], *rows()[:2]]))[1]
 
