@@ -160,14 +160,23 @@ def _add_recover(commands: Any) -> None:
 
 def _recover(chosen: argparse.Namespace) -> int:
     journal = importlib.import_module("blockshock.saved.journal")
+    recovering = importlib.import_module("blockshock.saved.recovering")
     try:
-        folder, *others = [chosen.journal] if chosen.journal else journal.unfinished_below()
-        before = journal.recovered(folder)
-        path = before or journal.recover(folder)
+        (folder, *others), passed_over = ([chosen.journal], []) if chosen.journal else journal.unfinished_below()
+        journal.read_session(folder)
+        runs = recovering.is_running(folder)
+        before = recovering.recovered(folder)
+        path = before or recovering.recover(folder)
     except (journal.NoJournal, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{'Saved before, and nothing came since' if before else 'Saved'}: {path}")
+    if runs:
+        print("Its session still runs: this is what it has so far")
+    elif (folder / journal.FINISHED).exists():
+        print("Its session came to its end by itself" + (", and its run was saved" if before else ""))
+    for line in passed_over:
+        print(line)
     for other in others:
         print(f"Unfinished too: python -m blockshock recover {shlex.quote(str(other))}")
     return 0

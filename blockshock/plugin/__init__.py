@@ -107,11 +107,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else None
+    resumed = config.stash[JOURNAL].describe() if JOURNAL in config.stash else []
     job = config.stash[TOGETHER].describe() if TOGETHER in config.stash else None
     with blame.refused():
         first, *others = header.lines(config, config.stash[SETTINGS])
-    return [first, *filter(None, [job, resumed]), *others]
+    return [first, *filter(None, [job]), *resumed, *others]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -231,7 +231,9 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
         action="store_true",
     )
     option("--profile", "also save a trace of each benchmark (Chrome, Perfetto), one a rank", action="store_true")
-    option("--resume", "go on with the last session that was broken off, with the same options", action="store_true")
+    option(
+        "--resume", "go on with the last session that was broken off and ran with these options", action="store_true"
+    )
     option("--keep-full-weight", "every rank also holds all of W", action="store_true")
     option(
         "--rank-timeout",

@@ -41,8 +41,29 @@ class Saving:
     """A pytest plugin that puts the storage in its place, and fails a session whose run could not be saved."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.wanted = bool(config.getoption("benchmark_autosave") or config.getoption("benchmark_save"))
+        self._name = name_of_run(config)
+        self._once_measured = False
+        self._benchmarks: Any = None
         self._storage: WholeRuns | None = None
+
+    def take_over(self, name: str | None) -> bool:
+        """Save the run by this name if the session is not to save it anyway; whether it would not. But only once
+        something is measured: pytest-benchmark would say that it saves nothing, where all that there is lies elsewhere.
+        """
+        taken = name is not None and self._name is None
+        self._name = name if taken else self._name
+        self._once_measured = True
+        return taken
+
+    def measured(self) -> None:
+        """There is something to save."""
+        if self._benchmarks is not None:
+            self._benchmarks.save = self._name
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the run is to be saved."""
+        return self._name is not None
 
     @property
     def saved(self) -> Path | None:
@@ -56,7 +77,9 @@ class Saving:
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Raises pytest.UsageError where a run is to be saved and cannot be: now, not after an hour of measuring."""
-        benchmarks: Any = session.config.pluginmanager.get_plugin("pytest-benchmark")
+        benchmarks = self._benchmarks = session.config.pluginmanager.get_plugin("pytest-benchmark")
+        if benchmarks is not None and self._once_measured:
+            benchmarks.save = benchmarks.autosave = None
         if benchmarks is None or type(benchmarks.storage) is not FileStorage:
             return  # a database, which takes a run whole
         given = benchmarks.storage
@@ -67,6 +90,11 @@ class Saving:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.failure and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def name_of_run(config: pytest.Config) -> str | None:
+    """By which name ``--benchmark-save`` or ``--benchmark-autosave`` saves the run; None if neither is given."""
+    return config.getoption("benchmark_save") or config.getoption("benchmark_autosave")
 
 
 def _check_writable(folder: Path) -> None:

@@ -8,11 +8,13 @@ from blockshock.saved.journal import (
     SESSION,
     Journal,
     NoJournal,
+    all_unfinished,
     hold,
+    journals,
     next_journal,
     next_run,
     read_journal,
-    unfinished,
+    read_session,
     write_whole,
 )
 from blockshock.saved.judged import (
@@ -29,6 +31,7 @@ from blockshock.saved.judged import (
 )
 from blockshock.saved.losses import BITS, COSINE, MEASURES, MOST_LOSS, OUTPUT, Loss, loss_of
 from blockshock.saved.quality import halves, is_known, qualities
+from blockshock.saved.recovering import note_saved, recover, recovered
 from blockshock.saved.results import STORAGE, latest_run, read_run, run_of_session
 from blockshock.saved.run import NotARun, Run, differences
 from blockshock.saved.schema import LIKENESS

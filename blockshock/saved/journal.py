@@ -1,13 +1,12 @@
-"""Journals of runs that did not end: what is in one, and how it becomes an ordinary saved run. Never imports torch.
+"""Journals of runs that did not end: what is in one, and which there are. Never imports torch.
 
 A journal is a folder: ``session.json`` says what was run and where, ``metrics.jsonl`` has a line for each benchmark, on
 the disk before the next one starts, and ``finished`` is there once the session ended by itself. Who writes to it holds
-``running``, for as long as that process lives; ``recovered`` names the run that was last made of it.
+``running``, for as long as that process lives; ``recovered`` names the run that was last saved of it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from contextlib import suppress
@@ -21,7 +20,7 @@ from blockshock.saved.fits import having, text
 from blockshock.saved.results import STORAGE, read_json
 
 SESSION, METRICS, FINISHED = "session.json", "metrics.jsonl", "finished"
-_RUNNING, _RECOVERED = "running", "recovered"
+_RUNNING = "running"
 
 
 class NoJournal(ValueError):
@@ -37,6 +36,7 @@ class Journal:
         benchmarks: as pytest-benchmark saves them, by full name; the last of each.
         passed: full names of the tests that passed.
         ceilings: of the machine, if they were measured.
+        size: bytes of what was read: a session that still runs writes more meanwhile.
     """
 
     folder: Path
@@ -44,6 +44,7 @@ class Journal:
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
     passed: set[str] = field(default_factory=set)
     ceilings: dict[str, Any] | None = None
+    size: int = 0
 
 
 def is_session(found: Any) -> bool:
@@ -70,23 +71,35 @@ def _place(folder: Path) -> tuple[int, str]:
     return (int(number) if number.isdecimal() and len(number) < 8 else 0, folder.name)
 
 
+def read_session(folder: Path) -> dict[str, Any]:
+    """What the session of a journal says of itself.
+
+    Raises:
+        NoJournal: there is none in that folder, or it says too little.
+    """
+    try:
+        session = read_json((folder / SESSION).read_bytes())
+    except (OSError, ValueError) as error:
+        raise NoJournal(f"{folder} is no journal: {error}") from None
+    if not is_session(session):
+        raise NoJournal(f"{folder} is no journal: {SESSION} does not say what a session says")
+    told: dict[str, Any] = session
+    return told
+
+
 def read_journal(folder: Path) -> Journal:
     """A journal. A last line that was cut off is left out: its benchmark had not finished.
 
     Raises:
         NoJournal: there is none in that folder.
     """
+    journal = Journal(folder, read_session(folder))
     try:
-        session = read_json((folder / SESSION).read_bytes())
-        if not is_session(session):
-            raise NoJournal(f"{folder} is no journal: {SESSION} does not say what a session says")
-        journal = Journal(folder, session)
-        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-    except NoJournal:
-        raise
-    except (OSError, ValueError) as error:
+        raw = (folder / METRICS).read_bytes()
+    except OSError as error:
         raise NoJournal(f"{folder} is no journal: {error}") from None
-    for line in lines:
+    journal.size = len(raw)
+    for line in raw.splitlines():
         try:
             entry = read_json(line)
         except ValueError:
@@ -102,32 +115,53 @@ def read_journal(folder: Path) -> Journal:
     return journal
 
 
+def all_unfinished(storage: Path = STORAGE) -> tuple[list[Path], list[str]]:
+    """Journals of sessions that did not end by themselves, the last first; and why what lies beside them is none."""
+    found, passed_over = [], []
+    for folder in sorted((path for path in journals(storage).glob("*") if path.is_dir()), key=_place, reverse=True):
+        if (folder / FINISHED).exists():
+            continue
+        try:
+            read_session(folder)
+            if b'"benchmark"' not in (folder / METRICS).read_bytes():
+                raise NoJournal(f"{folder}: no benchmark finished in this session")
+        except (NoJournal, OSError) as error:
+            passed_over.append(f"passed over: {error}")
+        else:
+            found.append(folder)
+    return found, passed_over
+
+
 def unfinished(storage: Path = STORAGE) -> Path:
     """The journal of the last session that did not end by itself.
 
     Raises:
         NoJournal: there is none.
     """
-    found = sorted((path.parent for path in journals(storage).glob(f"*/{SESSION}")), key=_place)
-    for folder in reversed(found):
-        if not (folder / FINISHED).exists():
-            return folder
-    raise NoJournal(f"no unfinished session in {journals(storage)}: all that ran came to its end")
+    folders, passed_over = all_unfinished(storage)
+    if folders:
+        return folders[0]
+    none = f"no unfinished session in {journals(storage)}: all that ran came to its end"
+    raise NoJournal("\n".join([none, *passed_over]))
 
 
-def unfinished_below(storage: Path = STORAGE) -> list[Path]:
+def unfinished_below(storage: Path = STORAGE) -> tuple[list[Path], list[str]]:
     """The same of a folder and of all storages below it, such as that of ``tox run -e full``; the last written first.
+    With them, why what lies beside them is none.
 
     Raises:
         NoJournal: there is none.
     """
-    found = []
-    for below in {path.parents[2] for path in storage.rglob(f"{journals(Path()).name}/*/{SESSION}")}:
-        with suppress(NoJournal):
-            found.append(unfinished(below))
+    found, passed_over = [], []
+    for below in sorted({path.parents[2] for path in storage.rglob(f"{journals(Path()).name}/*/{SESSION}")}):
+        folders, others = all_unfinished(below)
+        found += folders[:1]
+        passed_over += others
     if not found:
-        raise NoJournal(f"no unfinished session in {storage} or below it: all that ran came to its end")
-    return sorted(found, key=lambda folder: max(path.stat().st_mtime_ns for path in folder.iterdir()), reverse=True)
+        none = f"no unfinished session in {storage} or below it: all that ran came to its end"
+        raise NoJournal("\n".join([none, *passed_over]))
+    found.sort(key=lambda folder: max(path.stat().st_mtime_ns for path in folder.iterdir()), reverse=True)
+    return found, passed_over
 
 
 def hold(folder: Path) -> FileLock | None:
@@ -145,50 +179,6 @@ def hold(folder: Path) -> FileLock | None:
     except (OSError, NotImplementedError):
         return None
     return lock
-
-
-def recovered(folder: Path) -> Path | None:
-    """The run that was made of all that a journal holds, if it is still there."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        made = read_json((folder / _RECOVERED).read_bytes())
-        if made == _made(folder, path := folder.parent.parent / made["run"]) and path.exists():
-            return path
-    return None
-
-
-def _made(folder: Path, path: Path) -> dict[str, Any]:
-    """What is kept of a run that was made of a journal, and of how much of it."""
-    return {"run": str(path.relative_to(folder.parent.parent)), "bytes": (folder / METRICS).stat().st_size}
-
-
-def recover(folder: Path) -> Path:
-    """Write what a journal holds as an ordinary saved run, whole or not at all; where it is.
-
-    Raises:
-        NoJournal: there is no journal in that folder, or no benchmark in it.
-        OSError: the run cannot be written.
-    """
-    journal = read_journal(folder)
-    if not journal.benchmarks:
-        raise NoJournal(f"{folder}: no benchmark finished in this session")
-    session = journal.session
-    machine_info = session["machine_info"]
-    if journal.ceilings:
-        machine_info["blockshock"] = {**machine_info.get("blockshock", {}), "ceilings": journal.ceilings}
-    saved = {
-        "machine_info": machine_info,
-        "commit_info": session["commit_info"],
-        "benchmarks": list(journal.benchmarks.values()),
-        "datetime": session["datetime"],
-        "version": session["version"],
-    }
-    runs = folder.parent.parent / session["machine_id"]
-    runs.mkdir(parents=True, exist_ok=True)
-    path = next_run(runs, "recovered")
-    write_whole(path, json.dumps(saved, indent=4))
-    with suppress(OSError):  # what was asked for is there
-        write_whole(folder / _RECOVERED, json.dumps(_made(folder, path)))
-    return path
 
 
 def next_run(folder: Path, name: str) -> Path:

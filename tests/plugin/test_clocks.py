@@ -120,12 +120,14 @@ def test_a_sample_that_is_no_duration_is_named(seconds: float) -> None:
 
 
 def test_the_last_journal_is_last_whatever_the_wall_clock_said(tmp_path: Path) -> None:
+    told = {"machine_id": "here", "machine_info": {}, "commit_info": {}, "datetime": "", "version": ""}
     journals = [tmp_path / "journal" / "20300101_120000_99"]  # of a version that did not number them
     for name in ("20280101_120000_1", "20260101_120000_2", "20270101_120000_3"):
         journals.append(next_journal(tmp_path, name))
         for journal in journals[-2:]:
             journal.mkdir(parents=True, exist_ok=True)
-            (journal / "session.json").touch()
+            (journal / "session.json").write_text(json.dumps(told))
+            (journal / "metrics.jsonl").write_text('{"benchmark": {}}')
     assert [journal.name[:5] for journal in journals] == ["20300", "0001_", "0002_", "0003_"]
     for journal in reversed(journals):
         assert unfinished(tmp_path) == journal

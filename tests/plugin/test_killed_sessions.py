@@ -15,7 +15,8 @@ from inner_pytest import start, suite
 from processes import ended, left_after, session
 from reliability import Record
 
-from blockshock.saved.journal import recover, unfinished
+from blockshock.saved.journal import unfinished
+from blockshock.saved.recovering import recover
 
 pytestmark = pytest.mark.reliability
 OPTIONS = ["--device=cpu", "--N=64", "--B=4", "--cover=grid", "--masks=1100,1010", "--kernels=reference,gathered"]

@@ -30,7 +30,7 @@ from blockshock.report.plots import views
 from blockshock.report.render import draw
 from blockshock.report.spreads import spreads
 from blockshock.report.tables import Column, Table, columns, mib, point, ratio, slug
-from blockshock.saved import journal, or_inf, schema
+from blockshock.saved import journal, or_inf, recovering, schema
 from blockshock.saved.results import latest_run, read_json, read_run, run_of_session
 from blockshock.saved.run import NotARun, Run, differences
 from blockshock.saved.sections import SECTIONS, section_of
@@ -143,7 +143,7 @@ def test_bytes_that_are_no_run_are_refused(folder: Path, raw: bytes, zipped: boo
 def test_paths_of_any_name_are_refused_where_nothing_lies(folder: Path, name: str) -> None:
     path = folder / "nothing" / f"x{name}"  # a name that begins with / is a path of its own
     finding = (journal.unfinished, journal.unfinished_below)
-    for call in (read_run, latest_run, journal.read_journal, journal.recover, *finding):
+    for call in (read_run, latest_run, journal.read_journal, recovering.recover, *finding):
         with pytest.raises((NotARun, journal.NoJournal)) as refusal:
             call(path)
         assert len(str(refusal.value)) > len("no run")
@@ -176,7 +176,7 @@ def test_a_journal_is_recovered_whole_or_refused(folder: Path, session: Any, lin
     found = attempt(journal.read_journal, one)
     assert found is None or not set(found.session["machine_id"]) & set("/\\")
     assert found is None or journal.is_session(found.session)
-    path = attempt(journal.recover, one)
+    path = attempt(recovering.recover, one)
     if path is not None:
         assert found is not None
         assert path.parent.parent == folder / "storage"

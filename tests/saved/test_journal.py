@@ -10,15 +10,19 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from inner_pytest import start, suite
+from pytest_benchmark.utils import safe_dumps
 from resolving import CPU_DEFAULTS
 
 from blockshock.__main__ import main
-from blockshock.plugin import journal as writing
-from blockshock.plugin.journal import LATER, resumable, taken_over
-from blockshock.saved import journal
+from blockshock.plugin import resuming
+from blockshock.plugin.resuming import LATER, take_over
+from blockshock.plugin.session import decisive
+from blockshock.plugin.settings import Settings
+from blockshock.saved import journal, recovering
 from blockshock.saved.results import read_run
 
 METHODS = "dense_single,dense_tp_row,dense_tp_col,dtensor_row,dtensor_col,block_shock,masked_split_dense"
@@ -38,6 +42,7 @@ COUNT = 9
 KILLED = """
 import os, signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,11 +107,6 @@ def test_a_killed_session_is_recovered_and_then_resumed(
     assert main(["recover"]) == 1
     assert "no unfinished session" in capsys.readouterr().err
 
-    (metrics.parent / journal.FINISHED).unlink()
-    output = _start(killed, "--resume", "--benchmark-save=again").communicate()[0]
-    assert "not saved: nothing was left to measure; the journal has it all: python -m blockshock recover" in output
-    assert main(["recover"]) == 0, "it is not taken for saved"
-
 
 def test_a_session_that_still_runs_is_not_resumed(killed: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path / "running")
@@ -164,10 +164,10 @@ def test_what_was_recovered_is_saved_again_only_if_more_came(
     assert "0002_recovered.json" in capsys.readouterr().out
     for path in tmp_path.glob("benchmark_results/here/*.json"):
         path.unlink()
-    assert journal.recovered(folder) is None, "it is gone"
+    assert recovering.recovered(folder) is None, "it is gone"
     for damaged in ("", "[]", "{}", '{"run": "../../x", "bytes": 3}', '{"run": 3, "bytes": 3}'):
         (folder / "recovered").write_text(damaged)
-        assert journal.recovered(folder) is None
+        assert recovering.recovered(folder) is None
 
 
 def test_other_options_are_not_resumed(killed: Path, tmp_path: Path) -> None:
@@ -188,37 +188,52 @@ def _journal(folder: Path, lines: str, **session: object) -> Path:
     return folder
 
 
+def _told(config: pytest.Config, settings: Settings = CPU_DEFAULTS) -> dict[str, Any]:
+    """What a session with these settings says of itself."""
+    return json.loads(safe_dumps(decisive(config, settings)))
+
+
+def _taken(config: pytest.Config, settings: Settings, storage: Path) -> resuming.Resumed:
+    return take_over(config, settings, storage, decisive(config, settings))
+
+
 @pytest.mark.parametrize(("masks", "asked"), [(["1100"], None), (["1010"], ["1010"])])
 def test_a_journal_of_before_axes_were_classes_is_resumed(
-    masks: list[str], asked: list[str] | None, tmp_path: Path
+    masks: list[str], asked: list[str] | None, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    earlier = json.loads(json.dumps(CPU_DEFAULTS.described())) | {"masks": masks, "training_masks": asked}
+    told = _told(pytestconfig)
+    earlier = told["settings"] | {"masks": masks, "training_masks": asked}
     for name in LATER:
         del earlier[name]
-    _journal(tmp_path / "journal" / "1", _line("a", 1), settings=earlier)
-    told = {axis: specs for axis, specs in CPU_DEFAULTS.axes.items() if axis != "mask"}
-    now = replace(CPU_DEFAULTS, axes=told | {"mask": asked and tuple(asked), "toy": ("ball",)})
-    folder, _ = taken_over(tmp_path)
-    assert resumable(folder, now).folder == tmp_path / "journal" / "1"
+    _journal(tmp_path / "journal" / "1", _line("a", 1), **told | {"settings": earlier})
+    others = {axis: specs for axis, specs in CPU_DEFAULTS.axes.items() if axis != "mask"}
+    now = replace(CPU_DEFAULTS, axes=others | {"mask": asked and tuple(asked), "toy": ("ball",)})
+    resumed = _taken(pytestconfig, now, tmp_path)
+    assert resumed.journal.folder == tmp_path / "journal" / "1"
+    assert resumed.held is not None
+    resumed.held.release()
     with pytest.raises(pytest.UsageError, match=r"ran with other options: masks .* then, \['tile'\] now"):
-        resumable(folder, replace(now, axes=now.axes | {"mask": ("tile",)}))
+        _taken(pytestconfig, replace(now, axes=now.axes | {"mask": ("tile",)}), tmp_path)
 
 
-def test_what_ends_just_before_it_is_held_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    older, newer = (_journal(tmp_path / "journal" / name, _line("a", 1)) for name in ("0001_a", "0002_b"))
+def test_what_ends_just_before_it_is_held_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    names = ("0001_a", "0002_b")
+    older, newer = (_journal(tmp_path / "journal" / name, _line("a", 1), **_told(pytestconfig)) for name in names)
 
     def ends(folder: Path) -> object:
         if folder == newer:
             (newer / journal.FINISHED).touch()
         return journal.hold(folder)
 
-    monkeypatch.setattr(writing, "hold", ends)
-    folder, held = taken_over(tmp_path)
-    assert folder == older
-    assert held is not None
+    monkeypatch.setattr(resuming, "hold", ends)
+    resumed = _taken(pytestconfig, CPU_DEFAULTS, tmp_path)
+    assert resumed.journal.folder == older
+    assert resumed.held is not None
     again = journal.hold(newer)
     assert again is not None, "it was let go"
-    for lock in (held, again):
+    for lock in (resumed.held, again):
         lock.release()
 
 
@@ -230,10 +245,10 @@ def _line(name: str, value: int) -> str:
 def test_a_line_that_was_cut_off_costs_no_other(tmp_path: Path) -> None:
     lines = _line("a", 1) + _line("b", 2) + '{"passed": "b"}\n' + '{"ceilings": {"launch_s": 1}}\n' + _line("a", 3)
     folder = _journal(tmp_path / "journal" / "1", lines + _line("c", 4)[:-9])
-    saved = json.loads(journal.recover(folder).read_text())
+    saved = json.loads(recovering.recover(folder).read_text())
     assert [bench["extra_info"]["value"] for bench in saved["benchmarks"]] == [3, 2], "the last of each test"
     assert saved["machine_info"]["blockshock"]["ceilings"] == {"launch_s": 1}
-    assert journal.recover(folder).name == "0002_recovered.json"
+    assert recovering.recover(folder).name == "0002_recovered.json"
     assert journal.read_journal(folder).passed == {"b"}
 
 
@@ -285,5 +300,5 @@ def test_a_saved_run_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        journal.recover(folder)
+        recovering.recover(folder)
     assert list((tmp_path / "here").iterdir()) == []
