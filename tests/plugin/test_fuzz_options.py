@@ -29,7 +29,7 @@ from blockshock.plugin.records import cover_group, describe_case, group_name
 from blockshock.plugin.settings import Settings, resolve
 from blockshock.registry import Registry, extensions, parse_spec
 from blockshock.report import command
-from blockshock.saved import journal
+from blockshock.saved import journal, recovering
 from blockshock.training.optimizers import OPTIMIZERS, optimizer_of
 from blockshock.training.recipes import BLOCK_RECIPES, RECIPES, block_recipe_of, recipe_of
 from blockshock.training.sparse_storages import STORAGES, storage_of
@@ -240,8 +240,10 @@ def test_the_command_line_runs_or_says_what_is_wrong(tmp_path_factory: Any, argu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blockshock.doctor.main", lambda: 0)
         patch.setattr(command, "report", lambda *given: asked.append(given) or 0)
-        patch.setattr(journal, "recover", lambda folder: asked.append(folder) or folder)
-        patch.setattr(journal, "unfinished_below", lambda: [Path("last"), Path("other")])
+        patch.setattr(recovering, "recover", lambda folder: asked.append(folder) or folder)
+        patch.setattr(recovering, "is_running", lambda folder: False)
+        patch.setattr(journal, "read_session", lambda folder: {})
+        patch.setattr(journal, "unfinished_below", lambda: ([Path("last"), Path("other")], []))
         try:
             status = main(arguments)
         except SystemExit as error:

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from inner_pytest import LIGHT_OPTIONS, light_suite
-from pytest_benchmark.utils import get_machine_id
+from pytest_benchmark.utils import get_machine_id, safe_dumps
 from resolving import CPU_DEFAULTS
 
 import blockshock.plugin
 from blockshock import registry
 from blockshock.__main__ import main
+from blockshock.plugin.resuming import take_over
 from blockshock.plugin.session import code, decisive
 from blockshock.saved import journal, recovering
 from blockshock.saved.results import read_run
@@ -238,6 +239,8 @@ def test_where_nothing_is_left_to_measure_the_run_is_saved_and_the_session_befor
 ) -> None:
     older = broken(pytester, "--benchmark-save=older")
     newer = broken(pytester, "--benchmark-save=newer", passed=COUNT)
+    run_light(pytester, "--resume", "--collect-only")
+    assert not list(RUNS.glob("*.json"))
     result = run_light(pytester, "--resume")
     assert result.ret == pytest.ExitCode.OK
     saved = RUNS / "0001_recovered.json"
@@ -303,6 +306,31 @@ def test_what_is_no_journal_is_passed_over_and_named(
     result.stdout.fnmatch_lines([f"passed over: {reason}*" for reason in reasons])
     result.assert_outcomes(passed=COUNT - 1, deselected=1)
     assert "no unfinished session" in "\n".join(run_light(pytester, "--resume").errlines)
+
+
+@pytest.mark.parametrize("odd", [None, 3, "x", [3], {"x": 3}], ids=str)
+@pytest.mark.parametrize(
+    "name", ["settings", "selection", "save", "code", "threads", "tests", "arguments", "blockshock"]
+)
+def test_a_session_that_says_odd_things_is_gone_on_with_or_refused(
+    name: str, odd: object, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    mine = decisive(pytestconfig, CPU_DEFAULTS)
+    told = {"machine_info": {}, "commit_info": {}, "datetime": "", "version": ""} | json.loads(safe_dumps(mine))
+    place = told["machine_info"] if name == "blockshock" else told
+    place[name] = odd
+    folder = tmp_path / "journal" / "0001"
+    folder.mkdir(parents=True)
+    (folder / journal.SESSION).write_text(json.dumps(told))
+    (folder / journal.METRICS).write_text('{"benchmark": {"fullname": "a"}}')
+    if name in {"settings", "selection", "code"}:
+        with pytest.raises(pytest.UsageError, match=f"python -m blockshock recover {folder}"):
+            take_over(pytestconfig, CPU_DEFAULTS, tmp_path, mine)
+        return
+    resumed = take_over(pytestconfig, CPU_DEFAULTS, tmp_path, mine)
+    assert resumed.save == (odd if (name, odd) == ("save", "x") else None)
+    assert resumed.held is not None
+    resumed.held.release()
 
 
 def test_recover_says_what_became_of_the_session(pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]) -> None:
