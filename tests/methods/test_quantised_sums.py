@@ -144,8 +144,8 @@ def test_two_halves_on_one_device_quantise_x_once(monkeypatch: pytest.MonkeyPatc
     picks = {"kernel": "reference", "mask": "1100", "format": "int8"}
     layer = Layer(GeneratedWeights(16, 32, torch.float32, "cpu"), picks)
     halves, x_BK, calls = METHODS.get("block_shock")(layer, Alone()), torch.randn(5, 32), []
-    quantise = Format.quantise
-    monkeypatch.setattr(Format, "quantise", lambda self, rows_RK: calls.append(rows_RK) or quantise(self, rows_RK))
+    quantise_in = Format.quantise_in
+    monkeypatch.setattr(Format, "quantise_in", lambda *args: calls.append(args) or quantise_in(*args))
     y_BN = halves(x_BK)
     assert len(calls) == 1
     wanted = halves.met(layer, x_BK) @ halves.multiplied(layer, 1).rows(0, 16).T
