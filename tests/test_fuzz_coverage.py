@@ -172,6 +172,7 @@ ALSO_NOT = {
     "nn.replacing.linears_of": "called by replace_linears() for every model",
     "nn.replacing.passed_by": "called by replace_linears() and compress() for every layer",
     "nn.nested.is_nested": "called by every layer for x of most kinds: tests/nn/test_arguments.py",
+    "nn.frozen_tensor.FrozenTensor": "what a layer shows of its weight: tests/nn/test_frozen_in_torch.py",
     "nn.nested.nested_rows": "what map_rows() and compress() see of a nested x: tests/nn/test_frozen_in_torch.py",
     "nn.nested.map_rows": "of nested x with rows and without: tests/nn/test_frozen_in_torch.py",
     "nn.whole_weight.keep_called": "called by every MethodLinear that is fuzzed",

@@ -33,12 +33,30 @@ class FrozenTensor:
         requires_grad: never.
     """
 
+    layer: Any
+    name: str
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
     requires_grad = False
 
     def __init__(self, layer: Any, name: str) -> None:
-        self.layer, self.name = layer, name
         shape = (layer.out_features, layer.in_features) if name == "weight" else (layer.out_features,)
-        self.shape, self.dtype, self.device = torch.Size(shape), layer.layer.dtype, layer.layer.device
+        of_layer = {"dtype": layer.layer.dtype, "device": layer.layer.device}
+        vars(self).update({"layer": layer, "name": name, "shape": torch.Size(shape)} | of_layer)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def numel(self) -> int:
+        return self.shape.numel()
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
 
     @classmethod
     def __torch_function__(
@@ -53,9 +71,17 @@ class FrozenTensor:
         )
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copies and pickles look for
+            raise AttributeError(name)
         raise NotReadable(
-            f"the {self.name} of a frozen layer is packed, and has a shape, a dtype and a device, but no {name}: call "
-            "the layer, or read the nn.Linear that it was made of"
+            f"the {vars(self).get('name')} of a frozen layer is packed, and has a shape, a dtype and a device, but no "
+            f"{name}: call the layer, or read the nn.Linear that it was made of"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise NotReadable(
+            f"the {self.name} of a frozen layer is packed, and shown anew to each who asks: {name} of it would be lost. "
+            "Set the model's weights before its layers are replaced"
         )
 
 

@@ -17,7 +17,7 @@ from blockshock.measure import Ceilings
 from blockshock.plugin import options
 from blockshock.plugin.resuming import Resumed, check_tests, take_over
 from blockshock.plugin.saving import Saving
-from blockshock.plugin.session import decisive, described, digests
+from blockshock.plugin.session import decisive, described, tests_of
 from blockshock.plugin.settings import Settings
 from blockshock.saved import (
     FINISHED,
@@ -80,7 +80,7 @@ class Writer:
         self._append({"ceilings": asdict(ceilings)})
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        self._tests = digests({item.path for item in items})
+        self._tests = tests_of(items, config.rootpath)
         if self._resumed is None:
             return
         check_tests(self._resumed.journal, self._tests)

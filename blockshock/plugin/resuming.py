@@ -24,6 +24,9 @@ from blockshock.saved import FINISHED, Journal, NoJournal, all_unfinished, hold,
 LATER = ("asked", "ceilings", "extend", "layers", "networks", "where", "batches", "tasks", "steps", "corpus")
 """Settings that sessions of before knew nothing of."""
 
+DECIDES_NOTHING = ("extend", "rank_timeout")
+"""Settings that may differ: of files that extend the suite the code is compared, and no number is of how long ranks may
+take."""
 _SAVES = ("--benchmark-autosave", "--benchmark-save")
 
 
@@ -75,7 +78,10 @@ def take_over(config: pytest.Config, settings: Settings, storage: Path, decisive
     if refused:
         # One that ran with these options is what was meant; else the last.
         raise pytest.UsageError(min(refused, key=lambda one: one[0])[1])
-    none = f"no unfinished session in {journals(storage)}: all that ran came to its end"
+    why = "all that ran came to its end"
+    if not any(journals(storage).glob("*")):
+        why = f"nothing is kept in {journals(storage).resolve()}; start where that session was, or with its storage"
+    none = f"no unfinished session in {journals(storage)}: {why}"
     raise NoJournal("\n".join([none, *passed_over]))
 
 
@@ -100,12 +106,13 @@ def _differing(kind: str, then: dict[str, Any], now: dict[str, Any]) -> list[str
 
 
 def _other_options(then: dict[str, Any], now: dict[str, Any], settings: Settings) -> list[str]:
-    before, wanted = then.get("settings"), now["settings"]
+    before, settled = then.get("settings"), now["settings"]
+    wanted = {name: value for name, value in settled.items() if name not in DECIDES_NOTHING}
     if not isinstance(before, dict):
         return ["it does not say which"]
     # An axis that was not there then was picked for nothing; and what passes that go backward picked stood apart.
     later = (*(f"{axis}s" for axis in settings.axes), *LATER)
-    before = {name: wanted[name] for name in later} | before
+    before = {name: settled[name] for name in later} | before
     before["masks"] = before.get("training_masks", before.get("masks"))
     return _differing("", {name: before.get(name) for name in wanted}, wanted)
 
@@ -156,9 +163,10 @@ def _facts(then: dict[str, Any]) -> dict[str, Any]:
 
 def _other_machine(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     here = {name: fact for name, fact in now["facts"].items() if name != "git_commit"}
-    threads = then.get("threads")
+    threads, gpus = then.get("threads"), then.get("gpus")
     return [
         *_differing("", {"machine_id": then["machine_id"]}, {"machine_id": now["machine_id"]}),
         *_differing("", _facts(then), here),
         *_differing("threads: ", threads if isinstance(threads, dict) else {}, now["threads"]),
+        *_differing("", gpus if isinstance(gpus, dict) else {}, now["gpus"]),
     ]

@@ -37,6 +37,8 @@ _SELECTS = {
 }
 """Options by which tests are picked, or which keep those that are from being timed, by the names that pytest has."""
 _SOURCES = (".py", ".cu")
+_OF_GPUS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_MAX_CONNECTIONS")
+"""Variables of the environment by which GPUs are chosen, and work runs side by side on them."""
 
 
 def decisive(config: pytest.Config, settings: Settings) -> dict[str, Any]:
@@ -44,9 +46,10 @@ def decisive(config: pytest.Config, settings: Settings) -> dict[str, Any]:
     return {
         "settings": settings.described(),
         "selection": selection(config),
-        "code": code(settings.extend),
+        "code": code(settings.extend, config.rootpath),
         "machine_id": get_machine_id(),
         "threads": {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
+        "gpus": {name: os.environ.get(name) for name in _OF_GPUS},
     }
 
 
@@ -86,21 +89,24 @@ def _below_root(config: pytest.Config, word: str) -> str:
     return os.path.relpath(config.invocation_params.dir / path, config.rootpath) + "".join(test)
 
 
-def code(extend: Iterable[str]) -> dict[str, str]:
+def code(extend: Iterable[str], root: Path) -> dict[str, str]:
     """Digests of what decides the numbers: the sources and data of this package and of those that extend it, and the
     user's files that register something."""
     packaged = {name: _sources(name) for name in ("blockshock", *sorted(packages()))}
     files = dict.fromkeys([*map(os.path.abspath, extend), *(file for _, file in extensions())])
-    return {name: _digest(paths) for name, paths in packaged.items()} | digests(map(Path, files))
+    return {name: _digest(paths) for name, paths in packaged.items()} | digests(map(Path, files), root)
 
 
-def digests(files: Iterable[Path]) -> dict[str, str]:
-    """Digests of single files, by how the user may call them."""
-    return {_shown(path): _digest([path]) for path in files}
+def digests(files: Iterable[Path], root: Path) -> dict[str, str]:
+    """Digests of single files, by their places below the root, wherever pytest was started."""
+    return {str(path.relative_to(root) if path.is_relative_to(root) else path): _digest([path]) for path in files}
 
 
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def tests_of(items: Iterable[pytest.Item], root: Path) -> dict[str, str]:
+    """Digests of the files of tests, and of each conftest.py that stands for them."""
+    files = {item.path for item in items}
+    above = {folder / "conftest.py" for file in files for folder in file.parents if folder.is_relative_to(root)}
+    return digests([*files, *filter(Path.is_file, above)], root)
 
 
 def _sources(package: str) -> list[Path]:

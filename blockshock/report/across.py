@@ -191,19 +191,20 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
 
 def slower(runs: list[Run], share: float) -> list[str]:
     """The benchmarks and verdicts of the runs after the first that are slower by more than that share beyond doubt:
-    all of their interval is, on as many ranks."""
+    all of their interval is, on as many ranks; of a single build, which has none, by a factor that no build is off."""
     found = []
     for run in runs[1:]:
         for judged in UNITS:
             for name, change in changes(runs[0], run, judged).items():
-                if change.alike and change.ratio is not None and change.ratio.low > 1 + share:
+                least = change.value / WIDE if change.ratio is None else change.ratio.low
+                if change.alike and least > 1 + share:
                     found.append(f"{name} {change.value - 1:+.1%} in {run.name}")
     return found
 
 
 def untold(runs: list[Run]) -> int:
-    """How many changes are undecided, on as many ranks."""
-    return sum(change.undecided for change in _on_as_many_ranks(runs))
+    """How many changes are undecided, or have no interval, on as many ranks."""
+    return sum(change.undecided or change.ratio is None for change in _on_as_many_ranks(runs))
 
 
 def surely(runs: list[Run]) -> int:

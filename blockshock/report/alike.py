@@ -9,6 +9,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
+from blockshock.saved import or_inf
+from blockshock.saved.pairs import WIDE
+
 UNPAIRED = 0.03
 """Medians of the same thing, each of builds of its own, lie up to that far apart."""
 Row = TypeVar("Row")
@@ -38,14 +41,17 @@ def least_losing(rows: Iterable[Row], speed: Callable[[Row], Speed]) -> Row:
     told = [(speed(row), row) for row in rows]
     first, _ = min(told, key=lambda one: one[0].ratio)
     alike = [one for one in told if is_alike(one[0], first)]
-    return min(alike, key=lambda one: (math.inf if one[0].loss is None else one[0].loss, one[0].ratio))[1]
+    return min(alike, key=lambda one: (math.inf if one[0].loss is None else or_inf(one[0].loss), one[0].ratio))[1]
 
 
 def is_alike(one: Speed, fastest: Speed) -> bool:
-    """Whether times do not tell it from the fastest: their intervals meet; or the medians lie within UNPAIRED or their
-    builds' scatter. Of a single build nothing says how it scatters: there the same work is as fast."""
+    """Whether times do not tell it from the fastest: their intervals meet, if both say something; or the medians lie
+    within UNPAIRED or their builds' scatter. Of a single build nothing says how it scatters: there the same work is as
+    fast."""
     if one.interval is not None and fastest.interval is not None:
-        return one.interval[0] <= fastest.interval[1]
+        if all(high <= WIDE * low for low, high in (one.interval, fastest.interval)):
+            return one.interval[0] <= fastest.interval[1]
+        return one.ratio / fastest.ratio - 1 <= UNPAIRED
     if one.scatter is None and fastest.scatter is None and one.work is not None and one.work == fastest.work:
         return True
     return one.ratio / fastest.ratio - 1 <= max(UNPAIRED, (one.scatter or 0.0) + (fastest.scatter or 0.0))

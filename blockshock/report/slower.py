@@ -31,7 +31,10 @@ def failed(runs: list[Run], share: float) -> bool:
         print(f"WRONG, and compared with nothing: {len(wrong)}", *wrong, sep="\n  ", file=sys.stderr)
     if undecided := untold(runs):
         what = several(undecided, "change")
-        print(f"undecided, and no check of speed: {what}, of too few builds or too wide an interval", file=sys.stderr)
+        print(
+            f"undecided, and no check of speed: {what}, of one build or few, or with too wide an interval",
+            file=sys.stderr,
+        )
     if len(runs) < 2 or not surely(runs):
         why = "one run was read" if len(runs) < 2 else "no benchmark is in both with an interval that says something"
         print(f"--fail-if-slower compares two runs or more, and {why}", file=sys.stderr)

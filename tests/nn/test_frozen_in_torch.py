@@ -233,6 +233,10 @@ def test_what_else_reads_its_weight_is_told() -> None:
     for call in (lambda: torch.mm(x[0], weight), lambda: x * weight, lambda: torch.stack([weight])):  # type: ignore[call-overload, list-item, operator]
         with pytest.raises(InputError, match=r"reads the weight or bias of a frozen layer.*by where="):
             call()
+    assert (weight.ndim, weight.dim(), weight.numel(), weight.size(-1)) == (2, 2, weight.shape.numel(), weight.shape[1])
+    assert copy.deepcopy(weight).shape == weight.shape
+    with pytest.raises(NotReadable, match="data of it would be lost"):
+        weight.data = torch.zeros(weight.shape)
     with pytest.raises(NotReadable, match=r"the weight of a frozen layer is packed, .* but no T: call the layer"):
         _ = weight.T
     assert not hasattr(bias, "data")

@@ -15,7 +15,7 @@ from resolving import CPU_DEFAULTS
 import blockshock.plugin
 from blockshock import registry
 from blockshock.plugin.resuming import take_over
-from blockshock.plugin.session import code, decisive
+from blockshock.plugin.session import code, decisive, digests
 from blockshock.saved import journal
 from blockshock.saved.results import read_run
 
@@ -57,9 +57,41 @@ def test_nor_are_those_of_other_tests_extensions_and_numbers_of_threads(
     (tests := pytester.path / "test_light.py").write_text(tests.read_text() + "\n")
     assert "code of test_light.py " in refused(pytester, folder)
     tests.write_text(tests.read_text()[:-1])
+    (fixtures := pytester.path / "conftest.py").write_text(fixtures.read_text() + "\n")
+    assert "code of conftest.py " in refused(pytester, folder)
+    fixtures.write_text(fixtures.read_text()[:-1])
     monkeypatch.setenv("OMP_NUM_THREADS", "17")
     assert "threads: OMP_NUM_THREADS " in refused(pytester, folder)
-    monkeypatch.undo()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "3")
+    assert "CUDA_DEVICE_MAX_CONNECTIONS None then, 3 now" in refused(pytester, folder)
+    monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS")
+
+
+def test_what_decides_no_number_may_differ(pytester: pytest.Pytester) -> None:
+    folder = broken(pytester)
+    said(folder, lambda told: told["settings"].update(rank_timeout=7, extend=["./same.py"]))
+    assert run_light(pytester, "--resume", "--benchmark-save=all").ret == pytest.ExitCode.OK
+    assert (folder / journal.FINISHED).exists()
+
+
+def test_a_file_has_its_place_below_the_root_wherever_pytest_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tests").mkdir()
+    (test := tmp_path / "tests" / "test_a.py").write_text("")
+    found = []
+    for folder in (tmp_path, test.parent):
+        monkeypatch.chdir(folder)
+        found.append(digests([test], tmp_path))
+    assert [*found[0]] == ["tests/test_a.py"]
+    assert found[0] == found[1]
+
+
+def test_where_nothing_is_kept_it_is_said_where_that_was_looked_for(pytester: pytest.Pytester) -> None:
+    broken(pytester)
+    told = run_light(pytester, "--resume", "--benchmark-storage=file://./elsewhere").stderr.str()
+    assert f"nothing is kept in {pytester.path / 'elsewhere' / 'journal'}; start where that session was" in told
 
 
 def test_the_code_is_sources_and_data_and_nothing_else(
@@ -73,13 +105,13 @@ def test_the_code_is_sources_and_data_and_nothing_else(
     monkeypatch.setattr(blockshock, "__file__", str(package / "__init__.py"))
     changed = []
     for name in names:
-        before = code([])["blockshock"]
+        before = code([], tmp_path)["blockshock"]
         (package / name).write_text("after")
-        changed += [name] if code([])["blockshock"] != before else []
+        changed += [name] if code([], tmp_path)["blockshock"] != before else []
     assert changed == names[:3]
     told = decisive(pytestconfig, replace(CPU_DEFAULTS, extend=(str(mine),)))["code"]
     mine.write_text("after")
-    assert code([str(mine)])[str(mine)] != told[str(mine)]
+    assert code([str(mine)], tmp_path)[mine.name] != told[str(mine)], "outside the root by all of its path"
 
 
 def test_a_commit_that_leaves_the_code_as_it_is_is_gone_on_with(pytester: pytest.Pytester) -> None:

@@ -17,7 +17,7 @@ from inner_pytest import ROOT, python_path
 from rows import Info, checked, run_of, saved, timed, verdict
 
 from blockshock.__main__ import main
-from blockshock.report.across import SAME, across, changes, slower
+from blockshock.report.across import SAME, across, changes, slower, untold
 from blockshock.report.spreads import spreads
 from blockshock.saved.results import Run
 
@@ -100,6 +100,12 @@ def test_slower_is_what_is_so_beyond_its_interval() -> None:
     after = of((1.05, 1.051, 1.049), (1.3, 1.8, 0.9))
     assert slower([before, after], 0.03) == ["test[0] +5.0% in run.json"]
     assert slower([before, after], 0.10) == []
+
+
+def test_of_a_single_build_slower_is_what_no_build_is_off() -> None:
+    before, *after = (run_of([timed(OURS, 64, 4, ms)]) for ms in (1.0, 1.4, 3.0))
+    assert slower([before, *after], 0.03) == ["test[0] +200.0% in run.json"]
+    assert untold([before, *after]) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -45,6 +46,8 @@ def layer(ms: dict[str, float], builds: float = 0.0, N: int = 64, lossless: bool
         (Speed(1.1, interval=(1.0, 1.2)), Speed(1.0, interval=(0.9, 1.05)), True),
         (Speed(1.02, interval=(1.01, 1.03)), Speed(1.0, interval=(0.99, 1.005)), False),
         (Speed(1.02, interval=(1.01, 1.03)), Speed(1.0), True),
+        (Speed(1.7, interval=(1.3, 2.1)), Speed(1.0, interval=(0.7, 1.4)), False),
+        (Speed(1.02, interval=(0.7, 1.4)), Speed(1.0, interval=(0.9, 1.1)), True),
         (Speed(2.0, work="a"), Speed(1.0, work="a"), True),
         (Speed(2.0, work="a"), Speed(1.0, work="b"), False),
         (Speed(2.0, scatter=0.01, work="a"), Speed(1.0, scatter=0.01, work="a"), False),
@@ -58,6 +61,8 @@ def test_of_those_the_least_loss_is_named_and_of_equal_losses_the_fastest() -> N
     told = lambda *speeds: least_losing(speeds, lambda speed: speed)  # noqa: E731
     assert told(Speed(1.0, 0.4), Speed(1.02, 0.2), Speed(1.1, 0.0)) == Speed(1.02, 0.2)
     assert told(Speed(1.02, 0.2), Speed(1.01, 0.2), Speed(1.0, 0.4)) == Speed(1.01, 0.2)
+    for order in ((1.0, math.nan), (1.01, 0.4)), ((1.01, 0.4), (1.0, math.nan)):
+        assert told(*(Speed(*one) for one in order)) == Speed(1.01, 0.4)
     assert told(Speed(1.02), Speed(1.0)) == Speed(1.0)
     assert told(Speed(1.0), Speed(1.02, 0.9)) == Speed(1.02, 0.9), "what nobody knows is the worst"
 

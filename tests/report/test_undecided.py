@@ -49,4 +49,4 @@ def test_undecided_is_no_passed_check_of_speed(tmp_path: Path, capsys: pytest.Ca
         )
         assert main(["report", before, after, "--fail-if-slower", "3%"]) == status
         err = capsys.readouterr().err
-        assert "undecided, and no check of speed: 1 change, of too few builds or too wide an interval" in err
+        assert "undecided, and no check of speed: 1 change, of one build or few, or with too wide an interval" in err
