@@ -80,8 +80,8 @@ class FrozenTensor:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise NotReadable(
-            f"the {self.name} of a frozen layer is packed, and shown anew to each who asks: {name} of it would be lost. "
-            "Set the model's weights before its layers are replaced"
+            f"the {self.name} of a frozen layer is packed, and shown anew to who asks: {name} of it would be lost: "
+            "set the model's weights before its layers are replaced"
         )
 
 
