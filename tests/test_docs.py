@@ -22,6 +22,7 @@ from blockshock.phases.ceilings import KEPT_SECONDS
 from blockshock.phases.drift import STEPS
 from blockshock.plugin.together import LOST_SECONDS
 from blockshock.pruning import CALIBRATION_TOKENS
+from blockshock.ranks.constants import QUEUES
 from blockshock.report.answer import answer, pays
 from blockshock.report.points import against_best
 from blockshock.report.remarks import SHORT_MS, remarks
@@ -78,6 +79,7 @@ def test_the_theory_counts_the_disturbed_blocks_of_the_run_that_it_names() -> No
         ("measuring", r"what was measured is kept for (a) day", [KEPT_SECONDS / 86400]),
         ("measuring", r"at the rate of memory, for up to (\d+) tokens", [MOST_TOKENS]),
         ("measuring", r"which look at (\d+) inputs", [CALIBRATION_TOKENS]),
+        ("measuring", r"wants `CUDA_DEVICE_MAX_CONNECTIONS=(\d+)` .* have (\d+) of CUDA's queues", 2 * [QUEUES]),
         ("clusters", r"ends the session within `--rank-timeout` and half (a) minute", [2 * LOST_SECONDS / 60]),
         ("../benchmark_results/README", r"so that times below ([\d.]+) ms contain", [SHORT_MS]),
     ],

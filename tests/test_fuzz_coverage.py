@@ -232,7 +232,7 @@ ALSO_NOT = {
     "saved.fits.number_or_none": "called by unfit() for every row",
     "saved.fits.series_of": "called by unfit() for every row",
     "saved.journal.hold": "called by every session",
-    "saved.journal.all_unfinished": "called by unfinished()",
+    "saved.journal.all_unfinished": "called by unfinished_below()",
     "saved.journal.read_session": "called by read_journal()",
     "saved.recovering.recovered": "called by `python -m blockshock recover`",
     "saved.recovering.is_running": "called by `python -m blockshock recover`",

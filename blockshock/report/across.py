@@ -193,26 +193,27 @@ def slower(runs: list[Run], share: float) -> list[str]:
     """The benchmarks and verdicts of the runs after the first that are slower by more than that share beyond doubt:
     all of their interval is, on as many ranks; of a single build, which has none, by a factor that no build is off."""
     found = []
-    for run in runs[1:]:
-        for judged in UNITS:
-            for name, change in changes(runs[0], run, judged).items():
-                least = change.value / WIDE if change.ratio is None else change.ratio.low
-                if change.alike and least > 1 + share:
-                    found.append(f"{name} {change.value - 1:+.1%} in {run.name}")
+    for run, name, change in _on_as_many_ranks(runs):
+        least = change.value / WIDE if change.ratio is None else change.ratio.low
+        if least > 1 + share:
+            found.append(f"{name} {change.value - 1:+.1%} in {run.name}")
     return found
 
 
 def untold(runs: list[Run]) -> int:
     """How many changes are undecided, or have no interval, on as many ranks."""
-    return sum(change.undecided or change.ratio is None for change in _on_as_many_ranks(runs))
+    return sum(change.undecided or change.ratio is None for *_, change in _on_as_many_ranks(runs))
 
 
 def surely(runs: list[Run]) -> int:
     """How many changes have an interval that says something, on as many ranks."""
-    return sum(change.ratio is not None and not change.undecided for change in _on_as_many_ranks(runs))
+    return sum(change.ratio is not None and not change.undecided for *_, change in _on_as_many_ranks(runs))
 
 
-def _on_as_many_ranks(runs: list[Run]) -> Iterator[Change]:
+def _on_as_many_ranks(runs: list[Run]) -> Iterator[tuple[Run, str, Change]]:
+    """Of each run after the first its changes, with what changed: those that are of as many ranks."""
     for run in runs[1:]:
         for judged in UNITS:
-            yield from (change for change in changes(runs[0], run, judged).values() if change.alike)
+            for name, change in changes(runs[0], run, judged).items():
+                if change.alike:
+                    yield run, name, change

@@ -132,22 +132,9 @@ def all_unfinished(storage: Path = STORAGE) -> tuple[list[Path], list[str]]:
     return found, passed_over
 
 
-def unfinished(storage: Path = STORAGE) -> Path:
-    """The journal of the last session that did not end by itself.
-
-    Raises:
-        NoJournal: there is none.
-    """
-    folders, passed_over = all_unfinished(storage)
-    if folders:
-        return folders[0]
-    none = f"no unfinished session in {journals(storage)}: all that ran came to its end"
-    raise NoJournal("\n".join([none, *passed_over]))
-
-
 def unfinished_below(storage: Path = STORAGE) -> tuple[list[Path], list[str]]:
-    """The same of a folder and of all storages below it, such as that of ``tox run -e full``; the last written first.
-    With them, why what lies beside them is none.
+    """Of a folder and of each storage below it, such as those of ``tox run -e full``, the last such journal; the last
+    written first. With them, why what lies beside them is none.
 
     Raises:
         NoJournal: there is none.

@@ -15,7 +15,7 @@ from inner_pytest import start, suite
 from processes import ended, left_after, session
 from reliability import Record
 
-from blockshock.saved.journal import unfinished
+from blockshock.saved.journal import unfinished_below
 from blockshock.saved.recovering import recover
 
 pytestmark = pytest.mark.reliability
@@ -69,7 +69,7 @@ def _kill(inner: subprocess.Popen[str], folder: Path, passes: int, seconds: floa
 
 def _recovered(folder: Path) -> set[str]:
     """Full names of the benchmarks in the saved run that the journal becomes."""
-    saved = json.loads(recover(unfinished(folder / "benchmark_results")).read_text())
+    saved = json.loads(recover(unfinished_below(folder / "benchmark_results")[0][0]).read_text())
     return {bench["fullname"] for bench in saved["benchmarks"]}
 
 

@@ -254,11 +254,11 @@ def test_a_line_that_was_cut_off_costs_no_other(tmp_path: Path) -> None:
 
 def test_the_last_unfinished_journal_is_taken(tmp_path: Path) -> None:
     with pytest.raises(journal.NoJournal, match="no unfinished session"):
-        journal.unfinished(tmp_path)
+        journal.unfinished_below(tmp_path)
     for name in ("1", "2", "3"):
         _journal(tmp_path / "journal" / name, _line("a", 1))
     (tmp_path / "journal" / "3" / journal.FINISHED).touch()
-    assert journal.unfinished(tmp_path).name == "2"
+    assert journal.unfinished_below(tmp_path)[0][0].name == "2"
 
 
 def test_journals_of_storages_below_are_found(
