@@ -78,6 +78,8 @@ ALSO_NOT = {
     "kernels.cusparselt_anew.times_packed": "every recipe's sparse product goes through it; test_cusparselt_anew.py",
     "kernels.source.source_of": "takes names of this package's own files",
     "kernels.found.Searched": "all that it reads is damaged by tests/kernels/test_bsr.py and test_cusparselt.py",
+    "kernels.dense.is_transposed": "two orders, each told from the other: tests/kernels/test_transposed.py",
+    "kernels.gathered.is_faster_transposed": "where it holds: tests/kernels/test_transposed.py",
     "kernels.dense.multiplied": "every way to combine goes through it: tests/machine/test_combines.py",
     "kernels.layout.aligned_rows": "every x of the kernel streamed goes through it: tests/kernels/test_gpu_kernels.py",
     "kernels.layout.whole_numbers": "each layout, dtype and torch's graphs: tests/kernels/test_compiled_formats.py",

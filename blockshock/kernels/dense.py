@@ -19,6 +19,7 @@ class PackedDense(Packed):
     def __init__(self, w_NK: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.register_buffer("w_NK", w_NK, persistent=False)
+        self.algorithm = "transposed" if is_transposed(w_NK) else ""
         self.hold_bias(bias)
 
     @property
@@ -49,6 +50,11 @@ class PackedDense(Packed):
 
     def kept_of(self, w_NK: torch.Tensor) -> torch.Tensor:
         return w_NK
+
+
+def is_transposed(w_NK: torch.Tensor) -> bool:
+    """Whether memory holds Wᵀ row by row."""
+    return w_NK.T.is_contiguous() and not w_NK.is_contiguous()
 
 
 def multiplied(

@@ -2,6 +2,10 @@
 
 If every row keeps the same columns c, then x @ W24ᵀ = x[:, c] @ W24[:, c]ᵀ, a dense product over K/2. A tile with a
 few distinct rows is that many such products, each for its own output features.
+
+On GPUs, packed for the forward pass alone, kept values lie transposed, output features one beside the other: of few
+tokens the product reads them at a higher rate (`dense_single:transposed=yes` shows by how much). With a backward pass,
+whose product has it the other way round, they lie in rows.
 """
 
 from __future__ import annotations
@@ -19,18 +23,19 @@ from blockshock.stages import copied, in_stage, stage
 
 
 class PackedGathered(Packed):
-    """``kept_NJ``: the kept values (N, K/2), rows sorted by pattern."""
+    """``kept_NJ``: the kept values (N, K/2), rows sorted by pattern; ``transposed``, its memory holds columns."""
 
     kept_NJ: torch.Tensor
     sorted_by_pattern = True
 
-    def __init__(self, piece: Piece, bias: torch.Tensor | None) -> None:
+    def __init__(self, piece: Piece, bias: torch.Tensor | None, transposed: bool = False) -> None:
         super().__init__()
         assert piece.kept.tile is not None
         self.patterns, self.K = RowPatterns(piece.kept.tile, piece.N), piece.K
-        self.register_buffer(
-            "kept_NJ", torch.empty(piece.N, piece.K // 2, dtype=piece.dtype, device=piece.device), persistent=False
-        )
+        N, J = piece.N, piece.K // 2
+        empty = torch.empty((J, N) if transposed else (N, J), dtype=piece.dtype, device=piece.device)
+        self.register_buffer("kept_NJ", empty.T if transposed else empty, persistent=False)
+        self.algorithm = "transposed" if transposed else ""
         self.hold_bias(bias)
         for start, stop in row_blocks(piece.N, piece.source.K * piece.dtype.itemsize, multiple=self.patterns.period):
             self.patterns.sort_into(self.kept_NJ, piece.kept_values(start, stop), start)
@@ -105,6 +110,11 @@ class PackedGathered(Packed):
         return self.patterns.kept(w_NK)
 
 
+def is_faster_transposed(piece: Piece) -> bool:
+    """Whether a GPU can load it in words of 16 bytes then."""
+    return piece.device.type == "cuda" and piece.N * piece.dtype.itemsize % 16 == 0
+
+
 def _take(kept: Every, x_BK: torch.Tensor) -> torch.Tensor:
     return copied(in_stage("layout", kept.take, x_BK))
 
@@ -128,7 +138,7 @@ class Gathered(Kernel):
         return None
 
     def pack(self, piece: Piece, bias: torch.Tensor | None = None, backward: bool = False) -> Packed:
-        return PackedGathered(piece, bias)
+        return PackedGathered(piece, bias, not backward and is_faster_transposed(piece))
 
     def weight_bytes(self, N: int, K: int, itemsize: int, mask: Mask | None = None) -> int:
         return N * K // 2 * itemsize

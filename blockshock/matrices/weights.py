@@ -87,6 +87,15 @@ class WeightSource:
             out[start:stop] = block if mask is None else block.where(mask.rows(start, stop), 0)
         return out
 
+    def gather_transposed(self, columns: slice, rows: slice) -> torch.Tensor:
+        """The same matrix as ``gather`` makes, whose memory holds its transpose; made likewise."""
+        first, last = _span(rows, self.N, "rows")
+        left, right = _span(columns, self.K, "columns")
+        out = torch.empty(right - left, last - first, dtype=self.dtype, device=self.device).T
+        for start, stop in row_blocks(last - first, self.K * self.dtype.itemsize):
+            out[start:stop] = self.rows(first + start, first + stop)[:, columns]
+        return out
+
 
 class TransposedWeights(WeightSource):
     """Wᵀ of the given columns of another source, (columns, N), without a bias; for products that contract over N."""

@@ -162,7 +162,7 @@ class Method(Spread):
     @property
     def algorithm(self) -> str:
         """The kernel and algorithm that ran, for the record."""
-        return "dense"
+        return f"dense {self.packings()[0].algorithm}".strip()
 
     def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
         self._check_input(x_BK)

@@ -8,6 +8,7 @@ import torch
 
 from blockshock.machine import Entry, Exit, Group
 from blockshock.methods.base import METHODS
+from blockshock.methods.dense import Dense
 from blockshock.methods.in_formats import InFormats
 from blockshock.methods.kinds import Role, Span
 from blockshock.methods.layer import Layer
@@ -16,12 +17,8 @@ from blockshock.methods.product import sum_of_products
 _EXIT = Exit()
 
 
-@METHODS.register("dense_single")
-class DenseSingle(InFormats):
-    """All of W on one device. Every rank computes the whole product by itself; no communication.
-
-    Stores W (N × K).
-    """
+class Single(InFormats):
+    """One weight on one device. Every rank computes the whole product by itself; no communication."""
 
     span, role = Span.ONE, Role.RIVAL
     axes: ClassVar[tuple[str, ...]] = ("format",)
@@ -34,3 +31,8 @@ class DenseSingle(InFormats):
 
     def partial(self, x_BK: torch.Tensor) -> torch.Tensor:
         return sum_of_products(x_BK, (self.weight,), self.entry, _EXIT)
+
+
+@METHODS.register("dense_single")
+class DenseSingle(Dense, Single):
+    """All of W on one device. Stores W (N × K)."""

@@ -11,6 +11,7 @@ from torch import nn
 from blockshock.machine import Combine, Entry, Exit, Gathered, Group, OwnFeatures, Replicated, Summed, shard
 from blockshock.methods.base import METHODS, Method
 from blockshock.methods.combined import Combined
+from blockshock.methods.dense import Dense
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.in_formats import InFormats
 from blockshock.methods.kinds import Role
@@ -38,12 +39,9 @@ class TensorParallel(Method):
         return [parameter for name, parameter in parameters if name != "bias" or self.splits_bias]
 
 
-@METHODS.register("dense_tp_row")
 class RowParallel(Combined, InFormats, TensorParallel):
-    """Shards of W along K, one a rank; partial outputs are summed.
-
-    Stores W[:, shard] (N × K/G). Forward moves B·N elements in one all-reduce, backward gathers B·K of grad_X. The
-    bias joins rank 0's product, and is trained on every rank.
+    """Shards of W along K, one a rank; partial outputs are summed. Forward moves B·N elements in one all-reduce,
+    backward gathers B·K of grad_X. The bias joins rank 0's product, and is trained on every rank.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("combine", "format")
@@ -74,12 +72,14 @@ class RowParallel(Combined, InFormats, TensorParallel):
         return product(x_BK, self.weight, self.entry, exit)
 
 
-@METHODS.register("dense_tp_col")
-class ColumnParallel(Combined, InFormats, TensorParallel):
-    """Shards of W along N, one a rank; output features are gathered.
+@METHODS.register("dense_tp_row")
+class DenseRowParallel(Dense, RowParallel):
+    """Shards of W along K, one a rank; partial outputs are summed. Stores W[:, shard] (N × K/G)."""
 
-    Stores W[shard] (N/G × K). Forward moves B·N elements in one all-gather, then puts them in (B, N)
-    order; backward all-reduces B·K elements of grad_X.
+
+class ColumnParallel(Combined, InFormats, TensorParallel):
+    """Shards of W along N, one a rank; output features are gathered. Forward moves B·N elements in one all-gather,
+    then puts them in (B, N) order; backward all-reduces B·K elements of grad_X.
     """
 
     axes: ClassVar[tuple[str, ...]] = ("combine", "format")
@@ -106,3 +106,8 @@ class ColumnParallel(Combined, InFormats, TensorParallel):
 
     def multiply(self, x_BK: torch.Tensor, exit: Exit) -> torch.Tensor:
         return product(x_BK, self.weight, self.entry, exit)
+
+
+@METHODS.register("dense_tp_col")
+class DenseColumnParallel(Dense, ColumnParallel):
+    """Shards of W along N, one a rank; output features are gathered. Stores W[shard] (N/G × K)."""

@@ -12,7 +12,7 @@ import torch
 from blockshock.machine import Combine, Entry, Exit
 from blockshock.matrices import Piece, WeightSource, in_own_order
 from blockshock.methods.base import METHODS
-from blockshock.methods.dense_single import DenseSingle
+from blockshock.methods.dense_single import Single
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.jointly import Jointly
 from blockshock.methods.kinds import Promise, Role
@@ -71,7 +71,7 @@ class PrunedMethod(PieceMethod):
 
 
 @METHODS.register("pruned")
-class Pruned(PrunedMethod, DenseSingle):
+class Pruned(PrunedMethod, Single):
     """All of W′ on one device, in a sparse kernel's format. Stores N·K/2 kept values, and their positions."""
 
     axes = (*PrunedMethod.axes, "format")

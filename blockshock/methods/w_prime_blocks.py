@@ -13,7 +13,7 @@ import torch
 from blockshock.kernels import BlockKernel, BlockLayout, build_block_kernel
 from blockshock.matrices import MaskedWeights, Piece, WeightSource
 from blockshock.methods.base import METHODS
-from blockshock.methods.dense_single import DenseSingle
+from blockshock.methods.dense_single import Single
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role
 from blockshock.methods.layer import Layer
@@ -24,7 +24,7 @@ from blockshock.training import MaskedStorage
 
 
 @METHODS.register("block_sparse")
-class BlockSparse(DenseSingle):
+class BlockSparse(Single):
     """The kept blocks of W on one device, in a block kernel's format; trained as a dense parameter under the mask.
 
     Attributes:

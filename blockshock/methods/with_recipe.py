@@ -16,7 +16,7 @@ from blockshock.machine import Group
 from blockshock.matrices import Mask, WeightSource
 from blockshock.measure import Operand
 from blockshock.methods.base import METHODS
-from blockshock.methods.dense_single import DenseSingle
+from blockshock.methods.dense_single import Single
 from blockshock.methods.estimate import Shape, WeightEstimate
 from blockshock.methods.kinds import Promise, Role
 from blockshock.methods.layer import Layer
@@ -51,7 +51,7 @@ class RecipeWeights(WeightSource):
 
 
 @METHODS.register("recipe")
-class WithRecipe(DenseSingle):
+class WithRecipe(Single):
     """All of W as one dense parameter, of which S(W) multiplies. Frozen, it is what the recipe trains in the end."""
 
     promise, role = Promise.LEARNS, Role.SUBJECT

@@ -13,7 +13,7 @@ from blockshock.matrices.pieces import MaskedWeights, Piece
 from blockshock.measure.accuracy import Accuracy, ErrorSums
 from blockshock.measure.quality import QualitySums
 from blockshock.methods import METHODS, Promise, Role, Span
-from blockshock.methods.dense_single import DenseSingle
+from blockshock.methods.dense_single import Single
 from blockshock.methods.w_prime_blocks import BlockSparse
 from blockshock.phases import backward, correctness
 from blockshock.phases.case import Case, build, obstacle
@@ -32,7 +32,7 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 
 def _w_in_place_of_it(patch: pytest.MonkeyPatch) -> None:
     """Nothing was dropped."""
-    patch.setattr(BlockSparse, "hold", DenseSingle.hold)
+    patch.setattr(BlockSparse, "hold", Single.hold)
     patch.setattr(BlockSparse, "_kernel_name", "dense", raising=False)
 
 

@@ -12,7 +12,7 @@ from blockshock.matrices.workloads import build_workload
 from blockshock.measure.accuracy import Accuracy, ErrorSums
 from blockshock.measure.quality import QualitySums
 from blockshock.methods import METHODS, Layer, Promise, Role, Span
-from blockshock.methods.dense_single import DenseSingle
+from blockshock.methods.dense_single import Single
 from blockshock.methods.pieces import PieceMethod
 from blockshock.methods.w_prime import PrunedMethod
 from blockshock.phases import backward, correctness, drift, trajectory
@@ -30,7 +30,7 @@ Fault = Callable[[pytest.MonkeyPatch], None]
 
 def _w_in_place_of_it(patch: pytest.MonkeyPatch) -> None:
     """Nothing was pruned."""
-    patch.setattr(PrunedMethod, "hold", DenseSingle.hold)
+    patch.setattr(PrunedMethod, "hold", Single.hold)
     patch.setattr(PrunedMethod, "_kernel_name", "dense", raising=False)
 
 
