@@ -253,6 +253,27 @@ def test_sums_that_do_not_fit_go_by_two_shots(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(_asked_of_kernels, LEAST_BYTES // 16) == [[1, 2], [1, 2]]
 
 
+def _rows_of_blocks(tokens: int) -> list[int]:
+    """Of which products are asked, where 64 rows fit in together."""
+    made: list[int] = []
+
+    def make(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
+        assert out is not None
+        made.append(len(out))
+        return out.fill_(1)
+
+    features = LEAST_BYTES // 2 // 64
+    with faked():
+        combine = build_combine("peer_add", dist.group.WORLD, tokens * features, torch.bfloat16, CPU)
+        combine.sum(Part(make, tokens, features, torch.bfloat16, CPU))
+    return made
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(64, [64]), (72, [40, 32]), (128, [64, 64]), (130, [48, 48, 34])])
+def test_blocks_that_go_through_one_after_another_are_alike(tokens: int, rows: list[int], cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_rows_of_blocks, tokens) == [rows, rows]
+
+
 def test_what_sums_by_kernels_take_is_said() -> None:
     assert sums_bytes(1 << 20, 2) == 4 << 20
     assert sums_bytes(1 << 20, 4) == 16 << 20, "to a power of two"

@@ -34,8 +34,8 @@ class Symmetric(Combine):
         return workspace_bytes(size)
 
     def _blocks(self, part: Part) -> Iterator[slice]:
-        """The rows that fit in together."""
-        step = self._shared.rows(part.features, part.dtype)
+        """The rows that go through together: as many in each block, for a product of few rows reads W for little."""
+        step = _evenly(part.tokens, self._shared.rows(part.features, part.dtype))
         for start in range(0, part.tokens, step):
             yield slice(start, min(start + step, part.tokens))
 
@@ -99,6 +99,11 @@ class Symmetric(Combine):
 
     def start_gather(self, part: Part, place: Place = side_by_side) -> Later:
         return self._started(part, self._shared.ranks * part.features, self._placing(place))
+
+
+def _evenly(tokens: int, most: int) -> int:
+    """Rows of each of the fewest blocks that hold no more than ``most``, a multiple of eight as that is."""
+    return -(-tokens // (-(-tokens // most) * 8)) * 8
 
 
 class _TorchSum(Symmetric):

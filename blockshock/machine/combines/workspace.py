@@ -17,8 +17,8 @@ from blockshock.machine import torch_internals
 from blockshock.machine.collectives import Group
 from blockshock.machine.combines.base import Peers
 
-MOST_BYTES = 64 << 20
-"""Of one: what is larger goes through it block by block."""
+MOST_BYTES = 512 << 20
+"""Of one: what is larger goes through it block by block, and nothing of a block runs beside the next."""
 LEAST_BYTES = 1 << 20
 
 _newest: WeakKeyDictionary[Any, dict[str, ref[Workspace]]] = WeakKeyDictionary()
