@@ -42,7 +42,9 @@ from blockshock.saved import Run, read_run
 RESULTS = (
     *RUNS,
     "0027_4xH200-fused",
-    "0030_2xH100-auto",
+    "0032_2xH100-auto",
+    "0034_2xH100-wide.json.gz",
+    "0033_4xH100-auto",
     "0029_2xH100-ways",
     "0020_1xH200-wgmma",
     "0022_1xH200-learning",

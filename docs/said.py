@@ -18,6 +18,9 @@ from blockshock.saved import read_run, section_of
 Info = dict[str, Any]
 TWO_GPUS, PRUNED_TP = "0012_2xH200-pruned-tp", ("pruned_tp_row", "pruned_tp_col")
 HALVES, GATHERED = "0009_2xH100", "block_shock gathered 1100"
+WAYS, FASTEST = "0032_2xH100-auto", "block_shock auto 1100 auto"
+AS_USERS_RUN_IT = ("dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
+"""Of rows that pick no way to combine: by NCCL."""
 
 
 def said(name: str) -> str:
@@ -100,6 +103,45 @@ def _halves() -> str:
     return f"forward {spans['forward']}, training step {spans['training']} of the best dense"
 
 
+def _fastest() -> str:
+    """What halves take by the fastest kernel and way to combine over the best dense: by any, and by NCCL alone."""
+    found = [one for one in against_best(read_run(ROOT / OFFICIAL / WAYS)) if one.label == FASTEST]
+    today = _over_nccl()
+    beyond = [f"{N}, B = {B}" for (N, B), ratio in today.items() if ratio > 1]
+    told = f" (above 1 at {'; '.join(beyond)})" if beyond else ""
+    return (
+        f"{spanned(one.ratio for one in found)} of the best dense, "
+        f"{spanned(today.values())} of the best dense by NCCL{told}"
+    )
+
+
+def _over_nccl() -> dict[tuple[int, int], float]:
+    """The second by N and B."""
+    return {
+        point: rows[FASTEST]["p50_ms"] / min(rows[label]["p50_ms"] for label in AS_USERS_RUN_IT)
+        for point, rows in sorted(_by_point().items())
+    }
+
+
+def _by_point() -> dict[tuple[int, int], dict[str, Info]]:
+    """What was timed of all ways, by N and B, and by label."""
+    found: dict[tuple[int, int], dict[str, Info]] = {}
+    for info in _timed(WAYS).values():
+        found.setdefault((info["N"], info["B"]), {})[info["label"]] = info
+    return found
+
+
+def _transposed() -> str:
+    """What dense shards take that are stored transposed over those that are not, of few tokens and of many."""
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for rows in _by_point().values():
+        for label in ("dense_tp_row", "dense_tp_col"):
+            of_few = rows[label]["B"] <= 256
+            found[of_few].append(rows[f"{label}:transposed=yes"]["p50_ms"] / rows[label]["p50_ms"])
+    few, many = (spanned(found[of_few]) for of_few in (True, False))
+    return f"up to 256 tokens {few}, of more {many}"
+
+
 SAID: dict[str, Callable[[], str]] = {
     "written back": _written_back,
     "written back, of a call": _written_back_of_a_call,
@@ -108,4 +150,6 @@ SAID: dict[str, Callable[[], str]] = {
     "beyond the limit": _beyond_the_limit,
     "two GPUs": _two_gpus,
     "halves": _halves,
+    "fastest": _fastest,
+    "transposed": _transposed,
 }
