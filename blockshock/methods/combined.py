@@ -25,7 +25,7 @@ from blockshock.machine import (
     slowest_of_ranks,
 )
 from blockshock.matrices import generator
-from blockshock.measure import timing
+from blockshock.measure import Work, timing
 from blockshock.methods.base import Method
 from blockshock.methods.layer import Layer
 
@@ -181,6 +181,13 @@ class Combined(Method):
                 torch.autograd.grad(y_BN, x_BK, torch.ones_like(y_BN))
 
         return call
+
+    def work(self, tokens: int, backward: bool = False) -> dict[str, Work]:
+        """As a method's; ``hidden`` is communication that has no time of its own, which counts for the whole alone."""
+        found = super().work(tokens, backward)
+        if "communication" in found and COMBINES.resolve(self._combine, skip=4)[0].is_hidden:
+            found["hidden"] = found.pop("communication")
+        return found
 
     @property
     def shared_bytes(self) -> int:

@@ -26,6 +26,7 @@ from blockshock.machine.combines.fused import Fused, sums_bytes
 from blockshock.machine.combines.symmetric import OneShot, Symmetric
 from blockshock.machine.combines.workspace import LEAST_BYTES, MOST_BYTES, workspace_bytes
 from blockshock.matrices.weights import GeneratedWeights
+from blockshock.measure import Work
 from blockshock.methods import METHODS, Layer, axis_of, combined, parse_row
 from blockshock.phases import ceilings
 from blockshock.ranks import Ranks
@@ -293,6 +294,21 @@ def _shared_bytes() -> list[int]:
 def test_what_ranks_share_is_counted_for_the_wider_of_what_they_agree_on(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(_shared_bytes) == [[workspace_bytes(2048 * wide * 4) for wide in (256, 1024)]] * 2
     assert workspace_bytes(2048 * 256 * 4) == 2 << 20
+
+
+def _parts_of_work(combine: str) -> tuple[set[str], bool]:
+    """Of a layer's work; and whether the whole comes to what it is by nccl."""
+    source = GeneratedWeights(256, 512, torch.float32, "cpu")
+    with faked():
+        ways = combine, "nccl"
+        layers = [METHODS.get("dense_tp_row")(Layer(source, {"combine": way}, 256), dist.group.WORLD) for way in ways]
+        ours, plain = (layer.work(256) for layer in layers)
+    return set(ours), sum(ours.values(), Work()) == sum(plain.values(), Work())
+
+
+@pytest.mark.parametrize(("combine", "part"), [("peer_add", "communication"), ("overlap", "hidden")])
+def test_what_runs_beside_products_has_no_limit_of_its_own(combine: str, part: str, cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_parts_of_work, combine) == [({"products", part}, True)] * 2
 
 
 def test_workspaces_of_parts_and_of_sums_do_not_replace_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

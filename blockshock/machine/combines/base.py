@@ -112,6 +112,7 @@ class Combine:
         device_types, dtypes: where it can run at all, and what it adds; None: all.
         is_traced: the compiler takes it apart; to compiled code all others are one operator.
         is_fused: it leaves the sum to what makes the part, which must be able to.
+        is_hidden: it runs beside what makes the part: what is seen of it by itself is the wait that is left.
         variants: specs of it with other parameters, which are worth being measured beside it.
 
     Args:
@@ -125,6 +126,7 @@ class Combine:
     dtypes: ClassVar[tuple[torch.dtype, ...] | None] = None
     is_traced: ClassVar[bool] = False
     is_fused: ClassVar[bool] = False
+    is_hidden: ClassVar[bool] = False
     variants: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device) -> None:

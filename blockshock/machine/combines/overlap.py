@@ -28,6 +28,7 @@ class Overlap(PeerAdd):
         chunks: of the rows of a part.
     """
 
+    is_hidden = True
     variants = ("overlap:chunks=4",)
 
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device, chunks: int = 2) -> None:
