@@ -15,8 +15,8 @@ class Dense(InFormats):
     """A method that holds a dense weight.
 
     Args:
-        transposed: memory holds Wᵀ, output features one beside the other. Of few tokens a product takes less time then:
-            what each of its tiles reads at a time is 256 consecutive bytes and more, and not 128 of each row.
+        transposed: memory holds Wᵀ, output features one beside the other, from which a product of few tokens reads at a
+            higher rate (docs/measuring.md says by how much).
     """
 
     def __init__(self, layer: Layer, group: Group, transposed: bool = False) -> None:
