@@ -158,6 +158,14 @@ def test_trajectories_have_every_method_optimizer_and_storage(device: str) -> No
     assert len({case.id for case in found}) == len(found)
 
 
+def test_what_is_trained_or_fed_back_is_plain_whatever_formats_are_asked_for() -> None:
+    asked = SETTINGS.axes | {"format": ("int8",)}
+    settings = replace(SETTINGS, methods=("dense_single",), axes=asked, asked=("format",))
+    for found in cases.trajectories(settings), cases.drifts(settings):
+        assert {case.pick("format") for case in found} <= {None, "plain"}
+    assert "int8" in {case.pick("format") for case in cases.forward_grid(settings)}
+
+
 def test_cases_carry_the_seed_and_whether_all_of_w_is_kept() -> None:
     found = cases.forward_grid(replace(SETTINGS, seed=7, keep_full_weight=True))
     assert {(case.seed, case.keep_full_weight) for case in found} == {(7, True)}
