@@ -20,7 +20,7 @@ TWO_GPUS, PRUNED_TP = "0012_2xH200-pruned-tp", ("pruned_tp_row", "pruned_tp_col"
 HALVES, GATHERED = "0009_2xH100", "block_shock gathered 1100"
 WAYS, FASTEST = "0032_2xH100-auto", "block_shock auto 1100 auto"
 AS_USERS_RUN_IT = ("dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
-"""Of rows that pick no way to combine: by NCCL."""
+"""On two GPUs, weights as ``nn.Linear`` has them; of rows that pick no way to combine: by NCCL."""
 
 
 def said(name: str) -> str:
@@ -104,14 +104,15 @@ def _halves() -> str:
 
 
 def _fastest() -> str:
-    """What halves take by the fastest kernel and way to combine over the best dense: by any, and by NCCL alone."""
+    """What halves take by the fastest kernel and way to combine over the best dense on two GPUs: in any way, and as
+    users of torch have it."""
     found = [one for one in against_best(read_run(ROOT / OFFICIAL / WAYS)) if one.label == FASTEST]
     today = _over_nccl()
     beyond = [f"{N}, B = {B}" for (N, B), ratio in today.items() if ratio > 1]
     told = f" (above 1 at {'; '.join(beyond)})" if beyond else ""
     return (
-        f"{spanned(one.ratio for one in found)} of the best dense, "
-        f"{spanned(today.values())} of the best dense by NCCL{told}"
+        f"{spanned(one.ratio for one in found)} of the best dense on both, "
+        f"{spanned(today.values())} of torch's own by NCCL{told}"
     )
 
 

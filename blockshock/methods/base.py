@@ -128,8 +128,12 @@ class Method(Spread):
         """Raises MaskError or InputError if what was picked is not what this method takes. It reads all of it."""
 
     @classmethod
-    def unsuitable(cls, layer: Layer) -> str | None:
-        """None, or one sentence that says why what was picked cannot take that layer. Allocates nothing of size."""
+    def unsuitable(cls, layer: Layer, **parameters: Any) -> str | None:
+        """None, or one sentence that says why it, or what was picked, cannot take a layer. Allocates nothing of size.
+
+        Args:
+            parameters: what its ``__init__`` would take beside the layer and the group.
+        """
         for name in layer.picks:
             if (spec := layer.pick(name)) and (reason := axis_of(name).unsuitable(spec, layer)):
                 return f"{name} {spec}: {reason}"
@@ -239,12 +243,3 @@ class Method(Spread):
 
 
 METHODS: Registry[type[Method]] = Registry("method")
-
-
-def method_of(spec: str) -> tuple[type[Method], dict[str, Any]]:
-    """The class that a spec such as ``name:rank=8`` picks, and what its ``__init__`` takes beside layer and group.
-
-    Raises:
-        UnknownName, InputError: no such method, or it takes no parameter of that name, or not of that type.
-    """
-    return METHODS.resolve(spec, skip=2)

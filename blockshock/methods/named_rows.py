@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from blockshock.errors import InputError, UnknownName
 from blockshock.matrices import Mask
 from blockshock.methods.axes import Axis, all_axes, axis_of
-from blockshock.methods.base import METHODS, Method, method_of
+from blockshock.methods.base import METHODS, Method
+from blockshock.methods.specs import method_of
 
 T = TypeVar("T")
 

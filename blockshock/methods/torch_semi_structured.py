@@ -7,7 +7,7 @@ eager code copies it, and ``torch.compile`` makes that a part of what it compile
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -89,9 +89,9 @@ class TorchSemiStructured(Method):
         return _kernel().unavailable(device, dtype)
 
     @classmethod
-    def unsuitable(cls, layer: Layer) -> str | None:
+    def unsuitable(cls, layer: Layer, **parameters: Any) -> str | None:
         source = layer.source
-        return _kernel().unsuitable(source.N, source.K, source.dtype) or super().unsuitable(layer)
+        return _kernel().unsuitable(source.N, source.K, source.dtype) or super().unsuitable(layer, **parameters)
 
     @classmethod
     def estimate(cls, shape: Shape) -> WeightEstimate:

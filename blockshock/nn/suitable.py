@@ -45,7 +45,8 @@ def why_not(
         shape = Shape(*size, training=training, parameters=row.parameters, picks=specs)
         row.kind.check(shape)
         layer = Layer(source, row.picks, training=training, ranks=ranks.size())
-        return row.kind.unsuitable(layer) or _part_unsuitable(layer, *row.kind.part(shape, ranks.rank()))
+        reason = row.kind.unsuitable(layer, **row.parameters)
+        return reason or _part_unsuitable(layer, *row.kind.part(shape, ranks.rank()))
     except BlockShockError as error:
         return str(error)
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from blockshock.errors import BlockShockError
 from blockshock.machine import COMBINES, memory
 from blockshock.matrices import WeightSource, build_workload
-from blockshock.methods import Layer, Method, Shape, Span, WeightEstimate, axis_of, method_of
+from blockshock.methods import Layer, Method, Shape, Span, WeightEstimate, axis_of, method_of, unsuitable
 from blockshock.pruning import CALIBRATION_TOKENS
 from blockshock.training import Training, optimizer_of
 
@@ -193,7 +193,7 @@ def obstacle(case: Case, backward: bool = False, builds: int = 1) -> str | None:
     try:
         case.check(ranks)
         layer = case.layer(device, backward)
-        reason = unavailable(case, device, layer.both_ways) or method_of(case.method)[0].unsuitable(layer)
+        reason = unavailable(case, device, layer.both_ways) or unsuitable(case.method, layer)
     except BlockShockError as error:
         reason = f"{case.method}: {error}"
     if reason:

@@ -50,7 +50,7 @@ def claims(cases: list[Case], trained: list[Case], ranks: int) -> Iterator[Claim
         chosen = hypothesis.rivals
         rivals = [
             rival
-            for rival in ([chosen] if isinstance(chosen, str) else chosen.names())
+            for rival in ([chosen] if isinstance(chosen, str) else chosen.specs(case.method for case in cases))
             if ranks > 1 or not method_of(rival)[0].sharded
         ]
         for case in trained if hypothesis.training() else cases:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,6 +32,10 @@ class BestOf:
     def names(self) -> tuple[str, ...]:
         """The methods, of those that are registered by now."""
         return tuple(name for name in METHODS.names() if self._has(METHODS.get(name)))
+
+    def specs(self, asked: Iterable[str]) -> tuple[str, ...]:
+        """The same, and of the specs that are asked for those of such methods, with parameters of their own."""
+        return tuple(dict.fromkeys([*self.names(), *(spec for spec in asked if self._has(method_of(spec)[0]))]))
 
     def _has(self, kind: type[Method]) -> bool:
         return (kind.role, kind.promise) == (self.role, self.promise) and self.span in (None, kind.span)

@@ -17,7 +17,7 @@ from blockshock.errors import BlockShockError
 from blockshock.machine import held_bytes, memory
 from blockshock.matrices import GeneratedWeights
 from blockshock.measure import timing
-from blockshock.methods import Layer, method_of
+from blockshock.methods import Layer, unsuitable
 from blockshock.nn.frozen_linear import FrozenLinear
 from blockshock.phases.builds import protocol_of_ranks
 from blockshock.phases.case import this_device, unavailable
@@ -67,7 +67,7 @@ def obstacle(case: NetworkCase, backward: bool = False, builds: int = 2) -> str 
         if reason := case.network.unavailable(device):
             return f"{case.workload}: {reason}"
         widest = Layer(GeneratedWeights(case.N, case.K, dtype, device, case.seed), case.picks)
-        if reason := unavailable(case, device, False) or method_of(case.method)[0].unsuitable(widest):
+        if reason := unavailable(case, device, False) or unsuitable(case.method, widest):
             return reason
         model = skeleton(case.workload)
     except BlockShockError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from blockshock.errors import BlockShockError
 from blockshock.matrices import WORKLOADS, GeneratedWeights, build_workload
-from blockshock.methods import Layer, axis_of, method_of
+from blockshock.methods import Layer, axis_of, method_of, unsuitable
 from blockshock.phases import DTYPES, Case
 
 SHAPES = {
@@ -131,6 +131,6 @@ def _suits(method: str, picks: tuple[tuple[str, str], ...], N: int, K: int, dtyp
     """Whether what is picked can take such a layer, on some device."""
     layer = Layer(GeneratedWeights(N, K, DTYPES[dtype], "cpu"), dict(picks))
     try:
-        return method_of(method)[0].unsuitable(layer) is None
+        return unsuitable(method, layer) is None
     except BlockShockError:
         return False

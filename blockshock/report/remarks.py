@@ -12,7 +12,7 @@ from blockshock.report.limits import limited
 from blockshock.report.losing import LEAVE_NO_ZEROS
 from blockshock.report.points import every_row
 from blockshock.report.tables import Info
-from blockshock.saved import Run, bare, is_timed, several
+from blockshock.saved import Run, bare, is_dense, is_timed, several
 
 DENSE = "dense"
 """The algorithm of rows that multiply all of what they store, one by one."""
@@ -20,6 +20,8 @@ WITH_ZEROS = "with zeros"
 """In the algorithm of rows that say themselves that they do."""
 MOST_ODD = 3
 """Values that are named, of those that cannot be."""
+ONE = "one"
+"""The span of rows that run on one device."""
 COLLECTIVES = ("all_reduce", "all_gather")
 SHORT_MS = 0.2
 """Of a longer time what writing the cache back takes is no part to speak of."""
@@ -46,6 +48,7 @@ def remarks(run: Run) -> Iterator[str]:
             what = several(believed, f"{kind} was", f"{kind}s were")
             yield f"{what} saved without samples: the file is believed, {how}"
     yield from zeros(run)
+    yield from untried(run)
     yield from unmeasured(run)
     yield from flushes([run])
     yield from run.notes
@@ -88,6 +91,18 @@ def multiplies_zeros(info: Info) -> bool:
     if re.match(r"\w*", algorithm)[0] != DENSE:  # type: ignore[index]
         return False
     return WITH_ZEROS in algorithm or any(axis not in LEAVE_NO_ZEROS for axis in info["picks"])
+
+
+def untried(run: Run) -> Iterator[str]:
+    """Whether what ranks share was set beside dense layers that they share too, and none on one device."""
+    several_ranks = [info for info in run.infos if info["span"] != ONE and info["ranks"] > 1]
+    shared = {info["label"] for info in several_ranks if info["role"] == "subject"}
+    single = {info["label"] for info in run.infos if "p50_ms" in info and info["span"] == ONE and is_dense(info)}
+    rows = every_row(run.infos).values()
+    asked = {row.place for row in rows if row.label in shared and row.verdict is None}
+    if missing := asked - {row.place for row in rows if row.label in single}:
+        at = "" if missing == asked else f" at {several(len(missing), 'point')}"
+        yield f"no dense layer on one device was timed{at}: it may beat the best dense named here"
 
 
 def unmeasured(run: Run) -> Iterator[str]:

@@ -24,6 +24,8 @@ DERIVED = ("wrong", "saved_as", "believed", "loses", LIMIT)
 """What this module adds to a row, and believes of no file."""
 OLDER = ("supported", "rejected", "undecided")
 """The words of runs that saved no blocks."""
+LEFT = ("backward_p50_ms", "update_p50_ms")
+"""Of two medians the second less the first: below zero that is their scatter, and no time."""
 BELIEVED = "no samples saved: the file is believed"
 
 
@@ -34,6 +36,7 @@ def settled(records: list[Record]) -> list[Record]:
     - ``verdict``: ``faster``, ``slower``, ``tie`` or ``undecided``, of a ratio and an interval that follow from the
       saved ``blocks``.
     - ``p50_ms``, ``p95_ms`` and ``builds_p50_ms``: those of the saved samples.
+    - ``backward_p50_ms`` and ``update_p50_ms``: None where they are below zero, as differences of medians can be.
     - ``of_limit``: the limit over the time of these rounds; of a part of the pass over its own time, which its stages
       say, and which is at most that of the whole: rounds that time stages can be slower. None, as is the limit, where
       that cannot be one.
@@ -83,6 +86,7 @@ def _settled(record: Record) -> Info:
             info[name] = EVERY_STEP.sub("", info[name])
     info = completed(info)
     if is_timed(record):
+        info |= {name: None for name in LEFT if info.get(name) is not None and info[name] < 0}
         return _limited(info if bare(record) else _timed(info, record["samples"]))
     if "verdict" in info:
         return info | {"verdict": _word(info)} if bare(record) else _judged(info)

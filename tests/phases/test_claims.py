@@ -143,6 +143,14 @@ def test_a_rival_that_is_added_is_one_of_the_best_there_is() -> None:
     assert [rival.method for rival in first.rivals] == [*DENSE, "compiled"]
 
 
+def test_rivals_that_are_asked_for_with_parameters_are_tried_too() -> None:
+    asked = ["dense_single:transposed=yes", "dense_tp_row:transposed=yes", "pruned", "dense_tp_col"]
+    (first, *_) = claims([CASE, *map(case_of, asked)], [], ranks=2)
+    assert [rival.method for rival in first.rivals] == [*DENSE, *asked[:2]]
+    (pays, *_) = claims([case_of(asked[0]), CASE.of("pruned").picking(kernel="auto", pruner="magnitude")], [], ranks=1)
+    assert [rival.method for rival in pays.rivals] == ["dense_single", asked[0]]
+
+
 @pytest.mark.usefixtures("registered")
 def test_rows_say_what_their_method_is() -> None:
     wanted = {"role": "subject", "promise": "dense", "span": "group", "picks": {"kernel": "gathered", "mask": "1100"}}

@@ -79,7 +79,10 @@ def test_what_was_read_is_judged_once_and_for_all(folder: Path, rows: list[dict[
         assert loses(Table("", "", lossy([info])), info) == ((quality["output_error"],) if quality else ())
     assert all("quality" in info for info in (*qualities(run.infos), *halves(run.infos)))
     assert set(yardsticks(run.infos)) <= {row["label"] for row in dense_beside(run.infos)}
-    assert all(isinstance(line, str) for line in (*remarks.unmeasured(run), *remarks.flushes([run, run])))
+    assert all(
+        isinstance(line, str)
+        for line in (*remarks.untried(run), *remarks.unmeasured(run), *remarks.flushes([run, run]))
+    )
     assert run.notes[: len(told := doubts(run.infos))] == told
     assert all(
         0 <= info["of_limit"] <= MOST

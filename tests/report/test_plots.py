@@ -42,6 +42,15 @@ def test_at_most_six_lines_of_which_what_is_asked_about_comes_first() -> None:
     assert picture.caption.endswith("Not drawn, but in the tables: block_shock auto mask5.")
 
 
+def test_each_ratio_names_the_rival_that_it_is_of() -> None:
+    infos = [timed(OURS, 64, B, 1.0) for B in (4, 16)]
+    infos += [timed(rival, 64, B, ms) for rival, times in (("dense_single", (2.0, 5.0)), ("dense_tp_row", (4.0, 2.5)))
+              for B, ms in zip((4, 16), times, strict=True)]  # fmt: skip
+    (panel,) = drawn(infos)["forward ratio"].panels
+    for B, told in ((4, "0.500 of dense_single's"), (16, "0.400 of dense_tp_row's")):
+        assert f"{OURS}, B = {B}: {told}" in panel.body
+
+
 def test_a_panel_has_two_columns_of_points_at_least() -> None:
     assert "forward time" not in drawn(grid({OURS: 1.0, "dense_single": 2.0}, (64,), (4,)))
     over_B = drawn(grid({OURS: 1.0}, (64,), (4, 16)) + grid({OURS: 1.0}, (128,), (4,)))["forward time"]

@@ -127,6 +127,24 @@ def test_a_row_that_has_a_limit_misses_no_ceiling_of_its_dtype() -> None:
     assert told.startswith("ceilings that could not be measured: dense fp32; 1 result has no limit")
 
 
+def test_a_difference_of_medians_below_zero_is_no_time() -> None:
+    (table,) = comparison(run_of([stepped("dense_single", 64, 4, 1.0, backward_p50_ms=-0.5)]).records)
+    at = [column.name for column in table.columns].index("backward")
+    assert [row[at - 1 : at + 1] for row in table.texts()] == [["0.1000", "–"]]
+
+
+def test_what_ranks_share_wants_one_device_beside_it() -> None:
+    shared = [timed("block_shock", 64, B, 1.0) for B in (4, 16)] + [timed("dense_tp_row", 64, B, 2.0) for B in (4, 16)]
+    told = "no dense layer on one device was timed{}: it may beat the best dense named here"
+    assert told.format("") in list(remarks(run_of(shared)))
+    assert told.format(" at 1 point") in list(remarks(run_of([*shared, timed("dense_single", 64, 4, 3.0)])))
+    both = [timed("dense_single", 64, B, 3.0) for B in (4, 16)]
+    judged = [verdict("block_shock", 64, B) for B in (4, 16)]
+    of_one = [timed("pruned", 64, 4, 1.0, span="one"), timed("dense_tp_row", 64, 4, 2.0)]
+    for infos in ([*shared, *both], [*shared, *judged], of_one):
+        assert not [line for line in remarks(run_of(infos)) if "one device" in line]
+
+
 def test_one_rank_has_no_collectives_to_miss() -> None:
     alone = CEILINGS | {"all_reduce": None, "all_gather": None}
     assert list(remarks(run_of([timed(OURS, 64, 4, 1.0, ranks=1, **limited(0.5))], ceilings=alone))) == []

@@ -81,9 +81,8 @@ class Drawing:
 
 
 def _ratio(view: View, styles: Styles) -> Figure | None:
-    rivals = {row.label: row.rival for row in view.against}
     points = [
-        Point(row.label, row.N, row.K, row.B, row.ratio, row.low, row.high, f"{row.ratio:.3f} of {rivals[row.label]}'s")
+        Point(row.label, row.N, row.K, row.B, row.ratio, row.low, row.high, f"{row.ratio:.3f} of {row.rival}'s")
         for row in view.against
     ]
     return lines(points, styles, "time ÷ best dense", [EVEN], shared=True, ranks=view.ranks)
