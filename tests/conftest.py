@@ -82,6 +82,12 @@ def groups_of_other_sizes() -> Iterator[Callable[[int], Ranks]]:
         yield cache(lambda size: ends.enter_context(spawn(size)))
 
 
+@pytest.fixture(scope="session")
+def four_ranks(groups_of_other_sizes: Callable[[int], Ranks]) -> Ranks:
+    """Four ranks on CPUs."""
+    return groups_of_other_sizes(4)
+
+
 @pytest.fixture(scope="session", params=[1, 4])
 def other_ranks(request: pytest.FixtureRequest, groups_of_other_sizes: Callable[[int], Ranks]) -> Ranks:
     """Groups on CPUs of other sizes."""

@@ -66,11 +66,11 @@ class FakeWorkspace(Workspace):
 
 
 @contextmanager
-def faked(most_bytes: int = 1 << 20) -> Iterator[None]:
+def faked(most_bytes: int = 1 << 20, made: type[FakeWorkspace] = FakeWorkspace) -> Iterator[None]:
     """GPUs' ways of combining run on CPU ranks."""
 
     def fake(group: Any, needed: int, device: torch.device, use: str = "parts") -> FakeWorkspace:
-        return FakeWorkspace(group, min(workspace_bytes(needed), most_bytes), device)
+        return made(group, min(workspace_bytes(needed), most_bytes), device)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (symmetric, fused):

@@ -41,13 +41,20 @@ def _part(B: int, F: int, dtype: torch.dtype, rank: int) -> torch.Tensor:
     return torch.randn(B, F, generator=torch.Generator().manual_seed(rank)).to(dtype)
 
 
+def _in_order(parts: list[torch.Tensor]) -> torch.Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
 def _differences(spec: str, dtype: torch.dtype) -> list[str]:
     """Where a way gives other bits than what it stands for."""
     group, wrong = dist.group.WORLD, []
     assert group is not None
     for B, F in SHAPES:
         parts = [_part(B, F, dtype, rank) for rank in range(group.size())]
-        wanted = {"sum": parts[0] + parts[1], "gather": torch.cat(parts, dim=1)}
+        wanted = {"sum": _in_order(parts), "gather": torch.cat(parts, dim=1)}
         with faked(most_bytes=8192):
             combine = build_combine(spec, group, B * F, dtype, CPU)
             for name, right in wanted.items():
@@ -64,6 +71,12 @@ def _differences(spec: str, dtype: torch.dtype) -> list[str]:
 @pytest.mark.parametrize("spec", ["nccl", *WAYS])
 def test_each_way_adds_up_and_puts_side_by_side(spec: str, dtype: torch.dtype, cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(_differences, spec, dtype) == [[], []]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("spec", ["peer_add", "overlap", "overlap:chunks=3"])
+def test_so_does_each_way_of_ours_on_four_ranks(spec: str, dtype: torch.dtype, four_ranks: Ranks) -> None:
+    assert four_ranks.run(_differences, spec, dtype) == [[]] * 4
 
 
 def _one_block(patch: pytest.MonkeyPatch) -> None:
