@@ -135,4 +135,5 @@ def _sound(text: str, what: str, spec: str, check: Callable[[str], T]) -> T:
     try:
         return check(spec)
     except (UnknownName, InputError) as error:
-        raise type(error)(f"row {text!r}: its {what} {spec!r}: {error}") from None
+        told = str(error).removeprefix(f"{spec!r}: ")
+        raise type(error)(f"row {text!r}: {told if spec == text else f'its {what} {spec!r}: {told}'}") from None

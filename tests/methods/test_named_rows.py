@@ -81,8 +81,8 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
             "row 'block_shok-auto': its method 'block_shok': .* mean 'block_shock'",
         ),
         ("block_shock fast tile", UnknownName, "row 'block_shock-fast-tile': its kernel 'fast': no kernel is named"),
-        ("", UnknownName, "row '': its method '': no method is named ''"),
-        ("block_shock:gain=8", InputError, "its method 'block_shock:gain=8': .* takes no parameter, not 'gain'"),
+        ("", UnknownName, "row '': no method is named ''"),
+        ("block_shock:gain=8", InputError, "row 'block_shock:gain=8': the method 'block_shock' takes no parameter, not 'gain'"),
         ("block_shock-fast-tile", UnknownName, "its kernel 'fast': no kernel is named 'fast'.* Choices: auto, dense"),
         ("block_shock--tile", UnknownName, "its kernel '': no kernel"),
         (
@@ -106,7 +106,7 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
         ("pruned-auto-magnitude-wgmma", UnknownName, "'wgmma' is no storage and no format, but a kernel. Choices: of"),
         ("pruned-auto-magnitude-masked-fp9", UnknownName, "its format 'fp9': no format is named 'fp9'. Did you mean"),
         ("dense_tp_row-fq8", UnknownName, "'fq8' is no combine and no format. Did you mean the format 'fp8'?"),
-        ("block_shock-auto-tile-masked:every=x", InputError, "its storage 'masked:every=x': .* every takes a whole"),
+        ("block_shock-auto-tile-masked:every=x", InputError, "its storage 'masked:every=x': every takes a whole"),
         (
             "block_shock-auto-tile-masked-nccl-int8-adamw",
             InputError,
