@@ -22,6 +22,7 @@ from blockshock.machine import (
     aligner,
     build_combine,
     combines,
+    most_elements,
     slowest_of_ranks,
 )
 from blockshock.matrices import generator
@@ -74,7 +75,7 @@ class Combined(Method):
             return
         picked = layer.pick("combine") or USUAL
         if picked == AUTO:
-            self._take(self._fastest(layer, group), layer, group)
+            self._take_fastest(layer, group)
         elif reason := self._why_not(picked, layer, group):
             raise InputError(f"combine {picked}: {reason}")
         else:
@@ -94,28 +95,43 @@ class Combined(Method):
         return combines.unsuitable(spec, group.size(), layer.tokens)
 
     def _take(self, spec: str, layer: Layer, group: Group) -> None:
-        elements = layer.tokens * (max(self.N, self.K) if layer.both_ways else self.N)
+        elements = most_elements(layer.tokens, max(self.N, self.K) if layer.both_ways else self.N)
         combine = build_combine(spec, group, elements, self.dtype, self.device)
-        self._combine, self._shared_bytes = spec, combine.held_bytes(elements * self.dtype.itemsize)
+        self._combine, self._shared_bytes = spec, combine.held_bytes(elements * self.dtype.itemsize, group.size())
         self.entry, self._exit = self.conjugates(combine)
 
     def _ways(self, layer: Layer, group: Group, fuses: bool) -> list[str]:
         """Of which auto takes the fastest."""
         return combines.candidates(group.size(), layer.tokens, self.device, self.dtype, fuses)
 
-    def _fastest(self, layer: Layer, group: Group) -> str:
-        """Of what adds up right."""
+    def _take_fastest(self, layer: Layer, group: Group) -> None:
+        """Of what adds up right, and of what was the fastest where it was measured what can be asked here."""
         specs = self._ways(layer, group, self._fuses)
-        if len(specs) == 1:
-            return specs[0]
-        seconds = self._seconds(specs, layer, group)
-        return specs[seconds.index(min(seconds))]
+        seconds = self._seconds(specs, layer, group) if len(specs) > 1 else [0.0]
+        for _, spec in sorted(zip(seconds, specs, strict=True), key=lambda pair: pair[0]):
+            if self._can_take(spec, layer, group):
+                return
+
+    def _can_take(self, spec: str, layer: Layer, group: Group) -> bool:
+        """Take it, if all ranks can."""
+        reachable = True
+        try:
+            self._take(spec, layer, group)
+        except InputError:
+            reachable = False
+        (lost,) = slowest_of_ranks([float(not reachable)], self.device, group)
+        return not lost
 
     def _seconds(self, specs: list[str], layer: Layer, group: Group) -> list[float]:
         """What a call takes in each way by what multiplies now; infinitely many of what cannot be asked."""
-        shape = f"N{self.N} K{self.K} B{layer.tokens} {self.dtype} {super().algorithm} backward={layer.both_ways}"
+        passes = f"backward={layer.both_ways} trained={layer.training is not None}"
+        shape = f"{self._decides(layer)} {super().algorithm} {passes}"
         measure = partial(self._measure, specs, layer, group)
         return self._agreed(f"{shape} of {' '.join(specs)}", len(specs), measure, group)
+
+    def _decides(self, layer: Layer) -> str:
+        """All of a layer that decides how fast the ranks' products are, in words."""
+        return f"N{self.N} K{self.K} B{layer.tokens} {self.dtype}"
 
     def _agreed(self, what: str, count: int, measure: Callable[[], list[float]], group: Group) -> list[float]:
         """So many seconds, measured once on a machine, by which ranks decide together; all of them call it together."""
@@ -153,13 +169,7 @@ class Combined(Method):
         x_BK.requires_grad_(layer.both_ways)
         calls, right = {}, None
         for spec in specs:
-            reachable = True
-            try:
-                self._take(spec, layer, group)
-            except InputError:
-                reachable = False
-            (lost,) = slowest_of_ranks([float(not reachable)], self.device, group)
-            if lost:
+            if not self._can_take(spec, layer, group):
                 continue
             y_BN = self.multiply(x_BK, self.exit).detach()
             right = y_BN if right is None else right
@@ -171,7 +181,8 @@ class Combined(Method):
         return calls
 
     def _call(self, x_BK: torch.Tensor) -> timing.Call:
-        """In the way that is taken now."""
+        """In the way that is taken now; both ways with the gradients of what is trained, for autograd asks a layer for
+        all that it could give."""
         entry, exit = self.entry, self._exit
 
         def call() -> None:

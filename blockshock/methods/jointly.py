@@ -23,6 +23,9 @@ class Jointly(Combined, PieceMethod):
         """What this rank multiplies by."""
         raise NotImplementedError
 
+    def _decides(self, layer: Layer) -> str:
+        return shape_of(self.pieces(layer)[0], layer.tokens)
+
     def build(self, layer: Layer) -> None:
         if self.ranks > 1 and layer.format is None:
             self._kernel = self._joint(layer, self.group)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock.errors import BlockShockError
-from blockshock.machine import COMBINES, memory
+from blockshock.machine import COMBINES, memory, most_elements
 from blockshock.matrices import WeightSource, build_workload
 from blockshock.methods import Layer, Method, Shape, Span, WeightEstimate, axis_of, method_of, unsuitable
 from blockshock.pruning import CALIBRATION_TOKENS
@@ -226,16 +226,16 @@ def estimate_bytes(case: Case, ranks: int, backward: bool = False, builds: int =
     activations = case.B * (2 * case.K + 4 * case.N) * shape.itemsize + case.B * case.K * 16
     activations *= 3 if backward else 1
     reference = 2 << 30 if shape.N * shape.K * 8 > 1 << 30 else 4 * shape.N * shape.K * 8
-    return builds * (weights + activations) + _shared_bytes(case, shape.itemsize, backward) + reference
+    return builds * (weights + activations) + _shared_bytes(case, shape.itemsize, backward, ranks) + reference
 
 
-def _shared_bytes(case: Case, itemsize: int, backward: bool) -> int:
+def _shared_bytes(case: Case, itemsize: int, backward: bool, ranks: int) -> int:
     """Bytes that ranks read of each other."""
     spec = case.pick("combine")
-    if spec is None:
+    if spec is None or ranks == 1:
         return 0
     width = max(case.N, case.K) if backward or case.optimizer else case.N
-    return COMBINES.resolve(spec, skip=4)[0].held_bytes(case.B * width * itemsize)
+    return COMBINES.resolve(spec, skip=4)[0].held_bytes(most_elements(case.B, width) * itemsize, ranks)
 
 
 def update_bytes(case: Case, estimate: WeightEstimate) -> int:

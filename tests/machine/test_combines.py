@@ -291,7 +291,41 @@ def test_blocks_that_go_through_one_after_another_are_alike(tokens: int, rows: l
 def test_what_sums_by_kernels_take_is_said() -> None:
     assert sums_bytes(1 << 20, 2) == 4 << 20
     assert sums_bytes(1 << 20, 4) == 16 << 20, "to a power of two"
-    assert Fused.held_bytes(1 << 20) == 17 << 20
+    assert [Fused.held_bytes(1 << 20, ranks) for ranks in (2, 4)] == [5 << 20, 17 << 20]
+
+
+def _held() -> tuple[int, int]:
+    """What a way that sums by kernels shares, and what that is counted as."""
+    with faked(most_bytes=MOST_BYTES):
+        combine = build_combine("fused", dist.group.WORLD, 1 << 18, torch.bfloat16, CPU)
+        return combine._shared.size + combine._sums.size, Fused.held_bytes(1 << 19, dist.get_world_size())
+
+
+def test_what_sums_by_kernels_take_is_what_they_hold(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_held) == [(3 << 20, 3 << 20)] * 2
+
+
+def _rows_of_many_tokens(tokens: int) -> list[int | None]:
+    """Of which products are asked of a layer that was made for 64 of them."""
+    asked: list[int | None] = []
+    features = LEAST_BYTES // 2 // 64
+
+    def make(rows: slice | None, out: torch.Tensor | None = None) -> torch.Tensor:
+        asked.append(None if rows is None else rows.stop - rows.start)
+        count = tokens if rows is None else rows.stop - rows.start
+        return torch.ones(count, features, dtype=torch.bfloat16) if out is None else out.fill_(1)
+
+    with faked():
+        combine = build_combine("peer_add", dist.group.WORLD, 64 * features, torch.bfloat16, CPU)
+        part = Part(make, tokens, features, torch.bfloat16, CPU)
+        for found in (combine.sum(part), combine.start_sum(part)()):
+            assert bool((found == dist.get_world_size()).all())
+    return asked
+
+
+def test_so_many_tokens_that_w_would_be_read_too_often_go_by_nccl_at_once(cpu_ranks: Ranks) -> None:
+    assert cpu_ranks.run(_rows_of_many_tokens, 512) == [[64] * 16] * 2
+    assert cpu_ranks.run(_rows_of_many_tokens, 513) == [[None, None]] * 2
 
 
 def _shared_bytes() -> list[int]:

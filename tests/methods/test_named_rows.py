@@ -82,7 +82,11 @@ def test_what_is_left_out_is_what_is_usual_both_ways() -> None:
         ),
         ("block_shock fast tile", UnknownName, "row 'block_shock-fast-tile': its kernel 'fast': no kernel is named"),
         ("", UnknownName, "row '': no method is named ''"),
-        ("block_shock:gain=8", InputError, "row 'block_shock:gain=8': the method 'block_shock' takes no parameter, not 'gain'"),
+        (
+            "block_shock:gain=8",
+            InputError,
+            "row 'block_shock:gain=8': the method 'block_shock' takes no parameter, not 'gain'",
+        ),
         ("block_shock-fast-tile", UnknownName, "its kernel 'fast': no kernel is named 'fast'.* Choices: auto, dense"),
         ("block_shock--tile", UnknownName, "its kernel '': no kernel"),
         (

@@ -19,9 +19,9 @@ class Auto(Combine):
         return None  # of what can run there nccl, or gloo's counterpart, is one
 
     @classmethod
-    def held_bytes(cls, size: int) -> int:
+    def held_bytes(cls, size: int, ranks: int) -> int:
         others = (COMBINES.get(name) for name in COMBINES.names())
-        return max(kind.held_bytes(size) for kind in others if kind is not cls)
+        return max(kind.held_bytes(size, ranks) for kind in others if kind is not cls)
 
 
 def candidates(ranks: int, tokens: int, device: torch.device, dtype: torch.dtype, fuses: bool = False) -> list[str]:

@@ -147,8 +147,8 @@ class Combine:
         return None
 
     @classmethod
-    def held_bytes(cls, size: int) -> int:
-        """Bytes that a rank holds for it, for parts of ``size`` bytes."""
+    def held_bytes(cls, size: int, ranks: int) -> int:
+        """Bytes that each of two ranks or more holds for it, for parts of ``size`` bytes."""
         return 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Combine:

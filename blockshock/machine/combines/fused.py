@@ -13,7 +13,6 @@ from blockshock.machine.combines.workspace import workspace_bytes, workspace_for
 
 MOST_TOKENS = 64
 """That are summed so: of more, partial sums in float32 are more bytes than it saves waiting."""
-_MOST_RANKS = 4
 
 
 def sums_bytes(size: int, ranks: int) -> int:
@@ -50,8 +49,8 @@ class Fused(TwoShot):
         return None
 
     @classmethod
-    def held_bytes(cls, size: int) -> int:
-        return super().held_bytes(size) + sums_bytes(size, _MOST_RANKS)
+    def held_bytes(cls, size: int, ranks: int) -> int:
+        return super().held_bytes(size, ranks) + sums_bytes(size, ranks)
 
     def sum(self, part: Part) -> torch.Tensor:
         fits = (self._sums.ranks - 1) * part.tokens * part.features <= self._peers.slot

@@ -10,7 +10,7 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.machine.collectives import Group
-from blockshock.machine.combines.base import COMBINES, Part, Place, side_by_side
+from blockshock.machine.combines.base import COMBINES, Part, Place
 from blockshock.machine.combines.symmetric import PeerAdd, add_in_order
 from blockshock.stages import stage
 
@@ -43,7 +43,7 @@ class Overlap(PeerAdd):
             return None
         return f"overlaps {chunks} chunks of at least {LEAST_ROWS} tokens, there are {tokens}: pick another combine"
 
-    def sum(self, part: Part) -> torch.Tensor:
+    def _sum(self, part: Part) -> torch.Tensor:
         total = part.empty(part.features)
         for rows in self._blocks(part):
             views = self._views(part, rows)
@@ -54,7 +54,7 @@ class Overlap(PeerAdd):
             self._leave()
         return total
 
-    def gather(self, part: Part, place: Place = side_by_side) -> torch.Tensor:
+    def _gather(self, part: Part, place: Place) -> torch.Tensor:
         whole = part.empty(self._shared.ranks * part.features)
         for rows in self._blocks(part):
             views = self._views(part, rows)

@@ -16,6 +16,8 @@ from blockshock.machine.combines.traced import known
 from blockshock.machine.combines.workspace import workspace_bytes, workspace_for
 from blockshock.stages import stage
 
+MOST_BLOCKS = 8
+"""In which a part goes through what ranks share; of more it goes by NCCL, whole."""
 Take = Callable[[list[torch.Tensor], torch.Tensor], None]
 """Makes some rows of an output of those rows of all ranks' parts."""
 
@@ -26,12 +28,17 @@ class Symmetric(Combine):
     device_types = ("cuda",)
 
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._shared = workspace_for(group, self.held_bytes(elements * dtype.itemsize), device)
+        self._shared = workspace_for(group, workspace_bytes(elements * dtype.itemsize), device)
+        self._beyond = COMBINES.get("nccl")(group, elements, dtype, device)
         self.number = known(self)
 
     @classmethod
-    def held_bytes(cls, size: int) -> int:
+    def held_bytes(cls, size: int, ranks: int) -> int:
         return workspace_bytes(size)
+
+    def _is_beyond(self, part: Part) -> bool:
+        """Whether so many more tokens come than it was made for that their product would read W too often."""
+        return part.tokens > MOST_BLOCKS * self._shared.rows(part.features, part.dtype)
 
     def _blocks(self, part: Part) -> Iterator[slice]:
         """The rows that go through together: as many in each block, for a product of few rows reads W for little."""
@@ -89,15 +96,25 @@ class Symmetric(Combine):
         return take
 
     def sum(self, part: Part) -> torch.Tensor:
-        return self._through(part, part.features, self._add)
+        return self._beyond.sum(part) if self._is_beyond(part) else self._sum(part)
 
     def gather(self, part: Part, place: Place = side_by_side) -> torch.Tensor:
+        return self._beyond.gather(part, place) if self._is_beyond(part) else self._gather(part, place)
+
+    def _sum(self, part: Part) -> torch.Tensor:
+        return self._through(part, part.features, self._add)
+
+    def _gather(self, part: Part, place: Place) -> torch.Tensor:
         return self._through(part, self._shared.ranks * part.features, self._placing(place))
 
     def start_sum(self, part: Part) -> Later:
+        if self._is_beyond(part):
+            return self._beyond.start_sum(part)
         return self._started(part, part.features, self._add)
 
     def start_gather(self, part: Part, place: Place = side_by_side) -> Later:
+        if self._is_beyond(part):
+            return self._beyond.start_gather(part, place)
         return self._started(part, self._shared.ranks * part.features, self._placing(place))
 
 
