@@ -21,6 +21,8 @@ HALVES, GATHERED = "0009_2xH100", "block_shock gathered 1100"
 WAYS, FASTEST = "0032_2xH100-auto", "block_shock auto 1100 auto"
 AS_USERS_RUN_IT = ("dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
 """On two GPUs, weights as ``nn.Linear`` has them; of rows that pick no way to combine: by NCCL."""
+FEW_TOKENS, KERNELS_OWN = 16, (4096, 8192, 16384)
+"""Points where the halves' sum is the kernel's own."""
 
 
 def said(name: str) -> str:
@@ -132,6 +134,22 @@ def _by_point() -> dict[tuple[int, int], dict[str, Info]]:
     return found
 
 
+def _parts(label: str, info: Info) -> str:
+    """What of a row's time is its product's by itself, and what its ranks' agreeing adds."""
+    product = info["alone"]["partial"]["p50_ms"]
+    return f"{label} {product * 1e3:.1f} µs and {(info['p50_ms'] - product) * 1e3:.1f} µs more"
+
+
+def _kernel_and_sum() -> str:
+    """Both of the halves, of few tokens, and of what users of torch have there."""
+    told = []
+    for (N, B), rows in sorted(_by_point().items()):
+        if B == FEW_TOKENS and N in KERNELS_OWN:
+            rival = min(("dense_tp_row", "dense_tp_col"), key=lambda label: rows[label]["p50_ms"])
+            told.append(f"N = {N}: {_parts('block_shock', rows[FASTEST])}, {_parts(rival, rows[rival])}")
+    return "; ".join(told)
+
+
 def _transposed() -> str:
     """What dense shards take that are stored transposed over those that are not, of few tokens and of many."""
     found: dict[bool, list[float]] = {True: [], False: []}
@@ -153,4 +171,5 @@ SAID: dict[str, Callable[[], str]] = {
     "halves": _halves,
     "fastest": _fastest,
     "transposed": _transposed,
+    "kernel and sum": _kernel_and_sum,
 }

@@ -13,7 +13,7 @@ from strategies import matrix
 from blockshock.kernels import Packed, build_kernel, streamed, streamed_launch, streamed_layout
 from blockshock.kernels.streamed_plan import plan_for
 from blockshock.machine import cache_folder
-from blockshock.matrices.named_masks import build_mask
+from blockshock.matrices.named_masks import SIX_PATTERNS, build_mask
 from blockshock.matrices.pieces import Piece
 from blockshock.matrices.positions import mask_positions
 from blockshock.matrices.weights import TensorWeights
@@ -46,7 +46,7 @@ def _check(found_BN: torch.Tensor, x_BK: torch.Tensor, w_KN: torch.Tensor, bias:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("mask", ["1100", "0110", "1001", "random", "magnitude", "tile", "tile_random"])
+@pytest.mark.parametrize("mask", [*SIX_PATTERNS, "random", "magnitude", "tile", "tile_random", "tile_magnitude"])
 def test_every_length_and_mask(mask: str, dtype: torch.dtype) -> None:
     piece = _piece(288, 416, dtype, mask)
     packed, w_NK = _packed(piece, backward=True), piece.dense()

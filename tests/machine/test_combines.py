@@ -16,8 +16,10 @@ import torch
 import torch.distributed as dist
 from fake_peers import FakeWorkspace, faked
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import parallelize_module
 
-from blockshock import BlockShockLinear, replace_linears
+from blockshock import BlockShockLinear, BlockShockParallel, replace_linears
 from blockshock.errors import InputError, UnknownName
 from blockshock.machine import COMBINES, Part, build_combine, combines
 from blockshock.machine.combines import overlap, symmetric, workspace
@@ -185,6 +187,24 @@ def _trained_layer() -> list[bool]:
 def test_layers_take_it_eager_copied_and_compiled(cpu_ranks: Ranks) -> None:
     for found in cpu_ranks.run(_trained_layer):
         assert found == [True] * 8
+
+
+def _in_a_plan() -> tuple[str, bool]:
+    """A layer of a plan: how its ranks agree, and whether it is right."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 48))
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    right = model(x)
+    with faked():
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        parallelize_module(model, mesh, {"0": BlockShockParallel(kernel="gathered", combine="two_shot", tokens=5)})
+        return repr(model[0]), torch.allclose(model(x), right, atol=1e-5)
+
+
+def test_a_plan_takes_it_too(cpu_ranks: Ranks) -> None:
+    for told, is_right in cpu_ranks.run(_in_a_plan):
+        assert "combined by two_shot" in told
+        assert is_right
 
 
 def test_what_is_not_for_a_cpu_says_so() -> None:

@@ -213,9 +213,9 @@ def test_auto_measures_once(gpu_ranks: Ranks, tmp_path: object) -> None:
 
 
 def _trained() -> list[bool]:
-    """Eager, and compiled."""
+    """Eager, and compiled: gradients of x, and of W of all ranks."""
     found = []
-    for spec in ("two_shot", "overlap"):
+    for spec in ("nccl", "two_shot", "overlap"):
         torch.manual_seed(0)
         linear = nn.Linear(512, 512, device=_device())
         for compiled in (False, True):
@@ -223,8 +223,12 @@ def _trained() -> list[bool]:
             called = torch.compile(layer, backend="aot_eager") if compiled else layer
             x = torch.randn(512, 512, device=_device(), generator=torch.Generator(_device()).manual_seed(1))
             x.requires_grad_()
-            ours, theirs = (torch.autograd.grad(one(x).square().mean(), x)[0] for one in (called, linear))
+            parameters = [storage.parameter for storage in layer.layer.storages()]
+            ours, *parts = torch.autograd.grad(called(x).square().mean(), [x, *parameters])
+            theirs, weight = torch.autograd.grad(linear(x).square().mean(), [x, linear.weight])
             found.append(torch.allclose(ours, theirs, rtol=1e-2, atol=1e-6))
+            whole = layer.layer.whole(parts, "gradients")
+            found.append(bool((whole - weight).norm() <= 1e-2 * weight.norm()))
             torch._dynamo.reset()
     return found
 
