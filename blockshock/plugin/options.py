@@ -219,7 +219,7 @@ def add_options(parser: pytest.Parser, taken: Collection[str] = ()) -> list[str]
     option(
         "--cover",
         "phase 0 also runs every pair of method, kernel, mask, dtype, workload and shape on small "
-        "layers (pairs, the default), their full product, or nothing but the grid",
+        "layers, of all that there are (pairs, the default), their full product, or nothing but the grid",
         choices=COVERS,
         default="pairs",
     )
