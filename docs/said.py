@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from report_page import OFFICIAL, ROOT
@@ -36,6 +37,7 @@ def said(name: str) -> str:
     return SAID[name]()
 
 
+@cache
 def _timed(run: str) -> dict[str, Info]:
     """What a run has timed, by the names of its tests."""
     records = read_run(ROOT / OFFICIAL / run).records
@@ -147,7 +149,7 @@ def _kernel_and_sum() -> str:
         if B == FEW_TOKENS and N in KERNELS_OWN:
             rival = min(("dense_tp_row", "dense_tp_col"), key=lambda label: rows[label]["p50_ms"])
             told.append(f"N = {N}: {_parts('block_shock', rows[FASTEST])}, {_parts(rival, rows[rival])}")
-    return "; ".join(told)
+    return f"of {FEW_TOKENS} tokens, {'; '.join(told)}"
 
 
 def _transposed() -> str:

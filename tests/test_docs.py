@@ -16,6 +16,9 @@ from packaging.requirements import Requirement
 
 from blockshock.errors import InputError
 from blockshock.kernels.streamed_plan import MOST_TOKENS
+from blockshock.machine.combines.fused import MOST_TOKENS as FUSED_TOKENS
+from blockshock.machine.combines.symmetric import MOST_BLOCKS as SHARED_BLOCKS
+from blockshock.machine.combines.workspace import MOST_BYTES
 from blockshock.methods import METHODS
 from blockshock.phases.builds import BLOCKS, BUILDS, MOST_BLOCKS, disturbed
 from blockshock.phases.ceilings import KEPT_SECONDS
@@ -32,7 +35,7 @@ from blockshock.saved.results import NotARun, read_run
 ROOT = Path(__file__).parent.parent
 OFFICIAL = ROOT / "benchmark_results" / "official"
 RUN = "0006_2xH200-full"
-WORDS = {"a": 1, "two": 2, "three": 3, "five": 5, "ten": 10}
+WORDS = {"a": 1, "two": 2, "three": 3, "five": 5, "eight": 8, "ten": 10}
 
 sys.path.append(str(ROOT / "docs"))
 from generate import gist, pages, with_answers  # noqa: E402
@@ -80,6 +83,9 @@ def test_the_theory_counts_the_disturbed_blocks_of_the_run_that_it_names() -> No
         ("measuring", r"at the rate of memory, for up to (\d+) tokens", [MOST_TOKENS]),
         ("measuring", r"which look at (\d+) inputs", [CALIBRATION_TOKENS]),
         ("measuring", r"wants `CUDA_DEVICE_MAX_CONNECTIONS=(\d+)` .* have (\d+) of CUDA's queues", 2 * [QUEUES]),
+        ("measuring", r"`fused` .* for up to (\d+) tokens on 2 or 4 GPUs", [FUSED_TOKENS]),
+        ("measuring", r"hold up to (\d+) MiB a group of ranks", [MOST_BYTES / 2**20]),
+        ("layer", r"in more than (eight) blocks, .* for up to (\d+) rows", [SHARED_BLOCKS, FUSED_TOKENS]),
         ("clusters", r"ends the session within `--rank-timeout` and half (a) minute", [2 * LOST_SECONDS / 60]),
         ("../benchmark_results/README", r"so that times below ([\d.]+) ms contain", [SHORT_MS]),
     ],

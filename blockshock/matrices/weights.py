@@ -78,22 +78,26 @@ class WeightSource:
         Raises:
             InputError: the rows or the columns are none, or not consecutive.
         """
-        first, last = _span(rows or slice(None), self.N, "rows")
-        left, right = _span(columns, self.K, "columns")
-        out = torch.empty(last - first, right - left, dtype=self.dtype, device=self.device)
+        first, *size = self._size(columns, rows)
         mask = None if mask is self.mask else mask  # what its own drops is zero already
-        for start, stop in row_blocks(last - first, self.K * self.dtype.itemsize):
-            block = self.rows(first + start, first + stop)[:, columns]
-            out[start:stop] = block if mask is None else block.where(mask.rows(start, stop), 0)
-        return out
+        return self._gathered(torch.empty(size, dtype=self.dtype, device=self.device), first, columns, mask)
 
     def gather_transposed(self, columns: slice, rows: slice) -> torch.Tensor:
         """The same matrix as ``gather`` makes, whose memory holds its transpose; made likewise."""
-        first, last = _span(rows, self.N, "rows")
+        first, *size = self._size(columns, rows)
+        return self._gathered(torch.empty(size[::-1], dtype=self.dtype, device=self.device).T, first, columns)
+
+    def _size(self, columns: slice, rows: slice | None) -> tuple[int, int, int]:
+        """The first of these rows, and how many rows and columns there are."""
+        first, last = _span(rows or slice(None), self.N, "rows")
         left, right = _span(columns, self.K, "columns")
-        out = torch.empty(right - left, last - first, dtype=self.dtype, device=self.device).T
-        for start, stop in row_blocks(last - first, self.K * self.dtype.itemsize):
-            out[start:stop] = self.rows(first + start, first + stop)[:, columns]
+        return first, last - first, right - left
+
+    def _gathered(self, out: torch.Tensor, first: int, columns: slice, mask: Mask | None = None) -> torch.Tensor:
+        """``out``, with these columns of the rows from the first on."""
+        for start, stop in row_blocks(len(out), self.K * self.dtype.itemsize):
+            block = self.rows(first + start, first + stop)[:, columns]
+            out[start:stop] = block if mask is None else block.where(mask.rows(start, stop), 0)
         return out
 
 

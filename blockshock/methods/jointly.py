@@ -53,7 +53,7 @@ class Jointly(Combined, PieceMethod):
             return (able or ranked)[:1], ""
         rivals = [ranked[0], *able]
         names = " or ".join(kernel.name for kernel in rivals)
-        return rivals, f"{shape_of(piece, layer.tokens)} {spec}: {names}, by {' '.join(ways)}"
+        return rivals, f"{self._decides(layer)} {spec}: {names}, by {' '.join(ways)}"
 
     def _of_each(self, rivals: list[Kernel], layer: Layer, group: Group) -> list[float]:
         """What a call takes by each kernel in its fastest way; infinitely many from the first on of which some way

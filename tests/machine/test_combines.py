@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,14 +21,13 @@ from torch.distributed.tensor.parallel import parallelize_module
 from blockshock import BlockShockLinear, BlockShockParallel, replace_linears
 from blockshock.errors import InputError, UnknownName
 from blockshock.machine import COMBINES, Part, build_combine, combines
-from blockshock.machine.combines import overlap, symmetric, workspace
-from blockshock.machine.combines.auto import Auto
+from blockshock.machine.combines import overlap, workspace
 from blockshock.machine.combines.fused import Fused, sums_bytes
 from blockshock.machine.combines.symmetric import OneShot, Symmetric
 from blockshock.machine.combines.workspace import LEAST_BYTES, MOST_BYTES, workspace_bytes
 from blockshock.matrices.weights import GeneratedWeights
 from blockshock.measure import Work
-from blockshock.methods import METHODS, Layer, axis_of, combined, parse_row
+from blockshock.methods import METHODS, Layer, axis_of, parse_row
 from blockshock.phases import ceilings
 from blockshock.ranks import Ranks
 
@@ -446,69 +444,3 @@ def _lines() -> list[int]:
 
 def test_ceilings_are_those_of_the_fastest_way(cpu_ranks: Ranks) -> None:
     assert cpu_ranks.run(_lines) == [[4, 4], [4, 4]]
-
-
-def _chosen(unreachable: bool) -> tuple[list[str], int]:
-    """What auto takes of one layer, three times, and how often it measured; what cannot be set up is left out."""
-    calls: list[int] = []
-    measure = combined.Combined._measure
-
-    def counted(self: combined.Combined, *args: Any) -> list[float]:
-        calls.append(1)
-        return measure(self, *args)
-
-    def lost(*_: object) -> None:
-        raise InputError("out of reach")
-
-    with faked(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(combined.Combined, "_measure", counted)
-        patch.setattr(Auto, "device_types", ("cpu", "cuda"))
-        if unreachable:
-            patch.setattr(symmetric, "workspace_for", lost)
-        source = GeneratedWeights(64, 96, torch.float32, "cpu", seed=int(unreachable))
-        layer = Layer(source, {"combine": "auto"}, 32 + int(unreachable), backward=True)
-        built = [METHODS.get("dense_tp_row")(layer, dist.group.WORLD) for _ in range(3)]
-        x_BK = torch.ones(32, 96)
-        assert torch.allclose(built[0](x_BK), nn.functional.linear(x_BK, source.rows(0, 64)), atol=1e-5)
-    return [one._combine for one in built], len(calls)
-
-
-def test_auto_measures_once_and_all_ranks_take_the_same(cpu_ranks: Ranks) -> None:
-    one, other = cpu_ranks.run(_chosen, False)
-    assert one == other
-    assert len(set(one[0])) == 1
-    assert one[1] <= 1, "what was found is remembered"
-
-
-def _chosen_of(slow: dict[str, list[list[float]]]) -> tuple[str, list[int]]:
-    """What auto takes where ways take so many seconds on each rank, by round; and of how many calls a round is."""
-    together: list[int] = []
-
-    def planted(calls: list[Any], device: Any, protocol: Any, *_: Any) -> list[list[float]]:
-        together.append(len(calls))
-        for call in calls:
-            call()
-        return [slow[spec][dist.get_rank()] for spec in slow]
-
-    with faked(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Auto, "device_types", ("cpu", "cuda"))
-        patch.setattr(combined.combines, "candidates", lambda *_: list(slow))
-        patch.setattr(combined.timing, "time_calls", planted)
-        patch.setattr(combined, "_measured", SimpleNamespace(known=lambda _: None, keep=lambda *_: None))
-        layer = Layer(GeneratedWeights(64, 96, torch.float32, "cpu"), {"combine": "auto"}, 128)
-        return METHODS.get("dense_tp_row")(layer, dist.group.WORLD)._combine, together
-
-
-def test_auto_asks_what_the_slower_rank_takes_in_each_round(cpu_ranks: Ranks) -> None:
-    """Each rank is fast in three rounds of five, both in one: by its own median it would be far ahead."""
-    in_turns = [[1.0, 1.0, 1.0, 9.0, 9.0], [9.0, 9.0, 1.0, 1.0, 1.0]]
-    steady = [[3.0] * 5] * 2
-    for spec, together in cpu_ranks.run(_chosen_of, {"nccl": steady, "overlap": in_turns}):
-        assert (spec, together) == ("nccl", [2]), "and a round goes through all ways"
-    for spec, _ in cpu_ranks.run(_chosen_of, {"nccl": steady, "two_shot": [[2.0] * 5] * 2}):
-        assert spec == "two_shot"
-
-
-def test_auto_does_without_what_these_machines_cannot_do(cpu_ranks: Ranks) -> None:
-    for specs, _ in cpu_ranks.run(_chosen, True):
-        assert specs == ["nccl"] * 3

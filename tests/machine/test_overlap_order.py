@@ -30,11 +30,11 @@ Touch = tuple[str, int, int, bool]
 
 @dataclass
 class Step:
-    """Something that a stream is given: what it touches, of which steps it comes after, and which barrier it is."""
+    """Something that a stream is given: what it touches, what it comes after, and whether all ranks meet in it."""
 
     touches: list[Touch] = field(default_factory=list)
     after: list[int] = field(default_factory=list)
-    barrier: int | None = None
+    is_barrier: bool = False
 
 
 class Recording(FakeWorkspace):
@@ -45,17 +45,15 @@ class Recording(FakeWorkspace):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.stream, self.last, self.barriers = MAIN, [[], []], 0
+        self.stream, self.last = MAIN, [[], []]
         type(self).steps, type(self).held, type(self).newest = [], [], self  # type: ignore[attr-defined]
 
-    def step(self, **more: Any) -> int:
+    def step(self, **more: Any) -> None:
         self.steps.append(Step(after=self.last[self.stream], **more))
         self.last[self.stream] = [len(self.steps) - 1]
-        return len(self.steps) - 1
 
     def barrier(self) -> None:
-        self.step(barrier=self.barriers)
-        self.barriers += 1
+        self.step(is_barrier=True)
         super().barrier()
 
     @contextmanager
@@ -140,10 +138,10 @@ def races(of_ranks: list[list[Step]]) -> list[str]:
                 step = of_ranks[rank][index]
                 for earlier in step.after:
                     before[rank][index] |= before[rank][earlier] | 1 << offsets[rank] + earlier
-            if stop > start and of_ranks[rank][stop - 1].barrier is not None:
+            if stop > start and of_ranks[rank][stop - 1].is_barrier:
                 entered |= before[rank][stop - 1] | 1 << offsets[rank] + stop - 1
         for rank, (start, stop) in enumerate(at):
-            if stop > start and of_ranks[rank][stop - 1].barrier is not None:
+            if stop > start and of_ranks[rank][stop - 1].is_barrier:
                 before[rank][stop - 1] = entered & ~(1 << offsets[rank] + stop - 1)
     flat = [(rank, index, step) for rank, steps in enumerate(of_ranks) for index, step in enumerate(steps)]
     found = []
@@ -158,9 +156,7 @@ def races(of_ranks: list[list[Step]]) -> list[str]:
 
 def _in_rounds(of_ranks: list[list[Step]]) -> list[list[tuple[int, int]]]:
     """Of each rank where its steps begin and end that lead to each barrier, it included."""
-    ends = [
-        [index + 1 for index, step in enumerate(steps) if step.barrier is not None] + [len(steps)] for steps in of_ranks
-    ]
+    ends = [[index + 1 for index, step in enumerate(steps) if step.is_barrier] + [len(steps)] for steps in of_ranks]
     assert len({len(one) for one in ends}) == 1, "ranks meet at other barriers"
     starts = [[0, *one[:-1]] for one in ends]
     return [[(starts[rank][turn], ends[rank][turn]) for rank in range(len(of_ranks))] for turn in range(len(ends[0]))]

@@ -13,7 +13,7 @@ import torch
 from blockshock.machine.collectives import Group
 from blockshock.machine.combines.base import COMBINES, Combine, Later, Part, Place, side_by_side
 from blockshock.machine.combines.traced import known
-from blockshock.machine.combines.workspace import workspace_bytes, workspace_for
+from blockshock.machine.combines.workspace import ALIGNED, workspace_bytes, workspace_for
 from blockshock.stages import stage
 
 MOST_BLOCKS = 8
@@ -119,8 +119,9 @@ class Symmetric(Combine):
 
 
 def _evenly(tokens: int, most: int) -> int:
-    """Rows of each of the fewest blocks that hold no more than ``most``, a multiple of eight as that is."""
-    return -(-tokens // (-(-tokens // most) * 8)) * 8
+    """Rows of each of the fewest blocks that hold no more than ``most``, aligned as that is."""
+    blocks = -(-tokens // most)
+    return -(-tokens // (blocks * ALIGNED)) * ALIGNED
 
 
 class _TorchSum(Symmetric):

@@ -20,7 +20,7 @@ from blockshock.machine.combines.base import Peers
 MOST_BYTES = 512 << 20
 """Of one: what is larger goes through it block by block, and nothing of a block runs beside the next."""
 LEAST_BYTES = 1 << 20
-_ALIGNED = 8
+ALIGNED = 8
 """Rows: of a multiple of them each block begins where words of 16 bytes do."""
 
 _newest: WeakKeyDictionary[Any, dict[str, ref[Workspace]]] = WeakKeyDictionary()
@@ -34,7 +34,7 @@ def workspace_bytes(needed: int) -> int:
 
 def most_elements(tokens: int, features: int) -> int:
     """Of the parts that a layer is to be fast for: of as many rows as a block has at least."""
-    return max(tokens, _ALIGNED) * features
+    return max(tokens, ALIGNED) * features
 
 
 def workspace_for(group: Group, needed: int, device: torch.device, use: str = "parts") -> Workspace:
@@ -86,7 +86,7 @@ class Workspace:
 
     def rows(self, features: int, dtype: torch.dtype) -> int:
         """How many rows of so many elements fit in: a multiple of eight, so that each block of them is aligned."""
-        rows = self.size // (features * dtype.itemsize) // _ALIGNED * _ALIGNED
+        rows = self.size // (features * dtype.itemsize) // ALIGNED * ALIGNED
         if not rows:
             raise InputError(f"{features} features of {dtype} are more than the {self.size} bytes that ranks share")
         return rows
