@@ -61,6 +61,12 @@ class FakeWorkspace(Workspace):
     def beside(self) -> Iterator[None]:
         yield
 
+    def mark(self) -> Any:
+        return None
+
+    def wait_for(self, mark: Any) -> None:
+        pass
+
     def wait(self) -> None:
         pass
 

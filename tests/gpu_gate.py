@@ -28,7 +28,7 @@ TIMED = (*(f"tests/test_{name}.py" for name in (*PHASES, "same_against_itself"))
 """What is to have a GPU for itself."""
 LATER = tuple(f"tests/test_{name}.py" for name in ("models", "learning", "blocks"))
 """What takes half a minute a row: the gate tries its parts, in tests/phases and tests/models."""
-OF_FOUR = ("tests/nn/test_wrappers.py", "tests/machine/test_gpu_fused.py")
+OF_FOUR = ("tests/nn/test_wrappers.py", "tests/machine/test_gpu_fused.py", "tests/machine/test_gpu_combines.py")
 """What tries more where it sees four GPUs."""
 WORKERS = str(min(8, max((os.cpu_count() or 1) // 2, 1)))
 """Processes that share a GPU where nothing is timed: tests wait for compilers and hosts. They take turns on it, so that

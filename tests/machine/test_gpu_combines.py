@@ -85,10 +85,18 @@ def test_each_way_adds_up_and_puts_side_by_side(dtype: torch.dtype, gpu_ranks: R
         assert not wrong
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 4, reason="needs four CUDA GPUs: run it on a machine that has them")
+def test_each_way_on_four_gpus() -> None:
+    with spawn(4, device="cuda") as four:
+        for wrong in four.run(_all_wrong, torch.bfloat16) + four.run(_replayed):
+            assert not wrong
+
+
 def _replayed() -> list[str]:
     """Captured, and replayed on other values, on another stream, and between eager calls on a third."""
     wrong, group, rank = [], dist.group.WORLD, dist.get_rank()
-    parts = _parts(512, 1024, torch.bfloat16)
+    # Whole numbers of which bf16 has the sums, added up in any order.
+    parts = [(2 * part).round().clamp(-7, 7) for part in _parts(512, 1024, torch.bfloat16)]
     for spec in _ways(torch.bfloat16):
         combine = build_combine(spec, group, 512 * 1024, torch.bfloat16, _device())
         mine = parts[rank].clone()
@@ -106,7 +114,7 @@ def _replayed() -> list[str]:
                 graph.replay()
                 eager = combine.sum(Part.of(mine.clone()))
             torch.cuda.current_stream().wait_stream(others[turn % 2])
-            wanted = (parts[0] + parts[1]) * factor
+            wanted = sum(parts) * factor
             if not (torch.equal(held["sum"], wanted) and torch.equal(eager, wanted)):
                 wrong.append(f"{spec} sum {factor}")
             if not torch.equal(held["whole"], torch.cat(parts, dim=1) * factor):

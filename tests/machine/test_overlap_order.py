@@ -63,8 +63,14 @@ class Recording(FakeWorkspace):
         yield
         self.stream = MAIN
 
+    def mark(self) -> list[int]:
+        return list(self.last[SIDE])
+
+    def wait_for(self, mark: list[int]) -> None:
+        self.last[self.stream] = [*self.last[self.stream], *mark]
+
     def wait(self) -> None:
-        self.last[self.stream] = [*self.last[self.stream], *self.last[SIDE]]
+        self.wait_for(self.last[SIDE])
 
 
 class Touched(TorchDispatchMode):
@@ -192,6 +198,6 @@ def test_nothing_races_on_four_ranks(spec: str, call: str, tokens: int, features
     assert not races(four_ranks.run(_steps, spec, call, tokens, features, None))
 
 
-@pytest.mark.parametrize("skip", ["wait", "barrier"])
+@pytest.mark.parametrize("skip", ["wait_for", "wait", "barrier"])
 def test_a_wait_that_is_missing_is_seen(skip: str, four_ranks: Ranks) -> None:
     assert races(four_ranks.run(_steps, "overlap:chunks=4", "sum", 300, 8, skip))

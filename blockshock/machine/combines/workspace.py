@@ -127,6 +127,14 @@ class Workspace:
         with torch.cuda.stream(self._second):
             yield
 
+    def mark(self) -> torch.cuda.Event:
+        """All that the second stream was given so far, to be waited for."""
+        return self._second.record_event()
+
+    def wait_for(self, mark: torch.cuda.Event) -> None:
+        """Have the current stream come after that."""
+        torch.cuda.current_stream(self._device).wait_event(mark)
+
     def wait(self) -> None:
         """Have the current stream come after all that the second was given."""
         torch.cuda.current_stream(self._device).wait_stream(self._second)
