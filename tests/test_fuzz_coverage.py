@@ -34,6 +34,7 @@ NOT_FUZZED = {
     "blockshock.kernels.gradient24": "needs a GPU: tests/kernels/test_gpu_gradient24.py",
     "blockshock.kernels.soft24": "needs a GPU: tests/training/test_weights_in_one_pass.py",
     "blockshock.kernels.masked24": "needs a GPU: tests/training/test_weights_in_one_pass.py",
+    "blockshock.kernels.pick": "needs a GPU: tests/kernels/test_gpu_pick.py; its bytes: test_pick.py",
     "blockshock.kernels.cutlass": "needs a GPU of compute capability 8.x",
     "blockshock.kernels.streamed": "needs a GPU: tests/kernels/test_gpu_streamed.py and test_gpu_kernels.py",
     "blockshock.kernels.streamed_launch": "as well; what it launches: tests/kernels/test_streamed.py",
