@@ -10,16 +10,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from measured import heading, page_of, ran_here
 from torch import nn
+from torch.nn import functional as F
 
 from blockshock import BlockShockLinear
-from blockshock.machine import environment
+from blockshock.machine import all_gather, environment
 from blockshock.measure import timing
 from blockshock.ranks import Ranks, spawn
 
@@ -29,24 +32,64 @@ SIZES = ((8192, 1024), (4096, 256))
 """N = K, and tokens."""
 LAYERS = (1, 4)
 """One after the other in a model."""
-ROWS: dict[str, dict[str, str] | None] = {
-    "nn.Linear, whole on each GPU": None,
-    "block_shock gathered, nccl": {"kernel": "gathered"},
-    "block_shock auto, auto": {"combine": "auto"},
-}
-WAYS = ("graph", "eager", "host", "compiled", "reduce-overhead")
+WAYS = ("graph", "eager", "host", "graphed", "compiled", "reduce-overhead")
 TIMES, CALLS = 5, 30
 """Medians are of so many times so many calls."""
+
+
+class RowShard(nn.Module):
+    """Row tensor parallelism of a linear layer (Shoeybi et al., arXiv 1909.08053, §3), in no more steps than that has
+    products and collectives: nothing is checked."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        size = linear.in_features // RANKS
+        self._columns = slice(dist.get_rank() * size, (dist.get_rank() + 1) * size)
+        self.weight = nn.Parameter(linear.weight.detach()[:, self._columns].clone())
+        self.bias = linear.bias
+
+    def forward(self, x_BK: torch.Tensor) -> torch.Tensor:
+        y_BN: torch.Tensor = _RowProduct.apply(x_BK, self.weight, self.bias, self._columns)
+        return y_BN
+
+
+class _RowProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BK: torch.Tensor, w_NS: torch.Tensor, bias: torch.Tensor, columns: slice) -> torch.Tensor:
+        x_BS = x_BK[:, columns]
+        ctx.save_for_backward(x_BS, w_NS)
+        y_BN = F.linear(x_BS, w_NS, bias if columns.start == 0 else None)
+        dist.all_reduce(y_BN)
+        return y_BN
+
+    @staticmethod
+    def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        x_BS, w_NS = ctx.saved_tensors
+        grad_BS = grad_y_BN @ w_NS
+        stacked = grad_BS.new_empty(RANKS * len(grad_BS), grad_BS.shape[1])
+        work = all_gather(stacked, grad_BS, async_op=True)
+        grads = grad_y_BN.t() @ x_BS, grad_y_BN.sum(0)
+        work.wait()
+        return torch.cat(stacked.chunk(RANKS), dim=1), *grads, None
+
+
+def _block_shock(linear: nn.Linear, tokens: int, **picks: str) -> nn.Module:
+    return BlockShockLinear(linear, tokens=tokens, **picks)  # type: ignore[arg-type]
+
+
+ROWS: dict[str, Callable[[nn.Linear, int], nn.Module]] = {
+    "nn.Linear, whole on each GPU": lambda linear, tokens: linear,
+    "a shard of nn.Linear, nccl": lambda linear, tokens: RowShard(linear),
+    "block_shock gathered, nccl": partial(_block_shock, kernel="gathered"),
+    "block_shock auto, auto": partial(_block_shock, combine="auto"),
+}
 
 
 def model_of(row: str, N: int, B: int, layers: int, device: torch.device) -> nn.Sequential:
     """Linear layers (N, N) in bf16, or what a row puts in their place for B tokens."""
     torch.manual_seed(0)  # the same on all ranks
-    model, picks = nn.Sequential(), ROWS[row]
-    for _ in range(layers):
-        linear = nn.Linear(N, N, device=device, dtype=torch.bfloat16)
-        model.append(linear if picks is None else BlockShockLinear(linear, tokens=B, **picks))  # type: ignore[arg-type]
-    return model
+    linears = (nn.Linear(N, N, device=device, dtype=torch.bfloat16) for _ in range(layers))
+    return nn.Sequential(*(ROWS[row](linear, B) for linear in linears))
 
 
 def times(row: str, N: int, B: int, layers: int, ways: tuple[str, ...] = WAYS) -> dict[str, list[float] | str]:
@@ -55,9 +98,11 @@ def times(row: str, N: int, B: int, layers: int, ways: tuple[str, ...] = WAYS) -
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     model, wait = model_of(row, N, B, layers, device), torch.cuda.synchronize if on_gpu else lambda: None
     x_BK, grad_BN = torch.randn(2, B, N, device=device, dtype=torch.bfloat16)
-    leaves = [x_BK.requires_grad_(), *model.parameters()]
+    x_BK.requires_grad_()
 
-    def by(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
+    def by(forward: Callable[[torch.Tensor], torch.Tensor], model: nn.Module = model) -> Callable[[], None]:
+        leaves = [x_BK, *model.parameters()]
+
         def call() -> None:
             for leaf in leaves:
                 leaf.grad = None
@@ -65,15 +110,24 @@ def times(row: str, N: int, B: int, layers: int, ways: tuple[str, ...] = WAYS) -
 
         return call
 
+    def captured() -> Callable[[], None]:
+        leaves = [x_BK, *model.parameters()]
+        return timing.capture(lambda: torch.autograd.grad(model(x_BK), leaves, grad_BN)).replay
+
+    def graphed() -> Callable[[], None]:
+        another = model_of(row, N, B, layers, device)  # whose forward is another one then
+        return by(torch.cuda.make_graphed_callables(another, (x_BK,)), another)
+
     def compiled(mode: str | None) -> Callable[[], None]:
         torch.compiler.reset()
         call = by(torch.compile(model, mode=mode))
         return lambda: (torch.compiler.cudagraph_mark_step_begin(), call())[1]
 
     made: dict[str, Callable[[], Callable[[], Any]]] = {
-        "graph": lambda: timing.capture(lambda: torch.autograd.grad(model(x_BK), leaves, grad_BN)).replay,
+        "graph": captured,
         "eager": lambda: by(model),
         "host": lambda: by(model),
+        "graphed": graphed,
         "compiled": lambda: compiled(None),
         "reduce-overhead": lambda: compiled("reduce-overhead"),
     }
@@ -124,13 +178,13 @@ def _told(found: dict[str, list[float] | str]) -> str:
 def lines(name: str, found: dict[str, Any]) -> Iterator[str]:
     """Its section of the page."""
     yield from heading("eager", name, found, "bf16,")
-    yield "| N = K | tokens | layers | row | its graph, µs | eager ÷ graph | host alone | compiled | reduce-overhead |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield f"| N = K | tokens | layers | row | its graph, µs | eager ÷ graph | host alone | {' | '.join(WAYS[3:])} |"
+    yield "|" + "---|" * (4 + len(WAYS))
     for model in found["models"]:
         spent = model["microseconds"]
         graph = spent["graph"] if isinstance(spent["graph"], list) else None
         told = f"{statistics.median(graph):.0f} ± {_half(graph):.0f}" if graph else "–"
-        cells = [_cell(spent[way], graph) for way in WAYS[1:]]
+        cells = [_cell(spent.get(way, ""), graph) for way in WAYS[1:]]
         yield f"| {model['N']} | {model['B']} | {model['layers']} | {model['row']} | {told} | {' | '.join(cells)} |"
 
 

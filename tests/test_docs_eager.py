@@ -25,7 +25,7 @@ def test_a_time_is_told_in_graphs_with_what_calls_differ_by() -> None:
     found = {"gpu": "2 × NVIDIA H200", "versions": {"torch": "2.11"}, "commit": "abc", "seed": 0, "models": [model]}
     told = list(eager.lines("one", found))
     assert told[0] == "## one: 2 × NVIDIA H200"
-    assert told[-1] == "| 64 | 8 | 1 | a row | 12 ± 5 | 1.50 ± 0.25 | 0.50 ± 0.00 | – | 1.00 ± 0.00 |"
+    assert told[-1] == "| 64 | 8 | 1 | a row | 12 ± 5 | 1.50 ± 0.25 | 0.50 ± 0.00 | – | – | 1.00 ± 0.00 |"
 
 
 def test_ranks_measure_what_is_named_and_say_what_there_is_not(cpu_ranks: Ranks) -> None:

@@ -13,7 +13,7 @@ from blockshock.errors import InputError, KernelUnavailable
 from blockshock.kernels.cusparselt_layout import SIDE, check_packable
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.source import source_of
-from blockshock.machine import compiled
+from blockshock.machine import compiled, on_gpu
 from blockshock.machine.cuda_kernel import CudaKernel
 
 _THREADS = 256
@@ -75,7 +75,7 @@ def launch_on_weight(
         values: of the dtype that is made of W.
         flags: macros and what they are.
     """
-    with torch.cuda.device(w_NK.device):
+    with on_gpu(w_NK.device):
         kernel = _kernel(name, w_NK.dtype == torch.float32, values.dtype, w_NK.device, *flags)
         launch(kernel, w_NK, [dense_rows(w_NK), *others, *w_NK.shape])
 

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 
 from blockshock.kernels.source import source_of
-from blockshock.machine import compiled
+from blockshock.machine import compiled, on_gpu
 from blockshock.machine.cuda_kernel import CudaKernel
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -77,7 +77,7 @@ def _change_dropped_(
     fours = fours if aligned and C % (4 * fours) == 0 else 1
     across, threads = C // (4 * fours), x.numel() // (4 * fours * (4 if in_bits else 1))
     flags |= {"BITS": int(in_bits), "FOURS": fours}
-    with torch.cuda.device(x.device):
+    with on_gpu(x.device):
         kernel = kernel_of_fours("decay", x.dtype, x.device, *flags.items())
         kernel((-(-threads // _THREADS), 1, 1), (_THREADS, 1, 1), [x, w, mask, across, threads, decay_bits])
     if not x.is_inference():  # which has no version
@@ -87,7 +87,7 @@ def _change_dropped_(
 
 def _launch(x: torch.Tensor, found: torch.Tensor, **flags: int) -> None:
     threads = x.numel() // (16 if flags["BITS"] else 4)
-    with torch.cuda.device(x.device):
+    with on_gpu(x.device):
         kernel = kernel_of_fours("fours", x.dtype, x.device, *flags.items())
         kernel((-(-threads // _THREADS), 1, 1), (_THREADS, 1, 1), [x, found, x.shape[-1] // 4, threads])
 

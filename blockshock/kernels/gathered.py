@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from blockshock.kernels.base import KERNELS, Kernel
 from blockshock.kernels.dense import multiplied
 from blockshock.kernels.packed import Packed
-from blockshock.kernels.pick import picked, picks
 from blockshock.matrices import MOST_PATTERNS, Every, Mask, Piece, RowPatterns, row_blocks
 from blockshock.stages import copied, in_stage, stage
 
@@ -117,8 +116,6 @@ def is_faster_transposed(piece: Piece) -> bool:
 
 
 def _take(kept: Every, x_BK: torch.Tensor) -> torch.Tensor:
-    if picks(kept, x_BK):
-        return copied(in_stage("layout", picked, kept, x_BK))
     return copied(in_stage("layout", kept.take, x_BK))
 
 

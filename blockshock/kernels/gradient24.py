@@ -17,7 +17,7 @@ from blockshock.kernels.cusparselt_layout import SIDE
 from blockshock.kernels.layout import dense_rows, is_dense
 from blockshock.kernels.make24 import Making
 from blockshock.kernels.source import source_of
-from blockshock.machine import compiled
+from blockshock.machine import compiled, on_gpu
 from blockshock.machine.cuda_kernel import CudaKernel
 
 
@@ -74,7 +74,7 @@ def gradient24_(
     # What is not asked for is neither read nor written: z stands for it.
     asked = (sums, places, found)
     tensors = [grad_RC, dense_rows(z_RC), mask.contiguous(), *(z_RC if tensor is None else tensor for tensor in asked)]
-    with torch.cuda.device(device):
+    with on_gpu(device):
         how = making.activation, making.first, straight
         launch(_kernel(*how, with_sums, others is not None, z_RC.dtype, device), z_RC, [*tensors, R, C])
     return Beside(sums, found)

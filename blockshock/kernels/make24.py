@@ -18,7 +18,7 @@ from blockshock.kernels.blocks24 import check_like, check_takes, launch, places_
 from blockshock.kernels.cusparselt_layout import SIDE
 from blockshock.kernels.layout import dense_rows
 from blockshock.kernels.source import source_of
-from blockshock.machine import compiled
+from blockshock.machine import compiled, on_gpu
 from blockshock.machine.cuda_kernel import CudaKernel
 
 ALONG = ("rows", "columns", "tiles", "rows_first")
@@ -136,7 +136,7 @@ def make24(
     tensors = [x_RC if tensor is None else tensor for tensor in asked]
     (bits,) = struct.unpack("i", struct.pack("f", scale))
     flags = _Flags(z_RC is not None, with_sums and adds_up, with_counts, others is not None)
-    with torch.cuda.device(x_RC.device):
+    with on_gpu(x_RC.device):
         kernel = _kernel(making, flags, x_RC.dtype, x_RC.device)
         launch(kernel, x_RC, [*tensors, many, R, C, bits])
     return Made(rows, columns, mask, sums if with_sums else None, sums if with_counts else None, dense)

@@ -9,7 +9,7 @@ import torch
 
 from blockshock.kernels.source import source_of
 from blockshock.kernels.streamed_plan import MOST_TOKENS, STEP, WARPS, Plan, plan_for
-from blockshock.machine import CudaKernel, Peers, compiled
+from blockshock.machine import CudaKernel, Peers, compiled, on_gpu
 
 WAIT_SECONDS = 600
 """After which a block that waits for a peer's ends in an error, as torch's collectives do."""
@@ -50,7 +50,7 @@ def multiplied(
     (N, J), (B, device) = values_NJ.shape, (len(x_BK), x_BK.device)
     y_BN = x_BK.new_empty(B, N, dtype=scales and scales.dtype) if out_BN is None else out_BN
     kind = scales is not None, metadata.shape[:2] == (1, 1)
-    with torch.cuda.device(device):  # whose current stream the launches take
+    with on_gpu(device):  # whose current stream the launches take
         start = 0
         while start < B:
             chosen = plan or plan_for(N, 2 * J, min(B - start, MOST_TOKENS), device, *kind)

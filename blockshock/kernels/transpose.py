@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from blockshock.kernels.layout import dense_rows, is_dense
-from blockshock.machine import compiled
+from blockshock.machine import compiled, on_gpu
 from blockshock.matrices import Mask, row_blocks, transposable_tiles
 
 _BITS = torch.tensor([1 << bit for bit in range(16)])
@@ -167,6 +167,6 @@ def _launch(order: TileOrder, values_NJ: torch.Tensor, out_KM: torch.Tensor, row
     grid = (-(-order.K // (4 * _TILES)), -(-order.N // (4 * _TILES)), 1)
     rows = out_KM if rows_NJ is None else rows_NJ  # never written through where there are none
     args = [values_NJ, rows, out_KM, order.codes, order.kinds, order.N, order.K]
-    with torch.cuda.device(values_NJ.device):  # whose current stream the launch takes
+    with on_gpu(values_NJ.device):  # whose current stream the launch takes
         kernel = _compiled(values_NJ.device, casts, target, rows_NJ is not None, order.repeats)
         kernel(grid=grid, block=(32, 8, 1), args=args)

@@ -18,7 +18,7 @@ from blockshock.kernels.formats import TILE_ROWS, Format, Order, PackedQuantised
 from blockshock.kernels.packed import Packed
 from blockshock.kernels.source import source_of
 from blockshock.kernels.wgmma_layout import CLUSTER, FEATURES, TILE_BYTES, in_tiles, tiles_of
-from blockshock.machine import CudaKernel, compiled
+from blockshock.machine import CudaKernel, compiled, on_gpu
 from blockshock.matrices import Mask, Piece, gather_kept, mask_positions, row_blocks
 from blockshock.stages import stage
 
@@ -91,7 +91,7 @@ def multiplied(
     y_BN = torch.empty(B, N, dtype=dtype, device=device)
     of_x, steps = x_tiles.shape[:2]
     turns = len(tiles) // CLUSTER * of_x
-    with torch.cuda.device(device):  # whose current stream the launch takes
+    with on_gpu(device):  # whose current stream the launch takes
         processors = torch.cuda.get_device_properties(device).multi_processor_count
         _kernel(dtype, x_tiles.dtype == torch.float8_e4m3fn, device)(
             grid=(CLUSTER * min(turns, processors // CLUSTER), 1, 1),

@@ -31,5 +31,6 @@ from blockshock.machine.conjugates import (
 from blockshock.machine.cuda_kernel import CudaKernel
 from blockshock.machine.meeting import meet, next_name
 from blockshock.machine.memory import held_bytes, indexed
+from blockshock.machine.streams import on_gpu
 from blockshock.machine.tensor_states import all_states_of, kept_states_of, state_of, states_of
 from blockshock.machine.tried_internals import INTERNALS

@@ -48,6 +48,7 @@ class CudaKernel:
         loaded: the kernel as torch has it, which keeps it; its own call looks for CUDA's library each time.
         launch: ``cuLaunchKernel``.
         check: raises RuntimeError for what that returns, unless it is 0.
+        stream_address: of the current stream of a GPU.
         launch_early: as of ``early_launch_of``; without it no launch is early.
     """
 
@@ -56,9 +57,11 @@ class CudaKernel:
         loaded: Any,
         launch: Callable[..., int],
         check: Callable[[int], None],
+        stream_address: Callable[[int], int],
         launch_early: Callable[..., int] | None = None,
     ) -> None:
-        self._loaded, self._launch, self._check, self._launch_early = loaded, launch, check, launch_early
+        self._loaded, self._launch, self._check = loaded, launch, check
+        self._stream_address, self._launch_early = stream_address, launch_early
 
     def set_shared_memory_config(self, shared_bytes: int) -> None:
         """So many bytes of dynamic shared memory it will be launched with at most."""
@@ -82,7 +85,7 @@ class CudaKernel:
         # The memory that they are read from is this launch's own, for threads launch side by side.
         held = [c_void_p(arg.data_ptr()) if isinstance(arg, torch.Tensor) else c_int(arg) for arg in args]
         places = (c_void_p * len(held))(*map(addressof, held))
-        stream = c_void_p(torch.cuda.current_stream().cuda_stream)
+        stream = c_void_p(self._stream_address(torch.cuda.current_device()))
         if early and self._launch_early is not None:
             sizes = (*grid, *block, shared_mem)
             launch = _Launch(*sizes, stream, addressof(_BEFORE_THE_LAST_ENDS), 1)

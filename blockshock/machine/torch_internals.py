@@ -116,7 +116,12 @@ def load_cubin(binary: bytes, name: str) -> CudaKernel:
     utils = importlib.import_module("torch.cuda._utils")
     loaded = utils._cuda_load_module(binary, [name])[name]
     driver = utils._get_gpu_runtime_library()
-    return CudaKernel(loaded, driver.cuLaunchKernel, utils._check_cuda, early_launch_of(driver))
+    return CudaKernel(loaded, driver.cuLaunchKernel, utils._check_cuda, stream_address, early_launch_of(driver))
+
+
+def stream_address(index: int) -> int:
+    """Of the current stream of a GPU; the public way makes an object for it, in many times the steps."""
+    return torch._C._cuda_getCurrentRawStream(index)
 
 
 def peer_memory(size: int, device: torch.device, group: Any) -> tuple[torch.Tensor, Any]:

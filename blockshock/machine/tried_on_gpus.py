@@ -83,6 +83,13 @@ def _try_compiling() -> None:
     check(out.item() == 7)
 
 
+def _try_stream() -> None:
+    with torch.cuda.stream(torch.cuda.Stream()):
+        index, stream = torch.cuda.current_device(), torch.cuda.current_stream()
+        check(internals.stream_address(index) == stream.cuda_stream != 0)
+    check(internals.stream_address(index) != stream.cuda_stream)
+
+
 def _lacks_cusparselt() -> str | None:
     return None if torch.backends.cusparselt.is_available() else "torch has no cuSPARSELt here"
 
@@ -124,5 +131,6 @@ ON_GPUS = {
     "torch.cuda._utils._cuda_load_module": Internal(_COMPILED, _try_compiling, "cuda"),
     "torch.cuda._utils._get_gpu_runtime_library": Internal(_COMPILED, _try_compiling, "cuda"),
     "torch.cuda._utils._check_cuda": Internal(_COMPILED, _try_compiling, "cuda"),
+    "torch._C._cuda_getCurrentRawStream": Internal(_COMPILED, _try_stream, "cuda"),
 }
 """As in ``INTERNALS``."""

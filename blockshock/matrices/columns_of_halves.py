@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from blockshock.machine import Place, shard
+from blockshock.matrices import columns_on_gpu
 from blockshock.matrices.repeating_rows import FEW, WORDS, Every, fits_words
 
 
@@ -23,14 +24,20 @@ class ColumnsOfHalves(Place):
         """Pairs of them do."""
 
     def put(self, shards: list[torch.Tensor], whole: torch.Tensor) -> None:
-        for rank, shard_BJ in enumerate(shards):
-            columns = shard(whole.shape[1], rank // 2, len(shards) // 2, "K")
-            self._kept[rank % 2].put(shard_BJ, whole[:, columns])
+        first, second = self._kept
+        for pair in range(len(shards) // 2):
+            one_BJ, other_BJ = shards[2 * pair : 2 * pair + 2]
+            columns = whole[:, shard(whole.shape[1], pair, len(shards) // 2, "K")]
+            if first.width == 4 and columns_on_gpu.puts(one_BJ, other_BJ, columns):
+                columns_on_gpu.put(first.positions, one_BJ, other_BJ, columns)
+            else:
+                first.put(one_BJ, columns)
+                second.put(other_BJ, columns)
 
     def joined(self, stacked: torch.Tensor, ranks: int) -> torch.Tensor:
         (rows, J), dtype = stacked.shape, stacked.dtype
         tokens = rows // ranks
-        if not (self._alternates or self._by_pairs):
+        if columns_on_gpu.sees(stacked) or not (self._alternates or self._by_pairs):
             whole = stacked.new_empty(tokens, ranks * J)
             self.put(list(stacked.chunk(ranks)), whole)
             return whole

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import increment_version
 
-from blockshock.machine import compiled
+from blockshock.machine import compiled, on_gpu
 
 _THREADS = 256
 _ALIGNED = 16
@@ -117,7 +117,7 @@ def _compiled(device: torch.device, name: str, itemsize: int) -> Any:
 
 def _launch(name: str, read: torch.Tensor, positions: torch.Tensor, written: torch.Tensor) -> None:
     pairs = positions.numel()
-    with torch.cuda.device(read.device):  # whose current stream the launch takes
+    with on_gpu(read.device):  # whose current stream the launch takes
         kernel = _compiled(read.device, name, read.itemsize)
         kernel(grid=(-(-pairs // _THREADS), 1, 1), block=(_THREADS, 1, 1), args=[read, positions, written, pairs])
     if not written.is_inference():

@@ -1,6 +1,7 @@
 """Masks whose rows repeat: which rows of a tile keep the same columns, and how to reach those rows and columns.
 
 Everything here is slices, never an index tensor: nothing is copied from the host, so that a CUDA graph can capture it.
+What a GPU can move in one launch at the rate of its memory is left to ``columns_on_gpu``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from blockshock.matrices import columns_on_gpu
 
 MOST_PATTERNS = 4
 """Distinct rows of a tile up to which splitting a product by them still leaves matrix-sized pieces."""
@@ -24,6 +27,8 @@ class Every:
 
     def take(self, x_BK: torch.Tensor) -> torch.Tensor:
         """Those columns of x, contiguous (B, K/width·positions)."""
+        if columns_on_gpu.takes(self.positions, self.width, x_BK):
+            return columns_on_gpu.taken(self.positions, x_BK)
         if len(self.positions) == 2 and not torch.compiler.is_compiling():  # which fuses copies in its own way
             if x_BK.numel() > FEW and (words := self._words(x_BK)) is not None:
                 return words.contiguous().view(x_BK.dtype)

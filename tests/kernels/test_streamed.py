@@ -197,7 +197,7 @@ def test_each_token_is_in_one_launch_and_each_sum_of_splits_has_a_thread(
 ) -> None:
     N, K, plan = 400, 64, Plan(2, 1, 5, 2, splits, clusters=False)
     launches: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(streamed_launch, "on_gpu", lambda device: nullcontext())
 
     def kernel(name: str, *_: object) -> Any:
         assert len(launches) < 10, "no token is reached"
@@ -223,7 +223,7 @@ def test_nothing_is_sliced_where_one_launch_takes_all(
     tokens: int, slices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Plan(2, 1, 5, 2)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(streamed_launch, "on_gpu", lambda device: nullcontext())
     monkeypatch.setattr(streamed_launch, "_kernel", lambda *_: lambda **given: None)
     values_NJ, x_BK = torch.zeros(400, 32, dtype=torch.bfloat16), torch.zeros(tokens, 64, dtype=torch.bfloat16)
     metadata = torch.zeros(0)
@@ -237,7 +237,7 @@ class _Driver:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, status: int = 0) -> None:
         self.launches: list[Any] = []
         self.status, self.before = status, lambda: None
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
 
     def launch(self, function: Any, *given: Any) -> int:
         self.before()
@@ -253,7 +253,7 @@ class _Driver:
             raise RuntimeError(f"CUDA error: {status}")
 
     def kernel(self) -> CudaKernel:
-        return CudaKernel(SimpleNamespace(func="function"), self.launch, self.check)
+        return CudaKernel(SimpleNamespace(func="function"), self.launch, self.check, {3: 77}.__getitem__)
 
 
 def test_a_launch_hands_over_what_torchs_own_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,8 +290,8 @@ def test_a_launch_that_fails_raises(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_product_of_few_tokens_takes_few_steps_of_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes about a third of a microsecond, and a GPU is done with so few tokens in ten."""
     _Driver(monkeypatch)
-    kernel = CudaKernel(SimpleNamespace(func="function"), lambda *_: 0, lambda status: None)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    kernel = CudaKernel(SimpleNamespace(func="function"), lambda *_: 0, lambda status: None, lambda index: 0)
+    monkeypatch.setattr(streamed_launch, "on_gpu", lambda device: nullcontext())
     monkeypatch.setattr(streamed_launch, "plan_for", lambda *_: Plan(2, 1, 5, 2))
     monkeypatch.setattr(streamed_launch, "_kernel", lambda *_: kernel)
     source = GeneratedWeights(32, 64, torch.bfloat16, torch.device("cpu"))

@@ -130,7 +130,7 @@ def test_each_launch_has_its_tokens_scales_and_counts_pairs(
 ) -> None:
     N, K, plan = 400, 96, Plan(2, 1, 5, 2, splits, False, True)
     launches: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(streamed_launch, "on_gpu", lambda device: nullcontext())
     monkeypatch.setattr(
         streamed_launch, "_kernel", lambda *key: lambda **given: launches.append((key, given["args"], given["grid"]))
     )
@@ -162,7 +162,7 @@ def test_it_begins_before_one_token_is_quantised_and_its_source_waits_for_that(
     name: str | None, clusters: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launches: list[tuple[bool, bool]] = []
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(streamed_launch, "on_gpu", lambda device: nullcontext())
     monkeypatch.setattr(
         streamed_launch, "_kernel", lambda *key: lambda **given: launches.append((key[-1], given["early"]))
     )

@@ -157,7 +157,7 @@ def test_a_gpu_is_asked_for_the_order(name: str, monkeypatch: pytest.MonkeyPatch
     def kernel(*key: Any) -> Any:
         return lambda grid, block, args: launches.append((key, grid, args))
 
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(one_pass, "on_gpu", lambda device: nullcontext())
     monkeypatch.setattr(one_pass, "kernel_of_fours", kernel)
     monkeypatch.setattr(one_pass, "quantises", lambda rows_RK, stored: True)
     x = packed.stored(torch.zeros(300, 304, dtype=torch.bfloat16))
@@ -171,7 +171,7 @@ def test_a_gpu_is_asked_for_the_order(name: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", FORMATS)
 def test_its_launch(name: str, biased: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     launches: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(wgmma, "on_gpu", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: HOPPER)
     monkeypatch.setattr(wgmma, "_kernel", lambda *key: lambda **given: launches.append((key, given)))
     packed, _ = _packed(name, 264, 328, biased=biased)

@@ -44,8 +44,10 @@ def _check(status: int) -> None:
 
 
 def _kernel(driver: _Driver, monkeypatch: pytest.MonkeyPatch) -> CudaKernel:
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=1 << 40))
-    return CudaKernel(SimpleNamespace(func="function"), driver.cuLaunchKernel, _check, early_launch_of(driver))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    streams = {3: 1 << 40}
+    function, early = SimpleNamespace(func="function"), early_launch_of(driver)
+    return CudaKernel(function, driver.cuLaunchKernel, _check, streams.__getitem__, early)
 
 
 def test_a_launch_that_may_begin_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

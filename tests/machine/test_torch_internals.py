@@ -54,6 +54,8 @@ def test_each_does_what_it_did(name: str) -> None:
 def test_what_only_a_gpu_can_try_is_there(name: str) -> None:
     if "_cusparselt" in name and not hasattr(torch._C, "_cusparselt"):
         pytest.skip("this torch was built without cuSPARSELt")
+    if "._cuda_" in name and not torch.backends.cuda.is_built():
+        pytest.skip("this torch was built without CUDA")
     owner, last = owner_of(name)
     if getattr(owner, last) is None:
         pytest.skip("torch has it where it finds triton and a GPU alone")

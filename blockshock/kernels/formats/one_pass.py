@@ -11,6 +11,7 @@ import torch
 
 from blockshock.kernels.formats.orders import Order
 from blockshock.kernels.fours import DTYPES, kernel_of_fours
+from blockshock.machine import on_gpu
 
 STORED = {torch.int8: (0, (8, 0)), torch.float8_e4m3fn: (1, (8, 9))}
 """What is stored: its number, and the compute capability that has the instructions."""
@@ -62,7 +63,7 @@ def quantised(
     q_RK = torch.empty(order.shape(R, K), dtype=stored, device=rows_RK.device)
     scale_R1 = torch.empty(R, 1, device=rows_RK.device)
     (reciprocal,) = struct.unpack("i", struct.pack("f", 1 / largest))
-    with torch.cuda.device(rows_RK.device):
+    with on_gpu(rows_RK.device):
         threads = _row_threads(R, K)
         rows = _BLOCK_ROWS if threads == _WARP else 1
         flags = ("FP8", STORED[stored][0]), ("ORDER", order.value), ("ROW_THREADS", threads)
@@ -104,7 +105,7 @@ def descaled(
     flags = ("FROM", SUMS[sums_BN.dtype]), ("CHANNELS", int(scale_N is not None)), ("BIASED", int(bias is not None))
     # What is not there is not read: y stands for it.
     tensors = [sums_BN, scale_B1.contiguous(), *(y_BN if one is None else one for one in (scale_N, bias)), y_BN]
-    with torch.cuda.device(sums_BN.device):
+    with on_gpu(sums_BN.device):
         kernel = kernel_of_fours("descale", dtype, sums_BN.device, *flags, ("ROWS", rows))
         across = _across(N)
         down = _SCALING // across

@@ -16,6 +16,7 @@ from blockshock.errors import InputError
 from blockshock.machine import torch_internals
 from blockshock.machine.collectives import Group
 from blockshock.machine.combines.base import Peers
+from blockshock.machine.streams import current_stream
 
 MOST_BYTES = 512 << 20
 """Of one: what is larger goes through it block by block, and nothing of a block runs beside the next."""
@@ -111,7 +112,7 @@ class Workspace:
         """Have the current stream come after the last that used it; called before each use."""
         if torch.cuda.is_current_stream_capturing():
             return
-        stream = torch.cuda.current_stream(self._device)
+        stream = current_stream(self._device)
         if self._last is not None and stream != self._last:
             stream.wait_stream(self._last)
         self._last = stream
@@ -123,7 +124,7 @@ class Workspace:
     @contextmanager
     def beside(self) -> Iterator[None]:
         """Work on the second stream, after all that the current one was given so far."""
-        self._second.wait_stream(torch.cuda.current_stream(self._device))
+        self._second.wait_stream(current_stream(self._device))
         with torch.cuda.stream(self._second):
             yield
 
@@ -133,8 +134,8 @@ class Workspace:
 
     def wait_for(self, mark: torch.cuda.Event) -> None:
         """Have the current stream come after that."""
-        torch.cuda.current_stream(self._device).wait_event(mark)
+        current_stream(self._device).wait_event(mark)
 
     def wait(self) -> None:
         """Have the current stream come after all that the second was given."""
-        torch.cuda.current_stream(self._device).wait_stream(self._second)
+        current_stream(self._device).wait_stream(self._second)
