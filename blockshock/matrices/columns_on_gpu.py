@@ -6,9 +6,8 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 
 import torch
 from torch.autograd.graph import increment_version
@@ -78,15 +77,16 @@ def takes(positions: Sequence[int], width: int, x_BK: torch.Tensor) -> bool:
     return not (x_BK.requires_grad and torch.is_grad_enabled())
 
 
-def taken(positions: Sequence[int], x_BK: torch.Tensor) -> torch.Tensor:
+def taken(positions: tuple[int, ...], x_BK: torch.Tensor) -> torch.Tensor:
     """Those columns of an x that is taken here, (B, K/2), contiguous.
 
     The launch may overlap the tail of the kernel that makes x (PTX ISA, ``griddepcontrol``).
     """
-    B, K = x_BK.shape
-    half_BJ = torch.empty(B, K // 2, dtype=x_BK.dtype, device=x_BK.device)
-    sizes = B, K // _COLUMNS
-    _launch("take_columns", [x_BK, half_BJ, *sizes, _apart(x_BK, _COLUMNS)], sizes, (taking(positions), 0))
+    (B, K), device = x_BK.shape, x_BK.device
+    half_BJ, across = torch.empty(B, K // 2, dtype=x_BK.dtype, device=device), K // _COLUMNS
+    with on_gpu(device):  # whose current stream the launch takes
+        launch = _launch_of("take_columns", positions, B, across, device)
+        launch([x_BK, half_BJ, B, across, _apart(x_BK, _COLUMNS)])
     return half_BJ
 
 
@@ -98,12 +98,14 @@ def puts(one_BJ: torch.Tensor, other_BJ: torch.Tensor, whole_BK: torch.Tensor) -
     return _lies(whole_BK, 2 * _COLUMNS) and all(_lies(half, _COLUMNS) for half in halves)
 
 
-def put(positions: Sequence[int], one_BJ: torch.Tensor, other_BJ: torch.Tensor, whole_BK: torch.Tensor) -> None:
+def put(positions: tuple[int, ...], one_BJ: torch.Tensor, other_BJ: torch.Tensor, whole_BK: torch.Tensor) -> None:
     """Write the one half to those two positions of each four columns, the other to the others, of what is put here."""
-    B, K = whole_BK.shape
-    sizes = B, K // _COLUMNS
+    (B, K), device = whole_BK.shape, whole_BK.device
+    across = K // _COLUMNS
     apart = [_apart(one_BJ, _COLUMNS // 2), _apart(other_BJ, _COLUMNS // 2), _apart(whole_BK, _COLUMNS)]
-    _launch("put_columns", [one_BJ, other_BJ, whole_BK, *sizes, *apart], sizes, putting(positions))
+    with on_gpu(device):
+        launch = _launch_of("put_columns", positions, B, across, device)
+        launch([one_BJ, other_BJ, whole_BK, B, across, *apart])
     if not whole_BK.is_inference():
         increment_version(whole_BK)  # as torch's writes do
 
@@ -137,27 +139,22 @@ def _selector(places: Sequence[int]) -> int:
     return sum(byte << (4 * place) for place, byte in enumerate(places))
 
 
-def _launch(name: str, args: list[Any], sizes: tuple[int, int], bytes_taken: tuple[int, int]) -> None:
-    """A kernel over so many rows and words; only one that waits for what is before it is launched early."""
-    B, across = sizes
-    rows, wide, device = _ROWS if B * across >= _MANY else 1, _THREADS, args[0].device
+@lru_cache(1 << 10)
+def _launch_of(
+    name: str, positions: tuple[int, ...], B: int, across: int, device: torch.device
+) -> Callable[[list[torch.Tensor | int]], None]:
+    """Launches a kernel over so many rows and words, on that GPU, which must be the current one."""
+    rows, wide, takes_one = _ROWS if B * across >= _MANY else 1, _THREADS, name == "take_columns"
     while wide > _WARP and wide >= 2 * across:
         wide //= 2
     down = _THREADS // wide
-    with on_gpu(device):  # whose current stream the launch takes
-        kernel = _kernel(name, rows, bytes_taken, device)
-        early = name == "take_columns" and _waits(device)
-        kernel((-(-B // (rows * down)), -(-across // wide), 1), (wide, down, 1), args, early=early)
+    low, high = (taking(positions), 0) if takes_one else putting(positions)
+    kernel = _kernel(name, rows, low, high, device)
+    # Only one that waits for what is before it may begin early.
+    early = takes_one and torch.cuda.get_device_capability(device)[0] >= 9
+    return partial(kernel, (-(-B // (rows * down)), -(-across // wide), 1), (wide, down, 1), early=early)
 
 
 @cache
-def _kernel(name: str, rows: int, bytes_taken: tuple[int, int], device: torch.device) -> CudaKernel:
-    """Of that GPU, which must be the current one."""
-    low, high = bytes_taken
+def _kernel(name: str, rows: int, low: int, high: int, device: torch.device) -> CudaKernel:
     return compiled(_CUDA, name, {"LOW": f"0x{low:04x}", "HIGH": f"0x{high:04x}", "ROWS": rows})
-
-
-@cache
-def _waits(device: torch.device) -> bool:
-    """Whether kernels of that GPU can begin early, and wait."""
-    return torch.cuda.get_device_capability(device)[0] >= 9
