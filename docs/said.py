@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from statistics import median
 from typing import Any
 
 from report_page import OFFICIAL, ROOT
@@ -19,7 +20,7 @@ from blockshock.saved import read_run, section_of
 Info = dict[str, Any]
 TWO_GPUS, PRUNED_TP = "0012_2xH200-pruned-tp", ("pruned_tp_row", "pruned_tp_col")
 HALVES, GATHERED = "0009_2xH100", "block_shock gathered 1100"
-WAYS, FASTEST = "0032_2xH100-auto", "block_shock auto 1100 auto"
+WAYS, FASTEST = "0035_2xH200-auto", "block_shock auto 1100 auto"
 AS_USERS_RUN_IT = ("dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
 """On two GPUs, weights as ``nn.Linear`` has them; of rows that pick no way to combine: by NCCL."""
 FEW_TOKENS, KERNELS_OWN = 16, (4096, 8192, 16384)
@@ -108,14 +109,14 @@ def _halves() -> str:
 
 
 def _fastest() -> str:
-    """What halves take by the fastest kernel and way to combine over the best dense on two GPUs: in any way, and as
-    users of torch have it."""
+    """What halves take by the fastest kernel and way to combine over the best dense of one GPU or both in any way, and
+    of both as users of torch have it."""
     found = [one for one in against_best(read_run(ROOT / OFFICIAL / WAYS)) if one.label == FASTEST]
     today = _over_nccl()
-    beyond = [f"{N}, B = {B}" for (N, B), ratio in today.items() if ratio > 1]
-    told = f" (above 1 at {'; '.join(beyond)})" if beyond else ""
+    beyond = named((N, N, B) for (N, B), ratio in today.items() if ratio > 1)
+    told = f" (above 1 at {beyond})" if beyond else ""
     return (
-        f"{spanned(one.ratio for one in found)} of the best dense on both, "
+        f"{spanned(one.ratio for one in found)} of the best dense, "
         f"{spanned(today.values())} of torch's own by NCCL{told}"
     )
 
@@ -159,8 +160,8 @@ def _transposed() -> str:
         for label in ("dense_tp_row", "dense_tp_col"):
             of_few = rows[label]["B"] <= 256
             found[of_few].append(rows[f"{label}:transposed=yes"]["p50_ms"] / rows[label]["p50_ms"])
-    few, many = (spanned(found[of_few]) for of_few in (True, False))
-    return f"up to 256 tokens {few}, of more {many}"
+    few, many = (f"{median(found[of_few]):.2f}, {spanned(found[of_few])}" for of_few in (True, False))
+    return f"up to 256 tokens {few}; of more {many}"
 
 
 SAID: dict[str, Callable[[], str]] = {

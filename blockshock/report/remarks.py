@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
@@ -12,6 +12,7 @@ from blockshock.report.limits import limited
 from blockshock.report.losing import LEAVE_NO_ZEROS
 from blockshock.report.points import every_row
 from blockshock.report.tables import Info
+from blockshock.report.where import named
 from blockshock.saved import Run, bare, is_dense, is_timed, several
 
 DENSE = "dense"
@@ -23,6 +24,10 @@ MOST_ODD = 3
 ONE = "one"
 """The span of rows that run on one device."""
 COLLECTIVES = ("all_reduce", "all_gather")
+OVERLAPS = "combined by overlap"
+"""In the algorithm of rows whose ranks send beside products."""
+NOTHING_HIDDEN = 0.85
+"""Of what ranks send by itself, so much of it or more is seen in the whole."""
 SHORT_MS = 0.2
 """Of a longer time what writing the cache back takes is no part to speak of."""
 
@@ -49,6 +54,7 @@ def remarks(run: Run) -> Iterator[str]:
             yield f"{what} saved without samples: the file is believed, {how}"
     yield from zeros(run)
     yield from untried(run)
+    yield from unhidden(run)
     yield from unmeasured(run)
     yield from flushes([run])
     yield from run.notes
@@ -103,6 +109,19 @@ def untried(run: Run) -> Iterator[str]:
     if missing := asked - {row.place for row in rows if row.label in single}:
         at = "" if missing == asked else f" at {several(len(missing), 'point')}"
         yield f"no dense layer on one device was timed{at}: it may beat the best dense named here"
+
+
+def unhidden(run: Run) -> Iterator[str]:
+    """Which rows send beside products in vain: CUDA may run copies behind the kernel that they should run beside."""
+    found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for info in run.infos:
+        if "p50_ms" in info and OVERLAPS in str(info.get("algorithm")):
+            seen, alone = (info.get(of, {}).get(part) for of, part in (("stages", "reduce"), ("alone", "combine")))
+            if seen and alone and seen["p50_ms"] >= NOTHING_HIDDEN * alone["p50_ms"]:
+                found[info["label"]].append((info["N"], info["K"], info["B"]))
+    if found:
+        told = ", ".join(f"{label} ({named(points)})" for label, points in found.items())
+        yield f"overlap hid nothing of what it sends in {told}; in another process it may, and take less time"
 
 
 def unmeasured(run: Run) -> Iterator[str]:

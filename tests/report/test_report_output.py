@@ -145,6 +145,19 @@ def test_what_ranks_share_wants_one_device_beside_it() -> None:
         assert not [line for line in remarks(run_of(infos)) if "one device" in line]
 
 
+def test_an_overlap_that_hides_nothing_is_named() -> None:
+    def overlapped(label: str, N: int, seen: float, algorithm: str = "dense, combined by overlap:chunks=4") -> Info:
+        parts = {"stages": {"reduce": {"p50_ms": seen}}, "alone": {"combine": {"p50_ms": 0.2}}}
+        return timed(label, N, 16, 1.0) | parts | {"algorithm": algorithm}
+
+    rows = [overlapped("dense_tp_row auto", 64, 0.19), overlapped("dense_tp_row auto", 128, 0.1)]
+    rows += [overlapped(OURS, 64, 0.3), overlapped("dense_tp_col auto", 64, 0.3, "dense, combined by two_shot")]
+    (told,) = [line for line in remarks(run_of(rows)) if "overlap" in line]
+    assert told.startswith(f"overlap hid nothing of what it sends in dense_tp_row auto (64², B = 16), {OURS} (64²")
+    bare = [timed("dense_tp_row auto", 64, 16, 1.0) | {"algorithm": "dense, combined by overlap"}]
+    assert not [line for line in remarks(run_of([*rows[1:2], *bare])) if "overlap" in line]
+
+
 def test_one_rank_has_no_collectives_to_miss() -> None:
     alone = CEILINGS | {"all_reduce": None, "all_gather": None}
     assert list(remarks(run_of([timed(OURS, 64, 4, 1.0, ranks=1, **limited(0.5))], ceilings=alone))) == []
