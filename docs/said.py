@@ -13,13 +13,15 @@ from blockshock.errors import InputError
 from blockshock.report.answer import pays
 from blockshock.report.asked import spanned
 from blockshock.report.points import against_best
+from blockshock.report.ran import hardware_kind
 from blockshock.report.remarks import SHORT_MS
 from blockshock.report.where import named
-from blockshock.saved import read_run, section_of
+from blockshock.saved import Run, read_run, section_of
 
 Info = dict[str, Any]
 TWO_GPUS, PRUNED_TP = "0012_2xH200-pruned-tp", ("pruned_tp_row", "pruned_tp_col")
 HALVES, GATHERED = "0009_2xH100", "block_shock gathered 1100"
+ONE_GPU = "0011_1xH100-pruned"
 WAYS, FASTEST = "0035_2xH200-auto", "block_shock auto 1100 auto"
 AS_USERS_RUN_IT = ("dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
 """On two GPUs, weights as ``nn.Linear`` has them; of rows that pick no way to combine: by NCCL."""
@@ -39,14 +41,26 @@ def said(name: str) -> str:
 
 
 @cache
+def _read(run: str) -> Run:
+    return read_run(ROOT / OFFICIAL / run)
+
+
+@cache
 def _timed(run: str) -> dict[str, Info]:
     """What a run has timed, by the names of its tests."""
-    records = read_run(ROOT / OFFICIAL / run).records
+    records = _read(run).records
     return {
         record["name"]: record["extra_info"]
         for record in records
         if "p50_ms" in record["extra_info"] and "verdict" not in record["extra_info"]
     }
+
+
+def _on(run: str) -> str:
+    """How many ranks it had, each on which card."""
+    found = _read(run)
+    card, *_ = hardware_kind(found).removeprefix("NVIDIA ").split()
+    return f"{max(info['ranks'] for info in found.infos)} × {card}"
 
 
 def _zeroed() -> Iterator[tuple[float, float]]:
@@ -74,9 +88,9 @@ def _torchrun() -> str:
 
 def _eager() -> str:
     """What an eager forward call through cuSPARSELt takes beyond its captured one."""
-    rows = [info for info in _timed("0011_1xH100-pruned").values() if info["label"] == "pruned cusparselt magnitude"]
+    rows = [info for info in _timed(ONE_GPU).values() if info["label"] == "pruned cusparselt magnitude"]
     more = [info["cuda_events_p50_ms"] - info["p50_ms"] for info in rows if section_of(info) == "forward"]
-    return f"{min(more):.1f} to {max(more):.1f} ms"
+    return f"{min(more):.1f} to {max(more):.1f} ms more on {_on(ONE_GPU)}"
 
 
 def _beyond_the_limit() -> str:
@@ -89,9 +103,9 @@ def _beyond_the_limit() -> str:
 
 def _two_gpus() -> str:
     """What pruned layers take that two GPUs share, over the best dense alternative, and where they pay."""
-    found = [one for one in against_best(read_run(ROOT / OFFICIAL / TWO_GPUS)) if one.method in PRUNED_TP]
+    found = [one for one in against_best(_read(TWO_GPUS)) if one.method in PRUNED_TP]
     steps = spanned(one.ratio for one in found if one.section == "training")
-    told = f"{' and '.join(PRUNED_TP)}: training step {steps} of the best dense, forward"
+    told = f"on {_on(TWO_GPUS)}, {' and '.join(PRUNED_TP)}: training step {steps} of the best dense, forward"
     forward = [one for one in found if one.section == "forward"]
     paying = [one for one in forward if pays(one)]
     if not paying:
@@ -103,20 +117,20 @@ def _two_gpus() -> str:
 
 def _halves() -> str:
     """What halves that all-reduce by NCCL take over the best dense alternative."""
-    found = [one for one in against_best(read_run(ROOT / OFFICIAL / HALVES)) if one.label.startswith(GATHERED)]
+    found = [one for one in against_best(_read(HALVES)) if one.label.startswith(GATHERED)]
     spans = {name: spanned(one.ratio for one in found if one.section == name) for name in ("forward", "training")}
-    return f"forward {spans['forward']}, training step {spans['training']} of the best dense"
+    return f"on {_on(HALVES)}: forward {spans['forward']}, training step {spans['training']} of the best dense"
 
 
 def _fastest() -> str:
     """What halves take by the fastest kernel and way to combine over the best dense of one GPU or both in any way, and
     of both as users of torch have it."""
-    found = [one for one in against_best(read_run(ROOT / OFFICIAL / WAYS)) if one.label == FASTEST]
+    found = [one for one in against_best(_read(WAYS)) if one.label == FASTEST]
     today = _over_nccl()
     beyond = named((N, N, B) for (N, B), ratio in today.items() if ratio > 1)
     told = f" (above 1 at {beyond})" if beyond else ""
     return (
-        f"{spanned(one.ratio for one in found)} of the best dense, "
+        f"on {_on(WAYS)}: {spanned(one.ratio for one in found)} of the best dense, "
         f"{spanned(today.values())} of torch's own by NCCL{told}"
     )
 
@@ -150,7 +164,7 @@ def _kernel_and_sum() -> str:
         if B == FEW_TOKENS and N in KERNELS_OWN:
             rival = min(("dense_tp_row", "dense_tp_col"), key=lambda label: rows[label]["p50_ms"])
             told.append(f"N = {N}: {_parts('block_shock', rows[FASTEST])}, {_parts(rival, rows[rival])}")
-    return f"of {FEW_TOKENS} tokens, {'; '.join(told)}"
+    return f"on {_on(WAYS)}, of {FEW_TOKENS} tokens, {'; '.join(told)}"
 
 
 def _transposed() -> str:
@@ -161,7 +175,7 @@ def _transposed() -> str:
             of_few = rows[label]["B"] <= 256
             found[of_few].append(rows[f"{label}:transposed=yes"]["p50_ms"] / rows[label]["p50_ms"])
     few, many = (f"{median(found[of_few]):.2f}, {spanned(found[of_few])}" for of_few in (True, False))
-    return f"up to 256 tokens {few}; of more {many}"
+    return f"on {_on(WAYS)}, up to 256 tokens {few}; of more {many}"
 
 
 SAID: dict[str, Callable[[], str]] = {

@@ -39,7 +39,7 @@ WORDS = {"a": 1, "two": 2, "three": 3, "five": 5, "eight": 8, "ten": 10}
 
 sys.path.append(str(ROOT / "docs"))
 from generate import gist, pages, with_answers  # noqa: E402
-from said import GATHERED, HALVES, PRUNED_TP, TWO_GPUS, said  # noqa: E402
+from said import GATHERED, HALVES, ONE_GPU, PRUNED_TP, TWO_GPUS, WAYS, said  # noqa: E402
 
 
 def test_the_texts_say_what_their_runs_and_options_say() -> None:
@@ -207,6 +207,20 @@ def test_a_number_is_filled_in_where_it_stands() -> None:
     assert re.fullmatch(
         r"medians of <!-- said: torchrun -->0\.\d\d to 1\.\d\d<!-- end --> of each other", with_answers(text)
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        *((name, WAYS) for name in ("fastest", "transposed", "kernel and sum")),
+        *(("halves", HALVES), ("two GPUs", TWO_GPUS), ("eager", ONE_GPU)),
+    ],
+)
+def test_a_time_is_said_with_the_cards_of_its_run(name: str, run: str) -> None:
+    """As the run's folder is called."""
+    cards = re.match(r"\d{4}_(\d+)x([A-Z]\d+)", run)
+    assert cards is not None
+    assert f"on {cards[1]} × {cards[2]}" in said(name)
 
 
 def test_two_gpus_are_told_of_what_pays_there(monkeypatch: pytest.MonkeyPatch) -> None:
