@@ -470,6 +470,37 @@ def test_it_compiles_on_gpus() -> None:
         gpus.run(_compiled_on_gpus)
 
 
+def _graphed_on_gpus(combine: str) -> None:
+    """By torch's own callables of graphs a layer trains as it does eager."""
+    device, N, B = torch.device("cuda", torch.cuda.current_device()), 512, 256
+    torch.manual_seed(0)  # the same on both ranks
+    linear, given = nn.Linear(N, N, device=device, dtype=torch.bfloat16), torch.randn(5, B, N, device=device).bfloat16()
+    eager, graphed = (
+        BlockShockLinear(copy.deepcopy(linear), kernel="gathered", combine=combine, tokens=B) for _ in range(2)
+    )
+    torch.cuda.make_graphed_callables(graphed, (given[0].clone().requires_grad_(),))
+    models = [(model, torch.optim.SGD(model.parameters(), lr=0.5)) for model in (eager, graphed)]
+    for x in given:
+        found = []
+        for model, optimizer in models:
+            leaf = x.clone().requires_grad_()
+            optimizer.zero_grad()
+            y = model(leaf)
+            y.square().mean().backward()
+            found.append([y.detach().clone(), leaf.grad, *(one.grad.clone() for one in model.parameters())])
+            optimizer.step()
+        torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=1e-5)
+    start = linear.weight.detach()
+    assert (graphed.to_linear().weight - start).norm() > 1e-3 * start.norm()
+
+
+@pytest.mark.gpu2
+@needs_two_gpus
+def test_callables_of_graphs_train_as_eager_ones(gpu_ranks: Ranks) -> None:
+    for combine in ("nccl", "two_shot", "overlap"):
+        gpu_ranks.run(_graphed_on_gpus, combine)
+
+
 @pytest.mark.parametrize("ranks", [1, 2], ids=["python train.py", "torchrun"])
 def test_the_example_of_several_ranks_runs(ranks: int, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "layer.md").read_text()
