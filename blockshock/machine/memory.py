@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from blockshock.machine import torch_internals
 
 _STATUS = Path("/proc/self/status")
 _CACHES, _USUAL_CACHE = Path("/sys/devices/system/cpu/cpu0/cache"), 64 << 20
+_SMALL = 16
+"""Of what is free, such a part is little."""
+_drops: list[Callable[[], None]] = []
 
 
 def indexed(device: torch.device) -> torch.device:
@@ -22,24 +25,41 @@ def indexed(device: torch.device) -> torch.device:
     return device
 
 
+def drop_on_need(drop: Callable[[], None]) -> None:
+    """Have it called where memory is wanted: it lets go of what this process holds to save time alone."""
+    _drops.append(drop)
+
+
 def free_bytes(device: torch.device, enough: int | None = None) -> int:
     """Bytes that can still be taken on the device (Linux's MemAvailable on a CPU).
 
     Args:
         enough: if that many are free for any process, and half of the GPU, no more is looked for. Otherwise what this
-            process keeps for itself on a GPU and does not use is given back, and has to be taken anew.
+            process keeps for itself and does not need is given back, and has to be taken, or made, anew.
     """
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        if enough is not None and free >= max(enough, total // 2):  # others cannot have it give back anything
+    on_gpu = device.type == "cuda"
+    if enough is not None:
+        free, total = torch.cuda.mem_get_info(device) if on_gpu else (_available(), 0)
+        if free >= max(enough, total // 2):  # others cannot have it give back anything
             return free
-        torch.cuda.empty_cache()
-        return torch.cuda.mem_get_info(device)[0]
-    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    for drop in _drops:
+        drop()
+    if not on_gpu:
+        return _available()
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def is_small(size: int, device: torch.device) -> bool:
+    """Whether so many bytes are little of what is free at once, with nothing given back for it."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available()
+    return size * _SMALL <= free
 
 
 def release() -> None:
-    """Give back to the GPU what this process keeps for itself and does not use, for another that has the same one."""
+    """Give back to the GPU what this process keeps for itself and does not need, for another that has the same one."""
+    for drop in _drops:
+        drop()
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -50,6 +70,10 @@ def cache_bytes(device: torch.device) -> int:
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = [int(path.read_text().strip().removesuffix("K")) << 10 for path in _CACHES.glob("index*/size")]
     return max(sizes, default=_USUAL_CACHE)
+
+
+def _available() -> int:
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
 
 
 def _kilobytes(path: Path, field: str) -> int:

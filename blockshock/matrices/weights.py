@@ -6,10 +6,13 @@ told of those (``kernels/marked.py``). What is generated has none: exact zeros a
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 
 from blockshock.errors import InputError
-from blockshock.matrices.blocks_of_rows import SeededRows, check_slice, generator, row_blocks
+from blockshock.matrices import remembered
+from blockshock.matrices.blocks_of_rows import BLOCK_ROWS, SeededRows, check_slice, generator, row_blocks
 from blockshock.matrices.masks import Mask
 from blockshock.matrices.sizes import check_shape, check_size
 
@@ -65,6 +68,10 @@ class WeightSource:
         """What ``mask`` keeps of rows [start, stop), (stop - start, K/2), not to be written to; None where that is not
         what is held."""
         return None
+
+    def remember(self) -> None:
+        """Hold what is made anew each time it is read, if there is such, for all sources of the same; where that is
+        little on the device, and until others are held or memory is wanted."""
 
     def cast(self, dtype: torch.dtype) -> WeightSource:
         """These weights and their bias, rounded to another dtype."""
@@ -150,8 +157,22 @@ class GeneratedWeights(WeightSource):
         if with_bias:
             self.bias = torch.randn(N, device=self.device, generator=generator(self.device, seed, 3)).to(dtype)
 
+    @property
+    def _key(self) -> Hashable:
+        return self.N, self.K, self.dtype, self.device, self.seed
+
+    def remember(self) -> None:
+        def whole() -> torch.Tensor:
+            w_NK = torch.empty(self.N, self.K, dtype=self.dtype, device=self.device)
+            for start in range(0, self.N, BLOCK_ROWS):
+                w_NK[start : start + BLOCK_ROWS] = self._seeded.rows(start, min(start + BLOCK_ROWS, self.N))
+            return w_NK
+
+        remembered.remember(self._key, self.N * self.K * self.dtype.itemsize, self.device, whole)
+
     def _rows(self, start: int, stop: int) -> torch.Tensor:
-        return self._seeded.rows(start, stop)
+        whole_NK = remembered.remembered(self._key)
+        return self._seeded.rows(start, stop) if whole_NK is None else whole_NK[start:stop].clone()
 
     def _block(self, index: int, rows: int) -> torch.Tensor:
         stream = generator(self.device, self.seed, 0, index)

@@ -174,6 +174,7 @@ def build(case: Case, backward: bool = False, layer: Layer | None = None) -> Bui
     assert group is not None
     layer, (kind, parameters) = layer or case.layer(device, backward), method_of(case.method)
     x_BK = case.inputs(device)
+    layer.source.remember()
     kind.check_layer(layer)
     with memory.peak_bytes(device) as peak:
         method = kind(layer, group, **parameters).requires_grad_(case.training is not None)
