@@ -113,15 +113,15 @@ def test_the_full_weight_is_held_only_when_asked_for(cpu_ranks: Ranks) -> None:
 def _largest_block(case: Case) -> int:
     """Elements of the largest piece of W that building asks its source for."""
     sizes = []
-    rows = GeneratedWeights._block
+    rows = GeneratedWeights.rows
 
-    def watched(self: GeneratedWeights, index: int, count: int) -> torch.Tensor:
-        block = rows(self, index, count)
+    def watched(self: GeneratedWeights, start: int, stop: int) -> torch.Tensor:
+        block = rows(self, start, stop)
         sizes.append(block.numel())
         return block
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GeneratedWeights, "_block", watched)
+        patch.setattr(GeneratedWeights, "rows", watched)
         patch.setattr(
             "blockshock.matrices.weights.row_blocks", lambda rows, *_: [(i, i + 64) for i in range(0, rows, 64)]
         )
