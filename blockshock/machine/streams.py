@@ -11,6 +11,7 @@ from blockshock.machine import torch_internals
 
 _NOTHING = nullcontext()
 _streams: dict[tuple[int, int], torch.cuda.Stream] = {}
+_others: dict[int, tuple[torch.cuda.Stream, torch.cuda.Stream]] = {}
 
 
 def on_gpu(device: torch.device) -> AbstractContextManager[Any]:
@@ -24,3 +25,15 @@ def current_stream(device: torch.device) -> torch.cuda.Stream:
     if (known := _streams.get(key)) is None:
         known = _streams[key] = torch.cuda.current_stream(device)
     return known
+
+
+def another_stream(device: torch.device) -> torch.cuda.Stream:
+    """One of such a GPU that is not its current one, for work beside that.
+
+    Torch hands out the same 32 streams in turn: one that was asked for earlier may come to be the current one, and that
+    on which graphs are captured is one of them. On both at once nothing runs beside anything.
+    """
+    if device.index not in _others:
+        _others[device.index] = torch.cuda.Stream(device), torch.cuda.Stream(device)
+    one, other = _others[device.index]
+    return other if one == current_stream(device) else one

@@ -6,7 +6,7 @@ import pytest
 import torch
 from gpus import needs_a_gpu
 
-from blockshock.machine.streams import current_stream, on_gpu
+from blockshock.machine.streams import another_stream, current_stream, on_gpu
 
 pytestmark = [pytest.mark.gpu, needs_a_gpu]
 
@@ -40,3 +40,14 @@ def test_a_thread_has_its_own() -> None:
         thread.start()
         thread.join()
     assert found == [torch.cuda.default_stream(device)]
+
+
+def test_work_beside_is_never_on_the_current_stream() -> None:
+    """Torch hands out the same streams again and again, and captures on one of them."""
+    for device in _each():
+        for _ in range(70):
+            with torch.cuda.stream(torch.cuda.Stream(device)):
+                assert another_stream(device) != torch.cuda.current_stream(device)
+        with torch.cuda.device(device), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device=device)
+            assert another_stream(device) != torch.cuda.current_stream(device)

@@ -183,6 +183,10 @@ CALLS = [
     ("overlap:chunks=4", "sum", 33, 8),
     ("overlap:chunks=4", "gather", 300, 8),
     ("overlap", "gather", 700, 16),
+    ("overlap", "start_sum", 160, 8),
+    ("overlap", "start_sum", 700, 16),
+    ("overlap:chunks=4", "start_gather", 300, 8),
+    ("overlap", "start_gather", 700, 16),
     ("peer_add", "sum", 700, 16),
     ("peer_add", "start_sum", 64, 8),
 ]

@@ -10,8 +10,8 @@ import torch
 
 from blockshock.errors import InputError
 from blockshock.machine.collectives import Group
-from blockshock.machine.combines.base import COMBINES, Part, Place
-from blockshock.machine.combines.symmetric import PeerAdd, add_in_order
+from blockshock.machine.combines.base import COMBINES, Later, Part, Place
+from blockshock.machine.combines.symmetric import PeerAdd, Take, add_in_order
 from blockshock.stages import stage
 
 LEAST_ROWS = 64
@@ -31,7 +31,8 @@ class Overlap(PeerAdd):
     The ranks meet before the next product is begun: it takes all multiprocessors for itself, and a barrier that is not
     through by then, with all that waits for it, would come behind it. For the same reason what runs beside a product
     is copies, by copy engines; what is added, or put in its place, is local by then. Peers' rows of the last chunk are
-    read where they lie, for nothing is left to be copied beside.
+    read where they lie, for nothing is left to be copied beside. Of what is started, and waited for later, there is one
+    chunk, all of it copied beside the work between.
 
     Args:
         chunks: of the rows of a part.
@@ -57,7 +58,10 @@ class Overlap(PeerAdd):
         for rows in self._blocks(part):
             views = self._views(part, rows)
             self._shared.enter()
-            (self._add_chunks if len(views) == 2 else self._add_shares)(part, rows, views, total[rows])
+            if len(views) == 2:
+                self._take_chunks(part, rows, views, add_in_order, total[rows])
+            else:
+                self._add_shares(part, rows, views, total[rows])
             self._leave()
         return total
 
@@ -66,25 +70,47 @@ class Overlap(PeerAdd):
         for rows in self._blocks(part):
             views = self._views(part, rows)
             self._shared.enter()
-            *others, last = self._split(rows)
-            for chunk in (*others, last):
-                self._multiply(part, rows, chunk, views)
-                with stage("reduce"):
-                    self._shared.barrier()
-                    with nullcontext() if chunk is last else self._shared.beside():
-                        place.put(self._read(views, chunk, beside=chunk is not last), whole[rows][chunk])
+            self._take_chunks(part, rows, views, place.put, whole[rows])
             self._leave()
         return whole
 
-    def _add_chunks(self, part: Part, rows: slice, views: list[torch.Tensor], total: torch.Tensor) -> None:
-        """All of each chunk."""
+    def _take_chunks(self, part: Part, rows: slice, views: list[torch.Tensor], take: Take, out: torch.Tensor) -> None:
+        """``take`` makes the rows of each chunk out of all ranks' views."""
         *others, last = self._split(rows)
         for chunk in (*others, last):
             self._multiply(part, rows, chunk, views)
             with stage("reduce"):
                 self._shared.barrier()
                 with nullcontext() if chunk is last else self._shared.beside():
-                    add_in_order(self._read(views, chunk, beside=chunk is not last), total[chunk])
+                    take(self._read(views, chunk, beside=chunk is not last), out[chunk])
+
+    def _start_sum(self, part: Part) -> Later:
+        return self._copied(part, part.features, add_in_order)
+
+    def _start_gather(self, part: Part, place: Place) -> Later:
+        return self._copied(part, self._shared.ranks * part.features, place.put)
+
+    def _copied(self, part: Part, features: int, take: Take) -> Later:
+        """Peers' parts are copied beside what is asked for until it is waited for; then ``take`` makes an output of
+        all ranks'."""
+        rows = slice(0, part.tokens)
+        whole, views = part.empty(features), self._views(part, rows)
+        self._shared.enter()
+        part.make(None, views[self._shared.rank])
+        with stage("reduce"):
+            self._shared.barrier()
+            with self._shared.beside():
+                parts = self._read(views, rows, beside=True)
+                self._shared.barrier()
+
+        def finish() -> torch.Tensor:
+            with stage("reduce"):
+                with self._shared.beside():
+                    take(parts, whole)
+                self._shared.wait()
+            return whole
+
+        return finish
 
     def _add_shares(self, part: Part, rows: slice, views: list[torch.Tensor], total: torch.Tensor) -> None:
         """Of each chunk this rank's share, then the peers' sums of theirs.

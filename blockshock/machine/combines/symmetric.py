@@ -40,6 +40,10 @@ class Symmetric(Combine):
         """Whether so many more tokens come than it was made for that their product would read W too often."""
         return part.tokens > MOST_BLOCKS * self._shared.rows(part.features, part.dtype)
 
+    def _is_one_block(self, part: Part) -> bool:
+        """Whether all of it goes through at once; of several, the next is made when the one before is through."""
+        return part.tokens <= self._shared.rows(part.features, part.dtype)
+
     def _blocks(self, part: Part) -> Iterator[slice]:
         """The rows that go through together: as many in each block, for a product of few rows reads W for little."""
         step = _evenly(part.tokens, self._shared.rows(part.features, part.dtype))
@@ -63,10 +67,7 @@ class Symmetric(Combine):
         return whole
 
     def _started(self, part: Part, features: int, take: Take) -> Later:
-        """The same; beside other work where it is one block."""
-        if part.tokens > self._shared.rows(part.features, part.dtype):
-            whole = self._through(part, features, take)
-            return lambda: whole
+        """The same of one block, beside what is asked for until it is waited for."""
         whole = part.empty(features)
         self._shared.enter()
         views = self._views(part, slice(0, part.tokens))
@@ -110,12 +111,22 @@ class Symmetric(Combine):
     def start_sum(self, part: Part) -> Later:
         if self._is_beyond(part):
             return self._beyond.start_sum(part)
-        return self._started(part, part.features, self._add)
+        return self._start_sum(part) if self._is_one_block(part) else _there(self._sum(part))
 
     def start_gather(self, part: Part, place: Place = side_by_side) -> Later:
         if self._is_beyond(part):
             return self._beyond.start_gather(part, place)
+        return self._start_gather(part, place) if self._is_one_block(part) else _there(self._gather(part, place))
+
+    def _start_sum(self, part: Part) -> Later:
+        return self._started(part, part.features, self._add)
+
+    def _start_gather(self, part: Part, place: Place) -> Later:
         return self._started(part, self._shared.ranks * part.features, self._placing(place))
+
+
+def _there(found: torch.Tensor) -> Later:
+    return lambda: found
 
 
 def _evenly(tokens: int, most: int) -> int:

@@ -16,7 +16,7 @@ from blockshock.errors import InputError
 from blockshock.machine import torch_internals
 from blockshock.machine.collectives import Group
 from blockshock.machine.combines.base import Peers
-from blockshock.machine.streams import current_stream
+from blockshock.machine.streams import another_stream, current_stream
 
 MOST_BYTES = 512 << 20
 """Of one: what is larger goes through it block by block, and nothing of a block runs beside the next."""
@@ -109,17 +109,15 @@ class Workspace:
         torch_internals.add_up(shots, part, self._name, total)
 
     def enter(self) -> None:
-        """Have the current stream come after the last that used it; called before each use."""
+        """Have the current stream come after the last that used it, and find another to work beside it; called before
+        each use."""
+        self._second = another_stream(self._device)
         if torch.cuda.is_current_stream_capturing():
             return
         stream = current_stream(self._device)
         if self._last is not None and stream != self._last:
             stream.wait_stream(self._last)
         self._last = stream
-
-    @cached_property
-    def _second(self) -> torch.cuda.Stream:
-        return torch.cuda.Stream(self._device)
 
     @contextmanager
     def beside(self) -> Iterator[None]:
