@@ -25,7 +25,6 @@ from blockshock.phases.ceilings import KEPT_SECONDS
 from blockshock.phases.drift import STEPS
 from blockshock.plugin.together import LOST_SECONDS
 from blockshock.pruning import CALIBRATION_TOKENS
-from blockshock.ranks.constants import QUEUES
 from blockshock.report.answer import answer, pays
 from blockshock.report.points import against_best
 from blockshock.report.remarks import SHORT_MS, remarks
@@ -82,7 +81,6 @@ def test_the_theory_counts_the_disturbed_blocks_of_the_run_that_it_names() -> No
         ("measuring", r"what was measured is kept for (a) day", [KEPT_SECONDS / 86400]),
         ("measuring", r"at the rate of memory, for up to (\d+) tokens", [MOST_TOKENS]),
         ("measuring", r"which look at (\d+) inputs", [CALIBRATION_TOKENS]),
-        ("measuring", r"wants `CUDA_DEVICE_MAX_CONNECTIONS=(\d+)` .* have (\d+) of CUDA's queues", 2 * [QUEUES]),
         ("measuring", r"`fused` .* for up to (\d+) tokens on 2 or 4 GPUs", [FUSED_TOKENS]),
         ("measuring", r"hold up to (\d+) MiB a group of ranks", [MOST_BYTES / 2**20]),
         ("layer", r"in more than (eight) blocks, .* for up to (\d+) rows", [SHARED_BLOCKS, FUSED_TOKENS]),

@@ -2,5 +2,4 @@
 
 DEVICES = ("cpu", "cuda")
 START_SECONDS = 120.0  # the least that a start may take: it imports torch, however short the calls are to be
-QUEUES = 32  # that a rank has of its GPU: all that CUDA gives
 GRACE_SECONDS = 1.0  # for the other ranks to finish, once one has failed

@@ -10,8 +10,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from blockshock.ranks.constants import QUEUES
-
 
 def bind(device: str, index: int, count: int, most: str = "") -> None:
     """Take the ``index``-th of ``count`` equal shares of this machine: a GPU, or of a CPU its part of the threads.
@@ -20,9 +18,6 @@ def bind(device: str, index: int, count: int, most: str = "") -> None:
         most: threads, where the user has set OMP_NUM_THREADS; torchrun sets it too, to one, whatever there is.
     """
     if device == "cuda":
-        # Of CUDA's queues 8 are used by default, and what streams share one wait for each other: a copy for the product
-        # that it was to run beside.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", str(QUEUES))
         torch.cuda.set_device(index)
     else:
         share = max(1, len(os.sched_getaffinity(0)) // count)
