@@ -42,9 +42,9 @@ from blockshock.saved import Run, read_run
 RESULTS = (
     *RUNS,
     "0027_4xH200-fused",
-    "0035_2xH200-auto",
+    "0039_2xH200-auto",
     "0036_4xH200-auto.json.gz",
-    "0037_2xH200-training",
+    "0040_2xH200-training",
     "0038_2xH100-random.json.gz",
     "0032_2xH100-auto",
     "0034_2xH100-wide.json.gz",

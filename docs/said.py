@@ -22,7 +22,7 @@ Info = dict[str, Any]
 TWO_GPUS, PRUNED_TP = "0012_2xH200-pruned-tp", ("pruned_tp_row", "pruned_tp_col")
 HALVES, GATHERED = "0009_2xH100", "block_shock gathered 1100"
 ONE_GPU = "0011_1xH100-pruned"
-WAYS, FASTEST = "0035_2xH200-auto", "block_shock auto 1100 auto"
+WAYS, FASTEST = "0039_2xH200-auto", "block_shock auto 1100 auto"
 AS_USERS_RUN_IT = ("dense_tp_row", "dense_tp_col", "dtensor_row", "dtensor_col")
 """On two GPUs, weights as ``nn.Linear`` has them; of rows that pick no way to combine: by NCCL."""
 FEW_TOKENS, KERNELS_OWN = 16, (4096, 8192, 16384)

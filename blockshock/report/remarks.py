@@ -112,7 +112,7 @@ def untried(run: Run) -> Iterator[str]:
 
 
 def unhidden(run: Run) -> Iterator[str]:
-    """Which rows send beside products in vain: CUDA may run copies behind the kernel that they should run beside."""
+    """Which rows send beside products in vain: as where copies and products had one stream (benchmark_results)."""
     found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for info in run.infos:
         if "p50_ms" in info and OVERLAPS in str(info.get("algorithm")):
@@ -121,7 +121,7 @@ def unhidden(run: Run) -> Iterator[str]:
                 found[info["label"]].append((info["N"], info["K"], info["B"]))
     if found:
         told = ", ".join(f"{label} ({named(points)})" for label, points in found.items())
-        yield f"overlap hid nothing of what it sends in {told}; in another process it may, and take less time"
+        yield f"overlap hid nothing of what it sends in {told}"
 
 
 def unmeasured(run: Run) -> Iterator[str]:
