@@ -45,6 +45,7 @@ RESULTS = (
     "0039_2xH200-auto",
     "0036_4xH200-auto.json.gz",
     "0040_2xH200-training",
+    "0041_2xH200-clock.json.gz",
     "0038_2xH100-random.json.gz",
     "0032_2xH100-auto",
     "0034_2xH100-wide.json.gz",

@@ -124,14 +124,14 @@ def _halves() -> str:
 
 def _fastest() -> str:
     """What halves take by the fastest kernel and way to combine over the best dense of one GPU or both in any way, and
-    of both as users of torch have it."""
+    of both by NCCL, by hand or torch's DTensor."""
     found = [one for one in against_best(_read(WAYS)) if one.label == FASTEST]
     today = _over_nccl()
     beyond = named((N, N, B) for (N, B), ratio in today.items() if ratio > 1)
     told = f" (above 1 at {beyond})" if beyond else ""
     return (
         f"on {_on(WAYS)}: {spanned(one.ratio for one in found)} of the best dense, "
-        f"{spanned(today.values())} of torch's own by NCCL{told}"
+        f"{spanned(today.values())} of dense shards by NCCL{told}"
     )
 
 

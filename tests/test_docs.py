@@ -195,8 +195,8 @@ def test_an_answer_keeps_its_numbers_without_versions(run: str) -> None:
 
 
 def test_the_gist_of_a_remark_is_its_first_sentence_without_files() -> None:
-    remark = "parts differ in their commit 1d43 (1_forward.json.gz, 2_verdicts.json.gz); 09bd (5_backward.json)"
-    assert gist(remark) == "parts differ in their commit 1d43; 09bd"
+    remark = "parts differ in their commit 1d43 (1_forward.json.gz, 2_verdicts.json.gz) and 09bd (5_backward.json)"
+    assert gist(remark) == "parts differ in their commit 1d43 and 09bd"
     assert gist("zeros in a product (0.94 here). With zeros a GPU is faster") == "zeros in a product (0.94 here)"
 
 

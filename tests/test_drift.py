@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from refusing import refusals
 
 from blockshock.machine.combines.nccl import Nccl
@@ -36,6 +37,19 @@ def test_outputs_that_are_no_inputs_are_refused(cpu_ranks: Ranks) -> None:
     for said in refusals(cpu_ranks, drift.run, replace(CASE, K=64)):
         assert said.startswith("InputError: ")
         assert "N and K must be equal, got N = 128, K = 64" in said
+
+
+def test_an_iteration_that_comes_to_nothing_is_right(cpu_ranks: Ranks) -> None:
+    """So many rows of W′ are lost that the second outputs are zeros, in float64 too."""
+    lost = Case("recipe", {"recipe": "supermask"}, "gaussian", 128, 128, 8, "fp32")
+    for found in cpu_ranks.run(drift.run, lost, 4):
+        assert found.failure() is None
+        assert found.relative_error[0] > 0
+        assert found.relative_error[1:] == [0.0] * 3
+    zeros = torch.zeros(2, 3)
+    assert torch.equal(drift._again(lambda x: x, zeros), zeros)
+    assert drift._relative(torch.ones(2, 3), zeros) == float("inf")
+    assert drift.DriftResult([], [], [], [], drift._ratios([float("inf")], [0.0]), "").failure() is not None
 
 
 def test_the_ratio_is_that_of_all_steps_so_far() -> None:

@@ -124,7 +124,7 @@ ALSO_NOT = {
     "machine.collectives.of_rank_0": "called for every layer that is built",
     "machine.memory.free_bytes": "takes a device alone",
     "machine.memory.release": "takes no arguments",
-    "machine.memory.is_small": "takes a size and a device: tests/matrices/test_remembered.py",
+    "machine.memory.can_spare": "takes sizes and a device: tests/matrices/test_remembered.py",
     "machine.memory.drop_on_need": "takes a function: tests/matrices/test_remembered.py",
     "matrices.remembered.remember": "for each that is generated: tests/matrices/test_remembered.py",
     "matrices.remembered.remembered": "as well",

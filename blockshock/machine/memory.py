@@ -26,7 +26,7 @@ def indexed(device: torch.device) -> torch.device:
 
 
 def drop_on_need(drop: Callable[[], None]) -> None:
-    """Have it called where memory is wanted: it lets go of what this process holds to save time alone."""
+    """Have it called where memory of a GPU is wanted: it lets go of what is held there to save time alone."""
     _drops.append(drop)
 
 
@@ -35,25 +35,26 @@ def free_bytes(device: torch.device, enough: int | None = None) -> int:
 
     Args:
         enough: if that many are free for any process, and half of the GPU, no more is looked for. Otherwise what this
-            process keeps for itself and does not need is given back, and has to be taken, or made, anew.
+            process keeps for itself on a GPU and does not need is given back, and has to be taken, or made, anew.
     """
-    on_gpu = device.type == "cuda"
-    if enough is not None:
-        free, total = torch.cuda.mem_get_info(device) if on_gpu else (_available(), 0)
-        if free >= max(enough, total // 2):  # others cannot have it give back anything
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        if enough is not None and free >= max(enough, total // 2):  # others cannot have it give back anything
             return free
-    for drop in _drops:
-        drop()
-    if not on_gpu:
-        return _available()
-    torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0]
+        for drop in _drops:
+            drop()
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(device)[0]
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
 
 
-def is_small(size: int, device: torch.device) -> bool:
-    """Whether so many bytes are little of what is free at once, with nothing given back for it."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available()
-    return size * _SMALL <= free
+def can_spare(size: int, device: torch.device, beside: int) -> bool:
+    """Whether a GPU has so many bytes to spare: little of what is free at once, and not of what is to lie beside them.
+    A CPU never has: all its ranks would hold them, and none can have another let go."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return size * _SMALL <= free and size + beside <= free
 
 
 def release() -> None:
@@ -70,10 +71,6 @@ def cache_bytes(device: torch.device) -> int:
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = [int(path.read_text().strip().removesuffix("K")) << 10 for path in _CACHES.glob("index*/size")]
     return max(sizes, default=_USUAL_CACHE)
-
-
-def _available() -> int:
-    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
 
 
 def _kilobytes(path: Path, field: str) -> int:

@@ -69,9 +69,9 @@ class WeightSource:
         what is held."""
         return None
 
-    def remember(self) -> None:
-        """Hold what is made anew each time it is read, if there is such, for all sources of the same; where that is
-        little on the device, and until others are held or memory is wanted."""
+    def remember(self, beside: int) -> None:
+        """Hold what is made anew each time it is read, if there is such, for all sources of the same; where a GPU can
+        spare it beside so many bytes, and until others are held or memory is wanted."""
 
     def cast(self, dtype: torch.dtype) -> WeightSource:
         """These weights and their bias, rounded to another dtype."""
@@ -159,16 +159,19 @@ class GeneratedWeights(WeightSource):
 
     @property
     def _key(self) -> Hashable:
-        return self.N, self.K, self.dtype, self.device, self.seed
+        return type(self), self.N, self.K, self.dtype, self.device, self.seed
 
-    def remember(self) -> None:
+    def remember(self, beside: int) -> None:
+        if type(self) is not GeneratedWeights:
+            return  # another one may make other rows
+
         def whole() -> torch.Tensor:
             w_NK = torch.empty(self.N, self.K, dtype=self.dtype, device=self.device)
             for start in range(0, self.N, BLOCK_ROWS):
                 w_NK[start : start + BLOCK_ROWS] = self._seeded.rows(start, min(start + BLOCK_ROWS, self.N))
             return w_NK
 
-        remembered.remember(self._key, self.N * self.K * self.dtype.itemsize, self.device, whole)
+        remembered.remember(self._key, self.N * self.K * self.dtype.itemsize, self.device, beside, whole)
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         whole_NK = remembered.remembered(self._key)

@@ -16,6 +16,8 @@ from blockshock.methods import Layer, Method, Shape, Span, WeightEstimate, axis_
 from blockshock.pruning import CALIBRATION_TOKENS
 from blockshock.training import Training, optimizer_of
 
+MOST_HELD = 3
+"""Builds of a case at a time: those of a pair."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -174,7 +176,7 @@ def build(case: Case, backward: bool = False, layer: Layer | None = None) -> Bui
     assert group is not None
     layer, (kind, parameters) = layer or case.layer(device, backward), method_of(case.method)
     x_BK = case.inputs(device)
-    layer.source.remember()
+    layer.source.remember(beside=estimate_bytes(case, group.size(), backward, MOST_HELD, layer))
     kind.check_layer(layer)
     with memory.peak_bytes(device) as peak:
         method = kind(layer, group, **parameters).requires_grad_(case.training is not None)

@@ -32,7 +32,7 @@ from blockshock.phases.learning import run as learning
 from blockshock.phases.lesson import Lesson, prepare
 from blockshock.training import Training, clip_grad_norm_, optimizer_of
 
-ORDERS = 2
+ORDERS = 3
 WEIGHT_ALLOWED, LOSS_ALLOWED = 2.0, 3.0
 FIRST = 10
 

@@ -63,7 +63,7 @@ def differences(runs: list[Run]) -> list[str]:
             found.setdefault(shown(run.machine.get(what)), []).append(run.name)
         if len(found) > 1:
             where = [f"{value} ({', '.join(names)})" for value, names in found.items()]
-            told.append(f"{name} {'; '.join(where)}")
+            told.append(f"{name} {' and '.join(where)}")
     return told
 
 

@@ -92,7 +92,7 @@ def test_without_builds_there_is_a_change_and_no_interval(builds: list[float] | 
 
 def test_what_only_one_has_and_what_differs_is_said() -> None:
     notes = across([of((1.0, 1.1), torch="2.11"), of((1.0, 1.1), (1.0, 1.1), torch="2.13")]).notes
-    assert notes[3:] == ["1 only in run.json", "different: torch 2.11 (run.json); 2.13 (run.json)"]
+    assert notes[3:] == ["1 only in run.json", "different: torch 2.11 (run.json) and 2.13 (run.json)"]
 
 
 def test_slower_is_what_is_so_beyond_its_interval() -> None:

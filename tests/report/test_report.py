@@ -123,7 +123,7 @@ def test_a_folder_is_a_run_made_in_parts(capsys: pytest.CaptureFixture[str], tmp
     status, out, _ = _report(capsys, tmp_path)
     assert status == 0
     assert "\n10 results were measured more than once: shown is the last" in out
-    assert "\nparts differ in their commit 63bfce9c9f4f (1.json, 2.json.gz); another (4.json)" in out
+    assert "\nparts differ in their commit 63bfce9c9f4f (1.json, 2.json.gz) and another (4.json)" in out
     assert f"\nskipped {tmp_path / '3.json'}: damaged" in out
     assert "differ in their GPUs" not in out
 
