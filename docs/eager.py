@@ -32,7 +32,7 @@ SIZES = ((8192, 1024), (4096, 256))
 """N = K, and tokens."""
 LAYERS = (1, 4)
 """One after the other in a model."""
-WAYS = ("graph", "eager", "host", "one thread", "graphed", "compiled", "reduce-overhead")
+WAYS = ("graph", "eager", "host", "graphed", "compiled", "reduce-overhead")
 TIMES, CALLS = 5, 30
 """Medians are of so many times so many calls."""
 
@@ -114,15 +114,6 @@ def times(row: str, N: int, B: int, layers: int, ways: tuple[str, ...] = WAYS) -
         leaves = [x_BK, *model.parameters()]
         return timing.capture(lambda: torch.autograd.grad(model(x_BK), leaves, grad_BN)).replay
 
-    def in_one_thread() -> Callable[[], None]:
-        call = by(model)
-
-        def without_threads() -> None:
-            with torch.autograd.set_multithreading_enabled(False):
-                call()
-
-        return without_threads
-
     def graphed() -> Callable[[], None]:
         another = model_of(row, N, B, layers, device)  # whose forward is another one then
         return by(torch.cuda.make_graphed_callables(another, (x_BK,)), another)
@@ -136,7 +127,6 @@ def times(row: str, N: int, B: int, layers: int, ways: tuple[str, ...] = WAYS) -
         "graph": captured,
         "eager": lambda: by(model),
         "host": lambda: by(model),
-        "one thread": in_one_thread,
         "graphed": graphed,
         "compiled": lambda: compiled(None),
         "reduce-overhead": lambda: compiled("reduce-overhead"),
