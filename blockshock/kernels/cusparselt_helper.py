@@ -22,13 +22,15 @@ class Searcher:
         self._crashed: dict[str, str] = {}
 
     def search(self, request: Request) -> Found:
-        """What the helper found; the default algorithm after a crash."""
+        """What the helper found; the default algorithm after a crash. The next helper then starts beside what goes on,
+        for that takes seconds, and other dtypes are to be searched."""
         if request.dtype in self._crashed:
             return Found(DEFAULT, failed=self._crashed[request.dtype])
         answer = self._ask(json.dumps(asdict(request)))
         if not answer:
             self._crashed[request.dtype] = self._last_words()
             self._discard()
+            self._start()
             return Found(DEFAULT, failed=self._crashed[request.dtype])
         found = Found.read(json.loads(answer))
         assert found is not None
@@ -36,14 +38,7 @@ class Searcher:
 
     def _ask(self, request: str) -> str:
         """The helper's answer, or an empty string if it ended without one."""
-        if self._helper is None:
-            start = [sys.executable, "-c", "from blockshock.kernels import cusparselt_search as s; s.serve()"]
-            atexit.register(self._discard)
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe that nobody reads would fill up)
-            self._helper = subprocess.Popen(
-                start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
-            )
-        helper = self._helper
+        helper = self._helper or self._start()
         assert helper.stdin is not None
         assert helper.stdout is not None
         try:
@@ -51,6 +46,15 @@ class Searcher:
         except BrokenPipeError:
             return ""
         return helper.stdout.readline()
+
+    def _start(self) -> subprocess.Popen[str]:
+        start = [sys.executable, "-c", "from blockshock.kernels import cusparselt_search as s; s.serve()"]
+        atexit.register(self._discard)
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (a pipe that nobody reads would fill up)
+        self._helper = subprocess.Popen(
+            start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
+        )
+        return self._helper
 
     def _last_words(self) -> str:
         """Of a helper that ended."""

@@ -204,16 +204,18 @@ def test_where_nothing_is_right_nothing_is_multiplied(searcher: FakeSearcher) ->
 
 
 def test_a_searchers_crash_costs_the_search_of_that_dtype_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    searcher, asked = Searcher(), []
+    searcher, asked, started = Searcher(), [], []
 
     def ask(request: str) -> str:
         asked.append(json.loads(request)["dtype"])
         return "" if "float16" in asked[-1] else '{"setting": [7, 2, 0], "turned_away": [], "failed": ""}'
 
     monkeypatch.setattr(searcher, "_ask", ask)
+    monkeypatch.setattr(searcher, "_start", lambda: started.append(list(asked)))
     found = [searcher.search(Request(8, 8, 8, 8, dtype, False, "")) for dtype in ("float16", "float16", "half")]
     assert found == [Found(DEFAULT, failed="its process ended")] * 2 + [Found(SEVEN)]
     assert asked == ["float16", "half"]
+    assert started == [["float16"]], "the next helper, before it is asked for"
 
 
 HELPERS = {
@@ -232,8 +234,12 @@ def test_what_a_searchers_helper_died_of_is_told(program: str, monkeypatch: pyte
         return started([*command[:2], f"import sys; sys.stdin.readline(); {program}"], **how)
 
     monkeypatch.setattr(cusparselt_helper.subprocess, "Popen", start)
-    found = Searcher().search(Request(8, 8, 8, 8, "float16", False, ""))
+    searcher = Searcher()
+    found = searcher.search(Request(8, 8, 8, 8, "float16", False, ""))
     assert found == Found(DEFAULT, failed=HELPERS[program])
+    assert searcher._helper is not None
+    assert searcher._helper.poll() is None, "another one waits"
+    searcher._discard()
     assert found.name == f"default algorithm (the search failed: {HELPERS[program]})"
 
 
