@@ -41,9 +41,7 @@ def free_bytes(device: torch.device, enough: int | None = None) -> int:
         free, total = torch.cuda.mem_get_info(device)
         if enough is not None and free >= max(enough, total // 2):  # others cannot have it give back anything
             return free
-        for drop in _drops:
-            drop()
-        torch.cuda.empty_cache()
+        _give_back()
         return torch.cuda.mem_get_info(device)[0]
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
 
@@ -59,9 +57,13 @@ def can_spare(size: int, device: torch.device, beside: int) -> bool:
 
 def release() -> None:
     """Give back to the GPU what this process keeps for itself and does not need, for another that has the same one."""
+    gc.collect()
+    _give_back()
+
+
+def _give_back() -> None:
     for drop in _drops:
         drop()
-    gc.collect()
     torch.cuda.empty_cache()
 
 

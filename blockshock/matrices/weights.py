@@ -7,12 +7,13 @@ told of those (``kernels/marked.py``). What is generated has none: exact zeros a
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
 
 import torch
 
 from blockshock.errors import InputError
 from blockshock.matrices import remembered
-from blockshock.matrices.blocks_of_rows import BLOCK_ROWS, SeededRows, check_slice, generator, row_blocks
+from blockshock.matrices.blocks_of_rows import SeededRows, check_slice, generator, row_blocks
 from blockshock.matrices.masks import Mask
 from blockshock.matrices.sizes import check_shape, check_size
 
@@ -162,16 +163,9 @@ class GeneratedWeights(WeightSource):
         return type(self), self.N, self.K, self.dtype, self.device, self.seed
 
     def remember(self, beside: int) -> None:
-        if type(self) is not GeneratedWeights:
-            return  # another one may make other rows
-
-        def whole() -> torch.Tensor:
-            w_NK = torch.empty(self.N, self.K, dtype=self.dtype, device=self.device)
-            for start in range(0, self.N, BLOCK_ROWS):
-                w_NK[start : start + BLOCK_ROWS] = self._seeded.rows(start, min(start + BLOCK_ROWS, self.N))
-            return w_NK
-
-        remembered.remember(self._key, self.N * self.K * self.dtype.itemsize, self.device, beside, whole)
+        if type(self) is GeneratedWeights:  # another one may make other rows
+            size = self.N * self.K * self.dtype.itemsize
+            remembered.remember(self._key, size, self.device, beside, partial(self.gather, slice(None)))
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         whole_NK = remembered.remembered(self._key)

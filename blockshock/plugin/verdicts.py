@@ -10,6 +10,7 @@ import pytest
 from blockshock.measure import timing
 from blockshock.phases import Claim, compare, ffn, ffn_step, network, network_pairs
 from blockshock.phases.builds import PairBlocks
+from blockshock.phases.case import MOST_HELD
 from blockshock.plugin.records import describe_verdict
 from blockshock.plugin.rivals import Rivals
 from blockshock.plugin.row import Row
@@ -27,7 +28,7 @@ def judge(claim: Claim, row: Row, rivals: Rivals, settings: Settings) -> None:
     found: dict[str, list[compare.PairResult]] = {}
     for name in claim.hypothesis.passes:
         pair = (claim.case, rival) if name == "training" else (claim.case.frozen, rival.frozen)
-        found[name] = row.run(compare.PASSES[name], *pair, *settings.protocol, builds=3)
+        found[name] = row.run(compare.PASSES[name], *pair, *settings.protocol, builds=MOST_HELD)
         blocks[name] = _both([result.blocks for result in found[name]])
     main = claim.hypothesis.passes[0]
     results, samples = found[main], list(chain.from_iterable(blocks[main]["first"]))
@@ -41,7 +42,7 @@ def judge_block(claim: Claim, row: Row, rivals: Rivals, settings: Settings) -> N
     _needs_times(settings)
     rival, tried = rivals.fastest(claim.rivals, claim.case, ffn_step.one_build, ffn.obstacle)
     per_rank: list[compare.PairResult] = row.run(
-        ffn_step.pair, claim.case, rival, *settings.protocol, builds=3, obstacle=ffn.obstacle
+        ffn_step.pair, claim.case, rival, *settings.protocol, builds=MOST_HELD, obstacle=ffn.obstacle
     )
     blocks = {"ffn": _both([result.blocks for result in per_rank])}
     samples = list(chain.from_iterable(blocks["ffn"]["first"]))
@@ -55,7 +56,7 @@ def judge_network(claim: Claim, row: Row, settings: Settings) -> None:
     (rival,) = claim.rivals
     known, arguments = row.likeness(claim.case), (claim.case, rival, *settings.protocol)
     per_rank: list[network_pairs.NetworkPair] = row.run(
-        network_pairs.run, *arguments, known is None, builds=3, obstacle=network.obstacle
+        network_pairs.run, *arguments, known is None, builds=MOST_HELD, obstacle=network.obstacle
     )
     blocks = {name: _both([result.blocks[name] for result in per_rank]) for name in per_rank[0].blocks}
     info = {"kind": "verdict", **describe_verdict(claim, rival, {}, blocks, per_rank[0].algorithm, settings)}
