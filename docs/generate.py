@@ -54,6 +54,7 @@ RESULTS = (
     "0020_1xH200-wgmma",
     "0022_1xH200-learning",
     "0023_1xH200-few",
+    "0042_1xH100-streamed.json.gz",
     "0026_cpu-digits",
     "0019_cpu-quality",
     "0018_1xH200-training",
