@@ -111,7 +111,7 @@ def _add_report(commands: Any) -> None:
         metavar="PERCENT",
         type=_share,
         help="of two runs or more: exit with 1 if a benchmark is slower than in the first run by more than "
-        "that (3%%, say), and all of its interval is",
+        "that (3%%, say), and all of its interval is; if one is no longer there, or was measured in another way",
     )
     parser.add_argument(
         "--most-loss",

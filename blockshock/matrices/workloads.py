@@ -231,8 +231,7 @@ class Recorded(Workload):
     def _tensor(self, name: str, N: int, K: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         if (N, K) not in self.shapes:
             raise InputError(f"recorded has the shapes N×K 1536x384 and 384x1536, not {N}x{K}")
-        recorded = _recorded()[f"{'up' if N > K else 'down'}.{name}"]
-        return recorded.to(device).to(dtype)  # rounded there: on the CPU ranks are in each other's way
+        return _recorded()[f"{'up' if N > K else 'down'}.{name}"].to(device).to(dtype)  # a CPU takes longer to round
 
     def inputs(self, B: int, K: int, dtype: torch.dtype, device: torch.device, seed: int, N: int) -> torch.Tensor:
         if not 0 < B <= self.most_tokens:

@@ -169,7 +169,9 @@ def _tokens(settings: Settings, usual: int, workload: Workload, batches: int = 1
 
 
 def _grid(settings: Settings, points: Points, both_ways: bool) -> list[Case]:
-    cases, rows = [], sorted(_timed_rows(settings.methods, _asked(settings, both_ways)), key=_on_all_ranks)
+    # What runs on one device comes first: each change gives back what ranks keep, and W is made anew.
+    shared = lambda row: method_of(row[0])[0].span != Span.ONE  # noqa: E731
+    cases, rows = [], sorted(_timed_rows(settings.methods, _asked(settings, both_ways)), key=shared)
     for spec, dtype in itertools.product(settings.workloads, settings.dtypes):
         workload = build_workload(spec)
         learned = points.learned(workload, settings.training_points)
@@ -180,11 +182,6 @@ def _grid(settings: Settings, points: Points, both_ways: bool) -> list[Case]:
                 if (N, K, B) in learned or method_of(row[0])[0].promise != Promise.LEARNS:
                     cases.append(Case(*row, spec, N, K, B, dtype, settings.seed, settings.keep_full_weight))
     return cases
-
-
-def _on_all_ranks(row: tuple[str, dict[str, str]]) -> bool:
-    """What runs on one device comes before: each change gives back what ranks keep, and W is made anew."""
-    return method_of(row[0])[0].span != Span.ONE
 
 
 def _axes(method: str) -> list[Axis]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -61,8 +62,11 @@ def describe_layers(case: Case, settings: Settings) -> dict[str, Any]:
     every = Counter[str]()
     for use in settings.layers:
         every[use.model] += use.count
+    listed = [(use.N, use.K, use.B, use.count) for use in settings.layers if use.B is not None]
+    digest = {"list": hashlib.sha256(repr(listed).encode()).hexdigest()[:8]} if listed else {}
     found = [
-        {"model": use.model, "name": use.name, "count": use.count, "of": every[use.model], "listed": use.B is not None}
+        {"model": use.model, "name": use.name, "count": use.count, "of": every[use.model], "listed": bool(listed)}
+        | digest
         for use in settings.uses(case.N, case.K, case.B)
     ]
     return {"layers": found} if found else {}
@@ -128,8 +132,7 @@ def describe_network(case: NetworkCase, settings: Settings, per_rank: Sequence[N
     first = per_rank[0]
     info: dict[str, Any] = {
         "network": case.workload,
-        "timing": settings.timing,
-        **_flushing(settings),
+        **_how(settings),
         "warmup_rounds": settings.warmup,
         "weight_bytes": max(result.weight_bytes for result in per_rank),
         "steady_peak_bytes": max(result.steady_bytes for result in per_rank),
@@ -184,7 +187,7 @@ def describe_verdict(
         "verdict": ratio.verdict(),
         "blocks": blocks,
         "algorithm": algorithm,
-        **_flushing(settings),
+        **_how(settings),
     }
 
 
@@ -197,8 +200,7 @@ def describe_timing(
         products: matrix products of B·N·K that a dense layer would need for what was timed.
     """
     info: dict[str, Any] = {
-        "timing": settings.timing,
-        **_flushing(settings),
+        **_how(settings),
         "warmup_rounds": settings.warmup,
         "weight_bytes": max(result.weight_bytes for result in per_rank),
         "estimated_weight_bytes": max(result.estimated_weight_bytes for result in per_rank),
@@ -230,9 +232,10 @@ def describe_timing(
     return info
 
 
-def _flushing(settings: Settings) -> dict[str, Any]:
-    """How the cache was emptied before each round. Runs that say nothing but ``l2_flushed`` zeroed a buffer."""
-    return {"l2_flushed": settings.flush, "flush": "clean" if settings.flush else "none"}
+def _how(settings: Settings) -> dict[str, Any]:
+    """In what mode it was timed, and how the cache was emptied before each round. Runs that say nothing but
+    ``l2_flushed`` zeroed a buffer."""
+    return {"timing": settings.timing, "l2_flushed": settings.flush, "flush": "clean" if settings.flush else "none"}
 
 
 def _percentiles(prefix: str, samples: list[float]) -> dict[str, float]:

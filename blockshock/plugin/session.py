@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shlex
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def described(config: pytest.Config) -> dict[str, Any]:
         "save": name_of_run(config),
         "machine_info": machine_info,
         "commit_info": commit_info(config),
-        "datetime": datetime.now().isoformat(),
+        "datetime": datetime.now(UTC).isoformat(),  # as pytest-benchmark dates what it saves
         "version": pytest_benchmark.__version__,
     }
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from blockshock.report.remarks import flushes
 from blockshock.report.tables import Cell, Column, Info, Table
-from blockshock.saved import Run, differences, judges, section_of, several
+from blockshock.saved import HOW, Run, differences, judges, section_of, several, ways
+from blockshock.saved import unlike as unlike_ways
 from blockshock.saved.pairs import WIDE, Ratio, change_of_blocks
 
 SAME, UNDECIDED = "~", "?"
@@ -31,14 +32,14 @@ class Change:
         before, after: p50 in ms, or the ratio of a verdict.
         ratio: after over before, with its 95 % interval; None where nothing gives one.
         few: whether the interval is of so few builds that its ends say nothing.
-        alike: whether both ran on as many ranks; else it is not the same thing that changed.
+        unlike: in what of how it was measured both differ, as of ``HOW``; then it is not the same thing that changed.
     """
 
     before: float
     after: float
     ratio: Ratio | None
     few: bool = False
-    alike: bool = True
+    unlike: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -52,6 +53,14 @@ class Change:
     def undecided(self) -> bool:
         """Whether nothing can be said of it: one lies in its interval, which is of few builds or wide."""
         return self.ratio is not None and not self.ratio.differs and (self.few or self.ratio.wide)
+
+
+def _ways_apart(runs: list[Run]) -> Iterator[str]:
+    """In what the runs were measured, each in its way."""
+    for what, called in HOW.items():
+        found = [str(_ranks(run)) if what == "ranks" else " and ".join(ways(run.infos, what)) for run in runs]
+        if len(set(filter(None, found))) > 1:
+            yield f"{called} {' and '.join(found)}"
 
 
 def _common(found: list[dict[str, Info]]) -> list[str]:
@@ -70,25 +79,43 @@ def _is_measured(info: Info, judged: bool) -> bool:
 
 
 def changes(before: Run, after: Run, judged: bool = False) -> dict[str, Change]:
-    """Of each benchmark that both timed, or of each verdict that both came to."""
+    """Of each benchmark that both timed, or of each verdict that both came to, on a pair with the same rival."""
     old, new = _measured(before, judged), _measured(after, judged)
     key = "ratio" if judged else "p50_ms"
     found = {}
     for name in _common([old, new]):
         one, other = old[name], new[name]
-        interval, alike = _interval(one, other, key), one["ranks"] == other["ranks"]
-        found[name] = Change(one[key], other[key], interval, _few(one, other), alike)
+        if one.get("rival") == other.get("rival"):
+            interval = _interval(one, other, key)
+            found[name] = Change(one[key], other[key], interval, _few(one, other), unlike_ways(one, other))
     return found
 
 
-def unlike(runs: list[Run]) -> str | None:
-    """How many benchmarks are in all runs and ran on other numbers of ranks in some; None where none did."""
+def other_rivals(before: Run, after: Run) -> list[str]:
+    """The verdicts that both came to, each on a pair with another rival: their ratios are of two things."""
+    old, new = _measured(before, True), _measured(after, True)
+    return [name for name in _common([old, new]) if old[name]["rival"] != new[name]["rival"]]
+
+
+def unlike(runs: list[Run]) -> Iterator[str]:
+    """How many benchmarks are in all runs and were measured in other ways in some, for each thing that they differ
+    in."""
     found = [changes(runs[0], run, judged) for run in runs[1:] for judged in UNITS]
-    names = {name for other in found for name, change in other.items() if not change.alike}
-    if not names:
-        return None
-    told = ", ".join(f"{_ranks(run)} in {run.name}" for run in runs)
-    return f"ranks: {told}: {several(len(names), 'benchmark')} ran on unlike numbers, and changed by that too"
+    for what, called in HOW.items():
+        names = {name for other in found for name, change in other.items() if what in change.unlike}
+        if not names:
+            continue
+        told = ", ".join(f"{_way(run, what, names)} in {run.name}" for run in runs)
+        how = "ran on unlike numbers" if what == "ranks" else "were measured in unlike ways"
+        yield f"{called}: {told}: {several(len(names), 'benchmark')} {how}, and changed by that too"
+
+
+def _way(run: Run, what: str, names: set[str]) -> str:
+    """What it says of the benchmarks of those names; of ranks, which some share, the most."""
+    if what == "ranks":
+        return str(_ranks(run))
+    infos = (record["extra_info"] for record in run.records if record["name"] in names)
+    return " and ".join(ways(infos, what))
 
 
 def _ranks(run: Run) -> int:
@@ -171,6 +198,8 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
         yield f"{bare} without an interval: a single build, or none, was saved"
     if few := sum(change.ratio is not None and change.few for change in every):
         yield f"{FEW}: {few} with fewer than {FEWEST}, whose interval is too wide to show"
+    if others := len({name for run in runs[1:] for name in other_rivals(runs[0], run)}) if judged else 0:
+        yield f"{several(others, 'verdict is', 'verdicts are')} of another rival in one of them, and not compared"
     if wrong := sum(_is_measured(info, judged) and bool(info.get("wrong")) for run in runs for info in run.infos):
         yield f"{several(wrong, 'result is', 'results are')} WRONG, and compared with nothing"
     for run in runs[1:]:
@@ -181,39 +210,7 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
             if one.keys() - other.keys()
         ]:
             yield ", ".join(alone)
-    ranks = [str(_ranks(run)) for run in runs]
-    different = [*differences(runs), *([f"ranks {' and '.join(ranks)}"] if len(set(ranks)) > 1 else [])]
-    if not judged and different:
+    if not judged and (different := [*differences(runs), *_ways_apart(runs)]):
         yield f"different: {'; '.join(different)}"
     if not judged and all(any(section_of(info) == "learning" for info in run.infos) for run in runs):
         yield "what was learned is not set beside each other: --tables learning has it, of each run"
-
-
-def slower(runs: list[Run], share: float) -> list[str]:
-    """The benchmarks and verdicts of the runs after the first that are slower by more than that share beyond doubt:
-    all of their interval is, on as many ranks; of a single build, which has none, by a factor that no build is off."""
-    found = []
-    for run, name, change in _on_as_many_ranks(runs):
-        least = change.value / WIDE if change.ratio is None else change.ratio.low
-        if least > 1 + share:
-            found.append(f"{name} {change.value - 1:+.1%} in {run.name}")
-    return found
-
-
-def untold(runs: list[Run]) -> int:
-    """How many changes are undecided, or have no interval, on as many ranks."""
-    return sum(change.undecided or change.ratio is None for *_, change in _on_as_many_ranks(runs))
-
-
-def surely(runs: list[Run]) -> int:
-    """How many changes have an interval that says something, on as many ranks."""
-    return sum(change.ratio is not None and not change.undecided for *_, change in _on_as_many_ranks(runs))
-
-
-def _on_as_many_ranks(runs: list[Run]) -> Iterator[tuple[Run, str, Change]]:
-    """Of each run after the first its changes, with what changed: those that are of as many ranks."""
-    for run in runs[1:]:
-        for judged in UNITS:
-            for name, change in changes(runs[0], run, judged).items():
-                if change.alike:
-                    yield run, name, change

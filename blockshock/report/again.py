@@ -17,6 +17,8 @@ LEARNING = {"tasks": "workload", "steps": "steps"}
 FFN = {"B": "B", "dtype": "dtype"}
 """The same of feed-forward blocks, beside their widths."""
 UNSIZED = {"networks": NETWORK, "learning": LEARNING}
+USUAL = {"cuda": "cuda_graph", "cpu": "sync"}
+"""How passes are timed where nothing else is asked for, by device."""
 OTHERS = {"optimizers": "optimizer", "seed": "seed"}
 
 
@@ -35,11 +37,23 @@ def commands(run: Run) -> Iterator[str]:
             and (section in ("verdicts", "networks") or len(groups[record["group"]]) == 1)
         ]
         for some in _at_once(rows, section):
-            sizes, point = ("", UNSIZED[section]) if section in UNSIZED else (_sizes(some), POINT)
+            sizes, point = ("", UNSIZED[section]) if section in UNSIZED else _points(some)
             if section == "ffn":
                 some = [row for row in some if section_of(row) != "accuracy"] or some
                 sizes, point = _widths(some), FFN
             yield f"{command} {sizes}{' '.join(_options(some, point))}"
+
+
+def _points(rows: list[Info]) -> tuple[str, dict[str, str]]:
+    """Where they are, and what else of the point is asked for: of layers by the names of their models, and what a file
+    lists by that file alone, for its points are no grid."""
+    uses = [use for row in rows for use in row.get("layers") or ()]
+    models = list(dict.fromkeys(use["model"] for use in uses))
+    if not models:
+        return _sizes(rows), POINT
+    if any(use["listed"] for use in uses):
+        return f"--points={models[0]}.csv ", {option: key for option, key in POINT.items() if option != "B"}
+    return f"--layers {','.join(models)} ", POINT
 
 
 def _at_once(rows: list[Info], section: str) -> list[list[Info]]:
@@ -67,7 +81,7 @@ def _widths(rows: list[Info]) -> str:
 
 
 def _options(rows: list[Info], point: dict[str, str]) -> Iterator[str]:
-    picked = {f"{axis}s": axis for axis in _axes(rows)}
+    picked = {f"{axis.replace('_', '-')}s": axis for axis in _axes(rows)}
     for option, key in (point | picked | OTHERS).items():
         found = dict.fromkeys(row[key] for row in rows if row.get(key) is not None)
         values = sorted(found) if all(isinstance(value, int) for value in found) else list(found)
@@ -77,6 +91,13 @@ def _options(rows: list[Info], point: dict[str, str]) -> Iterator[str]:
         yield f"--extend={','.join(files)}"
     if corpus := next((row["corpus"] for row in rows if row.get("corpus")), None):
         yield f"--corpus={corpus}"
+    timed = [row for row in rows if "p50_ms" in row]
+    if other := next(
+        (row["timing"] for row in timed if row.get("timing") not in (None, USUAL.get(row["device"]))), None
+    ):
+        yield f"--timing {other}"
+    if any(row.get("flush") == "none" for row in timed):
+        yield "--warm-l2"
     yield f"--ranks {max(row['ranks'] for row in rows)}"  # beside which some run on one device
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
-import json
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -19,14 +17,14 @@ from blockshock.report import screen
 from blockshock.report.answer import answer, verdict_table
 from blockshock.report.beside import ACROSS, beside
 from blockshock.report.comparison import comparison
-from blockshock.report.flat import COLUMNS, finite, rows
-from blockshock.report.remarks import left_out, remarks
+from blockshock.report.flat import print_rows
+from blockshock.report.remarks import remarks
 from blockshock.report.run_tables import run_tables
 from blockshock.report.show import console_on, markdown, print_tables
 from blockshock.report.slower import failed, unsure
 from blockshock.report.tables import Table
 from blockshock.report.within import within_lines
-from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, read_run
+from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, read_run, told_apart
 
 ALL = "all"
 NAMES = (*SECTIONS, ACROSS, ALL)
@@ -65,11 +63,11 @@ def report(
     cannot_say = fail_if_slower is not None and unsure(runs)
     console = console_on(sys.stdout)
     if form in ("csv", "json"):
-        _print_rows(runs, form)
+        print_rows(runs, form)
     elif form == "md":
         console.out("\n".join(pasted(runs, most_loss=most_loss)))
     elif tables is not None:
-        found = [table for run in runs for table in _of(run, tables)]
+        found = [*_of_each(runs, tables)]
         found += beside(runs) if tables in (ALL, ACROSS) else []
         if not found:
             had = [name for name in SECTIONS if any(name in sections(run) for run in runs)]
@@ -77,6 +75,8 @@ def report(
             return _no_tables(f"{named} has none of {tables!r}", (*had, *((ACROSS,) if len(runs) > 1 else ()), ALL))
         print_tables(console, found)
     else:
+        if loss_asked and len(runs) > 1:
+            print("--most-loss: what several runs say within a loss is with --format md, and --to", file=sys.stderr)
         console.out("\n".join(_screen(runs, most_loss)))
     slower_than_may_be = fail_if_slower is not None and failed(runs, fail_if_slower)
     status = int(cannot_say or slower_than_may_be or _is_wrong(runs))
@@ -134,7 +134,7 @@ def _read(paths: list[Path], all_of_them: bool) -> list[Run]:
                 print(f"not compared, for a run cannot be read: {error}", file=sys.stderr)
                 return []
             print(f"skipped {error}", file=sys.stderr)
-    return runs
+    return told_apart(runs)
 
 
 def _each_once(paths: list[Path]) -> list[Path]:
@@ -176,6 +176,13 @@ def _of(run: Run, wanted: str, asked: bool = True) -> Iterator[Table]:
     yield from (table for table in every if wanted in (ALL, table.section))
 
 
+def _of_each(runs: list[Run], wanted: str, asked: bool = True) -> Iterator[Table]:
+    """Those of each run, which of several each table names."""
+    for run in runs:
+        named = f"{run.name}: " if len(runs) > 1 else ""
+        yield from (replace(table, title=f"{named}{table.title}") for table in _of(run, wanted, asked))
+
+
 def pasted(runs: list[Run], most: int = PASTED, most_loss: float | None = None) -> Iterator[str]:
     """All of it as Markdown, as far as it fits into so many bytes: first the answers, then the tables in the order of
     what they say; says what it leaves out.
@@ -210,26 +217,7 @@ def _parts(runs: list[Run], most_loss: float | None) -> Iterator[str]:
         if (asked := verdict_table(run)) is not None:
             yield markdown(asked)
     yield from map(markdown, beside(runs))
-    for run in runs:
-        yield from map(markdown, _of(run, ALL, asked=False))
-
-
-def _print_rows(runs: list[Run], form: str) -> None:
-    """Every result of every run as a row, for a program to read: in UTF-8, whatever a terminal here would take, and
-    with a path's bytes as they are. Says beside them what cannot be shown."""
-    for run in runs:
-        for why in left_out(run):
-            print(f"{run.path}: {why}", file=sys.stderr)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    found = rows(runs)
-    if form == "json":
-        json.dump(finite(found), sys.stdout, indent=1, allow_nan=False)
-        print()
-        return
-    table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(found)
+    yield from map(markdown, _of_each(runs, ALL, asked=False))
 
 
 def _write(console: Console, folder: Path, runs: list[Run], most_loss: float) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
+import sys
 from typing import Any
 
 from blockshock.report.points import Ratios
+from blockshock.report.remarks import left_out
 from blockshock.report.tables import Info, spread
 from blockshock.saved import MEASURED, PHASES, STAGES, Run, faults, section_of, was_checked
 
@@ -94,3 +99,21 @@ def _beside(info: Info, ratios: Ratios) -> Row:
     rival, best = ratios.best(section, info, ()) or (None, None)
     paired = ratios.paired(section, info)
     return {"builds ±": spread(info), "÷ best dense": best, "best dense": rival, "paired": paired}
+
+
+def print_rows(runs: list[Run], form: str) -> None:
+    """Every result of every run as a row, for a program to read: in UTF-8, whatever a terminal here would take, and
+    with a path's bytes as they are. Says beside them what cannot be shown."""
+    for run in runs:
+        for why in left_out(run):
+            print(f"{run.path}: {why}", file=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    found = rows(runs)
+    if form == "json":
+        json.dump(finite(found), sys.stdout, indent=1, allow_nan=False)
+        print()
+        return
+    table = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(found)

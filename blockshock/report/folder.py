@@ -23,6 +23,8 @@ from blockshock.report.tables import Table, slug
 from blockshock.saved import PHASES, Run
 
 PAGE = "report.html"
+COMPARED = {"runs-compared": False, "verdicts-compared": True}
+"""Tables of several runs beside each other: of times, and of verdicts."""
 LIST = ".written"
 """Names what a report consists of, so that the next one in this folder can take it away and nothing else."""
 
@@ -41,8 +43,8 @@ def write_folder(folder: Path, runs: list[Run], progress: Console, most_loss: fl
     with progress.status("drawing"):
         names = _names(runs)
         chapters = [replace(chapter(run, name), most_loss=most_loss) for run, name in zip(runs, names, strict=True)]
-        compared = across(runs) if len(runs) > 1 else None
-        beside = {"runs-compared": compared} if compared and compared.rows else {}
+        beside = {name: across(runs, judged) for name, judged in COMPARED.items()} if len(runs) > 1 else {}
+        beside = {name: table for name, table in beside.items() if table.rows}
         beside |= {slug(table.title): table for table in growth_in_ranks(runs)}
         files = {PAGE: page(chapters, list(beside.values())), "tables/results.csv": _results(runs)}
         for one, name in zip(chapters, names, strict=True):

@@ -8,7 +8,7 @@ Statistics 9, 1981), with Student's factor for so many.
 
 A run has one number G of ranks, so that the exponent g of it takes several runs: of points that were timed on different
 numbers, g·log G + c with a c for each point, for not all runs have the same ones. Its interval is the jackknife's over
-the numbers of ranks; of two, which leave none to leave out, over sizes.
+the numbers of ranks; of two, which leave none to leave out, over layers.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ SIZES: dict[str, Callable[[Info], float]] = {
     "G": lambda info: info["ranks"],
 }
 WITHIN_A_RUN = ("N", "B")
+Group = Callable[[Info], Any]
+"""What points have in common that share a constant, or are left out together."""
 TITLE, ACROSS = "How time grows", "across"
 
 
@@ -85,19 +87,19 @@ def _in_ranks(section: str, lines: list[tuple[tuple[Any, ...], list[Info]]]) -> 
     ends = (Column("at the smallest", ".2f"), Column("at the largest", ".2f"))
     table = Table(f"{TITLE} with ranks: {SECTIONS[section]}", ACROSS, (*shown, *_columns("G"), *ends))
     for (kind, workload, dtype, optimizer, label, _), points in lines:
-        sizes = sorted({(SIZES["N"](point), point["N"], point["K"]) for point in points})
+        sizes = sorted({(SIZES["N"](point), *_layer(point)) for point in points})
         counts = sorted({point["ranks"] for point in points})
         layers = dict.fromkeys(layer(N, K) for _, N, K in (sizes[0], sizes[-1]))
         exponent, half = _exponent_of_ranks(points)
         named = (kind, workload, dtype, *([optimizer] if trained else []), label)
         ranks, count = ", ".join(map(str, counts)), len({_point(point) for point in points})
-        at_ends = (_at(points, size) for size, *_ in (sizes[0], sizes[-1]))
+        at_ends = (_at(points, end) for _, *end in (sizes[0], sizes[-1]))
         table.rows.append((*named, ranks, " to ".join(layers), count, exponent, half, *at_ends))
     table.notes += [
         "of the number of ranks G, fitted to the medians of points that were timed on several: −1 where twice the "
         "ranks take half the time, 0 where they gain nothing; beside it that of the smallest and of the largest layer",
-        "±: half of the 95 % interval, by leaving out each number of ranks in turn, or of two each size: wide where "
-        "time is no power of G, or not the same one at all sizes. Each number is a run of its own: of two, what "
+        "±: half of the 95 % interval, by leaving out each number of ranks in turn, or of two each layer: wide where "
+        "time is no power of G, or not the same one in all layers. Each number is a run of its own: of two, what "
         "differs from session to session is in the exponent and not in its interval",
     ]
     return table
@@ -115,6 +117,10 @@ def _point(row: Info) -> tuple[int, int, int]:
     return row["N"], row["K"], row["B"]
 
 
+def _layer(row: Info) -> tuple[int, int]:
+    return row["N"], row["K"]
+
+
 def _on_several(rows: list[Info]) -> list[Info]:
     """Of rows those whose point is another's on another number of ranks."""
     counts: dict[tuple[int, int, int], set[int]] = defaultdict(set)
@@ -128,45 +134,46 @@ def _exponent_of_ranks(points: list[Info]) -> tuple[float, float]:
     whole = _fitted(points, ["G"], _point)
     assert whole is not None
     counts = {point["ranks"] for point in points}
-    return whole["G"], _half_width(points, ["G"], "G", "G" if len(counts) > 2 else "N", _point)
+    return whole["G"], _half_width(points, ["G"], "G", SIZES["G"] if len(counts) > 2 else _layer, _point)
 
 
-def _at(points: list[Info], size: float) -> float | None:
-    found = _fitted([point for point in points if SIZES["N"](point) == size], ["G"], _point)
+def _at(points: list[Info], end: list[int]) -> float | None:
+    found = _fitted([point for point in points if [*_layer(point)] == end], ["G"], _point)
     return None if found is None else found["G"]
 
 
 def _exponents(points: list[Info]) -> dict[str, tuple[float, float]]:
     """Of each size that varies enough its exponent and the half width of its interval; none where sizes that vary
-    together leave it open."""
+    together leave it open. One of fewer values has none, and a constant of its own for each of them: what it makes of
+    the time is no doing of the other's."""
     varied = [size for size in WITHIN_A_RUN if len({SIZES[size](point) for point in points}) >= LEAST]
-    whole = _fitted(points, varied)
-    return {} if whole is None else {size: (whole[size], _half_width(points, varied, size, size)) for size in varied}
+    others = [SIZES[size] for size in WITHIN_A_RUN if size not in varied]
+    group = lambda point: tuple(size(point) for size in others)  # noqa: E731
+    whole = _fitted(points, varied, group)
+    if whole is None:
+        return {}
+    return {size: (whole[size], _half_width(points, varied, size, SIZES[size], group)) for size in varied}
 
 
-def _half_width(
-    points: list[Info], varied: list[str], size: str, over: str, group: Callable[[Info], Any] | None = None
-) -> float:
-    """Of the interval around the exponent of a size, by leaving out each value of one; infinite where it hangs on a
-    single value."""
-    levels = {SIZES[over](point) for point in points}
-    others = [_fitted([point for point in points if SIZES[over](point) != level], varied, group) for level in levels]
+def _half_width(points: list[Info], varied: list[str], size: str, over: Group, group: Group | None = None) -> float:
+    """Of the interval around the exponent of a size, by leaving out each value of what ``over`` gives; infinite where
+    it hangs on a single value."""
+    levels = {over(point) for point in points}
+    others = [_fitted([point for point in points if over(point) != level], varied, group) for level in levels]
     found = [other[size] for other in others if other is not None]
     if len(found) < max(len(levels), 2):
         return math.inf
     return quantile(len(levels) - 1) * math.sqrt((len(levels) - 1) * statistics.pvariance(found))
 
 
-def _fitted(
-    points: list[Info], varied: list[str], group: Callable[[Info], Any] | None = None
-) -> dict[str, float] | None:
+def _fitted(points: list[Info], varied: list[str], group: Group | None = None) -> dict[str, float] | None:
     """Exponents of the sizes, with a constant for each group of points; None where they are not determined."""
     if not varied or not points:
         return None
     logs = np.array([[math.log(SIZES[size](point)) for size in varied] for point in points])
     times = np.log([point["p50_ms"] for point in points])
     groups = [None if group is None else group(point) for point in points]
-    for one in set(groups):
+    for one in dict.fromkeys(groups):
         inside = [other == one for other in groups]
         logs[inside] -= logs[inside].mean(0)
         times[inside] -= times[inside].mean()

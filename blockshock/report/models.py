@@ -27,6 +27,8 @@ class _Where(NamedTuple):
 
     section: str
     model: str
+    of: int
+    list: str | None  # of a file, by a digest of its points: two files may have one name
     B: int | None  # None of a file, whose points are added up whatever their B
     workload: str
     dtype: str
@@ -63,7 +65,8 @@ def model_lines(run: Run) -> list[str]:
         for use in info.get("layers") or ():
             if (section := section_of(info)) in PASSES:
                 B = None if use["listed"] else info["B"]
-                where = _Where(section or "", use["model"], B, info["workload"], info["dtype"], info.get("optimizer"))
+                data = info["workload"], info["dtype"], info.get("optimizer")
+                where = _Where(section or "", *_list_of(use), B, *data)
                 point = found[where][info["N"], info["K"], info["B"]]
                 if info not in point:  # as it is for each other layer of this shape
                     point.append(info)
@@ -71,10 +74,14 @@ def model_lines(run: Run) -> list[str]:
     return [line for where, points in found.items() for line in _lines(where, list(points.values()), names)]
 
 
+def _list_of(use: Info) -> tuple[str, int, str | None]:
+    """Of which model's layers it is one, or of which file's."""
+    return use["model"], use["of"], use.get("list")
+
+
 def _lines(where: _Where, points: list[list[Info]], names: Names) -> Iterator[str]:
     asked = {info["label"]: info["method"] for rows in points for info in rows if info["role"] == "subject"}
     sums = [(method, added) for label, method in asked.items() if (added := _add(where, label, points, names))]
-    every = next(use["of"] for use in points[0][0]["layers"] if use["model"] == where.model)
     for method in dict.fromkeys(asked.values()):
         ours = [one for of, one in sums if of == method]
         if not ours:
@@ -82,7 +89,7 @@ def _lines(where: _Where, points: list[list[Info]], names: Names) -> Iterator[st
         # Of those that were timed at the most of the layers the fastest.
         most = max(one.layers for one in ours)
         best = least_losing((one for one in ours if one.layers == most), lambda one: one.speed)
-        count = f"all {every}" if best.layers == every else f"{best.layers} of {every}"
+        count = f"all {where.of}" if best.layers == where.of else f"{best.layers} of {where.of}"
         tokens = "" if where.B is None else ", one token" if where.B == 1 else f", {where.B} tokens"
         data = ", ".join(filter(None, (where.workload, where.dtype, where.optimizer)))
         yield (
@@ -100,7 +107,7 @@ def _add(where: _Where, label: str, points: list[list[Info]], names: Names) -> _
         dense = next((info for info in rows if info["label"] == best), None)
         if row is None or dense is None:
             continue
-        count = sum(use["count"] for use in row["layers"] if use["model"] == where.model)
+        count = sum(use["count"] for use in row["layers"] if _list_of(use) == where[1:4])
         layers, ms, dense_ms = layers + count, ms + count * row["p50_ms"], dense_ms + count * dense["p50_ms"]
         scatter_ms += count * row["p50_ms"] * (spread(row) or 0.0)
         loss = loss_of(row)

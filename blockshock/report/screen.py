@@ -10,7 +10,7 @@ from blockshock.report.across import SAME, UNDECIDED, across, unlike
 from blockshock.report.answer import answer, hardware, verdict_table
 from blockshock.report.apart import told_apart
 from blockshock.report.faulty import wrong_lines
-from blockshock.report.remarks import remarks
+from blockshock.report.remarks import remarks, untried
 from blockshock.report.show import GAP, fitted
 from blockshock.report.spreads import spreads
 from blockshock.report.tables import Table
@@ -82,7 +82,8 @@ def of_runs(runs: list[Run], more: str, width: int = WIDTH, lines: int = LINES) 
     titles = [f"{run.name}: {line}" for run in runs for line in wrong_lines(run.infos)]
     dated = [(run, f" ({run.taken[:16]})" if run.taken else "") for run in runs if run.records]
     titles += [f"{run.name}{date}: {hardware(run)}" for run, date in dated]
-    titles += filter(None, [unlike(runs)])
+    titles += [f"{run.name}: {line}" for run in runs for line in untried(run)]
+    titles += unlike(runs)
     shown, end = _wrapped(titles, width), ["", *_wrapped(filter(None, [more]), width, whole=True)]
     uses = _wrapped(spreads(runs), width)
     shown = _cut([*shown, *([""] if uses else []), *uses], lines // 3)

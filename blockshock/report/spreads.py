@@ -46,5 +46,14 @@ def _spread(runs: list[Run], use: tuple[str, str], points: list[list[Against]], 
     told = f"{name}, {PASSES[section]}: time ÷ best dense {', '.join(each)}, over {over}"
     if not same:
         return f"{told}; no row of it is in {'both' if len(runs) == 2 else 'all of them'}"
-    apart = max(max(row.ratio for row in rows) / min(row.ratio for row in rows) - 1 for rows in points)
-    return f"{told}; at one point up to {apart:.1%} apart"
+    alike = [rows for rows in points if len({row.rival for row in rows}) == 1]
+    if alike:
+        apart = max(max(row.ratio for row in rows) / min(row.ratio for row in rows) - 1 for rows in alike)
+        told += f"; at one point up to {apart:.1%} apart"
+    if others := [rows for rows in points if rows not in alike]:
+        each = [
+            f"{counted(row.rival for row in rows)} in {run.name}"
+            for run, rows in zip(runs, zip(*others, strict=True), strict=True)
+        ]
+        told += f"; at {several(len(others), 'point')} the best dense one is another: {', '.join(each)}"
+    return told

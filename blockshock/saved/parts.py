@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from blockshock.saved.how import HOW, ways
 from blockshock.saved.run import WHERE, NotARun, Run, differences, shown
 from blockshock.saved.words import several
 
@@ -17,8 +18,9 @@ def joined(folder: Path, parts: list[Run], notes: list[str]) -> Run:
         notes: of what else lies in the folder.
 
     Raises:
-        NotARun: they are several runs: of unlike machines or versions, of rows that unlike numbers of ranks share, or
-            some of what one measured was measured again at another commit. Where all of it was, it is replaced.
+        NotARun: they are several runs: of unlike machines or versions, timed in unlike ways or on unlike devices, of
+            rows that unlike numbers of ranks share, or some of what one measured was measured again at another commit.
+            Where all of it was, it is replaced.
     """
     parts = sorted(parts, key=lambda part: part.taken)
     last = {record["name"]: (part, record) for part in parts for record in part.records}
@@ -49,6 +51,9 @@ def _unlike(parts: list[Run], owners: dict[str, Path]) -> str:
         return f"they differ in their {', '.join(unlike)}"
     if len(counts := _ranks(parts)) > 1:
         return f"they differ in their ranks ({' and '.join(map(str, counts))}), and are reported beside each other"
+    for name in (name for name in HOW if name != "ranks"):
+        if len(said := ways((info for part in parts for info in part.infos), name)) > 1:
+            return f"they differ in their {HOW[name]} ({' and '.join(said)})"
     commits = {part.path: part.machine.get("git_commit") for part in parts}
     for part in parts:
         found = dict.fromkeys(owners[record["name"]] for record in part.records)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from blockshock.saved.odd import Odd
 
 WHERE = {"GPUs": "gpus", "CPU": "cpu", "torch": "torch"}
 """What all parts of a run share, by what it is called: they were measured on one machine, by one version."""
+
+
+VERSIONS = {"CUDA": "cuda", "driver": "driver", "NCCL": "nccl", "cuSPARSELt": "cusparselt"}
+"""What else decides how fast it is, and is not the same on every machine of a kind."""
 
 
 class NotARun(ValueError):
@@ -32,6 +37,7 @@ class Run:
         notes: what a reader must know of how its parts go together, a line each.
         until: when the last of its parts was made; empty of a single one.
         odd: of those that it cannot show, values that are there and cannot be.
+        called: what to call it beside others, where its file's name is another's too.
     """
 
     path: Path
@@ -42,6 +48,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     until: str = ""
     odd: list[Odd] = field(default_factory=list)
+    called: str = ""
 
     @property
     def infos(self) -> list[dict[str, Any]]:
@@ -51,15 +58,31 @@ class Run:
     @property
     def name(self) -> str:
         """What to call it beside others."""
-        return self.path.name or str(self.path.resolve().name)
+        return self.called or self.path.name or str(self.path.resolve().name)
+
+
+def told_apart(runs: list[Run]) -> list[Run]:
+    """The runs; of those whose files have one name, each called by as many folders above it too as tell them apart."""
+    parts = {run.path: Path(os.path.abspath(run.path)).parts for run in runs}
+    depths = dict.fromkeys(parts, 1)
+    while True:
+        names = {path: "/".join(parts[path][-depth:]) for path, depth in depths.items()}
+        counts = Counter(names.values())
+        alike = [path for path, name in names.items() if counts[name] > 1 and depths[path] < len(parts[path])]
+        if not alike:
+            return [replace(run, called=names[run.path]) if depths[run.path] > 1 else run for run in runs]
+        for path in alike:
+            depths[path] += 1
 
 
 def differences(runs: list[Run]) -> list[str]:
     """What was not the same when the runs were measured: hardware, versions, commit."""
     told = []
-    for name, what in (WHERE | {"commit": "git_commit"}).items():
+    for name, what in (WHERE | VERSIONS | {"commit": "git_commit"}).items():
         found: dict[str, list[str]] = {}
         for run in runs:
+            if what in VERSIONS.values() and run.machine.get(what) is None:
+                continue  # a CPU has none, and not every version says
             found.setdefault(shown(run.machine.get(what)), []).append(run.name)
         if len(found) > 1:
             where = [f"{value} ({', '.join(names)})" for value, names in found.items()]

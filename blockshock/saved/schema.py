@@ -147,7 +147,9 @@ OTHERWISE: dict[str, Fits] = {
     "work": having(flops=number, memory_bytes=number),
     "kernels": items(having(name=text, kind=text, calls=whole, ms=number, share=number)),
     **dict.fromkeys(("traces", "extend", "mask_faults"), items(text)),
-    "layers": series_of(having(model=text, name=text, count=size, of=size, listed=flag)),
+    "layers": series_of(
+        having(model=text, name=text, count=size, of=size, listed=flag, list=lambda list: list is None or text(list))
+    ),
 }
 """What a row may have of any kind, or not."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
+from collections.abc import Collection
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -49,8 +50,10 @@ def settled(records: list[Record]) -> list[Record]:
     """
     judged = any(_newer(record["extra_info"]) for record in records)
     sampled = any("p50_ms" in record["extra_info"] and record.get("samples") for record in records)
+    labels = {record["extra_info"].get("label") for record in records}
     infos = [
-        _settled(record) | ({"believed": BELIEVED} if bare(record) and (judged, sampled)[is_timed(record)] else {})
+        _settled(record, labels)
+        | ({"believed": BELIEVED} if bare(record) and (judged, sampled)[is_timed(record)] else {})
         for record in records
     ]
     for info, wrong in zip(infos, discredited(infos), strict=True):
@@ -79,11 +82,13 @@ def _newer(info: Info) -> bool:
     return "verdict" in info and (bool(info.get("blocks")) or info["verdict"] not in OLDER)
 
 
-def _settled(record: Record) -> Info:
+def _settled(record: Record, labels: Collection[Any]) -> Info:
+    """As it is shown, beside rows of those labels: two that were measured side by side stay two."""
     info = {name: value for name, value in record["extra_info"].items() if name not in DERIVED}
-    for name in ("label", "storage"):
-        if isinstance(info.get(name), str):
-            info[name] = EVERY_STEP.sub("", info[name])
+    if EVERY_STEP.sub("", str(info.get("label"))) not in labels:
+        for name in ("label", "storage"):
+            if isinstance(info.get(name), str):
+                info[name] = EVERY_STEP.sub("", info[name])
     info = completed(info)
     if is_timed(record):
         info |= {name: None for name in LEFT if info.get(name) is not None and info[name] < 0}

@@ -13,6 +13,7 @@ from blockshock.methods import METHODS, Promise
 from blockshock.phases import Case
 from blockshock.plugin.cases import backward_grid, drifts, forward_grid, hypotheses, training_grid, trajectories
 from blockshock.plugin.points import Points, Use
+from blockshock.plugin.records import describe_layers
 from blockshock.plugin.settings import Settings
 
 pytest_plugins = ["pytester"]
@@ -52,6 +53,18 @@ def test_a_file_lists_points_not_sizes_with_every_b(resolve: Resolve, tmp_path: 
     assert settings.uses(64, 128, 16) == []
     trained = [(case.N, case.K, case.B) for case in training_grid(settings) if case.workload == "gaussian"]
     assert sorted(trained) == sorted(listed)
+
+
+def test_files_of_one_name_are_told_apart_by_what_they_list(resolve: Resolve, tmp_path: Path) -> None:
+    lists = []
+    for folder, points in (("a", "64,64,4,1\n"), ("b", "64,64,4,1\n128,64,4,1\n"), ("c", "64,64,4,1\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.csv").write_text(f"N,K,B,count\n{points}")
+        settings = resolve(f"--points={tmp_path / folder / 'mine.csv'}", "--methods=dense_single")
+        (layer,) = describe_layers(Case("dense_single", {}, "gaussian", 64, 64, 4, "bf16"), settings)["layers"]
+        assert (layer["model"], layer["listed"]) == ("mine", True)
+        lists.append(layer["list"])
+    assert lists[0] == lists[2] != lists[1]
 
 
 WRONG = [

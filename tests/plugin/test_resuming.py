@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from resolving import CPU_DEFAULTS
 import blockshock.plugin
 from blockshock import registry
 from blockshock.plugin.resuming import take_over
-from blockshock.plugin.session import code, decisive, digests
+from blockshock.plugin.session import code, decisive, described, digests
 from blockshock.saved import journal
 from blockshock.saved.results import read_run
 
@@ -170,6 +172,21 @@ def test_another_selection_is_not_taken_for_the_rest(other: list[str], pytester:
     assert f"{folder} ran with other options: tests `.` then, `" in told
     assert other[0].partition("=")[0] in told.partition(" then, ")[2]
     assert f"python -m blockshock recover {folder}" in told
+
+
+def test_what_is_recovered_is_dated_as_what_is_saved_wherever_it_ran(
+    pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By these dates the last of several runs is found, and the last of two results."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        dated = datetime.fromisoformat(described(pytestconfig)["datetime"])
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert dated.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - dated) < timedelta(minutes=5)
 
 
 @pytest.mark.parametrize("odd", [None, 3, "x", [3], {"x": 3}], ids=str)

@@ -17,7 +17,8 @@ from inner_pytest import ROOT, python_path
 from rows import Info, checked, run_of, saved, timed, verdict
 
 from blockshock.__main__ import main
-from blockshock.report.across import SAME, across, changes, slower, untold
+from blockshock.report.across import SAME, across, changes
+from blockshock.report.slower import slower, untold
 from blockshock.report.spreads import spreads
 from blockshock.saved.results import Run
 

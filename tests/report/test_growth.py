@@ -55,6 +55,24 @@ def test_what_does_not_vary_enough_has_no_exponent() -> None:
     assert not _found(together * 2)
 
 
+def test_a_size_of_two_values_leaves_its_effect_to_no_other() -> None:
+    """Wide layers at few tokens and narrow ones at many: what the tokens make is none of N's."""
+    power: Callable[[int, int], float] = lambda N, B: N**2 * B  # noqa: E731
+    rows = [
+        timed(OURS, N, B, power(N, B)) for B, sizes in ((16, (64, 128, 256)), (1024, (512, 1024, 2048))) for N in sizes
+    ]
+    ((*_, a, half_a, b, _),) = _found(rows)
+    assert (a, half_a) == pytest.approx((2, 0), abs=1e-9)
+    assert b is None
+    rows = [timed(OURS, N, B, power(N, B)) for N, tokens in ((64, (1, 2, 4)), (1024, (8, 16, 32))) for B in tokens]
+    ((*_, a, _, b, half_b),) = _found(rows)
+    assert (b, half_b) == pytest.approx((1, 0), abs=1e-9)
+    assert a is None
+    without_one = _rows(power, B=(16, 1024))[:-1]
+    ((*_, a, half_a, _, _),) = _found(without_one)
+    assert (a, half_a) == pytest.approx((2, 0), abs=1e-9)
+
+
 def test_what_is_wrong_is_left_out() -> None:
     assert not _found([row | {"wrong": "a sentence"} for row in _rows(lambda N, B: N)])
 

@@ -80,6 +80,19 @@ def test_where_sizes_have_exponents_of_their_own_both_ends_are_told_and_the_inte
     assert (line["layers"], line["± G"]) == ("64²", math.inf), "it hangs on one size"
 
 
+def test_layers_of_as_many_elements_are_two_layers() -> None:
+    """4 N x N and N x 4 N, as of a transformer's feed-forward block."""
+    times = {(128, 32): lambda G: 1 / G, (32, 128): lambda G: 1.0, (128, 128): lambda G: G**-0.5}
+    runs = [
+        run_of([timed(OURS, N, 4, time(G), ranks=G) | {"K": K} for (N, K), time in times.items()], gpus=H100)
+        for G in (2, 4)
+    ]
+    (line,) = found(runs)
+    assert (line["layers"], line["points"]) == ("32×128 to 128²", 3)
+    assert [line[name] for name in ("at the smallest", "at the largest")] == pytest.approx([0, -0.5])
+    assert float(str(line["± G"])) > 1, "they are not alike"
+
+
 @pytest.mark.parametrize("counts", [(2, 4), (1, 2, 4, 8)])
 def test_the_interval_holds_the_exponent_as_often_as_it_says(counts: tuple[int, ...]) -> None:
     """Where points of one size are off together, or, of more numbers of ranks, those of one session."""

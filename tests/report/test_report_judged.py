@@ -12,6 +12,7 @@ from rows import Info, checked, run_of, stepped, timed, verdict
 from blockshock.report.answer import answer, verdict_table
 from blockshock.report.comparison import comparison
 from blockshock.report.limits import limit_lines
+from blockshock.report.points import every_row
 from blockshock.report.run_tables import run_tables
 from blockshock.report.tables import Table
 from blockshock.saved.judged import discredited, faults, fresh
@@ -228,6 +229,20 @@ def test_masked_and_masked_at_every_step_are_one_row_and_the_fastest_may_be_it()
     ]
     assert "Time ÷ best dense (dense_single): 0.75. " in answer(run)[1]
     assert rows[1]["label"].endswith("masked:every=1"), "what was saved is not touched"
+
+
+def test_masked_beside_masked_at_every_step_stay_two_rows_each_with_its_ratio() -> None:
+    rows = [stepped("dense_single", 64, 4, 1.0, role="rival")]
+    rows += [
+        stepped(f"block_shock gathered 1100 {storage}", 64, 4, ms)
+        for storage, ms in (("masked", 3.0), ("masked:every=1", 4.0))
+    ]
+    found = every_row(run_of(rows).infos)
+    assert {row.label.split()[-1]: row.ratio for row in found.values()} == {
+        "dense_single": 1.0,
+        "masked": 3.0,
+        "masked:every=1": 4.0,
+    }
 
 
 def test_no_official_run_holds_anything_that_is_wrong() -> None:

@@ -69,6 +69,20 @@ def test_each_b_pass_and_model_has_a_line_but_a_files_points_are_one_list() -> N
     assert line.startswith("forward, all 2 linear layers of mine (gaussian, bf16): ")
 
 
+def test_two_files_of_points_of_one_name_are_two_models() -> None:
+    times = {"dense_single": 1.0, FAST: 0.5}
+    one, other = (use("64x64", count, "mine", of, True) for count, of in ((1, 3), (2, 3)))
+    rows = layer(64, [one | {"list": "aa"}], times) + layer(128, [other | {"list": "bb"}], times)
+    assert [line.partition(":")[0] for line in model_lines(run_of(rows))] == [
+        "forward, 1 of 3 linear layers of mine (gaussian, bf16)",
+        "forward, 2 of 3 linear layers of mine (gaussian, bf16)",
+    ]
+    older = layer(64, [use("64x64", 1, "mine", 3, True)], times) + layer(
+        128, [use("128x128", 2, "mine", 16, True)], times
+    )
+    assert len(model_lines(run_of(older))) == 2, "of versions that say no more, by how many there are"
+
+
 @pytest.mark.parametrize("layers", [[{"model": "toy"}], [], "toy", [use("q", 0)]])
 def test_layers_that_are_none_make_a_row_unfit(layers: object) -> None:
     assert unfit(timed("dense_single", 64, 4, 1.0) | {"layers": layers}) == "layers"

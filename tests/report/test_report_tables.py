@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from inner_pytest import ROOT
 from rows import Info, limited, run_of, stepped, tables, timed
 
@@ -153,6 +156,40 @@ def test_the_commands_that_measure_a_run_again() -> None:
         "pytest tests/test_phase1_forward.py -m bench --N 64,128 --B 2,4 --dtype bf16 --workloads gaussian --seed 0 "
         "--ranks 2"
     ]
+
+
+BLOCKS = {"block_kernel": "bsr", "block_mask": "blocks"}
+
+
+@pytest.mark.parametrize(
+    ("more", "asked"),
+    [
+        ({"flush": "none"}, "--warm-l2"),
+        ({"timing": "cuda_events"}, "--timing cuda_events"),
+        ({"timing": "sync", "device": "cpu"}, None),
+        ({"picks": BLOCKS, **BLOCKS}, "--block-kernels bsr --block-masks blocks"),
+        (
+            {"layers": [{"model": "llama3-8b", "listed": False}, {"model": "vit_l", "listed": False}]},
+            "--layers llama3-8b,vit_l",
+        ),
+    ],
+)
+def test_the_commands_measure_in_the_same_way(more: dict[str, Any], asked: str | None) -> None:
+    (command,) = commands(run_of([timed("dense_single", 64, 4, 1.0) | more]))
+    assert asked is None or asked in command
+    assert ("--N 64" in command) == ("layers" not in more)
+    assert ("--warm-l2" in command, "--timing" in command) == ("flush" in more, more.get("timing") == "cuda_events")
+    known = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    options = {word.partition("=")[0] for word in command.split() if word.startswith("--")}
+    assert [option for option in options if f"`{option}" not in known] == []
+
+
+def test_points_of_a_file_are_measured_again_by_that_file() -> None:
+    listed = [{"model": "mine", "name": "64x64", "count": 1, "of": 2, "listed": True}]
+    (command,) = commands(run_of([timed("dense_single", N, N, 1.0, layers=listed) for N in (64, 128)]))
+    assert "--points=mine.csv --dtype bf16" in command
+    assert "--N" not in command
+    assert "--B" not in command
 
 
 def test_the_commands_ask_for_what_was_picked_and_for_no_more() -> None:

@@ -52,6 +52,31 @@ def test_what_was_measured_elsewhere_is_no_part_of_it_and_the_runs_are_named(
     )
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        ({"timing": "cuda_graph"}, {"timing": "cuda_events"}, r"timing \(cuda_graph and cuda_events\)"),
+        ({"flush": "clean"}, {"flush": "none"}, r"flush of the cache \(clean and none\)"),
+        ({"flush": "clean"}, {"flush": None, "l2_flushed": False}, r"flush of the cache \(clean and none\)"),
+        ({"device": "cuda"}, {"device": "cpu"}, r"device \(cuda and cpu\)"),
+    ],
+)
+def test_what_was_measured_otherwise_is_no_part_of_it(first: Info, second: Info, what: str, tmp_path: Path) -> None:
+    write(tmp_path / "1.json", [timed(OURS, 64, 4, 1.0) | first], ["a"])
+    write(tmp_path / "2.json", [timed(DENSE, 64, 4, 1.0) | second], ["b"])
+    with pytest.raises(NotARun, match=f"they differ in their {what}"):
+        read_run(tmp_path)
+    write(tmp_path / "2.json", [timed(DENSE, 64, 4, 1.0) | first], ["b"])
+    assert len(read_run(tmp_path).records) == 2
+
+
+def test_a_check_on_another_device_is_none_of_these_times(tmp_path: Path) -> None:
+    write(tmp_path / "1.json", [checked(OURS) | {"device": "cpu"}], ["a"])
+    write(tmp_path / "2.json", [timed(OURS, 64, 4, 1.0)], ["b"])
+    with pytest.raises(NotARun, match=r"they differ in their device \(cpu and cuda\)"):
+        read_run(tmp_path)
+
+
 def test_the_official_runs_are_not_one_and_each_of_those_named_is(capsys: pytest.CaptureFixture[str]) -> None:
     official = ROOT / "benchmark_results" / "official"
     with pytest.raises(NotARun) as refusal:
