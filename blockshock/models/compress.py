@@ -39,8 +39,9 @@ def compress(
     """Put a row in the place of a model's linear layers, one block after the other.
 
     A block is an entry of an outermost ``nn.ModuleList`` or ``nn.Sequential``; a layer outside of all of them is one by
-    itself. If the row's pruner looks at inputs, the model is run on the calibration for each block anew, in inference
-    and evaluation mode, up to that block; all inputs of the block's layers are held meanwhile. What fails leaves the
+    itself. If the row's pruner looks at inputs, the model is run on the calibration once to see in which order its
+    blocks are met, and for each block anew, in evaluation mode, up to that block; all inputs of the block's layers are
+    held meanwhile. What fails leaves the
     model as it was. All ranks of a group call it together.
 
     Args:
@@ -70,7 +71,7 @@ def compress(
             raise InputError(
                 f"the pruner of {row} looks at inputs: give calibration=[x, …], what the model is called with"
             )
-        survey = Survey(model, batches[0])
+        survey = Survey(model, batches)
         blocks.sort(key=lambda block: min(map(survey.turn, block)))
     replaced: list[str] = []
     left = there_already(model)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -16,6 +19,8 @@ from blockshock.nn.nested import is_nested, nested_rows
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 """What a model is called with: arguments, and named ones."""
+COMPILERS = "torch._dynamo"
+"""Without that module, whose import takes seconds, nothing is compiled."""
 
 
 class _Enough(Exception):
@@ -30,24 +35,48 @@ def arguments(batch: Any) -> Batch:
 
 
 class Survey:
-    """How a call goes through a model: in which order its linear layers are first met, and how often each.
+    """How calls go through a model: in which order its linear layers are first met, and in each call how often.
+
+    Calls may go different ways, as where layers are experts, or a loop that is as long as its input.
 
     Args:
-        model: it is called once.
-        batch: with this.
+        model: it is called once with each of the batches.
+
+    Attributes:
+        calls: of each batch, how often each layer was met.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch) -> None:
-        met: list[nn.Module] = []
+    def __init__(self, model: nn.Module, batches: list[Batch]) -> None:
         linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        with _evaluating(model), _hooked(linears, lambda linear, x: met.append(linear)), _told(0, batch):
-            model(*batch[0], **batch[1])
-        self.calls = Counter(met)
-        self._turns = {linear: turn for turn, linear in enumerate(dict.fromkeys(met))}
+        ways: list[list[nn.Module]] = []
+        with _evaluating(model), _hooked(linears, lambda linear, x: ways[-1].append(linear)):
+            for number, (positional, named) in enumerate(batches):
+                ways.append([])
+                with _told(number, (positional, named)):
+                    model(*positional, **named)
+        self.calls = [Counter(way) for way in ways]
+        self._turns = {
+            linear: turn for turn, linear in enumerate(_in_order([list(dict.fromkeys(way)) for way in ways]))
+        }
 
     def turn(self, linear: nn.Module) -> int:
         """When it is first met; last of all, if never."""
         return self._turns.get(linear, len(self._turns))
+
+
+def _in_order(ways: list[list[nn.Module]]) -> list[nn.Module]:
+    """An order in which each comes behind all that any way has before it; that in which they are met one way after the
+    other, where ways go round in circles."""
+    sorter = TopologicalSorter[nn.Module]()
+    for way in ways:
+        for module in way:
+            sorter.add(module)
+        for before, after in pairwise(way):
+            sorter.add(after, before)
+    try:
+        return list(sorter.static_order())
+    except CycleError:
+        return list(dict.fromkeys(chain(*ways)))
 
 
 def record(
@@ -55,7 +84,7 @@ def record(
 ) -> dict[str, torch.Tensor]:
     """What meets some layers, (T, K) of each by its name; those that nothing meets are left out.
 
-    A call ends where each has been met as often as the survey found, or with the model.
+    A call ends where each has been met as often as the survey found of it, or with the model.
     """
     seen: dict[nn.Module, list[torch.Tensor]] = {linear: [] for linear in linears.values()}
     to_come = Counter[nn.Module]()
@@ -70,7 +99,7 @@ def record(
 
     with _evaluating(model), _hooked(seen, keep):
         for number, (positional, named) in enumerate(batches if seen else ()):
-            to_come.update({linear: survey.calls[linear] - to_come[linear] for linear in seen})
+            to_come.update({linear: survey.calls[number][linear] - to_come[linear] for linear in seen})
             with suppress(_Enough), _told(number, (positional, named)):
                 model(*positional, **named)
     joined: dict[tuple[int, ...], torch.Tensor] = {}
@@ -119,11 +148,13 @@ def _kind(value: Any) -> str:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, each module of it, and nothing tracked."""
+    """The model in evaluation mode, each module of it, nothing tracked, and nothing run that was compiled before there
+    were hooks."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad():  # where a tensor counts what is written to it
+        # Without gradients, but where a tensor counts what is written to it.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if COMPILERS in sys.modules else nullcontext():
             yield
     finally:
         for module, training in modes.items():

@@ -76,10 +76,15 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
         raise InputError(f"the state has {len(saved['groups'])} groups, the optimizer {len(optimizer.param_groups)}")
     check_elementwise(optimizer)
     reshard(model)
-    loaded: dict[torch.Tensor, State] = {}
+    loaded: dict[torch.Tensor, State | None] = {}
     for name, held, part in _parameters(model, optimizer):
+        loaded |= dict.fromkeys(held)
         loaded |= _loaded(name, held, part, saved)
-    optimizer.state.update(loaded)
+    for parameter, state in loaded.items():
+        if state is None:  # as it was when that was saved: before its first step, say
+            optimizer.state.pop(parameter, None)
+        else:
+            optimizer.state[parameter] = state
     for group, options in zip(optimizer.param_groups, saved["groups"], strict=True):
         group.update(_options(options))
 
@@ -107,8 +112,9 @@ def _check_shape(name: str, found: Iterable[int], held: list[nn.Parameter], part
 
 
 def _options(group: State) -> State:
-    """Of a group of parameters, but for what names them: each layout has names of its own."""
-    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+    """Copies of those of a group of parameters, some of which are tensors and are written to, but for what names them:
+    each layout has names of its own."""
+    return deepcopy({key: value for key, value in group.items() if key not in ("params", "param_names")})
 
 
 def _shape(held: list[nn.Parameter], part: _Part | None) -> tuple[int, ...]:

@@ -9,11 +9,14 @@ from torch import nn
 
 from blockshock.errors import InputError, UnknownName
 from blockshock.nn.arguments import check_options, check_widths
+from blockshock.nn.replaceable import check_plain, hooks_of
 from blockshock.registry import parse_spec
 from blockshock.training import RECIPES, BlockRecipe, block, block_recipe_of
 
 ACT = "act"
 """What the metadata of a state have."""
+CALLED = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Of a module's hooks those that see it called."""
 
 
 def _check(hidden: Any, recipe: str) -> BlockRecipe:
@@ -75,7 +78,9 @@ class SparseFFN(nn.Module):
         activation function between them.
 
         Raises:
-            InputError: also where these are no plain ``nn.Linear``, or one's outputs are not the other's inputs.
+            InputError: also where these are no plain ``nn.Linear`` (what else one computes, and hooks that see it
+                called, would be lost: the block multiplies by their weights), or one's outputs are not the other's
+                inputs.
         """
         made = cls.__new__(cls)
         made._hold(fc1, fc2, recipe)
@@ -86,6 +91,11 @@ class SparseFFN(nn.Module):
         for name, linear in (("fc1", fc1), ("fc2", fc2)):
             if type(linear) is not nn.Linear:
                 raise InputError(f"{name} must be an nn.Linear, got {type(linear).__name__}")
+            check_plain(linear, "SparseFFN")
+            if called := [kind for kind, hooks in hooks_of(linear).items() if hooks and kind in CALLED]:
+                raise InputError(
+                    f"{name} has hooks ({called[0].strip('_')}) and is never called: set them on the block"
+                )
         if fc1.out_features != fc2.in_features:
             raise InputError(f"fc1 has {fc1.out_features} outputs and fc2 {fc2.in_features} inputs: they must be equal")
         check_widths(d=fc1.in_features)

@@ -89,8 +89,9 @@ def _load(
         own: the layer promises weights of its own, and its mask is the state's.
     """
     wrong = faults_of_state(found, wanted, None if own else layer.mask, prefix)
-    if wrong or "weight" not in found:
+    if wrong or not found:
         return wrong
+    found = {"weight": layer.layer.whole_weight(), **found}  # with strict=False, what is there is loaded
     try:
         if own:
             assert layer.mask is not None

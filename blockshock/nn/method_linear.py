@@ -84,6 +84,7 @@ class MethodLinear(nn.Module):
             parameter.requires_grad_(linear.weight.requires_grad)
         if self.layer.bias is not None:
             self.layer.bias.requires_grad_(linear.bias.requires_grad)
+            replace(linear.bias, self.layer.bias, type(self).__name__)
         take_over(linear, self)
         keep_called(self, self.layer)
         replace(linear.weight, self.layer.storages()[0].parameter, type(self).__name__)
@@ -148,10 +149,9 @@ class MethodLinear(nn.Module):
         self.layer.repack()
 
     def check(self) -> None:
-        """Compare what multiplies with the parameters, both ways and bit for bit; all ranks call it together.
-
-        It finds what no version counter sees: writes through ``parameter.data``, by a pointer, or under
-        ``torch.compile``. It holds a second packing meanwhile, and waits for the device.
+        """Compare what multiplies with the parameters, both ways and bit for bit; all ranks call it together. It finds
+        what no version counter sees: writes through ``parameter.data``, by a pointer, or under ``torch.compile``. It
+        holds a second packing meanwhile, and waits for the device.
 
         Raises:
             InputError: ``fully_shard`` has spread the parameters: call the model's ``unshard()`` first.

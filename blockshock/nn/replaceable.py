@@ -21,8 +21,9 @@ from blockshock.machine import torch_internals
 _HELD = ("weight", "bias")
 
 
-def check_replaceable(linear: nn.Module, name: str) -> None:
-    """Raises InputError, which says what to do, unless all that the module computes is x Wᵀ + b of its own W and b.
+def check_plain(linear: nn.Module, name: str) -> None:
+    """Raises InputError, which says what to do, unless all that the module computes is x Wᵀ + b of W and b that it
+    holds.
 
     Args:
         name: of what is to take its place.
@@ -39,6 +40,18 @@ def check_replaceable(linear: nn.Module, name: str) -> None:
     others = [*linear._parameters, *linear._buffers, *linear._modules]
     if lost := [other for other in others if other not in _HELD]:
         raise InputError(f"this nn.Linear holds {', '.join(lost)} beside its weight and bias, which would be lost")
+
+
+def check_replaceable(linear: nn.Module, name: str) -> None:
+    """The same, and that W and b are parameters like any, and no other module's.
+
+    Args:
+        name: of what is to take its place.
+    """
+    check_plain(linear, name)
+    assert isinstance(linear, nn.Linear)
+    for held in _HELD:
+        _check_parameter(linear, held)
     for held in _HELD:
         _check_untied(linear, held)
     if linear.weight.is_meta:
@@ -46,15 +59,19 @@ def check_replaceable(linear: nn.Module, name: str) -> None:
 
 
 def _check_held(linear: nn.Linear, name: str) -> None:
-    """That a weight or bias is a plain parameter, and nothing makes it or watches it."""
+    """That a weight or bias is a parameter, and nothing makes it."""
     if name not in linear._parameters:
         raise InputError(
             f"the {name} of this nn.Linear is no parameter but made of others at each forward pass: make it one first, "
             f"by {_undoing(linear, name)}"
         )
-    held = linear._parameters[name]
-    if isinstance(held, UninitializedParameter):
+    if isinstance(linear._parameters[name], UninitializedParameter):
         raise InputError(f"the {name} of this {type(linear).__name__} has no shape yet: call it on an input first")
+
+
+def _check_parameter(linear: nn.Linear, name: str) -> None:
+    """That it is a plain one, and nothing watches it."""
+    held = linear._parameters[name]
     if held is None:
         return
     if type(held) is not nn.Parameter:
@@ -107,6 +124,26 @@ def _other_owners(linear: nn.Linear, name: str) -> Iterator[str]:
                 if type(attributes) is dict and attributes.get("_parameters") is held:
                     owners = (type(owner) for owner in gc.get_referrers(attributes))
                     yield next(kind.__name__ for kind in owners if issubclass(kind, nn.Module))
+
+
+def places_in_memory(model: nn.Module) -> dict[int, list[str]]:
+    """The names of the model's parameters by where they lie: of some several, which are tied by their ``data``."""
+    found: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters():
+        if type(parameter) is nn.Parameter and not parameter.is_meta and parameter.numel():
+            found.setdefault(parameter.data_ptr(), []).append(name)
+    return found
+
+
+def why_tied(linear: nn.Linear, memory: dict[int, list[str]]) -> str | None:
+    """Why a layer would be untied by being replaced: tied by their ``data``, parameters are two."""
+    for name, held in linear.named_parameters(recurse=False):
+        if type(held) is nn.Parameter and not held.is_meta and len(names := memory.get(held.data_ptr(), ())) > 1:
+            return (
+                f"its {name} lies in the memory of another parameter ({' and '.join(names)}), and a layer in its place "
+                "would train one of its own: untie it first, if that is meant, by a parameter of its own"
+            )
+    return None
 
 
 def take_over(linear: nn.Module, layer: nn.Module) -> None:

@@ -23,6 +23,7 @@ from blockshock.nn.arguments import check_options
 from blockshock.nn.ffn import SparseFFN
 from blockshock.nn.frozen_linear import FrozenLinear
 from blockshock.nn.method_linear import MethodLinear
+from blockshock.nn.replaceable import places_in_memory, why_tied
 from blockshock.nn.suitable import needs_inputs, ranks_for, why_not
 
 Where = Callable[[str, nn.Linear], bool]
@@ -99,8 +100,10 @@ def replace_linears(
     chosen: list[tuple[nn.Linear, list[str]]] = []
     left = there_already(model)
     kind = FrozenLinear if frozen else MethodLinear
+    memory = places_in_memory(model)
     for linear, names in linears_of(model):
         reason = _not_meant(linear, names, where) or passed_by(model, linear, names, picked, frozen)
+        reason = reason or why_tied(linear, memory)
         if not reason and (reason := why_not(linear, picked, ranks, dtype, kind.__name__, frozen)):
             frozen_fits = not (
                 frozen

@@ -176,7 +176,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for parameter, reference, kind, holds_both in links.replaced:
         if (successor := reference()) is None or successor.grad is None:
             continue
-        if parameter.grad is None:
+        if parameter.grad is None or not (holds_both or parameter.grad.any()):  # zeros, where it is set to these
             raise InputError(
                 f"this optimizer holds a parameter {tuple(parameter.shape)} of an nn.Linear that a {kind} "
                 "replaced: build the optimizer after the layer is replaced, from the model's parameters()"

@@ -100,6 +100,8 @@ class Together:
         self._where = seen[1::2]
         self.writes += 1
         self._is(seen)
+        if type(self.parts[0].packed.values.new_empty(0)) is not torch.Tensor:
+            self.forget()  # a mode made what holds no numbers: who comes without it makes it anew
 
     def _is(self, seen: list[Any]) -> None:
         """It was made of what was so."""

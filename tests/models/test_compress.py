@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -149,7 +150,75 @@ def test_a_block_that_stands_in_many_places_is_pruned_once_by_all_that_meets_it(
     found = compress(looped, "pruned-auto-wanda", calls)
     assert found.replaced == ("blocks.0", "blocks.1", "blocks.2")
     assert len({id(one) for one in looped.blocks}) == 1
-    assert met == [40] * 3 + [40] * 3 + [3] * 3  # one call that looks, and one of each that records
+    assert met == ([40] * 3 + [3] * 3) * 2  # one call of each that looks, and one that records
+
+
+class Loop(nn.Module):
+    """As often as its input is long, from a state of zeros on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(8, 8)
+
+    def forward(self, x_BTK: torch.Tensor) -> torch.Tensor:
+        h = torch.zeros_like(x_BTK[:, 0])
+        for t in range(x_BTK.shape[1]):
+            h = torch.tanh(self.hidden(h) + x_BTK[:, t])
+        return h
+
+
+def test_a_later_call_may_go_through_a_layer_more_often_than_the_first() -> None:
+    torch.manual_seed(0)
+    looped, calls = Loop(), [torch.randn(4, length, 8) for length in (1, 12)]
+    met = list[torch.Tensor]()
+    handle = looped.hidden.register_forward_pre_hook(lambda _, given: met.append(given[0]))
+    for call in calls:
+        looped(call)
+    handle.remove()
+    wanted = MethodLinear(looped.hidden, "pruned-auto-wanda", inputs=torch.cat(met).detach())
+    for order in (calls, calls[::-1]):
+        model = copy.deepcopy(looped)
+        compress(model, "pruned-auto-wanda", order)
+        assert torch.equal(model.hidden.to_linear().weight, wanted.to_linear().weight)  # type: ignore[operator]
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.positive, self.negative = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out((self.positive if x.mean() > 0 else self.negative)(x).relu())
+
+
+def test_what_the_first_call_does_not_meet_is_pruned_before_what_it_feeds_all_the_same() -> None:
+    torch.manual_seed(0)
+    calls = [torch.randn(40, 8) + shift for shift in (1, -1, -1)]
+    for order in (calls, calls[::-1]):
+        *experts, last = compress(Experts(), "pruned-auto-wanda", order).replaced
+        assert (sorted(experts), last) == (["negative", "positive"], "out")
+
+
+def test_ways_that_go_round_in_circles_are_gone_as_they_are_met() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.one(self.other(x)) if x.mean() > 0 else self.other(self.one(x))
+
+    assert compress(Turned(), "pruned-auto-wanda", [torch.ones(9, 8), -torch.ones(9, 8)]).replaced == ("other", "one")
+
+
+def test_a_model_that_ran_compiled_is_calibrated_as_any(model: Toy, calls: list[Any]) -> None:
+    """Compiled code passes by hooks that came later."""
+    wanted = copy.deepcopy(model)
+    compress(wanted, "pruned-auto-wanda", calls)
+    compiled = torch.compile(model, backend="eager")
+    compiled(calls[0].clone())
+    assert all(name.startswith("_orig_mod.") for name in compress(compiled, "pruned-auto-wanda", calls).replaced)
+    assert all(map(torch.equal, model.state_dict().values(), wanted.state_dict().values()))
 
 
 def test_calls_end_behind_the_block_that_is_recorded(model: Toy, calls: list[Any]) -> None:

@@ -52,7 +52,7 @@ def unseen_inputs() -> dict[str, torch.Tensor]:
     """Of each layer, what meets it in the dense model."""
     linears = {name: module for name, module in dense().named_modules() if isinstance(module, nn.Linear)}
     calls = [(call, {}) for call in minilm.together(minilm.sentences_of("unseen"), CPU)]
-    return record(dense(), linears, calls, Survey(dense(), calls[0]))
+    return record(dense(), linears, calls, Survey(dense(), calls))
 
 
 @cache

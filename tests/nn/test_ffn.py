@@ -349,6 +349,17 @@ def test_compiled_it_gives_what_it_gives() -> None:
         assert all(one.isfinite().all() for one in found)  # dropout draws from the compiler's generator
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a:UserWarning")  # which holds for a device as it is
+@pytest.mark.parametrize("masks", ["tile", "rows"])
+def test_compiled_for_any_number_of_tokens_it_gives_what_it_gives(masks: str) -> None:
+    torch._dynamo.reset()
+    ffn = built(f"activation:masks={masks}")
+    compiled = torch.compile(ffn, dynamic=True, backend="eager")
+    for tokens in (8, 12):
+        x = drawn(tokens).requires_grad_()
+        torch.testing.assert_close(gradients(compiled(x), ffn, x), gradients(ffn(x), ffn, x))
+
+
 def _on_replicas() -> list[list[torch.Tensor]]:
     states = []
     for recipe in SOME:
@@ -439,6 +450,47 @@ def test_what_is_no_pair_of_linears_or_no_input_is_refused() -> None:
     none.in_features = 0
     with pytest.raises(InputError, match="got d=0"):
         SparseFFN.of(none, nn.Linear(8, 4))
+
+
+def _hooked() -> nn.Linear:
+    linear = nn.Linear(8, 16)
+    linear.register_forward_hook(lambda *_: None)
+    return linear
+
+
+def _adapted() -> nn.Linear:
+    linear = nn.Linear(8, 16)
+    plain = linear.forward
+    linear.forward = lambda input: plain(input) + 1  # type: ignore[method-assign]
+    return linear
+
+
+MORE: list[tuple[Callable[[], nn.Linear], str]] = [
+    (lambda: nn.utils.spectral_norm(nn.Linear(8, 16)), r"remove_spectral_norm\(linear\)"),
+    (lambda: nn.utils.prune.l1_unstructured(nn.Linear(8, 16), "weight", 0.5), r"prune\.remove\(linear, 'weight'\)"),
+    (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 16)), "fc1 must be an nn.Linear, got Parametrized"),
+    (_adapted, "has a forward of its own, which a SparseFFN would drop"),
+    (_hooked, r"fc1 has hooks \(forward_hooks\) and is never called: set them on the block"),
+]
+
+
+@pytest.mark.parametrize(("made", "says"), MORE)
+def test_what_computes_or_sees_more_than_a_linear_is_refused(made: Callable[[], nn.Linear], says: str) -> None:
+    """The block multiplies by its weight alone."""
+    with pytest.raises(InputError, match=says):
+        SparseFFN.of(made(), nn.Linear(16, 8))
+
+
+def test_tied_and_watched_parameters_are_taken_over_as_they_are() -> None:
+    first, second, seen = nn.Linear(8, 16), nn.Linear(16, 8, bias=False), list[int]()
+    embedding = nn.Embedding(8, 16)
+    second.weight = nn.Parameter(embedding.weight.detach())
+    embedding.weight = second.weight
+    first.weight.register_post_accumulate_grad_hook(lambda _: seen.append(1))
+    ffn = SparseFFN.of(first, second)
+    ffn(torch.randn(4, 8)).sum().backward()
+    assert ffn.fc2.weight is embedding.weight
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("call", [replace_linears, lambda model, row: MethodLinear(model[0], row)])

@@ -243,6 +243,42 @@ def test_an_optimizer_from_before_is_told() -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize("held", ["zeroed", "bias", "frozen weight"])
+def test_an_optimizer_from_before_is_told_whatever_it_holds(held: str) -> None:
+    """Nothing would train, and nothing say so."""
+    model = nn.Sequential(nn.Linear(64, 64))
+    model[0].weight.requires_grad_(held != "frozen weight")
+    optimizer = torch.optim.SGD([model[0].bias] if held == "bias" else model.parameters(), lr=0.1)
+    if held == "zeroed":
+        model(_x()).sum().backward()
+    replace_linears(model, "dense_single")
+    optimizer.zero_grad(set_to_none=held != "zeroed")
+    model(_x()).sum().backward()
+    with pytest.raises(InputError, match="build the optimizer after the layer is replaced"):
+        optimizer.step()
+
+
+def test_a_linear_that_still_trains_elsewhere_may_be_stepped() -> None:
+    model = nn.Sequential(nn.Linear(64, 64))
+    old, optimizer = model[0], torch.optim.SGD(model.parameters(), lr=0.1)
+    replace_linears(model, "dense_single")
+    (model(_x()).sum() + old(_x()).sum()).backward()
+    before = old.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(before, old.weight)
+
+
+def test_weights_that_are_tied_by_their_data_are_left() -> None:
+    head = nn.Linear(64, 32, bias=False)
+    model = nn.ModuleDict({"emb": nn.Embedding(32, 64), "mid": nn.Linear(64, 64), "head": head})
+    head.weight.data = model["emb"].weight.data  # type: ignore[assignment]
+    found = replace_linears(model, "dense_single")
+    assert found.replaced == ("mid",)
+    assert "its weight lies in the memory of another parameter (emb.weight and head.weight)" in found.left["head"]
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    assert replace_linears(model, "dense_single").replaced == ("head",)
+
+
 def _small_parts() -> str:
     """A kernel that takes the layer, and not the half of its columns that a rank holds."""
 

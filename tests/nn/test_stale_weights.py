@@ -195,6 +195,25 @@ def test_other_memory_under_a_parameter_is_noticed(kind: dict[str, Any], change:
     torch.testing.assert_close(layer(x).float(), layer.to_linear()(x), rtol=0.02, atol=0.05)
 
 
+@with_joined
+def test_what_only_moves_goes_on(kind: dict[str, Any]) -> None:
+    """As where a spawned process is handed the model: what both are to read goes to memory that they share."""
+    layer = BlockShockLinear(make_linear(), **kind)
+    x = make_x()
+    y = layer(x)
+    for parameter in layer.parameters():
+        parameter.untyped_storage().share_memory_()
+    assert torch.equal(layer(x), y)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer(x).sum().backward()
+    optimizer.step()
+    assert not torch.equal(layer(x), y)
+    torch.testing.assert_close(layer(x).float(), layer.to_linear()(x), rtol=0.02, atol=0.05)
+    _set_data(first_half(layer))
+    with pytest.raises(StalePacking, match=r"call refresh\(\)"):
+        layer(x)
+
+
 def test_another_parameter_is_noticed_and_followed() -> None:
     layer = BlockShockLinear(nn.Linear(64, 48, bias=False))
     half = layer.layer.storages()[0]

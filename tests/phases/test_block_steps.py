@@ -76,13 +76,13 @@ def thins_the_wrong_features(patch: pytest.MonkeyPatch) -> None:
     plain = blocks_module.over_tokens
 
     def over_tokens(
-        a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe, counts_H: torch.Tensor
+        a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe, counts_H: torch.Tensor, many: int
     ) -> torch.Tensor:
         order = counts_H.argsort(descending=True)
         thin = F.pad(a_BH.T, (0, -len(a_BH) % 4))[order[:128]]
         kept_BH = a_BH.T.clone()
         kept_BH[order[:128]] = thin.where(mask_24(thin), 0)[:, : len(a_BH)]
-        return kept_BH @ x_BK if not recipe.both_ways else plain(a_BH, x_BK, recipe, counts_H)
+        return kept_BH @ x_BK if not recipe.both_ways else plain(a_BH, x_BK, recipe, counts_H, many)
 
     patch.setattr(blocks_module, "over_tokens", over_tokens)
 

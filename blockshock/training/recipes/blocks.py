@@ -113,9 +113,10 @@ def block(
         h = len(first[0])
         mask, others = recipe.given(x_BD, h), 0 if recipe.both_ways else h - thin_features(h, recipe.dense)
         return fused_block(x_BD, first, second, making, recipe.gradient, mask, recipe.factor, others)
+    thin = thin_features(len(first[0]), recipe.dense)  # a number here, where what is traced backward may be none
     sparse_back = recipe.gradient == "sp24"
-    z_BH, told_H = _LinearTo24.apply(x_BD, *first, recipe) if sparse_back else (F.linear(x_BD, *first), None)
-    return _LinearOf24.apply(recipe.thinned(z_BH, is_training), told_H, *second, recipe)  # type: ignore[no-any-return]
+    z_BH, told_H = _LinearTo24.apply(x_BD, *first, recipe, thin) if sparse_back else (F.linear(x_BD, *first), None)
+    return _LinearOf24.apply(recipe.thinned(z_BH, is_training), told_H, *second, recipe, thin)  # type: ignore[no-any-return]
 
 
 def _fuses(x_BD: torch.Tensor, w_HD: torch.Tensor, w_NH: torch.Tensor) -> bool:
@@ -131,18 +132,21 @@ def thin_features(h: int, dense: float) -> int:
     return min(-(-math.ceil((1 - dense) * h) // MULTIPLE_OF_THIN) * MULTIPLE_OF_THIN, h)
 
 
-def over_tokens(a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe, counts_H: torch.Tensor) -> torch.Tensor:
+def over_tokens(
+    a_BH: torch.Tensor, x_BK: torch.Tensor, recipe: BlockRecipe, counts_H: torch.Tensor, thin: int
+) -> torch.Tensor:
     """aᵀ x (h, K) of an ``a`` that is 2:4 along features: exact where masks are 2:4 along tokens too.
 
     Otherwise the features with most zeros keep the two largest of each four tokens, and the others are dense.
 
     Args:
         counts_H: how many activations of each feature are not zero; of ∇z the same.
+        thin: how many of the features are those with most zeros.
     """
     if recipe.both_ways:
         return times_24(a_BH.T.contiguous(), x_BK, x_BK.dtype, "columns", "grad_w")
     h, missing = a_BH.shape[1], -len(a_BH) % 4
-    thin, order = thin_features(h, recipe.dense), counts_H.argsort(stable=True)
+    order = counts_H.argsort(stable=True)
     a_HB = a_BH.T[order]
     some = F.pad(a_HB[:thin], (0, missing)) if missing else a_HB[:thin]
     x_filled = F.pad(x_BK, (0, 0, 0, missing)) if missing else x_BK
@@ -172,9 +176,9 @@ class _LinearTo24(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_BD: torch.Tensor, w_HD: torch.Tensor, bias: torch.Tensor | None, recipe: BlockRecipe
+        ctx: Any, x_BD: torch.Tensor, w_HD: torch.Tensor, bias: torch.Tensor | None, recipe: BlockRecipe, thin: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.recipe = recipe
+        ctx.recipe, ctx.thin = recipe, thin
         ctx.save_for_backward(x_BD, w_HD)
         with stage("matmul"):
             return F.linear(x_BD, w_HD, bias), x_BD.new_zeros(len(w_HD), dtype=torch.float32)
@@ -182,10 +186,10 @@ class _LinearTo24(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_z_BH: torch.Tensor, counts_H: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         x_BD, w_HD = ctx.saved_tensors
-        needs_x, needs_w, needs_bias, _ = ctx.needs_input_grad
+        needs_x, needs_w, needs_bias, *_ = ctx.needs_input_grad
         grad_x = times_24(grad_z_BH, w_HD, x_BD.dtype, "rows", "grad_x") if needs_x else None
-        grad_w = over_tokens(grad_z_BH, x_BD, ctx.recipe, counts_H) if needs_w else None
-        return grad_x, grad_w, grad_z_BH.sum(0) if needs_bias else None, None
+        grad_w = over_tokens(grad_z_BH, x_BD, ctx.recipe, counts_H, ctx.thin) if needs_w else None
+        return grad_x, grad_w, grad_z_BH.sum(0) if needs_bias else None, None, None
 
 
 class _LinearOf24(torch.autograd.Function):
@@ -199,8 +203,9 @@ class _LinearOf24(torch.autograd.Function):
         w_NH: torch.Tensor,
         bias: torch.Tensor | None,
         recipe: BlockRecipe,
+        thin: int,
     ) -> torch.Tensor:
-        ctx.recipe = recipe
+        ctx.recipe, ctx.thin = recipe, thin
         ctx.save_for_backward(a_BH, w_NH)
         y_BN = times_24(a_BH, w_NH.T, a_BH.dtype, "rows", "matmul")
         return y_BN if bias is None else y_BN + bias
@@ -208,10 +213,10 @@ class _LinearOf24(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y_BN: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         a_BH, w_NH = ctx.saved_tensors
-        needs_a, tells, needs_w, needs_bias, _ = ctx.needs_input_grad
+        needs_a, tells, needs_w, needs_bias, *_ = ctx.needs_input_grad
         counts_H = (a_BH != 0).sum(0, dtype=torch.float32)
         with stage("grad_x"):
             grad_a = grad_y_BN @ w_NH if needs_a else None
-        grad_w = over_tokens(a_BH, grad_y_BN, ctx.recipe, counts_H).T.contiguous() if needs_w else None
+        grad_w = over_tokens(a_BH, grad_y_BN, ctx.recipe, counts_H, ctx.thin).T.contiguous() if needs_w else None
         grad_b = grad_y_BN.sum(0) if needs_bias else None
-        return grad_a, counts_H if tells else None, grad_w, grad_b, None
+        return grad_a, counts_H if tells else None, grad_w, grad_b, None, None
