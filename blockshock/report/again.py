@@ -92,10 +92,9 @@ def _options(rows: list[Info], point: dict[str, str]) -> Iterator[str]:
     if corpus := next((row["corpus"] for row in rows if row.get("corpus")), None):
         yield f"--corpus={corpus}"
     timed = [row for row in rows if "p50_ms" in row]
-    if other := next(
-        (row["timing"] for row in timed if row.get("timing") not in (None, USUAL.get(row["device"]))), None
-    ):
-        yield f"--timing {other}"
+    others = [row["timing"] for row in timed if row.get("timing") not in (None, USUAL.get(row["device"]))]
+    if others:
+        yield f"--timing {others[0]}"
     if any(row.get("flush") == "none" for row in timed):
         yield "--warm-l2"
     yield f"--ranks {max(row['ranks'] for row in rows)}"  # beside which some run on one device

@@ -93,7 +93,7 @@ def _in_ranks(section: str, lines: list[tuple[tuple[Any, ...], list[Info]]]) -> 
         exponent, half = _exponent_of_ranks(points)
         named = (kind, workload, dtype, *([optimizer] if trained else []), label)
         ranks, count = ", ".join(map(str, counts)), len({_point(point) for point in points})
-        at_ends = (_at(points, end) for _, *end in (sizes[0], sizes[-1]))
+        at_ends = (_at(points, (N, K)) for _, N, K in (sizes[0], sizes[-1]))
         table.rows.append((*named, ranks, " to ".join(layers), count, exponent, half, *at_ends))
     table.notes += [
         "of the number of ranks G, fitted to the medians of points that were timed on several: −1 where twice the "
@@ -137,8 +137,8 @@ def _exponent_of_ranks(points: list[Info]) -> tuple[float, float]:
     return whole["G"], _half_width(points, ["G"], "G", SIZES["G"] if len(counts) > 2 else _layer, _point)
 
 
-def _at(points: list[Info], end: list[int]) -> float | None:
-    found = _fitted([point for point in points if [*_layer(point)] == end], ["G"], _point)
+def _at(points: list[Info], end: tuple[int, int]) -> float | None:
+    found = _fitted([point for point in points if _layer(point) == end], ["G"], _point)
     return None if found is None else found["G"]
 
 
