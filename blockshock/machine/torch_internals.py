@@ -7,8 +7,9 @@ needs it. `tried_internals` says of each what that is.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -181,6 +182,11 @@ def in_forward_mode() -> bool:
 def as_plain_tensors() -> AbstractContextManager[None]:
     """Within it, no subclass of Tensor sees what is called."""
     return torch._C.DisableTorchFunctionSubclass()  # type: ignore[return-value]
+
+
+def all_eager() -> AbstractContextManager[Any]:
+    """Within it nothing runs that was compiled before: nothing was without the compiler, whose import takes seconds."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def leaves(tree: Any) -> list[Any]:

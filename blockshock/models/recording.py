@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain, pairwise
 from typing import Any
@@ -19,8 +18,6 @@ from blockshock.nn.nested import is_nested, nested_rows
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 """What a model is called with: arguments, and named ones."""
-COMPILERS = "torch._dynamo"
-"""Without that module, whose import takes seconds, nothing is compiled."""
 
 
 class _Enough(Exception):
@@ -154,7 +151,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     try:
         model.eval()
         # Without gradients, but where a tensor counts what is written to it.
-        with torch.no_grad(), torch.compiler.set_stance("force_eager") if COMPILERS in sys.modules else nullcontext():
+        with torch.no_grad(), torch_internals.all_eager():
             yield
     finally:
         for module, training in modes.items():
