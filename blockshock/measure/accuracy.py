@@ -10,11 +10,14 @@ The reference is computed in float64 from the same rounded W, X and bias. A resu
   Accuracy and Stability of Numerical Algorithms, 2002, §3.1). Near zero a rounding is off by half of η, the smallest
   number of the dtype.
 
-Three things make the error of the dense product an unfair yardstick, and are allowed for:
+Four things make the error of the dense product an unfair yardstick, and are allowed for:
 
 - In float32 the order of summation decides, and kernels differ in it. The yardstick is at least u·√(K/6): the
   root-mean-square error of summing K independent terms one after the other (each of K steps rounds a partial sum that
   grows as √k, by a uniform error of variance u²/3; Higham and Mary, SIAM J. Sci. Comput. 41, 2019).
+- Of few elements it may be near zero by chance, and any other error infinitely larger. In other dtypes than float32 the
+  yardstick is at least u·√(1/7): the root mean square of rounding numbers whose significands m are uniform in [1, 2),
+  by a uniform error of variance u²/3 beside a mean m² of 7/3.
 - Independent roundings add in squares. Twice the yardstick leaves room for two partial sums of the size that
   uncorrelated ones have, ‖p₀‖² + ‖p₁‖² = ‖y‖²; for r partial sums, and for such as cancel, the limit is
   2·√(r/2)·√((Σ‖p‖² + ‖y‖²) / 2‖y‖²), never below 2. Σ‖p‖² is measured in float64, for partial sums over
@@ -185,7 +188,7 @@ def compare(
     x64_BK = x_BK.double()
     u = unit_roundoff(y_BN.dtype)
     rounding = roundings * u + sums_of_product.bound(source.K)
-    summation_error = u * math.sqrt(source.K / 6) if y_BN.dtype == torch.float32 else 0.0
+    summation_error = u * math.sqrt(source.K / 6 if y_BN.dtype == torch.float32 else 1 / 7)
     summation_error = max(summation_error, sums_of_product.error(source.K))
     found = []
     for start, stop in share(source, index, count):

@@ -29,8 +29,8 @@ class Line:
 
     @classmethod
     def below(cls, points: Sequence[tuple[int, float]]) -> Line:
-        """The line under all (bytes, seconds), with the slope from the smallest message to the largest, that touches
-        one of them.
+        """The line under all (bytes, seconds) that touches one of them, with the slope from the smallest message to the
+        largest; where that would begin below zero, from zero on.
 
         Raises:
             ValueError: fewer than two sizes, or the largest took no longer than the smallest.
@@ -41,7 +41,10 @@ class Line:
         if large == small or last <= first:
             raise ValueError(f"no line: {small} bytes took {first} s, {large} bytes {last} s")
         slope = (last - first) / (large - small)
-        return cls(max(min(seconds - slope * size for size, seconds in points), 0.0), 1 / slope)
+        latency = min(seconds - slope * size for size, seconds in points)
+        if latency < 0:
+            return cls(0.0, max(size / seconds for size, seconds in points))
+        return cls(latency, 1 / slope)
 
 
 @dataclass(frozen=True)

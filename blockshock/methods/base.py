@@ -194,15 +194,20 @@ class Method(Spread):
         others = [packed.backward.packed.operand for packed in packings if packed.backward is not None]
         return [packed.operand for packed in packings], others or None
 
+    def read(self) -> tuple[int, int] | None:
+        """How many features of x, and of ∇y, some weight meets; None where all are met."""
+        return None
+
     def work(self, tokens: int, backward: bool = False) -> dict[str, Work]:
         """What a forward pass takes of this rank at least, or both passes: ``products`` and ``communication``."""
-        columns = range(self.K)[self.columns]
-        x_size, y_size = (tokens * len(part) * self.dtype.itemsize for part in (columns, range(self.N)[self.rows]))
+        each = tokens * self.dtype.itemsize
+        x_size, y_size = each * len(range(self.K)[self.columns]), each * len(range(self.N)[self.rows])
+        x_read, y_read = (x_size, y_size) if (read := self.read()) is None else (each * many for many in read)
         forward, other = self.operands()
-        products = product(tokens, forward, x_size, y_size)
+        products = product(tokens, forward, x_read, y_size)
         sizes = [tokens * self.N * self.dtype.itemsize]
         if backward:
-            products += product(tokens, other or forward, y_size, x_size, again=other is None)
+            products += product(tokens, other or forward, y_read, x_size, again=other is None)
             sizes.append(tokens * self.K * self.dtype.itemsize)
         messages = tuple((name, size) for name, size in zip(self.collectives, sizes, strict=False) if name)
         alone = self.group.size() == 1 or not messages

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch.nn import functional as F
 
 from blockshock.kernels import BlockKernel, BlockLayout, build_block_kernel
 from blockshock.matrices import MaskedWeights, Piece, WeightSource
@@ -21,6 +22,9 @@ from blockshock.methods.pieces import described
 from blockshock.methods.product import Weight
 from blockshock.pruning import block_choice
 from blockshock.training import MaskedStorage
+
+SECTOR_BYTES = 32
+"""That memory hands out at a time."""
 
 
 @METHODS.register("block_sparse")
@@ -45,9 +49,14 @@ class BlockSparse(Single):
         kernel.check(piece, mask.size)
         packed = kernel.pack(piece, mask.size, bias if adds_bias else None, layer.both_ways)
         self._kernel_name = kernel.name
+        columns, rows = (_met(mask.kept_RC.any(dim), mask.size, layer.source.dtype.itemsize) for dim in (0, 1))
+        self._read = columns, rows
         if layer.training is None:
             return packed
         return MaskedStorage(piece, packed, layer.training, layer.trained_bias(bias))
+
+    def read(self) -> tuple[int, int] | None:
+        return self._read
 
     @classmethod
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:
@@ -70,6 +79,14 @@ class BlockSparse(Single):
     @property
     def algorithm(self) -> str:
         return "; ".join(described(self._kernel_name, packed) for packed in self.packings())
+
+
+def _met(blocks: torch.Tensor, size: int, itemsize: int) -> int:
+    """Features in sectors of memory that kept blocks meet, of blocks of features: memory hands out no less."""
+    each = SECTOR_BYTES // itemsize
+    features = blocks.repeat_interleave(size)
+    sectors = F.pad(features, (0, -len(features) % each)).view(-1, each).any(1)
+    return min(each * int(sectors.sum()), len(features))
 
 
 @METHODS.register("block_sparse_dense")

@@ -19,7 +19,7 @@ from blockshock.phases.case import Built, Case, build
 from blockshock.phases.forward import TimingResult, described
 from blockshock.phases.stage_times import StageTimes, time_stages
 from blockshock.stages import stage
-from blockshock.training import MaskedStorage, RecipeStorage, SparseStorage, optimizer_of
+from blockshock.training import MaskedStorage, RecipeStorage, SparseStorage, Storage, optimizer_of
 
 Found = TypeVar("Found")
 Sparse = SparseStorage | RecipeStorage
@@ -122,9 +122,16 @@ def work_of_step(case: Case, method: Method) -> dict[str, Work]:
     # Float32 parameters of float32 products may be what was multiplied: they are not read for the first time.
     first = held * states + (held if case.torch_dtype.itemsize < 4 else 0)
     every = _every([storage for storage in storages_of(method) if isinstance(storage, MaskedStorage)])
-    values = sum(operand.values for operand in [*forward, *(other or [])]) * case.torch_dtype.itemsize
+    own = sum(one.packed.operand.values for one in method.storages() if _is_packing(one))
+    values = (sum(operand.values for operand in [*forward, *(other or [])]) - own) * case.torch_dtype.itemsize
     packed = values // every if every else 0
     return work | {"update": Work(first_bytes=first, written_bytes=held * (1 + states) + packed)}
+
+
+def _is_packing(storage: Storage) -> bool:
+    """Whether the parameter is the memory of what is multiplied, where nothing is packed after a step."""
+    values, parameter = storage.packed.values, storage.parameter
+    return (values.dtype, values.data_ptr()) == (parameter.dtype, parameter.data_ptr())
 
 
 def storages_of(method: Method) -> list[Sparse]:

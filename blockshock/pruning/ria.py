@@ -34,7 +34,9 @@ class Ria(ByScore):
 
     def scores(self, w_RK: torch.Tensor) -> torch.Tensor:
         size_RK = w_RK.double().abs()
-        return (size_RK / self._column_K + size_RK / size_RK.sum(1, keepdim=True)) * self._power_K
+        sums = self._column_K, size_RK.sum(1, keepdim=True)
+        # Of a row or column of zeros each has no part of nothing.
+        return sum(size_RK / of.where(of > 0, 1) for of in sums) * self._power_K
 
 
 @PRUNERS.register("tile_ria")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 
 from blockshock.report.tables import Info
@@ -25,7 +26,7 @@ def lost(infos: list[Info]) -> str:
             errors[" ".join(picked)].append(info["loses"]["output_error"])
     if not errors:
         return ""
-    medians = {picked: sorted(found, key=or_inf)[len(found) // 2] for picked, found in errors.items()}
+    medians = {picked: statistics.median(map(or_inf, found)) for picked, found in errors.items()}
     ranked = sorted(medians.items(), key=lambda one: or_inf(one[1]))
     told = [f"{_told(error)} ({picked})" if len(ranked) > 1 else _told(error) for picked, error in ranked]
     shown = f"{told[0]} to {told[-1]}" if len(told) > MOST_CHOICES else ", ".join(told)

@@ -58,6 +58,14 @@ def _case(row: str, **more: Any) -> Case:
     return case.of(method, METHODS.get(method).axes)
 
 
+@pytest.mark.parametrize(("dtype", "packed"), [("bf16", 2 * DENSE), ("fp32", 0)])
+def test_a_parameter_that_is_what_multiplies_is_packed_by_no_write(dtype: str, packed: int, cpu_ranks: Ranks) -> None:
+    """In float32 both may be one memory."""
+    case = replace(_case("dense_single", optimizer="sgd"), dtype=dtype)
+    for work in cpu_ranks.run(_training, case):
+        assert work["update"].written_bytes == 4 * DENSE + packed
+
+
 def _total(case: Case, backward: bool) -> Work:
     works = build(case, backward).method.work(case.B, backward)
     return sum(works.values(), Work())
@@ -124,6 +132,10 @@ def test_a_line_lies_under_all_times_and_touches_one() -> None:
     assert min(gaps) == pytest.approx(0, abs=1e-12)
     assert 1 / line.bytes_per_s == pytest.approx(890e-6 / ((1 << 28) - (1 << 10)))
     assert Line.below([(1, 1e-9), (2, 2e-9)]).latency_s == 0
+    sagging = [(1 << 10, 1e-6), (1 << 20, 2e-6), (1 << 28, 1e-3)]  # faster by the byte in the middle
+    line = Line.below(sagging)
+    assert line.latency_s == 0
+    assert min(seconds - line.seconds(size) for size, seconds in sagging) == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="no line: 8 bytes took 2 s, 16 bytes 1 s"):
         Line.below([(8, 2), (16, 1)])
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from blockshock.matrices.block_mask import BlockMask
 from blockshock.matrices.pieces import MaskedWeights, Piece
+from blockshock.matrices.weights import GeneratedWeights
 from blockshock.measure.accuracy import Accuracy, ErrorSums
 from blockshock.measure.quality import QualitySums
 from blockshock.methods import METHODS, Promise, Role, Span
 from blockshock.methods.dense_single import Single
+from blockshock.methods.layer import Layer
 from blockshock.methods.w_prime_blocks import BlockSparse
 from blockshock.phases import backward, correctness
 from blockshock.phases.case import Case, build, obstacle
@@ -163,3 +167,21 @@ def test_the_limit_goes_by_the_blocks_that_are_kept() -> None:
     weight = BlockSparse._kernel(layer.picks).pack(Piece(layer.source, mask=layer.blocks), 16)
     assert weight.operand.values == kept * 256 == round(0.2 * 8 * 12) * 256
     assert weight.operand.size == kept * (256 * 2 + 8) + 8 * (128 // 16 + 1)
+
+
+@pytest.mark.parametrize(("size", "columns"), [(8, 32), (16, 32), (32, 64)])
+def test_of_x_only_sectors_that_a_block_meets_must_be_read(size: int, columns: int) -> None:
+    """Of 32 bytes: 16 features in bf16, of which a block of eight meets half. In backward likewise of the gradient."""
+    kept_RC = torch.zeros(128 // size, 192 // size, dtype=torch.bool)
+    kept_RC[0, 0] = kept_RC[0, -1] = True
+    source = GeneratedWeights(128, 192, torch.bfloat16, torch.device("cpu"), seed=0)
+    layer = Layer(source, {"block_kernel": "reference", "block_mask": BlockMask(kept_RC, size)}, backward=True)
+    alone: Any = SimpleNamespace(size=lambda: 1, rank=lambda: 0)
+    method = BlockSparse(layer, alone)
+    assert method.read() == (columns, max(size, 16))
+    products = method.work(8)["products"]
+    whole = METHODS.get("dense_single")(Layer(source), alone).work(8)["products"]
+    assert products.written_bytes == whole.written_bytes, "y has all features: where no block is, the bias"
+    assert products.first_bytes < 8 * 192 * 2, "less than all of x"
+    both = method.work(8, backward=True)["products"]
+    assert both.written_bytes == 2 * 8 * (128 + 192), "the gradient of x has zeros where no block is"

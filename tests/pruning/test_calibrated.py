@@ -50,6 +50,22 @@ def _rias_scores(w_NK: Scores, x_TK: torch.Tensor, a: float = 0.5) -> Scores:
 SCORES = {"wanda": _wandas_scores, "ria": _rias_scores, "ria:a=1.0": partial(_rias_scores, a=1.0)}
 
 
+@pytest.mark.parametrize("name", ["ria", "ria:a=0", "ria:permute=yes", "tile_ria"])
+@pytest.mark.parametrize("at", range(4))
+def test_rows_and_columns_of_zeros_have_no_part_of_nothing(name: str, at: int) -> None:
+    """As where K was filled up, or channels were pruned before."""
+    stream = torch.Generator().manual_seed(at)
+    w_NK, x_TK = torch.randn(16, 32, generator=stream), torch.randn(60, 32, generator=stream)
+    w_NK[:, at::4], w_NK[3] = 0, 0
+    found = prune(name, Piece(TensorWeights(w_NK)), lambda: x_TK)
+    kept_NK = found.mask.dense()
+    w_NK = w_NK if found.permutation is None else w_NK[:, found.permutation]
+    if "permute" not in name and not name.startswith("tile"):
+        others = [row for row in range(16) if row != 3]
+        assert not kept_NK[others, at::4].any(), "of three weights and a zero two weights stay"
+    torch.testing.assert_close(found.rows(0, 16), w_NK.where(kept_NK, 0))
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_the_two_largest_scores_of_each_four_stay(name: str) -> None:
     piece, x_TK = some_weights(), some_inputs(50)

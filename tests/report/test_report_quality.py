@@ -12,6 +12,7 @@ from blockshock.report import screen
 from blockshock.report.answer import answer
 from blockshock.report.asked import verdict_table
 from blockshock.report.comparison import comparison
+from blockshock.report.losing import lost
 from blockshock.report.within import within_lines
 from blockshock.saved.results import read_run
 
@@ -102,6 +103,15 @@ def test_small_layers_beside_the_grid_are_not_counted_where_anything_was_timed()
     small = checked("pruned auto magnitude", 32, quality=quality(0.9), **of("auto", "magnitude"))
     assert answer(run_of([small, *rows()]))[1:] == answer(run_of(rows()))[1:]
     assert answer(run_of([small]))[-1] == "pruned loses 0.900 of the output before retraining"
+
+
+def test_of_an_even_number_of_layers_the_median_lies_between_the_two_in_the_middle() -> None:
+    def told(*errors: float) -> str:
+        return lost([{"loses": quality(error), "picks": {"pruner": "magnitude"}} for error in errors])
+
+    assert told(0.1, 0.5) == "0.300 of the output before retraining"
+    assert told(0.9, 0.1, 0.3, 0.2) == "0.250 of the output before retraining"
+    assert told(0.1, float("nan")) == "an unknown part of the output before retraining"
 
 
 def test_what_is_not_a_number_is_the_worst() -> None:
