@@ -206,6 +206,7 @@ ALSO_NOT = {
     "report.slower.missing": "called by --fail-if-slower: tests/report/test_measured_alike.py",
     "report.across.other_rivals": "called by across()",
     "report.flat.print_rows": "prints rows(), which are",
+    "matrices.weights.check_drawn": "called by Workload.inputs(), which is",
     "saved.how.unlike": "called by across()",
     "saved.how.ways": "called by across()",
     "report.across.unlike": "called by screen.of_runs()",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -218,3 +219,16 @@ def check_finite(tensor: torch.Tensor, name: str, what: str = "only finite value
             row, column = bad[0].tolist()
             value = tensor[start + row, column].item()
             raise InputError(f"{name} holds {value} at row {start + row}, column {column}: {what}")
+
+
+def check_drawn(drawn: Any, rows: int, K: int, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """Inputs (rows, K) that a workload drew, in a dtype.
+
+    Raises:
+        InputError: they are not that, or hold NaN or inf.
+    """
+    if not isinstance(drawn, torch.Tensor) or drawn.shape != (rows, K):
+        got = tuple(drawn.shape) if isinstance(drawn, torch.Tensor) else type(drawn).__name__
+        raise InputError(f"{name} must be drawn as a tensor {(rows, K)}, got {got}: mend the workload's draw")
+    check_finite(found := drawn.to(dtype), name)
+    return found

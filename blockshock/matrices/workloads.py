@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from blockshock.errors import InputError
 from blockshock.matrices.blocks_of_rows import generator
 from blockshock.matrices.sizes import LARGEST_DRAWN, LEAST_DRAWN, MOST_FEATURES
-from blockshock.matrices.weights import GeneratedWeights, TensorWeights, WeightSource, check_finite
+from blockshock.matrices.weights import GeneratedWeights, TensorWeights, WeightSource, check_drawn
 from blockshock.registry import Registry, check_range
 
 RECORDED_FILE = resources.files("blockshock.matrices") / "data" / "minilm_ffn.safetensors"
@@ -48,20 +48,17 @@ class Workload:
         """X (B, K). The same seed gives the same bits on the same device and dtype.
 
         Raises:
-            InputError: B or K is not positive or too large, or what was drawn holds NaN or inf.
+            InputError: B or K is not positive or too large, or what was drawn has another shape, or holds NaN or inf.
         """
         check_range(1, MOST_FEATURES, B=B, K=K)
-        x_BK = self.draw(B, K, generator(device, seed, 5)).to(dtype)
-        check_finite(x_BK, "X")
-        return x_BK
+        return check_drawn(self.draw(B, K, generator(device, seed, 5)), B, K, dtype, "X")
 
     def calibration(
         self, T: int, K: int, dtype: torch.dtype, device: torch.device, seed: int, N: int, B: int
     ) -> torch.Tensor:
         """At most T inputs (T, K) for pruners to look at; none of the B ``inputs``, on which quality is measured."""
-        x_TK = self.draw_more(T, K, generator(device, seed, 8), generator(device, seed, 5)).to(dtype)
-        check_finite(x_TK, "calibration inputs")
-        return x_TK
+        x_TK = self.draw_more(T, K, generator(device, seed, 8), generator(device, seed, 5))
+        return check_drawn(x_TK, T, K, dtype, "calibration")
 
     def weights(self, N: int, K: int, dtype: torch.dtype, device: torch.device, seed: int) -> WeightSource:
         """W (N, K), handed out by rows."""

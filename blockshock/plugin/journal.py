@@ -146,7 +146,7 @@ class Writer:
         try:
             if not (self._folder / SESSION).exists():
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._held = hold(self._folder)
+                self._held = self._held or hold(self._folder)  # where the disk was full, it is the second time
                 write_whole(self._folder / SESSION, safe_dumps(self._described(), indent=2))
             with (self._folder / METRICS).open("a", encoding="utf-8") as file:
                 # The end of a line goes before it: the last one may have been cut off.

@@ -91,7 +91,10 @@ def _correctness(case: Case, settings: Settings, per_rank: list[correctness.Corr
     info = describe_accuracy(accuracy, *same, per_rank[0].algorithm)
     info |= describe_quality([result.lost for result in per_rank])
     info |= describe_quality([result.lost_by_half for result in per_rank], "quality_of_half")
-    return Found(timing.slowest([result.seconds for result in per_rank]), info, [accuracy.failure(), *differences])
+    again = next((why for result in per_rank if (why := result.called_again) is not None), None)
+    return Found(
+        timing.slowest([result.seconds for result in per_rank]), info, [accuracy.failure(), *differences, again]
+    )
 
 
 def _gradient(case: Case, settings: Settings, per_rank: list[backward.GradientResult]) -> Found:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from blockshock.errors import BlockShockError
 from blockshock.measure import Ceilings
@@ -22,6 +23,7 @@ from blockshock.plugin.phases import Phase
 from blockshock.plugin.records import describe_case, describe_kernel, describe_layers, describe_quality
 from blockshock.plugin.settings import Settings
 from blockshock.plugin.stash import JOURNAL, RECORDS, STARTED, storage
+from blockshock.ranks import RankError
 from blockshock.saved import is_known
 
 
@@ -41,9 +43,16 @@ class Row:
     def measure(self, phase: Phase, case: Case) -> None:
         """Run a case of a phase and save what is found; what is wrong fails the test."""
         protocol, builds = (self._settings.protocol, 2) if phase.timed else ((), 1)
-        per_rank = self.run(
-            phase.program, case, *protocol, backward=phase.backward, builds=builds, obstacle=phase.obstacle
-        )
+        try:
+            per_rank = self.run(
+                phase.program, case, *protocol, backward=phase.backward, builds=builds, obstacle=phase.obstacle
+            )
+        except Exception as error:
+            # What it raises where it is checked is as wrong an output as any: its times are not to be believed.
+            if not (phase.timed or isinstance(error, RankError | MemoryError | torch.OutOfMemoryError)):
+                failure = f"it raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                self.save(phase.number, case, [], {"kind": phase.kind, "status": "wrong", "failure": failure})
+            raise
         found = phase.find(case, self._settings, per_rank)
         info = {"kind": phase.kind, **found.info}
         if phase.timed and phase.of != "network":

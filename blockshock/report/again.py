@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
 from blockshock.report.tables import Info
 from blockshock.saved import COMMANDS, Run, section_of
 
-POINT = {"B": "B", "dtype": "dtype", "workloads": "workload"}
+POINT = {"B": "B", "dtype": "dtype", "workloads": "workload", "methods": "method"}
 NETWORK = {"batches": "B", "dtype": "dtype", "networks": "network", "where": "where"}
 """The same of whole networks: a verdict on one is measured beside what else there is of them."""
 LEARNING = {"tasks": "workload", "steps": "steps"}
@@ -52,15 +53,19 @@ def _points(rows: list[Info]) -> tuple[str, dict[str, str]]:
     if not models:
         return _sizes(rows), POINT
     if any(use["listed"] for use in uses):
-        return f"--points={models[0]}.csv ", {option: key for option, key in POINT.items() if option != "B"}
+        return f"--points={shlex.quote(f'{models[0]}.csv')} ", {
+            option: key for option, key in POINT.items() if option != "B"
+        }
     return f"--layers {','.join(models)} ", POINT
 
 
 def _at_once(rows: list[Info], section: str) -> list[list[Info]]:
-    """What one command measures: recipes that learn another text, or for other steps, take one of their own."""
+    """What one command measures: another seed, and recipes that learn another text, or for other steps, take one of
+    their own."""
     apart: dict[tuple[Any, ...], list[Info]] = {}
     for row in rows:
-        apart.setdefault((row["steps"], row.get("corpus")) if section == "learning" else (), []).append(row)
+        learned = (row["steps"], row.get("corpus")) if section == "learning" else ()
+        apart.setdefault((row.get("seed"), *learned), []).append(row)
     return list(apart.values())
 
 
@@ -83,20 +88,25 @@ def _widths(rows: list[Info]) -> str:
 def _options(rows: list[Info], point: dict[str, str]) -> Iterator[str]:
     picked = {f"{axis.replace('_', '-')}s": axis for axis in _axes(rows)}
     for option, key in (point | picked | OTHERS).items():
-        found = dict.fromkeys(row[key] for row in rows if row.get(key) is not None)
+        keys = (key, "rival_method") if key == "method" else (key,)
+        found = dict.fromkeys(row[name] for name in keys for row in rows if row.get(name) is not None)
         values = sorted(found) if all(isinstance(value, int) for value in found) else list(found)
         if values:
             yield f"--{option} {','.join(map(str, values))}"
     if files := dict.fromkeys(file for row in rows for file in row.get("extend") or ()):
-        yield f"--extend={','.join(files)}"
+        yield f"--extend={shlex.quote(','.join(files))}"
     if corpus := next((row["corpus"] for row in rows if row.get("corpus")), None):
-        yield f"--corpus={corpus}"
+        yield f"--corpus={shlex.quote(corpus)}"
     timed = [row for row in rows if "p50_ms" in row]
     others = [row["timing"] for row in timed if row.get("timing") not in (None, USUAL.get(row["device"]))]
     if others:
         yield f"--timing {others[0]}"
     if any(row.get("flush") == "none" for row in timed):
         yield "--warm-l2"
+    if any(row.get("keep_full_weight") for row in rows):
+        yield "--keep-full-weight"
+    if all(row["device"] == "cpu" for row in rows):
+        yield "--device cpu"
     yield f"--ranks {max(row['ranks'] for row in rows)}"  # beside which some run on one device
 
 

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 Info = dict[str, Any]
-HOW = {"ranks": "ranks", "device": "device", "timing": "timing", "flush": "flush of the cache"}
+HOW = {
+    **{name: name for name in ("ranks", "device", "timing", "seed")},
+    **{"flush": "flush of the cache", "keep_full_weight": "keeping of the full weight"},
+}
 """By what a result calls it, what a reader does."""
 OF_TIMES = ("timing", "flush")
 """What says nothing of a result without times."""

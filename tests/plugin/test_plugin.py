@@ -151,13 +151,15 @@ def test_a_failure_loses_no_result_and_the_next_test_gets_a_working_group(story:
     saved = {name: row["extra_info"] for name, row in story.rows.items()}
     checked = {name: info for name, info in saved.items() if info["status"] != "measured"}
     assert {name for name in saved if "_right" in name or "_equivalent" in name} == checked.keys()
-    wrong = f"test_forward_is_right[wrong-{POINT}]"
+    wrong, raising = (f"test_forward_is_right[{name}-{POINT}]" for name in ("wrong", "raises"))
     assert {name: info["status"] for name, info in checked.items()} == dict.fromkeys(checked, "right") | {
-        wrong: "wrong"
+        wrong: "wrong",
+        raising: "wrong",
     }
+    assert checked[raising]["failure"] == "it raised RuntimeError: a fault of its own", "its times are not believed"
     passed = [f"{name}-{POINT}" for name in ("dense_single", MINE, "masked_split_dense-middle")]
     wanted = [f"test_forward_is_right[{name}]" for name in passed] + [f"test_forward[{name}]" for name in passed]
-    wanted += [f"{test}[wrong-{POINT}]" for test in ("test_forward_is_right", "test_forward")]
+    wanted += [raising, *(f"{test}[wrong-{POINT}]" for test in ("test_forward_is_right", "test_forward"))]
     wanted += [f"{test}[{MINE}-{POINT}]" for test in ("test_gradient_is_right", "test_backward")]
     wanted += [f"test_training_step[{MINE}-sgd-{POINT}]"]
     beside = [f"{MINE}-{name}-gaussian-N256-K192-B4-fp32" for name in OPTIMIZERS.names()]
@@ -180,6 +182,7 @@ def test_saved_rows_describe_themselves(story: Story) -> None:
     for name, row in story.rows.items():
         test, _, _ = name.partition("[")
         phase, measured = SAVED[test]
+        measured = set() if "[raises" in name else measured
         point = (
             "gaussian N=256 K=192 B=4 fp32"
             if test == "test_training_is_dense_equivalent"
@@ -236,8 +239,9 @@ def test_the_answer_ends_the_run(story: Story) -> None:
     assert re.fullmatch(r"benchmark_results/\S+/0001_first\.json", saved)
     assert " passed" in last
     words = " ".join(told.split())
-    assert re.search(rf"{len(story.rows)} results, \d+ checked: 1 WRONG", words)
-    assert "WRONG: wrong in 1 of 1 check, at " in words
+    assert re.search(rf"{len(story.rows)} results, \d+ checked: 2 WRONG", words)
+    for name in ("wrong", "raises"):
+        assert f"WRONG: {name} in 1 of 1 check, at " in words
     for line in answer(read_run(story.folder / saved)):
         assert " ".join(line.split()) in words
     assert len(told.splitlines()) < 34

@@ -96,6 +96,29 @@ def test_a_run_that_cannot_be_saved_then_fails_and_stays_unfinished(
     assert not (folder / journal.FINISHED).exists()
 
 
+def test_a_disk_that_is_full_when_a_session_begins_is_said_and_its_journal_begins_later(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session holds its journal from the first try on: it is no other that runs."""
+    light_suite(pytester.path)
+    tries, plain = [0], journal.write_whole
+
+    def full_at_first(path: Path, content: str | bytes) -> None:
+        tries[0] += path.name == journal.SESSION
+        if tries[0] == 1:
+            raise OSError(28, "No space left on device")
+        plain(path, content)
+
+    monkeypatch.setattr("blockshock.plugin.journal.write_whole", full_at_first)
+    result = run_light(pytester, "--benchmark-save=whole")
+    assert tries[0] > 1
+    assert result.ret == pytest.ExitCode.OK
+    assert "still runs" not in result.stdout.str() + result.stderr.str()
+    (folder,) = RUNS.parent.glob("journal/*")
+    assert (folder / journal.SESSION).exists()
+    assert (folder / journal.FINISHED).exists()
+
+
 def test_the_last_session_with_these_options_is_taken(pytester: pytest.Pytester) -> None:
     meant = broken(pytester)
     other = broken(pytester, "--seed=3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -153,8 +154,8 @@ def test_no_part_of_an_official_run_takes_longer_than_the_whole() -> None:
 def test_the_commands_that_measure_a_run_again() -> None:
     infos = [timed("dense_single", N, B, 1.0) for N in (128, 64) for B in (4, 2)]
     assert list(commands(run_of(infos))) == [
-        "pytest tests/test_phase1_forward.py -m bench --N 64,128 --B 2,4 --dtype bf16 --workloads gaussian --seed 0 "
-        "--ranks 2"
+        "pytest tests/test_phase1_forward.py -m bench --N 64,128 --B 2,4 --dtype bf16 --workloads gaussian "
+        "--methods dense_single --seed 0 --ranks 2"
     ]
 
 
@@ -166,7 +167,10 @@ BLOCKS = {"block_kernel": "bsr", "block_mask": "blocks"}
     [
         ({"flush": "none"}, "--warm-l2"),
         ({"timing": "cuda_events"}, "--timing cuda_events"),
-        ({"timing": "sync", "device": "cpu"}, None),
+        ({"timing": "sync", "device": "cpu"}, "--device cpu"),
+        ({"keep_full_weight": True}, "--keep-full-weight"),
+        ({"extend": ["a b/my m.py"]}, "--extend='a b/my m.py'"),
+        ({"seed": 5}, "--seed 5"),
         ({"picks": BLOCKS, **BLOCKS}, "--block-kernels bsr --block-masks blocks"),
         (
             {"layers": [{"model": "llama3-8b", "listed": False}, {"model": "vit_l", "listed": False}]},
@@ -180,14 +184,19 @@ def test_the_commands_measure_in_the_same_way(more: dict[str, Any], asked: str |
     assert ("--N 64" in command) == ("layers" not in more)
     assert ("--warm-l2" in command, "--timing" in command) == ("flush" in more, more.get("timing") == "cuda_events")
     known = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    options = {word.partition("=")[0] for word in command.split() if word.startswith("--")}
+    options = {word.partition("=")[0] for word in shlex.split(command) if word.startswith("--")}
     assert [option for option in options if f"`{option}" not in known] == []
+
+
+def test_each_seed_has_a_command_of_its_own() -> None:
+    told = list(commands(run_of([timed("dense_single", 64, 4, 1.0) | {"seed": seed} for seed in (0, 5)])))
+    assert [command.partition("--seed ")[2] for command in told] == ["0 --ranks 2", "5 --ranks 2"]
 
 
 def test_points_of_a_file_are_measured_again_by_that_file() -> None:
     listed = [{"model": "mine", "name": "64x64", "count": 1, "of": 2, "listed": True}]
     (command,) = commands(run_of([timed("dense_single", N, N, 1.0, layers=listed) for N in (64, 128)]))
-    assert "--points=mine.csv --dtype bf16" in command
+    assert "--points=mine.csv --dtype bf16 --workloads gaussian --methods dense_single" in command
     assert "--N" not in command
     assert "--B" not in command
 
@@ -195,7 +204,7 @@ def test_points_of_a_file_are_measured_again_by_that_file() -> None:
 def test_the_commands_ask_for_what_was_picked_and_for_no_more() -> None:
     def asked(*labels: str) -> str:
         (command,) = commands(run_of([stepped(label, 64, 4, 1.0) for label in labels]))
-        return command.partition("gaussian ")[2].partition(" --optimizers")[0]
+        return command.partition("--methods ")[2].partition(" ")[2].partition(" --optimizers")[0]
 
     both = [f"block_shock {kernel} 1010 {storage}" for kernel in ("auto", "cutlass") for storage in ("a", "b")]
     assert asked("dense_single", *both) == "--kernels auto,cutlass --masks 1010 --storages a,b"

@@ -59,6 +59,8 @@ def test_what_was_measured_elsewhere_is_no_part_of_it_and_the_runs_are_named(
         ({"flush": "clean"}, {"flush": "none"}, r"flush of the cache \(clean and none\)"),
         ({"flush": "clean"}, {"flush": None, "l2_flushed": False}, r"flush of the cache \(clean and none\)"),
         ({"device": "cuda"}, {"device": "cpu"}, r"device \(cuda and cpu\)"),
+        ({"seed": 0}, {"seed": 5}, r"seed \(0 and 5\)"),
+        ({"keep_full_weight": False}, {"keep_full_weight": True}, r"keeping of the full weight \(False and True\)"),
     ],
 )
 def test_what_was_measured_otherwise_is_no_part_of_it(first: Info, second: Info, what: str, tmp_path: Path) -> None:
