@@ -122,7 +122,8 @@ def work_of_step(case: Case, method: Method) -> dict[str, Work]:
     # Float32 parameters of float32 products may be what was multiplied: they are not read for the first time.
     first = held * states + (held if case.torch_dtype.itemsize < 4 else 0)
     every = _every([storage for storage in storages_of(method) if isinstance(storage, MaskedStorage)])
-    own = sum(one.packed.operand.values for one in method.storages() if _is_packing(one))
+    trained = (module for module in method.modules() if isinstance(module, Storage))
+    own = sum(one.packed.operand.values for one in trained if _is_packing(one))
     values = (sum(operand.values for operand in [*forward, *(other or [])]) - own) * case.torch_dtype.itemsize
     packed = values // every if every else 0
     return work | {"update": Work(first_bytes=first, written_bytes=held * (1 + states) + packed)}

@@ -66,6 +66,12 @@ def test_a_parameter_that_is_what_multiplies_is_packed_by_no_write(dtype: str, p
         assert work["update"].written_bytes == 4 * DENSE + packed
 
 
+@pytest.mark.parametrize("row", [row for row in FORWARD if "split" not in row])
+def test_a_training_step_of_each_method_has_work(row: str, cpu_ranks: Ranks) -> None:
+    for work in cpu_ranks.run(_training, _case(row, optimizer="sgd")):
+        assert work["update"].written_bytes >= 4 * DENSE // 4
+
+
 def _total(case: Case, backward: bool) -> Work:
     works = build(case, backward).method.work(case.B, backward)
     return sum(works.values(), Work())
