@@ -207,7 +207,7 @@ ALSO_NOT = {
     "report.across.other_rivals": "called by across()",
     "report.flat.print_rows": "prints rows(), which are",
     "matrices.weights.check_drawn": "called by Workload.inputs(), which is",
-    "saved.how.unlike": "called by across()",
+    "saved.how.ways_apart": "called by across()",
     "saved.how.ways": "called by across()",
     "report.across.unlike": "called by screen.of_runs()",
     "report.slower.failed": "what --fail-if-slower runs, on each fault: tests/report/test_across.py",

@@ -53,11 +53,11 @@ class ErrorSums:
     reference_fourth: float = 0.0
     largest: float = 0.0
     of_bound: float = 0.0
-    summation_error: float = 0.0
+    least_dense_error: float = 0.0
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         sums = {name: value + getattr(other, name) for name, value in asdict(self).items()}
-        for name in ("largest", "of_bound", "summation_error"):
+        for name in ("largest", "of_bound", "least_dense_error"):
             sums[name] = max(getattr(self, name), getattr(other, name))
         return ErrorSums(**sums)
 
@@ -87,7 +87,7 @@ class Accuracy:
     def of(cls, sums: ErrorSums, roundings: int) -> Accuracy:
         """From the sums over all ranks' shares; roundings is r of the method."""
         relative = math.sqrt(ratio(sums.squared, sums.reference_squared))
-        dense = max(math.sqrt(ratio(sums.dense_squared, sums.reference_squared)), sums.summation_error)
+        dense = max(math.sqrt(ratio(sums.dense_squared, sums.reference_squared)), sums.least_dense_error)
         partial_sums = max(sums.contiguous_squared, sums.alternating_squared)
         cancellation = (partial_sums + sums.reference_squared) / (2 * sums.reference_squared or 1.0)
         elements = sums.reference_squared**2 / sums.reference_fourth if sums.reference_fourth else math.inf
@@ -188,8 +188,8 @@ def compare(
     x64_BK = x_BK.double()
     u = unit_roundoff(y_BN.dtype)
     rounding = roundings * u + sums_of_product.bound(source.K)
-    summation_error = u * math.sqrt(source.K / 6 if y_BN.dtype == torch.float32 else 1 / 7)
-    summation_error = max(summation_error, sums_of_product.error(source.K))
+    least_dense_error = u * math.sqrt(source.K / 6 if y_BN.dtype == torch.float32 else 1 / 7)
+    least_dense_error = max(least_dense_error, sums_of_product.error(source.K))
     found = []
     for start, stop in share(source, index, count):
         w_RK = source.rows(start, stop)
@@ -221,7 +221,7 @@ def compare(
     for elements, names, values in found:  # once all of them are launched
         numbers = values.tolist()
         of_values, parts = dict(zip(names, numbers, strict=False)), numbers[len(names) :]
-        sums += ErrorSums(elements, summation_error=summation_error, contiguous_squared=sum(parts), **of_values)
+        sums += ErrorSums(elements, least_dense_error=least_dense_error, contiguous_squared=sum(parts), **of_values)
     return sums
 
 

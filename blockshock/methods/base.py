@@ -194,15 +194,15 @@ class Method(Spread):
         others = [packed.backward.packed.operand for packed in packings if packed.backward is not None]
         return [packed.operand for packed in packings], others or None
 
-    def read(self) -> tuple[int, int] | None:
-        """How many features of x, and of ∇y, some weight meets; None where all are met."""
-        return None
+    def read(self) -> tuple[int, int]:
+        """How many features of x, and of ∇y, some weight of this rank meets."""
+        return len(range(self.K)[self.columns]), len(range(self.N)[self.rows])
 
     def work(self, tokens: int, backward: bool = False) -> dict[str, Work]:
         """What a forward pass takes of this rank at least, or both passes: ``products`` and ``communication``."""
         each = tokens * self.dtype.itemsize
         x_size, y_size = each * len(range(self.K)[self.columns]), each * len(range(self.N)[self.rows])
-        x_read, y_read = (x_size, y_size) if (read := self.read()) is None else (each * many for many in read)
+        x_read, y_read = (each * many for many in self.read())
         forward, other = self.operands()
         products = product(tokens, forward, x_read, y_size)
         sizes = [tokens * self.N * self.dtype.itemsize]

@@ -49,14 +49,15 @@ class BlockSparse(Single):
         kernel.check(piece, mask.size)
         packed = kernel.pack(piece, mask.size, bias if adds_bias else None, layer.both_ways)
         self._kernel_name = kernel.name
-        columns, rows = (_met(mask.kept_RC.any(dim), mask.size, layer.source.dtype.itemsize) for dim in (0, 1))
-        self._read = columns, rows
+        self._met = mask.kept_RC.any(0), mask.kept_RC.any(1), mask.size
         if layer.training is None:
             return packed
         return MaskedStorage(piece, packed, layer.training, layer.trained_bias(bias))
 
-    def read(self) -> tuple[int, int] | None:
-        return self._read
+    def read(self) -> tuple[int, int]:
+        *blocks, size = self._met
+        columns, rows = (_in_sectors(one, size, self.dtype.itemsize) for one in blocks)
+        return columns, rows
 
     @classmethod
     def reference(cls, layer: Layer, ranks: int) -> WeightSource:
@@ -81,7 +82,7 @@ class BlockSparse(Single):
         return "; ".join(described(self._kernel_name, packed) for packed in self.packings())
 
 
-def _met(blocks: torch.Tensor, size: int, itemsize: int) -> int:
+def _in_sectors(blocks: torch.Tensor, size: int, itemsize: int) -> int:
     """Features in sectors of memory that kept blocks meet, of blocks of features: memory hands out no less."""
     each = SECTOR_BYTES // itemsize
     features = blocks.repeat_interleave(size)

@@ -50,8 +50,9 @@ class Row:
         except Exception as error:
             # What it raises where it is checked is as wrong an output as any: its times are not to be believed.
             if not (phase.timed or isinstance(error, RankError | MemoryError | torch.OutOfMemoryError)):
-                failure = f"it raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-                self.save(phase.number, case, [], {"kind": phase.kind, "status": "wrong", "failure": failure})
+                told, *_ = str(error).split("\n")
+                failure = {"status": "wrong", "failure": f"it raised {type(error).__name__}: {told}"}
+                self.save(phase.number, case, [], {"kind": phase.kind, **failure})
             raise
         found = phase.find(case, self._settings, per_rank)
         info = {"kind": phase.kind, **found.info}

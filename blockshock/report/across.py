@@ -10,8 +10,7 @@ from typing import Any
 
 from blockshock.report.remarks import flushes
 from blockshock.report.tables import Cell, Column, Info, Table
-from blockshock.saved import HOW, Run, differences, judges, section_of, several, ways
-from blockshock.saved import unlike as unlike_ways
+from blockshock.saved import HOW, Run, differences, judges, section_of, several, ways, ways_apart
 from blockshock.saved.pairs import WIDE, Ratio, change_of_blocks
 
 SAME, UNDECIDED = "~", "?"
@@ -55,14 +54,6 @@ class Change:
         return self.ratio is not None and not self.ratio.differs and (self.few or self.ratio.wide)
 
 
-def _ways_apart(runs: list[Run]) -> Iterator[str]:
-    """In what the runs were measured, each in its way."""
-    for what, called in HOW.items():
-        found = [str(_ranks(run)) if what == "ranks" else " and ".join(ways(run.infos, what)) for run in runs]
-        if len(set(filter(None, found))) > 1:
-            yield f"{called} {' and '.join(found)}"
-
-
 def _common(found: list[dict[str, Info]]) -> list[str]:
     first, *others = found
     return [name for name in first if all(name in other for other in others)]
@@ -87,7 +78,7 @@ def changes(before: Run, after: Run, judged: bool = False) -> dict[str, Change]:
         one, other = old[name], new[name]
         if one.get("rival") == other.get("rival"):
             interval = _interval(one, other, key)
-            found[name] = Change(one[key], other[key], interval, _few(one, other), unlike_ways(one, other))
+            found[name] = Change(one[key], other[key], interval, _few(one, other), ways_apart(one, other))
     return found
 
 
@@ -105,17 +96,23 @@ def unlike(runs: list[Run]) -> Iterator[str]:
         names = {name for other in found for name, change in other.items() if what in change.unlike}
         if not names:
             continue
-        told = ", ".join(f"{_way(run, what, names)} in {run.name}" for run in runs)
+        infos = [[one["extra_info"] for one in run.records if one["name"] in names] for run in runs]
+        told = ", ".join(f"{_way(run, what, some)} in {run.name}" for run, some in zip(runs, infos, strict=True))
         how = "ran on unlike numbers" if what == "ranks" else "were measured in unlike ways"
         yield f"{called}: {told}: {several(len(names), 'benchmark')} {how}, and changed by that too"
 
 
-def _way(run: Run, what: str, names: set[str]) -> str:
-    """What it says of the benchmarks of those names; of ranks, which some share, the most."""
-    if what == "ranks":
-        return str(_ranks(run))
-    infos = (record["extra_info"] for record in run.records if record["name"] in names)
-    return " and ".join(ways(infos, what))
+def _way(run: Run, what: str, infos: list[Info]) -> str:
+    """What some results of a run say of it; of ranks, which some share, the most of the run."""
+    return str(_ranks(run)) if what == "ranks" else " and ".join(ways(infos, what))
+
+
+def _differing(runs: list[Run]) -> Iterator[str]:
+    """In what the runs as wholes were measured, each in its way."""
+    for what, called in HOW.items():
+        found = [_way(run, what, run.infos) for run in runs]
+        if len(set(filter(None, found))) > 1:
+            yield f"{called} {' and '.join(found)}"
 
 
 def _ranks(run: Run) -> int:
@@ -210,7 +207,7 @@ def _notes(runs: list[Run], found: list[dict[str, Change]], judged: bool) -> Ite
             if one.keys() - other.keys()
         ]:
             yield ", ".join(alone)
-    if not judged and (different := [*differences(runs), *_ways_apart(runs)]):
+    if not judged and (different := [*differences(runs), *_differing(runs)]):
         yield f"different: {'; '.join(different)}"
     if not judged and all(any(section_of(info) == "learning" for info in run.infos) for run in runs):
         yield "what was learned is not set beside each other: --tables learning has it, of each run"

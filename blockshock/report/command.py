@@ -24,7 +24,7 @@ from blockshock.report.show import console_on, markdown, print_tables
 from blockshock.report.slower import failed, unsure
 from blockshock.report.tables import Table
 from blockshock.report.within import within_lines
-from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, read_run, told_apart
+from blockshock.saved import MOST_LOSS, SECTIONS, NotARun, Run, faults, latest_run, named_apart, read_run
 
 ALL = "all"
 NAMES = (*SECTIONS, ACROSS, ALL)
@@ -134,7 +134,7 @@ def _read(paths: list[Path], all_of_them: bool) -> list[Run]:
                 print(f"not compared, for a run cannot be read: {error}", file=sys.stderr)
                 return []
             print(f"skipped {error}", file=sys.stderr)
-    return told_apart(runs)
+    return named_apart(runs)
 
 
 def _each_once(paths: list[Path]) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from blockshock.report.across import UNITS, Change, changes, other_rivals, unlike
 from blockshock.report.remarks import left_out
-from blockshock.saved import Run, faults, several
+from blockshock.saved import Run, faults, is_timed, several
 from blockshock.saved.pairs import WIDE
 
 
@@ -24,15 +24,10 @@ def missing(runs: list[Run]) -> Iterator[str]:
     """How many benchmarks and verdicts of the first run each of the others has none of."""
     for run in runs[1:]:
         there = {record["name"] for record in run.records}
-        if gone := [name for name in _measured(runs[0]) if name not in there]:
-            more = f", {gone[0]} first" if len(gone) > 1 else f", {gone[0]}"
-            what = several(len(gone), "benchmark", "benchmarks")
-            yield f"{what} of {runs[0].name} {'is' if len(gone) == 1 else 'are'} not in {run.name}{more}"
-
-
-def _measured(run: Run) -> list[str]:
-    infos = {record["name"]: record["extra_info"] for record in run.records}
-    return [name for name, info in infos.items() if "p50_ms" in info or "verdict" in info]
+        measured = [one["name"] for one in runs[0].records if is_timed(one) or "verdict" in one["extra_info"]]
+        if gone := [name for name in measured if name not in there]:
+            what = several(len(gone), f"benchmark of {runs[0].name} is", f"benchmarks of {runs[0].name} are")
+            yield f"{what} not in {run.name}, {gone[0]}{' first' if len(gone) > 1 else ''}"
 
 
 def failed(runs: list[Run], share: float) -> bool:

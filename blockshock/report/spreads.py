@@ -50,7 +50,7 @@ def _spread(runs: list[Run], use: tuple[str, str], points: list[list[Against]], 
     if alike:
         apart = max(max(row.ratio for row in rows) / min(row.ratio for row in rows) - 1 for rows in alike)
         told += f"; at one point up to {apart:.1%} apart"
-    if others := [rows for rows in points if rows not in alike]:
+    if others := [rows for rows in points if len({row.rival for row in rows}) > 1]:
         each = [
             f"{counted(row.rival for row in rows)} in {run.name}"
             for run, rows in zip(runs, zip(*others, strict=True), strict=True)

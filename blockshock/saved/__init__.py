@@ -2,7 +2,7 @@
 
 from blockshock.saved import journal
 from blockshock.saved.fits import or_inf
-from blockshock.saved.how import HOW, unlike, ways
+from blockshock.saved.how import HOW, ways, ways_apart
 from blockshock.saved.journal import (
     FINISHED,
     METRICS,
@@ -34,7 +34,7 @@ from blockshock.saved.losses import BITS, COSINE, MEASURES, MOST_LOSS, OUTPUT, L
 from blockshock.saved.quality import halves, is_known, qualities
 from blockshock.saved.recovering import note_saved, recover, recovered
 from blockshock.saved.results import STORAGE, latest_run, read_run, run_of_session
-from blockshock.saved.run import NotARun, Run, differences, told_apart
+from blockshock.saved.run import NotARun, Run, differences, named_apart
 from blockshock.saved.schema import LIKENESS
 from blockshock.saved.sections import COMMANDS, PHASES, SECTIONS, STAGES, judges, section_of
 from blockshock.saved.settle import bare, is_timed, settled

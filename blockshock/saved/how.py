@@ -7,15 +7,19 @@ from typing import Any
 
 Info = dict[str, Any]
 HOW = {
-    **{name: name for name in ("ranks", "device", "timing", "seed")},
-    **{"flush": "flush of the cache", "keep_full_weight": "keeping of the full weight"},
+    "ranks": "ranks",
+    "device": "device",
+    "timing": "timing",
+    "flush": "flush of the cache",
+    "seed": "seed",
+    "keep_full_weight": "keeping of the full weight",
 }
 """By what a result calls it, what a reader does."""
 OF_TIMES = ("timing", "flush")
 """What says nothing of a result without times."""
 
 
-def unlike(one: Info, other: Info) -> tuple[str, ...]:
+def ways_apart(one: Info, other: Info) -> tuple[str, ...]:
     """In what of it two results differ, of what both say."""
     pairs = {name: (_said(one, name), _said(other, name)) for name in HOW}
     return tuple(name for name, (ours, theirs) in pairs.items() if ours != theirs and None not in (ours, theirs))

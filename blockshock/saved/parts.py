@@ -51,9 +51,10 @@ def _unlike(parts: list[Run], owners: dict[str, Path]) -> str:
         return f"they differ in their {', '.join(unlike)}"
     if len(counts := _ranks(parts)) > 1:
         return f"they differ in their ranks ({' and '.join(map(str, counts))}), and are reported beside each other"
-    for name in (name for name in HOW if name != "ranks"):
-        if len(said := ways((info for part in parts for info in part.infos), name)) > 1:
-            return f"they differ in their {HOW[name]} ({' and '.join(said)})"
+    infos = [info for part in parts for info in part.infos]
+    for name, called in HOW.items():
+        if name != "ranks" and len(said := ways(infos, name)) > 1:
+            return f"they differ in their {called} ({' and '.join(said)})"
     commits = {part.path: part.machine.get("git_commit") for part in parts}
     for part in parts:
         found = dict.fromkeys(owners[record["name"]] for record in part.records)

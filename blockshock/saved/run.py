@@ -61,7 +61,7 @@ class Run:
         return self.called or self.path.name or str(self.path.resolve().name)
 
 
-def told_apart(runs: list[Run]) -> list[Run]:
+def named_apart(runs: list[Run]) -> list[Run]:
     """The runs; of those whose files have one name, each called by as many folders above it too as tell them apart."""
     parts = {run.path: Path(os.path.abspath(run.path)).parts for run in runs}
     depths = dict.fromkeys(parts, 1)

@@ -32,7 +32,7 @@ from blockshock.report.spreads import spreads
 from blockshock.report.tables import Column, Table, columns, mib, point, ratio, slug
 from blockshock.saved import journal, or_inf, recovering, schema
 from blockshock.saved.results import latest_run, read_json, read_run, run_of_session
-from blockshock.saved.run import NotARun, Run, differences, told_apart
+from blockshock.saved.run import NotARun, Run, differences, named_apart
 from blockshock.saved.sections import SECTIONS, section_of
 
 pytestmark = pytest.mark.reliability
@@ -75,7 +75,7 @@ def told(run: Run) -> str:
     asked = verdict_table(run)
     assert (asked is None) == (not any("verdict" in info for info in run.infos))
     assert differences([run, run]) == []
-    assert [one.infos for one in told_apart([run, on_more(run)])] == [run.infos, on_more(run).infos]
+    assert [one.infos for one in named_apart([run, on_more(run)])] == [run.infos, on_more(run).infos]
     lines += [*spreads([run, run]), *(line for page in pages for line in page)]
     return out.getvalue() + "\n".join(lines)
 

@@ -14,7 +14,7 @@ from test_across import DENSE, OURS, blocks, write
 from blockshock.__main__ import main
 from blockshock.report.across import across, other_rivals
 from blockshock.report.spreads import spreads
-from blockshock.saved.run import differences, told_apart
+from blockshock.saved.run import differences, named_apart
 
 SURE: Info = {"p95_ms": 1.0, "builds_p50_ms": [1.0, 1.001, 0.999]}
 SLOWER: Info = {"p50_ms": 1.5, "builds_p50_ms": [1.5, 1.501, 1.499]}
@@ -86,9 +86,9 @@ def test_numbers_over_unlike_best_dense_rows_name_these_and_are_not_said_to_lie_
 def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
     paths = ("a/x/run.json", "b/x/run.json", "other.json")
     runs = [replace(run_of([timed(OURS, 64, 4, 1.0)]), path=Path(path)) for path in paths]
-    assert [run.name for run in told_apart(runs)] == ["a/x/run.json", "b/x/run.json", "other.json"]
-    assert [run.name for run in told_apart(runs[1:])] == ["run.json", "other.json"]
-    assert {run.name for run in told_apart([runs[0], runs[0]])} == {"run.json"}, "one file is one run"
+    assert [run.name for run in named_apart(runs)] == ["a/x/run.json", "b/x/run.json", "other.json"]
+    assert [run.name for run in named_apart(runs[1:])] == ["run.json", "other.json"]
+    assert {run.name for run in named_apart([runs[0], runs[0]])} == {"run.json"}, "one file is one run"
 
 
 def test_every_table_of_several_runs_says_whose_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,12 +108,11 @@ def block(
     """
     if not recipe.thins(is_training):
         return F.linear(recipe.thinned(F.linear(x_BD, *first), is_training), *second)
-    making = recipe.making()
+    making, h = recipe.making(), len(first[0])
+    thin = thin_features(h, recipe.dense)  # a number here, where what is traced backward may be none
     if making is not None and _fuses(x_BD, first[0], second[0]):
-        h = len(first[0])
-        mask, others = recipe.given(x_BD, h), 0 if recipe.both_ways else h - thin_features(h, recipe.dense)
+        mask, others = recipe.given(x_BD, h), 0 if recipe.both_ways else h - thin
         return fused_block(x_BD, first, second, making, recipe.gradient, mask, recipe.factor, others)
-    thin = thin_features(len(first[0]), recipe.dense)  # a number here, where what is traced backward may be none
     sparse_back = recipe.gradient == "sp24"
     z_BH, told_H = _LinearTo24.apply(x_BD, *first, recipe, thin) if sparse_back else (F.linear(x_BD, *first), None)
     return _LinearOf24.apply(recipe.thinned(z_BH, is_training), told_H, *second, recipe, thin)  # type: ignore[no-any-return]
