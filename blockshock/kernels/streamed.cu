@@ -11,7 +11,7 @@
 //
 // It stands behind ptx.cu and halves.cu or bytes.cu, and where y is to be the sum over RANKS GPUs behind fused_sum.cu. Set
 // by whoever compiles it, beside what these take: TOKEN_TILES (of 8), ROW_TILES (of 16, for each warp), STAGES, SPLITS,
-// BLOCKS (of an SM), ONE_TILE.
+// BLOCKS (of an SM), ONE_TILE, AHEAD (memory is asked for two steps of a row at a time).
 
 #ifndef RANKS
 #define RANKS 0
@@ -71,8 +71,8 @@ streamed_product(const u16* __restrict__ values, const Places* __restrict__ meta
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 const int row = 4 * j + (lane >> 3);
-                copy16(stage + ((warp * ROW_TILES + i) * 16 + row) * 128 + (((lane & 7) ^ (row & 7)) << 4),
-                       values_from[i] + 4 * j * row_bytes + step * 128ll, (lane & 7) * 16 < columns);
+                copy16<AHEAD>(stage + ((warp * ROW_TILES + i) * 16 + row) * 128 + (((lane & 7) ^ (row & 7)) << 4),
+                              values_from[i] + 4 * j * row_bytes + step * 128ll, (lane & 7) * 16 < columns);
             }
 #if !ONE_TILE
             copy_places(stage + VALUES_BYTES + (warp * ROW_TILES + i) * PLACES_BYTES + lane * (int)sizeof(Places),
