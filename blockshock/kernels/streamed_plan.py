@@ -106,12 +106,11 @@ class _Shape:
     splits: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
 
     def plans(self, token_tiles: int, K: int, gpu: _Gpu, **numbers: bool) -> list[Plan]:
-        """Of all splits whose blocks have as many steps as are under way, if the GPU has the shared memory for them."""
+        """Of all splits, each of a step at least, if the GPU has the shared memory for them."""
         whole = Plan(token_tiles, self.row_tiles, self.stages, self.blocks, 1, gpu.clusters, **numbers)
         if self.blocks * (whole.shared_bytes + _OWN_BYTES) > gpu.shared_bytes:
             return []
-        plans = [replace(whole, splits=splits) for splits in self.splits]
-        return [plan for plan in plans if plan.splits == 1 or plan.steps(K) >= self.stages]
+        return [replace(whole, splits=splits) for splits in self.splits if splits <= whole.steps(K)]
 
     def cost(self, plan: Plan, N: int, K: int, gpu: _Gpu) -> float:
         """In proportion to the time of a product: rows of the blocks of all waves, times the steps of each.
