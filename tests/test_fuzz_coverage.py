@@ -232,6 +232,8 @@ ALSO_NOT = {
     "report.remarks.zeros": "called by remarks()",
     "report.screen.fitting": "takes a width alone",
     "report.points.pays": "called by answer() for every point",
+    "report.points.named": "called by answer() and spreads() for every point",
+    "report.points.elsewhere": "as well, for all points at once",
     "report.asked.counted": "called by answer() and verdict_table()",
     "report.asked.median": "called by answer() and verdict_table()",
     "report.asked.spanned": "called by answer() and verdict_table()",

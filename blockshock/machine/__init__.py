@@ -16,7 +16,7 @@ from blockshock.machine.collectives import (
     shard,
     slowest_of_ranks,
 )
-from blockshock.machine.combines import COMBINES, Combine, Part, Peers, Place, build_combine, most_elements
+from blockshock.machine.combines import COMBINES, Combine, Part, Peers, Place, build_combine, combine_of, most_elements
 from blockshock.machine.compiled import compiled
 from blockshock.machine.conjugates import (
     ColumnShard,

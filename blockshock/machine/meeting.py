@@ -67,7 +67,9 @@ class Meetings:
         self._held += 1
         if len(set(found)) > 1:
             where = "; ".join(f"rank {rank} in {one}" for rank, one in zip(self._ranks, found, strict=True))
-            raise RanksApart(f"the ranks are in different calls: {where}. They must make them in the same order")
+            raise RanksApart(
+                f"the ranks are in different calls: {where}. They must make the same ones, in the same order"
+            )
 
     def _keys(self, number: int) -> list[str]:
         return [f"{number}/{rank}" for rank in range(len(self._ranks))]

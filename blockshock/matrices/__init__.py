@@ -34,6 +34,7 @@ from blockshock.matrices.saved_mask import (
     MASK_KEYS,
     faults_of_state,
     is_saved_mask,
+    mask_digest,
     mask_state,
     mask_tensor,
     saved_mask,

@@ -3,6 +3,7 @@ keeps; and the permutation of columns under which that is 2:4, where it has one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -51,6 +52,12 @@ def mask_state(mask: Mask) -> dict[str, torch.Tensor]:
     """The tensors of a mask by their names in ``MASK_KEYS``, on the CPU."""
     permuted = {} if mask.permutation is None else {"permutation": mask.permutation.cpu().clone()}
     return {"mask": mask_tensor(mask.ordered), **permuted}
+
+
+def mask_digest(mask: Mask) -> str:
+    """Of those tensors a few digits, for ranks that say which mask they have."""
+    whole = b"".join(tensor.numpy().tobytes() for tensor in mask_state(mask).values())
+    return hashlib.sha256(whole).hexdigest()[:12]
 
 
 def _mask_of(saved: torch.Tensor, N: int, K: int) -> Mask:

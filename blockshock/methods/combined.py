@@ -14,13 +14,13 @@ from blockshock import kernels
 from blockshock.errors import InputError
 from blockshock.kernels import AlgorithmCache, are_seconds, measured_on
 from blockshock.machine import (
-    COMBINES,
     Combine,
     Entry,
     Exit,
     Group,
     aligner,
     build_combine,
+    combine_of,
     combines,
     most_elements,
     slowest_of_ranks,
@@ -87,7 +87,7 @@ class Combined(Method):
         return all(packed.fuses for packed in self.packings())
 
     def _why_not(self, spec: str, layer: Layer, group: Group) -> str | None:
-        kind, _ = COMBINES.resolve(spec, skip=4)
+        kind, _ = combine_of(spec)
         if reason := kind.unavailable(self.device, self.dtype):
             return reason
         if kind.is_fused and not self._fuses:
@@ -196,7 +196,7 @@ class Combined(Method):
     def work(self, tokens: int, backward: bool = False) -> dict[str, Work]:
         """As a method's; ``hidden`` is communication that has no time of its own, which counts for the whole alone."""
         found = super().work(tokens, backward)
-        if "communication" in found and COMBINES.resolve(self._combine, skip=4)[0].is_hidden:
+        if "communication" in found and combine_of(self._combine)[0].is_hidden:
             found["hidden"] = found.pop("communication")
         return found
 

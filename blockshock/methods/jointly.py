@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from blockshock.kernels import Kernel, build_kernel, shape_of
-from blockshock.machine import COMBINES, Group
+from blockshock.machine import Group, combine_of
 from blockshock.matrices import Piece
 from blockshock.methods.combined import AUTO, USUAL, Combined
 from blockshock.methods.layer import Layer
@@ -73,4 +73,4 @@ class Jointly(Combined, PieceMethod):
 
 
 def _is_fused(spec: str) -> bool:
-    return COMBINES.resolve(spec, skip=4)[0].is_fused
+    return combine_of(spec)[0].is_fused

@@ -14,7 +14,7 @@ from blockshock.kernels import (
     build_format,
     build_kernel,
 )
-from blockshock.machine import COMBINES, combines
+from blockshock.machine import COMBINES, combine_of, combines
 from blockshock.matrices import MASKS, MOST_FEATURES
 from blockshock.methods.axes import AXES, Axis, Beside, Picks, axis_of
 from blockshock.methods.layer import Layer
@@ -166,7 +166,7 @@ class CombineAxis(Axis):
     unsaid, of_ranks = "nccl", True
 
     def check(self, spec: str) -> None:
-        COMBINES.resolve(spec, skip=4)
+        combine_of(spec)
 
     def names(self, device: str) -> tuple[str, ...]:
         return tuple(name for name in COMBINES.names() if device in COMBINES.get(name).device_types)
@@ -183,10 +183,10 @@ class CombineAxis(Axis):
         return tuple(name for name in self.names(device) if name != "auto")
 
     def unavailable(self, spec: str, device: torch.device, dtype: torch.dtype) -> str | None:
-        return COMBINES.resolve(spec, skip=4)[0].unavailable(device, dtype)
+        return combine_of(spec)[0].unavailable(device, dtype)
 
     def unsuitable(self, spec: str, layer: Layer) -> str | None:
-        kernel, is_fused = layer.pick("kernel"), COMBINES.resolve(spec, skip=4)[0].is_fused
+        kernel, is_fused = layer.pick("kernel"), combine_of(spec)[0].is_fused
         if is_fused and (reason := _without_sum(kernel or "dense", layer)):
             return reason
         if is_fused and layer.format is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from blockshock.errors import InputError
-from blockshock.machine import COMBINES
+from blockshock.machine import combine_of
 from blockshock.matrices import MOST_FEATURES, Mask
 from blockshock.methods import Method
 from blockshock.registry import check_range
@@ -29,7 +29,7 @@ def check_picks(mask: Any, kernel: Any, storage: Any, combine: Any) -> None:
     for option, value in (("kernel", kernel), ("storage", storage), ("combine", combine)):
         if not isinstance(value, str):
             raise InputError(f"{option}= takes a name, got {value!r}: leave it out for the default")
-    COMBINES.resolve(combine, skip=4)  # which one rank has no use for, but several will
+    combine_of(combine)  # which one rank has no use for, but several will
 
 
 def check_options(dtype: Any, tokens: Any) -> None:

@@ -39,6 +39,8 @@ class BlockShockParallel(ParallelStyle):
         self._input, self._output = input_layouts or Replicate(), output_layouts or Replicate()
         self._use_local_output, self._options = use_local_output, options
         for name, layout in (("input_layouts", self._input), ("output_layouts", self._output)):
+            if not isinstance(layout, Placement):
+                raise InputError(f"{name} takes a placement such as Replicate() or Shard(1), got {layout!r}")
             if layout.is_partial():
                 raise InputError(f"{name} must be replicated or sharded, got {layout}: its ranks' parts are no sums")
 

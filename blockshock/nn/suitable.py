@@ -11,7 +11,7 @@ from torch import nn
 from blockshock.errors import BlockShockError, InputError
 from blockshock.kernels import build_kernel
 from blockshock.machine import Alone, Group, meet, of_rank_0, ranks_of
-from blockshock.matrices import Mask, PermutedMask, TensorWeights, WeightSource, check_2to4, settled
+from blockshock.matrices import Mask, PermutedMask, TensorWeights, WeightSource, check_2to4, mask_digest, settled
 from blockshock.methods import Layer, Method, Promise, Row, Shape, Span, axis_of, parse_row
 from blockshock.nn.arguments import check_options, check_x
 from blockshock.nn.replaceable import check_replaceable
@@ -131,21 +131,44 @@ def settle(
     ranks = ranks_for(picked.kind, group)
     if inputs is not None:
         check_x(inputs, linear.in_features)
-    shape = "" if inputs is None else f" with inputs {tuple(inputs.shape)}"
-    meet(ranks, f"the building of a {name} ({linear.out_features}, {linear.in_features}){shape}")
+    row = picked.completed(linear.weight.device.type, both_ways=not frozen)
+    building = f"the building of a {name} {_told(linear, row, dtype, tokens, inputs, frozen)}"
+    meet(ranks, building)
     weight, bias = (of_rank_0(tensor, ranks) for tensor in (linear.weight, linear.bias))
     assert weight is not None
     source = TensorWeights(weight, bias, of="rank 0's nn.Linear").cast(dtype or weight.dtype)
     calibration = None if inputs is None else _flat_inputs(inputs, weight, ranks)
-    row = picked.completed(source.device.type, both_ways=not frozen)
     mask = None
     if row.kind.promise == Promise.OWN_WEIGHTS:
         mask, weight = _own_weights(row, weight, ranks, calibration)
     elif (picked_mask := row.picks.get("mask")) is not None:
         mask = _made(picked_mask, source, calibration)
+    if ranks.size() > 1 and any(isinstance(given, Mask) for given in row.picks.values()):
+        assert mask is not None
+        meet(ranks, f"{building} with mask {mask_digest(mask)}")
     if mask is not None:
         row = Row(row.method, {**row.picks, mask_axis(row): mask})
     return Settled(ranks, row, mask, source, weight, bias)
+
+
+def _told(
+    linear: nn.Linear,
+    row: Row,
+    dtype: torch.dtype | None,
+    tokens: int,
+    inputs: torch.Tensor | None,
+    frozen: bool,
+) -> str:
+    """What has to be the same on all ranks of a layer, whose parts would otherwise be those of unlike layers."""
+    weight, bias = linear.weight, linear.bias
+    told = [
+        f"a {'frozen' if frozen or not held.requires_grad else 'trained'} {what}"
+        for held, what in ((weight, f"weight in {weight.dtype}"), (bias, "bias"))
+        if held is not None
+    ]
+    told += [f"products in {dtype or weight.dtype}", f"tokens={tokens}"]
+    told += [] if inputs is None else [f"inputs {tuple(inputs.shape)}"]
+    return f"({linear.out_features}, {linear.in_features}) as {row.name} with {', '.join(told)}".replace("torch.", "")
 
 
 def _flat_inputs(x: torch.Tensor, weight: torch.Tensor, ranks: Group) -> Inputs:

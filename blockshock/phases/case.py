@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from blockshock.errors import BlockShockError
-from blockshock.machine import COMBINES, memory, most_elements
+from blockshock.machine import combine_of, memory, most_elements
 from blockshock.matrices import WeightSource, build_workload
 from blockshock.methods import Layer, Method, Shape, Span, WeightEstimate, axis_of, method_of, unsuitable
 from blockshock.pruning import CALIBRATION_TOKENS
@@ -238,7 +238,7 @@ def _shared_bytes(case: Case, itemsize: int, backward: bool, ranks: int) -> int:
     if spec is None or ranks == 1:
         return 0
     width = max(case.N, case.K) if backward or case.optimizer else case.N
-    return COMBINES.resolve(spec, skip=4)[0].held_bytes(most_elements(case.B, width) * itemsize, ranks)
+    return combine_of(spec)[0].held_bytes(most_elements(case.B, width) * itemsize, ranks)
 
 
 def update_bytes(case: Case, estimate: WeightEstimate) -> int:

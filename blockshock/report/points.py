@@ -91,18 +91,29 @@ def against_best(run: Run) -> list[Against]:
     that are as fast, and of which the same is said, the one that loses least: there, or where nothing says it on the
     other layers."""
     found = list(asked(run).values())
+    losses = elsewhere(found)
+    return [named(rows, losses) for rows in found]
+
+
+def elsewhere(found: Iterable[Iterable[Against]]) -> dict[str, float]:
+    """What rows lose in the median of all layers, by their labels, as far as anything says it."""
     losses: dict[str, list[float]] = defaultdict(list)
     for row in (row for rows in found for row in rows):
         if row.loss is not None:
             losses[row.label].append(row.loss)
-    return [_named(rows, {label: statistics.median(known) for label, known in losses.items()}) for rows in found]
+    return {label: statistics.median(known) for label, known in losses.items()}
 
 
-def _named(rows: list[Against], elsewhere: dict[str, float]) -> Against:
+def named(rows: list[Against], losses: dict[str, float]) -> Against:
+    """The fastest of these at one point; of those that are as fast, and of which the same is said, what loses least.
+
+    Args:
+        losses: of labels, where nothing says it at that point.
+    """
     said = pays(min(rows, key=lambda row: row.ratio))
     alike = (row for row in rows if pays(row) is said)
     return least_losing(
-        alike, lambda row: row.speed if row.loss is not None else row.speed._replace(loss=elsewhere.get(row.label))
+        alike, lambda row: row.speed if row.loss is not None else row.speed._replace(loss=losses.get(row.label))
     )
 
 

@@ -11,7 +11,8 @@ from operator import or_
 from blockshock.report.plots.panels import layer
 
 MOST_OF_THEM = 2 / 3
-"""Of the points where it holds, at least so many are in a range that is worth naming."""
+"""Of the points where it holds, at least so many are in a range that is worth naming; and of those in it, at so many it
+holds."""
 MOST_NAMED = 3
 """Points that are named where no range has them."""
 
@@ -52,8 +53,9 @@ class _Range:
 def where(spots: Sequence[Spot]) -> str:
     """Of all points those where it holds: ranges of at most two sizes, if these hold just them, or most and no other.
 
-    A range of two bounds is of one size. Points that are not decided may lie in a range or outside. One that ends
-    where the points end is open there: what is beyond was not tried. Points in no range are named if they are few.
+    A range of two bounds is of one size. Points that are not decided may lie outside, and a few of them in a range. One
+    that ends where the points end is open there: what is beyond was not tried. Points in no range are named if they are
+    few.
     """
     holds = sum(1 << place for place, spot in enumerate(spots) if spot.holds)
     fails = sum(1 << place for place, spot in enumerate(spots) if spot.holds is False)
@@ -66,7 +68,7 @@ def where(spots: Sequence[Spot]) -> str:
     found = [
         (-(holds & inside).bit_count(), sum(one.bounds for one in ranges), inside.bit_count(), number)
         for number, (ranges, inside) in enumerate(tried)
-        if not inside & fails and (holds & inside).bit_count() >= MOST_OF_THEM * count
+        if not inside & fails and (holds & inside).bit_count() >= MOST_OF_THEM * max(count, inside.bit_count())
     ]
     if not found:
         return f"at {count} of {of} points{_named(spots, holds)}"

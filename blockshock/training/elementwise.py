@@ -54,9 +54,9 @@ def check_parts(kind: Any, parts: Mapping[torch.Tensor, Borrowed]) -> None:
     known = any(parent.__name__ in _WHOLE for parent in kind.__mro__)
     otherwise = f" If it acts elementwise, say so once: blockshock.elementwise({name})"
     raise InputError(
-        f"{name} {'looks at' if known else 'may look at'} whole matrices, and this parameter {tuple(part.shape)} of a "
-        "layer is a part of one, so its step would not be that of the whole matrix: give the layer's parameters() "
-        f"to an optimizer that acts elementwise, such as AdamW or SGD.{'' if known else otherwise}"
+        f"{name} {'looks at' if known else 'may look at'} whole matrices, or at all parameters at once, and this one "
+        f"{tuple(part.shape)} of a layer is a part of a matrix, so its step would not be that of the whole: give the "
+        f"layer's parameters() to an optimizer that acts elementwise, such as AdamW or SGD.{'' if known else otherwise}"
     )
 
 

@@ -7,7 +7,6 @@ parameter of changed shards comes back.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 
 from blockshock.errors import InputError
 from blockshock.machine import Group, global_ranks, meet
-from blockshock.matrices import Mask, mask_tensor
+from blockshock.matrices import Mask, mask_digest
 from blockshock.training.steps import mark_split, part_of
 
 
@@ -64,7 +63,7 @@ def check_replicas(wrapper: str, group: Group, parts: Group | None, mask: Mask |
             "give it the ranks that hold the same part, the other dimension of a DeviceMesh, or leave the layer's "
             "parameters() to themselves"
         )
-    digest = "none" if mask is None else hashlib.sha256(mask_tensor(mask).numpy().tobytes()).hexdigest()[:12]
+    digest = "none" if mask is None else mask_digest(mask)
     meet(group, f"{wrapper} around part {parts.rank()} of a weight of mask {digest}")
 
 

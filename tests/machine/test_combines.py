@@ -215,6 +215,8 @@ def test_what_is_not_for_a_cpu_says_so() -> None:
         axis.check("ncll")
     with pytest.raises(InputError, match="takes chunks, not 'parts'"):
         axis.check("overlap:parts=2")
+    with pytest.raises(InputError, match="2 to 64 chunks, got chunks=65"):
+        axis.check("overlap:chunks=65")
 
 
 def test_reasons_name_what_was_wrong() -> None:

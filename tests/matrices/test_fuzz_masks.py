@@ -44,7 +44,7 @@ from blockshock.matrices.named_masks import (
 )
 from blockshock.matrices.permuted import PermutedMask
 from blockshock.matrices.positions import mask_positions
-from blockshock.matrices.saved_mask import is_saved_mask, mask_state, mask_tensor, saved_mask, settled
+from blockshock.matrices.saved_mask import is_saved_mask, mask_digest, mask_state, mask_tensor, saved_mask, settled
 from blockshock.matrices.weights import GeneratedWeights, TensorWeights
 
 pytestmark = pytest.mark.reliability
@@ -182,10 +182,12 @@ def test_a_mask_is_saved_and_read_back(data: Any, N: int, K: int, seed: int, til
     assert torch.equal(found.dense(), mask.dense())
     assert torch.equal(settled(found, CPU).dense(), mask.dense())
     assert is_saved_mask(state, mask)
+    assert mask_digest(mask) == mask_digest(found)
     assert is_saved_mask(state | {"mask": mask_tensor(DenseMask(ordered.dense()))}, mask)
     assert is_saved_mask({"mask": state["mask"]}, mask) == (not permuted)
     if not equal(ordered.dense(), ordered.complement().dense()):
         assert not is_saved_mask(state, ordered.complement())
+        assert mask_digest(ordered) != mask_digest(ordered.complement())
     prefix = data.draw(st.sampled_from(("", "a.")) | names)
     name = data.draw(st.sampled_from(("a.mask", "a.weight", "a.permutation")))
     saved[name] = data.draw(matrices(rows, rows, ANY)).squeeze(data.draw(st.sampled_from((0, 1))))

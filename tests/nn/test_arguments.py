@@ -49,6 +49,9 @@ def _nested(layout: torch.layout, *shapes: tuple[int, ...]) -> torch.Tensor:
         (lambda: _layer(kernel=None), "kernel= takes a name, got None: leave it out"),
         (lambda: _layer(storage=None), "storage= takes a name, got None: leave it out"),
         (lambda: _layer(combine="overlap:chunks"), "overlap:chunks"),
+        (lambda: BlockShockParallel(input_layouts="x"), "input_layouts takes a placement such as Replicate"),  # type: ignore[arg-type]
+        (lambda: BlockShockParallel(output_layouts=1), "output_layouts takes a placement"),  # type: ignore[arg-type]
+        (lambda: _layer(combine="overlap:chunks=0"), "2 to 64 chunks, got chunks=0"),
         (lambda: _layer(dtype="bf16"), "such as torch.bfloat16, or None, got 'bf16'"),
         (lambda: _layer(dtype=torch.int8), "takes a floating-point dtype"),
         (lambda: _layer(tokens="x"), "tokens= takes a whole number of rows of x, got 'x'"),

@@ -64,7 +64,7 @@ def test_hooks_and_mode_come_along() -> None:
 
 def _of_other_inputs(kind: type[FrozenLinear] | type[MethodLinear]) -> None:
     rank = dist.get_rank()
-    with pytest.raises(RanksApart, match=r"rank 0 in .* with inputs \(3, 16\); rank 1 in .* with inputs \(4, 16\)"):
+    with pytest.raises(RanksApart, match=r"rank 0 in .*, inputs \(3, 16\); rank 1 in .*, inputs \(4, 16\)"):
         kind(nn.Linear(16, 8), "pruned_tp_row-reference-wanda", inputs=torch.ones(3 + rank, 16))
 
 

@@ -208,8 +208,8 @@ def test_a_use_is_set_beside_itself_by_the_same_row_or_each_run_by_its_rows_name
         run_of([timed(slow, 64, 4, 2.6), dense]),
     )
     assert list(spreads([both, one])) == [
-        f"{slow}, forward: time ÷ best dense 1.25 in run.json, 1.30 in run.json, over 1 point; at one point up to 4.0% "
-        "apart"
+        f"{slow}, forward: time ÷ best dense 1.25 in run.json (0.50 by its own fastest), 1.30 in run.json, over 1 "
+        "point; at one point up to 4.0% apart"
     ]
     assert list(spreads([run_of([timed(OURS, 64, 4, 1.0), dense]), one])) == [
         f"block_shock, forward: time ÷ best dense 0.50 in run.json ({OURS}), 1.30 in run.json ({slow}), over 1 point; "

@@ -14,6 +14,7 @@ from blockshock.report.asked import verdict_table
 from blockshock.report.models import model_lines
 from blockshock.report.networks import network_lines
 from blockshock.report.points import against_best
+from blockshock.report.spreads import spreads
 from blockshock.report.within import within_lines
 
 LOSSES = {"magnitude": 0.4, "sparsegpt": 0.2}
@@ -65,6 +66,18 @@ def test_of_those_the_least_loss_is_named_and_of_equal_losses_the_fastest() -> N
         assert told(*(Speed(*one) for one in order)) == Speed(1.01, 0.4)
     assert told(Speed(1.02), Speed(1.0)) == Speed(1.0)
     assert told(Speed(1.0), Speed(1.02, 0.9)) == Speed(1.02, 0.9), "what nobody knows is the worst"
+
+
+def test_beside_other_runs_it_is_what_the_first_runs_answer_names_or_both_numbers_are_said() -> None:
+    one, other = (
+        run_of(layer({"magnitude": 1.0, "sparsegpt": 1.02})),
+        run_of(layer({"magnitude": 0.5, "sparsegpt": 1.5})),
+    )
+    assert [row.ratio for row in against_best(one)] == [0.51]
+    assert list(spreads([one, other])) == [
+        "pruned auto sparsegpt, forward: time ÷ best dense 0.51 in run.json, 0.75 in run.json (0.25 by its own "
+        "fastest), over 1 point; at one point up to 47.1% apart"
+    ]
 
 
 def test_the_answer_on_layers_names_it_and_says_its_loss() -> None:

@@ -44,6 +44,10 @@ def grid(holds: Holds) -> list[Spot]:
         (lambda N, B: (SIZES.index(N) + BATCHES.index(B)) % 2 == 0, "at 6 of 12 points"),
         (lambda N, B: True if B >= 256 else None if B == 64 else False, "from B = 256 on (6 of 12 points)"),
         (lambda N, B: None if (N, B) == (8192, 256) else B >= 256, "from B = 256 on (5 of 12 points)"),
+        (
+            lambda N, B: True if (N, B) in {(4096, 16), (8192, 64)} else None if B <= 64 else False,
+            "at 2 of 12 points (4096², B = 16; 8192², B = 64)",
+        ),
     ],
 )
 def test_words_of_a_grid(holds: Holds, words: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from blockshock.machine.combines.base import COMBINES, Combine
+from blockshock.machine.combines.base import COMBINES, Combine, combine_of
 from blockshock.registry import parse_spec
 
 
@@ -39,5 +39,5 @@ def candidates(ranks: int, tokens: int, device: torch.device, dtype: torch.dtype
 
 def unsuitable(spec: str, ranks: int | None, tokens: int) -> str | None:
     """None, or one sentence that says why the way that a spec names is not for so many ranks or tokens."""
-    kind, parameters = COMBINES.resolve(spec, skip=4)
+    kind, parameters = combine_of(spec)
     return kind.unsuitable(ranks, tokens, **parameters)

@@ -142,6 +142,10 @@ class Combine:
         return None
 
     @classmethod
+    def check(cls, **parameters: Any) -> None:
+        """Raises InputError of values that none of what a user may set takes, wherever it is to run."""
+
+    @classmethod
     def unsuitable(cls, ranks: int | None, tokens: int, **parameters: Any) -> str | None:
         """None, or one sentence that says why it is not for so many ranks, if that is known, or tokens."""
         return None
@@ -175,7 +179,14 @@ class Combine:
 COMBINES: Registry[type[Combine]] = Registry("combine")
 
 
+def combine_of(spec: str) -> tuple[type[Combine], dict[str, Any]]:
+    """The way that a spec such as ``overlap:chunks=4`` names, and its parameters. Raises UnknownName or InputError."""
+    kind, parameters = COMBINES.resolve(spec, skip=4)
+    kind.check(**parameters)
+    return kind, parameters
+
+
 def build_combine(spec: str, group: Group, elements: int, dtype: torch.dtype, device: torch.device) -> Combine:
     """The way that a spec such as ``two_shot`` or ``overlap:chunks=4`` names, for a group."""
-    kind, parameters = COMBINES.resolve(spec, skip=4)
+    kind, parameters = combine_of(spec)
     return kind(group, elements, dtype, device, **parameters)

@@ -42,10 +42,14 @@ class Overlap(PeerAdd):
     variants = ("overlap:chunks=4",)
 
     def __init__(self, group: Group, elements: int, dtype: torch.dtype, device: torch.device, chunks: int = 2) -> None:
-        if not 2 <= chunks <= 64:
-            raise InputError(f"combine overlap takes 2 to 64 chunks, got chunks={chunks}")
+        self.check(chunks)
         super().__init__(group, elements, dtype, device)
         self._chunks = chunks
+
+    @classmethod
+    def check(cls, chunks: int = 2, **parameters: Any) -> None:
+        if not 2 <= chunks <= 64:
+            raise InputError(f"combine overlap takes 2 to 64 chunks, got chunks={chunks}")
 
     @classmethod
     def unsuitable(cls, ranks: int | None, tokens: int, chunks: int = 2, **parameters: Any) -> str | None:
