@@ -27,7 +27,7 @@ OLDER = ("supported", "rejected", "undecided")
 """The words of runs that saved no blocks."""
 LEFT = ("backward_p50_ms", "update_p50_ms")
 """Of two medians the second less the first: below zero that is their scatter, and no time."""
-BELIEVED = "no samples saved: the file is believed"
+BELIEVED = "no samples that say it: the file is believed"
 
 
 def settled(records: list[Record]) -> list[Record]:

@@ -195,7 +195,7 @@ def test_times_without_samples_are_marked_where_others_have_some(gone: list[Any]
     run = read(tmp_path, of_rounds(gone, p50_ms=0.1))
     (table,) = comparison(run.records)
     assert [row[:2] for row in table.rows] == [(f"{OURS} §", 0.1), ("dense_single", 2.0)]
-    assert f"§ no samples saved: the file is believed: {OURS} N=64 K=64 B=4" in table.notes
+    assert f"§ no samples that say it: the file is believed: {OURS} N=64 K=64 B=4" in table.notes
     told = "saved without samples: the file is believed"
     spoilt = ["1 result has samples that are not all numbers above 0: they count as not saved"] if gone else []
     assert list(remarks(run)) == [f"1 timed result was {told}, § marks them", *spoilt]

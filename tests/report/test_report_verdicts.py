@@ -169,7 +169,7 @@ def test_a_verdict_whose_blocks_are_gone_is_marked_where_others_have_some(word: 
     run = run_of([beside, verdict(OURS, 128, ratio=0.5, verdict=word)])
     assert table_rows(run)[1].endswith(" §")
     notes = [note for table in comparison(run.records) for note in table.notes if note.startswith("§")]
-    assert f"§ no samples saved: the file is believed: {OURS} N=128 K=128 B=4" in notes
+    assert f"§ no samples that say it: the file is believed: {OURS} N=128 K=128 B=4" in notes
     bare = 1 + ("blocks" in beside and beside["blocks"] is None)
     assert list(remarks(run)) == [f"{bare} verdict{' was' if bare == 1 else 's were'} {STRIPPED}"]
 
