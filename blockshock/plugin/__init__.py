@@ -184,6 +184,15 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         machine_info["blockshock"]["ceilings"] = asdict(config.stash[CEILINGS])
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_benchmark_compare_machine_info() -> Generator[None, object, object]:
+    # Where machines differ pytest-benchmark names the storage by its path from the current folder on, and raises where
+    # it lies elsewhere. The comparison at the end says in what they differ.
+    with contextlib.suppress(ValueError):
+        return (yield)
+    return None
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Generator[None, object, object]:
     try:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -294,3 +295,6 @@ def test_a_run_to_compare_with_that_is_not_there_is_said(tmp_path: Path) -> None
     found = told("--benchmark-compare=0001")
     assert "Comparing against benchmarks from:" in found
     assert "PytestBenchmarkWarning" not in found, "that machines differ is meant"
+    shutil.copytree(saved.parent, tmp_path.parent / "beside" / saved.parent.name)
+    beside = told(f"--benchmark-storage=file://{tmp_path.parent / 'beside'}", "--benchmark-compare=0001")
+    assert "Comparing against benchmarks from:" in beside, "where runs lie is no matter"
