@@ -12,7 +12,7 @@ from report_page import OFFICIAL, ROOT
 from blockshock.errors import InputError
 from blockshock.report.answer import pays
 from blockshock.report.asked import spanned
-from blockshock.report.points import against_best
+from blockshock.report.fastest import against_best
 from blockshock.report.ran import hardware_kind
 from blockshock.report.remarks import SHORT_MS
 from blockshock.report.where import named

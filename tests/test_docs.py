@@ -26,7 +26,7 @@ from blockshock.phases.drift import STEPS
 from blockshock.plugin.together import LOST_SECONDS
 from blockshock.pruning import CALIBRATION_TOKENS
 from blockshock.report.answer import answer, pays
-from blockshock.report.points import against_best
+from blockshock.report.fastest import against_best
 from blockshock.report.remarks import SHORT_MS, remarks
 from blockshock.saved.pairs import MARGIN, WIDE
 from blockshock.saved.results import NotARun, read_run

@@ -11,12 +11,13 @@ from collections.abc import Collection, Iterator
 
 from blockshock.report.alike import UNPAIRED
 from blockshock.report.asked import counted, median, spanned, verdict_table
+from blockshock.report.fastest import against_best
 from blockshock.report.faulty import unpaired, untimed, wrong_lines
 from blockshock.report.learning import learning_lines
 from blockshock.report.losing import lost
 from blockshock.report.models import PASSES, model_lines
 from blockshock.report.networks import network_lines
-from blockshock.report.points import Against, against_best, pays
+from blockshock.report.points import Against, pays
 from blockshock.report.ran import hardware, ran, workloads
 from blockshock.report.tables import Info
 from blockshock.report.where import Spot, where

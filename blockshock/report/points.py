@@ -3,13 +3,12 @@ for all rows."""
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from blockshock.report.alike import UNPAIRED, Speed, least_losing
+from blockshock.report.alike import UNPAIRED, Speed
 from blockshock.report.tables import Info, ratio, spread
 from blockshock.saved import (
     PHASES,
@@ -84,37 +83,6 @@ def pays(one: Against) -> bool | None:
     if one.verdict is not None:
         return None if one.verdict == "undecided" else one.verdict == "faster"
     return None if abs(one.ratio - 1) <= max(UNPAIRED, one.scatter) else one.ratio < 1
-
-
-def against_best(run: Run) -> list[Against]:
-    """Of each use that is asked about, in each section and at each point, its fastest row; in the run's order. Of those
-    that are as fast, and of which the same is said, the one that loses least: there, or where nothing says it on the
-    other layers."""
-    found = list(asked(run).values())
-    losses = elsewhere(found)
-    return [named(rows, losses) for rows in found]
-
-
-def elsewhere(found: Iterable[Iterable[Against]]) -> dict[str, float]:
-    """What rows lose in the median of all layers, by their labels, as far as anything says it."""
-    losses: dict[str, list[float]] = defaultdict(list)
-    for row in (row for rows in found for row in rows):
-        if row.loss is not None:
-            losses[row.label].append(row.loss)
-    return {label: statistics.median(known) for label, known in losses.items()}
-
-
-def named(rows: list[Against], losses: dict[str, float]) -> Against:
-    """The fastest of these at one point; of those that are as fast, and of which the same is said, what loses least.
-
-    Args:
-        losses: of labels, where nothing says it at that point.
-    """
-    said = pays(min(rows, key=lambda row: row.ratio))
-    alike = (row for row in rows if pays(row) is said)
-    return least_losing(
-        alike, lambda row: row.speed if row.loss is not None else row.speed._replace(loss=losses.get(row.label))
-    )
 
 
 def asked(run: Run) -> dict[tuple[Any, ...], list[Against]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from blockshock.report.fastest import against_best
 from blockshock.report.plots import HEAT, Plot, as_file, drawings, heat, style_sheet
 from blockshock.report.plots.svg import Figure, Panel
-from blockshock.report.points import against_best
 from blockshock.report.ran import hardware
 from blockshock.report.tables import slug
 from blockshock.saved import SECTIONS, Run

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from blockshock.report.asked import counted
+from blockshock.report.fastest import elsewhere, named
 from blockshock.report.models import PASSES
-from blockshock.report.points import Against, asked, elsewhere, named
+from blockshock.report.points import Against, asked
 from blockshock.saved import Run, several
 
 Points = Sequence[list[Against]]

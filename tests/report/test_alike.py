@@ -11,9 +11,9 @@ from rows import Info, checked, gained, networked, run_of, timed, verdict
 from blockshock.report.alike import Speed, is_alike, least_losing
 from blockshock.report.answer import answer
 from blockshock.report.asked import verdict_table
+from blockshock.report.fastest import against_best
 from blockshock.report.models import model_lines
 from blockshock.report.networks import network_lines
-from blockshock.report.points import against_best
 from blockshock.report.spreads import spreads
 from blockshock.report.within import within_lines
 

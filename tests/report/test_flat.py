@@ -14,8 +14,8 @@ from rows import Info, checked, run_of, saved, stepped, timed, verdict
 
 from blockshock.__main__ import main
 from blockshock.methods import AXES
+from blockshock.report.fastest import against_best
 from blockshock.report.flat import COLUMNS, rows
-from blockshock.report.points import against_best
 from blockshock.saved.results import read_run
 
 OFFICIAL = sorted((ROOT / "benchmark_results" / "official").iterdir())

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from strategies import names
 
 from blockshock.report import remarks
+from blockshock.report.fastest import against_best
 from blockshock.report.limits import limited
 from blockshock.report.plain import Plain, plain
-from blockshock.report.points import against_best, every_row
+from blockshock.report.points import every_row
 from blockshock.report.tables import Table, loses, lossy, spread, yardsticks
 from blockshock.report.verdicts import wide
 from blockshock.saved.doubted import MOST, doubts

@@ -8,13 +8,13 @@ import pytest
 from inner_pytest import ROOT
 from rows import Info, checked, limited, run_of, stepped, timed, verdict
 
+from blockshock.report.fastest import against_best
 from blockshock.report.plots import drawings
 from blockshock.report.plots.heat import break_even, heat, shade
 from blockshock.report.plots.panels import Point, layer, parts, sized
 from blockshock.report.plots.scales import over, round_values, that_fit
 from blockshock.report.plots.stages import kinds
 from blockshock.report.plots.svg import Figure, wrapped
-from blockshock.report.points import against_best
 from blockshock.report.render import draw
 from blockshock.saved import read_run
 

@@ -11,8 +11,9 @@ from rows import Info, checked, run_of, stepped, timed, verdict
 
 from blockshock.report.answer import answer
 from blockshock.report.comparison import comparison
+from blockshock.report.fastest import against_best
 from blockshock.report.plots.heat import heat
-from blockshock.report.points import Against, against_best, best_names, every_row
+from blockshock.report.points import Against, best_names, every_row
 from blockshock.report.run_tables import run_tables
 from blockshock.saved import is_alone, read_run
 

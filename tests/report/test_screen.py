@@ -22,7 +22,7 @@ from blockshock.report.asked import verdict_table
 from blockshock.report.command import PASTED, pasted, sections
 from blockshock.report.comparison import comparison
 from blockshock.report.ending import LINES, print_ending
-from blockshock.report.points import against_best
+from blockshock.report.fastest import against_best
 from blockshock.report.ran import DRAWN
 from blockshock.report.remarks import remarks
 from blockshock.report.show import fitted
