@@ -167,8 +167,11 @@ def _wrapped(lines: Iterable[str], width: int, whole: bool = False) -> list[str]
 
 
 def _cut(lines: list[str], room: int) -> list[str]:
-    """As many as there is room for; the last says how many there are more."""
+    """As many as there is room for; the last says how many there are more. What goes on in them is left out whole,
+    unless little would stay."""
     if len(lines) <= room:
         return lines
-    left = several(len(lines) - max(room - 1, 0), "more line")
-    return [*lines[: max(room - 1, 0)], f"… {left}: --tables"][: max(room, 0)]
+    shown = max(room - 1, 0)
+    begun = max((place for place, line in enumerate(lines[: shown + 1]) if not line.startswith(" ")), default=0)
+    shown = begun if 2 * begun >= room else shown
+    return [*lines[:shown], f"… {several(len(lines) - shown, 'more line')}: --tables"][: max(room, 0)]

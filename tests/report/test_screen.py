@@ -78,6 +78,16 @@ def test_a_run_of_a_thousand_results_fits_too_and_says_what_is_cut(width: int, l
     assert sum(len(part.encode()) + 1 for part in pasted([run])) <= PASTED
 
 
+@pytest.mark.parametrize("lines", range(16, 40))
+def test_what_is_left_out_of_an_answer_is_left_out_whole(lines: int) -> None:
+    run = of_a_thousand()
+    shown = screen.of_run(run, "title", "more", 80, lines)
+    told = " ".join(" ".join(shown).split())
+    cut = next(place for place, line in enumerate(shown) if "more lines: --tables" in line)
+    last = [line for line in answer(run)[1:] if shown[cut - 1].strip() in " ".join(line.split())]
+    assert any(" ".join(line.split()) in told for line in last), "the last that is shown is shown to its end"
+
+
 def test_the_end_of_a_session_is_the_answer_below_the_tables_that_no_file_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
