@@ -41,8 +41,7 @@ def compress(
     A block is an entry of an outermost ``nn.ModuleList`` or ``nn.Sequential``; a layer outside of all of them is one by
     itself. If the row's pruner looks at inputs, the model is run on the calibration once to see in which order its
     blocks are met, and for each block anew, in evaluation mode, up to that block; all inputs of the block's layers are
-    held meanwhile. What fails leaves the
-    model as it was. All ranks of a group call it together.
+    held meanwhile. What fails leaves the model as it was. All ranks of a group call it together.
 
     Args:
         model: any.

@@ -16,11 +16,11 @@ def against_best(run: Run) -> list[Against]:
     that are as fast, and of which the same is said, the one that loses least: there, or where nothing says it on the
     other layers."""
     found = list(asked(run).values())
-    losses = elsewhere(found)
-    return [named(rows, losses) for rows in found]
+    losses = known_losses(found)
+    return [fastest(rows, losses) for rows in found]
 
 
-def elsewhere(found: Iterable[Iterable[Against]]) -> dict[str, float]:
+def known_losses(found: Iterable[Iterable[Against]]) -> dict[str, float]:
     """What rows lose in the median of all layers, by their labels, as far as anything says it."""
     losses: dict[str, list[float]] = defaultdict(list)
     for row in (row for rows in found for row in rows):
@@ -29,7 +29,7 @@ def elsewhere(found: Iterable[Iterable[Against]]) -> dict[str, float]:
     return {label: statistics.median(known) for label, known in losses.items()}
 
 
-def named(rows: list[Against], losses: dict[str, float]) -> Against:
+def fastest(rows: list[Against], losses: dict[str, float]) -> Against:
     """The fastest of these at one point; of those that are as fast, and of which the same is said, what loses least.
 
     Args:

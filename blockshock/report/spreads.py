@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from blockshock.report.asked import counted
-from blockshock.report.fastest import elsewhere, named
+from blockshock.report.fastest import fastest, known_losses
 from blockshock.report.models import PASSES
 from blockshock.report.points import Against, asked
 from blockshock.saved import Run, several
@@ -24,21 +24,21 @@ def spreads(runs: list[Run]) -> Iterator[str]:
     which no row is in all, the fastest of each run by its name, and no distance: they are not the same thing.
     """
     found = [{key: {row.label: row for row in rows} for key, rows in asked(run).items()} for run in runs]
-    losses = [elsewhere(rows.values() for rows in places.values()) for places in found]
+    losses = [known_losses(rows.values() for rows in places.values()) for places in found]
     same: dict[tuple[str, str], list[tuple[list[Against], list[Against]]]] = defaultdict(list)
     others: dict[tuple[str, str], list[tuple[list[Against], list[Against]]]] = defaultdict(list)
     for key in found[0]:
         if all(key in other for other in found):
             beside = [other[key] for other in found]
-            fastest = [named(list(rows.values()), lost) for rows, lost in zip(beside, losses, strict=True)]
+            own = [fastest(list(rows.values()), lost) for rows, lost in zip(beside, losses, strict=True)]
             if shared := [row for label, row in beside[0].items() if all(label in rows for rows in beside)]:
-                label = named(shared, losses[0]).label
-                same[key[:2]].append(([rows[label] for rows in beside], fastest))
+                label = fastest(shared, losses[0]).label
+                same[key[:2]].append(([rows[label] for rows in beside], own))
             else:
-                others[key[:2]].append((fastest, fastest))
+                others[key[:2]].append((own, own))
     for use in dict.fromkeys((*same, *others)):
-        points, own = zip(*(same[use] or others[use]), strict=True)
-        yield _spread(runs, use, points, own, bool(same[use]))
+        points, of_own = zip(*(same[use] or others[use]), strict=True)
+        yield _spread(runs, use, points, of_own, bool(same[use]))
 
 
 def _spread(runs: list[Run], use: tuple[str, str], points: Points, own: Points, same: bool) -> str:
